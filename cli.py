@@ -1,0 +1,167 @@
+"""Flags, errors and the way out, the same in every script.
+
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--batch_size", type=int, default=32, help="clips per step")
+    parser.add_boolean("--bidirectional", default=True, help="read the frames both ways")
+    if __name__ == "__main__":
+        cli.run(main)
+
+Nothing here imports torch, so that preprocessing_data.py starts in a blink.
+"""
+import argparse
+import errno
+import math
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that the caller can mend. Printed as one line on stderr, exit status 2.
+
+    The message names the flag, its value and what to do.
+    """
+
+
+def true_or_false(text):
+    """'True', 'yes', '1' or 'False', 'no', '0', in any case -> bool."""
+    word = str(text).strip("'\"‘’").lower()
+    if word in ("true", "yes", "1", "on"):
+        return True
+    if word in ("false", "no", "0", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+
+
+def none_or(kind):
+    """A type for flags whose value may be the word None."""
+    def convert(text):
+        return None if text.lower() == "none" else kind(text)
+    convert.__name__ = f"{kind.__name__} or None"
+    return convert
+
+
+def number(kind, low=None, high=None, above=None, below=None):
+    """A type for a finite number of `kind` with low <= x <= high and above < x < below."""
+    def convert(text):
+        value = kind(text)
+        ok = ((low is None or value >= low) and (high is None or value <= high)
+              and (above is None or value > above) and (below is None or value < below))
+        if not ok or not math.isfinite(value):
+            bounds = [f"{sign} {bound}" for sign, bound in
+                      ((">=", low), ("<=", high), (">", above), ("<", below)) if bound is not None]
+            raise argparse.ArgumentTypeError(f"expected a number {' and '.join(bounds)}, not {text}")
+        return value
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def positive_int(text):
+    return number(int, low=1)(text)
+
+
+def count(text):
+    return number(int, low=0)(text)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """The module's docstring as it stands, and the default beside every flag."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.default in (argparse.SUPPRESS, None, "") or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with every flag accepted in underscores or dashes, and one line for an error.
+
+    A dash that a document turned into a typographic one (–-row_data_dir) is read as a dash, and
+    so is the single dash of -num_workers.
+    """
+
+    def __init__(self, description):
+        super().__init__(description=(description or "").strip(), formatter_class=_Help,
+                         allow_abbrev=False)
+
+    def add_boolean(self, *names, default, help):
+        """A switch for which --name, --no-name and --name True|False all work."""
+        dest = names[0].lstrip("-")
+        self.add_argument(*names, dest=dest, nargs="?", const=True, default=default,
+                          type=true_or_false, metavar="True|False", help=help)
+        self.add_argument(*(f"--no_{name.lstrip('-')}" for name in names), dest=dest,
+                          action="store_const", const=False, default=argparse.SUPPRESS,
+                          help=argparse.SUPPRESS)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._canonical(a) for a in args], namespace)
+
+    def _canonical(self, token):
+        match = re.match(r"[-–—−]{1,3}([A-Za-z][\w-]*)(=.*)?$", token, re.DOTALL)
+        if match:
+            name = "--" + match[1].replace("-", "_")
+            if name in self._option_string_actions:
+                return name + (match[2] or "")
+        return token
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def folder(flag, value, hint):
+    """The existing folder `value` as a Path, or a UserError that names the flag and says `hint`."""
+    if not value:
+        raise UserError(f"--{flag} is missing: {hint}")
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UserError(f"--{flag} {value}: this folder {what}; {hint}")
+    return path
+
+
+def file(flag, value, hint):
+    """The existing file `value` as a Path, or a UserError that names the flag and says `hint`."""
+    path = Path(value).expanduser()
+    if not path.is_file():
+        what = "is a folder, not a file" if path.exists() else "does not exist"
+        raise UserError(f"--{flag} {value}: this file {what}; {hint}")
+    return path
+
+
+def say(*words, **options):
+    """print, flushed, so that a log shows each line when it was said."""
+    print(*words, **options, flush=True)
+
+
+def run(main):
+    """Call main() and leave with its exit status; errors of the caller's take one line.
+
+    Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM.
+    """
+    name = Path(sys.argv[0]).name
+    try:
+        status = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        status = 2
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+        print(f"\n{name}: stopped", file=sys.stderr)
+    except BrokenPipeError:  # `script | head`: nobody reads on, and that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        status = 1
+        print(f"{name}: error: the disk is full ({error.filename or error.strerror}); "
+              f"free some space and run the same command again", file=sys.stderr)
+    sys.exit(status)

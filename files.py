@@ -1,0 +1,132 @@
+"""Files that are whole or absent: atomic writes, folder locks, room on the disk.
+
+Every file that a script leaves goes through `atomic`: written under a temporary name, flushed,
+renamed, and its folder flushed, so that a kill at any moment leaves the old file or the new one.
+"""
+import contextlib
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+from cli import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, the rest works
+    fcntl = None
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well."""
+    path = Path(path)
+    # The ending stays, because OpenCV and matplotlib choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def flush_folder(path):
+    """Make the renames in a folder last through a power cut."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path, text):
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """The object in a JSON file; a UserError names the file when it holds anything else."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"cannot read {path}: it holds no JSON object")
+    return value
+
+
+def write_csv(path, header, rows):
+    """rows: sequences in the order of `header`."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path, columns):
+    """[{column: text}] of a CSV file that has at least `columns`; else a UserError with file, line."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f, strict=True)
+            missing = [c for c in columns if c not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path} line 1: column {', '.join(missing)} is missing; "
+                                f"is this the file that the scripts wrote?")
+            rows = []
+            for row in reader:
+                if any(row[c] is None for c in columns):
+                    raise UserError(f"{path} line {reader.line_num}: {len(columns)} columns expected")
+                rows.append(row)
+            return rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def remove_leftovers(folder):
+    """Delete temporary files that a killed process left in `folder`."""
+    for path in Path(folder).glob(".*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(folder, flag, what):
+    """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
+
+    The kernel drops the lock with its holder, so that nothing has to be cleaned up after a kill.
+    """
+    path = Path(folder) / ".lock"
+    with open(path, "a+") as f:
+        if fcntl:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                f.seek(0)
+                raise UserError(f"--{flag} {folder}: {what} (process {f.read().strip() or '?'}) is "
+                                f"at work in this folder; wait for it or choose another") from None
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def gigabytes(size):
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+
+
+def require_space(folder, needed, what):
+    """Refuse a step whose files cannot fit. needed: bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{what} needs {gigabytes(needed)} in {folder}, and {gigabytes(free)} are "
+                        f"free there; free some space or choose another folder")
