@@ -1,0 +1,218 @@
+"""Run the scripts as a person's command line would, without paying for torch each time.
+
+    from conftest import run, start
+    result = run("train.py", "--epochs", 2, "--local_dir", folder)      # .code .out .err
+    result = run("train.py", "--lr", "x", ok=False)                     # any exit status will do
+    process = start("train.py", ...); process.kill(); result = process.wait()
+
+Importing torch and its friends takes 4 s. So the torch scripts are forked from one helper process
+(this file as a script) that has imported them once and computed nothing: every run is a process of
+its own, with its own pid, process group, argv, folder, environment, random state and exit status. Where
+fork is unsafe after such imports (macOS), and with fork=False, it is an ordinary new process.
+"""
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
+PRELOADED = ("torch", "torchvision", "cv2", "numpy", "matplotlib.pyplot", "sklearn.metrics",
+             "torch.utils.tensorboard", "tqdm", "timm")
+
+
+@dataclass
+class Result:
+    """code: exit status, or minus the signal that ended the process."""
+    code: int
+    out: str
+    err: str
+
+    def __str__(self):
+        return f"exit status {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+
+class Process:
+    """A script at work. pid is also its process group."""
+
+    def __init__(self, pid, poll, folder, command):
+        self.pid, self._poll, self._folder, self.command = pid, poll, folder, command
+        self._code = None
+
+    def poll(self):
+        """The exit status, None while it runs."""
+        if self._code is None:
+            self._code = self._poll()
+        return self._code
+
+    def kill(self, number=signal.SIGKILL, group=False):
+        """Send a signal to the process, or to it and its workers; nothing happens after its end."""
+        if self.poll() is None:
+            (os.killpg if group else os.kill)(self.pid, number)
+
+    @property
+    def out(self):
+        return (Path(self._folder) / "out").read_text(errors="replace")
+
+    @property
+    def err(self):
+        return (Path(self._folder) / "err").read_text(errors="replace")
+
+    def wait(self, timeout=300):
+        """Result, once it has ended; a process that takes longer is killed and fails the test."""
+        end = time.monotonic() + timeout
+        pause = 0.001
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.kill(group=True)
+                raise AssertionError(f"{self.command}: still running after {timeout} s\n"
+                                     f"{self.out}\n{self.err}")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        return Result(self._code, self.out, self.err)
+
+
+class _ForkServer:
+    """The helper process, started when it is first needed; it ends with this one."""
+
+    def __init__(self):
+        self.process = None
+
+    def ask(self, request):
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                start_new_session=True, cwd=ROOT, env=environment({}))
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, argv, env, cwd, folder):
+        pid = self.ask({"argv": argv, "env": env, "cwd": str(cwd), "folder": folder})
+        return pid, lambda: self.ask({"pid": pid})
+
+
+_server = _ForkServer()
+_started = []
+
+
+@functools.cache
+def _scratch():
+    """A folder for outputs and working folders, gone when the session ends."""
+    return tempfile.TemporaryDirectory(prefix="commands-", ignore_cleanup_errors=True)
+
+
+def environment(changes):
+    """This process's environment, made fit for tests; a change to None takes a variable out."""
+    env = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
+           "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env.setdefault("OMP_NUM_THREADS", "2")
+    env.update({key: None if value is None else str(value) for key, value in changes.items()})
+    return {key: value for key, value in env.items() if value is not None}
+
+
+def start(script, *flags, env=None, cwd=None, fork=None):
+    """Process: `python <repository>/<script> <flags>`, its output in files, nothing on stdin.
+
+    flags: anything that str() turns into a word. env: changes to the environment. cwd: an empty
+    temporary folder unless given, so that nothing is left in the repository.
+    """
+    folder = tempfile.mkdtemp(dir=_scratch().name)
+    for name in ("out", "err"):
+        Path(folder, name).touch()
+    argv = [str(ROOT / script), *map(str, flags)]
+    env = environment(env or {})
+    if cwd is None:
+        cwd = Path(folder, "cwd")
+        cwd.mkdir()
+    if fork is None:
+        fork = sys.platform == "linux" and script not in WITHOUT_TORCH
+    if fork:
+        pid, poll = _server.start(argv, env, cwd, folder)
+    else:
+        with open(Path(folder, "out"), "wb") as out, open(Path(folder, "err"), "wb") as err:
+            child = subprocess.Popen([sys.executable, *argv], env=env, cwd=cwd, stdout=out, stderr=err,
+                                     stdin=subprocess.DEVNULL, start_new_session=True)
+        pid, poll = child.pid, child.poll
+    process = Process(pid, poll, folder, " ".join([str(script), *argv[1:]]))
+    _started.append(process)
+    return process
+
+
+def run(script, *flags, ok=True, timeout=300, **options):
+    """Result of a whole run; with ok the test fails, output shown, unless the exit status is 0."""
+    process = start(script, *flags, **options)
+    result = process.wait(timeout)
+    assert result.code == 0 or not ok, f"{process.command}: {result}"
+    return result
+
+
+def end_all():
+    """Kill what a failed test left running, and the helper."""
+    for process in _started:
+        process.kill(group=True)
+    if _server.process:
+        _server.process.stdin.close()
+        _server.process.wait()
+        _server.process = None
+    _scratch().cleanup()
+
+
+def _serve():
+    """Read requests, fork, answer; returns the request in the child alone."""
+    for name in PRELOADED:
+        try:
+            __import__(name)
+        except ImportError:
+            if name != "timm":
+                raise
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "pid" in request:
+            pid, status = os.waitpid(request["pid"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                return request
+            with contextlib.suppress(OSError):  # the child says so too: whoever comes first
+                os.setpgid(answer, answer)
+        print(json.dumps(answer), flush=True)
+    sys.exit()
+
+
+def _become(request):
+    """Turn this fresh child into the process that was asked for."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for handle, path, flags in ((0, os.devnull, os.O_RDONLY),
+                                (1, request["folder"] + "/out", os.O_WRONLY),
+                                (2, request["folder"] + "/err", os.O_WRONLY)):
+        source = os.open(path, flags)
+        os.dup2(source, handle)
+        os.close(source)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.argv = request["argv"]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    # OpenMP read its variable when torch was imported; a test may ask for another count.
+    threads = request["env"].get("OMP_NUM_THREADS", "")
+    if threads.isdigit():
+        import torch
+        torch.set_num_threads(int(threads))
+
+
+if __name__ == "__main__":
+    import runpy
+    _become(_serve())
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,54 @@
+"""The helper that the other tests lean on: a run of it is a real process."""
+import os
+import signal
+import time
+
+import pytest
+from conftest import run, start
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Writes a script and returns its path."""
+    def write(text):
+        path = tmp_path / "script.py"
+        path.write_text(text)
+        return path
+    return write
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_run_has_its_own_argv_folder_environment_and_exit_status(script, tmp_path, fork):
+    path = script("import os, sys\nprint(sys.argv[1:], os.getcwd(), os.environ['WORD'], __name__)\n"
+                  "print('oh', file=sys.stderr)\nsys.exit(3)")
+    result = run(path, "--a", 1, env={"WORD": "here"}, cwd=tmp_path, ok=False, fork=fork)
+    assert (result.code, result.err) == (3, "oh\n")
+    assert result.out == f"['--a', '1'] {tmp_path} here __main__\n"
+    with pytest.raises(AssertionError, match="exit status 3"):
+        run(path, env={"WORD": "here"}, fork=fork)
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_a_run_can_be_killed(script, fork):
+    path = script("import time\nprint('up', flush=True)\ntime.sleep(60)")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = start(path, fork=fork)
+        while "up" not in process.out:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        assert process.wait(10).code == -number
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_an_exception_and_ctrl_c_end_a_run_as_python_does(script, fork):
+    result = run(script("import atexit\natexit.register(print, 'bye')\n1 / 0"), ok=False, fork=fork)
+    assert (result.code, result.out) == (1, "bye\n")
+    assert "ZeroDivisionError" in result.err
+    path = script("import time\nprint('up', flush=True)\ntry:\n    time.sleep(60)\n"
+                  "except KeyboardInterrupt:\n    print('stopped')")
+    process = start(path, fork=fork)
+    while "up" not in process.out:
+        time.sleep(0.01)
+    process.kill(signal.SIGINT)
+    assert process.wait(10).out == "up\nstopped\n"
