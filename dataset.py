@@ -1,0 +1,167 @@
+"""Sampled videos, the clips cut from them, and their frames as an encoder takes them.
+
+    videos = read_sampled("sampled")                     # what preprocessing_data.py left
+    clip = training_clip(videos[0], 5, view=2, seed=42)  # which frames, which crop
+    frames = clip_frames("sampled", clip, transform, seed=42)   # uint8 (5, S, S, 3)
+
+A view is one way to see a video: view 0 is plain (centre crop, middle window), every other has a
+random crop and flip, the same for all frames of the clip, and where the sampled video is longer
+than the clip a random window. A view depends on the seed, the video's name and its number alone.
+"""
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import files
+import splits
+from cli import UserError
+from video import VideoError, read_frames
+
+MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
+# A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
+# RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
+CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
+INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
+                 "lanczos": cv2.INTER_LANCZOS4}
+
+
+@dataclass(frozen=True)
+class SampledVideo:
+    """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames."""
+    name: str
+    cls: str
+    group: str
+    frames: int
+
+    @property
+    def path(self):
+        return f"{self.cls}/{self.name}.avi"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of a sampled video (ascending, repeats allowed), in which view."""
+    video: SampledVideo
+    frames: tuple
+    view: int = 0
+
+
+def read_sampled(folder, group_pattern=None, group_table=None):
+    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order."""
+    path = Path(folder) / "manifest.csv"
+    if not path.is_file():
+        raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
+                        f"make it with preprocessing_data.py")
+    rows = files.read_csv(path, MANIFEST_COLUMNS)
+    if not rows:
+        raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
+    groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
+    videos = []
+    for line, row in enumerate(rows, 2):
+        inside = not {"/", "\\", "\0"} & set(row["class"] + row["video"]) and ".." not in row["class"]
+        if not row["frames"].isdecimal() or int(row["frames"]) < 1 or not inside or not row["class"]:
+            raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
+        videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
+                                   int(row["frames"])))
+    return videos
+
+
+def sampling_settings(folder):
+    """The flags with which the clips were sampled: FPS, sampling_rate, num_frames_to_extract."""
+    return files.read_json(Path(folder) / "settings.json")
+
+
+# ---------------------------------------------------------------- clips
+
+def window(video, start, length):
+    """The clip of `length` consecutive frames from `start`; past the end the last frame repeats."""
+    return Clip(video, tuple(min(start + i, video.frames - 1) for i in range(length)))
+
+
+def windows(video, length, number=1):
+    """`number` windows spread evenly over a sampled video, or every one of them (number "all")."""
+    last = max(0, video.frames - length)
+    if number == "all" or number > last:
+        starts = range(last + 1)
+    else:
+        starts = ((np.arange(number) + 0.5) * (last + 1) / number).astype(int)
+    return [window(video, int(s), length) for s in starts]
+
+
+def _random(seed, video, view):
+    digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def training_clip(video, length, view, seed):
+    """The clip that view number `view` shows of a video."""
+    if view == 0:
+        return windows(video, length)[0]
+    start = int(_random(seed, video, view).integers(max(0, video.frames - length) + 1))
+    return Clip(video, window(video, start, length).frames, view)
+
+
+# ---------------------------------------------------------------- frames
+
+def crop_box(height, width, transform, clip, seed):
+    """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
+    if clip.view == 0:
+        side = round(min(height, width) * transform.crop / transform.resize)
+        return (width - side) // 2, (height - side) // 2, side, side, False
+    random = _random(seed, clip.video, clip.view)
+    random.integers(1)  # the window's draw comes first
+    area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
+    w = min(width, round((area * ratio * height * width) ** 0.5))
+    h = min(height, round((area / ratio * height * width) ** 0.5))
+    x, y = random.integers(width - w + 1), random.integers(height - h + 1)
+    return int(x), int(y), w, h, bool(random.integers(2))
+
+
+def to_input(frames, box, transform):
+    """uint8 (T, H, W, 3) -> (T, S, S, 3): the box cut out, resized to the encoder's size."""
+    x, y, w, h, flipped = box
+    size = transform.crop
+    how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
+    out = np.empty((len(frames), size, size, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        cv2.resize(frame[y:y + h, x:x + w], (size, size), dst=out[i], interpolation=how)
+    return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
+
+
+def source_frames(folder, video, indices):
+    """uint8 (N, H, W, 3) of a sampled video; UserError names the file when it cannot be read."""
+    try:
+        return read_frames(Path(folder) / video.path, indices)
+    except VideoError as error:
+        raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
+                        f"run preprocessing_data.py again") from None
+
+
+def clip_frames(folder, clip, transform, seed):
+    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB."""
+    frames = source_frames(folder, clip.video, clip.frames)
+    return to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
+
+
+class ClipFrames:
+    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, S, S, 3).
+
+    A file that cannot be read comes out as its error's text, because a worker cannot raise across
+    to its parent in one line.
+    """
+
+    def __init__(self, folder, clips, transform, seed):
+        self.folder, self.clips, self.transform, self.seed = folder, clips, transform, seed
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        try:
+            return clip_frames(self.folder, self.clips[i], self.transform, self.seed)
+        except UserError as error:
+            return str(error)
