@@ -102,7 +102,7 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
     from matplotlib.patches import Rectangle
     n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
     columns = math.ceil(math.sqrt(n))
-    tile = max(1.25, min(1.9, 3.6 / columns))               # inches
+    tile = max(1.6, min(1.9, 3.6 / columns))               # inches
     picture_high, text_high, gap = tile * high / wide, 0.34, 0.14
     row_high = picture_high + text_high + gap
     rows = math.ceil(n / columns)
@@ -130,9 +130,9 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
 
 def _label_line(before, name, after, room):
     """(text, size) of a line whose name alone is shortened. room: inches; bold letters are wider."""
-    size = style.SMALL - 0.5
+    size = style.SMALL - 1
     left = room * 72 / 1.16 - style.width(before, size) - style.width(after, size)
-    name, smaller = style.fit(name, left, size, 5.5)
+    name, smaller = style.fit(name, left, size, size - 0.8)
     return before + name + after, smaller
 
 

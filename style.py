@@ -24,7 +24,7 @@ SKY, PINK, BLACK = (86, 180, 233), (204, 121, 167), (0, 0, 0)
 SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX*"
 # Right and wrong differ in lightness too, and a tick or a cross always stands beside them.
-RIGHT, WRONG = (0, 158, 96), (200, 16, 46)
+RIGHT, WRONG = (0, 140, 80), (200, 16, 46)
 TICK, CROSS = "✓", "✗"
 UNSURE = (110, 110, 110)
 
@@ -175,6 +175,7 @@ def figure(wide, high, title, note=""):
     note = wrap(note, room, SMALL)
     high += 0.22 * len(title.splitlines()) + 0.16 * len(note.splitlines())
     fig = Figure(figsize=(wide, high), dpi=DPI, layout="constrained", facecolor="white")
+    fig.get_layout_engine().set(w_pad=0.09, h_pad=0.06)
     if title:
         fig.suptitle(title, x=0.12 / wide, ha="left", fontsize=TITLE, fontweight="bold")
     if note:
