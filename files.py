@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from cli import UserError
@@ -100,24 +101,44 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def lock(folder, flag, what):
+def lock(folder, flag, what, group=None):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
-    The kernel drops the lock with its holder, so that nothing has to be cleaned up after a kill.
+    Processes that give the same `group` hold it together. The kernel drops the lock with its
+    holder, so that nothing has to be cleaned up after a kill.
     """
     path = Path(folder) / ".lock"
     with open(path, "a+") as f:
-        if fcntl:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                f.seek(0)
-                raise UserError(f"--{flag} {folder}: {what} (process {f.read().strip() or '?'}) is "
-                                f"at work in this folder; wait for it or choose another") from None
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
+        if fcntl and not _locked(f, group):
+            f.seek(0)
+            holder = (f.read().split() or ["?"])[0]
+            raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
+                            f"wait for it or choose another")
         yield
+
+
+def _locked(f, group, patience=2.0):
+    """Lock the open file f and write the holder's process and group into it; False if it is taken."""
+    end = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(OSError):
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            f.truncate(0)
+            f.write(f"{os.getpid()} {group or ''}")
+            f.flush()
+            if not group:
+                return True
+        if not group:
+            return False
+        # Shared from here on. Between the two locks another group may have been faster: it has
+        # written its own name then, and whoever reads a name that is not his gives way.
+        with contextlib.suppress(OSError):
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            f.seek(0)
+            return f.read().partition(" ")[2] == group
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
 
 
 def gigabytes(size):

@@ -247,7 +247,7 @@ def sample_by_time(times, fps, stride, count, fraction):
 def read_clip(path, count, FPS, sampling_rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
 
-    Returns (frames (count, H, W, 3), VideoInfo, indices (count,), stride). info.frames is the count
+    Returns (list of frames (H, W, 3), VideoInfo, indices (count,), stride). info.frames is the count
     of frames in the file's index, or those that could be decoded where the file had to be read
     through: its count was wrong, it is shorter than the clip, or its rate varies.
     """
@@ -259,14 +259,15 @@ def read_clip(path, count, FPS, sampling_rate, fraction):
             indices = int(fraction * (info.frames - span + 1)) + stride * np.arange(count)
             frames = _at_constant_rate(video, indices)
             if frames:
-                return np.stack(frames), info, indices, stride
+                return frames, info, indices, stride
     with Video(path) as video:
         times = video.times()
     if not len(times):
         raise VideoError("not one frame of it can be decoded")
     info.frames = len(times)
     indices, stride = sample_by_time(times, info.fps, stride, count, fraction)
-    return read_frames(path, indices), info, indices, stride
+    with Video(path) as video:
+        return _frames_at(video, [int(i) for i in indices]), info, indices, stride
 
 
 def _at_constant_rate(video, indices):

@@ -1,0 +1,112 @@
+"""Worker processes that may hang or crash: one costs its own task and no other.
+
+    for task, outcome in results(function, tasks, count=2, limit=60): ...
+
+Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
+ends by itself when the parent dies) with a pipe of its own, through which it gets a few tasks ahead.
+The oldest task without an answer is the one it is at, and so the one to blame.
+"""
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+from collections import deque
+
+AHEAD = 4   # tasks that a worker holds, so that it never waits for its parent
+
+
+class Lost(Exception):
+    """The outcome of a task whose worker died or was ended; str(error) is the reason."""
+
+
+def results(function, tasks, count, limit):
+    """Yields (task, function(task)), or (task, Lost), in the order in which they get done.
+
+    function, tasks: picklable; function returns its errors, it does not raise them. count:
+    processes; limit: seconds for one task.
+    """
+    pending = deque(tasks)
+    workers = [_Worker(function) for _ in range(min(count, len(pending)))]
+    try:
+        while pending or any(worker.tasks for worker in workers):
+            for worker in workers:
+                while pending and len(worker.tasks) < AHEAD:
+                    worker.give(pending.popleft())
+            ready = multiprocessing.connection.wait([w.connection for w in workers], timeout=0.2)
+            for i, worker in enumerate(workers):
+                reason = worker.receive() if worker.connection in ready else worker.overdue(limit)
+                yield from worker.answered()
+                if reason:
+                    # The tasks behind the one to blame go to others.
+                    task, *others = worker.tasks or [None]
+                    pending.extendleft(reversed(others))
+                    workers[i] = _Worker(function)
+                    if task is not None:
+                        yield task, Lost(reason)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+class _Worker:
+    def __init__(self, function):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.tasks, self.answers = deque(), []
+        self.since = None           # when it began with its oldest task; None until it has started
+
+    def give(self, task):
+        if not self.tasks and self.since is not None:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        with contextlib.suppress(OSError):  # it is dead: receive() finds out why
+            self.connection.send(task)
+
+    def receive(self):
+        """Take in one answer; the reason when there is none because the worker died."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return f"the decoder crashed ({_death(self.process.exitcode)})"
+        if self.since is not None:
+            self.answers.append((self.tasks.popleft(), answer))
+        self.since = time.monotonic()
+        return None
+
+    def answered(self):
+        answers, self.answers = self.answers, []
+        return answers
+
+    def overdue(self, limit):
+        """End the worker if its task takes longer than `limit` seconds; the reason then."""
+        if not self.tasks or self.since is None or time.monotonic() - self.since < limit:
+            return None
+        self.end()
+        return f"the decoder did not finish within {limit:g} seconds"
+
+    def end(self):
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _death(code):
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit status {code}"
+
+
+def _serve(function, connection):
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        connection.send(None)
+        while True:
+            connection.send(function(connection.recv()))
+    except (EOFError, OSError):
+        return      # the parent is gone
