@@ -13,7 +13,7 @@ import files
 import style
 import video
 
-WHITE, DARK, UNSEEN = (255, 255, 255), (24, 24, 24), (64, 64, 64)
+WHITE, DARK, UNSEEN, RAIL = (255, 255, 255), (24, 24, 24), (64, 64, 64), (105, 105, 105)
 MOVIE_WIDE, MOVIE_HIGH = 640, 480      # the room of the picture in the mixed-action movie
 
 
@@ -32,8 +32,9 @@ def put_text(frame, text, x, y, room, size, color=WHITE, right=False):
 
     right: the line ends at x + room. Letters that would leave the frame are cut. Returns its width.
     """
-    text, size = style.fit(text, room, size, max(6, round(size * 0.75)))
-    mask = _mask(text, int(size))
+    text, smaller = style.fit(text, room, size, max(6, round(size * 0.75)))
+    mask = _mask(text, int(smaller))
+    y += round(0.9 * (size - int(smaller)))     # one baseline for all letters of a row
     if right:
         x += room - mask.shape[1]
     x, y = max(0, int(x)), max(0, int(y))
@@ -110,7 +111,7 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
 
 def _bar(frame, x, y, wide, high, share, color):
     """A probability as a bar of `wide` pixels at 1; nothing but its rail without one."""
-    frame[y:y + high, x:x + wide] = UNSEEN
+    frame[y:y + high, x:x + wide] = RAIL
     if share is not None and np.isfinite(share):
         frame[y:y + high, x:x + round(wide * min(max(float(share), 0), 1))] = color
 
@@ -151,7 +152,8 @@ def label_frame(frame, true, predicted):
 def labelled_clip_video(path, clips, true, predicted, fps):
     """All clips one after another, every frame labelled. Returns the number of frames written.
 
-    clips: sequence of uint8 (T, H, W, 3), which may differ in T, H and W (an iterator will do);
+    clips: sequence of uint8 (T, H, W, 3), (an iterator will do); a clip of
+    another size than the first is fitted into it, black at the sides;
     true, predicted: a class name for each clip. The file is .mp4 (mp4v) or .avi (MJPG).
     """
     codec = "MJPG" if str(path).lower().endswith(".avi") else "mp4v"
@@ -159,13 +161,13 @@ def labelled_clip_video(path, clips, true, predicted, fps):
     try:
         for clip, meant, said in zip(clips, true, predicted, strict=True):
             for frame in clip:
-                picture = label_frame(frame, meant, said)
                 if writer is None:
-                    high, wide = picture.shape[:2]
+                    shape = frame.shape
+                    high, wide = label_frame(frame, meant, said).shape[:2]
                     writer = video.Writer(path, fps, wide, high, codec)
-                if picture.shape != (high, wide, 3):
-                    picture = fit_frame(picture, wide, high)
-                writer.write(picture)
+                if frame.shape != shape:
+                    frame = fit_frame(frame, shape[1], shape[0])
+                writer.write(label_frame(frame, meant, said))
                 count += 1
     except BaseException:
         if writer is not None:

@@ -56,7 +56,7 @@ def _distinct_colors(n):
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
     lab = cv2.cvtColor(grid, cv2.COLOR_RGB2LAB).reshape(-1, 3)
     # Neither near black nor near white nor grey: seen on both, and never taken for "unsure".
-    usable = (lab[:, 0] > 30) & (lab[:, 0] < 82) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
+    usable = (lab[:, 0] > 42) & (lab[:, 0] < 80) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
     grid, lab = grid.reshape(-1, 3)[usable], lab[usable]
     start = np.float32([BLUE, ORANGE, GREEN, RED, SKY, PINK])[:n] / 255
     chosen = list(start)
