@@ -25,6 +25,10 @@ class UserError(Exception):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a script as Ctrl-C does, with its own exit status."""
+
+
 def true_or_false(text):
     """'True', 'yes', '1' or 'False', 'no', '0', in any case -> bool."""
     word = str(text).strip("'\"‘’").lower()
@@ -140,21 +144,26 @@ def say(*words, **options):
     print(*words, **options, flush=True)
 
 
+def _terminate(number, frame):
+    raise Terminated
+
+
 def run(main):
     """Call main() and leave with its exit status; errors of the caller's take one line.
 
     Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM.
     """
     name = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main() or 0
         sys.stdout.flush()
     except UserError as error:
         status = 2
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
-        print(f"\n{name}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        status = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        print(f"\n{name}: stopped; {stop or 'run the same command again to go on'}", file=sys.stderr)
     except BrokenPipeError:  # `script | head`: nobody reads on, and that is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import cli
+import encoders
 import files
 import models
 from cli import UserError
@@ -228,9 +229,10 @@ def build(state, source):
         if not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)
                 and isinstance(settings, dict) and len(classes) == state["head_spec"]["classes"]):
             raise ValueError("classes or settings")
-        encoder = models.encoder_from_spec(state["encoder_spec"])
+        encoder = encoders.encoder_from_spec(state["encoder_spec"])
         head = models.Head(**state["head_spec"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError,
+            ArithmeticError) as error:
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise UserError(f"{source}: not a checkpoint of this program ({detail})") from None
     if head.spec["feature_dim"] != encoder.feature_dim:
@@ -277,8 +279,8 @@ def restore(model, state, path, flag):
         encoder = load_file(sibling, flag).get("encoder", {})
     if not isinstance(encoder, dict) or not isinstance(state.get("head"), dict):
         raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
-    models.load_state(model.encoder, encoder, f"{source}, encoder,")
-    models.load_state(model.head, state["head"], f"{source}, head,")
+    encoders.load_state(model.encoder, encoder, f"{source}, encoder,")
+    encoders.load_state(model.head, state["head"], f"{source}, head,")
     if model.encoder.digest() != state.get("encoder_digest"):
         raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
 

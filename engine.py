@@ -1,0 +1,303 @@
+"""Training and evaluation: batches in, weights and figures out.
+
+The order of an epoch, its views and its dropout depend on the seed and the epoch alone, so that a
+resumed run is the run that was never stopped. Nothing waits for the device within an epoch: loss
+and hits are summed there and read once.
+"""
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+import utils
+from cli import UserError
+from dataset import ClipFrames, training_clip
+
+METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top3", "val_top5",
+           "seconds")
+
+
+# ---------------------------------------------------------------- what a network is fed with
+
+class FeatureFeed:
+    """Features on the device: (V, N, T, ...) for V views of N clips. No loader, no worker."""
+
+    def __init__(self, views, samples, device):
+        self.views = [torch.from_numpy(v).to(device) for v in views]
+        self.labels = torch.tensor([s.label for s in samples], device=device)
+        self.names = [s.video.path for s in samples]
+
+    def batches(self, steps):
+        """(features, labels) for every step's (clip numbers, view numbers), both (B,) on the CPU."""
+        device = self.labels.device
+        for clips, views in steps:
+            clips, views = clips.to(device), views.to(device)
+            x = self.views[0][clips]
+            for v in range(1, len(self.views)):
+                mine = (views == v).view(-1, *[1] * (x.dim() - 1))
+                x = torch.where(mine, self.views[v][clips], x)
+            yield x.float(), self.labels[clips]
+
+
+class FrameFeed:
+    """Frames decoded anew in every epoch, by worker processes: uint8 (B, T, 3, S, S)."""
+
+    def __init__(self, folder, samples, length, transform, seed, device, num_workers):
+        self.folder, self.length, self.transform, self.seed = folder, length, transform, seed
+        self.videos, self.device, self.num_workers = [s.video for s in samples], device, num_workers
+        self.labels = torch.tensor([s.label for s in samples])
+        self.names = [s.video.path for s in samples]
+
+    def batches(self, steps):
+        steps = list(steps)
+        clips = [training_clip(self.videos[i], self.length, v, self.seed)
+                 for numbers, views in steps for i, v in zip(numbers.tolist(), views.tolist(), strict=True)]
+        ends = np.cumsum([0] + [len(numbers) for numbers, _ in steps])
+        loader = DataLoader(ClipFrames(self.folder, clips, self.transform, self.seed),
+                            batch_sampler=[range(a, b) for a, b in zip(ends, ends[1:], strict=False)],
+                            collate_fn=stack_clips, num_workers=self.num_workers,
+                            pin_memory=self.device.type == "cuda")
+        for (numbers, _), frames in zip(steps, loader, strict=True):
+            if isinstance(frames, str):
+                raise UserError(frames)
+            yield (frames.to(self.device, non_blocking=True).permute(0, 1, 4, 2, 3),
+                   self.labels[numbers].to(self.device))
+
+
+def stack_clips(clips):
+    """[uint8 (T, S, S, 3)] -> tensor (B, T, S, S, 3), or the text of the first error among them."""
+    errors = [clip for clip in clips if isinstance(clip, str)]
+    return errors[0] if errors else torch.from_numpy(np.stack(clips))
+
+
+def plain_steps(count, size=64):
+    """Every clip once, in order, in its plain view."""
+    numbers = torch.arange(count)
+    return [(part, torch.zeros_like(part)) for part in numbers.split(size)]
+
+
+def epoch_steps(count, size, views, seed, epoch, world=1):
+    """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view.
+
+    A last batch with fewer clips than there are ranks joins the one before it.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(count, generator=generator)
+    drawn = torch.randint(views, (count,), generator=generator)
+    ends = list(range(size, count, size)) + [count]
+    if len(ends) > 1 and ends[-1] - ends[-2] < world:
+        del ends[-2]
+    return [(order[a:b], drawn[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+# ---------------------------------------------------------------- evaluation
+
+@torch.inference_mode()
+def predict(network, feed, count):
+    """Logits float32 (count, classes) on the CPU, every clip in its plain view.
+
+    The batches are of one size whatever --batch_size says, so that the result never depends on it.
+    """
+    network.eval()
+    return torch.cat([network(x).float().cpu() for x, _ in feed.batches(plain_steps(count))])
+
+
+def score(logits, labels):
+    """Cross-entropy in nats and the share of right answers among the best 1, 3 and 5."""
+    labels = torch.as_tensor(labels)
+    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return {"loss": F.cross_entropy(logits, labels).item(),
+            **{f"top{k}": ranked[:, :k].any(1).float().mean().item() for k in (1, 3, 5)}}
+
+
+# ---------------------------------------------------------------- training
+
+@dataclass
+class Progress:
+    """How far a run has come; goes into every checkpoint, in plain containers."""
+    epoch: int = 0              # the epoch under way, or the last one done
+    step: int = 0               # its steps that are done; 0: the epoch is done
+    history: list = field(default_factory=list)     # the rows of metrics.csv
+    best: dict = field(default_factory=dict)        # epoch, top1, loss of best.pth.tar
+    sums: list = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, hits, clips of a broken-off epoch
+    seconds: float = 0.0        # spent in the broken-off epoch
+
+
+class Learner:
+    """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
+
+    network: what is trained and run on a batch; groups: optimiser groups of its parameters.
+    """
+
+    def __init__(self, network, groups, options, total_steps, steps_per_epoch, device):
+        self.network, self.options, self.device = network, options, device
+        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay,
+                                           fused=device.type == "cuda")
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.plateau = None
+        if options.scheduler == "plateau":
+            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=3, factor=0.3)
+        warm = min(options.warmup_epochs * steps_per_epoch, total_steps / 5)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: schedule_factor(options.scheduler, step, warm, total_steps))
+        self.amp = device.type == "cuda" and options.amp != "none"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and options.amp == "float16")
+        self.average = ({k: v.detach().clone() for k, v in network.state_dict().items()}
+                        if options.ema else None)
+
+    def loss(self, x, labels):
+        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup."""
+        smoothing, targets, mix = self.options.label_smoothing, labels, None
+        if self.options.mixup:
+            share = float(np.random.default_rng(torch.randint(2**31, ()).item()).beta(
+                self.options.mixup, self.options.mixup))
+            mix = torch.randperm(len(x), device=x.device)
+            x = share * x + (1 - share) * x[mix]
+        with torch.autocast(self.device.type, getattr(torch, self.options.amp, torch.bfloat16),
+                            enabled=self.amp):
+            logits = self.network(x)
+        logits = logits.float()
+        if logits.dim() == 3:  # one prediction a time step
+            steps, logits = logits, logits.mean(1)
+            per_step = [steps[:, t] for t in range(steps.shape[1])]
+        else:
+            per_step = [logits]
+        loss = sum(F.cross_entropy(z, targets, label_smoothing=smoothing) for z in per_step) / len(per_step)
+        if mix is not None:
+            other = sum(F.cross_entropy(z, targets[mix], label_smoothing=smoothing) for z in per_step)
+            loss = share * loss + (1 - share) * other / len(per_step)
+        return loss, logits
+
+    def update(self):
+        """One step of the optimiser with the gradients gathered so far."""
+        self.scaler.unscale_(self.optimizer)
+        if self.options.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if self.average is not None:
+            # Young averages are short, or the first random weights would last for ages.
+            decay = min(self.options.ema, (1 + self.schedule.last_epoch) / (10 + self.schedule.last_epoch))
+            for key, value in self.network.state_dict().items():
+                kept = self.average[key]
+                if value.is_floating_point():
+                    kept.lerp_(value.detach(), 1 - decay)
+                else:
+                    kept.copy_(value)
+
+    def state(self):
+        """Optimiser, schedule, scaler, random states, and the raw weights where there is an average."""
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+                "plateau": self.plateau.state_dict() if self.plateau else None,
+                "scaler": self.scaler.state_dict(),
+                "raw": self.network.state_dict() if self.average is not None else None,
+                "average": self.average,
+                "random": {"torch": torch.get_rng_state(),
+                           "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}}
+
+    def restore(self, state):
+        """Take up a checkpoint's state() again, random states included."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.plateau and state["plateau"]:
+            self.plateau.load_state_dict(state["plateau"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"] is not None:
+            self.network.load_state_dict(state["raw"])
+            for key, value in state["average"].items():
+                self.average[key].copy_(value)
+        torch.set_rng_state(state["random"]["torch"])
+        if self.device.type == "cuda" and state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+
+def schedule_factor(name, step, warm, total):
+    """What the learning rate is multiplied with at a step: a linear warm-up, then by `name`."""
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = min(1.0, (step - warm) / max(1, total - warm))
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if name == "step":
+        return 0.1 ** int(done * 3)
+    return 1.0
+
+
+def train_epoch(learner, feed, steps, progress, stop, rank, show):
+    """Go through the steps that progress has not done; returns True when the epoch is complete.
+
+    stop: utils.Stop, looked at after every step. show(steps done, sums) is called a few times a
+    second. UserError: a loss that is not finite, with its step and clips.
+    """
+    options, device = learner.options, learner.device
+    learner.network.train()
+    sums = torch.tensor(progress.sums, dtype=torch.float64 if device.type != "mps" else torch.float32,
+                        device=device)
+    first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+    begun = shown = time.monotonic()
+    before = progress.seconds
+    todo = steps[progress.step:]
+    for x, labels in feed.batches([tuple(part[rank.number::rank.world] for part in s) for s in todo]):
+        share = len(labels) * rank.world / len(steps[progress.step][0])
+        loss, logits = learner.loss(x, labels)
+        learner.scaler.scale(loss * share / options.accumulate).backward()
+        bad = ~torch.isfinite(loss.detach())
+        first_bad = torch.where((first_bad < 0) & bad, progress.step, first_bad)
+        hits = (logits.detach().argmax(1) == labels).sum()
+        sums += torch.stack([loss.detach() * len(labels), hits, hits.new_tensor(len(labels))])
+        progress.step += 1
+        if progress.step % options.accumulate == 0 or progress.step == len(steps):
+            if device.type == "cpu" and bad:  # there the look costs nothing
+                break
+            learner.update()
+        now = time.monotonic()
+        if now - shown > 0.3:
+            shown = now
+            show(progress.step, sums)
+        if stop.signal and progress.step % options.accumulate == 0:
+            break
+    if first_bad >= 0:
+        raise not_finite(learner, steps[int(first_bad)][0], int(first_bad), progress.epoch, feed)
+    if rank.world > 1:
+        torch.distributed.all_reduce(sums)
+    show(progress.step, sums)
+    progress.sums = sums.tolist()
+    progress.seconds = before + time.monotonic() - begun
+    return progress.step == len(steps)
+
+
+def not_finite(learner, numbers, step, epoch, feed):
+    names = [feed.names[i] for i in numbers.tolist()]
+    return UserError(f"the loss is not finite in epoch {epoch}, step {step + 1}, at learning rate "
+                     f"{learner.optimizer.param_groups[0]['lr']:.3g}; the last good checkpoint stays. "
+                     f"Lower --lr, or look at the clips of that batch: {', '.join(names)}")
+
+
+def finish_epoch(progress, learner, validation):
+    """Turn the sums into the epoch's row of metrics.csv; validation: score() or None."""
+    loss, hits, clips = progress.sums
+    row = {"epoch": progress.epoch, "lr": learner.optimizer.param_groups[0]["lr"],
+           "train_loss": loss / clips, "train_top1": hits / clips}
+    row |= {f"val_{k}": validation[k] if validation else None for k in ("loss", "top1", "top3", "top5")}
+    row["seconds"] = round(progress.seconds, 3)
+    progress.history.append(row)
+    progress.step, progress.sums, progress.seconds = 0, [0.0, 0.0, 0.0], 0.0
+    return row
+
+
+def is_better(validation, best):
+    """More right answers, or as many at a lower loss."""
+    return not best or ((validation["top1"], -validation["loss"]) > (best["top1"], -best["loss"]))
+
+
+def begin_epoch(progress, seed):
+    """Start the next epoch, unless one was broken off: that one goes on."""
+    if progress.step == 0:
+        progress.epoch += 1
+        utils.set_seed(seed, progress.epoch)

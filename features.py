@@ -1,0 +1,298 @@
+"""Encode every frame once: the feature cache, and the encoder at its machine's speed.
+
+    features = encode_clips(encoder, clips, "sampled", options)   # (clips, T, D) float16
+
+A cache lies in <sampled_data_dir>/features/<key>/, where the key is the content: the encoder, a
+digest of its weights, its transform, the clips and their sampled files, the seed of the views, the
+precision. Safe to delete. Files in it:
+
+    key.json      what the key was made of
+    features.bin  one row a frame, float16
+    blocks.bin    one uint64 a block of rows: its CRC32 + 1, or 0 while it has not been encoded
+
+Every block is checked against its CRC before use; one that is missing, cut off or damaged is
+encoded again, and so a run that was stopped goes on where it was. Blocks are the encoder's batches,
+so that a feature does not depend on where a run was interrupted or on how many ranks shared it.
+"""
+import contextlib
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import encoders
+import files
+from cli import UserError
+from dataset import Clip, clip_frames
+from utils import Rank
+
+# Frames the encoder takes at once: what fills the device, whatever --batch_size says.
+BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
+
+
+@dataclass
+class Options:
+    """How frames are encoded."""
+    device: torch.device
+    num_workers: int = 2
+    seed: int = 42
+    cache: bool = True
+    dtype: str = "float16"
+    compile: bool = False
+    rank: Rank = field(default_factory=Rank)
+
+
+class FrameEncoder:
+    """A frozen encoder made ready for a device: uint8 (N, S, S, 3) -> features (N, ...), float.
+
+    On a CPU float32, channels last, batch norm folded; on CUDA bfloat16 besides.
+    """
+
+    def __init__(self, encoder, device, compile=False):
+        self.device, self.cuda = device, device.type == "cuda"
+        self.precision = "bfloat16" if self.cuda else "float32"
+        self.encoder = encoders.for_inference(encoder.to(device))
+        if compile:
+            self.encoder = torch.compile(self.encoder)
+
+    @torch.inference_mode()
+    def __call__(self, frames):
+        frames = frames.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last as it is
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.cuda):
+            return self.encoder(frames)
+
+
+def frame_loader(frames, options, device):
+    """Blocks of decoded frames, in order, made in worker processes ahead of the encoder."""
+    return DataLoader(frames, batch_size=None, num_workers=options.num_workers,
+                      pin_memory=device.type == "cuda",
+                      prefetch_factor=4 if options.num_workers else None)
+
+
+class Blocks:
+    """The rows of chosen blocks as a map-style data set: i -> uint8 (rows, S, S, 3).
+
+    A file that cannot be read comes out as its error's text, because a worker cannot raise across
+    to its parent in one line.
+    """
+
+    def __init__(self, rows, size, chosen, folder, transform, seed):
+        self.rows, self.size, self.chosen = rows, size, chosen
+        self.source = folder, transform, seed
+
+    def __len__(self):
+        return len(self.chosen)
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        folder, transform, seed = self.source
+        begin = self.chosen[i] * self.size
+        try:
+            return np.concatenate([clip_frames(folder, clip, transform, seed)
+                                   for clip in _by_view(self.rows[begin:begin + self.size])])
+        except UserError as error:
+            return str(error)
+
+
+def _by_view(rows):
+    """Neighbouring rows (video, view, frame) of one video and view, as one Clip each."""
+    clips = []
+    for video, view, frame in rows:
+        if clips and clips[-1].video is video and clips[-1].view == view:
+            clips[-1] = Clip(video, (*clips[-1].frames, frame), view)
+        else:
+            clips.append(Clip(video, (frame,), view))
+    return clips
+
+
+def unique_rows(clips):
+    """([(video, view, frame)] without repeats, index int64 (clips, T) into them)."""
+    wanted = {}
+    for clip in clips:
+        wanted.setdefault((clip.video, clip.view), set()).update(clip.frames)
+    rows = [(video, view, frame) for (video, view), frames in wanted.items() for frame in sorted(frames)]
+    number = {row: i for i, row in enumerate(rows)}
+    index = [[number[clip.video, clip.view, frame] for frame in clip.frames] for clip in clips]
+    return rows, np.array(index, np.int64).reshape(len(clips), -1)
+
+
+# ---------------------------------------------------------------- cache
+
+def cache_key(encoder, rows, folder, options, precision):
+    """What a cache's content depends on, in plain containers."""
+    digest = hashlib.sha256()
+    sizes = {}
+    for video, view, frame in rows:
+        if video.path not in sizes:
+            try:
+                sizes[video.path] = os.stat(Path(folder) / video.path).st_size
+            except OSError:
+                raise UserError(f"--sampled_data_path {folder}: {video.path} is missing; "
+                                f"run preprocessing_data.py again") from None
+        digest.update(f"{video.path}|{sizes[video.path]}|{view}|{frame}\n".encode())
+    manifest = hashlib.sha256((Path(folder) / "manifest.csv").read_bytes()).hexdigest()
+    return {"format": 1, "encoder": encoder.spec(), "weights": encoder.digest(), "precision": precision,
+            "dtype": options.dtype, "block": BLOCK[options.device.type],
+            "seed": options.seed if any(view for _, view, _ in rows) else None,
+            "manifest": manifest, "rows": len(rows), "frames": digest.hexdigest()}
+
+
+class Cache:
+    """The rows of one key on disk; see the head of this file."""
+
+    def __init__(self, folder, rows, shape, dtype, block):
+        self.folder, self.rows, self.block = folder, rows, block
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self.row_bytes = int(np.prod(shape)) * self.dtype.itemsize
+        self.blocks = -(-rows // block)
+
+    @contextlib.contextmanager
+    def open(self, key):
+        """With the files there, of their full size and open for writing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            known = files.read_json(self.folder / "key.json")
+        except UserError:
+            known = None
+        if known != key:  # of something else, or half made
+            for name in ("blocks.bin", "features.bin"):
+                (self.folder / name).unlink(missing_ok=True)
+            files.write_json(self.folder / "key.json", key)
+        with contextlib.ExitStack() as stack:
+            self.data, self.sums = (stack.enter_context(open(self.folder / name, "rb+" if
+                                    (self.folder / name).exists() else "wb+"))
+                                    for name in ("features.bin", "blocks.bin"))
+            # The room is taken at once: a disk that is too small says so now, not in the middle.
+            for f, size in ((self.data, self.rows * self.row_bytes), (self.sums, self.blocks * 8)):
+                f.truncate(size)
+                if size and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(f.fileno(), 0, size)
+            yield self
+
+    def _bytes(self, b):
+        begin = b * self.block
+        return begin * self.row_bytes, (min(begin + self.block, self.rows) - begin) * self.row_bytes
+
+    def pending(self):
+        """The blocks that have to be encoded (again)."""
+        self.sums.seek(0)
+        sums = np.frombuffer(self.sums.read(), np.uint64)
+        return [b for b in range(self.blocks) if sums[b] == 0 or sums[b] != self._crc(b)]
+
+    def _crc(self, b):
+        begin, size = self._bytes(b)
+        return zlib.crc32(os.pread(self.data.fileno(), size, begin)) + 1
+
+    def put(self, written):
+        """Store [(block, its rows)]: the data reaches the disk before its check sum does."""
+        for b, values in written:
+            os.pwrite(self.data.fileno(), values.tobytes(), self._bytes(b)[0])
+        os.fsync(self.data.fileno())
+        for b, values in written:
+            os.pwrite(self.sums.fileno(), np.uint64(zlib.crc32(values.tobytes()) + 1).tobytes(), b * 8)
+        os.fsync(self.sums.fileno())
+
+    def read(self):
+        """All rows, memory-mapped, (rows, ...)."""
+        return np.memmap(self.folder / "features.bin", self.dtype, "r", shape=(self.rows, *self.shape))
+
+
+# ---------------------------------------------------------------- encoding
+
+def encode_clips(encoder, clips, folder, options, what="frames"):
+    """Features of clips, (clips, T, ...) of options.dtype; every frame of a view is encoded once.
+
+    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`).
+    clips: dataset.Clips of equal length. Kept in the cache of `folder` unless options.cache is off.
+    """
+    rows, index = unique_rows(clips)
+    frame_encoder = FrameEncoder(encoder, options.device, options.compile)
+    blank = torch.zeros(1, encoder.transform.crop, encoder.transform.crop, 3, dtype=torch.uint8)
+    shape = tuple(frame_encoder(blank).shape[1:])
+    size = BLOCK[options.device.type]
+
+    def encode(chosen, keep):
+        blocks = Blocks(rows, size, chosen, folder, encoder.transform, options.seed)
+        _encode(frame_encoder, blocks, keep, options, what)
+
+    if options.cache:
+        key = cache_key(encoder, rows, folder, options, frame_encoder.precision)
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        cache = Cache(Path(folder) / "features" / name, len(rows), shape, options.dtype, size)
+        _fill(cache, key, encode, options.rank)
+        return cache.read()[index]
+    values = np.empty((len(rows), *shape), options.dtype)
+
+    def keep(written):
+        for b, block in written:
+            values[b * size:b * size + len(block)] = block
+
+    encode(list(range(-(-len(rows) // size))), keep)
+    return values[index]
+
+
+def _fill(cache, key, encode, rank):
+    """Encode what the cache lacks, shared among the ranks; a second run waits for the first."""
+    with contextlib.ExitStack() as stack:
+        pending = None
+        if rank.first:
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.lock(cache.folder, "sampled_data_path", "another run", wait=True))
+            missing = cache.rows * cache.row_bytes - _size(cache.folder / "features.bin")
+            files.require_space(cache.folder, missing, "the feature cache")
+            with cache.open(key):
+                pending = cache.pending()
+        pending = rank.share(pending)
+        if not pending:
+            return
+        if rank.first and len(pending) < cache.blocks:
+            tqdm.write(f"feature cache: {cache.blocks - len(pending)} of {cache.blocks} blocks are there")
+        with cache.open(key):
+            encode(pending[rank.number::rank.world], cache.put)
+        rank.wait()
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _encode(frame_encoder, blocks, keep, options, what):
+    """Run blocks through the encoder; keep([(block, rows)]) gets them in order, every few seconds."""
+    total = sum(min(blocks.size, len(blocks.rows) - b * blocks.size) for b in blocks.chosen)
+    bar = tqdm(total=total, unit="frame", desc=f"encoding {what}", disable=not options.rank.first,
+               mininterval=0.5, smoothing=0.05)
+    under_way, written, kept_at = deque(), [], time.monotonic()
+
+    def finish():
+        nonlocal written, kept_at
+        b, values = under_way.popleft()
+        written.append((b, values.cpu().numpy()))
+        bar.update(len(values))
+        if time.monotonic() - kept_at > 2:
+            keep(written)
+            written, kept_at = [], time.monotonic()
+
+    dtype = getattr(torch, options.dtype)
+    try:
+        for b, frames in zip(blocks.chosen, frame_loader(blocks, options, options.device), strict=True):
+            if isinstance(frames, str):
+                raise UserError(frames)
+            under_way.append((b, frame_encoder(frames).to(dtype)))
+            if len(under_way) > 1:  # one block runs on the device while the last one is fetched
+                finish()
+        while under_way:
+            finish()
+    finally:  # what was encoded before a Ctrl-C is kept
+        if written:
+            keep(written)
+        bar.close()
