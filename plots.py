@@ -37,10 +37,10 @@ def class_distribution(path, classes, train_counts, val_counts, title=None, note
     ax.bar(x - 0.2, train, 0.4, color=style.unit(style.BLUE), label="training")
     ax.bar(x + 0.2, val, 0.4, color=style.unit(style.ORANGE), label="validation")
     class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
-    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos",
+    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class",
            ylim=(0, max(1, *train, *val) * 1.05))
     ax.yaxis.get_major_locator().set_params(integer=True)
-    fig.legend(loc="outside right upper")
+    style.legend(ax)
     return style.save(fig, path)
 
 
@@ -87,6 +87,8 @@ def curves(path, rows, title="Loss, accuracy and learning rate of every epoch", 
     for ax in (loss, accuracy, rate):
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) < 3:
+            ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
         if ax.get_legend_handles_labels()[0]:
             ax.legend()
     return style.save(fig, path)
@@ -157,7 +159,7 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     matrix, count = np.asarray(matrix, float), len(classes)
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
-    side = min(13.0, max(3.6, 0.42 * count))
+    side = min(13.0, max(2.8, 0.42 * count))
     wide, high = side + 3.2, side + 1.6
     words = f"n = {matrix.sum():g} videos; every row adds up to 1. {_confusions(matrix, classes)} {note}"
     fig = style.figure(wide, high, title, words.strip())
@@ -200,7 +202,7 @@ def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
         _class_bars(ax, [classes[i] for i in part], accuracy[part], n[part], few[part])
         ax.axvline(mean, color="black", ls="--", lw=1)
-    _class_legend(fig, few, few_means)
+    _class_legend(axes[0], few, few_means)
     return style.save(fig, path)
 
 
@@ -218,13 +220,13 @@ def _class_bars(ax, classes, accuracy, n, few):
     ax.set_xticks(np.linspace(0, 1, 6))
 
 
-def _class_legend(fig, few, few_means):
+def _class_legend(ax, few, few_means):
     from matplotlib.patches import Patch
     if few.any():
         patches = [Patch(facecolor=style.unit(style.BLUE), label="other classes"),
                    Patch(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black",
-                         linewidth=0, label=style.wrap(few_means, 300, style.SMALL))]
-        fig.legend(handles=patches, loc="outside lower right", ncols=2)
+                         linewidth=0, label=style.wrap(few_means, 240, style.SMALL))]
+        style.legend(ax, above=True, handles=patches)
 
 
 @style.styled

@@ -18,11 +18,17 @@ def _points(ax, x, y, low, high, color, label=None, marker="o", line="-"):
 
 
 def _counted_ticks(ax, values, n):
-    """Integer ticks, with n under each while there is room for it."""
-    values = [int(v) for v in values]
-    step = math.ceil(len(values) / 14)
+    """A tick for every value with its n below; some are left out where they would touch."""
     n = np.broadcast_to(n, len(values))
-    ax.set_xticks(values[::step], [f"{v}\nn={c:g}" for v, c in zip(values, n, strict=True)][::step])
+    names = [f"n={c:.0f}" for c in n]
+    widest = max(style.width(name, style.SMALL) for name in names) + 8
+    step = math.ceil(len(values) * widest / (ax.figure.get_figwidth() * 72 * 0.7))
+    ax.set_xticks(values[::step], [f"{v}\n{name}" for v, name in zip(values, names, strict=True)][::step])
+
+
+def _bars_mean(low, note):
+    """The note, after a word about the error bars where there are some."""
+    return f"Bars: 95% intervals. {note}".strip() if low is not None else note
 
 
 def _share_axis(ax, xlabel, ylabel):
@@ -45,7 +51,7 @@ def sliding_window_explained(path, frames_by_action, T=5, names=("first action",
     cell = 2 * T / len(shown)                       # width of a thumbnail, in frames
     top = cell * high / wide
     unit = 9.0 / (2 * T)                            # inches a frame
-    row = 0.36 / unit
+    row, edge = 0.36 / unit, 0.03 if T <= 12 else 0
     total = top + row * (len(starts) + 0.9)
     fig = style.figure(9.0 + 2.6, total * unit + 0.3, title, note)
     ax = fig.add_subplot(anchor="W")
@@ -56,14 +62,14 @@ def sliding_window_explained(path, frames_by_action, T=5, names=("first action",
     for i, start in enumerate(starts):
         y = top + row * (i + 0.7)
         for j in range(start, start + T):
-            ax.add_patch(Rectangle((j + 0.03, y), 0.94, 0.6 * row, fc=colors[j], ec="black", lw=0.8,
-                                   hatch=None if j < T else "//"))
+            ax.add_patch(Rectangle((j + edge, y), 1 - 2 * edge, 0.6 * row, fc=colors[j], ec="black",
+                                   lw=0.8 if T <= 12 else 0, hatch=None if j < T else "//"))
         second = int(start)
         meant = "a tie" if 2 * second == T else names[0] if 2 * second < T else names[1]
-        ax.text(2 * T + 0.2, y + 0.3 * row, f"{T - second} + {second}: {style.short(meant)}", va="center",
-                fontsize=style.SIZE)
+        said, size = style.fit(f"{T - second} + {second}: {meant}", 165, style.SIZE, 6)
+        ax.text(2 * T + 0.12 / unit, y + 0.3 * row, said, va="center", fontsize=size)
     ax.plot([T, T], [-0.02, total], color="black", lw=2, zorder=3)
-    ax.text(2 * T + 0.2, top / 2, "frames; the black line\nis the cut", va="center")
+    ax.text(2 * T + 0.12 / unit, top / 2, "frames; the black line\nis the cut", va="center")
     ax.set(xlim=(-0.05, 2 * T + 2.5 / unit), ylim=(total, -0.05))
     ax.set_aspect("equal")
     ax.axis("off")
@@ -75,14 +81,19 @@ def window_heat_map(path, probabilities, truth, classes, title="Probability of e
                     note=""):
     """probabilities: (C, W); truth: int (W,), the window's majority action, -1 for a tie.
 
-    A red outline goes around the true class of every window.
+    A red outline goes around the true class of every window. Of more than 40 classes, the true
+    ones and the most probable of the others are shown.
     """
     from matplotlib.patches import Rectangle
-    probabilities, truth = np.asarray(probabilities), np.asarray(truth)
-    count, windows = probabilities.shape
-    words = f"n = {windows} windows; red outline: the true class, by majority of frames. {note}".strip()
-    row = 0.14 if count > 40 else 0.24
-    fig = style.figure(min(15, max(7, 2.5 + 0.1 * windows)), max(1.8, row * count + 0.9), title, words)
+    probabilities, truth = np.asarray(probabilities, float), np.asarray(truth)
+    rows = _leading(probabilities, truth, 40)
+    left_out = f" {len(rows)} of {len(classes)} classes shown." if len(rows) < len(classes) else ""
+    words = f"n = {len(truth)} windows; red outline: the true class, by majority of frames.{left_out} {note}"
+    truth = np.array([np.searchsorted(rows, t) if t >= 0 else -1 for t in truth])
+    probabilities, classes = probabilities[rows], [classes[i] for i in rows]
+    row, wide = max(0.16, min(0.24, 7 / len(rows))), min(15, max(7, 2.5 + 0.1 * len(truth)))
+    high = max(1.8, row * len(rows) + 0.9)
+    fig = style.figure(wide, high, title, words.strip())
     ax = fig.add_subplot()
     image = ax.imshow(probabilities, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1)
     edges = np.flatnonzero(np.diff(truth, prepend=-2, append=-2))
@@ -93,15 +104,23 @@ def window_heat_map(path, probabilities, truth, classes, title="Probability of e
     class_ticks(ax, classes, row, horizontal=False)
     ax.grid(False)
     ax.set(xlabel="window (its first frame)", ylabel="class")
-    fig.colorbar(image, ax=ax, label="probability", pad=0.01)
+    fig.colorbar(image, ax=ax, label="probability", pad=0.01, shrink=min(1, 3 / high))
     return style.save(fig, path)
+
+
+def _leading(probabilities, truth, most):
+    """Ascending indices of the true classes and, up to `most` in all, of the most probable others."""
+    true = set(int(t) for t in truth if t >= 0)
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    others = [int(i) for i in order if int(i) not in true]
+    return np.array(sorted([*true, *others[:max(0, most - len(true))]]))
 
 
 @style.styled
 def accuracy_by_frames(path, counts, accuracy, low, high, n,
                        title="Accuracy by the number of frames from the majority action", note=""):
     """counts: frames of the window's majority action; the other arrays: one value for each."""
-    fig = style.figure(6.4, 3.8, title, f"Bars: 95% intervals. {note}".strip())
+    fig = style.figure(6.4, 3.8, title, _bars_mean(low, note))
     ax = fig.add_subplot()
     _points(ax, counts, accuracy, low, high, style.BLUE)
     _counted_ticks(ax, counts, n)
@@ -112,7 +131,7 @@ def accuracy_by_frames(path, counts, accuracy, low, high, n,
 @style.styled
 def shares_by_mix(path, k, shares, low, high, n, title="Which action wins a mixed window", note=""):
     """shares, low, high: (3, K), the first action, the second and neither; k: frames of the second."""
-    fig = style.figure(6.8, 4.0, title, f"Bars: 95% intervals. {note}".strip())
+    fig = style.figure(7.6, 4.0, title, _bars_mean(low, note))
     ax = fig.add_subplot()
     looks = ((style.BLUE, "first action", "o", "-"), (style.RED, "second action", "s", "--"),
              (style.BLACK, "neither", "^", ":"))
@@ -121,7 +140,7 @@ def shares_by_mix(path, k, shares, low, high, n, title="Which action wins a mixe
         _points(ax, np.asarray(k) + 0.06 * (i - 1), shares[i], *ends, color, label, marker, line)
     _counted_ticks(ax, k, n)
     _share_axis(ax, "frames of the second action in the window (n windows)", "share of windows won")
-    fig.legend(loc="outside upper right", ncols=3)
+    style.legend(ax)
     return style.save(fig, path)
 
 
@@ -145,7 +164,7 @@ def switching_curve(path, k, share, low, high, n, fit=None, title="When does the
 
     fit: (point of equality, slope, point low, point high) of a logistic curve, or None.
     """
-    words = "Dashed: half of the frames. Bars: 95% intervals."
+    words = _bars_mean(low, "Dashed: half of the frames.")
     if fit is not None:
         words += f" Logistic fit: equal at {fit[0]:.2f} frames"
         words += f" [{fit[2]:.2f}, {fit[3]:.2f}] (band)" if len(fit) >= 4 else ""
@@ -165,7 +184,8 @@ def switching_curve(path, k, share, low, high, n, fit=None, title="When does the
 def switching_curves(path, runs, title="Switching curves of several networks", note="",
                      ylabel="mean probability of the second action"):
     """runs: dicts of name, k, share, low, high, n and, where there is one, fit (see switching_curve)."""
-    fig = style.figure(9, 4.6, title, f"Dashed: half of the frames. Bars: 95% intervals. {note}".strip())
+    words = _bars_mean(runs[0].get("low"), "Dashed: half of the frames.")
+    fig = style.figure(9, 4.6, title, f"{words} {note}".strip())
     ax = fig.add_subplot()
     _half(ax, max(max(run["k"]) for run in runs))
     colors = style.SERIES if len(runs) <= len(style.SERIES) else style.class_colors(runs)
@@ -179,7 +199,7 @@ def switching_curves(path, runs, title="Switching curves of several networks", n
             _logistic(ax, k, fit[:2], colors[i], line)
     _share_axis(ax, "frames of the second action in the window", ylabel)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    fig.legend(loc="outside right upper")
+    style.legend(ax)
     return style.save(fig, path)
 
 
@@ -190,7 +210,7 @@ def intervals_by_run(path, names, value, low, high, n=None, title="Recency index
     names = [style.short(name, 44) for name in names]
     if n is not None:
         names = [f"{name} (n={c:g})" for name, c in zip(names, np.broadcast_to(n, len(names)), strict=True)]
-    fig = style.figure(8, 0.3 * len(names) + 0.9, title, f"Bars: 95% intervals. {note}".strip())
+    fig = style.figure(8, 0.3 * len(names) + 0.9, title, _bars_mean(low, note))
     ax = fig.add_subplot()
     y = np.arange(len(names))
     ax.errorbar(value, y, xerr=interval(value, low, high), fmt="o", color=style.unit(style.BLUE))
@@ -209,7 +229,7 @@ def influence_by_position(path, positions, mean_frame_cost, grey_cost, intervals
     intervals: (2, 2, T), [mean frame, grey] x [low, high] x positions, or None; n: clips.
     """
     counted = f"n = {n:g} clips. " if n is not None else ""
-    fig = style.figure(6.8, 4.0, title, f"{counted}Bars: 95% intervals. {note}".strip())
+    fig = style.figure(7.6, 4.0, title, (counted + _bars_mean(intervals, note)).strip())
     ax, x = fig.add_subplot(), np.asarray(positions)
     ax.axhline(0, color="black", lw=1)
     looks = ((mean_frame_cost, style.BLUE, "by the clip's mean frame", "o", "-"),
@@ -219,7 +239,7 @@ def influence_by_position(path, positions, mean_frame_cost, grey_cost, intervals
         _points(ax, x + 0.06 * (i - 0.5), cost, low, high, color, label, marker, line)
     ax.set_xticks(x[::math.ceil(len(x) / 20)])
     ax.set(xlabel="position of the replaced frame (first to last)", ylabel="loss of the true class's logit")
-    fig.legend(loc="outside upper right", ncols=2, title="frame replaced")
+    style.legend(ax, title="frame replaced")
     return style.save(fig, path)
 
 
@@ -246,7 +266,7 @@ def gates(path, time, gate, cut=None, title="Forget gate around a cut", n=None, 
         ax.axvline(cut, color="black", ls="--", lw=1)
     ax.set(xlabel="frame", ylabel=ylabel, ylim=ylim)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    fig.legend(loc="outside right upper")
+    style.legend(ax)
     return style.save(fig, path)
 
 
@@ -254,12 +274,12 @@ def gates(path, time, gate, cut=None, title="Forget gate around a cut", n=None, 
 def accuracy_by_phase(path, phase, accuracy, low, high, n,
                       title="Accuracy by the window's place in the action", note=""):
     """phase: frames since the cut at the window's first frame, or any names; a point for each."""
-    fig = style.figure(max(6.4, 0.5 * len(phase)), 3.8, title, f"Bars: 95% intervals. {note}".strip())
+    fig = style.figure(max(6.4, 0.5 * len(phase)), 3.8, title, _bars_mean(low, note))
     ax = fig.add_subplot()
     x = np.arange(len(phase))
     _points(ax, x, accuracy, low, high, style.BLUE)
     n = np.broadcast_to(n, len(phase))
-    ax.set_xticks(x, [f"{style.short(p, 12)}\nn={c:g}" for p, c in zip(phase, n, strict=True)])
+    ax.set_xticks(x, [f"{style.short(p, 12)}\nn={c:.0f}" for p, c in zip(phase, n, strict=True)])
     _share_axis(ax, "frames between the cut and the window's first frame (n windows)",
                 "share of windows right")
     return style.save(fig, path)
@@ -274,7 +294,9 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     ("unsure") is grey. Lines differ in dashes and markers as well as in colour.
     """
     colors = style.class_colors(names) if colors is None else colors
-    words = f"n = {len(seconds)} windows. {note}".strip()
+    others = sorted({style.short(label) for _, _, label, *_ in segments if label not in names})
+    grey = f"Grey: {', '.join(others)}. " if others else ""
+    words = f"n = {len(seconds)} windows. {grey}{note}".strip()
     fig = style.figure(11, 4.2, title, words)
     ax, strip = fig.subplots(2, 1, sharex=True, height_ratios=(8, 1))
     for i, name in enumerate(names):
@@ -286,7 +308,7 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     _segment_strip(strip, segments, dict(zip(names, colors, strict=True)), 8 * 72)
     strip.set_xlabel("time (s)")
     if len(names):
-        fig.legend(loc="outside right upper")
+        style.legend(ax)
     return style.save(fig, path)
 
 
@@ -326,7 +348,8 @@ def attention_picture(path, frames, weights, title="Which frames the attention l
         picture.axis("off")
         bar.bar([0], [weights[i]], 0.7, color=style.unit(style.BLUE))
         bar.axhline(1 / T, color="black", ls="--", lw=1)
-        bar.text(0, weights[i] + 0.02 * top, f"{weights[i]:.2f}", ha="center", va="bottom", fontsize=7)
+        bar.text(0, weights[i] + 0.02 * top, f"{weights[i]:.{2 if T <= 10 else 3}f}", ha="center",
+                 va="bottom", fontsize=7)
         bar.set(xlim=(-0.6, 0.6), ylim=(0, top), xticks=[0], xticklabels=[i + 1])
         if column:
             bar.tick_params(labelleft=False)

@@ -97,13 +97,16 @@ def printable(text):
     return "".join(c if ord(c) in known and c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+@functools.lru_cache(maxsize=4096)
 def short(name, limit=28):
-    """A class name of at most `limit` letters; the middle goes, for the ends tell names apart."""
-    name = printable(name)
-    if len(name) <= limit:
-        return name
-    head = limit // 2
-    return f"{name[:head]}…{name[-(limit - head - 1):]}"
+    """A class name as wide as `limit` usual letters; the middle goes, for the ends tell names apart."""
+    name = whole = printable(name)
+    keep = len(whole)
+    while keep > 2 and width(name, 1) > 0.62 * limit:
+        keep -= 1
+        head = (keep + 1) // 2
+        name = f"{whole[:head]}…{whole[len(whole) - keep + head:]}"
+    return name
 
 
 @functools.lru_cache(maxsize=256)
@@ -181,6 +184,13 @@ def figure(wide, high, title, note=""):
     if note:
         fig.supxlabel(note, x=0.12 / wide, ha="left", fontsize=SMALL)
     return fig
+
+
+def legend(ax, above=False, **options):
+    """A legend right of the axes, or above them: never on the data, the title or the note."""
+    where = {"loc": "lower left", "bbox_to_anchor": (0, 1.0)} if above else \
+        {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    ax.legend(**where, borderaxespad=0.3, **options)
 
 
 def save(fig, path):
