@@ -1,0 +1,218 @@
+"""Draw the embedded data set: videos whose single frames say nothing, only their order does.
+
+    python demo_data.py --output_dir demo/data
+
+Three pairs of classes: a disc that moves left or right, a target that grows or shrinks, a blade
+that turns clockwise or counter-clockwise. The second class of a pair shows the first one's frames
+backwards, and every motion goes round and round from a random phase. So within a pair a single
+frame, or the mean over the frames, is at chance, wherever in the video the frames are taken.
+It leaves UCF-101's layout and lists:
+
+    <output_dir>/UCF-101/<Class>/v_<Class>_gNN_cNN.avi    MPEG-4, 320x240, 25 fps, one group in six 29.97
+    <output_dir>/ucfTrainTestlist/                        classInd, trainlist01..03, testlist01..03
+    <output_dir>/settings.json                            the flags; the same ones again do nothing
+
+The clips of a group share a background, and as in UCF-101 the test list has groups 1-7 in split 1,
+8-14 in split 2, 15-21 in split 3, and the training list all others. The first motion of a pair
+passes about a fifth of its round between frames 0.4 s apart.
+"""
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import cli
+import files
+import video
+
+PAIRS = {"move": ("MoveRight", "MoveLeft"),
+         "size": ("Grow", "Shrink"),
+         "turn": ("TurnClockwise", "TurnCounterclockwise")}
+CLASSES = sorted(itertools.chain(*PAIRS.values()))
+WIDTH, HEIGHT = 320, 240
+Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
+    parser.add_argument("--groups", type=cli.number(int, low=8, high=99), default=25,
+                        help="groups a class, 8 or more: 7 of them are for the test")
+    parser.add_argument("--clips", type=cli.number(int, low=1, high=99), default=2,
+                        help="clips a group")
+    parser.add_argument("--seed", type=cli.count, default=42, help="another seed, other videos")
+    parser.add_boolean("--twins", default=True,
+                       help="the classes of a pair share their scenes, one backwards; False: every class "
+                            "has scenes of its own, as in UCF-101, which a split by video gives away")
+    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(),
+                        help="processes")
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------- drawing
+
+def random_numbers(seed, *names):
+    """A generator for this seed and these names alone, whatever is drawn before or beside it."""
+    key = "/".join(map(str, names)).encode()
+    return np.random.default_rng([seed, *key])
+
+
+def background(rng):
+    """A dim room that no motion shows in: uint8 (H, W, 3) RGB."""
+    slope = rng.uniform(-1, 1, 2)
+    light = 50 + 20 * (slope[0] * (X / WIDTH - 0.5) + slope[1] * (Y / HEIGHT - 0.5))
+    image = light[..., None] * rng.uniform(0.6, 1.2, 3)
+    for _ in range(12):
+        corner = rng.integers(0, (WIDTH, HEIGHT))
+        x, y = np.minimum(corner + rng.integers(20, 120, 2), (WIDTH, HEIGHT))
+        image[corner[1]:y, corner[0]:x] *= rng.uniform(0.6, 1.5, 3)
+    return cv2.GaussianBlur(np.clip(image, 0, 110).astype(np.uint8), (0, 0), 2)
+
+
+def lamps(pair, rng):
+    """The coloured light that a white object shows as it passes, uint8 (H, W, 3) RGB.
+
+    The hue goes round with the motion, so that even an encoder without training, whose global
+    average forgets places but not colours, tells one phase of the motion from another.
+    """
+    across, up = X - CENTRE[0], Y - CENTRE[1]
+    hue = {"move": X / WIDTH,
+           "turn": np.arctan2(up, across) / (2 * np.pi) % 1,
+           "size": np.hypot(across, up) / 160}[pair] + rng.uniform(-0.04, 0.04)
+    hsv = np.stack([hue % 1 * 180, np.full_like(X, rng.uniform(170, 255)),
+                    np.full_like(X, rng.uniform(200, 255))], -1)
+    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
+
+
+def silhouette(pair, phase, size, height):
+    """Where the object is at a phase in [0, 1): uint8 (H, W), 0 or 255.
+
+    size: about 1. height: how far from the middle it moves, pixels.
+    """
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    if pair == "move":    # what leaves on the right comes in on the left
+        for lap in (-1, 0, 1):
+            _disc(mask, CENTRE + ((phase + lap - 0.5) * WIDTH, height), 52 * size)
+    elif pair == "size":
+        _disc(mask, CENTRE, (15 + 100 * phase) * size)
+    else:
+        angles = 2 * np.pi * (phase + np.linspace(-0.2, 0.2, 25))
+        rim = 112 * size * np.stack([np.cos(angles), np.sin(angles)], -1)
+        points = CENTRE + np.concatenate([[[0, 0]], rim])
+        cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, shift=4)
+    return mask
+
+
+def _disc(mask, centre, radius):
+    x, y = np.round(centre * 16).astype(int).tolist()
+    cv2.circle(mask, (x, y), round(radius * 16), 255, cv2.FILLED, shift=4)
+
+
+def draw_clip(pair, place, clip, fps, seed):
+    """The frames of one clip in the order of the pair's first class: list of uint8 (H, W, 3) RGB.
+
+    place: what all clips of the group have in common.
+    """
+    room, scene = background(random_numbers(seed, place)), random_numbers(seed, place, pair)
+    light, size = lamps(pair, scene), scene.uniform(0.9, 1.05)
+    rng = random_numbers(seed, place, pair, clip)
+    seconds, lap, start = rng.uniform(1.9, 2.6), rng.uniform(1.7, 2.4), rng.uniform()
+    height = rng.uniform(-50, 50)
+    frames = []
+    for t in range(round(seconds * fps)):
+        mask = silhouette(pair, (start + t / fps / lap) % 1, size, height)
+        frames.append(cv2.copyTo(light, mask, room.copy()))
+    return frames
+
+
+def write_group(job):
+    """All clips of one group of a pair; returns how many videos it wrote."""
+    folder, pair, group, clips, seed, twins = job
+    fps = 30000 / 1001 if group % 6 == 5 else 25
+    for clip in range(1, clips + 1):
+        for direction, name in zip((1, -1), PAIRS[pair], strict=True):
+            if direction == 1 or not twins:
+                place = f"g{group}" if twins else f"g{group} {name}"
+                frames = draw_clip(pair, place, clip, fps, seed)
+            path = folder / "UCF-101" / name / f"v_{name}_g{group:02}_c{clip:02}.avi"
+            with video.Writer(path, fps, WIDTH, HEIGHT, codec="XVID") as writer:
+                for frame in frames[::direction]:
+                    writer.write(frame)
+    return 2 * clips
+
+
+# ---------------------------------------------------------------- lists
+
+def write_lists(folder, groups, clips):
+    """classInd.txt and the three splits, as the data set's own: labels in the training lists only."""
+    def write(name, lines):
+        files.write_text(folder / f"{name}.txt", "".join(f"{line}\r\n" for line in lines))
+
+    write("classInd", [f"{label} {name}" for label, name in enumerate(CLASSES, 1)])
+    for split in (1, 2, 3):
+        test_groups = range(7 * split - 6, 7 * split + 1)
+        train, test = [], []
+        for label, name in enumerate(CLASSES, 1):
+            for group, clip in itertools.product(range(1, groups + 1), range(1, clips + 1)):
+                line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
+                if group in test_groups:
+                    test.append(line)
+                else:
+                    train.append(f"{line} {label}")
+        write(f"trainlist{split:02}", train)
+        write(f"testlist{split:02}", test)
+
+
+# ---------------------------------------------------------------- main
+
+def worker():
+    """Ctrl-C is the parent's to answer, and two workers share two cores without OpenCV's threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+
+
+def already_there(folder, settings):
+    """True when this very data set lies in the folder; UserError when another one does."""
+    path = folder / "settings.json"
+    if not path.exists():
+        return False
+    if files.read_json(path) != settings:
+        raise cli.UserError(f"--output_dir {folder}: it holds a data set drawn with other flags "
+                            f"({json.dumps(files.read_json(path))}); delete it or choose another")
+    return True
+
+
+def main():
+    args = parse_args()
+    folder = Path(args.output_dir).expanduser()
+    settings = {name: getattr(args, name) for name in ("groups", "clips", "seed", "twins")}
+    if not already_there(folder, settings):
+        for name in CLASSES:
+            (folder / "UCF-101" / name).mkdir(parents=True, exist_ok=True)
+        (folder / "ucfTrainTestlist").mkdir(exist_ok=True)
+        total = len(CLASSES) * args.groups * args.clips
+        files.require_space(folder, total * 200e3, f"{total} videos")
+        render(folder, args, total)
+        write_lists(folder / "ucfTrainTestlist", args.groups, args.clips)
+        files.write_json(folder / "settings.json", settings)
+    cli.say(folder)
+
+
+def render(folder, args, total):
+    from tqdm import tqdm
+    jobs = [(folder, pair, group, args.clips, args.seed, args.twins)
+            for group in range(1, args.groups + 1) for pair in PAIRS]
+    with multiprocessing.Pool(args.num_workers, worker) as pool, \
+            tqdm(total=total, unit="video", desc="Drawing") as bar:
+        for count in pool.imap_unordered(write_group, jobs):
+            bar.update(count)
+
+
+if __name__ == "__main__":
+    cli.run(main)
