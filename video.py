@@ -27,6 +27,10 @@ import numpy as np
 import avi
 import files
 
+if os.environ["OPENCV_LOG_LEVEL"] == "SILENT":
+    # Somebody may have loaded OpenCV before.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 EXTENSIONS = (".avi", ".mp4", ".mov", ".mkv", ".webm")
 # Kept frames may be this many source frames off the beat before a video counts as one of
 # variable rate: files of constant rate drop a frame here and there.
@@ -216,9 +220,12 @@ class Beat:
             self.constant = abs(late) <= TOLERANCE
         if not self.constant and late < -0.5:
             return False
-        # At a variable rate the beat goes on through a late frame, unless it is very late.
-        on_beat = not self.constant and late < self.stride / 2
-        self.last = self.last + self.step if on_beat else seconds
+        # The beat goes on through a frame that came late, unless a whole beat was missed. At a
+        # constant rate it gives way a little, because file headers round their rates.
+        if late >= self.stride:
+            self.last = seconds
+        else:
+            self.last += self.step + (max(-0.25, min(0.25, late)) / self.fps if self.constant else 0)
         self.skipped = 0
         return True
 

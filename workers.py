@@ -9,7 +9,9 @@ The oldest task without an answer is the one it is at, and so the one to blame.
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
+import threading
 import time
 from collections import deque
 
@@ -104,9 +106,16 @@ def _death(code):
 def _serve(function, connection):
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker that hangs does not read its pipe: a thread sees to it that it dies with its parent.
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         connection.send(None)
         while True:
             connection.send(function(connection.recv()))
     except (EOFError, OSError):
         return      # the parent is gone
+
+
+def _die_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
