@@ -1,0 +1,191 @@
+"""Mixed-action movies: clips joined end to end, the windows over them, and their cuts.
+
+    movies   clips of test videos joined end to end, two neighbours never of one action
+    windows  T frames each, sliding by one frame; a movie of F frames has F - T + 1 of them
+    cut      the border between two clips; the windows over it hold T-k frames of the first action
+             and then k of the second, k = 0 ... T
+
+Arrays only: no files, no network, no torch. Labels are ints, -1 stands for "none".
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+CONTROLS = ("hard", "backwards", "shuffled", "mixed")
+
+
+@dataclass(frozen=True)
+class Movies:
+    """All frames of all movies in one line; int arrays (F,).
+
+    video, frame: which frame of which video it is. movie: counted from 0.
+    clip: number of the clip within all movies, so that a cut is where it changes within a movie.
+    """
+    video: np.ndarray
+    frame: np.ndarray
+    movie: np.ndarray
+    clip: np.ndarray
+
+
+def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=None):
+    """Join clips at random: neighbours differ in action, every video is used about as often.
+
+    labels: int (V,). frames: int (V,), how many frames each video has.
+    segment_frames: None for whole clips, or (low, high) for clips of that many consecutive frames,
+    drawn evenly (never more than the video has). ValueError where all videos show one action.
+    """
+    labels, rng = np.asarray(labels), np.random.default_rng((seed, 0))
+    if movie_clips > 1 and len(np.unique(labels)) < 2:
+        raise ValueError("a movie needs test videos of at least two actions")
+    used, columns = np.zeros(len(labels), int), []
+    for movie in range(num_movies):
+        previous = -1
+        for _ in range(movie_clips):
+            allowed = np.flatnonzero(labels != previous)
+            video = rng.choice(allowed[used[allowed] == used[allowed].min()])
+            used[video] += 1
+            previous = labels[video]
+            start, length = _segment(rng, int(frames[video]), segment_frames)
+            columns.append((video, start, length, movie))
+    return _expand(np.array(columns))
+
+
+def _segment(rng, frames, segment_frames):
+    """(first frame, number of frames) of a clip's part in the movie."""
+    if segment_frames is None:
+        return 0, frames
+    low, high = (min(n, frames) for n in segment_frames)
+    length = rng.integers(low, high + 1)
+    return rng.integers(0, frames - length + 1), length
+
+
+def _expand(segments):
+    """segments: rows of video, first frame, number of frames, movie -> Movies, one entry a frame."""
+    video, start, length, movie = segments.T
+    ends = np.cumsum(length)
+    clip = np.repeat(np.arange(len(segments)), length)
+    step = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    return Movies(video[clip], start[clip] + step, movie[clip], clip)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N windows of T frames.
+
+    movie, start      (N,): the movie, and where in it the window begins
+    video, frame      (N, T): the frame at every step
+    videos, actions   (N, 3): video and label of the window's first, second and third clip
+    counts            (N, 3): frames of each of them
+    majority          (N,): the action with the most frames, -1 for a tie
+    majority_frames   (N,): its number of frames
+    """
+    movie: np.ndarray
+    start: np.ndarray
+    video: np.ndarray
+    frame: np.ndarray
+    videos: np.ndarray
+    actions: np.ndarray
+    counts: np.ndarray
+    majority: np.ndarray
+    majority_frames: np.ndarray
+
+
+def slide(movies, labels, length):
+    """The Windows of `length` frames over all movies, in order.
+
+    ValueError: a window holds more than three clips, or no movie is as long as a window.
+    """
+    at = np.arange(len(movies.movie) - length + 1)      # empty when all is shorter than one window
+    at = at[movies.movie[at] == movies.movie[at + length - 1]]
+    if not len(at):
+        raise ValueError(f"the movies have fewer than {length} frames")
+    index = at[:, None] + np.arange(length)
+    video = movies.video[index]
+    part = movies.clip[index] - movies.clip[at, None]
+    if part.max() > 2:
+        raise ValueError(f"a window of {length} frames would hold more than three clips")
+    begins = np.searchsorted(movies.movie, movies.movie[at])
+    counts = np.stack([(part == p).sum(1) for p in range(3)], 1)
+    videos = np.stack([np.where(part == p, video, -1).max(1) for p in range(3)], 1)
+    actions = np.where(videos >= 0, labels[videos], -1)
+    majority, majority_frames = _majority(labels[video])
+    return Windows(movies.movie[at], at - begins, video, movies.frame[index], videos, actions, counts,
+                   majority, majority_frames)
+
+
+def _majority(actions):
+    """actions (N, T) -> (action with the most frames or -1 for a tie, its number of frames)."""
+    counts = (actions[:, :, None] == actions[:, None, :]).sum(2)
+    most = counts.max(1)
+    winner = actions[np.arange(len(actions)), counts.argmax(1)]
+    tie = ((counts == most[:, None]) & (actions != winner[:, None])).any(1)
+    return np.where(tie, -1, winner), most
+
+
+def mixes(windows):
+    """(names, code): '4+1' is four frames of one action, then one of the next; code int (N,)."""
+    found, code = np.unique(-windows.counts, axis=0, return_inverse=True)
+    return ["+".join(str(n) for n in row if n) for row in -found], code.reshape(-1)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """M cuts, each with its T+1 windows of two clips.
+
+    at              (M,): the second clip's first frame in the line of all frames
+    videos, actions (M, 2)
+    video, frame    (M, T+1, T): for k = 0 ... T, T-k frames before the cut and k after it
+    complete        (M, T+1): whether both clips are long enough for that window
+    """
+    at: np.ndarray
+    videos: np.ndarray
+    actions: np.ndarray
+    video: np.ndarray
+    frame: np.ndarray
+    complete: np.ndarray
+
+
+def find_cuts(movies, labels, length):
+    """The cuts of all movies, with their windows of `length` frames."""
+    same_movie = movies.movie[1:] == movies.movie[:-1]
+    at = np.flatnonzero(same_movie & (movies.clip[1:] != movies.clip[:-1])) + 1
+    offsets = np.arange(-length, 1)[:, None] + np.arange(length)        # (T+1, T)
+    index = at[:, None, None] + offsets
+    within = np.clip(index, 0, len(movies.movie) - 1)
+    sides = np.where(offsets < 0, movies.clip[at - 1, None, None], movies.clip[at, None, None])
+    complete = ((within == index) & (movies.clip[within] == sides)).all(2)
+    videos = np.stack([movies.video[at - 1], movies.video[at]], 1)
+    return Cuts(at, videos, labels[videos], movies.video[within], movies.frame[within], complete)
+
+
+def play(cuts, control, seed):
+    """(video, frame) int (M, T+1, T) of the cuts' windows, played as `control` says.
+
+    hard       as joined
+    backwards  last frame first, so that the first action becomes the late one
+    shuffled   another order for every window (windows of one action: one order for each video)
+    mixed      as many frames of each action, but interleaved evenly, each action's in its own order
+    """
+    length = cuts.video.shape[2]
+    order = np.arange(length)
+    if control == "backwards":
+        order = order[::-1]
+    elif control == "shuffled":
+        rng = np.random.default_rng((seed, 1))
+        order = rng.permuted(np.broadcast_to(order, cuts.video.shape), axis=2)
+        alone = rng.permuted(np.tile(np.arange(length), (cuts.videos.max() + 1, 1)), axis=1)
+        order[:, 0], order[:, -1] = alone[cuts.videos[:, 0]], alone[cuts.videos[:, 1]]
+    elif control == "mixed":
+        order = interleaved(length)
+    order = np.broadcast_to(order, cuts.video.shape)
+    return np.take_along_axis(cuts.video, order, 2), np.take_along_axis(cuts.frame, order, 2)
+
+
+def interleaved(length):
+    """Row k: the steps of a hard cut with k late frames, these spread evenly. int (T+1, T)."""
+    rows = np.zeros((length + 1, length), int)
+    for k in range(length + 1):
+        late = np.zeros(length, bool)
+        late[np.floor((np.arange(k) + 0.5) * length / max(k, 1)).astype(int)] = True
+        rows[k, ~late], rows[k, late] = np.arange(length - k), np.arange(length - k, length)
+    return rows
