@@ -90,7 +90,7 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     size, edge = text_size(frame), max(1, text_size(frame) // 4)
     line, bar = round(size * 1.8), max(2, size // 5)
     room = min(wide, 20 * size)
-    rows = [("unsure", None, style.UNSURE)] if unsure else []
+    rows = [("unsure", None, None)] if unsure else []
     colors = style.class_colors(labels) if colors is None else colors
     rows += list(zip(labels, probabilities, colors, strict=True))
     rows = rows[:max(1, int(0.5 * high) // line)]
@@ -102,7 +102,8 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
         if probability is not None and inner > 12 * size * 0.5:
             number = size // 2 + put_text(frame, f"{probability:.2f}", edge, y, inner, size, right=True)
         put_text(frame, label, edge, y, inner - number, size)
-        _bar(frame, edge, y + line - bar - 1, inner, bar, probability, color)
+        if probability is not None:
+            _bar(frame, edge, y + line - bar - 1, inner, bar, probability, color)
     if timeline is not None:
         strip = max(4, high // 36)
         _strip(frame, timeline, high - strip, strip, progress)
@@ -110,9 +111,9 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
 
 
 def _bar(frame, x, y, wide, high, share, color):
-    """A probability as a bar of `wide` pixels at 1; nothing but its rail without one."""
+    """A probability as a bar of `wide` pixels at 1, on its rail."""
     frame[y:y + high, x:x + wide] = RAIL
-    if share is not None and np.isfinite(share):
+    if np.isfinite(share):
         frame[y:y + high, x:x + round(wide * min(max(float(share), 0), 1))] = color
 
 

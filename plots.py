@@ -11,9 +11,14 @@ import numpy as np
 import style
 
 
-def class_ticks(ax, classes, room, horizontal=True):
-    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit."""
+def class_ticks(ax, classes, room, horizontal=True, n=None):
+    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit.
+
+    n: a count for each class, written behind its name, or None.
+    """
     names = [style.short(name) for name in classes]
+    if n is not None:
+        names = [f"{name} ({count:g})" for name, count in zip(names, n, strict=True)]
     size = max(4.5, min(style.SMALL, room * 72 * 0.85))
     widest = max((style.width(name, size) for name in names), default=0)
     if horizontal:
@@ -166,8 +171,7 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     ax = fig.add_subplot()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     class_ticks(ax, classes, side / count)
-    class_ticks(ax, [f"{style.short(c)} ({n:g})" for c, n in zip(classes, total[:, 0], strict=True)],
-                side / count, horizontal=False)
+    class_ticks(ax, classes, side / count, horizontal=False, n=total[:, 0])
     ax.set(xlabel="predicted class", ylabel="true class (n)")
     ax.spines[:].set_visible(True)
     if count <= 20:
@@ -197,7 +201,8 @@ def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per
     per = math.ceil(len(classes) / columns)
     mean = np.nanmean(accuracy) if np.isfinite(accuracy).any() else float("nan")
     words = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
-    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, 0.21 * per + 1.0), title, words)
+    high = 0.21 * per + 1.0 + 0.5 * few.any()       # room for the legend
+    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), title, words)
     axes = fig.subplots(1, columns, squeeze=False)[0]
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
         _class_bars(ax, [classes[i] for i in part], accuracy[part], n[part], few[part])

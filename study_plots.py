@@ -11,10 +11,11 @@ import style
 from plots import class_ticks, interval
 
 
-def _points(ax, x, y, low, high, color, label=None, marker="o", line="-"):
-    """Measured points with their intervals. color: 0..255 RGB."""
+def _points(ax, x, y, low, high, color, label=None, marker="o", line="-", crowded=False):
+    """Measured points with their intervals, finer where the axes are crowded. color: 0..255 RGB."""
+    finer = {"elinewidth": 0.8, "capsize": 0, "markersize": 4} if crowded else {"markersize": 6}
     ax.errorbar(x, y, yerr=interval(y, low, high), color=style.unit(color), label=label,
-                marker=marker, ls=line, markersize=6)
+                marker=marker, ls=line, **finer)
 
 
 def _counted_ticks(ax, values, n):
@@ -193,8 +194,8 @@ def switching_curves(path, runs, title="Switching curves of several networks", n
         fit, k = run.get("fit"), np.asarray(run["k"])
         name = style.short(run["name"], 34) + f" (n={np.sum(run['n']):g})"
         line = ("-", "--", "-.", ":")[i // len(style.SERIES) % 4]
-        _points(ax, k + 0.03 * (i - (len(runs) - 1) / 2), run["share"], run.get("low"), run.get("high"),
-                colors[i], name, style.MARKERS[i % len(style.MARKERS)], "none" if fit else line)
+        _points(ax, k + 0.035 * (i - (len(runs) - 1) / 2), run["share"], run.get("low"), run.get("high"),
+                colors[i], name, style.MARKERS[i % len(style.MARKERS)], "none" if fit else line, len(runs) > 3)
         if fit:
             _logistic(ax, k, fit[:2], colors[i], line)
     _share_axis(ax, "frames of the second action in the window", ylabel)
