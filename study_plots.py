@@ -195,7 +195,8 @@ def switching_curves(path, runs, title="Switching curves of several networks", n
         name = style.short(run["name"], 34) + f" (n={np.sum(run['n']):g})"
         line = ("-", "--", "-.", ":")[i // len(style.SERIES) % 4]
         _points(ax, k + 0.035 * (i - (len(runs) - 1) / 2), run["share"], run.get("low"), run.get("high"),
-                colors[i], name, style.MARKERS[i % len(style.MARKERS)], "none" if fit else line, len(runs) > 3)
+                colors[i], name, style.MARKERS[i % len(style.MARKERS)], "none" if fit else line,
+                crowded=len(runs) > 3)
         if fit:
             _logistic(ax, k, fit[:2], colors[i], line)
     _share_axis(ax, "frames of the second action in the window", ylabel)
