@@ -104,7 +104,8 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
                note=""):
     """Frames with their labels: a green border and a tick where right, red and a cross where wrong.
 
-    frames: uint8 (N, H, W, 3) RGB; true, predicted: N class names; confidence: (N,) or None.
+    frames: N x uint8 (H, W, 3) RGB, the first of which sets the shape of the tiles;
+    true, predicted: N class names; confidence: (N,) or None.
     """
     from matplotlib.patches import Rectangle
     n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
@@ -122,7 +123,8 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
     ax.axis("off")
     for i in range(n):
         x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
-        ax.imshow(frames[i], extent=(x, x + tile, y + picture_high, y), zorder=1)
+        ax.add_patch(Rectangle((x, y), tile, picture_high, fc="black", zorder=0))
+        ax.imshow(frames[i], extent=_inside(frames[i], x, y, tile, picture_high), zorder=1)
         good = true[i] == predicted[i]
         color = style.unit(style.RIGHT if good else style.WRONG)
         ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
@@ -133,6 +135,13 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
         ax.text(x, y + picture_high + 0.20, meant, fontsize=size, va="top")
     ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
     return style.save(fig, path)
+
+
+def _inside(frame, x, y, wide, high):
+    """Where a frame of any shape lies, centred in its tile: left, right, bottom, top."""
+    scale = min(wide / frame.shape[1], high / frame.shape[0])
+    dx, dy = (wide - frame.shape[1] * scale) / 2, (high - frame.shape[0] * scale) / 2
+    return x + dx, x + wide - dx, y + high - dy, y + dy
 
 
 def _label_line(before, name, after, room):

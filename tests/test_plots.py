@@ -204,6 +204,13 @@ def test_label_grid_frames_right_green_and_wrong_red():
     assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
 
 
+def test_label_grid_keeps_the_shape_of_every_frame():
+    frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
+    rgb = plots.label_grid(None, frames, ["a", "b"], ["a", "a"])
+    rows, columns = ((rgb == (250, 200, 0)).all(-1).any(axis).nonzero()[0] for axis in (1, 0))
+    assert 1.7 < np.ptp(rows) / np.ptp(columns) < 2.1
+
+
 def test_drawing_ignores_the_users_settings_and_leaves_them(checked):
     import matplotlib
     with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "black"}):
