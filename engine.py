@@ -4,6 +4,7 @@ The order of an epoch, its views and its dropout depend on the seed and the epoc
 resumed run is the run that was never stopped. Nothing waits for the device within an epoch: loss
 and hits are summed there and read once.
 """
+import contextlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -138,12 +139,13 @@ class Learner:
         self.optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay,
                                            fused=device.type == "cuda")
         self.parameters = [p for group in groups for p in group["params"]]
-        self.plateau = None
-        if options.scheduler == "plateau":
-            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=3, factor=0.3)
+        # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
         warm = min(options.warmup_epochs * steps_per_epoch, total_steps / 5)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: schedule_factor(options.scheduler, step, warm, total_steps))
+            self.optimizer, lambda step: (schedule_factor(options.scheduler, step, warm, total_steps)
+                                          * self.plateau.optimizer.param_groups[0]["lr"]))
         self.amp = device.type == "cuda" and options.amp != "none"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and options.amp == "float16")
         self.average = ({k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -191,27 +193,43 @@ class Learner:
                 else:
                     kept.copy_(value)
 
+    @contextlib.contextmanager
+    def averaged(self):
+        """With the averaged weights in the network, where an average is kept."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self):
+        for key, value in self.network.state_dict().items() if self.average is not None else ():
+            self.average[key], _ = value.clone(), value.copy_(self.average[key])
+
     def state(self):
-        """Optimiser, schedule, scaler, random states, and the raw weights where there is an average."""
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-                "plateau": self.plateau.state_dict() if self.plateau else None,
-                "scaler": self.scaler.state_dict(),
-                "raw": self.network.state_dict() if self.average is not None else None,
-                "average": self.average,
+        """Optimiser, schedule, scaler and random states; within averaged() the raw weights too."""
+        return {"optimizer": self.optimizer.state_dict(),
+                "schedule": {"last_epoch": self.schedule.last_epoch},
+                "plateau": self.plateau.state_dict(),
+                "scaler": self.scaler.state_dict(), "raw": self.average,
                 "random": {"torch": torch.get_rng_state(),
                            "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}}
 
     def restore(self, state):
         """Take up a checkpoint's state() again, random states included."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.plateau and state["plateau"]:
-            self.plateau.load_state_dict(state["plateau"])
+        self.plateau.load_state_dict(state["plateau"])
+        self.plateau.optimizer.param_groups[0]["lr"] = self.plateau._last_lr[0]
+        # The course itself is made anew, because --epochs may have grown
+        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        for group, factor, base in zip(self.optimizer.param_groups, self.schedule.lr_lambdas,
+                                       self.schedule.base_lrs, strict=True):
+            group["lr"] = base * factor(self.schedule.last_epoch)
         self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None and state["average"] is not None:
-            self.network.load_state_dict(state["raw"])
-            for key, value in state["average"].items():
-                self.average[key].copy_(value)
+        if self.average is not None and state["raw"]:
+            self.average = {k: v.to(self.device) for k, v in state["raw"].items()}
+            self._swap()  # the checkpoint's weights were the average
         torch.set_rng_state(state["random"]["torch"])
         if self.device.type == "cuda" and state["random"]["cuda"]:
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
@@ -260,7 +278,7 @@ def train_epoch(learner, feed, steps, progress, stop, rank, show):
         if now - shown > 0.3:
             shown = now
             show(progress.step, sums)
-        if stop.signal and progress.step % options.accumulate == 0:
+        if progress.step % options.accumulate == 0 and rank.any(stop.signal):
             break
     if first_bad >= 0:
         raise not_finite(learner, steps[int(first_bad)][0], int(first_bad), progress.epoch, feed)

@@ -101,15 +101,17 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def lock(folder, flag, what, group=None):
+def lock(folder, flag, what, group=None, wait=False):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
-    Processes that give the same `group` hold it together. The kernel drops the lock with its
+    wait: the second one waits its turn instead. Processes that give the same `group` hold it together. The kernel drops the lock with its
     holder, so that nothing has to be cleaned up after a kill.
     """
     path = Path(folder) / ".lock"
     with open(path, "a+") as f:
-        if fcntl and not _locked(f, group):
+        if fcntl and wait:
+            fcntl.flock(f, fcntl.LOCK_EX)
+        elif fcntl and not _locked(f, group):
             f.seek(0)
             holder = (f.read().split() or ["?"])[0]
             raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "

@@ -71,6 +71,15 @@ class Rank:
         if self.world > 1:
             torch.distributed.barrier()
 
+    def any(self, flag):
+        """Whether `flag` is set on one rank at least; they must all ask."""
+        if self.world == 1:
+            return bool(flag)
+        box = torch.tensor(int(bool(flag)), device=torch.accelerator.current_accelerator()
+                           if torch.distributed.get_backend() == "nccl" else "cpu")
+        torch.distributed.all_reduce(box)
+        return bool(box)
+
     def share(self, value):
         """Rank 0's value, on every rank."""
         if self.world == 1:
@@ -283,6 +292,24 @@ def restore(model, state, path, flag):
     encoders.load_state(model.head, state["head"], f"{source}, head,")
     if model.encoder.digest() != state.get("encoder_digest"):
         raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
+
+
+def take_over(model, other):
+    """Copy another model's encoder and projection into `model`, what fits; returns lines that say what
+    was taken and what was not."""
+    taken, left = [], []
+    theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
+    theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
+    own = model.state_dict()
+    for key, value in theirs.items():
+        fits = key in own and own[key].shape == value.shape
+        (taken if fits else left).append(key)
+        if fits:
+            own[key].copy_(value)
+    fresh = sorted({k.rsplit(".", 1)[0] for k in own if k not in set(taken)})
+    return [f"--init_from: {len(taken)} tensors taken over (encoder and projection)",
+            f"--init_from: not taken, of another network or shape: {', '.join(left) or 'none'}",
+            f"--init_from: starting afresh: {', '.join(fresh) or 'none'}"]
 
 
 def count_parameters(model):
