@@ -7,6 +7,7 @@
 A view is one way to see a video: view 0 is plain (centre crop, middle window), every other has a
 random crop and flip, the same for all frames of the clip, and where the sampled video is longer
 than the clip a random window. A view depends on the seed, the video's name and its number alone.
+View -1 is the plain one in the mirror, for testing.
 """
 import hashlib
 from dataclasses import dataclass
@@ -108,9 +109,9 @@ def training_clip(video, length, view, seed):
 
 def crop_box(height, width, transform, clip, seed):
     """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
-    if clip.view == 0:
+    if clip.view <= 0:
         side = round(min(height, width) * transform.crop / transform.resize)
-        return (width - side) // 2, (height - side) // 2, side, side, False
+        return (width - side) // 2, (height - side) // 2, side, side, clip.view == -1
     random = _random(seed, clip.video, clip.view)
     random.integers(1)  # the window's draw comes first
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
@@ -138,6 +139,11 @@ def source_frames(folder, video, indices):
     except VideoError as error:
         raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
                         f"run preprocessing_data.py again") from None
+
+
+def mirrored(clip):
+    """The same frames of a plain clip, flipped."""
+    return Clip(clip.video, clip.frames, -1)
 
 
 def clip_frames(folder, clip, transform, seed):

@@ -143,7 +143,7 @@ def cache_key(encoder, rows, folder, options, precision):
     manifest = hashlib.sha256((Path(folder) / "manifest.csv").read_bytes()).hexdigest()
     return {"format": 1, "encoder": encoder.spec(), "weights": encoder.digest(), "precision": precision,
             "dtype": options.dtype, "block": BLOCK[options.device.type],
-            "seed": options.seed if any(view for _, view, _ in rows) else None,
+            "seed": options.seed if any(view > 0 for _, view, _ in rows) else None,
             "manifest": manifest, "rows": len(rows), "frames": digest.hexdigest()}
 
 
