@@ -3,8 +3,8 @@
     for task, outcome in results(function, tasks, count=2, limit=60): ...
 
 Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
-ends by itself when the parent dies) with a pipe of its own, through which it gets a few tasks ahead.
-The oldest task without an answer is the one it is at, and so the one to blame.
+ends by itself when the parent dies) with a pipe of its own, through which it gets a task ahead. The
+oldest task without an answer is the one it is at, and so the one to blame.
 """
 import contextlib
 import multiprocessing
@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 
-AHEAD = 4   # tasks that a worker holds, so that it never waits for its parent
+AHEAD = 2   # tasks that a worker holds, so that it does not wait for its parent
 
 
 class Lost(Exception):
