@@ -260,7 +260,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_path):
-    raw = class_folders(tmp_path / "raw", videos=30, frames=60, width=160, height=120)
+    raw = class_folders(tmp_path / "raw", videos=25, frames=50, width=160, height=120)
     begin = time.monotonic()
     preprocess(raw, tmp_path / "at_once")
     whole = time.monotonic() - begin
@@ -290,7 +290,7 @@ def test_a_clip_cut_off_by_a_power_cut_is_made_again(raw, done, tmp_path):
     assert snapshot(out) == snapshot(done[0])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tmp_path, data):
     out = tmp_path / "out"
