@@ -146,7 +146,10 @@ class Run:
     def __init__(self, args, rank, device, samples, classes, model):
         self.args, self.rank, self.device, self.folder = args, rank, device, None
         self.samples, self.classes, self.model = samples, classes, model
-        self.settings = {**vars(args), "test_split": args.split if args.ucf_list_dir else "drawn"}
+        sampled = dataset.sampling_settings(args.sampled_data_path)
+        self.settings = {**vars(args), "test_split": args.split if args.ucf_list_dir else "drawn",
+                         # test_on_video.py samples alike, wherever the clips are by then
+                         **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
         self.progress, self.saved_at = engine.Progress(), time.monotonic()
         self.writer = None
 
