@@ -14,8 +14,9 @@ import numpy as np
 def read_index(path):
     """(is it an AVI, key frames (K,) or None, number of frames or None), from the file's idx1 chunk.
 
-    None where the index is cut off or a chunk is empty (a dropped frame: the decoder yields fewer
-    frames than there are chunks, and a seek would be off by one).
+    A file that was cut off has no index: 0 frames are sure then. No key frames where a chunk is
+    empty (a dropped frame: the decoder yields fewer frames than there are chunks, and a seek would
+    be off by one).
     """
     nothing = False, None, None
     try:
@@ -25,7 +26,7 @@ def read_index(path):
             head = f.read(12)
             if head[:4] + head[8:] != b"RIFFAVI ":
                 return nothing
-            nothing = True, None, None
+            nothing = True, None, 0
             size = os.fstat(f.fileno()).st_size
             while True:
                 head = f.read(8)
@@ -44,7 +45,7 @@ def read_index(path):
     video = entries[np.isin(entries["id"], (b"00dc", b"00db"))]
     # Eight bytes or fewer are no picture but a place holder ("the last one once more").
     if not len(video) or (video["size"] <= 8).any() or not video["flags"][0] & 0x10:
-        return nothing
+        return True, None, None
     return True, np.flatnonzero(video["flags"] & 0x10), len(video)
 
 

@@ -44,7 +44,7 @@ class VideoError(Exception):
 @dataclass
 class VideoInfo:
     fps: float
-    frames: int     # what the file says (0: unknown); a damaged file may hold fewer
+    frames: int     # what the file says; 0: unknown, as in an AVI that was cut off
     width: int      # as shown: a phone's rotation is applied
     height: int
 
@@ -59,7 +59,7 @@ class Video:
         self._first_time = None
         self.is_avi, self.key_frames, chunks = avi.read_index(self.path)
         get = self.capture.get
-        frames = chunks or get(cv2.CAP_PROP_FRAME_COUNT)
+        frames = get(cv2.CAP_PROP_FRAME_COUNT) if chunks is None else chunks
         self.info = VideoInfo(fps=get(cv2.CAP_PROP_FPS), frames=max(0, int(frames)),
                               width=int(get(cv2.CAP_PROP_FRAME_WIDTH)),
                               height=int(get(cv2.CAP_PROP_FRAME_HEIGHT)))
