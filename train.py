@@ -8,8 +8,11 @@ prints its name as the last line. Stop it with Ctrl-C and go on with
 
     python train.py --resume auto
 """
+import argparse
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -351,10 +354,43 @@ def train(args, checkpoint, device, rank):
     return 0 if complete else 128 + stop.signal
 
 
+def train_all_splits(args, rank, train_one):
+    """--split all: train and test on the three official splits in turn; mean and deviation in one table."""
+    folder = rank.share(str(utils.new_run_folder(args.local_dir, args.open_new_folder)) if rank.first else None)
+    figures = []
+    for split in ("1", "2", "3"):
+        cli.say(f"--- split {split}")
+        one = argparse.Namespace(**{**vars(args), "split": split, "local_dir": f"{folder}/split_{split}",
+                                    "open_new_folder": "False"})
+        status = train_one(one)
+        if status:
+            return status
+        if rank.first:
+            test = Path(__file__).with_name("test.py")
+            done = subprocess.run([sys.executable, test, "--model_dir", one.local_dir, "--device", args.device])
+            if done.returncode:
+                return done.returncode
+            figures.append(files.read_json(Path(one.local_dir) / "test" / "metrics.json"))
+    if rank.first:
+        top1 = [m["top1"] for m in figures]
+        rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
+        rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "",
+                     np.mean([m["top5"] for m in figures])))
+        rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
+        files.write_csv(Path(folder) / "splits_summary.csv",
+                        ("split", "videos", "top1", "ci95_low", "ci95_high", "top5"), rows)
+        cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
+                f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
+        cli.say(folder)
+    return 0
+
+
 def main():
     args, checkpoint = training_flags.parse(__doc__)
     device = utils.choose_device(args.device)
     with utils.ranks(device) as rank:
+        if args.split == "all" and not checkpoint:
+            return train_all_splits(args, rank, lambda one: train(one, None, device, rank))
         return train(args, checkpoint, device, rank)
 
 

@@ -26,8 +26,9 @@ def make_parser(description):
         help="folder that preprocessing_data.py wrote")
     add("--ucf_list_dir", metavar="DIR", default=None,
         help="folder of the split lists; without it the split is drawn by group from the sampled data")
-    add("--split", choices=["1", "2", "3", "random"], default="1",
-        help="official split; random: the leaky protocol, by video instead of group, for comparison only")
+    add("--split", choices=["1", "2", "3", "all", "random"], default="1",
+        help="official split; all: train and test on the three in turn; random: the leaky protocol, by "
+             "video instead of group, for comparison only")
     add("--split_size", type=real(float, above=0, below=1), default=0.2,
         help="share of every class's training videos held out for validation, whole groups")
     add("--test_size", type=real(float, above=0, below=1), default=0.2,

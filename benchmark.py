@@ -1,0 +1,207 @@
+"""Measure where the time goes: sampling, decoding, encoding, the head, and the whole job.
+
+    python benchmark.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist \\
+        --row_data_dir UCF-101 --encoder resnet152 --encoder_weights none --end_to_end
+
+prints each rate apart, medians of --repeats with their range, and leaves benchmark.json. The bare
+encoder (a batch that lies ready on the device) and the encoder behind the cache (files read,
+decoded, resized, features written) are timed in turns, so that their ratio holds on a busy machine.
+"""
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import cli
+import dataset
+import encoders
+import engine
+import features
+import files
+import models
+import splits
+import utils
+
+HERE = Path(__file__).resolve().parent
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", required=True, metavar="DIR",
+        help="folder that preprocessing_data.py wrote")
+    add("--ucf_list_dir", metavar="DIR", default=None, help="folder of the split lists, for --end_to_end")
+    add("--row_data_dir", "--raw_data_dir", dest="row_data_dir", metavar="DIR", default=None,
+        help="folder of the raw videos, to time preprocessing_data.py")
+    add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
+    add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="they do not change the speed")
+    add("--img_dim", type=cli.none_or(cli.positive_int), default=None, help="side of the input in pixels")
+    add("--frames", type=cli.positive_int, default=240, help="sampled frames to decode and encode a repeat")
+    add("--clips", type=cli.positive_int, default=288, help="clips of the head's timed epochs")
+    add("--num_frames_video", type=cli.positive_int, default=5, help="frames in a clip")
+    add("--epochs", type=cli.positive_int, default=100, help="epochs of the whole job")
+    add("--repeats", type=cli.positive_int, default=3, help="measurements of each rate")
+    add("--num_workers", type=cli.count, default=2, help="processes that decode frames")
+    add("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_boolean("--compile", default=False, help="torch.compile the encoder")
+    parser.add_boolean("--end_to_end", default=False,
+                       help="time train.py and test.py, and one epoch with --no-feature_cache")
+    add("--output", default="benchmark.json", metavar="FILE", help="where the figures go")
+    return parser
+
+
+def rate(name, unit, values, **more):
+    """One measured rate: said, and returned for the file."""
+    middle = statistics.median(values)
+    spread = f"{min(values):.4g} to {max(values):.4g}, n = {len(values)}" if len(values) > 1 else "n = 1"
+    cli.say(f"{name:<34}{middle:>10.4g} {unit}  ({spread})")
+    return {"unit": unit, "median": middle, "values": values, **more}
+
+
+def timed(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def script(*words):
+    """Run one of the scripts as a user does; seconds of the whole process."""
+    def work():
+        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=HERE)
+        if done.returncode:
+            raise cli.UserError(f"{words[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+    return timed(work)
+
+
+def linked_copy(folder, where):
+    """A folder with the sampled clips of `folder` and no feature cache, made of links."""
+    where.mkdir()
+    for path in Path(folder).resolve().iterdir():
+        if path.name not in ("features", ".lock"):
+            (where / path.name).symlink_to(path)
+    return where
+
+
+def measure_sampling(args, scratch):
+    hint = "give the folder of the raw videos"
+    source = cli.folder("row_data_dir", args.row_data_dir, hint).resolve()
+    values, videos = [], 0
+    for i in range(args.repeats):
+        out = scratch / f"sampled{i}"
+        seconds = script("preprocessing_data.py", "--row_data_dir", source, "--sampled_data_dir", out)
+        videos = len(files.read_csv(out / "manifest.csv", ("video",)))
+        values.append(videos / seconds)
+    return rate("sampling, whole process", "videos/s", values, videos=videos)
+
+
+def measure_encoding(args, device, folder, scratch):
+    """Decoding alone, the bare encoder, and the encoder behind the cache."""
+    weights = args.encoder_weights
+    state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
+             else utils.load_file(weights, "encoder_weights"))
+    encoder = encoders.build_encoder(args.encoder, state, args.img_dim).to(device)
+    videos = dataset.read_sampled(folder)
+    clips = [dataset.windows(v, args.num_frames_video)[0] for v in videos]
+    clips = clips[:max(1, args.frames // args.num_frames_video)]
+    frames = len(features.unique_rows(clips)[0])
+    bare = features.FrameEncoder(encoder, device, args.compile)
+    block = features.BLOCK[device.type]
+    batch = torch.randint(0, 256, (block, *[encoder.transform.crop] * 2, 3), dtype=torch.uint8).to(device)
+    blocks = max(1, frames // block)
+
+    def decode():
+        for clip in clips:
+            dataset.clip_frames(folder, clip, encoder.transform, 0)
+
+    def encode_bare():
+        for _ in range(blocks):
+            bare(batch)
+        bare(batch[:1]).cpu()  # waits for the device
+
+    decoded, bare_rates, cached, ratios = [], [], [], []
+    encode_bare()
+    for i in range(args.repeats):
+        decoded.append(frames / timed(decode))
+        before = blocks * block / timed(encode_bare)
+        fresh = linked_copy(folder, scratch / f"encode{i}")
+        options = features.Options(device, args.num_workers, compile=args.compile)
+        cached.append(frames / timed(lambda: features.encode_clips(encoder, clips, fresh, options)))  # noqa: B023
+        bare_rates.append((before + blocks * block / timed(encode_bare)) / 2)
+        ratios.append(cached[-1] / bare_rates[-1])
+    return {"decode": rate("decode and resize, one process", "frames/s", decoded, frames=frames),
+            "encode_bare": rate(f"{args.encoder}, bare", "frames/s", bare_rates, batch=block),
+            "encode_cached": rate(f"{args.encoder}, files to cache", "frames/s", cached),
+            "fraction": rate("reached of the bare rate", "", ratios)}, encoder.feature_dim
+
+
+def measure_head(args, device, width):
+    """Epochs of the default head on features that lie on the device."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((args.clips, args.num_frames_video, width)).astype(np.float16)
+    samples = [splits.Sample(dataset.SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
+               for i in range(args.clips)]
+    feed = engine.FeatureFeed([values], samples, device)
+    options = SimpleNamespace(lr=5e-4, weight_decay=0.01, scheduler="cosine", warmup_epochs=2, amp="bfloat16",
+                              ema=0, mixup=0, label_smoothing=0.1, clip_grad=1.0, accumulate=1)
+    head = models.Head(width, 101).to(device)
+    learner = engine.Learner(head, [{"params": list(head.parameters())}], options, 1000, 9, device)
+    stop, seconds = SimpleNamespace(signal=None), []
+    for epoch in range(1, args.repeats + 2):
+        steps = engine.epoch_steps(args.clips, 32, 1, 0, epoch)
+        progress = engine.Progress(epoch=epoch)
+        seconds.append(timed(lambda: engine.train_epoch(learner, feed, steps, progress, stop,  # noqa: B023
+                                                        utils.Rank(), lambda *_: None)))
+    return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
+
+
+def measure_whole(args, folder, scratch):
+    """train.py with its encoding and test.py; and one epoch that decodes and encodes every clip anew."""
+    fresh = linked_copy(folder, scratch / "whole")
+    common = ["--sampled_data_path", fresh, "--encoder", args.encoder,
+              "--encoder_weights", args.encoder_weights, "--device", args.device,
+              "--num_frames_video", args.num_frames_video, "--num_workers", args.num_workers,
+              "--open_new_folder", "False"]
+    if args.ucf_list_dir:
+        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")
+        common += ["--ucf_list_dir", lists.resolve()]
+    if args.img_dim:
+        common += ["--img_dim", args.img_dim]
+    train = script("train.py", *common, "--local_dir", scratch / "cached", "--epochs", args.epochs)
+    test = script("test.py", "--model_dir", scratch / "cached")
+    script("train.py", *common, "--no-feature_cache", "--epochs", 1, "--local_dir", scratch / "frames")
+    row = files.read_csv(scratch / "frames" / "metrics.csv", ("seconds",))[0]
+    epoch = float(row["seconds"])
+    return {"train": rate(f"train.py, {args.epochs} epochs and encoding", "s", [train]),
+            "test": rate("test.py", "s", [test]),
+            "epoch_without_cache": rate("an epoch with --no-feature_cache", "s", [epoch]),
+            "times_faster": rate(f"{args.epochs} epochs, faster by the cache", "times",
+                                 [args.epochs * epoch / train])}
+
+
+def main():
+    args = make_parser().parse_args()
+    device = utils.choose_device(args.device)
+    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
+    result = {"machine": {**utils.versions(), "device": str(device), "threads": torch.get_num_threads()},
+              "settings": vars(args)}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        scratch = Path(scratch)
+        if args.row_data_dir:
+            result["sampling"] = measure_sampling(args, scratch)
+        encoding, width = measure_encoding(args, device, folder, scratch)
+        result |= encoding
+        result["head"] = measure_head(args, device, width)
+        if args.end_to_end:
+            result |= measure_whole(args, folder, scratch)
+    files.write_json(args.output, result)
+    cli.say(args.output)
+
+
+if __name__ == "__main__":
+    cli.run(main)
