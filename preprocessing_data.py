@@ -27,6 +27,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -168,14 +169,14 @@ def fraction(seed, job):
     return int.from_bytes(digest[:6], "big") / 2 ** 48
 
 
-def sample(job, raw, out, count, FPS, sampling_rate, seed):
+def sample(job, raw, out, rank, count, FPS, sampling_rate, seed):
     """Write one clip. Returns ("done", manifest row), ("failed", reason) or ("full", errno, text)."""
     cv2.setNumThreads(1)
     source = Path(raw, job.source)
     try:
         job.source.encode()     # the manifest is UTF-8
         if count == "all":
-            return write_whole(job, source, out, FPS, sampling_rate)
+            return write_whole(job, source, out, rank, FPS, sampling_rate)
         frames, info, indices, stride = video.read_clip(source, count, FPS, sampling_rate,
                                                         fraction(seed, job))
     except (video.VideoError, OSError) as error:
@@ -184,7 +185,7 @@ def sample(job, raw, out, count, FPS, sampling_rate, seed):
         return "failed", "the file's name is not UTF-8"
     except Exception as error:
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
-    written = write_clip(out, job, frames, info.fps / stride)
+    written = write_clip(out, rank, job, frames, info.fps / stride)
     return written if isinstance(written, tuple) else row(job, info, indices[0], stride, written)
 
 
@@ -193,14 +194,14 @@ def row(job, info, start, stride, frames):
                     int(stride), frames]
 
 
-def write_clip(out, job, frames, fps):
+def write_clip(out, rank, job, frames, fps):
     """Write `frames` (any iterable) as the job's clip; their count, or ("full", errno, text).
 
     The name comes last, so that the file under it is whole. It is not flushed here: the journal
     does that, for many files at once, before it names them.
     """
     target = clip_path(out, job.cls, job.video)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.avi")
+    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
     try:
         frames = iter(frames)
         first = next(frames)
@@ -219,13 +220,21 @@ def write_clip(out, job, frames, fps):
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(job, source, out, FPS, sampling_rate):
+def remove_leftovers(out, rank, world):
+    """Delete what workers of this rank (of this launch or one before) were writing when they died."""
+    for path in out.glob("*/.*.tmp.avi"):
+        writer = re.search(r"\.(\d+)-\d+\.tmp\.avi$", path.name)
+        if writer and int(writer[1]) % world == rank:
+            path.unlink(missing_ok=True)
+
+
+def write_whole(job, source, out, rank, FPS, sampling_rate):
     """All sampled frames of a video, in constant memory."""
     with video.Video(source) as opened:
         stride = video.sampling_stride(opened.info.fps, FPS, sampling_rate)
         frames = (frame for _, _, frame in video.sample_video(opened, FPS, sampling_rate))
         try:
-            written = write_clip(out, job, frames, opened.info.fps / stride)
+            written = write_clip(out, rank, job, frames, opened.info.fps / stride)
         except StopIteration:
             raise video.VideoError("not one frame of it can be decoded") from None
         opened.info.frames = opened.position + 1
@@ -276,11 +285,11 @@ def spread(jobs):
     return first + [job for job in jobs if job not in chosen]
 
 
-def sample_all(jobs, out, args, journal, bar):
+def sample_all(jobs, out, rank, args, journal, bar):
     """Sample `jobs` in worker processes; every outcome goes to the journal."""
-    work = functools.partial(sample, raw=args.row_data_dir, out=str(out), FPS=args.FPS,
-                             count=args.num_frames_to_extract, sampling_rate=args.sampling_rate,
-                             seed=args.seed)
+    work = functools.partial(sample, raw=args.row_data_dir, out=str(out), rank=rank,
+                             FPS=args.FPS, count=args.num_frames_to_extract,
+                             sampling_rate=args.sampling_rate, seed=args.seed)
     written = []
     outcomes = workers.results(work, spread(jobs), args.num_workers or default_workers(), args.time_limit)
     with contextlib.closing(outcomes):
@@ -311,8 +320,7 @@ def preprocess(args, out, rank, world, say):
     mine = [job for job in jobs[rank::world] if job.key not in done]
     for cls in {job.cls for job in mine}:
         (out / cls).mkdir(exist_ok=True)
-        if world == 1:
-            files.remove_leftovers(out / cls)
+    remove_leftovers(out, rank, world)
     before = len(jobs[rank::world]) - len(mine)
     if mine and before:
         say(f"going on: {before} of {before + len(mine)} videos are sampled already")
@@ -320,8 +328,9 @@ def preprocess(args, out, rank, world, say):
     with tqdm(total=before + len(mine), initial=before, unit=" videos", disable=rank > 0 or not mine,
               desc="sampling", mininterval=0.2, dynamic_ncols=True) as bar:
         try:
-            sample_all(mine, out, args, journal, bar)
+            sample_all(mine, out, rank, args, journal, bar)
         finally:
+            remove_leftovers(out, rank, world)
             journal.flush()
     with short_lock(out):
         failed = merge(out, jobs)
