@@ -107,11 +107,16 @@ def training_clip(video, length, view, seed):
 
 # ---------------------------------------------------------------- frames
 
+def plain_box(height, width, transform):
+    """(x, y, width, height, flipped) of the centre crop in the source's pixels."""
+    side = round(min(height, width) * transform.crop / transform.resize)
+    return (width - side) // 2, (height - side) // 2, side, side, False
+
+
 def crop_box(height, width, transform, clip, seed):
     """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
     if clip.view <= 0:
-        side = round(min(height, width) * transform.crop / transform.resize)
-        return (width - side) // 2, (height - side) // 2, side, side, clip.view == -1
+        return *plain_box(height, width, transform)[:4], clip.view == -1
     random = _random(seed, clip.video, clip.view)
     random.integers(1)  # the window's draw comes first
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))

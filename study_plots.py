@@ -289,16 +289,17 @@ def accuracy_by_phase(path, phase, accuracy, low, high, n,
 
 @style.styled
 def probability_timeline(path, seconds, probabilities, names, segments=(), colors=None,
-                         title="Probability of the leading classes over time", note=""):
+                         title="Probability of the leading classes over time", n=None, note=""):
     """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3).
 
     segments: (start, end, label) in seconds, drawn as a strip; a label that is not in `names`
-    ("unsure") is grey. Lines differ in dashes and markers as well as in colour.
+    ("unsure") is grey. n: how many windows there are, where that is not W. Lines differ in dashes
+    and markers as well as in colour.
     """
     colors = style.class_colors(names) if colors is None else colors
     others = sorted({style.short(label) for _, _, label, *_ in segments if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
-    words = f"n = {len(seconds)} windows. {grey}{note}".strip()
+    words = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
     fig = style.figure(11, 4.2, title, words)
     ax, strip = fig.subplots(2, 1, sharex=True, height_ratios=(8, 1))
     for i, name in enumerate(names):
