@@ -116,6 +116,9 @@ class Tail(nn.Module):
             encoders.move_statistics(self.blocks)
         return self
 
+    def features(self, activations):
+        """(B, T, ...) -> (B, T, feature_dim)."""
+        return self.blocks(activations.flatten(0, 1)).flatten(1).unflatten(0, activations.shape[:2])
+
     def forward(self, activations):
-        features = self.blocks(activations.flatten(0, 1)).flatten(1)
-        return self.head(features.unflatten(0, activations.shape[:2]))
+        return self.head(self.features(activations))

@@ -11,9 +11,11 @@ import encoders
 import engine
 import features
 import files
+import labelled_video
 import models
 import plots
 import splits
+import study_plots
 import utils
 
 
@@ -227,22 +229,50 @@ class Run:
         self.writer.add_image(name, image, self.progress.epoch, dataformats="HWC")
 
     def draw(self):
-        """The figures at the end: curves, and a grid of validation frames with their labels."""
+        """The figures at the end: curves, validation frames and clips with their labels, attention."""
         self.picture("curves", plots.curves, self.progress.history, note=self.note())
         if not hasattr(self, "val_logits"):
             self.validate()
         val = [s for s in self.samples if s.part == "val"]
         random = np.random.default_rng(self.args.seed)
-        chosen = sorted(random.choice(len(val), min(16, len(val)), replace=False).tolist())
+        chosen = random.choice(len(val), min(16, len(val)), replace=False).tolist()
         shares = self.val_logits.softmax(1)
-        frames = [dataset.source_frames(self.args.sampled_data_path, val[i].video, [0])[0] for i in chosen]
-        self.picture("validation_labels", plots.label_grid, frames,
-                     [self.classes[val[i].label] for i in chosen],
-                     [self.classes[shares[i].argmax()] for i in chosen],
+        true = [self.classes[val[i].label] for i in chosen]
+        said = [self.classes[shares[i].argmax()] for i in chosen]
+        clips = [self.clip_frames(val[i].video) for i in chosen]
+        self.picture("validation_labels", plots.label_grid, [clip[0] for clip in clips], true, said,
                      [shares[i].max().item() for i in chosen],
                      title="Validation clips: first frame, predicted and true class", note=self.note())
-        best = self.progress.best
-        if best:
+        for n in range(min(4, len(chosen))):
+            self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n], said[n])
+        if self.args.readout == "attention":
+            self.picture("attention", study_plots.attention_picture, clips[0], self.attention(chosen[0]),
+                         title=f"Attention over the frames of a clip of {true[0]}", note=self.note())
+        if self.progress.best:
             flags = {k: v for k, v in vars(self.args).items() if isinstance(v, int | float | str | bool)}
-            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
+            self.writer.add_hparams(flags, {"best/val_top1": self.progress.best["top1"]}, run_name=".")
         self.writer.close()
+
+    def clip_frames(self, video):
+        """A clip as it was sampled: uint8 (T, H, W, 3)."""
+        clip = dataset.windows(video, self.args.num_frames_video)[0]
+        return dataset.source_frames(self.args.sampled_data_path, video, clip.frames)
+
+    def moving_picture(self, name, frames, true, said):
+        """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        path = self.folder / "figures" / f"{name}.gif"
+        labelled_video.clip_gif(path, frames, 2.5, true=true, predicted=said)
+        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
+                              encoded_image_string=path.read_bytes())
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]),
+                                            self.progress.epoch)
+
+    @torch.inference_mode()
+    def attention(self, i):
+        """The attention read-out's weights over time for validation clip number i, (T,)."""
+        number = torch.tensor([i])
+        x, _ = next(iter(self.val_feed.batches([(number, torch.zeros_like(number))])))
+        features = x if self.network is self.model.head else self.network.features(x)
+        head = self.model.head.eval()
+        return head.attention(head.steps(features))[0].cpu().numpy()
