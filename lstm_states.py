@@ -110,16 +110,18 @@ def _trace(long, fresh, rows, places):
 
 
 @torch.inference_mode()
-def logits(head, features, video, frame, batch=2048):
+def logits(head, features, video, frame, batch=512):
     """Logits of windows: features (V, L, D); video, frame int (N, T) -> float32 array (N, C).
 
-    Windows that occur several times are computed once.
+    A window that occurs several times is computed once, and so is the projection of every frame.
     """
-    codes = video * features.shape[1] + frame
-    unique, back = np.unique(codes.reshape(-1, codes.shape[-1]), axis=0, return_inverse=True)
-    flat = features.flatten(0, 1)
+    unique, back = np.unique(video * features.shape[1] + frame, axis=0, return_inverse=True)
+    flat = features.flatten(0, 1).float()
+    if head.lstm is not None:
+        flat = head.projection(flat)
     index = torch.from_numpy(unique).to(flat.device)
-    found = torch.cat([head(flat[part].float()).float() for part in index.split(batch)])
+    found = torch.cat([(head(flat[part]) if head.lstm is None else
+                        from_steps(head, head.lstm(flat[part])[0])).float() for part in index.split(batch)])
     return found.cpu().numpy()[back.reshape(-1)]
 
 

@@ -275,3 +275,8 @@ def pool(estimates, seed=0):
     replicates = np.take_along_axis(table, drawn, 0).mean(0)
     return Estimate(float(np.mean([e.value for e in estimates])), replicates,
                     int(np.mean([e.n for e in estimates])))
+
+
+def difference(a, b):
+    """a - b, for two Estimates whose replicates drew the same groups."""
+    return Estimate(a.value - b.value, a.replicates - b.replicates, min(a.n, b.n))

@@ -1,0 +1,275 @@
+"""The mixed-action study: does the majority of a window's frames decide, or the last frame?
+
+    python test_continues_movie.py --model_dir RUN
+
+joins test clips of different actions into movies (--num_movies of --movie_clips clips), slides a
+window over each by one frame, and leaves in RUN/test_continues_movie/: metrics.json, windows.csv
+(one row a window), movie.mp4 (the first movie, labelled) and the figures, which TensorBoard shows
+too. Folders and split are those that the run was trained with, unless flags say otherwise.
+
+    python test_continues_movie.py --model_dir RUN1 RUN2 RUN3 ...
+
+studies each and compares: runs that differ in their seed alone are pooled. It leaves
+comparison.csv, comparison.json and pictures in --output_dir.
+"""
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import cli
+import dataset
+import evaluation
+import features
+import files
+import labelled_video
+import mixed_movies
+import study_network
+import study_report
+import utils
+from cli import UserError
+
+FOLDER = "test_continues_movie"
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    evaluation.add_model_flags(parser, several=True)
+    evaluation.add_data_flags(parser)
+    add("--num_movies", type=cli.positive_int, default=100, help="movies")
+    add("--movie_clips", type=cli.number(int, low=2), default=16, help="clips in a movie")
+    add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
+        help="join LOW to HIGH frames of each clip instead of a whole window's length")
+    add("--bootstrap", type=cli.number(int, low=20), default=1000, help="resamplings behind an interval")
+    add("--seed", type=cli.count, default=42, help="of the movies, the shuffling and the intervals")
+    parser.add_boolean("--pictures", default=None,
+                       help="draw the figures and the movie of every run (default: with one run only)")
+    add("--output_dir", default=None, metavar="DIR",
+        help=f"for the comparison of several runs (default: {FOLDER} beside the first run)")
+    return parser.parse_args()
+
+
+# ---------------------------------------------------------------- test clips
+
+def load_clips(trained, args, device):
+    """(evaluation.TestData, [dataset.Clip], study_network.Clips) of the test videos.
+
+    Every frame is encoded once, and its features are kept in the feature cache.
+    """
+    data = evaluation.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
+    if len(set(data.labels.tolist())) < 2:
+        raise UserError(f"--sampled_data_path {data.folder}: test videos of one action; a movie needs two")
+    cli.say(data.note)
+    length = trained.settings["num_frames_video"]
+    longest = max(length, args.segment_frames[1] if args.segment_frames else 0)
+    clips = [dataset.windows(v, longest)[0] for v in data.videos]
+    whole = [dataset.windows(v, length)[0] for v in data.videos]
+    encoder = trained.model.encoder.requires_grad_(False)
+    options = features.Options(device, args.num_workers, trained.settings["seed"], args.feature_cache)
+    found = features.encode_clips(encoder, clips, data.folder, options, "test")
+    mean = mean_frame_features(encoder, whole, data.folder, options)
+    frames = [min(v.frames, longest) if args.segment_frames else length for v in data.videos]
+    return data, clips, study_network.Clips(
+        [v.name for v in data.videos], data.groups, data.labels, np.array(frames),
+        torch.from_numpy(np.ascontiguousarray(found)).to(device), mean[:-1].to(device), mean[-1:].to(device))
+
+
+class MeanFrames(Dataset):
+    """Block i: the mean frames of some clips, uint8 (B, S, S, 3); after the last clip, a grey one."""
+
+    def __init__(self, folder, clips, transform, seed, size=8):
+        self.source, self.clips, self.size = (folder, transform, seed), [*clips, None], size
+
+    def __len__(self):
+        return -(-len(self.clips) // self.size)
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        folder, transform, seed = self.source
+        grey = np.full((transform.crop, transform.crop, 3), 128, np.uint8)
+        return np.stack([grey if clip is None else
+                         dataset.clip_frames(folder, clip, transform, seed).mean(0).round().astype(np.uint8)
+                         for clip in self.clips[i * self.size:(i + 1) * self.size]])
+
+
+def mean_frame_features(encoder, clips, folder, options):
+    """Features of each clip's mean frame and, last, of a grey frame: float32 (V + 1, D).
+
+    They are kept beside the feature cache, under a name made of all that they depend on.
+    """
+    rows = [(clip.video, clip.view, frame) for clip in clips for frame in clip.frames]
+    key = features.cache_key(encoder, rows, folder, options, "mean frames")
+    path = Path(folder) / "features" / f"mean-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npy"
+    try:
+        kept = np.load(path)
+        if kept.shape[0] == len(clips) + 1 and kept.dtype == np.float32:
+            return torch.from_numpy(kept)
+    except (OSError, ValueError, EOFError):     # absent, or cut off: made again
+        pass
+    frames = MeanFrames(folder, clips, encoder.transform, options.seed)
+    encode = features.FrameEncoder(encoder, options.device)
+    found = torch.cat([encode(block).float().cpu() for block in
+                       features.frame_loader(frames, options, options.device)])
+    path.parent.mkdir(exist_ok=True)
+    with files.atomic(path) as temporary:
+        np.save(temporary, found.numpy())
+    return found
+
+
+# ---------------------------------------------------------------- the study
+
+def draw_movies(clips, args, length):
+    """mixed_movies.Movies; UserError for segments that do not suit windows of `length` frames."""
+    if args.segment_frames:
+        low, high = args.segment_frames
+        if low > high or 2 * low + 2 <= length:
+            raise UserError(f"--segment_frames {low} {high}: LOW is at most HIGH, and at least "
+                            f"{(length - 1) // 2} so that a window of {length} frames holds three actions "
+                            f"at most")
+        shortest = clips.frames.min()
+        if shortest < high:
+            cli.say(f"--segment_frames {low} {high}: the shortest sampled video has {shortest} frames, and "
+                    f"a clip never has more than its video (preprocess with --num_frames_to_extract {high} "
+                    f"or more for longer ones)")
+        if shortest < low:
+            raise UserError(f"--segment_frames {low} {high}: choose a LOW of at most {shortest}")
+    try:
+        movies = mixed_movies.draw_movies(clips.labels, args.num_movies, args.movie_clips, clips.frames,
+                                          args.seed, args.segment_frames)
+        mixed_movies.slide(movies, clips.labels, length)
+    except ValueError as error:
+        raise UserError(f"--movie_clips {args.movie_clips}: {error}") from None
+    return movies
+
+
+def study_run(model_dir, args, device, pictures):
+    """Study one run and write its folder -> (settings, Clips, study_report.Study, its folder)."""
+    trained = utils.load_trained(model_dir, args.model_name, device)
+    data, source, clips = load_clips(trained, args, device)
+    length = trained.settings["num_frames_video"]
+    movies = draw_movies(clips, args, length)
+    found = study_network.analyse(trained.model.head, trained.classes, clips, movies, length, args.seed,
+                                  args.bootstrap)
+    folder = trained.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    files.remove_leftovers(folder)
+    settings = measured_on(trained, data.split, clips, args)
+    files.write_json(folder / "metrics.json", study_report.metrics(found, settings))
+    files.write_csv(folder / "windows.csv", study_report.WINDOW_COLUMNS, study_report.window_rows(found))
+    if pictures:
+        for old in (*folder.glob("*.png"), *folder.glob("events.out.tfevents.*")):
+            old.unlink()
+        show(folder, study_report.draw(found, folder, note(settings)))
+        write_movie(folder / "movie.mp4", data.folder, source, found)
+    return settings, clips, found, folder
+
+
+def measured_on(trained, split, clips, args):
+    """What the figures of metrics.json were measured on and with, in plain containers."""
+    spec = trained.model.head.spec
+    return {"split": split, "classes": len(trained.classes),
+            "test_videos": len(clips.labels), "groups": len(set(clips.groups)),
+            "num_frames_video": trained.settings["num_frames_video"], "encoder": trained.model.encoder.name,
+            **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
+            "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
+            "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
+            "bootstrap": args.bootstrap, "intervals": "95%, source groups of the test videos resampled"}
+
+
+def note(settings):
+    """The small print under every picture."""
+    return (f"{variant_name(settings)}, training seed {settings['training_seed']}; "
+            f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
+            f"classes, split {settings['split']}.")
+
+
+def variant_name(settings):
+    """Read-out and direction, what the original's question is about."""
+    if settings["readout"] == "none":
+        return "none (no LSTM)"
+    steps = ", per step" if settings["per_step"] else ""
+    return f"{settings['readout']}, {'both ways' if settings['bidirectional'] else 'one way'}{steps}"
+
+
+def show(folder, pictures):
+    """All pictures into TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+    with SummaryWriter(str(folder)) as writer:
+        for name, picture in pictures.items():
+            writer.add_image(f"{FOLDER}/{name}", picture, dataformats="HWC")
+
+
+def write_movie(path, data, source, found):
+    """The first movie, each frame labelled with the window that ends with it."""
+    T, first = found.length, found.movies.movie == 0
+    video, frame = found.movies.video[first], found.movies.frame[first]
+    windows = found.windows.movie == 0
+    truth, predicted = (np.concatenate([np.full(T - 1, -1), values[windows]])
+                        for values in (found.windows.majority, found.predicted))
+    p = np.concatenate([np.zeros((T - 1, found.p.shape[1])), found.p[windows]])
+    pictures = (dataset.source_frames(data, source[v].video, [source[v].frames[f]])[0]
+                for v, f in zip(video, frame, strict=True))
+    sampling = dataset.sampling_settings(data)
+    action = found.labels[video]
+    labelled_video.mixed_movie(path, pictures, truth, predicted, p, found.classes,
+                               sampling["FPS"] / sampling["sampling_rate"], action)
+
+
+# ---------------------------------------------------------------- several runs
+
+def compare(studied, args):
+    """Pool the runs that differ in their training seed alone, print and write the table and pictures."""
+    first = studied[0][1]
+    for _, clips, _, folder in studied:
+        if clips.names != first.names or not np.array_equal(clips.labels, first.labels):
+            raise UserError(f"--model_dir {folder.parent}: its test videos or classes are not those of "
+                            f"the first run; compare runs of one data set and split")
+    groups = {}
+    for settings, _, found, _ in studied:
+        key = {k: settings[k] for k in ("encoder", "num_frames_video")}
+        groups.setdefault((variant_name(settings), *key.values()), []).append((settings, found))
+    several = len({key[1:] for key in groups}) > 1      # encoder or length differ: then they are named
+    variants = []
+    for number, (key, members) in enumerate(groups.items()):
+        name = ", ".join(map(str, key)) if several else key[0]
+        seeds = [settings["training_seed"] for settings, _ in members]
+        variants.append(study_report.pool_runs(name, seeds, [found for _, found in members], number))
+    folder = Path(args.output_dir or studied[0][3].parent.parent / FOLDER).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
+    settings, found = groups[next(iter(groups))][0]
+    files.write_csv(folder / "comparison.csv", *study_report.comparison_table(variants))
+    files.write_json(folder / "comparison.json", {
+        "runs": [str(folder.parent) for *_, folder in studied],
+        "movies": args.num_movies, "windows": len(found.windows.movie),
+        "variants": {v.name: {"runs": v.runs, "seeds": v.seeds, "figures": study_report.as_json(v.figures),
+                              "switching": v.curve.as_json()} for v in variants}})
+    words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
+             f"classes, split {settings['split']}, {args.num_movies} movies.")
+    show(folder, study_report.draw_comparison(variants, folder, words))
+    cli.say(study_report.printed_table(variants))
+    return folder
+
+
+def main():
+    args = parse_args()
+    device = utils.choose_device(args.device)
+    pictures = len(args.model_dir) == 1 if args.pictures is None else args.pictures
+    studied = []
+    for model_dir in args.model_dir:
+        settings, clips, found, folder = study_run(model_dir, args, device, pictures)
+        cli.say(f"{variant_name(settings)}, seed {settings['training_seed']}: {study_report.sentence(found)}")
+        studied.append((settings, clips, found, folder))
+    if len(studied) > 1:
+        folder = compare(studied, args)
+    cli.say(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)
