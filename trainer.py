@@ -262,7 +262,8 @@ class Run:
         """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         path = self.folder / "figures" / f"{name}.gif"
-        labelled_video.clip_gif(path, frames, 2.5, true=true, predicted=said)
+        fps = (self.settings["FPS"] or 25) / (self.settings["sampling_rate"] or 10)
+        labelled_video.clip_gif(path, frames, fps, true=true, predicted=said)
         image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
                               encoded_image_string=path.read_bytes())
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]),
