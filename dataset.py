@@ -62,8 +62,10 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
     videos = []
     for line, row in enumerate(rows, 2):
-        inside = not {"/", "\\", "\0"} & set(row["class"] + row["video"]) and ".." not in row["class"]
-        if not row["frames"].isdecimal() or int(row["frames"]) < 1 or not inside or not row["class"]:
+        inside = not {"/", "\\", "\0"} & set(row["class"] + row["video"])
+        inside = inside and row["class"] not in ("", ".", "..")
+        count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
+        if not count or int(row["frames"]) < 1 or not inside:
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
                                    int(row["frames"])))

@@ -48,6 +48,13 @@ def _lines(path):
             yield f"{path} line {number}", line.strip()
 
 
+def _whole(text, where):
+    """The whole number >= 0 that a text says; Python itself refuses thousands of digits."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise UserError(f"{where}: {text[:20]!r} is no label or count")
+    return int(text)
+
+
 def read_class_index(folder):
     """{class: label} of classInd.txt (labels from 1), or None where there is no such file."""
     path = Path(folder) / "classInd.txt"
@@ -58,9 +65,10 @@ def read_class_index(folder):
         match = re.fullmatch(r"(\d+)\s+(.+)", line)
         if not match:
             raise UserError(f"{where}: expected a number and a class name, not {line!r}")
-        if match[2] in index or int(match[1]) in index.values():
-            raise UserError(f"{where}: class {match[2]!r} or number {match[1]} stands there twice")
-        index[match[2]] = int(match[1])
+        number = _whole(match[1], where)
+        if match[2] in index or number in index.values():
+            raise UserError(f"{where}: class {match[2]!r} or number {number} stands there twice")
+        index[match[2]] = number
     return index
 
 
@@ -73,11 +81,11 @@ def read_list(path, class_index=None):
     rows, seen = [], set()
     for where, line in _lines(path):
         match = re.fullmatch(r"(.+\.\w+)\s+(\d+)", line)
-        name, label = (match[1], int(match[2])) if match else (line, None)
+        name, label = (match[1], _whole(match[2], where)) if match else (line, None)
         parts = name.replace("\\", "/").split("/")
         if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
             raise UserError(f"{where}: {name!r} leaves the data set's folder")
-        if len(parts) < 2 or not parts[-2]:
+        if len(parts) < 2 or any(part in ("", ".") or part != part.strip() for part in parts[-2:]):
             raise UserError(f"{where}: expected Class/video.avi, not {line!r}")
         cls, video = parts[-2], Path(parts[-1]).stem
         if class_index is not None:
@@ -243,9 +251,10 @@ def read_splits(path):
     """[{video, class, label, group, part}] of a run's splits.csv, label an int."""
     rows = files.read_csv(path, SPLIT_COLUMNS)
     for number, row in enumerate(rows, 2):
-        if row["part"] not in PARTS or not row["label"].isdecimal():
-            raise UserError(f"{path} line {number}: label {row['label']!r} or part {row['part']!r} is none")
-        row["label"] = int(row["label"])
+        where = f"{path} line {number}"
+        if row["part"] not in PARTS:
+            raise UserError(f"{where}: {row['part']!r} is none of {', '.join(PARTS)}")
+        row["label"] = _whole(row["label"], where)
     return rows
 
 
