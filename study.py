@@ -13,6 +13,7 @@ from mixed_movies import mixes
 
 FIRST, SECOND, THIRD, NEITHER = range(4)
 OUTCOMES = ("first", "second", "third", "neither")
+RIDGE = 3e-5        # on the squared slope of a switching curve
 
 
 # ---------------------------------------------------------------- intervals
@@ -139,30 +140,46 @@ def shares(windows, predicted, weights):
 # ---------------------------------------------------------------- switching
 
 def fit_logistic(share, weight):
-    """Logistic curves through share (R, K), weight (R, K), at x = 0 ... K-1 -> (point, slope), (R,).
+    """Logistic curves through share (R, K) at x = 0 ... K-1 -> (point, slope, lapse), each (R,).
 
-    point: where the curve passes one half; NaN where it does not rise. slope: logits a frame.
-    Newton's method on the mean cross-entropy; a touch of ridge (1e-4) on the slope keeps it finite
-    where no window is in doubt, and puts the point in the middle between the two sides.
+    share = lapse + (1 - 2 lapse) / (1 + exp(-slope (x - point))), so that the curve passes one half
+    at `point`. The lapse, how far windows of one action fall short of 0 and 1, is read off the two
+    ends: without it, a network that errs would look as if it changed its mind slowly.
+    slope: logits a frame. NaN where the curve does not rise. weight: (R, K).
+    Least squares (Levenberg and Marquardt), with a touch of ridge on the slope: where no window is
+    in doubt it keeps the slope finite, and the point in the middle between the two sides.
     """
-    x = np.arange(share.shape[1]) - (share.shape[1] - 1) / 2
+    x = np.arange(share.shape[1])
     weight = np.nan_to_num(weight / np.maximum(weight.sum(1, keepdims=True), 1e-12))
-    share = np.where(weight > 0, np.nan_to_num(share), 0)
-    a, b = np.zeros(len(share)), np.zeros(len(share))
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(a[:, None] + b[:, None] * x, -40, 40)))
-        error, curve = weight * (p - share), weight * p * (1 - p)
-        ga, gb = error.sum(1), error @ x + 1e-4 * b
-        haa, hab, hbb = curve.sum(1) + 1e-9, curve @ x, curve @ (x * x) + 1e-4
-        det = haa * hbb - hab ** 2
-        da, db = (hbb * ga - hab * gb) / det, (haa * gb - hab * ga) / det
-        short = np.minimum(1, 1 / np.maximum(np.hypot(da, db), 1e-12))   # Newton may overshoot
-        a, b = a - short * da, b - short * db
-        if np.max(np.abs(da) + np.abs(db)) < 1e-9:
-            break
-    with np.errstate(divide="ignore", invalid="ignore"):
-        point = np.where(b > 1e-3, (share.shape[1] - 1) / 2 - a / b, np.nan)
-    return point, b
+    lapse = (share[:, 0] + 1 - share[:, -1]) / 2
+    lapse = np.where(lapse < 0.475, lapse, np.nan)
+    y = np.where(weight > 0, (share - lapse[:, None]) / (1 - 2 * lapse[:, None]), 0)
+    y = np.nan_to_num(y, nan=0.5)
+
+    def loss(point, slope):
+        p = 1 / (1 + np.exp(-np.clip(slope[:, None] * (x - point[:, None]), -60, 60)))
+        return p, (weight * (p - y) ** 2).sum(1) + RIDGE * slope ** 2
+
+    point, slope = np.clip(x[-1] + 0.5 - y[:, 1:].sum(1), 0, x[-1]), np.ones(len(y))
+    damping, (p, value) = np.full(len(y), 1e-3), loss(point, slope)
+    for _ in range(60):
+        bend = p * (1 - p)
+        to_point, to_slope = -slope[:, None] * bend, (x - point[:, None]) * bend
+        g = np.stack([(weight * (p - y) * d).sum(1) for d in (to_point, to_slope)], 1)
+        g[:, 1] += RIDGE * slope
+        h = np.stack([(weight * a * b).sum(1) for a, b in
+                      ((to_point, to_point), (to_point, to_slope), (to_slope, to_slope))], 1)
+        h11, h12, h22 = h[:, 0] + damping, h[:, 1], h[:, 2] + RIDGE + damping
+        det = h11 * h22 - h12 ** 2
+        there = (point - (h22 * g[:, 0] - h12 * g[:, 1]) / det,
+                 slope - (h11 * g[:, 1] - h12 * g[:, 0]) / det)
+        new_p, new_value = loss(*there)
+        better = new_value < value
+        point, slope = np.where(better, there[0], point), np.where(better, there[1], slope)
+        p, value = np.where(better[:, None], new_p, p), np.where(better, new_value, value)
+        damping = np.clip(np.where(better, damping / 4, damping * 4), 1e-12, 1e6)
+    rises = (slope > 1e-2) & np.isfinite(lapse)
+    return np.where(rises, point, np.nan), np.where(rises, slope, np.nan), lapse
 
 
 def recency_index(point, length):
@@ -183,11 +200,12 @@ class Switching:
     curve: list
     point: Estimate
     slope: Estimate
+    lapse: Estimate
     recency: Estimate
 
     def as_json(self):
         return {"recency_index": self.recency.as_json(), "point_of_equality": self.point.as_json(),
-                "slope": self.slope.as_json(),
+                "slope": self.slope.as_json(), "lapse": self.lapse.as_json(),
                 "curve": {str(k): e.as_json() for k, e in enumerate(self.curve)}}
 
 
@@ -205,9 +223,9 @@ def switching(r, weights):
     counts = np.vstack([n, spread.totals(np.ones(len(k)), k, steps)])
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.vstack([total, spread.totals(values, k, steps)]) / counts
-    point, slope = fit_logistic(mean, counts)
+    point, slope, lapse = fit_logistic(mean, counts)
     index = recency_index(point, steps - 1)
-    fit = [Estimate(x[0], x[1:], cuts) for x in (point, slope, index)]
+    fit = [Estimate(x[0], x[1:], cuts) for x in (point, slope, lapse, index)]
     return Switching([Estimate(mean[0, i], mean[1:, i], n[i]) for i in range(steps)], *fit)
 
 

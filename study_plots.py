@@ -145,11 +145,15 @@ def shares_by_mix(path, k, shares, low, high, n, title="Which action wins a mixe
     return style.save(fig, path)
 
 
-def _logistic(ax, k, fit, color, line="-"):
-    """fit: (point, slope[, point low, point high]); the curve, and a band over the point's interval."""
-    x = np.linspace(min(k), max(k), 200)
-    ax.plot(x, 1 / (1 + np.exp(-np.clip(fit[1] * (x - fit[0]), -60, 60))), color=style.unit(color), ls=line)
-    if len(fit) >= 4:
+def _logistic(ax, k, fit, color, line="-", band=True):
+    """fit: (point, slope[, point low, point high[, lapse]]); the curve, and a band over the interval.
+
+    lapse: how far the curve's ends stay from 0 and 1.
+    """
+    x, lapse = np.linspace(min(k), max(k), 200), fit[4] if len(fit) > 4 else 0
+    y = lapse + (1 - 2 * lapse) / (1 + np.exp(-np.clip(fit[1] * (x - fit[0]), -60, 60)))
+    ax.plot(x, y, color=style.unit(color), ls=line)
+    if band and len(fit) >= 4:
         ax.axvspan(fit[2], fit[3], color=style.unit(color), alpha=0.15, lw=0)
 
 
@@ -198,7 +202,7 @@ def switching_curves(path, runs, title="Switching curves of several networks", n
                 colors[i], name, style.MARKERS[i % len(style.MARKERS)], "none" if fit else line,
                 crowded=len(runs) > 3)
         if fit:
-            _logistic(ax, k, fit[:2], colors[i], line)
+            _logistic(ax, k, fit, colors[i], line, band=False)
     _share_axis(ax, "frames of the second action in the window", ylabel)
     ax.xaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)

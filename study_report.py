@@ -161,11 +161,11 @@ def synthetic_frames(count, high=90, wide=120):
 
 
 def _fit(curve):
-    """(point, slope, low, high) for the plots, or None where there is no curve to draw."""
+    """(point, slope, point low, point high, lapse) for the plots, or None where there is no curve."""
     ends = curve.point.ci95
-    if not np.isfinite(curve.point.value):
+    if ends is None or not np.isfinite(curve.point.value):
         return None
-    return (curve.point.value, curve.slope.value, *(ends or ()))
+    return (curve.point.value, curve.slope.value, *ends, curve.lapse.value)
 
 
 def _curve(name, curve):
@@ -263,7 +263,7 @@ def pool_runs(name, seeds, studies, seed=0):
     curves = [s.switching["hard"] for s in studies]
     curve = [study.pool(list(points), seed) for points in zip(*(c.curve for c in curves), strict=True)]
     pooled = study.Switching(curve, *(study.pool([getattr(c, key) for c in curves], seed)
-                                      for key in ("point", "slope", "recency")))
+                                      for key in ("point", "slope", "lapse", "recency")))
     return Variant(name, len(studies), seeds, figures, pooled)
 
 
