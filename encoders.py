@@ -14,6 +14,9 @@ from torch import fx, nn
 
 from cli import UserError
 
+# Second classifiers of GoogLeNet and Inception that help only to train them from scratch
+AUXILIARY = {"aux1", "aux2", "AuxLogits"}
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -112,9 +115,14 @@ def _torchvision_model(name, download, img_dim):
                         f"try resnet152, or timm/{name}")
     best = zoo.get_model_weights(name).DEFAULT
     options = {"image_size": img_dim} if img_dim and name.startswith("vit_") and not download else {}
-    if name in ("googlenet", "inception_v3") and not download:
-        options["init_weights"] = True  # the default, said aloud to spare the user its warning
+    if name in ("googlenet", "inception_v3"):
+        options["transform_input"] = True  # as with weights: a checkpoint is built again without them
+        if not download:
+            options["init_weights"] = True  # the default, said aloud to spare the user its warning
     model = zoo.get_model(name, weights=best if download else None, **options)
+    for extra in AUXILIARY & {child for child, _ in model.named_children()}:
+        model.aux_logits = False
+        setattr(model, extra, None)
     without_classifier(model, len(best.meta["categories"]))
     preset = best.transforms()
     crop = img_dim or preset.crop_size[0]
@@ -156,7 +164,8 @@ def load_backbone(backbone, state):
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), dict):
             state = state[key]
-    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    state = {k.removeprefix("module."): v for k, v in state.items()
+             if isinstance(v, torch.Tensor) and k.removeprefix("module.").split(".")[0] not in AUXILIARY}
     own = backbone.state_dict()
     extra = [k for k in state if k not in own]
     # What a classifier leaves behind is one weight and one bias; anything more is another network.

@@ -1,0 +1,363 @@
+"""The network: read-outs by independent computation, encoders of every family, weights that move or stay."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import encoders
+import models
+from cli import UserError
+
+DIM, CLASSES, FRAMES = 24, 5, 4
+
+
+def head(readout="final", **options):
+    torch.manual_seed(0)
+    spec = dict(latent_dim=16, hidden_size=8, lstm_layers=2, dropout=0.5) | options
+    return models.Head(DIM, CLASSES, readout=readout, **spec).eval()
+
+
+@pytest.fixture
+def features():
+    return torch.randn(3, FRAMES, DIM, generator=torch.Generator().manual_seed(1))
+
+
+def tiny_encoder(name="resnet18", img_dim=32):
+    torch.manual_seed(0)
+    return encoders.build_encoder(name, None, img_dim)
+
+
+def frames_for(encoder, number=2, seed=0):
+    side = encoder.transform.crop
+    return torch.randint(0, 256, (number, 3, side, side), dtype=torch.uint8,
+                         generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------- read-outs
+
+def one_direction(lstm, layer, x, suffix):
+    """An LSTM layer's outputs in one direction, (T, hidden), from the equations of the paper."""
+    w, u, b, c = (getattr(lstm, f"{name}_l{layer}{suffix}") for name in
+                  ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    state = cell = torch.zeros(lstm.hidden_size)
+    outputs = []
+    for step in x:
+        i, f, g, o = (w @ step + b + u @ state + c).chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        state = o.sigmoid() * cell.tanh()
+        outputs.append(state)
+    return torch.stack(outputs)
+
+
+def by_hand(net, clip):
+    """(forward outputs, backward outputs), both (T, hidden), of one clip (T, D)."""
+    norm, linear = net.projection[0], net.projection[1]
+    x = F.relu(linear(F.layer_norm(clip, (DIM,), norm.weight, norm.bias)))
+    for layer in range(net.lstm.num_layers):
+        forward = one_direction(net.lstm, layer, x, "")
+        backward = one_direction(net.lstm, layer, x.flip(0), "_reverse").flip(0)
+        x = torch.cat([forward, backward], 1)
+    return forward, backward
+
+
+@torch.inference_mode()
+def test_every_read_out_is_what_it_says(features):
+    for readout in models.READOUTS[:-1]:
+        net = head(readout)
+        got = net.read(net.steps(features))
+        for clip, vector in zip(features, got, strict=True):
+            forward, backward = by_hand(net, clip)
+            both = torch.cat([forward, backward], 1)
+            expected = {"last": both[-1], "final": torch.cat([forward[-1], backward[0]]),
+                        "mean": both.mean(0), "sum": both.sum(0), "max": both.max(0).values}
+            if readout == "attention":
+                weights = (both @ net.score.weight[0] + net.score.bias).exp()
+                expected["attention"] = (weights[:, None] * both).sum(0) / weights.sum()
+            torch.testing.assert_close(vector, expected[readout])
+
+
+@torch.inference_mode()
+def test_the_last_step_of_the_backward_half_has_seen_one_frame_and_the_first_all(features):
+    other = features.clone()
+    other[:, :-1] += torch.randn_like(other[:, :-1])
+    last, final = head("last", lstm_layers=1), head("final", lstm_layers=1)
+    before, after = last.read(last.steps(features)), last.read(last.steps(other))
+    assert torch.equal(before[:, 8:], after[:, 8:]) and not torch.equal(before[:, :8], after[:, :8])
+    before, after = final.read(final.steps(features)), final.read(final.steps(other))
+    assert (before != after).float().mean() > 0.9
+
+
+@torch.inference_mode()
+def test_one_direction_reads_the_last_step(features):
+    for readout in ("final", "last"):
+        net = head(readout, bidirectional=False)
+        assert torch.equal(net.read(net.steps(features)), net.steps(features)[:, -1])
+        assert net(features).shape == (3, CLASSES)
+
+
+@torch.inference_mode()
+def test_attention_sums_to_one_and_other_read_outs_have_none(features):
+    net = head("attention")
+    weights = net.attention(net.steps(features))
+    assert weights.shape == (3, FRAMES) and (weights > 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+    with pytest.raises(ValueError, match="no attention"):
+        head("mean").attention(net.steps(features))
+
+
+@torch.inference_mode()
+def test_without_an_lstm_the_order_of_the_frames_does_not_matter(features):
+    turned = features.flip(1)
+    torch.testing.assert_close(head("none")(features), head("none")(turned))
+    assert head("none").lstm is None
+    assert (head("final")(features) - head("final")(turned)).abs().max() > 1e-4
+
+
+def test_a_step_by_step_head_gives_each_steps_logits_in_training_and_mean_probabilities_in_test(features):
+    net = head("final", per_step=True, dropout=0)
+    assert net.train()(features).shape == (3, FRAMES, CLASSES)
+    with torch.inference_mode():
+        expected = net.classifier(net.steps(features)).softmax(2).mean(1)
+        torch.testing.assert_close(net.eval()(features).softmax(1), expected)
+
+
+@torch.no_grad()
+def test_logits_leave_the_network_never_probabilities(features):
+    for readout in models.READOUTS:
+        net = head(readout)
+        assert not any(isinstance(m, nn.Softmax | nn.LogSoftmax) for m in net.modules())
+        net.classifier[-1].weight.mul_(1000)
+        logits = net(features)
+        assert logits.min() < -1 and logits.max() > 1, "a softmax would keep them between 0 and 1"
+        assert (logits.logsumexp(1).abs() > 0.1).all(), "a log-softmax would sum to one"
+        right = logits.argmax(1)
+        assert F.cross_entropy(logits, right) < 0.5, "a sure and right answer must cost next to nothing"
+
+
+def test_an_unknown_read_out_is_refused():
+    with pytest.raises(ValueError, match="read-out|readout"):
+        head("middle")
+
+
+# ---------------------------------------------------------------- encoders
+
+FAMILIES = [("alexnet", 64), ("convnext_tiny", 32), ("densenet121", 32), ("efficientnet_b0", 32),
+            ("efficientnet_v2_s", 32), ("googlenet", 32), ("inception_v3", 75), ("maxvit_t", 224),
+            ("mnasnet0_5", 32), ("mobilenet_v2", 32), ("mobilenet_v3_small", 32), ("regnet_x_400mf", 32),
+            ("regnet_y_400mf", 32), ("resnet18", 32), ("resnext50_32x4d", 32), ("shufflenet_v2_x0_5", 32),
+            ("squeezenet1_1", 32), ("swin_t", 32), ("swin_v2_t", 32), ("vgg11", 32), ("vit_b_32", 32)]
+
+
+def classifier_input(backbone, x):
+    """What the last layer of a torchvision model reads, seen by a hook; averaged over the picture
+    where that layer is a convolution, (N, D)."""
+    layers = [m for m in backbone.modules()
+              if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
+    seen = []
+    layers[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    backbone(x)
+    return seen[0].mean((2, 3)) if seen[0].dim() == 4 else seen[0]
+
+
+@pytest.mark.parametrize("name, img_dim", FAMILIES)
+def test_an_encoder_of_every_family_gives_what_its_last_layer_reads(name, img_dim):
+    encoder = tiny_encoder(name, img_dim)
+    frames = frames_for(encoder)
+    with torch.inference_mode():
+        features = encoder(frames)
+        assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
+        fast = encoders.for_inference(encoder)(frames)
+        assert (fast - features).abs().max() <= 1e-3 * features.abs().max()
+    blocks = encoders.units(encoder.backbone)
+    assert len(blocks) >= 5 and sorted(sum(blocks, [])) == sorted(set(sum(blocks, [])))
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"])
+def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_layer_reads(name):
+    import torchvision.models as zoo
+    torch.manual_seed(0)
+    whole = zoo.get_model(name).eval()
+    encoder = encoders.build_encoder(name, whole.state_dict(), 64)
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    frames = frames_for(encoder)
+    with torch.inference_mode():
+        expected = classifier_input(whole, (frames / 255 - mean) / std)
+        assert expected.std() > 0
+        torch.testing.assert_close(encoder(frames), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_families_are_all_that_torchvision_has():
+    import torchvision.models as zoo
+    tested = {zoo.get_model_builder(name).__module__ for name, _ in FAMILIES}
+    assert {zoo.get_model_builder(name).__module__ for name in zoo.list_models(module=zoo)} == tested
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_model_with_second_classifiers_is_built_the_same_with_and_without_weights(name):
+    """torchvision's weights change two of its options, which a checkpoint made from them must find again."""
+    encoder = encoders.encoder_from_spec(tiny_encoder(name, 75).spec())
+    assert encoder.backbone.transform_input
+    assert not any(key.split(".")[0] in encoders.AUXILIARY for key in encoder.backbone.state_dict())
+    with_them = {**encoder.backbone.state_dict(), "aux1.fc1.weight": torch.zeros(1),
+                 "AuxLogits.conv0.conv.weight": torch.zeros(1), "aux2.fc1.bias": torch.zeros(1)}
+    encoders.load_backbone(encoder.backbone, with_them)
+
+
+@pytest.mark.parametrize("name", ["timm/mobilenetv3_small_050", "timm/efficientnet_lite0"])
+def test_timm_models_are_encoders_too(name):
+    pytest.importorskip("timm")
+    encoder = tiny_encoder(name)
+    with torch.inference_mode():
+        features = encoder(frames_for(encoder))
+        fast = encoders.for_inference(encoder)
+        assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
+        assert (fast(frames_for(encoder)) - features).abs().max() <= 1e-3 * features.abs().max()
+    again = encoders.encoder_from_spec(encoder.spec())
+    assert again.transform == encoder.transform and again.feature_dim == encoder.feature_dim
+
+
+def test_the_transform_is_that_of_the_weights_unless_img_dim_says_otherwise():
+    assert encoders.build_encoder("resnet18", None).transform == encoders.Transform(
+        256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
+    small = tiny_encoder(img_dim=112).transform
+    assert (small.resize, small.crop) == (128, 112)
+
+
+@pytest.mark.parametrize("name, img_dim, says", [
+    ("resnet153", None, "--encoder resnet153: .*try resnet152"),
+    ("timm/no_such_model", None, "--encoder timm/no_such_model"),
+    ("fasterrcnn_resnet50_fpn", None, "no classification model"),
+    ("maxvit_t", 40, "--img_dim 40"),
+])
+def test_an_encoder_that_is_none_or_a_size_it_cannot_take_is_refused(name, img_dim, says):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(UserError, match=says):
+        encoders.build_encoder(name, None, img_dim)
+
+
+def test_weights_of_another_network_are_refused_with_the_keys_named():
+    encoder = tiny_encoder("mobilenet_v3_small")
+    with pytest.raises(UserError, match=r"missing features\.0\.0\.weight.*not of this network conv1\.weight"):
+        encoders.load_backbone(encoder.backbone, tiny_encoder().backbone.state_dict())
+    state = encoder.backbone.state_dict()
+    del state["features.0.0.weight"]
+    with pytest.raises(UserError, match=r"missing features\.0\.0\.weight$"):
+        encoders.load_backbone(encoder.backbone, state)
+    state = encoder.backbone.state_dict() | {"features.0.0.weight": torch.zeros(1, 3, 3, 3)}
+    with pytest.raises(UserError, match=r"of another shape features\.0\.0\.weight"):
+        encoders.load_backbone(encoder.backbone, state)
+
+
+def test_a_classifier_in_a_weights_file_is_left_out_and_wrappers_are_opened():
+    state = tiny_encoder().backbone.state_dict()
+    encoder = encoders.build_encoder("resnet18", None, 32)
+    wrapped = {"state_dict": {f"module.{k}": v for k, v in state.items()}
+               | {"module.fc.weight": torch.zeros(1000, 512), "module.fc.bias": torch.zeros(1000)}}
+    encoders.load_backbone(encoder.backbone, wrapped)
+    assert all(torch.equal(v, state[k]) for k, v in encoder.backbone.state_dict().items())
+
+
+# ---------------------------------------------------------------- frozen, folded, cut
+
+def disturb_statistics(module):
+    """Batch norms as after real training: statistics and scales that are not 0 and 1."""
+    generator = torch.Generator().manual_seed(3)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.3, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+            with torch.no_grad():
+                norm.weight.uniform_(0.5, 1.5, generator=generator)
+                norm.bias.normal_(0, 0.3, generator=generator)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "timm/efficientnet_lite0"])
+def test_folded_batch_norms_give_the_same_features_and_leave_the_encoder_alone(name):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    encoder = tiny_encoder(name)
+    disturb_statistics(encoder)
+    before = copy.deepcopy(encoder.state_dict())
+    fast = encoders.for_inference(encoder)
+    count = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (encoder, fast)]
+    assert count[1] < count[0] and (count[1] == 0 or name == "densenet121")
+    with torch.inference_mode():
+        expected, got = encoder(frames_for(encoder, 4)), fast(frames_for(encoder, 4))
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_training_mode_never_reaches_a_frozen_encoder():
+    encoder = tiny_encoder("mobilenet_v3_small")
+    network = models.LRCN(encoder, models.Head(encoder.feature_dim, CLASSES, 16, 8)).train()
+    assert network.head.training and not any(m.training for m in encoder.modules())
+    before = copy.deepcopy(dict(encoder.named_buffers()))
+    network(frames_for(encoder, 4).unflatten(0, (2, 2))).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in encoder.named_buffers())
+
+
+def test_batch_norm_statistics_follow_the_data_only_when_asked():
+    encoder = tiny_encoder()
+    encoder.moving_statistics = True
+    encoder.train()
+    kinds = {type(m).__name__ for m in encoder.modules() if m.training}
+    assert kinds == {"BatchNorm2d"}
+    before = copy.deepcopy(dict(encoder.named_buffers()))
+    encoder(frames_for(encoder, 4))
+    assert any(not torch.equal(v, before[k]) for k, v in encoder.named_buffers())
+    assert not any(m.training for m in encoder.eval().modules())
+
+
+@pytest.mark.parametrize("name, last", [("resnet18", 1), ("resnet18", 3), ("mobilenet_v3_small", 2),
+                                        ("convnext_tiny", 2), ("vit_b_32", 1), ("googlenet", 2),
+                                        ("timm/efficientnet_lite0", 2)])
+def test_the_frozen_part_and_the_tail_make_the_whole(name, last):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    encoder = tiny_encoder(name)
+    disturb_statistics(encoder)
+    trained = encoders.unfreeze(encoder, last)
+    parts = encoders.cut(encoder, last)
+    assert parts is not None
+    frozen, tail = parts
+    frames = frames_for(encoder, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(tail(frozen(frames)).flatten(1), encoder(frames))
+    assert {id(p) for p in tail.parameters()} == {id(p) for p in trained}
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert frozen.digest() != encoder.digest() and frozen.spec()["up_to"]
+    tail(frozen(frames)).sum().backward()
+    assert all(p.grad is not None for p in trained)
+
+
+def test_more_blocks_than_there_are_cannot_be_trained():
+    encoder = tiny_encoder()
+    everything = encoders.unfreeze(encoder, None)
+    assert len(everything) == len(list(encoder.parameters()))
+    assert len(encoders.unfreeze(encoder, 9)) == len(everything)
+    with pytest.raises(UserError, match="--train_encoder last:10: resnet18 has 9 blocks"):
+        encoders.unfreeze(encoder, 10)
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    gradients = []
+    for recompute in (False, True):
+        encoder = tiny_encoder()
+        if recompute:
+            encoders.recompute_activations(encoder)
+        encoder(frames_for(encoder)).square().sum().backward()
+        gradients.append([p.grad for p in encoder.parameters()])
+    assert len(gradients[0]) > 50
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_digest_tells_weights_and_statistics_apart():
+    encoder = tiny_encoder()
+    before = encoder.digest()
+    assert before == tiny_encoder().digest()
+    encoder.backbone.bn1.running_mean[0] += 1e-6
+    assert encoder.digest() != before
