@@ -199,6 +199,13 @@ def draw(found, folder, note):
         value, low, high, _ = (np.array(x) for x in zip(*(_ends(part) for part in parts), strict=True))
         add("shares_by_mix", study_plots.shares_by_mix, [row["counts"][1] for row in two], value, low, high,
             [row["n"] for row in two])
+    three = [(row, o) for row in found.shares if len(row["counts"]) == 3
+             for o in ("first", "second", "third", "neither")]
+    if three:
+        value, low, high, n = _ends([row[o] for row, o in three])
+        add("three_actions", study_plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
+            value, low, high, n, title="Which action wins a window of three actions",
+            xlabel="share of windows won", null=None)
     hard = _curve("hard cut", found.switching["hard"])
     add("switching_curve", study_plots.switching_curve, hard["k"], hard["share"], hard["low"], hard["high"],
         hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.switching['hard'])} {note}")

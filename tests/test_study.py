@@ -348,7 +348,7 @@ def test_every_figure_and_picture_of_a_real_head(tmp_path):
     pictures = study_report.draw(found, tmp_path, "planted")
     assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in pictures.items())
     assert {"heat_map", "switching_curve", "controls", "gates_window", "gates_movie",
-            "memory"} <= set(pictures)
+            "memory", "three_actions"} <= set(pictures)
     assert sum(e.value for e in found.attention) == pytest.approx(1, abs=1e-5)
     lines = [SimpleNamespace(**dict(zip(study_report.WINDOW_COLUMNS, row, strict=True)))
              for row in study_report.window_rows(found)]

@@ -1,0 +1,165 @@
+"""test_continues_movie.py as a user runs it, on synthetic videos."""
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from conftest import run
+
+SMALL = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 64, "--latent_dim", 16,
+         "--hidden_size", 8, "--num_workers", 0, "--open_new_folder", "False", "--epochs", 2)
+FAST = ("--num_workers", 0, "--bootstrap", 50)
+
+
+@pytest.fixture(scope="module")
+def runs(demo, sampled, tmp_path_factory):
+    """{name: run folder}: two seeds of one network, and one without an LSTM."""
+    folder, made = tmp_path_factory.mktemp("runs"), {}
+    for name, flags in (("last1", ("--readout", "last", "--seed", 1)),
+                        ("last2", ("--readout", "last", "--seed", 2)), ("none", ("--readout", "none"))):
+        made[name] = folder / name
+        made[name].mkdir()
+        run("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist",
+            "--local_dir", made[name], *SMALL, *flags)
+    return made
+
+
+@pytest.fixture(scope="module")
+def studied(runs):
+    """(the script's Result, its folder) for one run, with few movies."""
+    result = run("test_continues_movie.py", "--model_dir", runs["last1"], "--num_movies", 5,
+                 "--movie_clips", 6, *FAST)
+    return result, Path(result.out.strip().splitlines()[-1])
+
+
+def read(folder):
+    with open(folder / "windows.csv", newline="") as f:
+        return json.loads((folder / "metrics.json").read_text()), list(csv.DictReader(f))
+
+
+def check_counts(metrics, rows):
+    """The shares and accuracies of metrics.json, counted again from windows.csv alone."""
+    assert metrics["windows"] == len(rows)
+    right, by_frames, tied, mixes = [], {}, 0, {}
+    for row in rows:
+        counts = [int(row[f"frames_{part}"]) for part in ("first", "second", "third")]
+        actions = [row[part] for part in ("first", "second", "third")]
+        p = {a: float(row[f"p_{part}"]) for part, a in zip(("first", "second", "third"), actions,
+                                                            strict=True) if a}
+        best = max([*p, row["other"]], key=lambda a: p.get(a, float(row["p_other"])))
+        assert best == row["predicted"]
+        who = ("first", "second", "third")[actions.index(best)] if best in p else "neither"
+        assert who == row["outcome"]
+        mixes.setdefault("+".join(str(n) for n in counts if n), []).append(who)
+        frames = {a: sum(n for n, b in zip(counts, actions, strict=True) if b == a) for a in p}
+        most = max(frames.values())
+        if list(frames.values()).count(most) > 1:
+            tied += 1
+            assert row["majority"] == row["right"] == ""
+            continue
+        hit = frames.get(best) == most
+        assert int(row["right"]) == hit
+        right.append(hit)
+        by_frames.setdefault(str(most), []).append(hit)
+    assert metrics["windows_tied"] == tied
+    assert metrics["accuracy"] == pytest.approx(sum(right) / len(right), abs=1e-4)
+    assert metrics["windows_by_frames"] == {k: len(v) for k, v in by_frames.items()}
+    for k, hits in by_frames.items():
+        assert metrics["accuracy_by_frames"][k] == pytest.approx(sum(hits) / len(hits), abs=1e-4)
+    assert set(metrics["shares_by_mix"]) == set(mixes)
+    for mix, won in mixes.items():
+        shares = metrics["shares_by_mix"][mix]
+        assert shares["n"] == len(won)
+        for outcome in set(shares) & {"first", "second", "third", "neither"}:
+            assert shares[outcome]["value"] == pytest.approx(won.count(outcome) / len(won), abs=1e-4)
+
+
+def test_shares_in_both_files_agree_with_an_independent_count(studied):
+    metrics, rows = read(studied[1])
+    check_counts(metrics, rows)
+    assert metrics["movies"] == 5 and metrics["windows"] == 5 * (6 * 5 - 5 + 1)
+    assert len(metrics["ci95"]) == 2 and metrics["ci95"][0] <= metrics["accuracy"] <= metrics["ci95"][1]
+    assert metrics["shares_by_mix"]["3+2"]["n"] == 5 * 5
+
+
+def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
+    _, folder = studied
+    names = {p.stem for p in folder.glob("*.png")}
+    assert {"sliding_window", "heat_map", "accuracy_by_frames", "accuracy_by_phase", "shares_by_mix",
+            "switching_curve", "controls", "influence_by_position", "gates_window", "gates_movie",
+            "memory"} == names
+    movie = cv2.VideoCapture(str(folder / "movie.mp4"))
+    assert movie.get(cv2.CAP_PROP_FRAME_COUNT) == 30 and movie.get(cv2.CAP_PROP_FPS) == 2.5
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {tag.split("/")[-1] for tag in events.Tags()["images"]} == names
+
+
+def test_the_same_seed_gives_the_same_windows_and_figures(studied, runs):
+    _, folder = studied
+    before = read(folder)
+    run("test_continues_movie.py", "--model_dir", runs["last1"], "--num_movies", 5, "--movie_clips", 6,
+        "--no-pictures", *FAST)
+    assert read(folder) == before
+
+
+def test_clips_of_unequal_length_give_windows_of_three_actions(runs):
+    result = run("test_continues_movie.py", "--model_dir", runs["last2"], "--num_movies", 4,
+                 "--movie_clips", 8, "--segment_frames", 2, 8, *FAST)
+    assert "5 frames" in result.out                 # the sampled videos hold no more
+    folder = Path(result.out.strip().splitlines()[-1])
+    metrics, rows = read(folder)
+    check_counts(metrics, rows)
+    assert any(row["third"] for row in rows) and "1+3+1" in metrics["shares_by_mix"]
+
+
+def test_several_runs_are_compared_in_one_table_and_picture(runs, tmp_path):
+    result = run("test_continues_movie.py", "--model_dir", *runs.values(), "--num_movies", 4,
+                 "--movie_clips", 5, "--output_dir", tmp_path / "compared", *FAST)
+    assert result.out.strip().splitlines()[-1] == str(tmp_path / "compared")
+    with open(tmp_path / "compared" / "comparison.csv", newline="") as f:
+        table = {row["variant"]: row for row in csv.DictReader(f)}
+    assert set(table) == {"last, both ways", "none (no LSTM)"}
+    assert table["last, both ways"]["seeds"] == "1 2" and table["none (no LSTM)"]["runs"] == "1"
+    alone = [read(runs[name] / "test_continues_movie")[0]["clip_accuracy"]["value"]
+             for name in ("last1", "last2")]
+    assert float(table["last, both ways"]["clip_accuracy"]) == pytest.approx(sum(alone) / 2, abs=1e-4)
+    for row in table.values():
+        assert float(row["won_by_majority_low"]) <= float(row["won_by_majority"])
+    assert table["none (no LSTM)"]["old_state_left_after_clip"] == ""
+    assert (tmp_path / "compared" / "comparison.png").is_file()
+    assert "last, both ways" in result.out and "recency index" in result.out
+
+
+def test_a_damaged_file_of_mean_frames_is_made_again(runs, sampled):
+    flags = ("--model_dir", runs["none"], "--num_movies", 3, "--movie_clips", 4, "--no-pictures", *FAST)
+    folder = Path(run("test_continues_movie.py", *flags).out.strip().splitlines()[-1])
+    before = read(folder)
+    for path in (sampled / "features").glob("mean-*.npy"):
+        path.write_bytes(path.read_bytes()[:200])
+    run("test_continues_movie.py", *flags)
+    assert read(folder) == before
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--model_dir", "nowhere"), "--model_dir nowhere"),
+    (("--segment_frames", 1, 4), "--segment_frames 1 4"),
+    (("--segment_frames", 4, 3), "--segment_frames 4 3"),
+    (("--segment_frames", 6, 9), "--segment_frames 6 9"),
+    (("--movie_clips", 1), "--movie_clips"),
+    (("--sampled_data_path", "nowhere"), "--sampled_data_path nowhere"),
+    (("--model_name", "epoch_77"), "--model_name epoch_77")])
+def test_wrong_flags_take_one_line(runs, flags, words):
+    result = run("test_continues_movie.py", "--model_dir", runs["none"], *FAST, *flags, ok=False)
+    assert result.code == 2 and words in result.err
+    assert len([line for line in result.err.strip().splitlines() if "error" in line]) == 1
+    assert "Traceback" not in result.err
+
+
+def test_the_originals_command_line_works(runs, demo, sampled):
+    run("test_continues_movie.py", "--sampled_data_path", sampled, "--ucf_list_dir",
+        demo / "ucfTrainTestlist", "--model_dir", runs["none"] / "Saved_model_checkpoint",
+        "--model_name", "epoch_2.pth.tar", "-num_workers", 0, "--batch-size", 32, "--num_movies", 2,
+        "--bootstrap", 20, "--no-pictures")
