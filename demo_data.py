@@ -174,6 +174,7 @@ def write_lists(folder, groups, clips):
 def worker():
     """Ctrl-C is the parent's to answer, and two workers share two cores without OpenCV's threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(1)
 
 
