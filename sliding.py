@@ -183,7 +183,8 @@ def find_segments(times, end, probabilities, min_probability, least):
     best = probabilities.max(1)
     runs = _runs(np.where(best >= min_probability, probabilities.argmax(1) + 1, 0))
     for size in range(1, least):
-        runs = _join(runs, extended, size)
+        while len(runs) > 1 and any(last - first <= size for first, last, _ in runs):
+            runs = _join(runs, extended, size)
     edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
     return [(float(edges[first]), float(edges[last]), int(label) - 1,
              float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))
@@ -198,13 +199,15 @@ def _runs(labels):
 
 
 def _join(runs, probabilities, size):
-    """Give every run of `size` frames or fewer to a neighbour, from left to right."""
+    """Give every run of `size` frames or fewer to a neighbour, from left to right.
+
+    There is at least one run less then; a run that was given to a short one may still be short.
+    """
     kept = []
     for i, (first, last, label) in enumerate(runs):
         if last - first <= size:
-            beside = ([kept[-1][2]] if kept else []) + ([runs[i + 1][2]] if i + 1 < len(runs) else [])
-            if beside:
-                label = max(beside, key=lambda c: probabilities[first:last, c].mean())
+            beside = [run[2] for run in kept[-1:] + runs[i + 1:i + 2]]
+            label = max(beside, key=lambda c: probabilities[first:last, c].mean())
         if kept and kept[-1][2] == label:
             kept[-1][1] = last
         else:

@@ -210,11 +210,12 @@ def label_files(sources, root, slider, trained, args, stop):
 def label_live(address, name, folder, slider, trained, args, stop):
     """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
     FPS, sampling_rate = sampling(trained)
+    shown = re.sub(r"//[^/@]*@", "//", address)     # a password is nobody's business
     try:
         source = live.Source(address, FPS, sampling_rate)
     except video.VideoError as error:
-        raise UserError(f"--video_path {live_name(address)}: {error}; is it there, and does no other "
-                        f"program use it?") from None
+        raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
+                        f"it?") from None
     window = live.Window() if args.display or (args.display is None and live.has_display()) else None
     history = sliding.History(slider.length)
     with contextlib.ExitStack() as stack:
@@ -228,11 +229,12 @@ def label_live(address, name, folder, slider, trained, args, stop):
         source.end()
         classifier.finish()
         table.catch_up(history, classifier.known)
-    if classifier.error:
-        raise classifier.error
-    if not classifier.known:
-        raise UserError(f"--video_path {live_name(address)}: it ended before one window of {slider.length} "
-                        f"sampled frames was full")
+        for thread in (source, classifier):
+            if thread.error:
+                raise thread.error
+        if not classifier.known:
+            raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled frames, before "
+                            f"a window of {slider.length} was full")
     video_report.summarise(folder, name, history.cut(classifier.known), trained.classes, args,
                            FPS / sampling_rate)
     return (f"{name}: {frame.seconds:.1f} s, {painter.frames} frames written, "

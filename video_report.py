@@ -142,8 +142,9 @@ def summarise(folder, name, history, classes, args, rate):
     colors = labelled_video.class_colors(classes)[[classes.index(c) for c in names]]
     study_plots.probability_timeline(
         folder / "timeline.png", seconds, lines, names, segments, colors, n=len(history.windows),
-        note=f"{name}. A moment's probability is the mean of the windows that contain it; below, what is "
-             f"left of them as segments, unsure under {args.min_probability:g}.")
+        title=f"{style.short(name, 50)}: probability of the leading classes over time",
+        note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
+             f"them as segments, unsure under {args.min_probability:g}.")
     return len(segments)
 
 
