@@ -142,7 +142,9 @@ class Learner:
         # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
-        warm = min(options.warmup_epochs * steps_per_epoch, total_steps / 5)
+        warm = options.warmup_epochs * steps_per_epoch
+        if options.scheduler in ("cosine", "step"):  # the other courses do not depend on --epochs at all
+            warm = min(warm, total_steps / 5)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: (schedule_factor(options.scheduler, step, warm, total_steps)
                                           * self.plateau.optimizer.param_groups[0]["lr"]))

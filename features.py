@@ -38,6 +38,8 @@ from utils import Rank
 
 # Frames the encoder takes at once: what fills the device, whatever --batch_size says.
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
+# What a kill costs at the most; a cache that is written more often slows the encoder.
+KEEP_SECONDS = 2
 
 
 @dataclass
@@ -279,7 +281,7 @@ def _encode(frame_encoder, blocks, keep, options, what):
         b, values = under_way.popleft()
         written.append((b, values.cpu().numpy()))
         bar.update(len(values))
-        if time.monotonic() - kept_at > 2:
+        if time.monotonic() - kept_at > KEEP_SECONDS:
             keep(written)
             written, kept_at = [], time.monotonic()
 
@@ -293,7 +295,7 @@ def _encode(frame_encoder, blocks, keep, options, what):
                 finish()
         while under_way:
             finish()
-    finally:  # what was encoded before a Ctrl-C is kept
-        if written:
-            keep(written)
+    finally:
         bar.close()
+        if written:  # what was encoded before a Ctrl-C is kept
+            keep(written)

@@ -199,7 +199,7 @@ class Run:
         folder = self.folder = (checkpoint.parent.parent if resumed else
                                 utils.new_run_folder(args.local_dir, args.open_new_folder))
         cli.say(f"run folder: {folder}")
-        for sub in (utils.CHECKPOINTS, "figures"):
+        for sub in (".", utils.CHECKPOINTS, "figures"):
             (folder / sub).mkdir(exist_ok=True)
             files.remove_leftovers(folder / sub)
         size = 4 * utils.count_parameters(self.model)

@@ -190,11 +190,10 @@ def load_file(path, flag):
     except UserError:
         raise
     except Exception as error:  # torch.load raises almost anything for a broken file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        if "Weights only load failed" in reason[0] or "Unsupported" in str(error):
+        if "GLOBAL" in str(error):  # how the unpickler calls a function or a class
             what = "it holds more than tensors and plain containers, and was refused unread"
         else:
-            what = f"not a whole checkpoint ({reason[0][:120]})"
+            what = "not a whole checkpoint: cut off, damaged, or something else"
         raise UserError(f"--{flag} {path}: {what}; take another file") from None
     if not isinstance(state, dict):
         raise UserError(f"--{flag} {path}: it holds a {type(state).__name__}, not a checkpoint")
@@ -207,7 +206,7 @@ def save_file(path, state):
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's archive writer says no more of a full disk
-            if "PytorchStreamWriter" in str(error) or "write" in str(error):
+            if any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream")):
                 raise OSError(28, "no space left on device", str(path)) from None
             raise
 

@@ -1,0 +1,108 @@
+"""Tiny runs of train.py, what two runs have in common, and scripts that misbehave on purpose.
+
+    folder = train(demo, sampled, tmp_path, "--epochs", 2)      # the run folder
+    assert_same_run(folder, other)                              # bit for bit, but for the seconds
+    script = patched(tmp_path, "train.py", "import engine\\nengine.METRICS = ...")
+"""
+import csv
+import json
+from pathlib import Path
+
+import torch
+from commands import ROOT, run
+
+# SqueezeNet's random features differ from frame to frame; three quarters of a million weights
+TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
+        "--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--device", "cpu",
+        "--val_check_interval", 1, "--checkpoint_interval", 2)
+ONE_THREAD = {"OMP_NUM_THREADS": 1}
+
+
+def data_flags(demo, sampled):
+    return "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist"
+
+
+def flags(demo, sampled, local_dir, *more):
+    """The words of a tiny training; the later of two like flags counts."""
+    return *data_flags(demo, sampled), *TINY, "--local_dir", local_dir, *more
+
+
+def train(demo, sampled, local_dir, *more, **options):
+    """Run folder of a whole tiny training."""
+    options = {"env": ONE_THREAD} | options
+    return last_line(run("train.py", *flags(demo, sampled, local_dir, *more), **options))
+
+
+def last_line(result):
+    return Path(result.out.splitlines()[-1])
+
+
+def load(folder, name="last"):
+    return torch.load(Path(folder) / "Saved_model_checkpoint" / f"{name}.pth.tar", weights_only=True)
+
+
+def weights(folder, name="last"):
+    """{key: tensor} of a checkpoint's encoder (where it is in there) and head."""
+    state = load(folder, name)
+    return {f"{part}.{key}": value for part in ("encoder", "head")
+            for key, value in (state[part] or {}).items()}
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def metrics(folder):
+    """The rows of metrics.csv without the column that no two runs share."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in table(Path(folder) / "metrics.csv")]
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def differences(one, other, at=""):
+    """Where two checkpoints differ, bit for bit; seconds and the flags of resuming are passed over."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = (one.keys() | other.keys()) - {"seconds", "settings"}
+        absent = object()
+        return [d for k in sorted(keys, key=str)
+                for d in differences(one.get(k, absent), other.get(k, absent), f"{at}.{k}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [d for i, (a, b) in enumerate(zip(one, other, strict=True))
+                for d in differences(a, b, f"{at}[{i}]")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [at]
+    return [] if one == other else [at]
+
+
+def assert_same_run(one, other, names=("last", "best")):
+    """The same weights, optimiser, random states, metrics.csv and best checkpoint, bit for bit."""
+    assert metrics(one) == metrics(other)
+    for name in names:
+        assert not differences(load(one, name), load(other, name)), name
+    assert table(one / "splits.csv") == table(other / "splits.csv")
+
+
+def half_files(folder):
+    """Temporary files that somebody left."""
+    return [str(p) for p in Path(folder).rglob(".*.tmp*")]
+
+
+def patched(tmp_path, script, patch):
+    """A script that runs `patch` and then `script` of the repository."""
+    path = tmp_path / f"patched_{script}"
+    path.write_text(f"import os, sys, runpy\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\n"
+                    f"sys.argv[0] = {str(ROOT / script)!r}\n"
+                    f"runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    return path
+
+
+def one_line(result, *says, code=2):
+    """A script that ended with one line on stderr, progress bars aside, and without a traceback."""
+    lines = [line for line in result.err.splitlines() if line.strip() and "%|" not in line]
+    assert result.code == code and "Traceback" not in result.err, result
+    assert len(lines) == 1, result
+    for words in says:
+        assert words in lines[0], result

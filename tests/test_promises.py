@@ -1,0 +1,539 @@
+"""What the README promises: a test of each promise's name. Details are in the tests that they name.
+
+Kills, signals, full disks and foreign files are tried on the real command lines; where a moment has
+to be hit exactly, the script runs with one of its functions wrapped (runs.patched).
+"""
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run, start
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import (
+    ONE_THREAD,
+    assert_same_run,
+    flags,
+    half_files,
+    last_line,
+    load,
+    metrics,
+    one_line,
+    patched,
+    read_json,
+    table,
+    train,
+    weights,
+)
+
+import files
+import splits
+import utils
+from cli import UserError
+
+HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(demo, sampled, tmp_path_factory):
+    """A run of 6 epochs that nothing interrupted, with dropout, two views and a schedule."""
+    return train(demo, sampled, tmp_path_factory.mktemp("whole"), "--epochs", 6, *HARD)
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(whole, tmp_path / "copied")
+
+
+def wait_for_words(process, words, seconds=120):
+    """Until a script has said `words`; it must be at work still."""
+    end = time.monotonic() + seconds
+    while words not in process.out + process.err:
+        assert process.poll() is None and time.monotonic() < end, f"{process.out}\n{process.err}"
+        time.sleep(0.002)
+
+
+# ---------------------------------------------------------------- 1: kills
+
+# Counts what reaches the disk and dies at the KILL_AT-th time; a write that is cut off leaves its first half.
+KILLER = """
+import os, signal, time
+import torch, features
+left = int(os.environ["KILL_AT"])
+features.KEEP_SECONDS = 0
+def counted(function, half=None):
+    def call(*args, **options):
+        global left
+        left -= 1
+        if left == 0:
+            if half:
+                half(*args, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+    return call
+pwrite, save = os.pwrite, torch.save
+def half_save(state, path):
+    save(state, path)
+    os.truncate(path, os.path.getsize(path) // 2)
+def slow_pwrite(*args):
+    time.sleep(0.01)        # so that a kill by the clock finds it encoding
+    return pwrite(*args)
+os.pwrite = counted(slow_pwrite, lambda handle, data, at: pwrite(handle, data[:len(data) // 2], at))
+torch.save = counted(save, half_save)
+for name in ("fsync", "replace", "mkdir"):
+    setattr(os, name, counted(getattr(os, name)))
+"""
+
+
+def check_what_is_there(local_dir):
+    """Every file of a killed run that has its final name is whole."""
+    local_dir = Path(local_dir)
+    for path in local_dir.glob("*/Saved_model_checkpoint/*.pth.tar"):
+        if not path.name.startswith("."):
+            assert utils.load_file(path, "x")
+    for path in local_dir.glob("*/metrics.csv"):
+        epochs = [int(row["epoch"]) for row in metrics(path.parent)]
+        assert epochs == [*range(1, len(epochs) + 1)]
+    for path in local_dir.glob("*/settings.json"):
+        assert read_json(path)["classes"]
+    for path in local_dir.glob("*/splits.csv"):
+        assert splits.read_splits(path)
+
+
+def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_path):
+    """With test_preprocessing.py's 12 and the training's 12 below: 36 kills."""
+    mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    script = patched(tmp_path, "train.py", KILLER)
+    command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
+    moments, kept, went_on = random.Random(1), 0, 0
+    for i in range(12):
+        if i % 4 == 0:      # three more runs go on with what this one leaves
+            shutil.rmtree(mine / "features", ignore_errors=True)
+            process = start(script, *command, env=ONE_THREAD | {"KILL_AT": 0})
+            wait_for_words(process, "encoding")
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        else:       # at a write, cut off in its middle where it is one of data
+            process = start(script, *command, env=ONE_THREAD | {"KILL_AT": moments.randint(5, 24)})
+        assert process.wait().code == -signal.SIGKILL, "it was not killed"
+        check_what_is_there(tmp_path / "runs")
+        sums = [np.fromfile(path, np.uint64) for path in mine.glob("features/*/blocks.bin")]
+        kept = max(kept, sum(int((s > 0).sum()) for s in sums))
+        went_on += "blocks are there" in process.out
+    assert kept and went_on >= 3
+    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
+
+
+def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_path):
+    script = patched(tmp_path, "train.py", KILLER)
+    local_dir = tmp_path / "runs"
+    command = flags(demo, sampled, local_dir, "--epochs", 6, "--checkpoint_interval", 1, *HARD)
+
+    def going_on():
+        found = list(local_dir.glob("*/Saved_model_checkpoint/last.pth.tar"))
+        return ["--resume", "auto", "--local_dir", local_dir] if found else command
+
+    moments, epochs = random.Random(2), []
+    for i in range(12):
+        words = going_on()
+        if i % 3:
+            process = start(script, *words, env=ONE_THREAD | {"KILL_AT": moments.randint(8, 60)})
+        else:
+            process = start(script, *words, env=ONE_THREAD | {"KILL_AT": 0})
+            wait_for_words(process, "run folder:")
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+        code = process.wait().code
+        assert code == -signal.SIGKILL or (code == 0 and epochs[-1] == 6), process.err
+        check_what_is_there(local_dir)
+        last = sorted(local_dir.glob("*/Saved_model_checkpoint/last.pth.tar"))
+        epochs.append(load(last[-1].parent.parent)["epoch"] if last else 0)
+        if epochs[-1] == 6 and i < 9:       # done before the kills were: once more from the start
+            shutil.rmtree(local_dir)
+            epochs.append(0)
+    assert len(set(epochs)) > 2, "the kills never hit a run between its epochs"
+    folder = last_line(run("train.py", *going_on(), env=ONE_THREAD))
+    assert_same_run(folder, whole)
+    assert not half_files(folder)
+
+
+def test_promise_1_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_path, monkeypatch):
+    calls = []
+
+    def noted(name, real):
+        return lambda *args: (calls.append(name), real(*args))[1]
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+    utils.save_file(tmp_path / "x.pth.tar", {"a": torch.zeros(3)})
+    files.write_csv(tmp_path / "x.csv", ["a"], [[1]])
+    assert calls == ["fsync", "replace", "fsync"] * 2
+
+
+# ---------------------------------------------------------------- 2: resume
+
+def resumed(demo, sampled, local_dir, first, then, *more):
+    """A run with `more` flags that was begun with `first` and gone on with by `then`."""
+    folder = train(demo, sampled, local_dir, *more, *first)
+    again = last_line(run("train.py", "--resume", folder, *then, env=ONE_THREAD))
+    assert again == folder
+    return folder
+
+
+def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, sampled, tmp_path):
+    folder = resumed(demo, sampled, tmp_path / "a", ("--epochs", 6, "--stop_after", 3), (), *HARD)
+    assert [row["epoch"] for row in metrics(folder)] == list("123456")
+    assert_same_run(folder, whole, names=("last", "best", "epoch_4", "epoch_6"))
+    # by the flags of old, and from a checkpoint that is not the newest
+    path = folder / "Saved_model_checkpoint" / "epoch_2.pth.tar"
+    run("train.py", "--load_checkpoint", "True", "--checkpoint_path", path, env=ONE_THREAD)
+    assert_same_run(folder, whole)
+    # automatically the newest
+    auto = train(demo, sampled, tmp_path / "a", "--epochs", 6, "--stop_after", 1, *HARD)
+    result = run("train.py", "--resume", "auto", "--local_dir", tmp_path / "a", env=ONE_THREAD)
+    assert last_line(result) == auto and auto != folder
+    assert_same_run(auto, whole)
+
+
+@pytest.mark.parametrize("more", [
+    ("--scheduler", "constant", "--views", 2),
+    ("--scheduler", "plateau", "--ema", 0.9, "--warmup_epochs", 0, "--lr", 0.05),
+    ("--scheduler", "constant", "--train_encoder", "last:1", "--accumulate", 2, "--mixup", 0.4,
+     "--readout", "attention", "--no-feature_cache", "--encoder", "shufflenet_v2_x0_5", "--train_batch_norm"),
+])
+def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_path, more):
+    if "plateau" in more:   # the course of its rate may not depend on --epochs
+        more += ("--checkpoint_interval", 1)
+    at_once = train(demo, sampled, tmp_path / "a", "--epochs", 5, *more)
+    folder = resumed(demo, sampled, tmp_path / "b", ("--epochs", 2), ("--epochs", 5), *more)
+    assert_same_run(folder, at_once)
+
+
+# ---------------------------------------------------------------- 3: signals
+
+# A step takes a while, so that a signal comes in the middle of an epoch.
+SLOW = """
+import time, engine
+loss = engine.Learner.loss
+def slow(self, x, labels):
+    time.sleep(0.1)
+    return loss(self, x, labels)
+engine.Learner.loss = slow
+"""
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole, demo, sampled, tmp_path,
+                                                                          number, code):
+    script = patched(tmp_path, "train.py", SLOW)
+    process = start(script, *flags(demo, sampled, tmp_path / "runs", "--epochs", 6, *HARD), env=ONE_THREAD)
+    wait_for_words(process, "epoch 2/6")
+    process.kill(number)
+    result = process.wait()
+    assert result.code == code and "Traceback" not in result.err, result
+    said = result.err.splitlines()[-1]
+    assert "go on with: python train.py --resume " in said
+    folder = Path(said.split("--resume ")[1])
+    assert 0 < load(folder)["progress"]["step"] < 5, "it did not stop in the middle of an epoch"
+    again = run("train.py", *said.split("python train.py ")[1].split(), env=ONE_THREAD)
+    assert last_line(again) == folder
+    assert_same_run(folder, whole)
+
+
+# ---------------------------------------------------------------- 4: checkpoints of strangers
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def spoil(path, kind, proof):
+    """Put something else in the place of a checkpoint; `proof` exists if it could run code."""
+    state = torch.load(path, weights_only=True)
+    if kind == "malicious":
+        torch.save({**state, "epoch": Malicious(proof)}, path)
+    elif kind == "malicious, old format":
+        path.write_bytes(pickle.dumps(Malicious(proof), protocol=2))
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
+    elif kind == "damaged":
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2:len(raw) // 2 + 64] = bytes(64)
+        raw[100:140] = b"\xff" * 40
+        path.write_bytes(raw)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("<html>404 not found</html>")
+    elif kind == "zip bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("archive/data.pkl", "archive/data/0"):
+                archive.writestr(name, bytes(200_000_000))
+    elif kind == "a tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "no weights":
+        torch.save({k: v for k, v in state.items() if k != "head"}, path)
+    elif kind == "huge sizes":
+        torch.save(state | {"head_spec": state["head_spec"] | {"hidden_size": 10**12}}, path)
+    elif kind == "another format":
+        torch.save(state | {"format": 99}, path)
+    elif kind == "another encoder":
+        torch.save(state | {"encoder_spec": state["encoder_spec"] | {"name": "shufflenet_v2_x0_5"}}, path)
+    elif kind == "missing keys":
+        head = {k: v for k, v in state["head"].items() if k != "classifier.1.bias"}
+        torch.save(state | {"head": head | {"foreign.weight": torch.zeros(2)}}, path)
+
+
+@pytest.mark.parametrize("kind, says", [
+    ("malicious", "more than tensors and plain containers"),
+    ("malicious, old format", "more than tensors and plain containers"),
+    ("truncated", "not a whole checkpoint"),
+    ("damaged", "not a whole checkpoint"),
+    ("empty", "not a whole checkpoint"),
+    ("text", "not a whole checkpoint"),
+    ("zip bomb", "unpacks to 0.40 GB"),
+    ("a tensor", "not a checkpoint"),
+    ("no weights", "no weights in it"),
+    ("huge sizes", "not a checkpoint of this program"),
+    ("another format", "format 99, and this program reads 1"),
+    ("another encoder", "its head reads 512 features and its encoder shufflenet_v2_x0_5 gives 1024"),
+    ("missing keys", "missing classifier.1.bias; not of this network foreign.weight"),
+])
+def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copied, tmp_path, kind, says):
+    path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
+    spoil(path, kind, proof)
+    result = run("test.py", "--model_dir", copied, ok=False, env=ONE_THREAD, timeout=60)
+    one_line(result, "--model_name", str(path), says)
+    assert not proof.exists(), "code in a checkpoint was run"
+    shutil.copy(path, path.with_name("last.pth.tar"))
+    result = run("train.py", "--resume", copied, ok=False, env=ONE_THREAD, timeout=60)
+    one_line(result, "--checkpoint_path", str(path.with_name("last.pth.tar")))
+    assert not proof.exists(), "code in a checkpoint was run"
+
+
+def test_promise_4_weights_and_runs_to_start_from_are_read_as_carefully(copied, demo, sampled, tmp_path):
+    path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
+    spoil(path, "malicious", proof)
+    for flag, value in (("--encoder_weights", path), ("--init_from", copied)):
+        result = run("train.py", *flags(demo, sampled, tmp_path, flag, value), ok=False, env=ONE_THREAD)
+        assert result.code == 2 and "more than tensors and plain containers" in result.err, result
+    assert not proof.exists()
+
+
+SCALAR = st.none() | st.booleans() | st.integers(-2**40, 2**40) | st.floats() | st.text(max_size=8)
+PLAIN = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3)
+                     | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5)
+INNER = ["name", "crop", "mean", "interpolation", "feature_dim", "classes", "hidden_size", "lstm_layers",
+         "readout", "dropout", "bidirectional"]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(["format", "encoder_spec", "head_spec", "classes", "settings", "head", "encoder",
+                            "encoder_digest"]),
+       inner=st.none() | st.sampled_from(INNER), value=PLAIN)
+def test_promise_4_any_metadata_of_a_checkpoint_is_read_or_refused(whole, key, inner, value):
+    state = _best(whole)
+    if isinstance(state[key], dict) and inner in state[key]:
+        value = state[key] | {inner: value}
+    state = {**state, key: value}
+    try:
+        model, classes, _ = utils.build(state, "--model_name x")
+        utils.restore(model, state, whole / "Saved_model_checkpoint" / "best.pth.tar", "model_name")
+    except UserError as error:
+        assert "--model_name" in str(error) or "--encoder" in str(error) or "--img_dim" in str(error)
+    else:
+        assert len(classes) == model.head.spec["classes"]
+
+
+_kept = {}
+
+
+def _best(whole):
+    if whole not in _kept:
+        _kept[whole] = load(whole, "best")
+    return _kept[whole]
+
+
+# ---------------------------------------------------------------- 7, 8: what stops a training
+
+def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 2)
+    good = (folder / "Saved_model_checkpoint" / "last.pth.tar").read_bytes()
+    result = run("train.py", "--resume", folder, "--epochs", 9, "--lr", 1e30, "--clip_grad", 0,
+                 "--scheduler", "constant", ok=False, env=ONE_THREAD)
+    one_line(result, "the loss is not finite in epoch ", ", step ", "at learning rate 1e+30")
+    named = [word for word in result.err.splitlines()[-1].replace(",", " ").split() if word.endswith(".avi")]
+    listed = {f"{row['class']}/{row['video']}.avi" for row in table(folder / "splits.csv")
+              if row["part"] == "train"}
+    assert 1 <= len(named) <= 4 and set(named) <= listed
+    assert (folder / "Saved_model_checkpoint" / "last.pth.tar").read_bytes() == good
+
+
+def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sampled, tmp_path):
+    mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    full = ("import shutil\n"
+            "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000)")
+    script = patched(tmp_path, "train.py", full)
+    result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
+    one_line(result, "the feature cache needs 0.12 MB", "0.02 MB are free")
+    run("train.py", *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
+    result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
+    one_line(result, "the checkpoints need", "0.02 MB are free")
+
+
+FULL = """
+import os, features, files
+written = 0
+def full(real, after):
+    def call(*args, **options):
+        global written
+        written += 1
+        if written > after:
+            raise OSError(28, os.strerror(28))
+        return real(*args, **options)
+    return call
+"""
+
+
+@pytest.mark.parametrize("patch", [
+    # the feature cache, before it is written and in its middle
+    FULL + "os.posix_fallocate = full(os.posix_fallocate, 0)",
+    FULL + "features.KEEP_SECONDS = 0\nos.pwrite = full(os.pwrite, 9)",
+    # a checkpoint, as torch's own writer reports it
+    "import resource, signal, utils\nsave = utils.save_file\ndef limited(path, state):\n"
+    "    if path.name == 'best.pth.tar':\n        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n    save(path, state)\n"
+    "utils.save_file = limited",
+    # metrics.csv
+    FULL + "files.write_csv = full(files.write_csv, 2)",
+])
+def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, sampled, tmp_path, patch):
+    mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    script = patched(tmp_path, "train.py", patch)
+    command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
+    result = run(script, *command, ok=False, env=ONE_THREAD)
+    one_line(result, "the disk is full", code=1)
+    assert not half_files(tmp_path)
+    check_what_is_there(tmp_path / "runs")
+    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
+
+
+# ---------------------------------------------------------------- 9: same seed, same result
+
+def test_promise_9_the_same_seed_gives_the_same_bits_for_0_1_or_4_workers(whole, demo, sampled, tmp_path):
+    for workers in (1, 4):
+        mine = shutil.copytree(sampled, tmp_path / str(workers), ignore=shutil.ignore_patterns("features"))
+        again = train(demo, mine, tmp_path / f"runs{workers}", "--epochs", 6, *HARD, "--num_workers", workers)
+        assert_same_run(again, whole)
+    other = train(demo, sampled, tmp_path / "other", "--epochs", 6, *HARD, "--seed", 43)
+    assert weights(other) and metrics(other) != metrics(whole), "the seed does nothing"
+
+
+def test_promise_9_the_same_holds_without_a_feature_cache(demo, sampled, tmp_path):
+    folders = [train(demo, sampled, tmp_path / str(workers), "--epochs", 2, *HARD, "--no-feature_cache",
+                     "--num_workers", workers) for workers in (0, 1, 4)]
+    assert_same_run(folders[1], folders[0])
+    assert_same_run(folders[2], folders[0])
+
+
+# ---------------------------------------------------------------- 11: two at once
+
+def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, tmp_path, whole):
+    """Two preprocessing runs into one folder: test_preprocessing.py."""
+    same = "import time\nstrftime = time.strftime\ntime.strftime = lambda f, *a: " \
+           "'20261121-110000' if f == '%Y%m%d-%H%M%S' else strftime(f, *a)"
+    script = patched(tmp_path, "train.py", same)
+    command = flags(demo, sampled, tmp_path / "runs", "--epochs", 6, *HARD)
+    processes = [start(script, *command, env=ONE_THREAD) for _ in range(2)]
+    folders = [last_line(process.wait()) for process in processes]
+    assert sorted(f.name for f in folders) == ["20261121-110000", "20261121-110000-2"]
+    for folder in folders:
+        assert_same_run(folder, whole)
+
+
+def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sampled, tmp_path, whole):
+    mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
+    processes = [start("train.py", *command, env=ONE_THREAD) for _ in range(2)]
+    for process in processes:
+        assert_same_run(last_line(process.wait()), whole)
+    assert len(list((mine / "features").iterdir())) == 2, "one cache for each view"
+
+
+# ---------------------------------------------------------------- the others, in one command line each
+
+def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
+    """In detail: test_bad_videos.py."""
+    raw = tmp_path / "raw" / "Jump"
+    raw.mkdir(parents=True)
+    good = sorted((demo / "UCF-101").glob("*/*.avi"))[:10]
+    for i, path in enumerate(good):
+        shutil.copy(path, raw / f"v_Jump_g{i:02d}_c01.avi")
+    (raw / "v_Jump_g98_c01.avi").write_text("no video")
+    result = run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir",
+                 tmp_path / "out", "--num_workers", 2)
+    assert result.code == 0
+    assert len(table(tmp_path / "out" / "manifest.csv")) == 10
+    [failed] = table(tmp_path / "out" / "failed.csv")
+    assert "v_Jump_g98_c01.avi" in failed["source"] and failed["reason"]
+
+
+def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
+    """In detail: test_splits.py."""
+    lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
+    path = lists / "trainlist01.txt"
+    good = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + good.replace("\n", "  \r\n\r\n").encode())
+    command = ("--sampled_data_path", sampled, "--ucf_list_dir", lists)
+    odd = train(demo, sampled, tmp_path / "runs", *command, "--epochs", 1)
+    assert table(odd / "splits.csv") == table(train(demo, sampled, tmp_path, "--epochs", 1) / "splits.csv")
+    path.write_text(good + "../outside/v_A_g01_c01.avi 1\n")
+    result = run("train.py", *flags(demo, sampled, tmp_path / "runs", *command), ok=False, env=ONE_THREAD)
+    one_line(result, f"{path} line {len(good.splitlines()) + 1}", "leaves the data set's folder")
+
+
+def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
+    """As a property, and over the official lists: test_splits.py. Here of a real run."""
+    rows = table(whole / "splits.csv")
+    test, _ = splits.official_lists(demo / "ucfTrainTestlist", 1)[::-1]
+    parts = {part: {row["group"] for row in rows if row["part"] == part} for part in ("train", "val")}
+    parts["test"] = set(splits.find_groups([(row.cls, row.video) for row in test]).values())
+    assert all(parts.values()) and sum(map(len, parts.values())) == len(set.union(*parts.values()))
+
+
+def test_promise_12_the_figures_equal_scikit_learns_on_predictions_csv(demo, sampled, tmp_path):
+    from sklearn import metrics as sk
+    trained = train(demo, sampled, tmp_path, "--epochs", 12, "--lr", 0.02, "--dropout", 0)
+    folder = last_line(run("test.py", "--model_dir", trained, "--num_workers", 0, "--num_videos", 2,
+                           env=ONE_THREAD))
+    rows, figures = table(folder / "predictions.csv"), read_json(folder / "metrics.json")
+    classes = [name.removeprefix("p_") for name in rows[0] if name.startswith("p_")]
+    true = [classes.index(row["class"]) for row in rows]
+    said = [int(row["predicted"]) for row in rows]
+    shares = np.array([[float(row[f"p_{cls}"]) for cls in classes] for row in rows])
+    labels = range(len(classes))
+    assert [int(row["label"]) for row in rows] == true and len(set(said)) > 1
+    assert figures["videos"] == len(rows) == 42
+    assert figures["top1"] == pytest.approx(sk.accuracy_score(true, said))
+    for k in (3, 5):
+        assert figures[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(true, shares, k=k, labels=labels))
+    assert figures["mean_class_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, said))
+    loss = sk.log_loss(true, shares / shares.sum(1, keepdims=True), labels=labels)
+    assert figures["loss"] == pytest.approx(loss, rel=1e-4)
+    matrix = [[int(row[cls]) for cls in classes] for row in table(folder / "confusion_matrix.csv")]
+    assert matrix == sk.confusion_matrix(true, said, labels=labels).tolist()
+    recall = sk.recall_score(true, said, average=None, labels=labels)
+    for row, expected, n in zip(table(folder / "accuracy_per_class.csv"), recall, np.bincount(true), strict=True):
+        assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-5) and int(row["test_videos"]) == n
