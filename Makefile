@@ -1,0 +1,26 @@
+# make demo    the whole job on the embedded data set: draw, preprocess, train, test, movie
+# make test    the tests; make test ARGS="-k splits" some of them
+# make clean   delete what the demo and the tests left; make distclean the environment too
+#
+# Both make .venv first, once. Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: demo test clean distclean
+
+demo: .venv/ready
+	@.venv/bin/python demo.py
+
+test: .venv/ready
+	.venv/bin/python -m pytest $(ARGS)
+
+.venv/ready: requirements.txt requirements-dev.txt setup.sh
+	@bash setup.sh $(PYTHON)
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
