@@ -50,7 +50,7 @@ def run_command(command):
 def main():
     begin = time.monotonic()
     shutil.rmtree("demo/runs", ignore_errors=True)
-    for name, folder in RUNS:
+    for _, folder in RUNS:
         Path(folder).mkdir(parents=True)
     for command in COMMANDS:
         run_command(command)

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import Process, Result, end_all, run, start
+from commands import ROOT, Process, Result, end_all, run, start
 
-__all__ = ["Process", "Result", "run", "start"]
+__all__ = ["ROOT", "Process", "Result", "run", "start"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,179 @@
+"""Set-up on machines that lack something: each failure says what to do. No package is installed.
+
+The programs that setup.sh calls (python3, df, uname) are stood in for by small scripts on PATH,
+and .venv/bin/python by what the fake python3 "makes".
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# What `python3 -m venv .venv` leaves: a python whose pip and imports do as the test says.
+VENV_PYTHON = r"""#!/bin/bash
+echo "$*" >> calls
+case "$*" in
+    "-m pip --version"|"-c ") exit 0 ;;
+    --version) echo Python 3.12.1 ;;
+    "-m pip uninstall"*) touch uninstalled ;;
+    "-m pip"*) cat pip_says; exit $(cat pip_exit) ;;
+    "-c import cv2") [ -e uninstalled ] || { cat cv2_says >&2; [ ! -s cv2_says ]; } ;;
+    "-c import torch") [ -e torch_there ] ;;
+esac
+"""
+PYTHON3 = r"""#!/bin/bash
+case "$*" in
+    --version) echo Python 3.12.1 ;;
+    "-m venv .venv") mkdir -p .venv/bin
+        [ -e no_venv ] && { echo "ensurepip is not available"; exit 1; }
+        cp venv_python .venv/bin/python ;;
+    *) cat version ;;
+esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A folder with the project's set-up files and fake programs first on PATH."""
+    for name in ("setup.sh", "Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    program(programs / "python3", PYTHON3)
+    program(programs / "df", 'echo Filesystem\necho "/dev/x 1 1 $(cat free_kb) 1% /"')
+    program(programs / "uname", 'case "$1" in -s) echo Linux;; -m) echo x86_64;; *) echo Linux-x86_64;; esac')
+    program(tmp_path / "venv_python", VENV_PYTHON)
+    for name, text in (("version", "3.12"), ("free_kb", "90000000"), ("pip_exit", "0"),
+                       ("pip_says", "Successfully installed torch"), ("cv2_says", "")):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def program(path, text):
+    path.write_text(text if text.startswith("#!") else f"#!/bin/bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def setup(machine, *args):
+    env = {**os.environ, "PATH": f"{machine / 'programs'}:{os.environ['PATH']}", "TMPDIR": "/tmp"}
+    done = subprocess.run(args or ("bash", "setup.sh"), cwd=machine, env=env, text=True,
+                          capture_output=True, timeout=60)
+    assert (done.returncode == 0) == (machine / ".venv/ready").exists()
+    return done
+
+
+def refusal(machine, **changes):
+    """The last line on stderr of a set-up that must fail."""
+    for name, text in changes.items():
+        (machine / name).write_text(text)
+    done = setup(machine)
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+def test_set_up_installs_once_and_not_again_until_the_requirements_change(machine):
+    makefile = (machine / "Makefile").read_text()
+    (machine / "Makefile").write_text(re.sub(r"\t\.venv/bin/python -m pytest.*\n", "\t@true\n", makefile))
+    for expected in (1, 1):
+        done = setup(machine, "make", "test")
+        assert done.returncode == 0, done.stderr
+        calls = (machine / "calls").read_text()
+        assert calls.count("-m pip install") == expected
+        assert "-r requirements-dev.txt" in calls
+    later = (machine / ".venv/ready").stat().st_mtime + 10
+    os.utime(machine / "requirements.txt", (later, later))
+    assert setup(machine, "make", "test").returncode == 0
+    assert (machine / "calls").read_text().count("-m pip install") == 2
+
+
+def test_no_venv_module(machine):
+    assert "apt install python3-venv" in refusal(machine, no_venv="")
+    assert not (machine / ".venv").exists()
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.9", "3.6"])
+def test_an_old_python(machine, version):
+    line = refusal(machine, version=version)
+    assert f"Python {version}" in line and "make demo PYTHON=python3.12" in line
+
+
+def test_a_python_that_is_not_there(machine):
+    done = setup(machine, "bash", "setup.sh", "python9")
+    assert done.returncode == 1 and "there is no python9" in done.stderr
+
+
+def test_no_space(machine):
+    assert "need 7 GB, and 6 GB are free" in refusal(machine, free_kb="6500000")
+    assert not (machine / ".venv").exists()
+
+
+def test_space_is_not_asked_for_again_once_torch_is_there(machine):
+    setup(machine)
+    (machine / "torch_there").touch()
+    (machine / "free_kb").write_text("1000")
+    assert setup(machine).returncode == 0
+
+
+@pytest.mark.parametrize("says, advice", [
+    ("WARNING: Retrying: Failed to establish a new connection: [Errno -3] Temporary failure in name "
+     "resolution\nERROR: No matching distribution found for torch>=2.10", "check the network"),
+    ("ERROR: No matching distribution found for torch>=2.10", "name another Python"),
+    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+     "the disk is full"),
+    ("ERROR: something else", ".venv/setup.log"),
+])
+def test_pip_fails(machine, says, advice):
+    assert advice in refusal(machine, pip_says=says, pip_exit="1")
+    assert says in (machine / ".venv/setup.log").read_text()
+    (machine / "pip_exit").write_text("0")
+    assert setup(machine).returncode == 0, "the next try goes on"
+
+
+@pytest.mark.parametrize("library", ["libGL.so.1", "libxcb.so.1"])
+def test_without_a_system_library_the_headless_opencv_takes_its_place(machine, library):
+    (machine / "cv2_says").write_text(f"ImportError: {library}: cannot open shared object file: No such file")
+    done = setup(machine)
+    assert done.returncode == 0, done.stderr
+    assert f"opencv-python lacks a system library here (ImportError: {library}" in done.stdout
+    calls = (machine / "calls").read_text()
+    removed = calls.index("pip uninstall -y -q opencv-python\n")
+    assert removed < calls.index("--no-deps opencv-python-headless")
+
+
+def test_another_fault_of_opencv_is_told(machine):
+    assert "numpy is broken" in refusal(machine, cv2_says="Traceback\nImportError: numpy is broken")
+    assert "headless" not in (machine / "calls").read_text()
+
+
+def listed(text):
+    return sorted(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def test_conda_and_pip_install_the_same_packages():
+    environment = (ROOT / "environment.yml").read_text()
+    conda = re.findall(r"^ {6}- (\S+)$", environment.partition("- pip:")[2], re.MULTILINE)
+    wanted = listed((ROOT / "requirements.txt").read_text())
+    assert sorted(conda) == wanted
+    assert "name: lrcn_env" in environment
+    assert {"torch>=2.10", "torchvision", "opencv-python"} <= set(wanted)
+
+
+def test_the_scripts_import_nothing_that_is_not_in_the_requirements():
+    # Pillow comes with matplotlib, which cannot do without it.
+    packages = {"cv2": "opencv-python", "sklearn": "scikit-learn", "PIL": "matplotlib"}
+    wanted = {re.split(r"[<>=]", line)[0] for line in listed((ROOT / "requirements.txt").read_text())}
+    own = {path.stem for path in ROOT.glob("*.py")}
+    for path in ROOT.glob("*.py"):
+        for name in re.findall(r"^ *(?:import|from) (\w+)", path.read_text(), re.MULTILINE):
+            known = name in own or name in sys.stdlib_module_names or name == "timm"
+            assert known or packages.get(name, name) in wanted, f"{path.name} imports {name}"
+
+
+def test_a_line_of_the_demo_names_only_scripts_that_are_there():
+    import demo
+    for command in demo.COMMANDS:
+        assert Path(ROOT, command.split()[0]).is_file()
