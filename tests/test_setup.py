@@ -163,8 +163,9 @@ def test_conda_and_pip_install_the_same_packages():
 
 
 def test_the_scripts_import_nothing_that_is_not_in_the_requirements():
-    # Pillow comes with matplotlib, which cannot do without it.
-    packages = {"cv2": "opencv-python", "sklearn": "scikit-learn", "PIL": "matplotlib"}
+    # Pillow comes with matplotlib, SciPy with scikit-learn: neither can do without.
+    packages = {"cv2": "opencv-python", "sklearn": "scikit-learn", "PIL": "matplotlib",
+                "scipy": "scikit-learn"}
     wanted = {re.split(r"[<>=]", line)[0] for line in listed((ROOT / "requirements.txt").read_text())}
     own = {path.stem for path in ROOT.glob("*.py")}
     for path in ROOT.glob("*.py"):
