@@ -1,0 +1,195 @@
+"""download_ucf101.sh against a server on this machine, with archives of a few bytes."""
+import os
+import shutil
+import subprocess
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "download_ucf101.sh"
+TOOLS = ("unar", "7z", "bsdtar")
+VIDEOS = [f"{cls}/v_{cls}_g0{g}_c01.avi" for cls in ("Archery", "Surfing") for g in (1, 2)]
+RAR, ZIP = "UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server of tmp_path/www that knows ranges; .requests holds (name, range) of every GET, and
+    .break_at the count of bytes after which it hangs up, once."""
+    www = tmp_path / "www"
+    www.mkdir()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.reply(head=True)
+
+        def do_GET(self):
+            self.server.requests.append((self.path[1:], self.headers.get("Range")))
+            self.reply(head=False)
+
+        def reply(self, head):
+            path = www / self.path[1:]
+            if not path.is_file():
+                return self.send_error(404)
+            data, start = path.read_bytes(), 0
+            if self.headers.get("Range"):
+                start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+                if start >= len(data):
+                    return self.send_error(416)
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.end_headers()
+            if not head:
+                stop, self.server.break_at = self.server.break_at, None
+                self.wfile.write(data[start:stop])
+                if stop:
+                    self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.requests, httpd.break_at, httpd.www = [], None, www
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield httpd
+        httpd.shutdown()
+
+
+def write_archives(www, videos=VIDEOS, extra=()):
+    """The two archives as zip files, which all the tools read whatever the name says."""
+    with zipfile.ZipFile(www / RAR, "w") as archive:
+        for name in videos:
+            archive.writestr(f"UCF-101/{name}", os.urandom(2000))
+        for name in extra:
+            archive.writestr(name, "bad")
+    with zipfile.ZipFile(www / ZIP, "w") as archive:
+        for n in (1, 2, 3):
+            archive.writestr(f"ucfTrainTestlist/trainlist0{n}.txt", f"{VIDEOS[0]} 1\r\n{VIDEOS[2]} 2\r\n")
+            archive.writestr(f"ucfTrainTestlist/testlist0{n}.txt", f"{VIDEOS[1]}\r\n{VIDEOS[3]}\r\n")
+
+
+def programs(tmp_path, without=(), only=None):
+    """A PATH with what the script needs, and of the unpacking tools `only` one, or none of `without`."""
+    folder = tmp_path / f"bin-{only}-{len(without)}"
+    folder.mkdir(exist_ok=True)
+    needed = ["bash", "awk", "cat", "curl", "find", "grep", "head", "ls", "lsar", "mkdir", "mktemp", "mv", "rm",
+              "sed", "sort", "tail", "tr", "uname", "unzip", "wc"]
+    for name in [*needed, *([only] if only else TOOLS)]:
+        found = shutil.which(name)
+        if found and name not in without and not (folder / name).exists():
+            (folder / name).symlink_to(found)
+    return str(folder)
+
+
+def download(server, folder, path=None, videos=4, classes=2):
+    env = {**os.environ, "UCF101_URL": f"http://127.0.0.1:{server.server_port}", "UCF101_VIDEOS": str(videos),
+           "UCF101_CLASSES": str(classes), "no_proxy": "127.0.0.1"}
+    if path:
+        env["PATH"] = path
+    return subprocess.run([shutil.which("bash"), str(SCRIPT), str(folder)], env=env, capture_output=True,
+                          text=True, timeout=60)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_fetches_unpacks_and_verifies_with_each_tool(server, tmp_path, tool):
+    if not shutil.which(tool):
+        pytest.skip(f"needs {tool}")
+    write_archives(server.www)
+    done = download(server, tmp_path / "data", programs(tmp_path, only=tool))
+    assert done.returncode == 0, done.stderr
+    assert all((tmp_path / "data" / "UCF-101" / name).stat().st_size == 2000 for name in VIDEOS)
+    assert (tmp_path / "data" / "ucfTrainTestlist" / "testlist03.txt").is_file()
+    assert not list((tmp_path / "data").glob("*.unpacking"))
+    assert f"with {tool}" in done.stdout
+
+
+def needs_a_tool():
+    if not any(shutil.which(tool) for tool in TOOLS):
+        pytest.skip(f"needs one of {', '.join(TOOLS)}")
+
+
+def test_a_second_run_does_nothing(server, tmp_path):
+    needs_a_tool()
+    write_archives(server.www)
+    assert download(server, tmp_path / "data").returncode == 0
+    server.requests.clear()
+    again = download(server, tmp_path / "data")
+    assert again.returncode == 0 and server.requests == []
+    assert "unpacking" not in again.stdout
+
+
+def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
+    needs_a_tool()
+    write_archives(server.www)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    whole = (server.www / RAR).read_bytes()
+    (folder / f"{RAR}.part").write_bytes(whole[:3000])
+    done = download(server, folder)
+    assert done.returncode == 0, done.stderr
+    assert (RAR, "bytes=3000-") in server.requests
+    assert (folder / RAR).read_bytes() == whole
+
+
+def test_a_download_that_was_killed_before_its_renaming_is_taken_as_it_is(server, tmp_path):
+    needs_a_tool()
+    write_archives(server.www)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(server.www / RAR, folder / f"{RAR}.part")
+    assert download(server, folder).returncode == 0
+    assert RAR not in [name for name, _ in server.requests]
+
+
+def test_a_connection_that_breaks_leaves_what_came_and_says_how_to_go_on(server, tmp_path):
+    needs_a_tool()
+    write_archives(server.www)
+    server.break_at = 1500
+    broken = download(server, tmp_path / "data")
+    whole = (server.www / RAR).read_bytes()
+    if broken.returncode:  # a curl that does not try again by itself
+        assert "run this again to go on" in broken.stderr
+        assert (tmp_path / "data" / f"{RAR}.part").read_bytes() == whole[:1500]
+        assert download(server, tmp_path / "data").returncode == 0
+    assert (tmp_path / "data" / RAR).read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["../outside.avi", "/tmp/outside.avi", "UCF-101/../../outside.avi"])
+def test_members_that_leave_the_folder_are_refused_before_anything_is_unpacked(server, tmp_path, name):
+    needs_a_tool()
+    write_archives(server.www, extra=[name])
+    done = download(server, tmp_path / "data")
+    assert done.returncode == 1
+    assert "refused" in done.stderr.splitlines()[-1] and name in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "data" / "UCF-101").exists() and not (tmp_path / "outside.avi").exists()
+
+
+def test_says_what_to_install_where_nothing_unpacks(server, tmp_path):
+    write_archives(server.www)
+    done = download(server, tmp_path / "data", programs(tmp_path, without=TOOLS))
+    assert done.returncode == 1 and "unrar unar 7z bsdtar" in done.stderr
+
+
+def test_missing_videos_are_counted(server, tmp_path):
+    needs_a_tool()
+    write_archives(server.www, videos=VIDEOS[:3])
+    done = download(server, tmp_path / "data")
+    assert done.returncode == 1 and "3 videos of 2 classes" in done.stderr
+    listed = download(server, tmp_path / "data", videos=3)
+    assert listed.returncode == 1 and f"1 listed videos are missing, such as {VIDEOS[3]}" in listed.stderr
+
+
+def test_an_address_without_the_archive_is_one_line(server, tmp_path):
+    done = download(server, tmp_path / "data")
+    assert done.returncode == 1 and "UCF101_URL" in done.stderr.splitlines()[-1]
+
+
+def test_certificates_are_always_checked():
+    text = SCRIPT.read_text()
+    assert "--insecure" not in text and "no-check-certificate" not in text
+    assert not [word for line in text.splitlines() if "curl" in line for word in line.split() if word == "-k"]
