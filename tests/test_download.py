@@ -77,8 +77,8 @@ def programs(tmp_path, without=(), only=None):
     """A PATH with what the script needs, and of the unpacking tools `only` one, or none of `without`."""
     folder = tmp_path / f"bin-{only}-{len(without)}"
     folder.mkdir(exist_ok=True)
-    needed = ["bash", "awk", "cat", "curl", "find", "grep", "head", "ls", "lsar", "mkdir", "mktemp", "mv", "rm",
-              "sed", "sort", "tail", "tr", "uname", "unzip", "wc"]
+    needed = ["bash", "awk", "cat", "curl", "find", "grep", "head", "ls", "lsar", "mkdir", "mktemp", "mv",
+              "rm", "sed", "sort", "tail", "tr", "uname", "unzip", "wc"]
     for name in [*needed, *([only] if only else TOOLS)]:
         found = shutil.which(name)
         if found and name not in without and not (folder / name).exists():
