@@ -43,7 +43,7 @@ def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
     parser.add_argument("--groups", type=cli.number(int, low=8, high=99), default=25,
-                        help="groups a class, 8 or more: 7 of them are for the test")
+                        help="groups a class; 8 or more for split 1, 22 or more for all three splits")
     parser.add_argument("--clips", type=cli.number(int, low=1, high=99), default=2,
                         help="clips a group")
     parser.add_argument("--seed", type=cli.count, default=42, help="another seed, other videos")
