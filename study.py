@@ -143,43 +143,43 @@ def fit_logistic(share, weight):
     """Logistic curves through share (R, K) at x = 0 ... K-1 -> (point, slope, lapse), each (R,).
 
     share = lapse + (1 - 2 lapse) / (1 + exp(-slope (x - point))), so that the curve passes one half
-    at `point`. The lapse, how far windows of one action fall short of 0 and 1, is read off the two
-    ends: without it, a network that errs would look as if it changed its mind slowly.
-    slope: logits a frame. NaN where the curve does not rise. weight: (R, K).
+    at `point`. The lapse is how far its ends stay from 0 and 1, for a network that errs on windows
+    of one action would otherwise look as if it changed its mind slowly. slope: logits a frame.
+    NaN where the curve does not rise. weight: (R, K).
     Least squares (Levenberg and Marquardt), with a touch of ridge on the slope: where no window is
     in doubt it keeps the slope finite, and the point in the middle between the two sides.
     """
-    x = np.arange(share.shape[1])
+    x, eye = np.arange(share.shape[1]), np.eye(3)
     weight = np.nan_to_num(weight / np.maximum(weight.sum(1, keepdims=True), 1e-12))
-    lapse = (share[:, 0] + 1 - share[:, -1]) / 2
-    lapse = np.where(lapse < 0.475, lapse, np.nan)
-    y = np.where(weight > 0, (share - lapse[:, None]) / (1 - 2 * lapse[:, None]), 0)
-    y = np.nan_to_num(y, nan=0.5)
+    y = np.where(weight > 0, np.nan_to_num(share, nan=0.5), 0.5)
 
-    def loss(point, slope):
-        p = 1 / (1 + np.exp(-np.clip(slope[:, None] * (x - point[:, None]), -60, 60)))
-        return p, (weight * (p - y) ** 2).sum(1) + RIDGE * slope ** 2
+    def curve(fit):
+        step = 1 / (1 + np.exp(-np.clip(fit[:, 1:2] * (x - fit[:, :1]), -60, 60)))
+        error = fit[:, 2:] + (1 - 2 * fit[:, 2:]) * step - y
+        return step, error, (weight * error ** 2).sum(1) + RIDGE * fit[:, 1] ** 2
 
-    point, slope = np.clip(x[-1] + 0.5 - y[:, 1:].sum(1), 0, x[-1]), np.ones(len(y))
-    damping, (p, value) = np.full(len(y), 1e-3), loss(point, slope)
-    for _ in range(60):
-        bend = p * (1 - p)
-        to_point, to_slope = -slope[:, None] * bend, (x - point[:, None]) * bend
-        g = np.stack([(weight * (p - y) * d).sum(1) for d in (to_point, to_slope)], 1)
-        g[:, 1] += RIDGE * slope
-        h = np.stack([(weight * a * b).sum(1) for a, b in
-                      ((to_point, to_point), (to_point, to_slope), (to_slope, to_slope))], 1)
-        h11, h12, h22 = h[:, 0] + damping, h[:, 1], h[:, 2] + RIDGE + damping
-        det = h11 * h22 - h12 ** 2
-        there = (point - (h22 * g[:, 0] - h12 * g[:, 1]) / det,
-                 slope - (h11 * g[:, 1] - h12 * g[:, 0]) / det)
-        new_p, new_value = loss(*there)
-        better = new_value < value
-        point, slope = np.where(better, there[0], point), np.where(better, there[1], slope)
-        p, value = np.where(better[:, None], new_p, p), np.where(better, new_value, value)
-        damping = np.clip(np.where(better, damping / 4, damping * 4), 1e-12, 1e6)
-    rises = (slope > 1e-2) & np.isfinite(lapse)
-    return np.where(rises, point, np.nan), np.where(rises, slope, np.nan), lapse
+    lapse = np.clip((y[:, 0] + 1 - y[:, -1]) / 2, 0.01, 0.4)
+    middle = x[-1] + 0.5 - ((y[:, 1:] - lapse[:, None]) / (1 - 2 * lapse[:, None])).sum(1)
+    fit = np.stack([np.clip(middle, 0, x[-1]), np.ones(len(y)), lapse], 1)
+    damping, (step, error, loss) = np.full(len(y), 1e-3), curve(fit)
+    for _ in range(80):
+        bend = (1 - 2 * fit[:, 2:]) * step * (1 - step)
+        slopes = np.stack([-fit[:, 1:2] * bend, (x - fit[:, :1]) * bend, 1 - 2 * step], 2)   # (R, K, 3)
+        gradient = ((weight * error)[..., None] * slopes).sum(1)
+        hessian = np.einsum("rk,rki,rkj->rij", weight, slopes, slopes)
+        gradient[:, 1] += RIDGE * fit[:, 1]
+        hessian[:, 1, 1] += RIDGE
+        there = fit - np.linalg.solve(hessian + damping[:, None, None] * eye, gradient[..., None])[..., 0]
+        there[:, 2] = np.clip(there[:, 2], 0, 0.49)
+        new_step, new_error, new_loss = curve(there)
+        better = (new_loss < loss)[:, None]
+        fit, step, error = (np.where(better, new, old) for new, old in
+                            ((there, fit), (new_step, step), (new_error, error)))
+        loss = np.where(better[:, 0], new_loss, loss)
+        damping = np.clip(np.where(better[:, 0], damping / 4, damping * 4), 1e-10, 1e6)
+    centred = x - (weight * x).sum(1, keepdims=True)
+    rises = ((weight * centred * y).sum(1) > 1e-6) & (fit[:, 1] > 1e-2) & (fit[:, 2] < 0.475)
+    return tuple(np.where(rises, column, np.nan) for column in fit.T)
 
 
 def recency_index(point, length):

@@ -9,6 +9,7 @@ import numpy as np
 import study
 import study_plots
 import style
+from mixed_movies import mixes
 
 SIGNS = {1: "late", -1: "early", 0: "neither"}
 
@@ -123,7 +124,6 @@ WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "fra
 
 def window_rows(found):
     """Rows of windows.csv: empty where there is no such clip, and majority and right for a tie."""
-    from mixed_movies import mixes
     w, predicted = found.windows, found.predicted
     own, other, best = study.probabilities(w, found.p)
     mix, code = mixes(w)

@@ -161,7 +161,7 @@ def study_run(model_dir, args, device, pictures):
     files.write_json(folder / "metrics.json", study_report.metrics(found, settings))
     files.write_csv(folder / "windows.csv", study_report.WINDOW_COLUMNS, study_report.window_rows(found))
     if pictures:
-        for old in (*folder.glob("*.png"), *folder.glob("events.out.tfevents.*")):
+        for old in folder.glob("*.png"):
             old.unlink()
         show(folder, study_report.draw(found, folder, note(settings)))
         write_movie(folder / "movie.mp4", data.folder, source, found)
@@ -196,8 +196,10 @@ def variant_name(settings):
 
 
 def show(folder, pictures):
-    """All pictures into TensorBoard."""
+    """All pictures into TensorBoard, in the place of those of an earlier run."""
     from torch.utils.tensorboard import SummaryWriter
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
     with SummaryWriter(str(folder)) as writer:
         for name, picture in pictures.items():
             writer.add_image(f"{FOLDER}/{name}", picture, dataformats="HWC")

@@ -245,7 +245,8 @@ def test_the_logistic_fit_finds_a_planted_curve():
     point, slope, lapse = study.fit_logistic(planted[None], np.full((1, 6), 100.0))
     assert point[0] == pytest.approx(3.1, abs=0.02) and slope[0] == pytest.approx(3, rel=0.1)
     assert lapse[0] == pytest.approx(0.1, abs=0.005)
-    assert all(np.isnan(x[0]) for x in study.fit_logistic(np.full((1, 6), 0.4), np.ones((1, 6))))
+    none = study.fit_logistic(np.array([[0.4] * 6, planted[::-1]]), np.ones((2, 6)))
+    assert all(np.isnan(x).all() for x in none)                 # flat, and falling
 
 
 @pytest.mark.parametrize("T", [2, 3, 4, 7])
