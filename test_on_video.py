@@ -10,7 +10,8 @@ frame, and every frame is encoded once. Leaves <model_dir>/test_on_video/<name>/
 
     predictions.csv   start and end of every window in seconds, its five leading labels
     segments.csv      start,end,label,probability: runs of one label, after smoothing
-    labelled.mp4      the video with its labels: same size, frame rate and number of frames, no sound
+    labelled.mp4      the video with its labels: same size (odd sides one pixel longer), frame rate
+                      and number of frames, no sound
     timeline.png      probability of the leading classes over time
     labelled.gif      with --gif, the whole video in ten seconds at most
 
