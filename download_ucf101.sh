@@ -26,10 +26,16 @@ size_of() {
 }
 
 fetch() {
-    local name=$1 part=$1.part status=0
+    local name=$1 part=$1.part status=0 have=0 whole
     [ -f "$name" ] && return
     command -v curl >/dev/null || fail "curl is missing; install it (apt install curl, brew install curl)"
-    if [ ! -s "$part" ] || [ "$(wc -c <"$part" | tr -d ' ')" != "$(size_of "$url/$name")" ]; then
+    whole=$(size_of "$url/$name" || true)
+    [ -f "$part" ] && have=$(wc -c <"$part" | tr -d ' ')
+    if [ "$have" -gt "${whole:-$have}" ]; then   # it is of some other archive
+        rm "$part"
+        have=0
+    fi
+    if [ "$have" = 0 ] || [ "$have" != "$whole" ]; then
         echo "fetching $url/$name"
         curl -fL --retry 3 -C - -o "$part" "$url/$name" || status=$?
     fi
@@ -38,6 +44,8 @@ fetch() {
         6|7) fail "cannot reach $url; check the network, or set UCF101_URL to another address of the data set" ;;
         23) fail "cannot write $folder/$part; is the disk full?" ;;
         60) fail "the certificate of $url is not trusted; update this machine's certificates (apt install ca-certificates) or its clock, or set UCF101_URL to a mirror that you trust" ;;
+        33) rm "$part"
+            fetch "$name" ;;   # this server cannot go on in the middle
         22) fail "$url has no $name; set UCF101_URL to the address of the folder that has it" ;;
         *) fail "the download of $name broke off (curl's exit status $status); run this again to go on" ;;
     esac
@@ -76,15 +84,22 @@ extract() {
     esac
 }
 
-# unpack ARCHIVE FOLDER PROGRAM...: FOLDER appears when the archive was unpacked to its end.
-unpack() {
+# obtain ARCHIVE FOLDER PROGRAM...: FOLDER appears when the archive was unpacked to its end. What is
+# missing for that is said before the download, not after it.
+obtain() {
     archive=$1
-    local target=$2 names bad
+    local target=$2
     shift 2
     [ -d "$target" ] && return
     tool=$(unpacker "$@")
+    fetch "$archive"
+    unpack "$target"
+}
+
+unpack() {
+    local target=$1 names bad
     names=$(members) || fail "$tool cannot read $archive; delete it and run this again"
-    bad=$(printf '%s\n' "$names" | tr '\\' '/' | grep -E '^/|^[A-Za-z]:|(^|/)\.\.(/|$)' | head -n 1 || true)
+    bad=$(printf '%s\n' "$names" | tr '\134' / | grep -E '^/|^[A-Za-z]:|(^|/)\.\.(/|$)' | head -n 1 || true)
     [ -z "$bad" ] || fail "$archive was refused: its member '$bad' would be written outside of the folder"
     echo "unpacking $archive with $tool"
     rm -rf "$target.unpacking"
@@ -99,7 +114,7 @@ verify() {
     local found kinds listed absent
     found=$(find UCF-101 -name '*.avi' -type f | wc -l | tr -d ' ')
     kinds=$(find UCF-101 -mindepth 1 -maxdepth 1 -type d | wc -l | tr -d ' ')
-    [ "$found" = "$videos" ] && [ "$kinds" = "$classes" ] ||
+    [ "$found/$kinds" = "$videos/$classes" ] ||
         fail "UCF-101 holds $found videos of $kinds classes, and $videos of $classes were expected; delete $folder/UCF-101 and run this again"
     listed=$(cat ucfTrainTestlist/trainlist0[123].txt ucfTrainTestlist/testlist0[123].txt |
              tr -d '\r' | awk 'NF {print $1}' | sort -u)
@@ -111,12 +126,6 @@ verify() {
 
 mkdir -p "$folder" || fail "cannot make the folder $folder"
 cd "$folder"
-if [ ! -d UCF-101 ]; then
-    fetch UCF101.rar
-    unpack UCF101.rar UCF-101 unrar unar 7z bsdtar
-fi
-if [ ! -d ucfTrainTestlist ]; then
-    fetch UCF101TrainTestSplits-RecognitionTask.zip
-    unpack UCF101TrainTestSplits-RecognitionTask.zip ucfTrainTestlist unzip unar 7z bsdtar
-fi
+obtain UCF101TrainTestSplits-RecognitionTask.zip ucfTrainTestlist unzip unar 7z bsdtar
+obtain UCF101.rar UCF-101 unrar unar 7z bsdtar
 verify

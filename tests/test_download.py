@@ -35,7 +35,7 @@ def server(tmp_path):
             if not path.is_file():
                 return self.send_error(404)
             data, start = path.read_bytes(), 0
-            if self.headers.get("Range"):
+            if self.headers.get("Range") and self.server.ranges:
                 start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
                 if start >= len(data):
                     return self.send_error(416)
@@ -54,7 +54,7 @@ def server(tmp_path):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.requests, httpd.break_at, httpd.www = [], None, www
+        httpd.requests, httpd.break_at, httpd.www, httpd.ranges = [], None, www, True
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield httpd
         httpd.shutdown()
@@ -136,6 +136,18 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
     assert (folder / RAR).read_bytes() == whole
 
 
+@pytest.mark.parametrize("left", [b"the beginning", b"of another archive" * 1000])
+def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server, tmp_path, left):
+    """From a server without ranges, or a part longer than the whole."""
+    needs_a_tool()
+    write_archives(server.www)
+    server.ranges = len(left) > 1000
+    (tmp_path / f"{RAR}.part").write_bytes(left)
+    done = download(server, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / RAR).read_bytes() == (server.www / RAR).read_bytes()
+
+
 def test_a_download_that_was_killed_before_its_renaming_is_taken_as_it_is(server, tmp_path):
     needs_a_tool()
     write_archives(server.www)
@@ -173,6 +185,7 @@ def test_says_what_to_install_where_nothing_unpacks(server, tmp_path):
     write_archives(server.www)
     done = download(server, tmp_path / "data", programs(tmp_path, without=TOOLS))
     assert done.returncode == 1 and "unrar unar 7z bsdtar" in done.stderr
+    assert RAR not in [name for name, _ in server.requests], "said before the long download"
 
 
 def test_missing_videos_are_counted(server, tmp_path):

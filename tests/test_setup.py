@@ -178,3 +178,11 @@ def test_a_line_of_the_demo_names_only_scripts_that_are_there():
     import demo
     for command in demo.COMMANDS:
         assert Path(ROOT, command.split()[0]).is_file()
+
+
+def test_the_shell_scripts_are_clean():
+    if not shutil.which("shellcheck"):
+        pytest.skip("needs shellcheck")
+    done = subprocess.run(["shellcheck", "setup.sh", "download_ucf101.sh", ".ci/run"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
