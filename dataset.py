@@ -120,7 +120,7 @@ def crop_box(height, width, transform, clip, seed):
     if clip.view <= 0:
         return *plain_box(height, width, transform)[:4], clip.view == -1
     random = _random(seed, clip.video, clip.view)
-    random.integers(1)  # the window's draw comes first
+    random.random()  # the window's draw comes first
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
     w = min(width, round((area * ratio * height * width) ** 0.5))
     h = min(height, round((area / ratio * height * width) ** 0.5))

@@ -144,7 +144,7 @@ def cache_key(encoder, rows, folder, options, precision):
         digest.update(f"{video.path}|{sizes[video.path]}|{view}|{frame}\n".encode())
     manifest = hashlib.sha256((Path(folder) / "manifest.csv").read_bytes()).hexdigest()
     spec = json.loads(json.dumps(encoder.spec()))  # as it comes back from key.json: tuples are lists there
-    return {"format": 1, "encoder": spec, "weights": encoder.digest(), "precision": precision,
+    return {"format": 2, "encoder": spec, "weights": encoder.digest(), "precision": precision,
             "dtype": options.dtype, "block": BLOCK[options.device.type],
             "seed": options.seed if any(view > 0 for _, view, _ in rows) else None,
             "manifest": manifest, "rows": len(rows), "frames": digest.hexdigest()}

@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from cli import UserError
 FORMAT = 1
 CHECKPOINTS = "Saved_model_checkpoint"
 ENCODER_FILE = "encoder.pth.tar"
+
+# The default of --num_workers is meant for any machine; more workers than cores do no harm.
+warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
 # ---------------------------------------------------------------- device, seed, ranks
