@@ -163,7 +163,7 @@ def run(main):
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt as stop:
         status = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
-        print(f"\n{name}: stopped; {stop or 'run the same command again to go on'}", file=sys.stderr)
+        print(f"\n{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
     except BrokenPipeError:  # `script | head`: nobody reads on, and that is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
