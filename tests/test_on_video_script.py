@@ -80,7 +80,8 @@ def check_outputs(folder, source, width=None, height=None):
         said = subprocess.run(["ffprobe", "-v", "error", "-count_frames", "-show_entries",
                                "stream=codec_type,width,height,nb_read_frames", "-of", "csv=p=0",
                                folder / "labelled.mp4"], capture_output=True, text=True)
-        assert said.stdout.split() == [f"video,{drawn.width},{drawn.height},{info.frames}"] and not said.stderr
+        assert said.stdout.split() == [f"video,{drawn.width},{drawn.height},{info.frames}"]
+        assert not said.stderr
     assert (folder / "timeline.png").stat().st_size > 1000
     return windows, segments
 
