@@ -84,8 +84,9 @@ def plain_steps(count, size=64):
 def epoch_steps(count, size, views, seed, epoch, world=1):
     """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view.
 
-    A last batch with fewer clips than there are ranks joins the one before it.
+    No batch has fewer clips than there are ranks; a last one that would joins the one before it.
     """
+    size = max(size, world)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
     drawn = torch.randint(views, (count,), generator=generator)

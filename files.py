@@ -104,8 +104,9 @@ def remove_leftovers(folder):
 def lock(folder, flag, what, group=None, wait=False):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
-    wait: the second one waits its turn instead. Processes that give the same `group` hold it together. The kernel drops the lock with its
-    holder, so that nothing has to be cleaned up after a kill.
+    wait: the second one waits its turn instead. Processes that give the same `group` hold it
+    together. The kernel drops the lock with its holder, so that nothing has to be cleaned up after
+    a kill.
     """
     path = Path(folder) / ".lock"
     with open(path, "a+") as f:

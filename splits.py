@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import cli
 import files
 from cli import UserError
 
@@ -160,11 +161,12 @@ def find_groups(names, pattern=None, table=None):
     names within a class, else the video itself. UserError: a pattern that is none, or matches not.
     """
     if table:
+        table = cli.file("groups", table, "give a CSV file with the columns video and group")
         rows = files.read_csv(table, ("video", "group"))
         named = {row["video"]: row["group"] for row in rows}
         absent = [v for c, v in names if f"{c}/{v}" not in named and v not in named]
         if absent:
-            raise UserError(f"{table}: no group for video {absent[0]} and {len(absent) - 1} more")
+            raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
         return {(c, v): named.get(f"{c}/{v}", named.get(v)) for c, v in names}
     try:
         finder = re.compile(pattern) if pattern else None

@@ -86,7 +86,7 @@ def make_model(args, classes, state, checkpoint):
                        args.lstm_layers, args.bidirectional, args.readout, args.dropout, args.loss_per_step)
     model = models.LRCN(encoder, head)
     if args.init_from:
-        for line in utils.take_over(model, utils.load_trained(args.init_from).model):
+        for line in utils.take_over(model, utils.load_trained(args.init_from, flag="init_from").model):
             cli.say(line)
     return model
 

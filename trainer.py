@@ -71,7 +71,8 @@ class Run:
         self.args, self.rank, self.device, self.folder = args, rank, device, None
         self.samples, self.classes, self.model = samples, classes, model
         sampled = dataset.sampling_settings(args.sampled_data_path)
-        self.settings = {**vars(args), "test_split": args.split if args.ucf_list_dir else "drawn",
+        listed = args.ucf_list_dir or args.split == "random"
+        self.settings = {**vars(args), "test_split": args.split if listed else "drawn",
                          # test_on_video.py samples alike, wherever the clips are by then
                          **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
         self.progress, self.saved_at = engine.Progress(), time.monotonic()

@@ -110,7 +110,7 @@ def parse(description, argv=None):
     path = None
     if args.resume:
         run = utils.newest_run(args.local_dir) if args.resume == "auto" else args.resume
-        path = utils.checkpoint_path(cli.folder("resume", run, "give a run folder, or auto"), "last.pth.tar")
+        path = utils.checkpoint_path(run, "last.pth.tar", flag="resume")
     elif args.load_checkpoint:
         path = cli.file("checkpoint_path", args.checkpoint_path or ".", "give the checkpoint to go on from")
     if path is None:

@@ -253,12 +253,13 @@ def build(state, source):
     return models.LRCN(encoder, head), classes, settings
 
 
-def checkpoint_path(model_dir, model_name=None):
+def checkpoint_path(model_dir, model_name=None, flag=None):
     """The checkpoint that --model_dir (a run folder, or its checkpoint folder) and --model_name mean.
 
-    Without a name: best.pth.tar, or last.pth.tar before there is a best one.
+    Without a name: best.pth.tar, or last.pth.tar before there is a best one. flag: the one that
+    named the folder, where it was not --model_dir.
     """
-    folder = cli.folder("model_dir", model_dir, "give the run folder that train.py printed")
+    folder = cli.folder(flag or "model_dir", model_dir, "give the run folder that train.py printed")
     if (folder / CHECKPOINTS).is_dir():
         folder = folder / CHECKPOINTS
     names = [model_name, f"{model_name}.pth.tar"] if model_name else ["best.pth.tar", "last.pth.tar"]
@@ -266,15 +267,17 @@ def checkpoint_path(model_dir, model_name=None):
         if (folder / name).is_file():
             return folder / name
     have = ", ".join(sorted(p.name for p in folder.glob("*.pth.tar") if p.name != ENCODER_FILE)) or "none"
-    raise UserError(f"--model_name {names[0]}: no such checkpoint in {folder}; there: {have}")
+    said = f"--{flag} {model_dir}: no {names[0]}" if flag else f"--model_name {names[0]}: no such checkpoint"
+    raise UserError(f"{said} in {folder}; there: {have}")
 
 
-def load_trained(model_dir, model_name=None, device="cpu"):
+def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
-    path = checkpoint_path(model_dir, model_name)
-    state = load_file(path, "model_name")
-    model, classes, settings = build(state, f"--model_name {path}")
-    restore(model, state, path, "model_name")
+    path = checkpoint_path(model_dir, model_name, flag)
+    flag = flag or "model_name"
+    state = load_file(path, flag)
+    model, classes, settings = build(state, f"--{flag} {path}")
+    restore(model, state, path, flag)
     run = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return Trained(model.to(device).eval(), classes, settings, path, run, state.get("epoch", 0))
 
