@@ -45,7 +45,8 @@ def trained(demo, sampled, tmp_path_factory):
     from runs import train
     return train(demo, sampled, tmp_path_factory.mktemp("trained"), "--encoder", "resnet18", "--epochs", 20,
                  "--lr", 0.01, "--dropout", 0, "--latent_dim", 64, "--hidden_size", 16,
-                 "--label_smoothing", 0, "--checkpoint_interval", 20, "--val_check_interval", 5)
+                 "--label_smoothing", 0, "--checkpoint_interval", 20, "--val_check_interval", 5,
+                 script="train.py")
 
 
 @pytest.fixture(scope="session")

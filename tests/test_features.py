@@ -212,6 +212,7 @@ def test_another_networks_cache_is_never_used(encoder, folder, clips):
     assert len(caches(folder)) == 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_worker_processes_change_no_bit(encoder, folder, clips):
     values = [features.encode_clips(encoder, clips, folder, replace(CPU, cache=False, num_workers=n))
               for n in (0, 1, 3)]

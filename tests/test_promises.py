@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import (
     ONE_THREAD,
+    QUICK,
     assert_same_run,
     flags,
     half_files,
@@ -45,7 +46,7 @@ HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 @pytest.fixture(scope="module")
 def whole(demo, sampled, tmp_path_factory):
     """A run of 6 epochs that nothing interrupted, with dropout, two views and a schedule."""
-    return train(demo, sampled, tmp_path_factory.mktemp("whole"), "--epochs", 6, *HARD)
+    return train(demo, sampled, tmp_path_factory.mktemp("whole"), "--epochs", 6, *HARD, script="train.py")
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_pa
         kept = max(kept, sum(int((s > 0).sum()) for s in sums))
         went_on += "blocks are there" in process.out
     assert kept and went_on >= 3
-    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
+    assert_same_run(last_line(run(QUICK, *command, env=ONE_THREAD)), whole)
 
 
 def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_path):
@@ -142,10 +143,10 @@ def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_pa
         found = list(local_dir.glob("*/Saved_model_checkpoint/last.pth.tar"))
         return ["--resume", "auto", "--local_dir", local_dir] if found else command
 
-    moments, epochs = random.Random(2), []
-    for i in range(12):
+    moments, epochs, kills = random.Random(2), [], 0
+    while kills < 12:
         words = going_on()
-        if i % 3:
+        if kills % 3:
             process = start(script, *words, env=ONE_THREAD | {"KILL_AT": moments.randint(8, 60)})
         else:
             process = start(script, *words, env=ONE_THREAD | {"KILL_AT": 0})
@@ -153,15 +154,17 @@ def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_pa
             time.sleep(moments.uniform(0, 0.3))
             process.kill()
         code = process.wait().code
-        assert code == -signal.SIGKILL or (code == 0 and epochs[-1] == 6), process.err
         check_what_is_there(local_dir)
         last = sorted(local_dir.glob("*/Saved_model_checkpoint/last.pth.tar"))
         epochs.append(load(last[-1].parent.parent)["epoch"] if last else 0)
-        if epochs[-1] == 6 and i < 9:       # done before the kills were: once more from the start
+        if code == 0:       # it was done before it was killed: once more from the start
+            assert epochs[-1] == 6
             shutil.rmtree(local_dir)
-            epochs.append(0)
+        else:
+            assert code == -signal.SIGKILL, process.err
+            kills += 1
     assert len(set(epochs)) > 2, "the kills never hit a run between its epochs"
-    folder = last_line(run("train.py", *going_on(), env=ONE_THREAD))
+    folder = last_line(run(QUICK, *going_on(), env=ONE_THREAD))
     assert_same_run(folder, whole)
     assert not half_files(folder)
 
@@ -184,7 +187,7 @@ def test_promise_1_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_pa
 def resumed(demo, sampled, local_dir, first, then, *more):
     """A run with `more` flags that was begun with `first` and gone on with by `then`."""
     folder = train(demo, sampled, local_dir, *more, *first)
-    again = last_line(run("train.py", "--resume", folder, *then, env=ONE_THREAD))
+    again = last_line(run(QUICK, "--resume", folder, *then, env=ONE_THREAD))
     assert again == folder
     return folder
 
@@ -195,11 +198,11 @@ def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, 
     assert_same_run(folder, whole, names=("last", "best", "epoch_4", "epoch_6"))
     # by the flags of old, and from a checkpoint that is not the newest
     path = folder / "Saved_model_checkpoint" / "epoch_2.pth.tar"
-    run("train.py", "--load_checkpoint", "True", "--checkpoint_path", path, env=ONE_THREAD)
+    run(QUICK, "--load_checkpoint", "True", "--checkpoint_path", path, env=ONE_THREAD)
     assert_same_run(folder, whole)
     # automatically the newest
     auto = train(demo, sampled, tmp_path / "a", "--epochs", 6, "--stop_after", 1, *HARD)
-    result = run("train.py", "--resume", "auto", "--local_dir", tmp_path / "a", env=ONE_THREAD)
+    result = run(QUICK, "--resume", "auto", "--local_dir", tmp_path / "a", env=ONE_THREAD)
     assert last_line(result) == auto and auto != folder
     assert_same_run(auto, whole)
 
@@ -220,12 +223,16 @@ def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_p
 
 # ---------------------------------------------------------------- 3: signals
 
-# A step takes a while, so that a signal comes in the middle of an epoch.
+# The third step of the second epoch takes a while, and says so.
 SLOW = """
 import time, engine
-loss = engine.Learner.loss
+loss, calls = engine.Learner.loss, 0
 def slow(self, x, labels):
-    time.sleep(0.1)
+    global calls
+    calls += 1
+    if calls == 8:
+        print("third step", flush=True)
+        time.sleep(1)
     return loss(self, x, labels)
 engine.Learner.loss = slow
 """
@@ -236,15 +243,16 @@ def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole,
                                                                           number, code):
     script = patched(tmp_path, "train.py", SLOW)
     process = start(script, *flags(demo, sampled, tmp_path / "runs", "--epochs", 6, *HARD), env=ONE_THREAD)
-    wait_for_words(process, "epoch 2/6")
+    wait_for_words(process, "third step")
     process.kill(number)
     result = process.wait()
     assert result.code == code and "Traceback" not in result.err, result
     said = result.err.splitlines()[-1]
     assert "go on with: python train.py --resume " in said
     folder = Path(said.split("--resume ")[1])
-    assert 0 < load(folder)["progress"]["step"] < 5, "it did not stop in the middle of an epoch"
-    again = run("train.py", *said.split("python train.py ")[1].split(), env=ONE_THREAD)
+    progress = load(folder)["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 3), "it did not stop after the step under way"
+    again = run(QUICK, *said.split("python train.py ")[1].split(), env=ONE_THREAD)
     assert last_line(again) == folder
     assert_same_run(folder, whole)
 
@@ -388,7 +396,7 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
     script = patched(tmp_path, "train.py", full)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
     one_line(result, "the feature cache needs 0.12 MB", "0.02 MB are free")
-    run("train.py", *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
+    run(QUICK, *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
     one_line(result, "the checkpoints need", "0.02 MB are free")
 
@@ -427,7 +435,7 @@ def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, 
     one_line(result, "the disk is full", code=1)
     assert not half_files(tmp_path)
     check_what_is_there(tmp_path / "runs")
-    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
+    assert_same_run(last_line(run(QUICK, *command, env=ONE_THREAD)), whole)
 
 
 # ---------------------------------------------------------------- 9: same seed, same result
@@ -442,7 +450,7 @@ def test_promise_9_the_same_seed_gives_the_same_bits_for_0_1_or_4_workers(whole,
 
 
 def test_promise_9_the_same_holds_without_a_feature_cache(demo, sampled, tmp_path):
-    folders = [train(demo, sampled, tmp_path / str(workers), "--epochs", 2, *HARD, "--no-feature_cache",
+    folders = [train(demo, sampled, tmp_path / str(workers), "--epochs", 1, *HARD, "--no-feature_cache",
                      "--num_workers", workers) for workers in (0, 1, 4)]
     assert_same_run(folders[1], folders[0])
     assert_same_run(folders[2], folders[0])
@@ -466,7 +474,7 @@ def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, t
 def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sampled, tmp_path, whole):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
-    processes = [start("train.py", *command, env=ONE_THREAD) for _ in range(2)]
+    processes = [start(QUICK, *command, env=ONE_THREAD) for _ in range(2)]
     for process in processes:
         assert_same_run(last_line(process.wait()), whole)
     assert len(list((mine / "features").iterdir())) == 2, "one cache for each view"
