@@ -145,7 +145,7 @@ def fit_logistic(share, weight):
     share = lapse + (1 - 2 lapse) / (1 + exp(-slope (x - point))), so that the curve passes one half
     at `point`. The lapse is how far its ends stay from 0 and 1, for a network that errs on windows
     of one action would otherwise look as if it changed its mind slowly. slope: logits a frame.
-    NaN where the curve does not rise. weight: (R, K).
+    NaN where the curve does not rise, or by less than a fifth from end to end. weight: (R, K).
     Least squares (Levenberg and Marquardt), with a touch of ridge on the slope: where no window is
     in doubt it keeps the slope finite, and the point in the middle between the two sides.
     """
@@ -178,7 +178,7 @@ def fit_logistic(share, weight):
         loss = np.where(better[:, 0], new_loss, loss)
         damping = np.clip(np.where(better[:, 0], damping / 4, damping * 4), 1e-10, 1e6)
     centred = x - (weight * x).sum(1, keepdims=True)
-    rises = ((weight * centred * y).sum(1) > 1e-6) & (fit[:, 1] > 1e-2) & (fit[:, 2] < 0.475)
+    rises = ((weight * centred * y).sum(1) > 1e-6) & (fit[:, 1] > 1e-2) & (fit[:, 2] < 0.4)
     return tuple(np.where(rises, column, np.nan) for column in fit.T)
 
 
