@@ -21,7 +21,7 @@ import os
 import time
 import zlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -40,6 +40,9 @@ from utils import Rank
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
 # What a kill costs at the most; a cache that is written more often slows the encoder.
 KEEP_SECONDS = 2
+
+# Features larger than this on a probe are kept in float32: float16 ends at 65504.
+FLOAT16_ROOM = 4096
 
 
 @dataclass
@@ -215,13 +218,19 @@ class Cache:
 def encode_clips(encoder, clips, folder, options, what="frames"):
     """Features of clips, (clips, T, ...) of options.dtype; every frame of a view is encoded once.
 
+    float32 takes the place of float16 where the features would not fit into it.
     encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`).
     clips: dataset.Clips of equal length. Kept in the cache of `folder` unless options.cache is off.
     """
     rows, index = unique_rows(clips)
     frame_encoder = FrameEncoder(encoder, options.device, options.compile)
-    blank = torch.zeros(1, encoder.transform.crop, encoder.transform.crop, 3, dtype=torch.uint8)
-    shape = tuple(frame_encoder(blank).shape[1:])
+    noise = torch.randint(0, 256, (1, encoder.transform.crop, encoder.transform.crop, 3), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(0))
+    probe = frame_encoder(noise)
+    shape = tuple(probe.shape[1:])
+    if options.dtype == "float16" and not probe.abs().max() < FLOAT16_ROOM:
+        # Deep networks without trained weights let their activations grow without bound.
+        options = replace(options, dtype="float32")
     size = BLOCK[options.device.type]
 
     def encode(chosen, keep):
