@@ -214,7 +214,6 @@ def test_another_networks_cache_is_never_used(encoder, folder, clips):
     assert len(caches(folder)) == 2
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_features_too_large_for_float16_are_kept_in_float32(encoder, folder, clips):
     loud = copy.deepcopy(encoder)
     with torch.no_grad():
