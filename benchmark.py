@@ -112,7 +112,7 @@ def measure_encoding(args, device, folder, scratch):
     frames = len(features.unique_rows(clips)[0])
     bare = features.FrameEncoder(encoder, device, args.compile)
     block = features.BLOCK[device.type]
-    batch = torch.randint(0, 256, (block, *[encoder.transform.crop] * 2, 3), dtype=torch.uint8).to(device)
+    batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
     blocks = max(1, frames // block)
 
     def decode():

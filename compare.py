@@ -63,8 +63,8 @@ def frames_per_second(folder, device):
     """(parameters, frames a second through encoder and head) of a run's best checkpoint."""
     trained = utils.load_trained(folder, device=device)
     encode = features.FrameEncoder(trained.model.encoder, device)
-    size, length = trained.model.encoder.transform.crop, trained.settings["num_frames_video"]
-    frames = torch.zeros(length, size, size, 3, dtype=torch.uint8)
+    length = trained.settings["num_frames_video"]
+    frames = torch.zeros(length, *trained.model.encoder.transform.shape, dtype=torch.uint8)
 
     @torch.inference_mode()
     def clip():

@@ -148,19 +148,48 @@ def source_frames(folder, video, indices):
                         f"run preprocessing_data.py again") from None
 
 
+def differences(frames, earlier):
+    """What changed from `earlier` to `frames`, both uint8 (T, S, S, 3): 128 where nothing did."""
+    out = np.empty_like(frames)
+    for before, after, d in zip(earlier, frames, out, strict=True):
+        cv2.addWeighted(after, 1, before, -1, 128, dst=d)
+    return out
+
+
+def as_modality(frames, changes, transform):
+    """Crops and their differences, uint8 (T, S, S, 3), as the encoder takes them: (T, [2,] S, S, 3)."""
+    parts = {"rgb": frames, "rgbdiff": changes}
+    parts = [parts[name] for name in transform.modality.split("+")]
+    return parts[0] if len(parts) == 1 else np.stack(parts, 1)
+
+
 def mirrored(clip):
     """The same frames of a plain clip, flipped."""
     return Clip(clip.video, clip.frames, -1)
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB."""
-    frames = source_frames(folder, clip.video, clip.frames)
+    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB, (T, 2, S, S, 3) for two modalities.
+
+    A frame's difference is from the sampled frame before it; the very first frame has the second's.
+    """
+    if transform.modality == "rgb":
+        return _crops(folder, clip, clip.frames, transform, seed)
+    after = [min(max(i, 1), clip.video.frames - 1) for i in clip.frames]
+    wanted = sorted({*clip.frames, *after, *(max(i - 1, 0) for i in after)})
+    place = {i: n for n, i in enumerate(wanted)}
+    crops = _crops(folder, clip, wanted, transform, seed)
+    changes = differences(crops[[place[i] for i in after]], crops[[place[max(i - 1, 0)] for i in after]])
+    return as_modality(crops[[place[i] for i in clip.frames]], changes, transform)
+
+
+def _crops(folder, clip, indices, transform, seed):
+    frames = source_frames(folder, clip.video, indices)
     return to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
 
 
 class ClipFrames:
-    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, S, S, 3).
+    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, [2,] S, S, 3).
 
     A file that cannot be read comes out as its error's text, because a worker cannot raise across
     to its parent in one line.

@@ -7,30 +7,48 @@
 import copy
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import fx, nn
 
 from cli import UserError
 
+MODALITIES = ("rgb", "rgbdiff", "rgb+rgbdiff")
 # Second classifiers of GoogLeNet and Inception that help only to train them from scratch
 AUXILIARY = {"aux1", "aux2", "AuxLogits"}
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How a frame becomes the encoder's input: short side to `resize`, then a centre crop, in pixels."""
+    """How a frame becomes the encoder's input: short side to `resize`, then a centre crop, in pixels.
+
+    modality: what the encoder looks at, "rgb" the frame itself, "rgbdiff" its difference from the frame
+    before (Wang et al. 2016, Temporal Segment Networks, section 3.2), "rgb+rgbdiff" both, one after
+    the other: the feature is then twice as long.
+    """
     resize: int
     crop: int
     mean: tuple
     std: tuple
     interpolation: str = "bilinear"
+    modality: str = "rgb"
+
+    @property
+    def modalities(self):
+        """How many pictures the encoder sees of a frame."""
+        return len(self.modality.split("+"))
+
+    @property
+    def shape(self):
+        """One frame's input, channels last: (S, S, 3), or (2, S, S, 3) for two modalities."""
+        return (*([self.modalities] if self.modalities > 1 else []), self.crop, self.crop, 3)
 
 
 class Encoder(nn.Module):
     """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
 
+    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
     It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
     `moving_statistics` lifts that for the batch norms alone.
     """
@@ -44,10 +62,13 @@ class Encoder(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
         with torch.inference_mode():
-            blank = torch.zeros(1, 3, transform.crop, transform.crop, dtype=torch.uint8)
-            self.feature_dim = self(blank).shape[1]
+            blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
+            self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
 
     def forward(self, frames):
+        return per_modality(self._features, frames, self.transform.modalities).flatten(1)
+
+    def _features(self, frames):
         # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
         return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
 
@@ -66,6 +87,13 @@ class Encoder(nn.Module):
         return {"name": self.name, **asdict(self.transform)}
 
 
+def per_modality(network, x, modalities):
+    """network on x (N, ...), or on each part of x (N, M, ...) where there are several modalities."""
+    if modalities == 1:
+        return network(x)
+    return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 def weights_digest(module):
     digest = hashlib.sha256()
     for key, tensor in sorted(module.state_dict().items()):
@@ -81,11 +109,12 @@ def move_statistics(module):
             child.train()
 
 
-def build_encoder(name, weights="DEFAULT", img_dim=None):
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
     img_dim: side of the crop in pixels, instead of the one that the weights came with.
+    modality: one of MODALITIES, see Transform.
     UserError: no such model, weights that cannot be had or do not fit.
     """
     try:
@@ -96,7 +125,7 @@ def build_encoder(name, weights="DEFAULT", img_dim=None):
     if isinstance(weights, dict):
         load_backbone(backbone, weights)
     try:
-        return Encoder(name, backbone, transform)
+        return Encoder(name, backbone, replace(transform, modality=modality))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
 
@@ -206,8 +235,8 @@ def for_inference(encoder):
     folded; the copy is compared with the original on a random batch and given up if it differs.
     """
     fast = copy.deepcopy(encoder).requires_grad_(False)
-    probe = torch.randint(0, 256, (2, 3, encoder.transform.crop, encoder.transform.crop), dtype=torch.uint8,
-                          generator=torch.Generator().manual_seed(0)).to(encoder.scale.device)
+    probe = torch.randint(0, 256, (2, *encoder.transform.shape), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(0)).to(encoder.scale.device).movedim(-1, -3)
     with torch.inference_mode():
         expected = fast(probe)
     for conv, name in _conv_norm_pairs(fast, probe):
@@ -304,7 +333,7 @@ def recompute_activations(encoder):
 
 
 class FrozenPart(nn.Module):
-    """What lies before the first trained block: uint8 (N, 3, H, W) -> activations (N, ...)."""
+    """What lies before the first trained block: uint8 (N, [M,] 3, H, W) -> activations (N, [M,] ...)."""
 
     def __init__(self, encoder, backbone, where):
         super().__init__()
@@ -315,6 +344,9 @@ class FrozenPart(nn.Module):
         self.eval()
 
     def forward(self, frames):
+        return per_modality(self._activations, frames, self.transform.modalities)
+
+    def _activations(self, frames):
         return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale))
 
     def digest(self):

@@ -65,7 +65,7 @@ class FrameFeed:
         for (numbers, _), frames in zip(steps, loader, strict=True):
             if isinstance(frames, str):
                 raise UserError(frames)
-            yield (frames.to(self.device, non_blocking=True).permute(0, 1, 4, 2, 3),
+            yield (frames.to(self.device, non_blocking=True).movedim(-1, -3),
                    self.labels[numbers].to(self.device))
 
 

@@ -58,7 +58,7 @@ class Options:
 
 
 class FrameEncoder:
-    """A frozen encoder made ready for a device: uint8 (N, S, S, 3) -> features (N, ...), float.
+    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, 3) -> features (N, ...), float.
 
     On a CPU float32, channels last, batch norm folded; on CUDA bfloat16 besides.
     """
@@ -72,7 +72,7 @@ class FrameEncoder:
 
     @torch.inference_mode()
     def __call__(self, frames):
-        frames = frames.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # channels last as it is
+        frames = frames.to(self.device, non_blocking=True).movedim(-1, -3)  # channels last as it is
         with torch.autocast("cuda", torch.bfloat16, enabled=self.cuda):
             return self.encoder(frames)
 
@@ -85,7 +85,7 @@ def frame_loader(frames, options, device):
 
 
 class Blocks:
-    """The rows of chosen blocks as a map-style data set: i -> uint8 (rows, S, S, 3).
+    """The rows of chosen blocks as a map-style data set: i -> uint8 (rows, [M,] S, S, 3).
 
     A file that cannot be read comes out as its error's text, because a worker cannot raise across
     to its parent in one line.
@@ -224,7 +224,7 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     """
     rows, index = unique_rows(clips)
     frame_encoder = FrameEncoder(encoder, options.device, options.compile)
-    noise = torch.randint(0, 256, (1, encoder.transform.crop, encoder.transform.crop, 3), dtype=torch.uint8,
+    noise = torch.randint(0, 256, (1, *encoder.transform.shape), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0))
     probe = frame_encoder(noise)
     shape = tuple(probe.shape[1:])

@@ -1,6 +1,6 @@
 """Encoder, read-outs and the LRCN that they make up (Donahue et al. 2015, arXiv:1411.4389).
 
-    frames    uint8 (B, T, 3, H, W), RGB
+    frames    uint8 (B, T, 3, H, W), RGB; (B, T, M, 3, H, W) with M > 1 modalities
     encoder   each frame -> features (B, T, D)
     head      projection (B, T, latent_dim) -> LSTM (B, T, width) -> read-out (B, width) -> logits (B, C)
 
@@ -108,6 +108,7 @@ class Tail(nn.Module):
     def __init__(self, encoder, blocks, head):
         super().__init__()
         self.blocks, self.head, self.moving_statistics = blocks, head, encoder.moving_statistics
+        self.modalities = encoder.transform.modalities
 
     def train(self, mode=True):
         super().train(mode)
@@ -118,7 +119,11 @@ class Tail(nn.Module):
 
     def features(self, activations):
         """(B, T, ...) -> (B, T, feature_dim)."""
-        return self.blocks(activations.flatten(0, 1)).flatten(1).unflatten(0, activations.shape[:2])
+        found = encoders.per_modality(self._features, activations.flatten(0, 1), self.modalities)
+        return found.flatten(1).unflatten(0, activations.shape[:2])
+
+    def _features(self, activations):
+        return self.blocks(activations).flatten(1)
 
     def forward(self, activations):
         return self.head(self.features(activations))

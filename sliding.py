@@ -19,7 +19,7 @@ import torch
 
 import features
 import video
-from dataset import plain_box, to_input
+from dataset import as_modality, differences, plain_box, to_input
 
 UNSURE = "unsure"
 
@@ -42,16 +42,27 @@ class Slider:
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
-        self.tail, self.encoded = None, 0
+        self.tail, self.last, self.encoded = None, None, 0
 
     def crop(self, frame):
-        """uint8 (H, W, 3) -> (S, S, 3), as the encoder takes it."""
+        """uint8 (H, W, 3) -> (S, S, 3), the encoder's size."""
         return to_input([frame], plain_box(*frame.shape[:2], self.transform), self.transform)[0]
+
+    def inputs(self, crops):
+        """Crops uint8 (n, S, S, 3) as the encoder takes them, see dataset.clip_frames: (n, [2,] S, S, 3)."""
+        if self.transform.modality == "rgb":
+            return crops
+        earlier = np.concatenate([crops[:1] if self.last is None else self.last, crops[:-1]])
+        changes = differences(crops, earlier)
+        if self.last is None and len(changes) > 1:
+            changes[0] = changes[1]
+        self.last = crops[-1:]
+        return as_modality(crops, changes, self.transform)
 
     @torch.inference_mode()
     def push(self, crops):
         """Encode frames (S, S, 3); probabilities float32 (n, C) of the windows that end in them."""
-        values = self.encoder(torch.from_numpy(np.stack(crops))).float()
+        values = self.encoder(torch.from_numpy(self.inputs(np.stack(crops)))).float()
         self.encoded += len(values)
         if self.tail is not None:
             values = torch.cat([self.tail, values])

@@ -79,7 +79,7 @@ def load_clips(trained, args, device):
 
 
 class MeanFrames(Dataset):
-    """Block i: the mean frames of some clips, uint8 (B, S, S, 3); after the last clip, a grey one."""
+    """Block i: the mean frames of some clips, uint8 (B, [M,] S, S, 3); after the last clip, a grey one."""
 
     def __init__(self, folder, clips, transform, seed, size=8):
         self.source, self.clips, self.size = (folder, transform, seed), [*clips, None], size
@@ -90,7 +90,7 @@ class MeanFrames(Dataset):
     def __getitem__(self, i):
         cv2.setNumThreads(1)
         folder, transform, seed = self.source
-        grey = np.full((transform.crop, transform.crop, 3), 128, np.uint8)
+        grey = np.full(transform.shape, 128, np.uint8)
         return np.stack([grey if clip is None else
                          dataset.clip_frames(folder, clip, transform, seed).mean(0).round().astype(np.uint8)
                          for clip in self.clips[i * self.size:(i + 1) * self.size]])

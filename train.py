@@ -80,7 +80,7 @@ def make_model(args, classes, state, checkpoint):
         weights = None
     elif weights != "DEFAULT":
         weights = utils.load_file(weights, "encoder_weights")
-    encoder = encoders.build_encoder(args.encoder, weights, args.img_dim)
+    encoder = encoders.build_encoder(args.encoder, weights, args.img_dim, args.modality)
     utils.set_seed(args.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), args.latent_dim, args.hidden_size,
                        args.lstm_layers, args.bidirectional, args.readout, args.dropout, args.loss_per_step)

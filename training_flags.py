@@ -3,12 +3,14 @@ import argparse
 import re
 
 import cli
+import encoders
 import models
 import utils
 from cli import UserError
 
-MODEL_FLAGS = ("encoder", "encoder_weights", "img_dim", "latent_dim", "hidden_size", "lstm_layers",
-               "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout")
+MODEL_FLAGS = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size",
+               "lstm_layers", "bidirectional", "readout", "loss_per_step", "num_frames_video",
+               "train_encoder", "dropout")
 
 
 def blocks(text):
@@ -45,6 +47,9 @@ def make_parser(description):
         help="the library's ImageNet weights, none, or a state dict file")
     add("--img_dim", type=cli.none_or(positive), default=None,
         help="side of the encoder's input in pixels (default: as its weights were trained)")
+    add("--modality", choices=encoders.MODALITIES, default="rgb",
+        help="what the encoder sees: frames, their differences from the frame before, or both, which takes "
+             "twice as long and tells motions apart")
     add("--num_frames_video", type=positive, default=5, help="frames in a clip")
     add("--latent_dim", type=positive, default=512, help="size of the projected frame feature")
     add("--hidden_size", type=positive, default=256, help="LSTM units a direction")

@@ -16,15 +16,18 @@ import splits
 # tiny ones, so that a system trains in a second.
 SYSTEMS = {
     "the original": ("--readout", "last", "--lstm_layers", 2),
-    "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1, "--readout", "attention"),
+    "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1,
+                                         "--readout", "attention"),
     "a prediction at every step": ("--num_frames_video", 16, "--lstm_layers", 1, "--no-bidirectional",
                                    "--readout", "last", "--loss_per_step"),
-    "sixteen frames and accumulated gradients": ("--num_frames_video", 16, "--batch_size", 4, "--accumulate", 8,
-                                                 "--scheduler", "plateau", "--readout", "mean"),
+    "sixteen frames and accumulated gradients": ("--num_frames_video", 16, "--batch_size", 4,
+                                                 "--accumulate", 8, "--scheduler", "plateau",
+                                                 "--readout", "mean"),
+    "frames and their differences": ("--modality", "rgb+rgbdiff"),
 }
 
 
-def tested(folder, *more):
+def report_of(folder, *more):
     return last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0,
                          "--device", "cpu", *more, env=ONE_THREAD))
 
@@ -41,10 +44,10 @@ def forty(demo, tmp_path_factory):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
     folder = train(demo, forty, tmp_path, "--epochs", 1, *SYSTEMS[system])
-    figures = read_json(tested(folder) / "metrics.json")
+    figures = read_json(report_of(folder) / "metrics.json")
     settings = read_json(folder / "settings.json")
     words = dict(zip(SYSTEMS[system], (*SYSTEMS[system][1:], True), strict=True))
-    assert figures["readout"] == words["--readout"] and figures["videos"] == 42
+    assert figures["readout"] == words.get("--readout", "final") and figures["videos"] == 42
     assert settings["num_frames_video"] == words.get("--num_frames_video", 5)
     rows = table(forty / "manifest.csv")
     assert {int(row["frames"]) for row in rows} == {40} and {int(row["stride"]) for row in rows} != {10}
@@ -57,7 +60,7 @@ def test_an_lrcn_starts_from_a_frame_classifier(demo, forty, tmp_path):
     result = run(QUICK, *flags(demo, forty, tmp_path, "--init_from", frames, "--num_frames_video", 16,
                                "--loss_per_step", "--epochs", 1))
     assert "tensors taken over (encoder and projection)" in result.out
-    assert read_json(tested(last_line(result)) / "metrics.json")["videos"] == 42
+    assert read_json(report_of(last_line(result)) / "metrics.json")["videos"] == 42
 
 
 # ---------------------------------------------------------------- three splits
@@ -81,8 +84,8 @@ def three_splits(demo, folder):
 
 def test_all_three_splits_are_trained_and_tested_in_turn(demo, sampled, tmp_path):
     lists = three_splits(demo, tmp_path / "lists")
-    result = run(QUICK, "--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY, "--local_dir", tmp_path,
-                 "--split", "all", "--epochs", 2, env=ONE_THREAD)
+    result = run(QUICK, "--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY,
+                 "--local_dir", tmp_path, "--split", "all", "--epochs", 2, env=ONE_THREAD)
     folder = last_line(result)
     rows = table(folder / "splits_summary.csv")
     assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
@@ -104,7 +107,7 @@ def test_a_split_by_video_warns_in_every_output(demo, sampled, tmp_path):
     assert "warning: --split random" in result.err
     folder = last_line(result)
     assert read_json(folder / "settings.json")["split"] == "random"
-    figures = read_json(tested(folder) / "metrics.json")
+    figures = read_json(report_of(folder) / "metrics.json")
     assert figures["split"] == "random" and figures["leaky"] is True
 
 
@@ -163,8 +166,9 @@ def test_a_run_that_was_not_tested_is_one_line(tmp_path):
 
 def test_real_runs_are_timed(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 1)
-    tested(folder)
-    rows = table(last_line(run("compare.py", folder, folder, "--output", tmp_path / "out")) / "comparison.csv")
+    report_of(folder)
+    result = run("compare.py", folder, folder, "--output", tmp_path / "out")
+    rows = table(last_line(result) / "comparison.csv")
     assert [float(row["minus_first"] or 0) for row in rows] == [0, 0] and rows[1]["mcnemar_p"] == "1.0"
     assert all(int(row["parameters"]) > 1e5 and float(row["frames_per_second"]) > 1 for row in rows)
 
