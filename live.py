@@ -61,6 +61,22 @@ class _Thread:
             self.changed.notify_all()
 
 
+def is_live(source):
+    """True for a camera's number and a stream's address."""
+    return str(source).isdigit() or "://" in str(source)
+
+
+def open_live(source):
+    """cv2.VideoCapture of a camera's number or a stream's address; video.VideoError when there is none."""
+    if "://" in str(source):
+        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+    else:
+        capture = cv2.VideoCapture(int(source))
+    if not capture.isOpened():
+        raise video.VideoError("no such camera" if str(source).isdigit() else "the stream cannot be opened")
+    return capture
+
+
 class Source(_Thread):
     """Reads a camera's number or a stream's address. VideoError when there is none.
 
@@ -70,7 +86,7 @@ class Source(_Thread):
 
     def __init__(self, source, FPS, sampling_rate):
         super().__init__()
-        self.capture = video.open_live(source)
+        self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
         self.beat = video.Beat(self.fps, video.sampling_stride(self.fps, FPS, sampling_rate))

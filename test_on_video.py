@@ -76,7 +76,7 @@ def find_sources(text):
         if not found:
             raise UserError(f"--video_path {text}: no video in this folder ({' '.join(video.EXTENSIONS)})")
         return list(zip(found, unique_names([p.relative_to(path) for p in found]), strict=True))
-    if not path.exists() and video.is_live(text):
+    if not path.exists() and live.is_live(text):
         stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
         return [(text, f"{live_name(text)}_{stamp}")]
     return [(cli.file("video_path", text, "give a video file, a folder, a camera's number or an address"),

@@ -2,7 +2,8 @@
 
     info = probe("clip.avi")                                  # fps, frames, width, height
     frames = read_frames("clip.avi", [30, 40, 50, 60, 70])    # exactly these, (5, H, W, 3)
-    for index, seconds, frame in iterate_sampled("film.mp4"): # 2.5 frames a second, constant memory
+    with Video("film.mp4") as film:                           # 2.5 frames a second, constant memory
+        for index, seconds, frame in sample_video(film): ...
     with Writer("out.mp4", info.fps, info.width, info.height) as out: out.write(frame)
 
 A video that cannot be read raises VideoError, whose text is the reason in one line; FFmpeg's own
@@ -11,7 +12,6 @@ remarks on stderr are switched off (set OPENCV_FFMPEG_LOGLEVEL and OPENCV_LOG_LE
 import contextlib
 import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,57 +304,15 @@ def _at_constant_rate(video, indices):
 
 
 def sample_video(video, FPS=25, sampling_rate=10):
-    """Yields (source frame index, seconds, frame) of an open Video, FPS / sampling_rate a second."""
+    """Yields (source frame index, seconds, frame uint8 (H, W, 3)) of an open Video, one at a time.
+
+    FPS / sampling_rate frames a second; seconds count from the first frame. Memory stays the same
+    however long the video is.
+    """
     beat = Beat(video.info.fps, sampling_stride(video.info.fps, FPS, sampling_rate))
     while video.grab():
         if beat.keep(video.time):
             yield video.position, video.time, video.frame()
-
-
-def iterate_sampled(source, FPS=25, sampling_rate=10):
-    """Yields (source frame index, seconds, frame uint8 (H, W, 3) RGB), one sampled frame at a time.
-
-    source: a file of any length, a camera's number or a stream's address (rtsp://, http://).
-    Memory stays the same however long it runs. Seconds count from the first frame; a camera's are
-    taken from the clock.
-    """
-    if not is_live(source):
-        with Video(source) as video:
-            yield from sample_video(video, FPS, sampling_rate)
-        return
-    capture = open_live(source)
-    try:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        fps = fps if 1 <= fps <= 1000 else 30.0
-        beat = Beat(fps, sampling_stride(fps, FPS, sampling_rate))
-        beat.constant = False   # a live source drops frames: only the clock counts
-        index, begin = -1, None
-        while capture.grab():
-            index += 1
-            now = time.monotonic()
-            begin = now if begin is None else begin
-            if beat.keep(now - begin):
-                ok, image = capture.retrieve()
-                if ok:
-                    yield index, now - begin, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
-
-
-def is_live(source):
-    """True for a camera's number and a stream's address."""
-    return isinstance(source, int) or str(source).isdigit() or "://" in str(source)
-
-
-def open_live(source):
-    """cv2.VideoCapture of a camera's number or a stream's address; VideoError when there is none."""
-    if "://" in str(source):
-        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
-    else:
-        capture = cv2.VideoCapture(int(source))
-    if not capture.isOpened():
-        raise VideoError("no such camera" if str(source).isdigit() else "the stream cannot be opened")
-    return capture
 
 
 class Writer:

@@ -289,7 +289,7 @@ class Slow:
 
 
 def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
-    monkeypatch.setattr(video, "open_live", lambda _: Played())
+    monkeypatch.setattr(live, "open_live", lambda _: Played())
     slider = Slow()
     history = sliding.History(slider.length)
     with live.Source("0", FPS=100, sampling_rate=2) as source, \

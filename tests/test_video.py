@@ -1,7 +1,6 @@
 """video.py and avi.py: exactly the frames asked for, sampled by time, written whole or not at all."""
 import itertools
 import os
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from videos import (
 
 import avi
 import video
-from video import Beat, VideoError, iterate_sampled, read_clip, read_frames, sample_by_time, sampling_stride
+from video import Beat, VideoError, read_clip, read_frames, sample_by_time, sampling_stride
 
 VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
 
@@ -35,6 +34,11 @@ def variable(folder):
     """A video of variable rate, and the times of its frames in seconds."""
     path = set_frame_times(write_video(folder / "variable.mp4", len(VARIABLE)), VARIABLE)
     return path, (np.cumsum(VARIABLE) - VARIABLE) / 25
+
+
+def sampled(path):
+    with video.Video(path) as opened:
+        yield from video.sample_video(opened)
 
 
 def numbers(frames):
@@ -147,7 +151,7 @@ def test_an_avi_with_dropped_frames_is_not_seeked(folder):
     with video.Video(path) as opened:
         assert opened.key_frames is None
     assert numbers(read_frames(path, [60, 99])) == [60, 99]
-    kept = list(iterate_sampled(path))
+    kept = list(sampled(path))
     spans = np.diff([seconds for _, seconds, _ in kept])
     assert (abs(spans - 0.4) < 2.1 / 25).all() and len(kept) == 11     # in 110/25 s
 
@@ -172,7 +176,7 @@ def test_a_clip_of_a_variable_rate_is_right_in_time(variable, fraction):
 
 def test_a_stream_of_sampled_frames_follows_the_times(variable):
     path, times = variable
-    kept = list(iterate_sampled(path))
+    kept = list(sampled(path))
     assert [number_of(frame) for _, _, frame in kept] == [index for index, _, _ in kept]
     np.testing.assert_allclose([seconds for _, seconds, _ in kept], times[[i for i, _, _ in kept]], atol=2e-3)
     assert abs(len(kept) - 2.5 * times[-1]) <= 2
@@ -182,7 +186,7 @@ def test_a_stream_of_sampled_frames_follows_the_times(variable):
 def test_a_stream_of_sampled_frames_has_the_stride_of_its_rate(folder):
     for fps, stride in ((25, 10), (29.97, 12), (12.5, 5), (60, 24)):
         path = write_video(folder / "rate.avi", 100, fps)
-        kept = list(iterate_sampled(str(path)))
+        kept = list(sampled(path))
         assert [index for index, _, _ in kept] == list(range(0, 100, stride))
         assert [number_of(frame) for _, _, frame in kept] == list(range(0, 100, stride))
         assert kept[1][1] == pytest.approx(stride / fps, abs=1e-3)
@@ -191,9 +195,9 @@ def test_a_stream_of_sampled_frames_has_the_stride_of_its_rate(folder):
 def test_memory_does_not_grow_with_the_length(folder):
     resource = pytest.importorskip("resource")
     path = write_video(folder / "long.avi", [numbered(0, 640, 480)] * 1500)
-    list(itertools.islice(iterate_sampled(path), 5))
+    list(itertools.islice(sampled(path), 5))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert sum(1 for _ in iterate_sampled(path)) == 150     # 138 MB, were they kept
+    assert sum(1 for _ in sampled(path)) == 150     # 138 MB, were they kept
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * (1 if os.uname().sysname == "Darwin" else 1024) < 50e6
 
@@ -214,7 +218,7 @@ def test_a_count_in_the_header_that_is_wrong_is_found_out(folder):
 def test_a_file_that_is_no_video_has_a_reason_and_no_noise(tmp_path, capfd, make, reason):
     path = tmp_path / "bad.avi"
     make(path)
-    for use in (video.probe, lambda p: read_frames(p, [0]), lambda p: list(iterate_sampled(p))):
+    for use in (video.probe, lambda p: read_frames(p, [0]), lambda p: list(sampled(p))):
         with pytest.raises(VideoError, match=reason) as error:
             use(path)
         assert "\n" not in str(error.value)
@@ -264,43 +268,6 @@ def test_a_phones_portrait_video_stands_upright(folder):
     info = video.probe(path)
     assert (info.width, info.height) == (48, 64)
     assert read_frames(path, [0]).shape == (1, 64, 48, 3)
-
-
-# ---------------------------------------------------------------- live sources
-
-def test_a_camera_or_stream_that_is_not_there_is_a_video_error():
-    for source in ("http://127.0.0.1:9/none.mp4", 77, "77"):
-        assert video.is_live(source)
-        with pytest.raises(VideoError):
-            next(iterate_sampled(source))
-    assert not video.is_live("film.mp4")
-
-
-def test_a_live_source_is_sampled_by_the_clock(monkeypatch):
-    class Camera:
-        """25 frames a second on a clock of its own, 40 of them, the middle ones late."""
-        def __init__(self):
-            self.count = 0
-
-        def get(self, _):
-            return 25.0
-
-        def grab(self):
-            self.count += 1
-            return self.count <= 40
-
-        def retrieve(self):
-            return True, numbered(self.count)[:, :, ::-1].copy()
-
-        def release(self):
-            self.count = None
-
-    camera = Camera()
-    monkeypatch.setattr(video, "open_live", lambda _: camera)
-    monkeypatch.setattr(time, "monotonic", lambda: 100 + camera.count / 25 + (camera.count > 20) * 1.0)
-    kept = [(index, round(seconds, 2)) for index, seconds, _ in iterate_sampled(0)]
-    assert kept[:3] == [(0, 0.0), (10, 0.4), (20, 1.8)] and len(kept) == 4
-    assert camera.count is None     # released
 
 
 # ---------------------------------------------------------------- writing
