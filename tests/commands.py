@@ -102,6 +102,10 @@ class _ForkServer:
         return pid, lambda: self.ask({"pid": pid})
 
 
+# A shell starts its background jobs deaf to Ctrl-C, and children inherit that: a run must not.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _server = _ForkServer()
 _started = []
 
