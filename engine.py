@@ -265,9 +265,11 @@ def train_epoch(learner, feed, steps, progress, stop, rank, show):
     before = progress.seconds
     todo = steps[progress.step:]
     for x, labels in feed.batches([tuple(part[rank.number::rank.world] for part in s) for s in todo]):
-        share = len(labels) * rank.world / len(steps[progress.step][0])
+        # An update is that of one large batch: every clip of its steps counts alike.
+        begin = progress.step - progress.step % options.accumulate
+        clips = sum(len(numbers) for numbers, _ in steps[begin:begin + options.accumulate])
         loss, logits = learner.loss(x, labels)
-        learner.scaler.scale(loss * share / options.accumulate).backward()
+        learner.scaler.scale(loss * (len(labels) * rank.world / clips)).backward()
         bad = ~torch.isfinite(loss.detach())
         first_bad = torch.where((first_bad < 0) & bad, progress.step, first_bad)
         hits = (logits.detach().argmax(1) == labels).sum()
