@@ -314,7 +314,8 @@ def stop(number, _frame):
 def preprocess(args, out, rank, world, say):
     raw = Path(args.row_data_dir)
     jobs = find_jobs(raw, args.ucf_list_dir and Path(args.ucf_list_dir), out, say)
-    with short_lock(out):
+    with short_lock(out):   # whoever writes a table holds it: what is half written is a dead process's
+        files.remove_leftovers(out)
         check_settings(out, args)
         done, _ = read_state(out)
     mine = [job for job in jobs[rank::world] if job.key not in done]

@@ -280,6 +280,15 @@ def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_pat
     assert snapshot(out) == snapshot(tmp_path / "at_once")
 
 
+def test_a_table_that_a_killed_run_left_half_written_is_cleared_away(raw, done, tmp_path):
+    out = shutil.copytree(done[0], tmp_path / "out")
+    whole = snapshot(out)
+    for name in (".manifest.123.tmp.csv", ".failed.123.tmp.csv", ".settings.123.tmp.json"):
+        (out / name).write_text("video,cla")
+    preprocess(raw, out)
+    assert snapshot(out) == whole
+
+
 def test_a_clip_cut_off_by_a_power_cut_is_made_again(raw, done, tmp_path):
     out = shutil.copytree(done[0], tmp_path / "out")
     clip = out / "Run" / "v_Run_g02_c01.avi"
