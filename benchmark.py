@@ -18,15 +18,17 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-import cli
-import dataset
-import encoders
-import engine
-import features
-import files
 import models
-import splits
 import utils
+from lrcn import checkpoints, runs
+from lrcn.base import cli, files
+from lrcn.base.ranks import Rank
+from lrcn.clips import splits
+from lrcn.clips.frames import clip_frames, windows
+from lrcn.clips.manifest import SampledVideo, read_sampled
+from lrcn.encoding.features import BLOCK, FrameEncoder, Options, encode_clips, unique_rows
+from lrcn.training import engine
+from lrcn.training.feeds import FeatureFeed, epoch_steps
 
 HERE = Path(__file__).resolve().parent
 
@@ -104,20 +106,20 @@ def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the cache."""
     weights = args.encoder_weights
     state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
-             else utils.load_file(weights, "encoder_weights"))
-    encoder = encoders.build_encoder(args.encoder, state, args.img_dim).to(device)
-    videos = dataset.read_sampled(folder)
-    clips = [dataset.windows(v, args.num_frames_video)[0] for v in videos]
+             else checkpoints.load_file(weights, "encoder_weights"))
+    encoder = models.build_encoder(args.encoder, state, args.img_dim).to(device)
+    videos = read_sampled(folder)
+    clips = [windows(v, args.num_frames_video)[0] for v in videos]
     clips = clips[:max(1, args.frames // args.num_frames_video)]
-    frames = len(features.unique_rows(clips)[0])
-    bare = features.FrameEncoder(encoder, device, args.compile)
-    block = features.BLOCK[device.type]
+    frames = len(unique_rows(clips)[0])
+    bare = FrameEncoder(encoder, device, args.compile)
+    block = BLOCK[device.type]
     batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
     blocks = max(1, frames // block)
 
     def decode():
         for clip in clips:
-            dataset.clip_frames(folder, clip, encoder.transform, 0)
+            clip_frames(folder, clip, encoder.transform, 0)
 
     def encode_bare():
         for _ in range(blocks):
@@ -130,8 +132,8 @@ def measure_encoding(args, device, folder, scratch):
         decoded.append(frames / timed(decode))
         before = blocks * block / timed(encode_bare)
         fresh = linked_copy(folder, scratch / f"encode{i}")
-        options = features.Options(device, args.num_workers, compile=args.compile)
-        cached.append(frames / timed(lambda: features.encode_clips(encoder, clips, fresh, options)))  # noqa: B023
+        options = Options(device, args.num_workers, compile=args.compile)
+        cached.append(frames / timed(lambda: encode_clips(encoder, clips, fresh, options)))  # noqa: B023
         bare_rates.append((before + blocks * block / timed(encode_bare)) / 2)
         ratios.append(cached[-1] / bare_rates[-1])
     return {"decode": rate("decode and resize, one process", "frames/s", decoded, frames=frames),
@@ -144,19 +146,19 @@ def measure_head(args, device, width):
     """Epochs of the default head on features that lie on the device."""
     random = np.random.default_rng(0)
     values = random.standard_normal((args.clips, args.num_frames_video, width)).astype(np.float16)
-    samples = [splits.Sample(dataset.SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
+    samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
                for i in range(args.clips)]
-    feed = engine.FeatureFeed([values], samples, device)
+    feed = FeatureFeed([values], samples, device)
     options = SimpleNamespace(lr=5e-4, weight_decay=0.01, scheduler="cosine", warmup_epochs=2, amp="bfloat16",
                               ema=0, mixup=0, label_smoothing=0.1, clip_grad=1.0, accumulate=1)
     head = models.Head(width, 101).to(device)
     learner = engine.Learner(head, [{"params": list(head.parameters())}], options, 1000, 9, device)
     stop, seconds = SimpleNamespace(signal=None), []
     for epoch in range(1, args.repeats + 2):
-        steps = engine.epoch_steps(args.clips, 32, 1, 0, epoch)
+        steps = epoch_steps(args.clips, 32, 1, 0, epoch)
         progress = engine.Progress(epoch=epoch)
         seconds.append(timed(lambda: engine.train_epoch(learner, feed, steps, progress, stop,  # noqa: B023
-                                                        utils.Rank(), lambda *_: None)))
+                                                        Rank(), lambda *_: None)))
     return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
 
 
@@ -188,7 +190,7 @@ def main():
     args = make_parser().parse_args()
     device = utils.choose_device(args.device)
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
-    result = {"machine": {**utils.versions(), "device": str(device), "threads": torch.get_num_threads()},
+    result = {"machine": {**runs.versions(), "device": str(device), "threads": torch.get_num_threads()},
               "settings": vars(args)}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         scratch = Path(scratch)

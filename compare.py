@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import cli
-import evaluation
-import features
-import files
-import plots
 import utils
-from cli import UserError
+from lrcn import checkpoints, scores
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.drawing import plots
+from lrcn.encoding.features import FrameEncoder
+from lrcn.scores import paired
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
@@ -56,13 +56,13 @@ class Tested:
             right.append([r["right"] == "1" for r in rows])
         self.right = np.array(right)
         self.top1 = float(self.right.mean())
-        self.interval = evaluation.bootstrap_interval(self.right.mean(0), self.groups)
+        self.interval = scores.bootstrap_interval(self.right.mean(0), self.groups)
 
 
 def frames_per_second(folder, device):
     """(parameters, frames a second through encoder and head) of a run's best checkpoint."""
     trained = utils.load_trained(folder, device=device)
-    encode = features.FrameEncoder(trained.model.encoder, device)
+    encode = FrameEncoder(trained.model.encoder, device)
     length = trained.settings["num_frames_video"]
     frames = torch.zeros(length, *trained.model.encoder.transform.shape, dtype=torch.uint8)
 
@@ -76,25 +76,9 @@ def frames_per_second(folder, device):
         begun = time.perf_counter()
         clip()
         rates.append(length / (time.perf_counter() - begun))
-    return utils.count_parameters(trained.model), statistics.median(rates)
+    return checkpoints.count_parameters(trained.model), statistics.median(rates)
 
 
-def paired(first, other):
-    """(difference of top-1, its 95% interval over groups, McNemar's exact p or None), other minus first.
-
-    McNemar (1947) counts the videos that only one of two classifiers has right; it is given where
-    each recipe has one run. None for all where the test videos differ.
-    """
-    if first.videos != other.videos:
-        return None, (None, None), None
-    difference = other.right.mean(0) - first.right.mean(0)
-    low, high = evaluation.bootstrap_interval(difference, first.groups)
-    p = None
-    if len(first.right) == len(other.right) == 1:
-        from scipy.stats import binomtest  # scikit-learn brings it
-        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        p = binomtest(won, won + lost).pvalue if won + lost else 1.0
-    return float(difference.mean()), (low, high), p
 
 
 def row_of(name, tested, first, speed):

@@ -1,209 +1,106 @@
-"""Sampled videos, the clips cut from them, and their frames as an encoder takes them.
+"""What a trained model is tested on, what it says of it, and how sure the figures are.
 
-    videos = read_sampled("sampled")                     # what preprocessing_data.py left
-    clip = training_clip(videos[0], 5, view=2, seed=42)  # which frames, which crop
-    frames = clip_frames("sampled", clip, transform, seed=42)   # uint8 (5, S, S, 3)
-
-A view is one way to see a video: view 0 is plain (centre crop, middle window), every other has a
-random crop and flip, the same for all frames of the clip, and where the sampled video is longer
-than the clip a random window. A view depends on the seed, the video's name and its number alone.
-View -1 is the plain one in the mirror, for testing.
+    trained = utils.load_trained("20261121-110128")
+    data = test_data(trained, sampled_data_path, ucf_list_dir)      # the test list's videos
+    probabilities = predict_videos(trained, data, options)          # (videos, C), windows averaged
+    metrics = summarise(probabilities, data.labels, data.groups)    # top1, ci95, ...
 """
-import hashlib
+
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-import files
-import splits
-from cli import UserError
-from video import VideoError, read_frames
-
-MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
-# A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
-# RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
-CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
-INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
-                 "lanczos": cv2.INTER_LANCZOS4}
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.clips import splits
+from lrcn.clips.manifest import read_sampled
 
 
-@dataclass(frozen=True)
-class SampledVideo:
-    """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames."""
-    name: str
-    cls: str
-    group: str
-    frames: int
+@dataclass
+class TestData:
+    """Test videos in list order, with what is known of them."""
+    folder: Path
+    videos: list            # dataset.SampledVideo
+    labels: np.ndarray      # int64 (N,)
+    split: str              # 1, 2, 3, random or drawn
+    note: str               # what was left out
+    train_counts: np.ndarray    # int64 (C,), training videos of each class
 
     @property
-    def path(self):
-        return f"{self.cls}/{self.name}.avi"
+    def groups(self):
+        return [v.group for v in self.videos]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Which frames of a sampled video (ascending, repeats allowed), in which view."""
-    video: SampledVideo
-    frames: tuple
-    view: int = 0
+def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
+    """The TestData of a run: the official test list, or the test part that the run drew itself.
 
-
-def read_sampled(folder, group_pattern=None, group_table=None):
-    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order."""
-    path = Path(folder) / "manifest.csv"
-    if not path.is_file():
-        raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
-                        f"make it with preprocessing_data.py")
-    rows = files.read_csv(path, MANIFEST_COLUMNS)
-    if not rows:
-        raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
-    groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
-    videos = []
-    for line, row in enumerate(rows, 2):
-        inside = not {"/", "\\", "\0"} & set(row["class"] + row["video"])
-        inside = inside and row["class"] not in ("", ".", "..")
-        count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
-        if not count or int(row["frames"]) < 1 or not inside:
-            raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
-        videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"])))
-    return videos
-
-
-def sampling_settings(folder):
-    """The flags with which the clips were sampled: FPS, sampling_rate, num_frames_to_extract."""
-    return files.read_json(Path(folder) / "settings.json")
-
-
-# ---------------------------------------------------------------- clips
-
-def window(video, start, length):
-    """The clip of `length` consecutive frames from `start`; past the end the last frame repeats."""
-    return Clip(video, tuple(min(start + i, video.frames - 1) for i in range(length)))
-
-
-def windows(video, length, number=1):
-    """`number` windows spread evenly over a sampled video, or every one of them (number "all")."""
-    last = max(0, video.frames - length)
-    if number == "all" or number > last:
-        starts = range(last + 1)
+    UserError: no such folders, no test video there, or one that the model was trained on.
+    """
+    saved, run = trained.settings, trained.folder
+    folder = cli.folder("sampled_data_path", sampled_data_path or saved.get("sampled_data_path"),
+                        "give the folder that preprocessing_data.py wrote")
+    videos = read_sampled(folder, saved.get("group_pattern"), saved.get("groups"))
+    if not (run / "splits.csv").is_file():
+        raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
+                        f"videos it was trained on")
+    drawn = splits.read_splits(run / "splits.csv")
+    split = split or saved.get("test_split", "drawn")
+    if split in ("1", "2", "3"):
+        lists = cli.folder("ucf_list_dir", ucf_list_dir or saved.get("ucf_list_dir"),
+                           "give the folder of the split lists")
+        _, listed = splits.official_lists(lists, split)
+        found, note = splits.present(listed, videos, "test")
     else:
-        starts = ((np.arange(number) + 0.5) * (last + 1) / number).astype(int)
-    return [window(video, int(s), length) for s in starts]
+        listed = [splits.Listed(r["class"], r["video"], None, "") for r in drawn if r["part"] == "test"]
+        found, note = splits.present(listed, videos, "test")
+    known = [v for v in found if v.cls in set(trained.classes)]
+    if len(known) < len(found):
+        note += f", {len(found) - len(known)} of them of classes that the model does not know"
+    if not known:
+        raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
+                        f"classes")
+    trained_on = {(r["class"], r["video"]) for r in drawn if r["part"] in ("train", "val")}
+    leaked = [v.path for v in known if (v.cls, v.name) in trained_on]
+    if leaked:
+        raise UserError(f"--split {split}: {len(leaked)} of its test videos, such as {leaked[0]}, were in "
+                        f"the training of {run}; test it on the split that it was trained for")
+    samples = splits.make_samples({"test": known}, trained.classes)
+    counts = np.bincount([r["label"] for r in drawn if r["part"] == "train"], minlength=len(trained.classes))
+    return TestData(folder, known, np.array([s.label for s in samples]), str(split), note, counts)
 
 
-def _random(seed, video, view):
-    digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
-
-
-def training_clip(video, length, view, seed):
-    """The clip that view number `view` shows of a video."""
-    if view == 0:
-        return windows(video, length)[0]
-    start = int(_random(seed, video, view).integers(max(0, video.frames - length) + 1))
-    return Clip(video, window(video, start, length).frames, view)
-
-
-# ---------------------------------------------------------------- frames
-
-def plain_box(height, width, transform):
-    """(x, y, width, height, flipped) of the centre crop in the source's pixels."""
-    side = round(min(height, width) * transform.crop / transform.resize)
-    return (width - side) // 2, (height - side) // 2, side, side, False
-
-
-def crop_box(height, width, transform, clip, seed):
-    """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
-    if clip.view <= 0:
-        return *plain_box(height, width, transform)[:4], clip.view == -1
-    random = _random(seed, clip.video, clip.view)
-    random.random()  # the window's draw comes first
-    area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
-    w = min(width, round((area * ratio * height * width) ** 0.5))
-    h = min(height, round((area / ratio * height * width) ** 0.5))
-    x, y = random.integers(width - w + 1), random.integers(height - h + 1)
-    return int(x), int(y), w, h, bool(random.integers(2))
-
-
-def to_input(frames, box, transform):
-    """uint8 (T, H, W, 3) -> (T, S, S, 3): the box cut out, resized to the encoder's size."""
-    x, y, w, h, flipped = box
-    size = transform.crop
-    how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
-    out = np.empty((len(frames), size, size, 3), np.uint8)
-    for i, frame in enumerate(frames):
-        cv2.resize(frame[y:y + h, x:x + w], (size, size), dst=out[i], interpolation=how)
-    return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
-
-
-def source_frames(folder, video, indices):
-    """uint8 (N, H, W, 3) of a sampled video; UserError names the file when it cannot be read."""
-    try:
-        return read_frames(Path(folder) / video.path, indices)
-    except VideoError as error:
-        raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
-                        f"run preprocessing_data.py again") from None
-
-
-def differences(frames, earlier):
-    """What changed from `earlier` to `frames`, both uint8 (T, S, S, 3): 128 where nothing did."""
-    out = np.empty_like(frames)
-    for before, after, d in zip(earlier, frames, out, strict=True):
-        cv2.addWeighted(after, 1, before, -1, 128, dst=d)
-    return out
-
-
-def as_modality(frames, changes, transform):
-    """Crops and their differences, uint8 (T, S, S, 3), as the encoder takes them: (T, [2,] S, S, 3)."""
-    parts = {"rgb": frames, "rgbdiff": changes}
-    parts = [parts[name] for name in transform.modality.split("+")]
-    return parts[0] if len(parts) == 1 else np.stack(parts, 1)
-
-
-def mirrored(clip):
-    """The same frames of a plain clip, flipped."""
-    return Clip(clip.video, clip.frames, -1)
-
-
-def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB, (T, 2, S, S, 3) for two modalities.
-
-    A frame's difference is from the sampled frame before it; the very first frame has the second's.
-    """
-    if transform.modality == "rgb":
-        return _crops(folder, clip, clip.frames, transform, seed)
-    after = [min(max(i, 1), clip.video.frames - 1) for i in clip.frames]
-    wanted = sorted({*clip.frames, *after, *(max(i - 1, 0) for i in after)})
-    place = {i: n for n, i in enumerate(wanted)}
-    crops = _crops(folder, clip, wanted, transform, seed)
-    changes = differences(crops[[place[i] for i in after]], crops[[place[max(i - 1, 0)] for i in after]])
-    return as_modality(crops[[place[i] for i in clip.frames]], changes, transform)
-
-
-def _crops(folder, clip, indices, transform, seed):
-    frames = source_frames(folder, clip.video, indices)
-    return to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
-
-
-class ClipFrames:
-    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, [2,] S, S, 3).
-
-    A file that cannot be read comes out as its error's text, because a worker cannot raise across
-    to its parent in one line.
-    """
-
-    def __init__(self, folder, clips, transform, seed):
-        self.folder, self.clips, self.transform, self.seed = folder, clips, transform, seed
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, i):
-        cv2.setNumThreads(1)
-        try:
-            return clip_frames(self.folder, self.clips[i], self.transform, self.seed)
-        except UserError as error:
-            return str(error)
+def load_samples(args, quiet=False):
+    """([Sample] of train, val and, where no list says it, test; class names in label order)."""
+    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
+    videos = read_sampled(folder, args.group_pattern, args.groups)
+    if args.ucf_list_dir and args.split != "random":
+        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")
+        listed, _ = splits.official_lists(lists, args.split)
+        pool, sentence = splits.present(listed, videos, "training")
+        if not quiet:
+            cli.say(sentence)
+        if not pool:
+            raise UserError(f"--sampled_data_path {folder}: holds no video of the training list in "
+                            f"--ucf_list_dir {lists}")
+        order, test = splits.class_order(lists, listed), []
+    else:
+        order = splits.class_order(args.ucf_list_dir, videos)
+        leaky = args.split == "random"
+        if leaky:
+            print("warning: --split random draws by video, not by group: near copies of the tested clips "
+                  "are trained on, and the accuracy is inflated", file=sys.stderr)
+        elif not (args.group_pattern or args.groups) and splits.look_alike([(v.cls, v.name) for v in videos]):
+            print("warning: many videos share their name up to the last number; if such clips were cut from "
+                  "one recording, say so with --group_pattern or --groups", file=sys.stderr)
+        pool, test = splits.hold_out(videos, args.test_size, args.seed, by_video=leaky)
+    names = {v.cls for v in pool}
+    classes = [cls for cls in order if cls in names][:args.number_of_classes]
+    pool = [v for v in pool if v.cls in set(classes)]
+    train, val = splits.hold_out(pool, args.split_size, args.seed + 1, by_video=args.split == "random")
+    if args.smaller_dataset:
+        train, val = splits.smaller(train), splits.smaller(val)
+    if not val:
+        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
+    return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes

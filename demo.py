@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import cli
-import files
+from lrcn.base import cli, files
 
 DATA = "--sampled_data_path demo/sampled --ucf_list_dir demo/data/ucfTrainTestlist"
 # Without weights nothing is downloaded, and a small network suffices for six classes.

@@ -26,9 +26,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import cli
-import files
-import video
+from lrcn.base import cli, files
+from lrcn.video.writer import Writer
 
 PAIRS = {"move": ("MoveRight", "MoveLeft"),
          "size": ("Grow", "Shrink"),
@@ -141,7 +140,7 @@ def write_group(job):
                 place = f"g{group}" if twins else f"g{group} {name}"
                 frames = draw_clip(pair, place, clip, fps, seed)
             path = folder / "UCF-101" / name / f"v_{name}_g{group:02}_c{clip:02}.avi"
-            with video.Writer(path, fps, WIDTH, HEIGHT, codec="XVID") as writer:
+            with Writer(path, fps, WIDTH, HEIGHT, codec="XVID") as writer:
                 for frame in frames[::direction]:
                     writer.write(frame)
     return 2 * clips

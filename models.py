@@ -7,13 +7,17 @@
 Logits leave the network, never probabilities: cross-entropy takes the softmax itself.
 """
 import math
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
-import encoders
-
-READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
+from lrcn.base.cli import UserError
+from lrcn.clips.frames import Transform
+from lrcn.encoding import surgery
+from lrcn.encoding.backbones import _backbone, load_backbone
+from lrcn.encoding.surgery import move_statistics, per_modality, weights_digest
+from lrcn.training.recipe import READOUTS
 
 
 class Head(nn.Module):
@@ -114,12 +118,12 @@ class Tail(nn.Module):
         super().train(mode)
         self.blocks.eval()
         if mode and self.moving_statistics:
-            encoders.move_statistics(self.blocks)
+            surgery.move_statistics(self.blocks)
         return self
 
     def features(self, activations):
         """(B, T, ...) -> (B, T, feature_dim)."""
-        found = encoders.per_modality(self._features, activations.flatten(0, 1), self.modalities)
+        found = surgery.per_modality(self._features, activations.flatten(0, 1), self.modalities)
         return found.flatten(1).unflatten(0, activations.shape[:2])
 
     def _features(self, activations):
@@ -127,3 +131,78 @@ class Tail(nn.Module):
 
     def forward(self, activations):
         return self.head(self.features(activations))
+
+
+class Encoder(nn.Module):
+    """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
+
+    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
+    It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
+    `moving_statistics` lifts that for the batch norms alone.
+    """
+
+    def __init__(self, name, backbone, transform):
+        super().__init__()
+        self.name, self.backbone, self.transform = name, backbone, transform
+        self.moving_statistics = False
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (transform.mean, transform.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+        self.eval()
+        with torch.inference_mode():
+            blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
+            self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
+
+    def forward(self, frames):
+        return per_modality(self._features, frames, self.transform.modalities).flatten(1)
+
+    def _features(self, frames):
+        # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
+        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
+
+    def train(self, mode=True):
+        super().train(False)
+        if mode and self.moving_statistics:
+            move_statistics(self.backbone)
+        return self
+
+    def digest(self):
+        """A fingerprint of the weights and statistics, 16 hex digits."""
+        return weights_digest(self.backbone)
+
+    def spec(self):
+        """What `encoder_from_spec` needs to build it again, in plain containers."""
+        return {"name": self.name, **asdict(self.transform)}
+
+
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
+    """The encoder `name`: a torchvision classification model, or `timm/NAME`.
+
+    weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
+    img_dim: side of the crop in pixels, instead of the one that the weights came with.
+    modality: one of MODALITIES, see Transform.
+    UserError: no such model, weights that cannot be had or do not fit.
+    """
+    try:
+        backbone, transform = _backbone(name, weights == "DEFAULT", img_dim)
+    except OSError as error:  # urllib and the hubs raise its children
+        raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
+                        f"({error}); give a file with --encoder_weights PATH, or none") from None
+    if isinstance(weights, dict):
+        load_backbone(backbone, weights)
+    try:
+        return Encoder(name, backbone, replace(transform, modality=modality))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
+
+
+def encoder_from_spec(spec):
+    """The encoder, without weights, that `Encoder.spec()` described."""
+    transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
+                             for k, v in spec.items() if k != "name"})
+    backbone, usual = _backbone(spec["name"], False, None)
+    if usual.crop != transform.crop:
+        backbone, _ = _backbone(spec["name"], False, transform.crop)
+    return Encoder(spec["name"], backbone, transform)
+
+

@@ -37,14 +37,13 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-import avi
-import cli
-import files
-import splits
-import video
-import workers
-from cli import UserError
-from journal import Journal, clip_path, merge, read_state
+from lrcn.base import cli, files, workers
+from lrcn.base.cli import UserError
+from lrcn.clips import splits
+from lrcn.clips.journal import Journal, clip_path, merge, read_state
+from lrcn.video import avi
+from lrcn.video.reader import EXTENSIONS, Video, VideoError
+from lrcn.video.sampling import read_clip, sample_video, sampling_stride
 
 # The flags that decide what a clip holds: one folder, one value of each.
 FIXED = ("sampling_rate", "FPS", "num_frames_to_extract", "seed", "row_data_dir", "ucf_list_dir")
@@ -109,7 +108,7 @@ def scan(folder, leave_out):
             continue
         jobs += [Job(inside.name, Path(name).stem, (inside / name).relative_to(folder).as_posix())
                  for name in names
-                 if not name.startswith(".") and Path(name).suffix.lower() in video.EXTENSIONS]
+                 if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS]
     return sorted(jobs, key=lambda job: (job.cls, job.video, job.source))
 
 
@@ -151,7 +150,7 @@ def find_jobs(raw, lists_dir, out, say):
     jobs = scan(raw, out.resolve())
     if not jobs:
         raise UserError(f"--row_data_dir {raw}: no class folder with videos in it "
-                        f"({' '.join(video.EXTENSIONS)})")
+                        f"({' '.join(EXTENSIONS)})")
     if lists_dir:
         jobs = choose(jobs, listed(lists_dir), say)
         if not jobs:
@@ -177,9 +176,9 @@ def sample(job, raw, out, rank, count, FPS, sampling_rate, seed):
         job.source.encode()     # the manifest is UTF-8
         if count == "all":
             return write_whole(job, source, out, rank, FPS, sampling_rate)
-        frames, info, indices, stride = video.read_clip(source, count, FPS, sampling_rate,
+        frames, info, indices, stride = read_clip(source, count, FPS, sampling_rate,
                                                         fraction(seed, job))
-    except (video.VideoError, OSError) as error:
+    except (VideoError, OSError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
         return "failed", "the file's name is not UTF-8"
@@ -230,13 +229,13 @@ def remove_leftovers(out, rank, world):
 
 def write_whole(job, source, out, rank, FPS, sampling_rate):
     """All sampled frames of a video, in constant memory."""
-    with video.Video(source) as opened:
-        stride = video.sampling_stride(opened.info.fps, FPS, sampling_rate)
-        frames = (frame for _, _, frame in video.sample_video(opened, FPS, sampling_rate))
+    with Video(source) as opened:
+        stride = sampling_stride(opened.info.fps, FPS, sampling_rate)
+        frames = (frame for _, _, frame in sample_video(opened, FPS, sampling_rate))
         try:
             written = write_clip(out, rank, job, frames, opened.info.fps / stride)
         except StopIteration:
-            raise video.VideoError("not one frame of it can be decoded") from None
+            raise VideoError("not one frame of it can be decoded") from None
         opened.info.frames = opened.position + 1
         return written if isinstance(written, tuple) else row(job, opened.info, 0, stride, written)
 

@@ -10,21 +10,23 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
-import cli
 import dataset
-import evaluation
-import features
-import files
-import labelled_video
-import plots
 import utils
-from cli import UserError
+from lrcn import checkpoints, scores
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import ranks
+from lrcn.clips.frames import source_frames
+from lrcn.clips.manifest import sampling_settings
+from lrcn.drawing import labels, plots
+from lrcn.encoding.features import Options
+from lrcn.encoding.predictions import predict_videos
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    evaluation.add_model_flags(parser)
-    evaluation.add_data_flags(parser)
+    utils.add_model_flags(parser)
+    utils.add_data_flags(parser)
     parser.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
                         help="windows of a video whose softmax is averaged; more than one needs videos "
                              "sampled with --num_frames_to_extract all")
@@ -52,8 +54,8 @@ def write_tables(folder, data, classes, probabilities, metrics):
     matrix = confusion_matrix(data.labels, predicted, labels=range(len(classes)))
     files.write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes],
                     [(cls, *row) for cls, row in zip(classes, matrix.tolist(), strict=True)])
-    accuracy, n = evaluation.per_class(predicted == data.labels, data.labels, len(classes))
-    few = evaluation.under_represented(data.train_counts)
+    accuracy, n = scores.per_class(predicted == data.labels, data.labels, len(classes))
+    few = scores.under_represented(data.train_counts)
     files.write_csv(folder / "accuracy_per_class.csv",
                     ["class", "accuracy", "test_videos", "train_videos", "under_represented"],
                     [(cls, "" if np.isnan(a) else f"{a:.6g}", k, t, int(f)) for cls, a, k, t, f
@@ -72,7 +74,7 @@ def draw(folder, data, classes, probabilities, tables, note, args):
     guesses = probabilities.argmax(1)
 
     def clip(i):
-        return dataset.source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
+        return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
 
     true, predicted = ([classes[labels[i]] for i in chosen] for labels in (data.labels, guesses))
     if chosen:
@@ -84,13 +86,13 @@ def draw(folder, data, classes, probabilities, tables, note, args):
     fps = play_rate(data.folder)
     for i, meant, said in zip(tqdm(chosen, desc="drawing clips", unit="clip"), true, predicted, strict=True):
         mark = "right" if meant == said else "wrong"
-        labelled_video.labelled_clip_video(folder / "videos" / f"{data.videos[i].name}_{mark}.mp4", [clip(i)],
+        labels.labelled_clip_video(folder / "videos" / f"{data.videos[i].name}_{mark}.mp4", [clip(i)],
                                            [meant], [said], fps)
 
 
 def play_rate(sampled):
     """Frames a second of the sampled videos."""
-    settings = dataset.sampling_settings(sampled)
+    settings = sampling_settings(sampled)
     return settings.get("FPS", 25) / settings.get("sampling_rate", 10)
 
 
@@ -105,14 +107,14 @@ def choose(right, number, seed):
 def main():
     args = make_parser().parse_args()
     device = utils.choose_device(args.device)
-    with utils.ranks(device) as rank:
+    with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device)
-        data = evaluation.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
+        data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
             cli.say(data.note)
-        options = features.Options(device, args.num_workers, trained.settings["seed"], args.feature_cache,
+        options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache,
                                    compile=args.compile, rank=rank)
-        probabilities = evaluation.predict_videos(trained, data, options, args.test_windows, args.flip)
+        probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
     if not rank.first:
         return
     report(args, trained, data, probabilities)
@@ -120,18 +122,18 @@ def main():
 
 def report(args, trained, data, probabilities):
     """Write everything, and say the main figures."""
-    sampled = dataset.sampling_settings(data.folder)
+    sampled = sampling_settings(data.folder)
     if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):
         cli.say("one window a video is all that was sampled; preprocessing_data.py "
                 "--num_frames_to_extract all keeps more")
     metrics = {"split": data.split, "leaky": data.split == "random",
-               **evaluation.summarise(probabilities, data.labels, data.groups),
+               **scores.summarise(probabilities, data.labels, data.groups),
                "windows": args.test_windows, "flip": args.flip, "note": data.note,
                "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
                "encoder": trained.settings["encoder"], "readout": trained.settings["readout"],
                "num_frames_video": trained.settings["num_frames_video"],
                "sampling_rate": sampled.get("sampling_rate"), "seed": trained.settings["seed"],
-               "parameters": utils.count_parameters(trained.model)}
+               "parameters": checkpoints.count_parameters(trained.model)}
     folder = trained.folder / "test"
     try:
         for sub in ("figures", "videos"):

@@ -20,17 +20,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-import cli
 import dataset
-import evaluation
-import features
-import files
-import labelled_video
-import mixed_movies
-import study_network
-import study_report
 import utils
-from cli import UserError
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.clips.frames import clip_frames, source_frames, windows
+from lrcn.clips.manifest import sampling_settings
+from lrcn.drawing import labels
+from lrcn.encoding.features import FrameEncoder, Options, encode_clips, frame_loader
+from lrcn.encoding.store import cache_key
+from lrcn.study import report
+from lrcn.study.movies import draw_movies, slide
+from lrcn.study.network import Clips, analyse
 
 FOLDER = "test_continues_movie"
 
@@ -38,8 +39,8 @@ FOLDER = "test_continues_movie"
 def parse_args():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    evaluation.add_model_flags(parser, several=True)
-    evaluation.add_data_flags(parser)
+    utils.add_model_flags(parser, several=True)
+    utils.add_data_flags(parser)
     add("--num_movies", type=cli.positive_int, default=100, help="movies")
     add("--movie_clips", type=cli.number(int, low=2), default=16, help="clips in a movie")
     add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
@@ -60,20 +61,20 @@ def load_clips(trained, args, device):
 
     Every frame is encoded once, and its features are kept in the feature cache.
     """
-    data = evaluation.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
+    data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
     if len(set(data.labels.tolist())) < 2:
         raise UserError(f"--sampled_data_path {data.folder}: test videos of one action; a movie needs two")
     cli.say(data.note)
     length = trained.settings["num_frames_video"]
     longest = max(length, args.segment_frames[1] if args.segment_frames else 0)
-    clips = [dataset.windows(v, longest)[0] for v in data.videos]
-    whole = [dataset.windows(v, length)[0] for v in data.videos]
+    clips = [windows(v, longest)[0] for v in data.videos]
+    whole = [windows(v, length)[0] for v in data.videos]
     encoder = trained.model.encoder.requires_grad_(False)
-    options = features.Options(device, args.num_workers, trained.settings["seed"], args.feature_cache)
-    found = features.encode_clips(encoder, clips, data.folder, options, "test")
+    options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache)
+    found = encode_clips(encoder, clips, data.folder, options, "test")
     mean = mean_frame_features(encoder, whole, data.folder, options)
     frames = [min(v.frames, longest) if args.segment_frames else length for v in data.videos]
-    return data, clips, study_network.Clips(
+    return data, clips, Clips(
         [v.name for v in data.videos], data.groups, data.labels, np.array(frames),
         torch.from_numpy(np.ascontiguousarray(found)).to(device), mean[:-1].to(device), mean[-1:].to(device))
 
@@ -92,7 +93,7 @@ class MeanFrames(Dataset):
         folder, transform, seed = self.source
         grey = np.full(transform.shape, 128, np.uint8)
         return np.stack([grey if clip is None else
-                         dataset.clip_frames(folder, clip, transform, seed).mean(0).round().astype(np.uint8)
+                         clip_frames(folder, clip, transform, seed).mean(0).round().astype(np.uint8)
                          for clip in self.clips[i * self.size:(i + 1) * self.size]])
 
 
@@ -102,7 +103,7 @@ def mean_frame_features(encoder, clips, folder, options):
     They are kept beside the feature cache, under a name made of all that they depend on.
     """
     rows = [(clip.video, clip.view, frame) for clip in clips for frame in clip.frames]
-    key = features.cache_key(encoder, rows, folder, options, "mean frames")
+    key = cache_key(encoder, rows, folder, options, "mean frames")
     path = Path(folder) / "features" / f"mean-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npy"
     try:
         kept = np.load(path)
@@ -111,9 +112,9 @@ def mean_frame_features(encoder, clips, folder, options):
     except (OSError, ValueError, EOFError):     # absent, or cut off: made again
         pass
     frames = MeanFrames(folder, clips, encoder.transform, options.seed)
-    encode = features.FrameEncoder(encoder, options.device)
+    encode = FrameEncoder(encoder, options.device)
     found = torch.cat([encode(block).float().cpu() for block in
-                       features.frame_loader(frames, options, options.device)])
+                       frame_loader(frames, options, options.device)])
     path.parent.mkdir(exist_ok=True)
     with files.atomic(path) as temporary:
         np.save(temporary, found.numpy())
@@ -122,7 +123,7 @@ def mean_frame_features(encoder, clips, folder, options):
 
 # ---------------------------------------------------------------- the study
 
-def draw_movies(clips, args, length):
+def join_clips(clips, args, length):
     """mixed_movies.Movies; UserError for segments that do not suit windows of `length` frames."""
     if args.segment_frames:
         low, high = args.segment_frames
@@ -138,9 +139,9 @@ def draw_movies(clips, args, length):
         if shortest < low:
             raise UserError(f"--segment_frames {low} {high}: choose a LOW of at most {shortest}")
     try:
-        movies = mixed_movies.draw_movies(clips.labels, args.num_movies, args.movie_clips, clips.frames,
+        movies = draw_movies(clips.labels, args.num_movies, args.movie_clips, clips.frames,
                                           args.seed, args.segment_frames)
-        mixed_movies.slide(movies, clips.labels, length)
+        slide(movies, clips.labels, length)
     except ValueError as error:
         raise UserError(f"--movie_clips {args.movie_clips}: {error}") from None
     return movies
@@ -151,19 +152,19 @@ def study_run(model_dir, args, device, pictures):
     trained = utils.load_trained(model_dir, args.model_name, device)
     data, source, clips = load_clips(trained, args, device)
     length = trained.settings["num_frames_video"]
-    movies = draw_movies(clips, args, length)
-    found = study_network.analyse(trained.model.head, trained.classes, clips, movies, length, args.seed,
+    movies = join_clips(clips, args, length)
+    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed,
                                   args.bootstrap)
     folder = trained.folder / FOLDER
     folder.mkdir(exist_ok=True)
     files.remove_leftovers(folder)
     settings = measured_on(trained, data.split, clips, args)
-    files.write_json(folder / "metrics.json", study_report.metrics(found, settings))
-    files.write_csv(folder / "windows.csv", study_report.WINDOW_COLUMNS, study_report.window_rows(found))
+    files.write_json(folder / "metrics.json", report.metrics(found, settings))
+    files.write_csv(folder / "windows.csv", report.WINDOW_COLUMNS, report.window_rows(found))
     if pictures:
         for old in folder.glob("*.png"):
             old.unlink()
-        show(folder, study_report.draw(found, folder, note(settings)))
+        show(folder, report.draw(found, folder, note(settings)))
         write_movie(folder / "movie.mp4", data.folder, source, found)
     return settings, clips, found, folder
 
@@ -213,11 +214,11 @@ def write_movie(path, data, source, found):
     truth, predicted = (np.concatenate([np.full(T - 1, -1), values[windows]])
                         for values in (found.windows.majority, found.predicted))
     p = np.concatenate([np.zeros((T - 1, found.p.shape[1])), found.p[windows]])
-    pictures = (dataset.source_frames(data, source[v].video, [source[v].frames[f]])[0]
+    pictures = (source_frames(data, source[v].video, [source[v].frames[f]])[0]
                 for v, f in zip(video, frame, strict=True))
-    sampling = dataset.sampling_settings(data)
+    sampling = sampling_settings(data)
     action = found.labels[video]
-    labelled_video.mixed_movie(path, pictures, truth, predicted, p, found.classes,
+    labels.mixed_movie(path, pictures, truth, predicted, p, found.classes,
                                sampling["FPS"] / sampling["sampling_rate"], action)
 
 
@@ -239,23 +240,23 @@ def compare(studied, args):
     for number, (key, members) in enumerate(groups.items()):
         name = ", ".join(map(str, key)) if several else key[0]
         seeds = [settings["training_seed"] for settings, _ in members]
-        variants.append(study_report.pool_runs(name, seeds, [found for _, found in members], number))
+        variants.append(report.pool_runs(name, seeds, [found for _, found in members], number))
     folder = Path(args.output_dir or studied[0][3].parent.parent / FOLDER).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
     settings, found = groups[next(iter(groups))][0]
-    files.write_csv(folder / "comparison.csv", *study_report.comparison_table(variants))
+    files.write_csv(folder / "comparison.csv", *report.comparison_table(variants))
     files.write_json(folder / "comparison.json", {
         "runs": [str(folder.parent) for *_, folder in studied],
         "movies": args.num_movies, "windows": len(found.windows.movie),
-        "variants": {v.name: {"runs": v.runs, "seeds": v.seeds, "figures": study_report.as_json(v.figures),
+        "variants": {v.name: {"runs": v.runs, "seeds": v.seeds, "figures": report.as_json(v.figures),
                               "switching": v.curve.as_json()} for v in variants}})
     words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
              f"classes, split {settings['split']}, {args.num_movies} movies.")
-    show(folder, study_report.draw_comparison(variants, folder, words))
-    cli.say(study_report.printed_table(variants))
+    show(folder, report.draw_comparison(variants, folder, words))
+    cli.say(report.printed_table(variants))
     return folder
 
 
@@ -266,7 +267,7 @@ def main():
     studied = []
     for model_dir in args.model_dir:
         settings, clips, found, folder = study_run(model_dir, args, device, pictures)
-        cli.say(f"{variant_name(settings)}, seed {settings['training_seed']}: {study_report.sentence(found)}")
+        cli.say(f"{variant_name(settings)}, seed {settings['training_seed']}: {report.sentence(found)}")
         studied.append((settings, clips, found, folder))
     if len(studied) > 1:
         folder = compare(studied, args)

@@ -33,23 +33,23 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-import cli
-import dataset
-import evaluation
-import labelled_video
-import live
-import sliding
 import utils
-import video
-import video_report
-from cli import UserError
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import Stop
+from lrcn.clips.manifest import sampling_settings
+from lrcn.drawing import labels
+from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
+from lrcn.video.sampling import sampling_stride
+from lrcn.watching import live, outputs
+from lrcn.watching.sliding import History, Slider, ahead, analyse
 
 LIVE_STRIP = 60     # seconds on the timeline of a live source
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    evaluation.add_model_flags(parser)
+    utils.add_model_flags(parser)
     add, switch = parser.add_argument, parser.add_boolean
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
@@ -71,10 +71,10 @@ def find_sources(text):
     """[(source, output name)]: one, or all videos below a folder."""
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in video.EXTENSIONS and p.is_file()
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
                        and not any(part.startswith(".") for part in p.relative_to(path).parts))
         if not found:
-            raise UserError(f"--video_path {text}: no video in this folder ({' '.join(video.EXTENSIONS)})")
+            raise UserError(f"--video_path {text}: no video in this folder ({' '.join(EXTENSIONS)})")
         return list(zip(found, unique_names([p.relative_to(path) for p in found]), strict=True))
     if not path.exists() and live.is_live(text):
         stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
@@ -98,12 +98,12 @@ def live_name(source):
     return re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
 
 
-def sampling(trained):
+def sampled_at(trained):
     """(FPS, sampling_rate) of the training clips."""
     saved = trained.settings
     if not saved.get("sampling_rate"):  # a run of before they were kept with it
         try:
-            saved = dataset.sampling_settings(saved.get("sampled_data_path") or "")
+            saved = sampling_settings(saved.get("sampled_data_path") or "")
         except UserError:
             print("warning: how the training clips were sampled is not known; 2.5 frames a second are "
                   "taken", file=sys.stderr)
@@ -115,7 +115,7 @@ def sampling(trained):
 
 def every_frame(path):
     """(seconds, frame) of every frame of a video file."""
-    with video.Video(path) as source:
+    with Video(path) as source:
         while source.grab():
             yield source.time, source.frame()
 
@@ -124,7 +124,7 @@ class Labelling:
     """The frames of a file, drawn as soon as the windows around them are known."""
 
     def __init__(self, path, painter, total, bar, stop):
-        self.frames = sliding.ahead(every_frame(path), 4)
+        self.frames = ahead(every_frame(path), 4)
         self.painter, self.total, self.bar, self.stop = painter, total, bar, stop
         self.next = next(self.frames, None)
 
@@ -133,7 +133,7 @@ class Labelling:
         painter, color = self.painter, self.painter.color(shares)
         while self.next and self.next[0] < seconds and not self.stop.signal:
             progress = painter.frames / max(1, self.total)
-            labelled_video.paint_timeline(painter.strip, progress, progress + 1 / max(1, self.total), color)
+            labels.paint_timeline(painter.strip, progress, progress + 1 / max(1, self.total), color)
             painter.draw(self.next[1], shares, progress)
             self.next = next(self.frames, None)
             self.bar.update()
@@ -141,17 +141,17 @@ class Labelling:
 
 def label_file(path, name, folder, slider, trained, args, stop):
     """All outputs of one file; (sentence that says what was done, seconds that were seen)."""
-    FPS, sampling_rate = sampling(trained)
-    info, begin = video.probe(path), time.monotonic()
-    if any(path.resolve() == (folder / output).resolve() for output in video_report.OUTPUTS):
+    FPS, sampling_rate = sampled_at(trained)
+    info, begin = probe(path), time.monotonic()
+    if any(path.resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
         raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
-    half = video.sampling_stride(info.fps, FPS, sampling_rate) / info.fps / 2
-    history, known, drawn = sliding.History(slider.length), 0, 0
+    half = sampling_stride(info.fps, FPS, sampling_rate) / info.fps / 2
+    history, known, drawn = History(slider.length), 0, 0
     with contextlib.ExitStack() as stack:
-        table, painter = stack.enter_context(video_report.outputs(folder, trained.classes, info.fps, args))
+        table, painter = stack.enter_context(outputs.outputs(folder, trained.classes, info.fps, args))
         bar = stack.enter_context(tqdm(total=info.frames or None, unit="frame", desc=name[:24],
                                        dynamic_ncols=True, mininterval=0.3))
-        steps = sliding.ahead(sliding.analyse(path, slider, history, FPS, sampling_rate), 2)
+        steps = ahead(analyse(path, slider, history, FPS, sampling_rate), 2)
         stack.callback(steps.close)
         labelling = None
         if args.video or args.gif:
@@ -175,7 +175,7 @@ def label_file(path, name, folder, slider, trained, args, stop):
         if not labelling and not stop.signal:
             bar.update((info.frames or bar.n) - bar.n)
     history = history.cut(known)
-    segments = video_report.summarise(folder, name, history, trained.classes, args, FPS / sampling_rate)
+    segments = outputs.summarise(folder, name, history, trained.classes, args, FPS / sampling_rate)
     seen = history.end
     took = time.monotonic() - begin
     return (f"{name}: {seen:.1f} s, {slider.encoded} frames encoded, {known} windows, {segments} segments, "
@@ -189,7 +189,7 @@ def label_files(sources, root, slider, trained, args, stop):
         folder = root / name
         try:
             sentence, seen = label_file(path, name, folder, slider, trained, args, stop)
-        except video.VideoError as error:
+        except VideoError as error:
             if len(sources) == 1:
                 raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
                                 f"convert it") from None
@@ -210,17 +210,17 @@ def label_files(sources, root, slider, trained, args, stop):
 
 def label_live(address, name, folder, slider, trained, args, stop):
     """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
-    FPS, sampling_rate = sampling(trained)
+    FPS, sampling_rate = sampled_at(trained)
     shown = re.sub(r"//[^/@]*@", "//", address)     # a password is nobody's business
     try:
         source = live.Source(address, FPS, sampling_rate)
-    except video.VideoError as error:
+    except VideoError as error:
         raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
                         f"it?") from None
     window = live.Window() if args.display or (args.display is None and live.has_display()) else None
-    history = sliding.History(slider.length)
+    history = History(slider.length)
     with contextlib.ExitStack() as stack:
-        table, painter = stack.enter_context(video_report.outputs(folder, trained.classes, source.fps, args))
+        table, painter = stack.enter_context(outputs.outputs(folder, trained.classes, source.fps, args))
         if window:
             stack.callback(window.close)
         stack.enter_context(source)
@@ -236,7 +236,7 @@ def label_live(address, name, folder, slider, trained, args, stop):
         if not classifier.known:
             raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled frames, before "
                             f"a window of {slider.length} was full")
-    video_report.summarise(folder, name, history.cut(classifier.known), trained.classes, args,
+    outputs.summarise(folder, name, history.cut(classifier.known), trained.classes, args,
                            FPS / sampling_rate)
     return (f"{name}: {frame.seconds:.1f} s, {painter.frames} frames written, "
             f"{bar.n / max(frame.seconds, 1e-3):.1f} frames a second shown, {slider.encoded} classified, "
@@ -288,9 +288,9 @@ def main():
     device = utils.choose_device(args.device)
     trained = utils.load_trained(args.model_dir, args.model_name, device)
     root = Path(args.output_dir).expanduser() if args.output_dir else trained.folder / "test_on_video"
-    slider = sliding.Slider(trained, device)
+    slider = Slider(trained, device)
     failed = 0
-    with utils.Stop() as stop:
+    with Stop() as stop:
         if isinstance(sources[0][0], str):
             source, name = sources[0]
             cli.say(label_live(source, name, root / name, slider, trained, args, stop))

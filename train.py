@@ -15,52 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import dataset
-import encoders
-import files
 import models
-import splits
-import training_flags
 import utils
-from cli import UserError
-from trainer import Run
+from dataset import load_samples
+from lrcn import checkpoints, runs
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import Stop, ranks, set_seed
+from lrcn.encoding import surgery
+from lrcn.training.recipe import parse
+from lrcn.training.run import Run
 
 # ---------------------------------------------------------------- data
 
-def load_samples(args, quiet=False):
-    """([Sample] of train, val and, where no list says it, test; class names in label order)."""
-    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
-    videos = dataset.read_sampled(folder, args.group_pattern, args.groups)
-    if args.ucf_list_dir and args.split != "random":
-        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")
-        listed, _ = splits.official_lists(lists, args.split)
-        pool, sentence = splits.present(listed, videos, "training")
-        if not quiet:
-            cli.say(sentence)
-        if not pool:
-            raise UserError(f"--sampled_data_path {folder}: holds no video of the training list in "
-                            f"--ucf_list_dir {lists}")
-        order, test = splits.class_order(lists, listed), []
-    else:
-        order = splits.class_order(args.ucf_list_dir, videos)
-        leaky = args.split == "random"
-        if leaky:
-            print("warning: --split random draws by video, not by group: near copies of the tested clips "
-                  "are trained on, and the accuracy is inflated", file=sys.stderr)
-        elif not (args.group_pattern or args.groups) and splits.look_alike([(v.cls, v.name) for v in videos]):
-            print("warning: many videos share their name up to the last number; if such clips were cut from "
-                  "one recording, say so with --group_pattern or --groups", file=sys.stderr)
-        pool, test = splits.hold_out(videos, args.test_size, args.seed, by_video=leaky)
-    names = {v.cls for v in pool}
-    classes = [cls for cls in order if cls in names][:args.number_of_classes]
-    pool = [v for v in pool if v.cls in set(classes)]
-    train, val = splits.hold_out(pool, args.split_size, args.seed + 1, by_video=args.split == "random")
-    if args.smaller_dataset:
-        train, val = splits.smaller(train), splits.smaller(val)
-    if not val:
-        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
-    return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
 
 
 # ---------------------------------------------------------------- model
@@ -72,21 +39,21 @@ def make_model(args, classes, state, checkpoint):
         if known != classes:
             raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
                             f"has {len(classes)}; give the flags and folders of that run")
-        utils.restore(model, state, checkpoint, "checkpoint_path")
+        checkpoints.restore(model, state, checkpoint, "checkpoint_path")
         return model
-    utils.set_seed(args.seed)
+    set_seed(args.seed)
     weights = args.encoder_weights
     if weights.lower() == "none":
         weights = None
     elif weights != "DEFAULT":
-        weights = utils.load_file(weights, "encoder_weights")
-    encoder = encoders.build_encoder(args.encoder, weights, args.img_dim, args.modality)
-    utils.set_seed(args.seed)  # the head's weights do not depend on how the encoder came to be
+        weights = checkpoints.load_file(weights, "encoder_weights")
+    encoder = models.build_encoder(args.encoder, weights, args.img_dim, args.modality)
+    set_seed(args.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), args.latent_dim, args.hidden_size,
                        args.lstm_layers, args.bidirectional, args.readout, args.dropout, args.loss_per_step)
     model = models.LRCN(encoder, head)
     if args.init_from:
-        for line in utils.take_over(model, utils.load_trained(args.init_from, flag="init_from").model):
+        for line in checkpoints.take_over(model, utils.load_trained(args.init_from, flag="init_from").model):
             cli.say(line)
     return model
 
@@ -95,16 +62,16 @@ def make_model(args, classes, state, checkpoint):
 
 
 def train(args, checkpoint, device, rank):
-    state = utils.load_file(checkpoint, "checkpoint_path") if checkpoint else None
+    state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     samples, classes = load_samples(args, quiet=not rank.first)
     model = make_model(args, classes, state, checkpoint)
-    run = Run(args, rank, device, samples, classes, model)
+    run = Run(args, rank, device, samples, classes, model, trained_part(args, model.to(device)))
     run.prepare(state)
     if run.alone and not rank.first:
         return 0
     if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
         run.start_folder(checkpoint)
-    with utils.Stop() as stop:
+    with Stop() as stop:
         complete = run.train(stop)
     if rank.first:
         if not complete:
@@ -121,7 +88,7 @@ def train(args, checkpoint, device, rank):
 
 def train_all_splits(args, rank, train_one):
     """--split all: train and test on the three official splits in turn; mean and deviation in one table."""
-    new = utils.new_run_folder(args.local_dir, args.open_new_folder) if rank.first else ""
+    new = runs.new_run_folder(args.local_dir, args.open_new_folder) if rank.first else ""
     folder = rank.share(str(new))
     figures = []
     for split in ("1", "2", "3"):
@@ -153,12 +120,38 @@ def train_all_splits(args, rank, train_one):
 
 
 def main():
-    args, checkpoint = training_flags.parse(__doc__)
+    args, checkpoint = parse(__doc__)
     device = utils.choose_device(args.device)
-    with utils.ranks(device) as rank:
+    with ranks(device) as rank:
         if args.split == "all" and not checkpoint:
             return train_all_splits(args, rank, lambda one: train(one, None, device, rank))
         return train(args, checkpoint, device, rank)
+
+
+
+
+def trained_part(args, model):
+    """(network that is trained, what encodes for its feature cache or None, optimiser groups).
+
+    Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
+    activations of the part before them. Otherwise the whole network, on frames.
+    """
+    model.encoder.moving_statistics = args.train_batch_norm
+    model.encoder.requires_grad_(False)
+    groups = [{"params": list(model.head.parameters()), "lr": args.lr}]
+    if args.train_encoder == "none":
+        return (model.head, model.encoder, groups) if args.feature_cache else (model, None, groups)
+    last = None if args.train_encoder == "all" else int(args.train_encoder.removeprefix("last:"))
+    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": args.encoder_lr})
+    if args.recompute:
+        surgery.recompute_activations(model.encoder)
+    parts = surgery.cut(model.encoder, last) if last and args.feature_cache else None
+    if parts:
+        return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
+    if last and args.feature_cache:
+        cli.say(f"{args.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
+                f"every epoch")
+    return model, None, groups
 
 
 if __name__ == "__main__":

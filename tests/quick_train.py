@@ -6,9 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import trainer  # noqa: E402
+from lrcn.training import run  # noqa: E402
 
-trainer.Run.draw = lambda self: self.writer.close()
-trainer.Run.picture = lambda self, *args, **options: None
+run.Run.draw = lambda self: self.writer.close()
+run.Run.picture = lambda self, *args, **options: None
 sys.argv[0] = str(ROOT / "train.py")
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import encoders
 import models
-from cli import UserError
+from lrcn.base.cli import UserError
+from lrcn.clips.frames import Transform
+from lrcn.encoding import backbones, surgery
 
 DIM, CLASSES, FRAMES = 24, 5, 4
 
@@ -26,7 +27,7 @@ def features():
 
 def tiny_encoder(name="resnet18", img_dim=32):
     torch.manual_seed(0)
-    return encoders.build_encoder(name, None, img_dim)
+    return models.build_encoder(name, None, img_dim)
 
 
 def frames_for(encoder, number=2, seed=0):
@@ -168,9 +169,9 @@ def test_an_encoder_of_every_family_gives_what_its_last_layer_reads(name, img_di
     with torch.inference_mode():
         features = encoder(frames)
         assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
-        fast = encoders.for_inference(encoder)(frames)
+        fast = surgery.for_inference(encoder)(frames)
         assert (fast - features).abs().max() <= 1e-3 * features.abs().max()
-    blocks = encoders.units(encoder.backbone)
+    blocks = surgery.units(encoder.backbone)
     assert len(blocks) >= 5 and sorted(sum(blocks, [])) == sorted(set(sum(blocks, [])))
 
 
@@ -179,7 +180,7 @@ def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_lay
     import torchvision.models as zoo
     torch.manual_seed(0)
     whole = zoo.get_model(name).eval()
-    encoder = encoders.build_encoder(name, whole.state_dict(), 64)
+    encoder = models.build_encoder(name, whole.state_dict(), 64)
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     frames = frames_for(encoder)
     with torch.inference_mode():
@@ -197,12 +198,12 @@ def test_the_families_are_all_that_torchvision_has():
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_model_with_second_classifiers_is_built_the_same_with_and_without_weights(name):
     """torchvision's weights change two of its options, which a checkpoint made from them must find again."""
-    encoder = encoders.encoder_from_spec(tiny_encoder(name, 75).spec())
+    encoder = models.encoder_from_spec(tiny_encoder(name, 75).spec())
     assert encoder.backbone.transform_input
-    assert not any(key.split(".")[0] in encoders.AUXILIARY for key in encoder.backbone.state_dict())
+    assert not any(key.split(".")[0] in backbones.AUXILIARY for key in encoder.backbone.state_dict())
     with_them = {**encoder.backbone.state_dict(), "aux1.fc1.weight": torch.zeros(1),
                  "AuxLogits.conv0.conv.weight": torch.zeros(1), "aux2.fc1.bias": torch.zeros(1)}
-    encoders.load_backbone(encoder.backbone, with_them)
+    backbones.load_backbone(encoder.backbone, with_them)
 
 
 @pytest.mark.parametrize("name", ["timm/mobilenetv3_small_050", "timm/efficientnet_lite0"])
@@ -211,15 +212,15 @@ def test_timm_models_are_encoders_too(name):
     encoder = tiny_encoder(name)
     with torch.inference_mode():
         features = encoder(frames_for(encoder))
-        fast = encoders.for_inference(encoder)
+        fast = surgery.for_inference(encoder)
         assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
         assert (fast(frames_for(encoder)) - features).abs().max() <= 1e-3 * features.abs().max()
-    again = encoders.encoder_from_spec(encoder.spec())
+    again = models.encoder_from_spec(encoder.spec())
     assert again.transform == encoder.transform and again.feature_dim == encoder.feature_dim
 
 
 def test_the_transform_is_that_of_the_weights_unless_img_dim_says_otherwise():
-    assert encoders.build_encoder("resnet18", None).transform == encoders.Transform(
+    assert models.build_encoder("resnet18", None).transform == Transform(
         256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
     small = tiny_encoder(img_dim=112).transform
     assert (small.resize, small.crop) == (128, 112)
@@ -235,28 +236,28 @@ def test_an_encoder_that_is_none_or_a_size_it_cannot_take_is_refused(name, img_d
     if name.startswith("timm"):
         pytest.importorskip("timm")
     with pytest.raises(UserError, match=says):
-        encoders.build_encoder(name, None, img_dim)
+        models.build_encoder(name, None, img_dim)
 
 
 def test_weights_of_another_network_are_refused_with_the_keys_named():
     encoder = tiny_encoder("mobilenet_v3_small")
     with pytest.raises(UserError, match=r"missing features\.0\.0\.weight.*not of this network conv1\.weight"):
-        encoders.load_backbone(encoder.backbone, tiny_encoder().backbone.state_dict())
+        backbones.load_backbone(encoder.backbone, tiny_encoder().backbone.state_dict())
     state = encoder.backbone.state_dict()
     del state["features.0.0.weight"]
     with pytest.raises(UserError, match=r"missing features\.0\.0\.weight$"):
-        encoders.load_backbone(encoder.backbone, state)
+        backbones.load_backbone(encoder.backbone, state)
     state = encoder.backbone.state_dict() | {"features.0.0.weight": torch.zeros(1, 3, 3, 3)}
     with pytest.raises(UserError, match=r"of another shape features\.0\.0\.weight"):
-        encoders.load_backbone(encoder.backbone, state)
+        backbones.load_backbone(encoder.backbone, state)
 
 
 def test_a_classifier_in_a_weights_file_is_left_out_and_wrappers_are_opened():
     state = tiny_encoder().backbone.state_dict()
-    encoder = encoders.build_encoder("resnet18", None, 32)
+    encoder = models.build_encoder("resnet18", None, 32)
     wrapped = {"state_dict": {f"module.{k}": v for k, v in state.items()}
                | {"module.fc.weight": torch.zeros(1000, 512), "module.fc.bias": torch.zeros(1000)}}
-    encoders.load_backbone(encoder.backbone, wrapped)
+    backbones.load_backbone(encoder.backbone, wrapped)
     assert all(torch.equal(v, state[k]) for k, v in encoder.backbone.state_dict().items())
 
 
@@ -281,7 +282,7 @@ def test_folded_batch_norms_give_the_same_features_and_leave_the_encoder_alone(n
     encoder = tiny_encoder(name)
     disturb_statistics(encoder)
     before = copy.deepcopy(encoder.state_dict())
-    fast = encoders.for_inference(encoder)
+    fast = surgery.for_inference(encoder)
     count = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (encoder, fast)]
     assert count[1] < count[0] and (count[1] == 0 or name == "densenet121")
     with torch.inference_mode():
@@ -319,8 +320,8 @@ def test_the_frozen_part_and_the_tail_make_the_whole(name, last):
         pytest.importorskip("timm")
     encoder = tiny_encoder(name)
     disturb_statistics(encoder)
-    trained = encoders.unfreeze(encoder, last)
-    parts = encoders.cut(encoder, last)
+    trained = surgery.unfreeze(encoder, last)
+    parts = surgery.cut(encoder, last)
     assert parts is not None
     frozen, tail = parts
     frames = frames_for(encoder, 3)
@@ -335,11 +336,11 @@ def test_the_frozen_part_and_the_tail_make_the_whole(name, last):
 
 def test_more_blocks_than_there_are_cannot_be_trained():
     encoder = tiny_encoder()
-    everything = encoders.unfreeze(encoder, None)
+    everything = surgery.unfreeze(encoder, None)
     assert len(everything) == len(list(encoder.parameters()))
-    assert len(encoders.unfreeze(encoder, 9)) == len(everything)
+    assert len(surgery.unfreeze(encoder, 9)) == len(everything)
     with pytest.raises(UserError, match="--train_encoder last:10: resnet18 has 9 blocks"):
-        encoders.unfreeze(encoder, 10)
+        surgery.unfreeze(encoder, 10)
 
 
 def test_recomputed_activations_give_the_same_gradients():
@@ -347,7 +348,7 @@ def test_recomputed_activations_give_the_same_gradients():
     for recompute in (False, True):
         encoder = tiny_encoder()
         if recompute:
-            encoders.recompute_activations(encoder)
+            surgery.recompute_activations(encoder)
         encoder(frames_for(encoder)).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters()])
     assert len(gradients[0]) > 50

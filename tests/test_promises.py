@@ -35,10 +35,11 @@ from runs import (
     weights,
 )
 
-import files
-import splits
 import utils
-from cli import UserError
+from lrcn import checkpoints
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.clips import splits
 
 HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 
@@ -100,7 +101,7 @@ def check_what_is_there(local_dir):
     local_dir = Path(local_dir)
     for path in local_dir.glob("*/Saved_model_checkpoint/*.pth.tar"):
         if not path.name.startswith("."):
-            assert utils.load_file(path, "x")
+            assert checkpoints.load_file(path, "x")
     for path in local_dir.glob("*/metrics.csv"):
         epochs = [int(row["epoch"]) for row in metrics(path.parent)]
         assert epochs == [*range(1, len(epochs) + 1)]
@@ -177,7 +178,7 @@ def test_promise_1_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_pa
 
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-    utils.save_file(tmp_path / "x.pth.tar", {"a": torch.zeros(3)})
+    checkpoints.save_file(tmp_path / "x.pth.tar", {"a": torch.zeros(3)})
     files.write_csv(tmp_path / "x.csv", ["a"], [[1]])
     assert calls == ["fsync", "replace", "fsync"] * 2
 
@@ -358,7 +359,7 @@ def test_promise_4_any_metadata_of_a_checkpoint_is_read_or_refused(whole, key, i
     state = {**state, key: value}
     try:
         model, classes, _ = utils.build(state, "--model_name x")
-        utils.restore(model, state, whole / "Saved_model_checkpoint" / "best.pth.tar", "model_name")
+        checkpoints.restore(model, state, whole / "Saved_model_checkpoint" / "best.pth.tar", "model_name")
     except UserError as error:
         assert "--model_name" in str(error) or "--encoder" in str(error) or "--img_dim" in str(error)
     else:

@@ -1,0 +1,174 @@
+"""Image networks as encoders of frames: built by name, made fast, cut into a frozen and a trained part.
+
+    encoder = build_encoder("resnet152")             # uint8 (N, 3, 224, 224) -> float (N, 2048)
+    fast = for_inference(encoder)                     # the same features, batch norm folded
+    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lrcn.base.cli import UserError
+from lrcn.clips.manifest import SampledVideo
+from lrcn.clips.streams import as_modality, differences
+from lrcn.video.reader import VideoError, read_frames
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a frame becomes the encoder's input: short side to `resize`, then a centre crop, in pixels.
+
+    modality: what the encoder looks at, "rgb" the frame itself, "rgbdiff" its difference from the frame
+    before (Wang et al. 2016, Temporal Segment Networks, section 3.2), "rgb+rgbdiff" both, one after
+    the other: the feature is then twice as long.
+    """
+    resize: int
+    crop: int
+    mean: tuple
+    std: tuple
+    interpolation: str = "bilinear"
+    modality: str = "rgb"
+
+    @property
+    def modalities(self):
+        """How many pictures the encoder sees of a frame."""
+        return len(self.modality.split("+"))
+
+    @property
+    def shape(self):
+        """One frame's input, channels last: (S, S, 3), or (2, S, S, 3) for two modalities."""
+        return (*([self.modalities] if self.modalities > 1 else []), self.crop, self.crop, 3)
+
+
+# A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
+# RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
+CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
+
+
+INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
+                 "lanczos": cv2.INTER_LANCZOS4}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of a sampled video (ascending, repeats allowed), in which view."""
+    video: SampledVideo
+    frames: tuple
+    view: int = 0
+
+
+def window(video, start, length):
+    """The clip of `length` consecutive frames from `start`; past the end the last frame repeats."""
+    return Clip(video, tuple(min(start + i, video.frames - 1) for i in range(length)))
+
+
+def windows(video, length, number=1):
+    """`number` windows spread evenly over a sampled video, or every one of them (number "all")."""
+    last = max(0, video.frames - length)
+    if number == "all" or number > last:
+        starts = range(last + 1)
+    else:
+        starts = ((np.arange(number) + 0.5) * (last + 1) / number).astype(int)
+    return [window(video, int(s), length) for s in starts]
+
+
+def _random(seed, video, view):
+    digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def training_clip(video, length, view, seed):
+    """The clip that view number `view` shows of a video."""
+    if view == 0:
+        return windows(video, length)[0]
+    start = int(_random(seed, video, view).integers(max(0, video.frames - length) + 1))
+    return Clip(video, window(video, start, length).frames, view)
+
+
+def plain_box(height, width, transform):
+    """(x, y, width, height, flipped) of the centre crop in the source's pixels."""
+    side = round(min(height, width) * transform.crop / transform.resize)
+    return (width - side) // 2, (height - side) // 2, side, side, False
+
+
+def crop_box(height, width, transform, clip, seed):
+    """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
+    if clip.view <= 0:
+        return *plain_box(height, width, transform)[:4], clip.view == -1
+    random = _random(seed, clip.video, clip.view)
+    random.random()  # the window's draw comes first
+    area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
+    w = min(width, round((area * ratio * height * width) ** 0.5))
+    h = min(height, round((area / ratio * height * width) ** 0.5))
+    x, y = random.integers(width - w + 1), random.integers(height - h + 1)
+    return int(x), int(y), w, h, bool(random.integers(2))
+
+
+def to_input(frames, box, transform):
+    """uint8 (T, H, W, 3) -> (T, S, S, 3): the box cut out, resized to the encoder's size."""
+    x, y, w, h, flipped = box
+    size = transform.crop
+    how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
+    out = np.empty((len(frames), size, size, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        cv2.resize(frame[y:y + h, x:x + w], (size, size), dst=out[i], interpolation=how)
+    return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
+
+
+def source_frames(folder, video, indices):
+    """uint8 (N, H, W, 3) of a sampled video; UserError names the file when it cannot be read."""
+    try:
+        return read_frames(Path(folder) / video.path, indices)
+    except VideoError as error:
+        raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
+                        f"run preprocessing_data.py again") from None
+
+
+def mirrored(clip):
+    """The same frames of a plain clip, flipped."""
+    return Clip(clip.video, clip.frames, -1)
+
+
+def clip_frames(folder, clip, transform, seed):
+    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB, (T, 2, S, S, 3) for two modalities.
+
+    A frame's difference is from the sampled frame before it; the very first frame has the second's.
+    """
+    if transform.modality == "rgb":
+        return _crops(folder, clip, clip.frames, transform, seed)
+    after = [min(max(i, 1), clip.video.frames - 1) for i in clip.frames]
+    wanted = sorted({*clip.frames, *after, *(max(i - 1, 0) for i in after)})
+    place = {i: n for n, i in enumerate(wanted)}
+    crops = _crops(folder, clip, wanted, transform, seed)
+    changes = differences(crops[[place[i] for i in after]], crops[[place[max(i - 1, 0)] for i in after]])
+    return as_modality(crops[[place[i] for i in clip.frames]], changes, transform)
+
+
+def _crops(folder, clip, indices, transform, seed):
+    frames = source_frames(folder, clip.video, indices)
+    return to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
+
+
+class ClipFrames:
+    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, [2,] S, S, 3).
+
+    A file that cannot be read comes out as its error's text, because a worker cannot raise across
+    to its parent in one line.
+    """
+
+    def __init__(self, folder, clips, transform, seed):
+        self.folder, self.clips, self.transform, self.seed = folder, clips, transform, seed
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        try:
+            return clip_frames(self.folder, self.clips[i], self.transform, self.seed)
+        except UserError as error:
+            return str(error)

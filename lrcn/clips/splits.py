@@ -1,0 +1,264 @@
+"""Which video is in train, validation and test: split lists, groups, and splits drawn by group.
+
+A group is clips cut from one source recording (gNN of v_<Class>_gNN_cNN.avi), nearly the same
+picture, and never on two sides of a split. The class of a listed video is its folder, whatever
+the file name says: HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
+"""
+import hashlib
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of a split list: class folder, file name without its ending, label (1, 2, ... or None)."""
+    cls: str
+    video: str
+    label: int | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled video (dataset.Video) with its label (0, 1, ...) and its part of the split."""
+    video: object
+    label: int
+    part: str
+
+
+# ---------------------------------------------------------------- lists
+
+def _lines(path):
+    """(place, text) of every line that is not blank; Windows line ends and a BOM are no matter."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the split list {path}: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"{path} line {number}", line.strip()
+
+
+def _whole(text, where):
+    """The whole number >= 0 that a text says; Python itself refuses thousands of digits."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise UserError(f"{where}: {text[:20]!r} is no label or count")
+    return int(text)
+
+
+def read_class_index(folder):
+    """{class: label} of classInd.txt (labels from 1), or None where there is no such file."""
+    path = Path(folder) / "classInd.txt"
+    if not path.is_file():
+        return None
+    index = {}
+    for where, line in _lines(path):
+        match = re.fullmatch(r"(\d+)\s+(.+)", line)
+        if not match:
+            raise UserError(f"{where}: expected a number and a class name, not {line!r}")
+        number = _whole(match[1], where)
+        if match[2] in index or number in index.values():
+            raise UserError(f"{where}: class {match[2]!r} or number {number} stands there twice")
+        index[match[2]] = number
+    return index
+
+
+def read_list(path, class_index=None):
+    """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind.
+
+    Only the last folder of a deeper path counts. UserError, with file and line: no class folder,
+    a path that leaves the data set's folder, a class or label that disagrees with classInd.txt.
+    """
+    rows, seen = [], set()
+    for where, line in _lines(path):
+        match = re.fullmatch(r"(.+\.\w+)\s+(\d+)", line)
+        name, label = (match[1], _whole(match[2], where)) if match else (line, None)
+        parts = name.replace("\\", "/").split("/")
+        if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+            raise UserError(f"{where}: {name!r} leaves the data set's folder")
+        if len(parts) < 2 or any(part in ("", ".") or part != part.strip() for part in parts[-2:]):
+            raise UserError(f"{where}: expected Class/video.avi, not {line!r}")
+        cls, video = parts[-2], Path(parts[-1]).stem
+        if class_index is not None:
+            if cls not in class_index:
+                raise UserError(f"{where}: class {cls!r} is not in classInd.txt")
+            if label is not None and label != class_index[cls]:
+                raise UserError(f"{where}: label {label} disagrees with classInd.txt, "
+                                f"where {cls} is {class_index[cls]}")
+        if (cls, video) not in seen:
+            rows.append(Listed(cls, video, label, where))
+        seen.add((cls, video))
+    return rows
+
+
+def read_hmdb(folder, split):
+    """(train, test) of HMDB-51's format: one <class>_test_split<n>.txt a class, `video.avi 1` is
+    train, 2 test, 0 unused."""
+    train, test = [], []
+    for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
+        cls = path.name.removesuffix(f"_test_split{split}.txt")
+        for where, line in _lines(path):
+            match = re.fullmatch(r"(.+\.\w+)\s+([012])", line)
+            if not match or "/" in match[1] or "\\" in match[1]:
+                raise UserError(f"{where}: expected video.avi and 0, 1 or 2, not {line!r}")
+            row = Listed(cls, Path(match[1]).stem, None, where)
+            if match[2] != "0":
+                (train if match[2] == "1" else test).append(row)
+    return train, test
+
+
+def official_lists(folder, split):
+    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both."""
+    folder = Path(folder)
+    train_path = folder / f"trainlist{int(split):02d}.txt"
+    test_path = folder / f"testlist{int(split):02d}.txt"
+    if train_path.is_file() and test_path.is_file():
+        index = read_class_index(folder)
+        train, test = read_list(train_path, index), read_list(test_path, index)
+    else:
+        train, test = read_hmdb(folder, split)
+        if not train or not test:
+            raise UserError(f"--ucf_list_dir {folder}: no {train_path.name} and {test_path.name} in this "
+                            f"folder (nor HMDB-51's *_test_split{split}.txt); unpack the split lists there")
+    on_train = {(row.cls, row.video): row.where for row in train}
+    for row in test:
+        if (row.cls, row.video) in on_train:
+            raise UserError(f"{row.where}: {row.cls}/{row.video} is on the training list too "
+                            f"({on_train[row.cls, row.video]})")
+    return train, test
+
+
+def class_order(folder, rows):
+    """All class names in label order: that of classInd.txt, else of the alphabet."""
+    index = (read_class_index(folder) if folder else None) or {}
+    return sorted({row.cls for row in rows}, key=lambda cls: (index.get(cls, len(index) + 1), cls))
+
+
+def present(rows, videos, what):
+    """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
+    by_name = {(v.cls, v.name): v for v in videos}
+    found = [by_name[row.cls, row.video] for row in rows if (row.cls, row.video) in by_name]
+    return found, f"{len(found)} of {len(rows)} listed {what} videos present"
+
+
+# ---------------------------------------------------------------- groups
+
+def find_groups(names, pattern=None, table=None):
+    """{(class, video): group} of [(class, video)].
+
+    By `table` (path of a CSV file with columns video, group), else by `pattern` (a regular
+    expression searched in the name; its first group, or all that matched), else gNN of UCF-101's
+    names within a class, else the video itself. UserError: a pattern that is none, or matches not.
+    """
+    if table:
+        table = cli.file("groups", table, "give a CSV file with the columns video and group")
+        rows = files.read_csv(table, ("video", "group"))
+        named = {row["video"]: row["group"] for row in rows}
+        absent = [v for c, v in names if f"{c}/{v}" not in named and v not in named]
+        if absent:
+            raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
+        return {(c, v): named.get(f"{c}/{v}", named.get(v)) for c, v in names}
+    try:
+        finder = re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
+    groups = {}
+    for cls, video in names:
+        if finder:
+            match = finder.search(video)
+            if not match:
+                raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
+            groups[cls, video] = match[1] if finder.groups else match[0]
+        else:
+            match = re.search(r"_(g\d+)_c\d+$", video)
+            groups[cls, video] = f"{cls}/{match[1] if match else video}"
+    return groups
+
+
+def look_alike(names):
+    """How many of [(class, video)] share their name up to its last number with another, and have no gNN.
+
+    Such clips are often cut from one recording.
+    """
+    stems = Counter((c, re.sub(r"\d+$", "", v)) for c, v in names if not re.search(r"_g\d+_c\d+$", v))
+    return sum(n for (_, stem), n in stems.items() if n > 1 and stem)
+
+
+# ---------------------------------------------------------------- drawing
+
+def _order(items, *seed):
+    """A shuffle that depends on `seed` alone, the same on every machine and in every release."""
+    return sorted(items, key=lambda x: hashlib.sha256(repr((*seed, x)).encode()).digest())
+
+
+def hold_out(videos, share, seed, by_video=False):
+    """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`.
+
+    A class never loses its last group. by_video=True takes every video for a group of its own:
+    the leaky protocol, for comparison only.
+    """
+    def group(v):
+        return (v.cls, v.name) if by_video else v.group
+
+    left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
+    members = defaultdict(Counter)
+    for v in videos:
+        members[group(v)][v.cls] += 1
+    chosen = set()
+    for cls in sorted(total):
+        for g in _order({group(v) for v in videos if v.cls == cls} - chosen, seed, cls):
+            wanted = share * total[cls] - (total[cls] - left[cls])
+            nearer = abs(wanted - members[g][cls]) < abs(wanted)
+            if wanted > 0 and nearer and all(left[c] > n for c, n in members[g].items()):
+                chosen.add(g)
+                left.subtract(members[g])
+    return [v for v in videos if group(v) not in chosen], [v for v in videos if group(v) in chosen]
+
+
+def smaller(videos, share=0.1, least=4):
+    """The first tenth of every class's videos, `least` at the least, in the order given."""
+    counts, taken, kept = Counter(v.cls for v in videos), Counter(), []
+    for v in videos:
+        if taken[v.cls] < max(least, round(share * counts[v.cls])):
+            taken[v.cls] += 1
+            kept.append(v)
+    return kept
+
+
+def make_samples(parts, classes):
+    """[Sample] of {part: [Video]}, in that order; videos of other classes are left out."""
+    label = {cls: i for i, cls in enumerate(classes)}
+    return [Sample(v, label[v.cls], part) for part, videos in parts.items() for v in videos if v.cls in label]
+
+
+SPLIT_COLUMNS = ("video", "class", "label", "group", "part")
+
+
+def write_splits(path, samples):
+    files.write_csv(path, SPLIT_COLUMNS,
+                    [(s.video.name, s.video.cls, s.label, s.video.group, s.part) for s in samples])
+
+
+def read_splits(path):
+    """[{video, class, label, group, part}] of a run's splits.csv, label an int."""
+    rows = files.read_csv(path, SPLIT_COLUMNS)
+    for number, row in enumerate(rows, 2):
+        where = f"{path} line {number}"
+        if row["part"] not in PARTS:
+            raise UserError(f"{where}: {row['part']!r} is none of {', '.join(PARTS)}")
+        row["label"] = _whole(row["label"], where)
+    return rows
+
+
+def class_counts(samples, part, classes):
+    """int array (C,): videos of each class in a part."""
+    return np.bincount([s.label for s in samples if s.part == part], minlength=len(classes))

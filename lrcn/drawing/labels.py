@@ -1,0 +1,263 @@
+"""Labels drawn into frames: test clips, the mixed-action movie, any video with its predictions.
+
+Frames are uint8 (H, W, 3) RGB. Text is set in the size of the frame and shortened where it would
+leave it; masks of text are kept, because the same labels come frame after frame.
+"""
+import functools
+import itertools
+
+import cv2
+import numpy as np
+
+from lrcn.base import files
+from lrcn.drawing import style
+from lrcn.video.writer import Writer
+
+WHITE, DARK, UNSEEN, RAIL = (255, 255, 255), (24, 24, 24), (64, 64, 64), (105, 105, 105)
+MOVIE_WIDE, MOVIE_HIGH = 640, 480      # the room of the picture in the mixed-action movie
+
+
+@functools.lru_cache(maxsize=1024)
+def _mask(text, size):
+    """uint16 (h, w, 1): how much of each pixel the letters cover, 0 to 255."""
+    from PIL import Image, ImageDraw
+    font = style.font_for(text, size)
+    image = Image.new("L", (int(np.ceil(font.getlength(text))) + 2, sum(font.getmetrics())))
+    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
+    return np.asarray(image, np.uint16)[:, :, None]
+
+
+def put_text(frame, text, x, y, room, size, color=WHITE, right=False):
+    """Write one line in place, its upper left corner at (x, y), no wider than `room` pixels.
+
+    right: the line ends at x + room. Letters that would leave the frame are cut. Returns its width.
+    """
+    text, smaller = style.fit(text, room, size, max(6, round(size * 0.75)))
+    mask = _mask(text, int(smaller))
+    y += round(0.9 * (size - int(smaller)))     # one baseline for all letters of a row
+    if right:
+        x += room - mask.shape[1]
+    x, y = max(0, int(x)), max(0, int(y))
+    mask = mask[:max(0, frame.shape[0] - y), :max(0, frame.shape[1] - x)]
+    place = frame[y:y + mask.shape[0], x:x + mask.shape[1]]
+    place[:] = (place * (255 - mask) + np.array(color, np.uint16) * mask + 127) // 255
+    return mask.shape[1]
+
+
+def text_size(frame):
+    """Height of the letters in pixels for a frame of this size: 12 at 240 lines, 37 at 1080."""
+    return max(8, round(0.03 * min(frame.shape[:2]) + 5))
+
+
+def class_colors(classes):
+    """uint8 (C, 3): the colours of the classes, the same in videos and in pictures."""
+    return style.class_colors(classes)
+
+
+def empty_timeline(columns=1000):
+    """The colours of a timeline on which nothing has been seen yet: uint8 (columns, 3)."""
+    return np.full((columns, 3), UNSEEN, np.uint8)
+
+
+def paint_timeline(timeline, start, end, color):
+    """Colour the part from `start` to `end` (shares of the whole, 0 to 1) in place."""
+    first = int(np.clip(start, 0, 1) * len(timeline))
+    last = int(np.ceil(np.clip(end, 0, 1) * len(timeline)))
+    timeline[first:max(last, first + 1)] = color
+
+
+def _strip(frame, timeline, y, high, progress, x=0):
+    """Draw a timeline across the frame, from x to its right edge, with a mark at `progress`."""
+    wide = frame.shape[1] - x
+    columns = np.arange(wide) * len(timeline) // wide
+    frame[y:y + high, x:] = timeline[columns][None]
+    thick = max(1, high // 6)
+    at = x + int(np.clip(progress, 0, 1) * (wide - 1))
+    for color, half in ((DARK, 2 * thick), (WHITE, thick)):
+        frame[y:y + high, max(x, at - half):at + half] = color
+
+
+def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progress=0.0,
+                 unsure=False):
+    """A copy of `frame` with the leading labels as bars above and the timeline below.
+
+    labels, probabilities: best first, as many as fit are drawn; colors: (K, 3) of those labels;
+    timeline: uint8 (columns, 3) from empty_timeline and paint_timeline; progress: 0 to 1;
+    unsure: the best label is too improbable, so "unsure" stands above the candidates.
+    """
+    frame = np.array(frame)
+    high, wide = frame.shape[:2]
+    size, edge = text_size(frame), max(1, text_size(frame) // 4)
+    line, bar = round(size * 1.8), max(2, size // 5)
+    room = min(wide, 20 * size)
+    rows = [("unsure", None, None)] if unsure else []
+    colors = style.class_colors(labels) if colors is None else colors
+    rows += list(zip(labels, probabilities, colors, strict=True))
+    rows = rows[:max(1, int(0.5 * high) // line)]
+    panel = frame[:len(rows) * line + edge, :room]
+    panel[:] = panel // 4                       # dark enough for white letters on any picture
+    for i, (label, probability, color) in enumerate(rows):
+        y, inner = edge + i * line, room - 2 * edge
+        number = 0
+        if probability is not None and inner > 12 * size * 0.5:
+            number = size // 2 + put_text(frame, f"{probability:.2f}", edge, y, inner, size, right=True)
+        put_text(frame, label, edge, y, inner - number, size)
+        if probability is not None:
+            _bar(frame, edge, y + line - bar - 1, inner, bar, probability, color)
+    if timeline is not None:
+        strip = max(4, high // 36)
+        _strip(frame, timeline, high - strip, strip, progress)
+    return frame
+
+
+def _bar(frame, x, y, wide, high, share, color):
+    """A probability as a bar of `wide` pixels at 1, on its rail."""
+    frame[y:y + high, x:x + wide] = RAIL
+    if np.isfinite(share):
+        frame[y:y + high, x:x + round(wide * min(max(float(share), 0), 1))] = color
+
+
+def fit_frame(frame, wide, high):
+    """The frame scaled into wide x high, black where its shape leaves room."""
+    scale = min(wide / frame.shape[1], high / frame.shape[0])
+    w, h = (max(1, min(limit, round(side * scale))) for limit, side in
+            ((wide, frame.shape[1]), (high, frame.shape[0])))
+    shrunk = cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    canvas = np.zeros((high, wide, 3), np.uint8)
+    top, left = (high - h) // 2, (wide - w) // 2
+    canvas[top:top + h, left:left + w] = shrunk
+    return canvas
+
+
+def label_frame(frame, true, predicted):
+    """The frame in a green (right) or red (wrong) border, above a bar with tick or cross and labels.
+
+    The result has even sides, at least 240 pixels wide, so that labels can be read.
+    """
+    good = true == predicted
+    color = style.RIGHT if good else style.WRONG
+    wide = max(240, frame.shape[1]) // 2 * 2
+    high = round(frame.shape[0] * wide / frame.shape[1])
+    size = max(12, wide // 22)
+    line, border = round(size * 1.4), max(3, wide // 80)
+    bar = 2 * line + size // 2
+    total = (high + bar + 2 * border + 1) // 2 * 2
+    canvas = np.full((total, wide + 2 * border, 3), color, np.uint8)
+    canvas[border:border + high, border:border + wide] = fit_frame(frame, wide, high)
+    x, y, room = border + size // 3, high + border + size // 4, wide - 2 * (size // 3)
+    put_text(canvas, f"{style.TICK if good else style.CROSS} predicted: {predicted}", x, y, room, size)
+    put_text(canvas, f"true: {true}", x, y + line, room, size)
+    return canvas
+
+
+def labelled_clip_video(path, clips, true, predicted, fps):
+    """All clips one after another, every frame labelled. Returns the number of frames written.
+
+    clips: sequence of uint8 (T, H, W, 3), (an iterator will do); a clip of
+    another size than the first is fitted into it, black at the sides;
+    true, predicted: a class name for each clip. The file is .mp4 (mp4v) or .avi (MJPG).
+    """
+    codec = "MJPG" if str(path).lower().endswith(".avi") else "mp4v"
+    count, writer = 0, None
+    try:
+        for clip, meant, said in zip(clips, true, predicted, strict=True):
+            for frame in clip:
+                if writer is None:
+                    shape = frame.shape
+                    high, wide = label_frame(frame, meant, said).shape[:2]
+                    writer = Writer(path, fps, wide, high, codec)
+                if frame.shape != shape:
+                    frame = fit_frame(frame, shape[1], shape[0])
+                writer.write(label_frame(frame, meant, said))
+                count += 1
+    except BaseException:
+        if writer is not None:
+            writer.discard()
+        raise
+    if writer is not None:
+        writer.close()
+    return count
+
+
+def clip_gif(path, frames, fps, wide=320, true=None, predicted=None):
+    """An endless GIF of `frames` (an iterator will do), at most `wide` pixels wide.
+
+    With true and predicted names the frames are labelled as in labelled_clip_video. GIF counts
+    time in hundredths of a second, and viewers slow down what lasts less than two of them.
+    """
+    from PIL import Image
+
+    def picture(frame):
+        if predicted is not None:
+            frame = label_frame(frame, true, predicted)
+        if frame.shape[1] > wide:
+            high = max(1, round(frame.shape[0] * wide / frame.shape[1]))
+            frame = cv2.resize(frame, (wide, high), interpolation=cv2.INTER_AREA)
+        return Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE)
+
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("a GIF needs at least one frame")
+    with files.atomic(path) as temporary:
+        picture(first).save(temporary, save_all=True, append_images=map(picture, frames), loop=0,
+                            duration=max(20, round(100 / fps) * 10))
+
+
+def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, action=None):
+    """The mixed-action movie: picture, labels, probability bars, and timelines underneath.
+
+    frames: N x uint8 (H, W, 3), an iterator will do. For the window that ends with frame i:
+    truth[i] its majority action (-1 for a tie or no window yet), predicted[i] (-1: no window yet),
+    probabilities[i]: (C,). action[i], where given, is the action of frame i itself.
+    """
+    colors = style.class_colors(classes)
+    lines = [("window", np.asarray(truth)), ("predicted", np.asarray(predicted))]
+    if action is not None:
+        lines.insert(0, ("frame", np.asarray(action)))
+    lines = [(name, np.where(labels[:, None] >= 0, colors[labels], np.uint8(UNSEEN)))
+             for name, labels in lines]
+    n = len(truth)
+    with Writer(path, fps, MOVIE_WIDE, MOVIE_HIGH + 136 + 18 * len(lines) // 2 * 2) as writer:
+        for i, frame in zip(range(n), itertools.chain(frames), strict=False):
+            canvas = np.full((writer.size[1], MOVIE_WIDE, 3), DARK, np.uint8)
+            canvas[:MOVIE_HIGH] = fit_frame(frame, MOVIE_WIDE, MOVIE_HIGH)
+            _movie_labels(canvas, int(truth[i]), int(predicted[i]), classes, colors)
+            if predicted[i] >= 0:
+                _movie_bars(canvas, np.asarray(probabilities[i]), classes, colors)
+            put_text(canvas, f"frame {i + 1} of {n}", 10, MOVIE_HIGH + 92, 290, 14)
+            for row, (name, strip) in enumerate(lines):
+                y = MOVIE_HIGH + 126 + 18 * row
+                put_text(canvas, name, 10, y - 2, 74, 13)
+                seen = strip.copy()
+                if name == "predicted":
+                    seen[i + 1:] = UNSEEN
+                _strip(canvas[:, :MOVIE_WIDE - 10], seen, y, 14, (i + 0.5) / n, x=88)
+            writer.write(canvas)
+
+
+def _movie_labels(canvas, truth, predicted, classes, colors):
+    """True and predicted label at the lower left, each with its colour, and tick or cross."""
+    top = MOVIE_HIGH + 12
+    for y, label, word in ((top, truth, "true"), (top + 38, predicted, "predicted")):
+        name, color, mark = "–", DARK, ""
+        if label >= 0:
+            name, color = classes[label], colors[label]
+        elif word == "true" and predicted >= 0:
+            name = "tie of two actions"
+        canvas[y:y + 26, 10:24] = color
+        if word == "predicted" and truth >= 0 and predicted >= 0:
+            good = truth == predicted
+            mark = f"{style.TICK if good else style.CROSS} "
+            canvas[y - 3:y + 29, 28:310] = style.RIGHT if good else style.WRONG
+        put_text(canvas, f"{mark}{word}: {name}", 34, y + 2, 270, 17)
+
+
+def _movie_bars(canvas, probabilities, classes, colors, most=3):
+    """The most probable classes as bars at the lower right."""
+    order = np.argsort(-probabilities, kind="stable")[:most]
+    for row, label in enumerate(order):
+        y = MOVIE_HIGH + 8 + 36 * row
+        used = put_text(canvas, f"{probabilities[label]:.2f}", 330, y, 300, 15, right=True)
+        put_text(canvas, classes[label], 330, y, 290 - used, 15)
+        _bar(canvas, 330, y + 21, 300, 8, probabilities[label], colors[label])

@@ -1,0 +1,362 @@
+"""Pictures of a training run, of a test, and of several runs side by side.
+
+Every function takes arrays and lists, writes the picture at `path` (None writes nothing) and
+returns it as uint8 (H, W, 3) RGB: writer.add_image(tag, picture, dataformats="HWC").
+Shares lie between 0 and 1; `note` is a line of small print for n, split, seed and the like.
+"""
+import math
+
+import numpy as np
+
+from lrcn.drawing import style
+
+
+def class_ticks(ax, classes, room, horizontal=True, n=None):
+    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit.
+
+    n: a count for each class, written behind its name, or None.
+    """
+    names = [style.short(name) for name in classes]
+    if n is not None:
+        names = [f"{name} ({count:g})" for name, count in zip(names, n, strict=True)]
+    size = max(4.5, min(style.SMALL, room * 72 * 0.85))
+    widest = max((style.width(name, size) for name in names), default=0)
+    if horizontal:
+        flat = widest < room * 72 * 0.95
+        ax.set_xticks(range(len(names)), names, fontsize=size, rotation=0 if flat else 90)
+    else:
+        ax.set_yticks(range(len(names)), names, fontsize=size)
+    ax.grid(False, axis="x" if horizontal else "y")
+
+
+@style.styled
+def class_distribution(path, classes, train_counts, val_counts, title=None, note=""):
+    """Bars: how many training and validation videos each class has. counts: int (C,) each."""
+    train, val = np.asarray(train_counts, float), np.asarray(val_counts, float)
+    title = title or "Videos per class in training and validation"
+    n = f"n = {int(train.sum())} training and {int(val.sum())} validation videos, {len(classes)} classes"
+    wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
+    fig = style.figure(wide, 4.2, title, f"{n}. {note}" if note else n)
+    ax = fig.add_subplot()
+    x = np.arange(len(classes))
+    ax.bar(x - 0.2, train, 0.4, color=style.unit(style.BLUE), label="training")
+    ax.bar(x + 0.2, val, 0.4, color=style.unit(style.ORANGE), label="validation")
+    class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
+    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class",
+           ylim=(0, max(1, *train, *val) * 1.05))
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    style.legend(ax)
+    return style.save(fig, path)
+
+
+def _column(rows, key):
+    """A column of `rows` as floats; NaN where it is missing, None or empty."""
+    return np.array([float("nan") if row.get(key) in (None, "") else float(row[key]) for row in rows])
+
+
+def _line(ax, epochs, values, **look):
+    """Measured epochs joined by a line; with few of them, each is a dot."""
+    seen = np.isfinite(values)
+    if seen.any():
+        ax.plot(epochs[seen], values[seen], marker="o" if seen.sum() <= 30 else None,
+                markersize=3.5, **look)
+
+
+def _mark_best(ax, epochs, values):
+    if np.isfinite(values).any():
+        best = int(np.nanargmax(values))
+        ax.plot(epochs[best], values[best], "*", markersize=12, color="black", clip_on=False,
+                zorder=5, label=f"best: {values[best]:.3f}, epoch {epochs[best]:g}")
+
+
+@style.styled
+def curves(path, rows, title="Loss, accuracy and learning rate of every epoch", note=""):
+    """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr.
+
+    A value that is missing or None was not measured in that epoch and is left out.
+    """
+    epochs = _column(rows, "epoch")
+    train, val, third = (style.unit(c) for c in (style.BLUE, style.RED, style.GREEN))
+    fig = style.figure(11, 3.6, title, note)
+    loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
+    _line(loss, epochs, _column(rows, "train_loss"), color=train, label="training")
+    _line(loss, epochs, _column(rows, "val_loss"), color=val, ls="--", label="validation")
+    loss.set(title="Cross-entropy", ylabel="nats per clip")
+    _line(accuracy, epochs, _column(rows, "train_top1"), color=train, label="training top-1")
+    for k, ls in ((1, "--"), (3, "-."), (5, ":")):
+        _line(accuracy, epochs, _column(rows, f"val_top{k}"), color=val, ls=ls, label=f"validation top-{k}")
+    _mark_best(accuracy, epochs, _column(rows, "val_top1"))
+    accuracy.set(title="Accuracy", ylabel="share of clips right", ylim=(0, 1.03))
+    _line(rate, epochs, _column(rows, "lr"), color=third)
+    rate.set(title="Learning rate", ylim=(0, None))
+    for ax in (loss, accuracy, rate):
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) < 3:
+            ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
+    return style.save(fig, path)
+
+
+@style.styled
+def label_grid(path, frames, true, predicted, confidence=None, title="Predicted and true class",
+               note=""):
+    """Frames with their labels: a green border and a tick where right, red and a cross where wrong.
+
+    frames: N x uint8 (H, W, 3) RGB, the first of which sets the shape of the tiles;
+    true, predicted: N class names; confidence: (N,) or None.
+    """
+    from matplotlib.patches import Rectangle
+    n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
+    columns = math.ceil(math.sqrt(n))
+    tile = max(1.6, min(1.9, 3.6 / columns))               # inches
+    picture_high, text_high, gap = tile * high / wide, 0.34, 0.14
+    row_high = picture_high + text_high + gap
+    rows = math.ceil(n / columns)
+    right = sum(t == p for t, p in zip(true, predicted, strict=True))
+    counted = f"{style.TICK} {right} of n = {n} right, {style.CROSS} {n - right} wrong"
+    fig = style.figure(max(3.6, columns * (tile + gap) + gap), rows * row_high + gap, title,
+                       f"{counted}. {note}" if note else counted)
+    ax = fig.add_subplot(aspect="equal", anchor="NW")
+    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
+    ax.axis("off")
+    for i in range(n):
+        x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
+        ax.add_patch(Rectangle((x, y), tile, picture_high, fc="black", zorder=0))
+        ax.imshow(frames[i], extent=_inside(frames[i], x, y, tile, picture_high), zorder=1)
+        good = true[i] == predicted[i]
+        color = style.unit(style.RIGHT if good else style.WRONG)
+        ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
+        sure = "" if confidence is None else f" {float(confidence[i]):.2f}"
+        said, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
+        ax.text(x, y + picture_high + 0.05, said, fontsize=size, color=color, va="top", fontweight="bold")
+        meant, size = _label_line("true: ", true[i], "", tile)
+        ax.text(x, y + picture_high + 0.20, meant, fontsize=size, va="top")
+    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
+    return style.save(fig, path)
+
+
+def _inside(frame, x, y, wide, high):
+    """Where a frame of any shape lies, centred in its tile: left, right, bottom, top."""
+    scale = min(wide / frame.shape[1], high / frame.shape[0])
+    dx, dy = (wide - frame.shape[1] * scale) / 2, (high - frame.shape[0] * scale) / 2
+    return x + dx, x + wide - dx, y + high - dy, y + dy
+
+
+def _label_line(before, name, after, room):
+    """(text, size) of a line whose name alone is shortened. room: inches; bold letters are wider."""
+    size = style.SMALL - 1
+    left = room * 72 / 1.16 - style.width(before, size) - style.width(after, size)
+    name, smaller = style.fit(name, left, size, size - 0.8)
+    return before + name + after, smaller
+
+
+def _confusions(matrix, classes, most=3):
+    """The most frequent mistakes as one sentence."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    places = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i] > 0]
+    if not places:
+        return "No mistakes."
+    said = (f"{style.short(classes[t])} taken for {style.short(classes[p])} "
+            f"({wrong[t, p]:g} of {matrix[t].sum():g})" for t, p in places)
+    return f"Most frequent: {', '.join(said)}."
+
+
+@style.styled
+def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
+    """matrix: counts (C, C), true class by row; drawn as shares of each row.
+
+    A class that was not tested has an empty row. Shares stand in the cells up to 20 classes.
+    """
+    matrix, count = np.asarray(matrix, float), len(classes)
+    total = matrix.sum(1, keepdims=True)
+    share = np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
+    side = min(13.0, max(2.8, 0.42 * count))
+    wide, high = side + 3.2, side + 1.6
+    words = f"n = {matrix.sum():g} videos; every row adds up to 1. {_confusions(matrix, classes)} {note}"
+    fig = style.figure(wide, high, title, words.strip())
+    ax = fig.add_subplot()
+    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    class_ticks(ax, classes, side / count)
+    class_ticks(ax, classes, side / count, horizontal=False, n=total[:, 0])
+    ax.set(xlabel="predicted class", ylabel="true class (n)")
+    ax.spines[:].set_visible(True)
+    if count <= 20:
+        _cell_values(ax, share, min(style.SMALL, side / count * 72 * 0.32))
+    fig.colorbar(image, ax=ax, shrink=0.6, label="share of the true class's videos")
+    return style.save(fig, path)
+
+
+def _cell_values(ax, share, size):
+    for row, column in zip(*np.nonzero(np.nan_to_num(share) > 0.005), strict=True):
+        value = share[row, column]
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size,
+                color="white" if value > 0.55 else "black")
+
+
+@style.styled
+def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per class",
+                       few_means="under-represented in training", note=""):
+    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,) or None.
+
+    few marks the classes that had little to learn from; `few_means` says how little, in the legend.
+    """
+    accuracy, n = np.asarray(accuracy, float), np.asarray(n)
+    few = np.zeros(len(classes), bool) if few is None else np.asarray(few, bool)
+    order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(accuracy, nan=-1)))
+    columns = 1 if len(classes) <= 40 else 2
+    per = math.ceil(len(classes) / columns)
+    mean = np.nanmean(accuracy) if np.isfinite(accuracy).any() else float("nan")
+    words = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
+    high = 0.21 * per + 1.0 + 0.5 * few.any()       # room for the legend
+    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), title, words)
+    axes = fig.subplots(1, columns, squeeze=False)[0]
+    for ax, part in zip(axes, np.array_split(order, columns), strict=True):
+        _class_bars(ax, [classes[i] for i in part], accuracy[part], n[part], few[part])
+        ax.axvline(mean, color="black", ls="--", lw=1)
+    _class_legend(axes[0], few, few_means)
+    return style.save(fig, path)
+
+
+def _class_bars(ax, classes, accuracy, n, few):
+    y = np.arange(len(classes))
+    bars = ax.barh(y, np.nan_to_num(accuracy), 0.75, color=style.unit(style.BLUE))
+    for bar, is_few in zip(bars, few, strict=True):
+        if is_few:
+            bar.set(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black", linewidth=0)
+    for i, (value, count) in enumerate(zip(accuracy, n, strict=True)):
+        text = f"{value:.2f}  n={count:g}" if np.isfinite(value) else "no test video"
+        ax.text(1.02, i, text, va="center", fontsize=7)
+    class_ticks(ax, classes, 0.2, horizontal=False)
+    ax.set(xlim=(0, 1.22), ylim=(len(classes) - 0.4, -0.6), xlabel="share of the class's videos right")
+    ax.set_xticks(np.linspace(0, 1, 6))
+
+
+def _class_legend(ax, few, few_means):
+    from matplotlib.patches import Patch
+    if few.any():
+        patches = [Patch(facecolor=style.unit(style.BLUE), label="other classes"),
+                   Patch(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black",
+                         linewidth=0, label=style.wrap(few_means, 240, style.SMALL))]
+        style.legend(ax, above=True, handles=patches)
+
+
+@style.styled
+def runs_table_picture(path, names, accuracy, low, high, parameters, frames_per_second, n=None,
+                       title="Runs compared: test accuracy with its interval", note=""):
+    """One line a run: its accuracy with the interval (low, high), parameters, frames a second.
+
+    parameters and frames_per_second may hold None where they are not known.
+    """
+    accuracy, low, high = (np.asarray(a, float) for a in (accuracy, low, high))
+    y = np.arange(len(names))
+    words = f"n = {n} test videos. {note}".strip() if n is not None else note
+    fig = style.figure(10, 0.34 * len(names) + 1.2, title, words)
+    ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    ax.errorbar(accuracy, y, xerr=interval(accuracy, low, high), fmt="o", color=style.unit(style.BLUE))
+    ax.set_yticks(y, [style.short(name, 44) for name in names])
+    ax.set(ylim=(len(names) - 0.4, -0.9), xlabel="top-1 accuracy (share of videos right)")
+    table.axis("off")
+    table.set_xlim(0, 1)
+    for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
+        table.text(x, -0.7, head, ha="right", va="bottom", fontsize=style.SMALL, fontweight="bold")
+    for i in y:
+        cells = (f"{accuracy[i]:.3f} [{low[i]:.3f}, {high[i]:.3f}]", _count(parameters[i]),
+                 _count(frames_per_second[i]))
+        for x, cell in zip((0.36, 0.68, 1.0), cells, strict=True):
+            table.text(x, i, cell, ha="right", va="center", fontsize=style.SMALL)
+    return style.save(fig, path)
+
+
+def interval(value, low, high):
+    """Distances (2, N) from value down to low and up to high; None where there is no interval."""
+    if low is None or high is None:
+        return None
+    value, low, high = (np.asarray(a, float) for a in (value, low, high))
+    return np.maximum(np.stack([value - low, high - value]), 0)
+
+
+def _count(value):
+    """4123456 -> '4.12 M'."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+@style.styled
+def probability_timeline(path, seconds, probabilities, names, segments=(), colors=None,
+                         title="Probability of the leading classes over time", n=None, note=""):
+    """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3).
+
+    segments: (start, end, label) in seconds, drawn as a strip; a label that is not in `names`
+    ("unsure") is grey. n: how many windows there are, where that is not W. Lines differ in dashes
+    and markers as well as in colour.
+    """
+    colors = style.class_colors(names) if colors is None else colors
+    others = sorted({style.short(label) for _, _, label, *_ in segments if label not in names})
+    grey = f"Grey: {', '.join(others)}. " if others else ""
+    words = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
+    fig = style.figure(11, 4.2, title, words)
+    ax, strip = fig.subplots(2, 1, sharex=True, height_ratios=(8, 1))
+    for i, name in enumerate(names):
+        ax.plot(seconds, np.asarray(probabilities)[:, i], color=style.unit(colors[i]),
+                label=style.short(name), ls=("-", "--", "-.", ":")[i % 4],
+                marker=style.MARKERS[i % len(style.MARKERS)], markersize=5,
+                markevery=max(1, len(seconds) // 15))
+    ax.set(ylabel="probability", ylim=(-0.03, 1.03))
+    _segment_strip(strip, segments, dict(zip(names, colors, strict=True)), 8 * 72)
+    strip.set_xlabel("time (s)")
+    if len(names):
+        style.legend(ax)
+    return style.save(fig, path)
+
+
+@style.styled
+def attention_picture(path, frames, weights, title="Which frames the attention looks at", note=""):
+    """The frames of a clip, uint8 (T, H, W, 3), above their attention weights (T,), in rows of 10."""
+    weights, T = np.asarray(weights, float), len(frames)
+    columns = min(T, 10)
+    rows = math.ceil(T / columns)
+    high = 1.1 * frames[0].shape[0] / frames[0].shape[1]
+    words = f"n = {T} frames, weights add up to {weights.sum():.2f}; dashed: 1/{T}, no preference. {note}"
+    fig = style.figure(max(5, 0.9 + 1.15 * columns), rows * (high + 1.15), title, words.strip())
+    grid = fig.add_gridspec(2 * rows, columns, height_ratios=[high, 0.95] * rows)
+    top = max(weights.max(), 1 / T) * 1.25
+    for i in range(T):
+        row, column = divmod(i, columns)
+        picture, bar = fig.add_subplot(grid[2 * row, column]), fig.add_subplot(grid[2 * row + 1, column])
+        picture.imshow(frames[i])
+        picture.axis("off")
+        bar.bar([0], [weights[i]], 0.7, color=style.unit(style.BLUE))
+        bar.axhline(1 / T, color="black", ls="--", lw=1)
+        bar.text(0, weights[i] + 0.02 * top, f"{weights[i]:.{2 if T <= 10 else 3}f}", ha="center",
+                 va="bottom", fontsize=7)
+        bar.set(xlim=(-0.6, 0.6), ylim=(0, top), xticks=[0], xticklabels=[i + 1])
+        if column:
+            bar.tick_params(labelleft=False)
+    fig.supylabel("attention weight", fontsize=style.SMALL)
+    return style.save(fig, path)
+
+
+def _segment_strip(ax, segments, colors, room):
+    """Runs of one label as coloured bars, named where the name fits. room: width in points."""
+    last = max((end for _, end, *_ in segments), default=1)
+    first = min((start for start, *_ in segments), default=0)
+    shades = [style.unit(colors.get(label, style.UNSURE)) for _, _, label, *_ in segments]
+    ax.broken_barh([(start, end - start) for start, end, *_ in segments], (0, 1), facecolors=shades,
+                   edgecolors="white", linewidth=0.8 if len(segments) < 200 else 0)
+    for (start, end, label, *_), shade in zip(segments, shades, strict=True):
+        place = (end - start) / max(last - first, 1e-9) * room * 0.9
+        said, size = style.fit(label, place, style.SMALL, 6)
+        if said and (not said.endswith("…") or len(said) > 5):
+            light = np.dot(shade, (0.3, 0.59, 0.11)) > 0.55
+            ax.text((start + end) / 2, 0.48, said, ha="center", va="center", fontsize=size,
+                    color="black" if light else "white")
+    ax.set(ylim=(0, 1), yticks=[])
+    ax.grid(False)
+

@@ -1,0 +1,214 @@
+"""How every picture looks: colours, fonts, figures, and text that never leaves its room.
+
+    @style.styled
+    def picture(path, ...):
+        fig = style.figure(6, 4, "What is seen", note="n = 111 videos")
+        ax = fig.add_subplot()
+        ...
+        return style.save(fig, path)      # uint8 (H, W, 3) RGB, for TensorBoard
+
+matplotlib is used through its objects, never through pyplot, so that no state is shared and no
+display is needed. It is imported late: who draws nothing does not pay for it.
+"""
+import functools
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from lrcn.base import files
+
+# Okabe and Ito's colours, which the colour-blind tell apart, as 0..255 RGB.
+BLUE, ORANGE, GREEN, RED = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
+SKY, PINK, BLACK = (86, 180, 233), (204, 121, 167), (0, 0, 0)
+SERIES = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK)
+MARKERS = "osD^vPX*"
+# Right and wrong differ in lightness too, and a tick or a cross always stands beside them.
+RIGHT, WRONG = (0, 140, 80), (200, 16, 46)
+TICK, CROSS = "✓", "✗"
+UNSURE = (110, 110, 110)
+
+DPI = 130
+SIZE, SMALL, TITLE = 9, 8, 12       # points
+RC = {"font.size": SIZE, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.labelsize": SIZE,
+      "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+      "grid.color": "#d8d8d8", "grid.linewidth": 0.6, "legend.fontsize": SMALL,
+      "legend.framealpha": 0.9, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
+      "lines.linewidth": 1.8, "errorbar.capsize": 3, "hatch.linewidth": 0.8,
+      "text.parse_math": False}     # a class may be called "$x"
+# Asked for the letters that DejaVu Sans lacks, where the system has them.
+MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans",
+              "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "IPAGothic",
+              "Hiragino Sans", "PingFang SC", "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic",
+              "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "FreeSans")
+
+
+def unit(color):
+    """0..255 RGB -> matplotlib's 0..1 RGB."""
+    return tuple(float(c) / 255 for c in color)
+
+
+@functools.lru_cache(maxsize=4)
+def _distinct_colors(n):
+    """Each colour is the one farthest (in Lab) from all before it, so the first ones never change."""
+    import cv2
+    levels = np.linspace(0, 1, 12, dtype=np.float32)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
+    lab = cv2.cvtColor(grid, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    # Neither near black nor near white nor grey: seen on both, and never taken for "unsure".
+    usable = (lab[:, 0] > 42) & (lab[:, 0] < 80) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
+    grid, lab = grid.reshape(-1, 3)[usable], lab[usable]
+    start = np.float32([BLUE, ORANGE, GREEN, RED, SKY, PINK])[:n] / 255
+    chosen = list(start)
+    known = cv2.cvtColor(start.reshape(-1, 1, 3), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    distance = np.min([np.linalg.norm(lab - k, axis=1) for k in known], axis=0)
+    while len(chosen) < n:
+        best = int(distance.argmax())
+        chosen.append(grid[best])
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[best], axis=1))
+    return (np.array(chosen) * 255).round().astype(np.uint8)
+
+
+def class_colors(classes):
+    """uint8 (C, 3) RGB: one distinct colour a class, which depends on its place in the list alone."""
+    return _distinct_colors(len(classes))[:len(classes)].copy() if len(classes) else \
+        np.zeros((0, 3), np.uint8)
+
+
+@functools.lru_cache(maxsize=1)
+def fonts():
+    """[(family, file, code points)]: DejaVu Sans, which matplotlib brings, then the system's."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+    installed = {f.name for f in font_manager.fontManager.ttflist}
+    found = []
+    for family in ("DejaVu Sans", *(name for name in MORE_FONTS if name in installed)):
+        path = font_manager.findfont(family)
+        found.append((family, path, frozenset(FT2Font(path).get_charmap())))
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def printable(text):
+    """`text` on one line, in letters that a font here has; others as their code (\\u6b65)."""
+    text = unicodedata.normalize("NFC", " ".join(str(text).split()))
+    known = set().union(*(points for _, _, points in fonts()))
+    # Lone surrogates (undecodable file names) cannot be drawn or encoded.
+    return "".join(c if ord(c) in known and c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+@functools.lru_cache(maxsize=4096)
+def short(name, limit=28):
+    """A class name as wide as `limit` usual letters; the middle goes, for the ends tell names apart."""
+    name = whole = printable(name)
+    keep = len(whole)
+    while keep > 2 and width(name, 1) > 0.62 * limit:
+        keep -= 1
+        head = (keep + 1) // 2
+        name = f"{whole[:head]}…{whole[len(whole) - keep + head:]}"
+    return name
+
+
+@functools.lru_cache(maxsize=256)
+def pil_font(path, size):
+    from PIL import ImageFont
+    return ImageFont.truetype(path, size)
+
+
+def font_for(text, size):
+    """The first font that has every letter of `text` (already printable); else DejaVu Sans."""
+    letters = {ord(c) for c in text}
+    path = next((path for _, path, points in fonts() if letters <= points), fonts()[0][1])
+    return pil_font(path, size)
+
+
+@functools.lru_cache(maxsize=8192)
+def width(text, size):
+    """Width of one line of text, in the unit of `size`."""
+    return font_for(text, 100).getlength(text) * size / 100
+
+
+@functools.lru_cache(maxsize=4096)
+def fit(text, room, size, smallest):
+    """(text, size) with text no wider than `room`: set smaller first, then cut with an ellipsis."""
+    text = printable(text)
+    size = max(smallest, min(size, size * room / max(width(text, size), 1e-9)))
+    if width(text, size) <= room * 1.001:
+        return text, size
+    for keep in range(len(text) - 1, 0, -1):
+        cut = text[:keep].rstrip() + "…"
+        if width(cut, size) <= room:
+            return cut, size
+    return "", size
+
+
+def wrap(text, room, size):
+    """`text` as lines no wider than `room`; a word that is wider is cut with an ellipsis."""
+    lines = []
+    for paragraph in str(text).splitlines():
+        line = ""
+        for word in printable(paragraph).split(" "):
+            longer = f"{line} {word}".strip()
+            if line and width(longer, size) > room:
+                lines.append(line)
+                longer = word
+            line = fit(longer, room, size, size)[0]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def styled(draw):
+    """Run a drawing function under this file's settings, whatever the user's matplotlibrc says."""
+    @functools.wraps(draw)
+    def call(*args, **kwargs):
+        import matplotlib
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(RC)
+            matplotlib.rcParams["font.family"] = [family for family, _, _ in fonts()]
+            return draw(*args, **kwargs)
+    return call
+
+
+def figure(wide, high, title, note=""):
+    """An empty figure of `wide` x `high` inches below its title and above its note."""
+    from matplotlib.figure import Figure
+    room = (wide - 0.3) * 72
+    title = wrap(title, room / 1.13, TITLE)     # bold letters are wider than those measured
+    note = wrap(note, room, SMALL)
+    high += 0.22 * len(title.splitlines()) + 0.16 * len(note.splitlines())
+    fig = Figure(figsize=(wide, high), dpi=DPI, layout="constrained", facecolor="white")
+    fig.get_layout_engine().set(w_pad=0.09, h_pad=0.06)
+    if title:
+        fig.suptitle(title, x=0.12 / wide, ha="left", fontsize=TITLE, fontweight="bold")
+    if note:
+        fig.supxlabel(note, x=0.12 / wide, ha="left", fontsize=SMALL)
+    return fig
+
+
+def legend(ax, above=False, **options):
+    """A legend right of the axes, or above them: never on the data, the title or the note."""
+    where = {"loc": "lower left", "bbox_to_anchor": (0, 1.0)} if above else \
+        {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    ax.legend(**where, borderaxespad=0.3, **options)
+
+
+def save(fig, path):
+    """Draw once, write to `path` (.png, .jpg; None writes nothing) -> uint8 (H, W, 3) RGB."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    rgb = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    write_picture(path, rgb)
+    return rgb
+
+
+def write_picture(path, rgb):
+    """rgb: uint8 (H, W, 3); the format is that of the name's ending. None writes nothing."""
+    from PIL import Image
+    if path is None:
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 92} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
+    with files.atomic(path) as temporary:
+        Image.fromarray(rgb).save(temporary, **options)

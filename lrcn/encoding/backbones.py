@@ -1,0 +1,103 @@
+"""Image networks as encoders of frames: built by name, made fast, cut into a frozen and a trained part.
+
+    encoder = build_encoder("resnet152")             # uint8 (N, 3, 224, 224) -> float (N, 2048)
+    fast = for_inference(encoder)                     # the same features, batch norm folded
+    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from lrcn.base.cli import UserError
+from lrcn.clips.frames import Transform
+
+# Second classifiers of GoogLeNet and Inception that help only to train them from scratch
+AUXILIARY = {"aux1", "aux2", "AuxLogits"}
+
+
+def _backbone(name, download, img_dim):
+    """(image network without its classifier, its Transform)."""
+    if name.startswith("timm/"):
+        return _timm_model(name.removeprefix("timm/"), download, img_dim)
+    return _torchvision_model(name, download, img_dim)
+
+
+def _torchvision_model(name, download, img_dim):
+    import torchvision.models as zoo
+    if name not in zoo.list_models(module=zoo):
+        raise UserError(f"--encoder {name}: torchvision has no classification model of this name; "
+                        f"try resnet152, or timm/{name}")
+    best = zoo.get_model_weights(name).DEFAULT
+    options = {"image_size": img_dim} if img_dim and name.startswith("vit_") and not download else {}
+    if name in ("googlenet", "inception_v3"):
+        options["transform_input"] = True  # as with weights: a checkpoint is built again without them
+        if not download:
+            options["init_weights"] = True  # the default, said aloud to spare the user its warning
+    model = zoo.get_model(name, weights=best if download else None, **options)
+    for extra in AUXILIARY & {child for child, _ in model.named_children()}:
+        model.aux_logits = False
+        setattr(model, extra, None)
+    without_classifier(model, len(best.meta["categories"]))
+    preset = best.transforms()
+    crop = img_dim or preset.crop_size[0]
+    resize = round(crop * preset.resize_size[0] / preset.crop_size[0])
+    return model, Transform(resize, crop, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
+
+
+def _timm_model(name, download, img_dim):
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"--encoder timm/{name}: timm is not installed; pip install timm") from None
+    if name not in timm.list_models() and name.split(".")[0] not in timm.list_models():
+        raise UserError(f"--encoder timm/{name}: timm has no model of this name")
+    try:
+        model = timm.create_model(name, pretrained=download, num_classes=0,
+                                  **({"img_size": img_dim} if img_dim else {}))
+    except TypeError:  # a convolutional network takes any size and knows no such option
+        model = timm.create_model(name, pretrained=download, num_classes=0)
+    config = timm.data.resolve_data_config({}, model=model)
+    crop = img_dim or config["input_size"][-1]
+    return model, Transform(math.floor(crop / config["crop_pct"]), crop, tuple(config["mean"]),
+                            tuple(config["std"]), config["interpolation"])
+
+
+def without_classifier(model, outputs):
+    """Put an identity in the place of the last layer with `outputs` outputs: what it read comes out.
+
+    True of linear classifiers and of the 1x1 convolution of SqueezeNet alike.
+    """
+    name = [name for name, module in model.named_modules()
+            if getattr(module, "out_features", getattr(module, "out_channels", None)) == outputs][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def load_backbone(backbone, state):
+    """Take a file's state dict into the backbone; the classifier's entries in it are left out."""
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    state = {k.removeprefix("module."): v for k, v in state.items()
+             if isinstance(v, torch.Tensor) and k.removeprefix("module.").split(".")[0] not in AUXILIARY}
+    own = backbone.state_dict()
+    extra = [k for k in state if k not in own]
+    # What a classifier leaves behind is one weight and one bias; anything more is another network.
+    load_state(backbone, {k: v for k, v in state.items() if k in own or len(extra) > 2},
+               "the file of --encoder_weights")
+
+
+def load_state(module, state, source):
+    """load_state_dict, strict, with an error that names the keys and shapes that do not fit."""
+    own = module.state_dict()
+    faults = [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+              for label, keys in (
+                  ("missing", [k for k in own if k not in state]),
+                  ("not of this network", [k for k in state if k not in own]),
+                  ("of another shape", [k for k in own if k in state and own[k].shape != state[k].shape]))
+              if keys]
+    if faults:
+        raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
+    module.load_state_dict(state)

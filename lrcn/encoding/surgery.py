@@ -1,0 +1,203 @@
+"""Image networks as encoders of frames: built by name, made fast, cut into a frozen and a trained part.
+
+    encoder = build_encoder("resnet152")             # uint8 (N, 3, 224, 224) -> float (N, 2048)
+    fast = for_inference(encoder)                     # the same features, batch norm folded
+    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
+"""
+
+import copy
+import hashlib
+
+import torch
+from torch import fx, nn
+
+from lrcn.base.cli import UserError
+
+
+def per_modality(network, x, modalities):
+    """network on x (N, ...), or on each part of x (N, M, ...) where there are several modalities."""
+    if modalities == 1:
+        return network(x)
+    return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def weights_digest(module):
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def move_statistics(module):
+    """Let the batch norms of a module in eval mode follow the data again."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.train()
+
+
+def for_inference(encoder):
+    """A copy of a frozen encoder made for speed: batch norm folded into the convolutions, channels last.
+
+    Same features up to rounding. Only convolutions whose output goes to one batch norm are
+    folded; the copy is compared with the original on a random batch and given up if it differs.
+    """
+    fast = copy.deepcopy(encoder).requires_grad_(False)
+    probe = torch.randint(0, 256, (2, *encoder.transform.shape), dtype=torch.uint8,
+                          generator=torch.Generator().manual_seed(0)).to(encoder.scale.device).movedim(-1, -3)
+    with torch.inference_mode():
+        expected = fast(probe)
+    for conv, name in _conv_norm_pairs(fast, probe):
+        _fold(fast.backbone, conv, name)
+    with torch.inference_mode():
+        error = (fast(probe) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+    if not error < 1e-3:
+        fast = copy.deepcopy(encoder).requires_grad_(False)
+    return fast.to(memory_format=torch.channels_last)
+
+
+def _conv_norm_pairs(encoder, probe):
+    """[(convolution, name of the batch norm that reads its output)], seen in one forward pass."""
+    names = {module: name for name, module in encoder.backbone.named_modules()}
+    producer, pairs, hooks = {}, [], []
+
+    def after_conv(conv, inputs, output):
+        producer[id(output)] = (conv, output)  # the output is kept alive, or its id might come back
+
+    def before_norm(norm, inputs):
+        conv, _ = producer.get(id(inputs[0]), (None, None))
+        if conv is not None:
+            pairs.append((conv, names[norm]))
+
+    for module in names:
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_conv))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    with torch.inference_mode():
+        encoder(probe[:1])
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+def _fold(backbone, conv, name):
+    norm = backbone.get_submodule(name)
+    weight, bias = nn.utils.fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var,
+                                                 norm.eps, norm.weight, norm.bias)
+    conv.weight, conv.bias = weight, bias
+    # timm's batch norms carry their activation with them
+    rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+    parent, _, child = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), child, nn.Sequential(*rest) if rest else nn.Identity())
+
+
+def units(backbone):
+    """The blocks of a network in order, each a list of module names: `last:K` trains the last K.
+
+    Containers, and modules that hold more than half of all parameters, are opened; a norm belongs
+    to the block before it.
+    """
+    total = sum(p.numel() for p in backbone.parameters())
+    found = []
+
+    def walk(module, prefix):
+        for name, child in module.named_children():
+            size = sum(p.numel() for p in child.parameters())
+            if not size:
+                continue
+            if any(True for _ in child.children()) and (
+                    isinstance(child, nn.Sequential | nn.ModuleList) or size > total / 2):
+                walk(child, f"{prefix}{name}.")
+            elif found and isinstance(child, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm):
+                found[-1].append(prefix + name)
+            else:
+                found.append([prefix + name])
+
+    walk(backbone, "")
+    return found
+
+
+def unfreeze(encoder, last):
+    """Let the last `last` blocks of an encoder be trained (None: all); returns their parameters."""
+    blocks = units(encoder.backbone)
+    if last is not None and last > len(blocks):
+        raise UserError(f"--train_encoder last:{last}: {encoder.name} has {len(blocks)} blocks; "
+                        f"give a smaller number, or all")
+    encoder.requires_grad_(last is None)
+    for name in [name for block in blocks[-last:] for name in block] if last else []:
+        encoder.backbone.get_submodule(name).requires_grad_()
+    return [p for p in encoder.parameters() if p.requires_grad]
+
+
+def recompute_activations(encoder):
+    """Gradient checkpointing: every block is run again in the backward pass instead of kept in memory."""
+    from torch.utils.checkpoint import checkpoint
+    for name in [name for block in units(encoder.backbone) for name in block]:
+        module = encoder.backbone.get_submodule(name)
+        module.forward = lambda x, run=module.forward: checkpoint(run, x, use_reentrant=False)
+
+
+class FrozenPart(nn.Module):
+    """What lies before the first trained block: uint8 (N, [M,] 3, H, W) -> activations (N, [M,] ...)."""
+
+    def __init__(self, encoder, backbone, where):
+        super().__init__()
+        self.backbone, self.where, self.name = backbone, where, encoder.name
+        self.transform, self._spec = encoder.transform, encoder.spec()
+        self.register_buffer("scale", encoder.scale, persistent=False)
+        self.register_buffer("shift", encoder.shift, persistent=False)
+        self.eval()
+
+    def forward(self, frames):
+        return per_modality(self._activations, frames, self.transform.modalities)
+
+    def _activations(self, frames):
+        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale))
+
+    def digest(self):
+        return weights_digest(self.backbone)
+
+    def spec(self):
+        return {**self._spec, "up_to": self.where}
+
+
+def cut(encoder, last):
+    """(FrozenPart, tail) of an encoder whose last `last` blocks are trained: tail(frozen(x)) is its feature.
+
+    Both share the encoder's modules. None where the network cannot be traced, or where more than
+    one value flows from the frozen part into the trained one.
+    """
+    blocks = units(encoder.backbone)
+    names = [name for block in blocks for name in block]
+    trained = [name for block in blocks[-last:] for name in block]
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return not any(unit.startswith(name + ".") for unit in names)
+
+    try:
+        nodes = list(Tracer().trace(encoder.backbone).nodes)
+    except Exception:  # tracing fails in as many ways as there are networks
+        return None
+    first = next((i for i, n in enumerate(nodes) if n.op == "call_module" and n.target in trained), None)
+    if first is None:
+        return None
+    early, late = nodes[:first], nodes[first:]
+    crossing = {n for node in late for n in node.all_input_nodes if n in set(early)}
+    if len(crossing) != 1:
+        return None
+    value = crossing.pop()
+    return (FrozenPart(encoder, _subgraph(encoder.backbone, early, None, value), trained[0]),
+            _subgraph(encoder.backbone, late, value, None))
+
+
+def _subgraph(backbone, nodes, entry, exit):
+    """The nodes as a module: from the value `entry` (or the input) to `exit` (or the output)."""
+    graph = fx.Graph()
+    copies = {entry: graph.placeholder("x")} if entry is not None else {}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+    if exit is not None:
+        graph.output(copies[exit])
+    return fx.GraphModule(backbone, graph)

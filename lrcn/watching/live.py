@@ -1,0 +1,206 @@
+"""A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
+
+    with Source("0", FPS=25, sampling_rate=10) as source, Classifier(slider, history, source) as it:
+        frame = source.newer_than(index)        # waits for it
+
+Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
+another takes the newest sampled frame as soon as it is done with the last, and counts those that it
+had to leave out.
+"""
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lrcn.video.reader import VideoError
+from lrcn.video.sampling import Beat, sampling_stride
+
+TITLE = "test_on_video (Esc or q ends)"
+
+
+@dataclass
+class Frame:
+    """One frame of a live source."""
+    index: int
+    seconds: float      # since the first frame
+    taken: float        # time.monotonic() when it was read
+    image: np.ndarray   # uint8 (H, W, 3) RGB
+
+
+class _Thread:
+    """A loop in a thread of its own, with one condition to wait on; ends when the block does."""
+
+    def __init__(self):
+        self.changed, self.ended, self.error = threading.Condition(), False, None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self.loop()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.end()
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+        self._thread.join(timeout=5)    # a camera that hangs is left to hang
+
+    def end(self):
+        """Ask the loop to end, and wake up who waits for it."""
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+
+def is_live(source):
+    """True for a camera's number and a stream's address."""
+    return str(source).isdigit() or "://" in str(source)
+
+
+def open_live(source):
+    """cv2.VideoCapture of a camera's number or a stream's address; video.VideoError when there is none."""
+    if "://" in str(source):
+        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+    else:
+        capture = cv2.VideoCapture(int(source))
+    if not capture.isOpened():
+        raise VideoError("no such camera" if str(source).isdigit() else "the stream cannot be opened")
+    return capture
+
+
+class Source(_Thread):
+    """Reads a camera's number or a stream's address. VideoError when there is none.
+
+    The time of a frame is the clock's. A file at an address (or HLS, which comes in bursts) is
+    played at its own speed.
+    """
+
+    def __init__(self, source, FPS, sampling_rate):
+        super().__init__()
+        self.capture = open_live(source)
+        fps = self.capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 1 <= fps <= 240 else 25.0
+        self.beat = Beat(self.fps, sampling_stride(self.fps, FPS, sampling_rate))
+        self.beat.constant = False      # a live source drops frames: only the time counts
+        address = "://" in str(source)
+        self.paced = address and (self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+                                  or ".m3u8" in str(source))
+        self.newest = self.due = None
+        self.sampled = 0
+
+    def loop(self):
+        index, begin, first = 0, None, 0.0
+        try:
+            while not self.ended and self.capture.grab():
+                stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                if begin is None:
+                    begin, first = time.monotonic(), stamp
+                seconds = time.monotonic() - begin
+                if self.paced:
+                    time.sleep(min(max(0.0, stamp - first - seconds), 1.0))
+                    seconds = stamp - first
+                ok, image = self.capture.retrieve()
+                if ok:
+                    frame = Frame(index, seconds, time.monotonic(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                    with self.changed:
+                        self.newest = frame
+                        if self.beat.keep(seconds):
+                            self.due = frame
+                            self.sampled += 1
+                        self.changed.notify_all()
+                    index += 1
+        finally:
+            self.capture.release()
+
+    def newer_than(self, index, timeout=0.1):
+        """The newest frame after number `index`, or None when none came within the time."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.ended or (self.newest and self.newest.index > index),
+                                  timeout)
+            return self.newest if self.newest and self.newest.index > index else None
+
+    def next_due(self):
+        """The newest sampled frame, once; None when the source has ended."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.ended or self.due)
+            frame, self.due = self.due, None
+            return frame
+
+
+class Classifier(_Thread):
+    """Takes sampled frames from a Source, as many as it manages, into a sliding.History."""
+
+    def __init__(self, slider, history, source):
+        super().__init__()
+        self.slider, self.history, self.source = slider, history, source
+        self.known, self.delays = 0, 0.0
+        self.delay = float("nan")       # seconds from reading the newest classified frame to its label
+        slider.restart()
+
+    @property
+    def skipped(self):
+        """Sampled frames that were left out, because others were still at work."""
+        return self.source.sampled - len(self.history.times)
+
+    def loop(self):
+        while not self.ended:
+            frame = self.source.next_due()
+            if frame is None:
+                return
+            probabilities = self.slider.push([self.slider.crop(frame.image)])
+            self.history.times.append(frame.seconds)
+            self.known = self.history.add(probabilities)
+            self.delay = time.monotonic() - frame.taken
+            self.delays += self.delay
+
+    def finish(self, timeout=10):
+        """Wait until the last frame that was due is classified; the source has ended."""
+        self._thread.join(timeout)
+
+    @property
+    def mean_delay(self):
+        return self.delays / max(1, len(self.history.times))
+
+
+# ---------------------------------------------------------------- window
+
+def has_display():
+    """Whether OpenCV can open a window here.
+
+    Tried out in another process: without a display, Qt ends the process that asks.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    try:
+        return subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('x')"], timeout=20,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+class Window:
+    """Shows frames; `closed` once Esc or q was pressed or the window was closed."""
+
+    def __init__(self):
+        cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
+        self.closed = self.shown = False
+
+    def show(self, frame):
+        cv2.imshow(TITLE, cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(1) & 0xFF
+        gone = self.shown and cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
+        self.closed, self.shown = key in (27, ord("q")) or gone, True
+
+    def close(self):
+        cv2.destroyAllWindows()

@@ -1,0 +1,160 @@
+"""What test_on_video.py leaves of one video: its tables, its labelled video, its pictures.
+
+    with outputs(folder, classes, fps, args) as (table, painter):
+        table.catch_up(history, known)              # predictions.csv grows
+        painter.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
+    summarise(folder, "film", history, classes, args, rate=2.5)     # segments.csv, timeline.png
+
+args: min_probability, min_segment (seconds), video and gif (whether to write them).
+"""
+import contextlib
+import csv
+import math
+
+import cv2
+import numpy as np
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.drawing import labels, plots, style
+from lrcn.video.writer import Writer
+from lrcn.watching.segments import UNSURE, find_segments
+
+OUTPUTS = ("predictions.csv", "segments.csv", "labelled.mp4", "labelled.gif", "timeline.png")
+GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
+
+
+class Table:
+    """predictions.csv, written as the windows come."""
+
+    def __init__(self, stream, classes):
+        self.classes, self.written = classes, 0
+        self.top = min(5, len(classes))
+        self.writer = csv.writer(stream, lineterminator="\n")
+        self.writer.writerow(["start", "end", *(f"{what}_{i}" for i in range(1, self.top + 1)
+                                                for what in ("label", "probability"))])
+
+    def catch_up(self, history, known):
+        for window in range(self.written, known):
+            shares = history.windows[window]
+            best = np.argsort(-shares, kind="stable")[:self.top]
+            self.writer.writerow([f"{t:.3f}" for t in history.span(window)]
+                                 + [word for i in best for word in (self.classes[i], f"{shares[i]:.4f}")])
+        self.written = max(self.written, known)
+
+
+class Painter:
+    """Draws labels into frames, for labelled.mp4, the GIF and the window."""
+
+    def __init__(self, folder, classes, fps, args):
+        self.folder, self.classes, self.fps, self.args = folder, classes, fps, args
+        self.colors = labels.class_colors(classes)
+        self.strip = labels.empty_timeline()
+        self.writer, self.frames = None, 0
+        self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
+
+    def color(self, shares):
+        sure = len(shares) and shares.max() >= self.args.min_probability
+        return self.colors[shares.argmax()] if sure else style.UNSURE
+
+    def overlay(self, frame, shares, progress):
+        """The frame with the three leading labels and the timeline."""
+        best = np.argsort(-shares, kind="stable")[:3]
+        unsure = not len(shares) or shares[best[0]] < self.args.min_probability
+        return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best],
+                                           self.colors[best], self.strip, progress, unsure)
+
+    def draw(self, frame, shares, progress, times=1):
+        """Label a frame and write it `times` times; returns the picture."""
+        # MPEG-4 counts pixels in pairs: an odd side gets its last row or column twice.
+        high, wide = frame.shape[:2]
+        if high % 2 or wide % 2:
+            frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
+        if self.args.video and self.writer is None:
+            self.writer = Writer(self.folder / "labelled.mp4", self.fps, *frame.shape[1::-1])
+        if self.writer and frame.shape[1::-1] != self.writer.size:
+            frame = labels.fit_frame(frame, *self.writer.size)
+        picture = self.overlay(frame, shares, progress)
+        for _ in range(times):
+            if self.writer:
+                self.writer.write(picture)
+            if self.args.gif and self.frames % self.gif_every == 0:
+                self._keep(frame, shares, progress)
+            self.frames += 1
+        return picture
+
+    def _keep(self, frame, shares, progress):
+        """Remember a small picture for the GIF; of many, every second one is dropped again."""
+        scale = min(1, GIF_WIDE / frame.shape[1])
+        size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
+        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        self.gif.append(self.overlay(small, shares, progress))
+        if len(self.gif) > GIF_FRAMES:
+            self.gif, self.gif_every = self.gif[::2], 2 * self.gif_every
+
+    def finish(self):
+        if self.writer:
+            self.writer.close()
+        if self.gif:
+            labels.clip_gif(self.folder / "labelled.gif", self.gif, GIF_FPS, GIF_WIDE)
+
+    def discard(self):
+        if self.writer:
+            self.writer.discard()
+
+
+@contextlib.contextmanager
+def outputs(folder, classes, fps, args):
+    """(Table, Painter), whose files appear when all went well."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.remove_leftovers(folder)
+        for name in OUTPUTS:    # what is left of an earlier run, perhaps of another model
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: cannot write there ({error.strerror}); "
+                        f"choose another folder") from None
+    painter = Painter(folder, classes, fps, args)
+    try:
+        with files.atomic(folder / "predictions.csv") as temporary, \
+                open(temporary, "w", newline="", encoding="utf-8") as stream:
+            yield Table(stream, classes), painter
+        painter.finish()
+    except BaseException:
+        painter.discard()
+        raise
+
+
+def summarise(folder, name, history, classes, args, rate):
+    """Write segments.csv and timeline.png; how many segments there are.
+
+    rate: sampled frames a second.
+    """
+    shares = history.smoothed()
+    segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p
+                in find_segments(history.times, history.end, shares, args.min_probability,
+                                         math.ceil(args.min_segment * rate))]
+    files.write_csv(folder / "segments.csv", ["start", "end", "label", "probability"],
+                    [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
+    names, seconds, lines = leading(classes, history.times, shares, segments)
+    colors = labels.class_colors(classes)[[classes.index(c) for c in names]]
+    plots.probability_timeline(
+        folder / "timeline.png", seconds, lines, names, segments, colors, n=len(history.windows),
+        title=f"{style.short(name, 50)}: probability of the leading classes over time",
+        note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
+             f"them as segments, unsure under {args.min_probability:g}.")
+    return len(segments)
+
+
+def leading(classes, times, shares, segments, most=6, points=1200):
+    """(names, seconds, probabilities) of the classes to draw: those of long segments, then the most
+    probable ones. A long video is averaged to `points` moments."""
+    long = {c: 0.0 for c in classes}
+    for start, end, label, _ in segments:
+        if label in long:
+            long[label] += end - start
+    order = sorted(range(len(classes)), key=lambda i: (-long[classes[i]], -shares[:, i].mean()))[:most]
+    starts = np.unique(np.linspace(0, len(times), min(points, len(times)), endpoint=False).astype(int))
+    counts = np.diff([*starts, len(times)])
+    return ([classes[i] for i in order], np.add.reduceat(np.array(times), starts) / counts,
+            np.add.reduceat(shares[:, order], starts) / counts[:, None])

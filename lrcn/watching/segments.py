@@ -1,0 +1,64 @@
+"""A window sliding over a video of any length: every sampled frame encoded once, in constant memory.
+
+    slider = Slider(trained, device)
+    history = History(slider.length)
+    for known in analyse("film.mp4", slider, history, FPS=25, sampling_rate=10):
+        ...                                     # history.windows[:known] are there
+    segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
+
+Frames are sampled, cropped and encoded as in training. What a moment shows is told by all windows
+that contain it: the probabilities of a sampled frame are the mean of theirs. Frame f lies in the
+windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
+"""
+
+
+import numpy as np
+
+UNSURE = "unsure"
+
+
+def find_segments(times, end, probabilities, min_probability, least):
+    """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
+
+    times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is
+    its most probable class, or unsure where that is under min_probability. Runs of fewer than
+    `least` frames then join the neighbour that is the more probable one during the run, the
+    shortest runs first. A segment begins and ends halfway between two sampled frames. The
+    probability of an unsure segment is that of the frames' most probable classes.
+    """
+    # Unsure takes part as class 0, whose probability is always min_probability.
+    limit = np.full((len(probabilities), 1), min_probability, np.float32)
+    extended = np.concatenate([limit, probabilities], 1)
+    best = probabilities.max(1)
+    runs = _runs(np.where(best >= min_probability, probabilities.argmax(1) + 1, 0))
+    for size in range(1, least):
+        while len(runs) > 1 and any(last - first <= size for first, last, _ in runs):
+            runs = _join(runs, extended, size)
+    edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
+    return [(float(edges[first]), float(edges[last]), int(label) - 1,
+             float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))
+            for first, last, label in runs]
+
+
+def _runs(labels):
+    """[[first, last + 1, label]] of equal neighbours."""
+    cuts = np.flatnonzero(np.diff(labels)) + 1
+    return [[int(a), int(b), int(labels[a])]
+            for a, b in zip([0, *cuts], [*cuts, len(labels)], strict=True)]
+
+
+def _join(runs, probabilities, size):
+    """Give every run of `size` frames or fewer to a neighbour, from left to right.
+
+    There is at least one run less then; a run that was given to a short one may still be short.
+    """
+    kept = []
+    for i, (first, last, label) in enumerate(runs):
+        if last - first <= size:
+            beside = [run[2] for run in kept[-1:] + runs[i + 1:i + 2]]
+            label = max(beside, key=lambda c: probabilities[first:last, c].mean())
+        if kept and kept[-1][2] == label:
+            kept[-1][1] = last
+        else:
+            kept.append([first, last, label])
+    return kept

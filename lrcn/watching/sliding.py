@@ -1,0 +1,178 @@
+"""A window sliding over a video of any length: every sampled frame encoded once, in constant memory.
+
+    slider = Slider(trained, device)
+    history = History(slider.length)
+    for known in analyse("film.mp4", slider, history, FPS=25, sampling_rate=10):
+        ...                                     # history.windows[:known] are there
+    segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
+
+Frames are sampled, cropped and encoded as in training. What a moment shows is told by all windows
+that contain it: the probabilities of a sampled frame are the mean of theirs. Frame f lies in the
+windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
+"""
+
+import queue
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lrcn.clips.frames import plain_box, to_input
+from lrcn.clips.streams import as_modality, differences
+from lrcn.encoding.features import BLOCK, FrameEncoder
+from lrcn.video.reader import Video, VideoError
+from lrcn.video.sampling import read_clip, sample_video
+
+
+class Slider:
+    """The model on a stream of frames: each is encoded once, however many windows share it.
+
+    `encoded` counts the frames that went through the encoder.
+    """
+
+    def __init__(self, trained, device):
+        self.length = trained.settings["num_frames_video"]
+        self.transform, self.device = trained.model.encoder.transform, device
+        self.encoder = FrameEncoder(trained.model.encoder, device)
+        self.head = trained.model.head.eval()
+        self.block = max(BLOCK[device.type], self.length)
+        self.restart()
+        self.push([np.zeros((self.transform.crop, self.transform.crop, 3), np.uint8)])  # warm up
+        self.restart()
+
+    def restart(self):
+        """Forget the frames so far: the next ones are of another video."""
+        self.tail, self.last, self.encoded = None, None, 0
+
+    def crop(self, frame):
+        """uint8 (H, W, 3) -> (S, S, 3), the encoder's size."""
+        return to_input([frame], plain_box(*frame.shape[:2], self.transform), self.transform)[0]
+
+    def inputs(self, crops):
+        """Crops uint8 (n, S, S, 3) as the encoder takes them, see dataset.clip_frames: (n, [2,] S, S, 3)."""
+        if self.transform.modality == "rgb":
+            return crops
+        earlier = np.concatenate([crops[:1] if self.last is None else self.last, crops[:-1]])
+        changes = differences(crops, earlier)
+        if self.last is None and len(changes) > 1:
+            changes[0] = changes[1]
+        self.last = crops[-1:]
+        return as_modality(crops, changes, self.transform)
+
+    @torch.inference_mode()
+    def push(self, crops):
+        """Encode frames (S, S, 3); probabilities float32 (n, C) of the windows that end in them."""
+        values = self.encoder(torch.from_numpy(self.inputs(np.stack(crops)))).float()
+        self.encoded += len(values)
+        if self.tail is not None:
+            values = torch.cat([self.tail, values])
+        self.tail = values[max(0, len(values) - self.length + 1):]
+        if len(values) < self.length:
+            return np.empty((0, self.head.spec["classes"]), np.float32)
+        windows = values.unfold(0, self.length, 1).transpose(1, 2)
+        logits = [self.head(part.contiguous()) for part in windows.split(256)]
+        return torch.cat(logits).float().softmax(1).cpu().numpy()
+
+
+@dataclass
+class History:
+    """What has been seen of a video. Small: two bytes a class and sampled frame."""
+    length: int
+    times: list = field(default_factory=list)       # seconds of every sampled frame
+    windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
+    end: float = 0.0                                # seconds at which the video ends
+
+    def add(self, probabilities):
+        self.windows += list(probabilities.astype(np.float16))
+        return len(self.windows)
+
+    def cut(self, known):
+        """What the first `known` windows have seen, with its end where more was coming."""
+        times = self.times[:known + self.length - 1]
+        whole = self.end and len(times) == len(self.times)
+        return History(self.length, times, self.windows[:known], self.end if whole else times[-1])
+
+    def span(self, window):
+        """(start, end) of a window: the times of its first and last frame, in seconds."""
+        return self.times[window], self.times[window + self.length - 1]
+
+    def at(self, frame):
+        """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
+        inside = self.windows[max(0, frame - self.length + 1):frame + 1]
+        return np.mean(inside, 0, dtype=np.float32)
+
+    def smoothed(self):
+        """at() of every sampled frame that a window contains, float32 (frames, C)."""
+        n = len(self.windows)
+        total = np.zeros((n + self.length - 1, len(self.windows[0])), np.float32)
+        count = np.zeros((len(total), 1), np.float32)
+        windows = np.stack(self.windows)
+        for place in range(self.length):
+            total[place:place + n] += windows
+            count[place:place + n] += 1
+        return total / count
+
+
+def analyse(path, slider, history, FPS, sampling_rate):
+    """Fill `history` from a video file; yields how many windows are known, as they become known.
+
+    A video shorter than a window is seen as in training: with a smaller stride, and the last frame
+    repeated where there are too few. VideoError when the file cannot be read.
+    """
+    slider.restart()
+    with Video(path) as source:
+        crops = []
+        for _, seconds, frame in sample_video(source, FPS, sampling_rate):
+            history.times.append(seconds)
+            crops.append(slider.crop(frame))
+            if len(crops) == slider.block:  # a block is at least a window long
+                yield history.add(slider.push(crops))
+                crops = []
+        if not history.times:
+            raise VideoError("not one frame of it can be decoded")
+        history.end = source.time + 1 / source.info.fps
+    if len(history.times) < slider.length:
+        frames, info, indices, _ = read_clip(path, slider.length, FPS, sampling_rate, fraction=0)
+        history.times[:] = (indices / info.fps).tolist()
+        crops = [slider.crop(frame) for frame in frames]
+    if crops:
+        yield history.add(slider.push(crops))
+
+
+def ahead(items, depth):
+    """The same items, made by a thread that is at most `depth` of them ahead of the reader."""
+    box, closed = queue.Queue(depth), threading.Event()
+
+    def put(*entry):
+        while not closed.is_set():
+            try:
+                return box.put(entry, timeout=0.1)
+            except queue.Full:
+                pass
+
+    def work():
+        try:
+            for item in items:
+                put(item, None)
+                if closed.is_set():
+                    break
+            put(None, StopIteration())
+        except Exception as error:
+            put(None, error)
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = box.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        closed.set()
+        thread.join()

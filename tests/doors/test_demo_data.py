@@ -1,0 +1,136 @@
+"""The embedded data set: UCF-101's layout, and classes that only the order of frames tells apart."""
+import hashlib
+import re
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run
+
+import demo_data
+from lrcn.video.reader import probe, read_frames
+from lrcn.video.sampling import sampling_stride
+
+TWINS = list(demo_data.PAIRS.values())
+
+
+def path_of(demo, name, group, clip=1):
+    return demo / "UCF-101" / name / f"v_{name}_g{group:02}_c{clip:02}.avi"
+
+
+def all_frames(path):
+    return read_frames(path, range(probe(path).frames)).astype(np.float32)
+
+
+def sampled_frames(path):
+    info = probe(path)
+    return read_frames(path, np.arange(5) * sampling_stride(info.fps))
+
+
+def digests(folder):
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_videos_are_mpeg4_in_ucf101s_size_rates_and_layout(demo):
+    rates = set()
+    for name in demo_data.CLASSES:
+        found = sorted(path.name for path in (demo / "UCF-101" / name).iterdir())
+        assert found == [f"v_{name}_g{group:02}_c01.avi" for group in range(1, 12)]
+        for path in (demo / "UCF-101" / name).iterdir():
+            info = probe(path)
+            assert (info.width, info.height) == (320, 240)
+            assert 4 * sampling_stride(info.fps) + 1 <= info.frames <= 80
+            rates.add(round(info.fps, 2))
+    assert rates == {25.0, 29.97}
+    assert path.read_bytes()[:200].count(b"XVID") >= 1
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_the_lists_have_the_official_form(demo, split):
+    folder = demo / "ucfTrainTestlist"
+    labels = dict(reversed(line.split()) for line in (folder / "classInd.txt").read_text().splitlines())
+    assert list(labels) == sorted(demo_data.CLASSES) and list(labels.values()) == list("123456")
+    train = (folder / f"trainlist{split:02}.txt").read_bytes().decode()
+    test = (folder / f"testlist{split:02}.txt").read_bytes().decode()
+    assert re.fullmatch(r"((\w+)/v_\2_g\d\d_c\d\d\.avi [1-6]\r\n)+", train)
+    assert re.fullmatch(r"((\w+)/v_\2_g\d\d_c\d\d\.avi\r\n)*", test)
+    assert all(labels[line.split("/")[0]] == line.split()[1] for line in train.splitlines())
+    videos = [line.split()[0] for line in (train + test).splitlines()]
+    assert len(videos) == len(set(videos)) == 66
+    assert all((demo / "UCF-101" / name).is_file() for name in videos)
+    groups = {int(group) for group in re.findall(r"_g(\d\d)_", test)}
+    assert groups == set(range(7 * split - 6, 7 * split + 1)) & set(range(1, 12))
+
+
+@pytest.mark.parametrize("first, second", TWINS)
+def test_twins_show_the_same_frames_backwards(demo, first, second):
+    for group in (1, 5, 9):
+        there, back = all_frames(path_of(demo, first, group)), all_frames(path_of(demo, second, group))
+        assert there.shape == back.shape
+        assert abs(there - back[::-1]).mean() < 4, "the same but for the codec's noise"
+        assert abs(there.mean(0) - back.mean(0)).mean() < 3, "the mean over the frames says nothing"
+        assert abs(there - back).mean() > 12, "in order they differ"
+
+
+def phases(pair, frames):
+    """Where the bright object is in its round, in [0, 1), for each of the frames (N, H, W, 3)."""
+    bright = frames.max(-1) > 140
+    y, x = np.mgrid[:240, :320]
+    if pair == "size":
+        return (np.sqrt(bright.sum((1, 2)) / np.pi) - 15) / 100
+    angle = 2 * np.pi * x / 320 if pair == "move" else np.arctan2(y - 120, x - 160)
+    turn = (np.exp(1j * angle) * bright).sum((1, 2))
+    return np.angle(turn) / (2 * np.pi) % 1
+
+
+@pytest.mark.parametrize("pair", demo_data.PAIRS)
+def test_the_order_of_the_sampled_frames_tells_the_class(demo, pair):
+    for sign, name in zip((1, -1), demo_data.PAIRS[pair], strict=True):
+        for group in range(1, 12):
+            steps = np.diff(phases(pair, sampled_frames(path_of(demo, name, group))))
+            steps = (steps + 0.5) % 1 - 0.5
+            assert ((sign * steps > 0.1) & (sign * steps < 0.35)).all(), (name, group, steps)
+
+
+def test_the_first_frame_does_not_tell_the_class(demo):
+    """Over all clips, both twins start anywhere in the round."""
+    for pair, names in demo_data.PAIRS.items():
+        for name in names:
+            first = [sampled_frames(path_of(demo, name, group))[:1] for group in range(1, 12)]
+            starts = [phases(pair, frame)[0] for frame in first]
+            assert min(starts) < 0.35 and max(starts) > 0.65
+
+
+def test_clips_of_a_group_share_their_background_and_groups_do_not(tmp_path):
+    run("demo_data.py", "--output_dir", tmp_path, "--groups", 8, "--clips", 2)
+    corner = {}
+    for group in range(1, 9):
+        for clip in (1, 2):
+            frames = all_frames(path_of(tmp_path, "TurnClockwise", group, clip))
+            corner[group, clip] = cv2.resize(frames.mean(0)[:40, :60], (3, 2), interpolation=cv2.INTER_AREA)
+    for group in range(1, 9):
+        assert abs(corner[group, 1] - corner[group, 2]).mean() < 2
+    others = [abs(corner[a, 1] - corner[b, 1]).mean() for a in range(1, 9) for b in range(1, a)]
+    assert np.median(others) > 5
+
+
+def test_without_twins_every_class_has_scenes_of_its_own(tmp_path):
+    run("demo_data.py", "--output_dir", tmp_path, "--groups", 8, "--clips", 1, "--no-twins")
+    there, back = (all_frames(path_of(tmp_path, name, 1)) for name in TWINS[0])
+    assert there.shape != back.shape or abs(there - back[::-1]).mean() > 8
+
+
+def test_the_seed_alone_decides_and_a_second_run_does_nothing(demo, tmp_path):
+    again = run("demo_data.py", "--output_dir", tmp_path / "a", "--groups", 11, "--clips", 1,
+                "--num_workers", 1)
+    assert again.out.splitlines()[-1] == str(tmp_path / "a")
+    assert digests(tmp_path / "a") == digests(demo)
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*")}
+    assert "video/s" not in run("demo_data.py", "--output_dir", demo, "--groups", 11, "--clips", 1).err
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("*")} == before
+    refused = run("demo_data.py", "--output_dir", demo, "--groups", 11, "--clips", 1, "--seed", 7, ok=False)
+    assert refused.code == 2 and len(refused.err.splitlines()) == 1 and "--output_dir" in refused.err
+    other = run("demo_data.py", "--output_dir", tmp_path / "b", "--groups", 11, "--clips", 1, "--seed", 7)
+    assert other.code == 0
+    assert digests(tmp_path / "b") != digests(demo)

@@ -1,0 +1,514 @@
+"""train.py on its command line, and the engine under it."""
+import math
+import re
+import shutil
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import (
+    ONE_THREAD,
+    QUICK,
+    TINY,
+    flags,
+    last_line,
+    load,
+    metrics,
+    one_line,
+    read_json,
+    table,
+    train,
+    weights,
+)
+from torch.nn import functional as F
+
+import models
+from lrcn import scores
+from lrcn.base.ranks import Rank, set_seed
+from lrcn.clips import splits
+from lrcn.encoding import surgery
+from lrcn.training import engine
+from lrcn.training.feeds import epoch_steps
+from lrcn.training.recipe import make_parser
+
+SCRIPTS = ("preprocessing_data.py", "train.py", "test.py", "test_continues_movie.py", "test_on_video.py",
+           "demo_data.py", "compare.py", "benchmark.py")
+
+
+def changed(before, after):
+    """The keys whose tensors differ."""
+    assert before.keys() == after.keys()
+    return {key for key in before if not torch.equal(before[key], after[key])}
+
+
+def batch_norm_buffers(state):
+    return {key for key in state if re.search(r"running_|num_batches", key)}
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+def test_a_run_folder_holds_what_the_readme_lists(trained, demo):
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert {"settings.json", "splits.csv", "metrics.csv", "Saved_model_checkpoint/epoch_20.pth.tar",
+            "Saved_model_checkpoint/best.pth.tar", "Saved_model_checkpoint/last.pth.tar",
+            "figures/class_distribution.png", "figures/curves.png", "figures/validation_labels.png"} <= names
+    assert re.fullmatch(r"\d{8}-\d{6}(-\d+)?", trained.name)
+    settings = read_json(trained / "settings.json")
+    assert settings["classes"] == list(splits.read_class_index(demo / "ucfTrainTestlist"))
+    assert settings["seed"] == 42 and settings["lr"] == 0.01 and settings["versions"]["torch"]
+    rows = table(trained / "metrics.csv")
+    assert [int(row["epoch"]) for row in rows] == [*range(1, 21)]
+    assert {"lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "seconds"} <= rows[0].keys()
+    assert [bool(row["val_loss"]) for row in rows] == [epoch % 5 == 0 for epoch in range(1, 21)]
+    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"]), "it has learnt nothing"
+    best = load(trained, "best")["progress"]["best"]
+    assert best["top1"] == max(float(row["val_top1"]) for row in rows if row["val_top1"])
+    for path in (trained / "figures").glob("*.png"):
+        assert cv2.imread(str(path)).std() > 1
+
+
+def test_tensorboard_shows_curves_and_pictures(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/top1", "val/loss", "val/top1", "lr"} <= set(tags["scalars"])
+    rows = table(trained / "metrics.csv")
+    scalars = events.Scalars("train/loss")
+    assert [e.step for e in scalars] == [*range(1, 21)]
+    expected = [float(row["train_loss"]) for row in rows]
+    np.testing.assert_allclose([e.value for e in scalars], expected, rtol=1e-5)
+    assert {"class_distribution", "curves", "validation_labels"} <= set(tags["images"])
+
+
+def test_the_checkpoint_holds_state_dicts_and_plain_containers(trained):
+    state = load(trained)
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(k, str | int) and plain(v) for k, v in value.items())
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or isinstance(value, bool | int | float | str | torch.Tensor)
+
+    assert plain(state) and state["epoch"] == 20
+    assert {"optimizer", "schedule", "scaler", "random"} <= state["learner"].keys()
+
+
+def test_a_run_goes_where_open_new_folder_says(demo, sampled, tmp_path):
+    assert train(demo, sampled, tmp_path, "--epochs", 1, "--open_new_folder", "False") == tmp_path
+    assert train(demo, sampled, tmp_path, "--epochs", 1, "--open_new_folder", "debug") == tmp_path / "debug"
+    new = train(demo, sampled, tmp_path, "--epochs", 1, "--open_new_folder", "'True’")
+    assert new.parent == tmp_path and re.fullmatch(r"\d{8}-\d{6}", new.name)
+    one_line(run("train.py", *flags(demo, sampled, tmp_path, "--open_new_folder", "maybe"), ok=False),
+             "--open_new_folder maybe")
+
+
+# ---------------------------------------------------------------- which videos, which classes
+
+def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sampled, tmp_path):
+    few = shutil.copytree(sampled, tmp_path / "few", ignore=shutil.ignore_patterns("features"))
+    lines = (few / "manifest.csv").read_text().splitlines()
+    gone = lines[1].split(",")[1]
+    on_train = {row.video for row in splits.official_lists(demo / "ucfTrainTestlist", 1)[0]}
+    left = [line for line in lines if line.split(",")[1] != gone or line.split(",")[0] not in on_train]
+    (few / "manifest.csv").write_text("\n".join(left) + "\n")
+    result = run(QUICK, *flags(demo, few, tmp_path / "runs", "--epochs", 1))
+    assert "20 of 24 listed training videos present" in result.out
+    folder = last_line(result)
+    assert len(read_json(folder / "settings.json")["classes"]) == 5
+    assert gone not in read_json(folder / "settings.json")["classes"]
+    assert load(folder)["head"]["classifier.1.weight"].shape[0] == 5
+    tested = run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0, env=ONE_THREAD)
+    assert "7 of them of classes that the model does not know" in tested.out
+
+
+def test_labels_follow_the_class_index_and_no_test_video_is_trained_on(trained, demo):
+    index = splits.read_class_index(demo / "ucfTrainTestlist")
+    rows = table(trained / "splits.csv")
+    assert {row["class"]: int(row["label"]) for row in rows} == {
+        cls: i for i, cls in enumerate(sorted(index, key=index.get))}
+    train_list, test_list = splits.official_lists(demo / "ucfTrainTestlist", 1)
+    assert {row["video"] for row in rows} == {row.video for row in train_list}
+    assert not {row["video"] for row in rows} & {row.video for row in test_list}
+    assert sorted({row["part"] for row in rows}) == ["train", "val"]
+
+
+def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 1, "--number_of_classes", 2, "--smaller_dataset")
+    rows = table(folder / "splits.csv")
+    assert {row["label"] for row in rows} == {"0", "1"}
+    assert len(rows) <= 8
+
+
+def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp_path):
+    drawn = ("--sampled_data_path", sampled, *TINY, "--local_dir", tmp_path, "--epochs", 1, "--group_pattern",
+             r"_(g\d+)_")       # a group of all classes, so that videos of a group are many
+    folder = last_line(run(QUICK, *drawn))
+    rows = table(folder / "splits.csv")
+    parts = [{row["group"] for row in rows if row["part"] == part} for part in ("train", "val", "test")]
+    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 11
+    result = run(QUICK, *drawn, "--split", "random")
+    assert "warning: --split random draws by video" in result.err
+    rows = table(last_line(result) / "splits.csv")
+    parts = [{row["group"] for row in rows if row["part"] == part} for part in ("train", "val", "test")]
+    assert parts[0] & parts[2], "by video, groups would cross"
+    tested = run("test.py", "--model_dir", last_line(result), "--num_workers", 0, "--num_videos", 0)
+    assert read_json(last_line(tested) / "metrics.json")["leaky"] is True
+
+
+# ---------------------------------------------------------------- which weights move
+
+NORMS = ("--encoder", "shufflenet_v2_x0_5", "--epochs", 2, "--lr", 0.01, "--encoder_lr", 0.001)
+
+
+def fresh_encoder():
+    set_seed(42)
+    return {f"encoder.{k}": v for k, v in
+            models.build_encoder("shufflenet_v2_x0_5", None, 32).state_dict().items()}
+
+
+@pytest.mark.parametrize("cache", ["--feature_cache", "--no-feature_cache"])
+def test_a_frozen_encoder_is_bit_identical_before_and_after(demo, sampled, tmp_path, cache):
+    folder = train(demo, sampled, tmp_path, *NORMS, cache)
+    before, after = fresh_encoder(), weights(folder, "best")
+    assert len(batch_norm_buffers(before)) > 100
+    assert not changed(before, {k: v for k, v in after.items() if k.startswith("encoder.")})
+    assert weights(folder, "last").keys() < after.keys(), "the frozen encoder is stored once, and in the best"
+
+
+@pytest.mark.parametrize("what, extra", [("last:2", []), ("last:2", ["--no-feature_cache"]), ("all", []),
+                                         ("all", ["--train_batch_norm"])])
+def test_exactly_the_chosen_blocks_are_trained(demo, sampled, tmp_path, what, extra):
+    folder = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", what, *extra)
+    before, after = fresh_encoder(), weights(folder, "last")
+    moved = changed(before, {k: v for k, v in after.items() if k.startswith("encoder.")})
+    if what == "all":
+        expected = set(before) - batch_norm_buffers(before)
+        if extra:
+            expected = set(before)
+    else:
+        encoder = models.build_encoder("shufflenet_v2_x0_5", None, 32)
+        blocks = [name for block in surgery.units(encoder.backbone)[-2:] for name in block]
+        expected = {key for key in set(before) - batch_norm_buffers(before)
+                    if any(key.startswith(f"encoder.backbone.{name}.") for name in blocks)}
+    assert moved == expected
+
+
+def test_the_tails_cache_and_frames_train_alike(demo, sampled, tmp_path):
+    """float16 activations against frames: nearly the same course."""
+    common = (*NORMS, "--train_encoder", "last:1", "--dropout", 0, "--lr", 0.002)
+    one, other = (metrics(train(demo, sampled, tmp_path, *common, flag)) for flag in
+                  ("--feature_cache", "--no-feature_cache"))
+    assert one[0]["train_loss"] != one[1]["train_loss"]
+    for a, b in zip(one, other, strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=5e-3)
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=5e-3)
+
+
+def test_init_from_takes_encoder_and_projection_and_says_so(demo, sampled, tmp_path):
+    first = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", "all", "--readout", "none",
+                  "--num_frames_video", 1)
+    result = run(QUICK, *flags(demo, sampled, tmp_path, *NORMS, "--init_from", first, "--lr", 1e-12,
+                               "--weight_decay", 0))
+    assert "tensors taken over (encoder and projection)" in result.out
+    assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", result.out)
+    before, after = weights(first, "best"), weights(last_line(result), "best")
+    for key in after:
+        if key.startswith(("encoder.", "head.projection.")):
+            torch.testing.assert_close(after[key], before[key], msg=key)
+
+
+# ---------------------------------------------------------------- flags
+
+ALL_OPTIONS = ("--loss_per_step", "--mixup", 0.2, "--accumulate", 2, "--ema", 0.9, "--scheduler", "step",
+               "--readout", "attention", "--lstm_layers", 1, "--no-bidirectional", "--recompute",
+               "--train_encoder", "last:1", "--clip_grad", 0, "--label_smoothing", 0, "--warmup_epochs", 0.5)
+
+
+def test_every_option_trains_and_tests(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 2, *ALL_OPTIONS, script="train.py")
+    assert all(math.isfinite(float(row["train_loss"])) for row in metrics(folder))
+    result = run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0, env=ONE_THREAD)
+    assert read_json(last_line(result) / "metrics.json")["readout"] == "attention"
+
+
+# The original's README: each flag, as it is spelt there, and its default value there
+README = """--sampled_data_path D --ucf_list_dir D --epochs 100 --batch-size 32 --lr 5e-4 -num_workers 4
+    --split_size 0.2 --num_frames_video 5 --seed 42 --smaller_dataset False --latent_dim 512
+    --hidden_size 256 --lstm_layers 2 --bidirectional True --open_new_folder 'True’
+    --load_checkpoint False --checkpoint_path '' --checkpoint_interval 5 --val_check_interval 5
+    --local_dir . --number_of_classes None"""
+
+
+def parsed(words):
+    return make_parser("").parse_args(words)
+
+
+def test_the_originals_flags_have_the_originals_defaults():
+    words = [word.replace("''", "") for word in README.split()]
+    given_ones = vars(parsed(words))
+    defaults = vars(parsed(["--sampled_data_path", "D", "--ucf_list_dir", "D"]))
+    given_ones["open_new_folder"] = given_ones["open_new_folder"].strip("'’")
+    assert given_ones == defaults
+
+
+@pytest.mark.parametrize("script, words", [
+    ("train.py", "--sampled_data_path NO --ucf_list_dir NO"),
+    ("test.py", "--sampled_data_path NO --ucf_list_dir NO --model_dir NO --model_name NO"),
+    ("test_continues_movie.py", "--sampled_data_path NO --ucf_list_dir NO --model_dir NO --model_name NO"),
+    ("preprocessing_data.py", "–-sampled_data_dir NO –-row_data_dir NO -–ucf_list_dir NO"),
+    ("preprocessing_data.py", "—sampled-data-dir NO --row-data-dir NO --sampling-rate 10 --FPS 25 "
+                              "--num_frames_to_extract 5"),
+    ("preprocessing_data.py", "--sampled_data_path NO --raw_data_dir NO"),
+    ("test_on_video.py", "--model_dir NO --video_path NO"),
+    ("benchmark.py", "--sampled_data_path NO"),
+    ("compare.py", "NO NO"),
+])
+def test_the_originals_commands_parse_and_a_wrong_folder_is_one_line(script, words, tmp_path):
+    if not (ROOT / script).exists():
+        pytest.skip(f"there is no {script}")
+    words = [word.replace("NO", str(tmp_path / "absent")) for word in words.split()]
+    result = run(script, *words, ok=False)
+    one_line(result, str(tmp_path / "absent"), "does not exist")
+    assert re.search(r"error: --(sampled|row|raw|model|video)_(d|path)", result.err) or script == "compare.py"
+
+
+def test_every_flag_is_taken_with_underscores_dashes_and_long_dashes():
+    for action in make_parser("")._actions:
+        for name in action.option_strings:
+            if name.startswith("--no_") or name in ("-h", "--help"):
+                continue
+            usual = action.choices[0] if action.choices else action.default
+            value = [] if action.nargs == "?" else [str("1" if usual in (None, "") else usual)]
+            forms = [name, name.replace("_", "-"), "–-" + name[2:], "—" + name[2:], "-" + name[2:],
+                     "––" + name[2:].replace("_", "-")]
+            results = [getattr(parsed([form, *value]), action.dest) for form in forms]
+            assert all(result == results[0] for result in results), name
+
+
+@pytest.mark.parametrize("words, value", [
+    ("--bidirectional", True), ("--no-bidirectional", False), ("--no_bidirectional", False),
+    ("--bidirectional True", True), ("--bidirectional False", False), ("--bidirectional=False", False),
+    ("--bidirectional false", False), ("--bidirectional 0", False), ("--bidirectional yes", True),
+    ("–-no-bidirectional", False), ("--bidirectional 'False’", False)])
+def test_a_switch_works_in_every_form(words, value):
+    assert parsed(words.split()).bidirectional is value
+
+
+@pytest.mark.parametrize("words, says", [
+    ("--sampled_data_path ABSENT", "--sampled_data_path"),
+    ("--ucf_list_dir ABSENT", "--ucf_list_dir"),
+    ("--ucf_list_dir EMPTY", "--ucf_list_dir"),
+    ("--sampled_data_path EMPTY", "--sampled_data_path"),
+    ("--sampled_data_path FILE", "is a file, not a folder"),
+    ("--encoder_weights ABSENT", "--encoder_weights"),
+    ("--encoder_weights EMPTY", "is a folder, not a file"),
+    ("--encoder_weights FILE", "--encoder_weights"),
+    ("--init_from ABSENT", "--init_from"),
+    ("--init_from EMPTY", "--init_from"),
+    ("--groups ABSENT", "--groups"),
+    ("--local_dir FILE", "--local_dir"),
+    ("--resume ABSENT", "--resume"),
+    ("--resume EMPTY", "--resume"),
+    ("--resume auto", "--resume auto: no run folder"),
+    ("--load_checkpoint --checkpoint_path ABSENT", "--checkpoint_path"),
+    ("--load_checkpoint True", "--checkpoint_path"),
+    ("--load_checkpoint --checkpoint_path FILE", "--checkpoint_path"),
+    ("--encoder resnet153", "--encoder resnet153"),
+    ("--device cuda:99", "--device cuda:99"),
+    ("--split 4", "--split"),
+    ("--epochs 0", "--epochs"),
+    ("--lr nan", "--lr"),
+    ("--dropout 1", "--dropout"),
+    ("--split_size 1.5", "--split_size"),
+    ("--train_encoder last:99", "--train_encoder last:99"),
+    ("--train_encoder some", "--train_encoder"),
+    ("--epoch 3", "--epoch"),
+    ("--bidirectional maybe", "--bidirectional"),
+])
+def test_a_wrong_path_or_value_is_one_line_that_names_the_flag(demo, sampled, tmp_path, words, says):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("text")
+    words = [str(tmp_path / word) if word.isupper() else word for word in words.split()]
+    command = flags(demo, sampled, tmp_path / "runs", "--epochs", 1)
+    if "--groups" in words:
+        command = ("--sampled_data_path", sampled, *TINY)
+    one_line(run("train.py", *command, *words, ok=False), says)
+
+
+def test_help_says_each_flags_purpose_and_default():
+    for script in SCRIPTS:
+        if not (ROOT / script).exists():
+            continue
+        text = run(script, "--help").out
+        assert "usage" in text and len(text) > 500, script
+    text = " ".join(run("train.py", "--help").out.split())
+    for action in make_parser("")._actions:
+        if action.dest != "help" and not action.option_strings[0].startswith("--no_"):
+            assert action.option_strings[0] in text and action.help
+    assert "--batch_size BATCH_SIZE clips a step (default: 32)" in text
+
+
+def test_a_resumed_run_refuses_another_network_and_other_classes(trained, demo, sampled, tmp_path):
+    copied = shutil.copytree(trained, tmp_path / "run")
+    one_line(run("train.py", "--resume", copied, "--hidden_size", 99, ok=False), "--hidden_size 99", "16")
+    one_line(run("train.py", "--resume", copied, "--number_of_classes", 3, ok=False), "6 classes")
+
+
+# ---------------------------------------------------------------- several processes
+
+def launched(tmp_path, script, *words):
+    """Result of `torchrun --standalone --nproc_per_node 2 <script> <words>` on the CPU."""
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("from torch.distributed.run import main\nmain()\n")
+    return run(launcher, "--standalone", "--nproc_per_node", 2, ROOT / script, *words,
+               env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""})
+
+
+def cached(folder):
+    """{key of the cache: its features} of a folder of sampled clips."""
+    return {path.parent.name: np.fromfile(path, np.float16)
+            for path in folder.glob("features/*/features.bin")}
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, tmp_path):
+    mine = [shutil.copytree(sampled, tmp_path / name, ignore=shutil.ignore_patterns("features"))
+            for name in ("one", "two")]
+    common = ("--epochs", 3, "--lr", 0.01, "--views", 2)
+    one = train(demo, mine[0], tmp_path / "runs", *common)
+    two = last_line(launched(tmp_path, QUICK, *flags(demo, mine[1], tmp_path / "runs", *common)))
+    assert len(list((tmp_path / "runs").iterdir())) == 2, "a rank beside the first has written"
+    told = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
+    reports = [last_line(run("test.py", "--model_dir", one, *told, env=ONE_THREAD)),
+               last_line(launched(tmp_path, "test.py", "--model_dir", two, *told))]
+    alone, together = map(cached, mine)
+    assert alone.keys() == together.keys() and len(alone) == 3
+    for key, values in alone.items():
+        np.testing.assert_allclose(together[key], values, rtol=1e-3, atol=1e-4)
+    figures = [read_json(report / "metrics.json") for report in reports]
+    assert figures[0]["top1"] == figures[1]["top1"]
+    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-2)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_path):
+    common = (*NORMS, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
+              "--lr", 1e-3)
+    one = train(demo, sampled, tmp_path / "one", *common)
+    two = last_line(launched(tmp_path, QUICK, *flags(demo, sampled, tmp_path / "two", *common)))
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-3)
+    alone, together = weights(one), weights(two)
+    start = fresh_encoder()
+    for key in alone:
+        if key in start and alone[key].is_floating_point():
+            moved = (alone[key] - start[key]).norm()
+            assert (alone[key] - together[key]).norm() <= 0.1 * moved + 1e-5, key
+
+
+# ---------------------------------------------------------------- the engine
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(1, 200), size=st.integers(1, 40), views=st.integers(1, 4),
+       seed=st.integers(0, 2**31), epoch=st.integers(1, 50), world=st.integers(1, 4))
+def test_an_epochs_order_depends_on_seed_and_epoch_alone(count, size, views, seed, epoch, world):
+    steps = epoch_steps(count, size, views, seed, epoch, world)
+    clips = torch.cat([clips for clips, _ in steps])
+    drawn = torch.cat([drawn for _, drawn in steps])
+    assert sorted(clips.tolist()) == [*range(count)] and int(drawn.max()) < views
+    assert all(len(clips) >= min(world, count) for clips, _ in steps)
+    again = epoch_steps(count, size, views, seed, epoch, world)
+    assert all(torch.equal(a, b) for one, two in zip(steps, again, strict=True)
+               for a, b in zip(one, two, strict=True))
+    other = epoch_steps(count, size // 2 + 1, views, seed, epoch)
+    assert torch.equal(torch.cat([clips for clips, _ in other]), clips), "the batch size changes the order"
+    if count > 20:
+        following = epoch_steps(count, size, views, seed, epoch + 1, world)
+        assert not torch.equal(torch.cat([clips for clips, _ in following]), clips)
+
+
+def test_scores_are_scikit_learns():
+    from sklearn import metrics as sk
+    logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(1))
+    got = scores.score(logits, labels)
+    shares = logits.softmax(1).numpy()
+    for k in (1, 3, 5):
+        assert got[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(labels, shares, k=k))
+    assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
+
+
+def options(**changes):
+    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "scheduler": "constant", "warmup_epochs": 0,
+                              "label_smoothing": 0, "mixup": 0, "clip_grad": 0, "ema": 0, "amp": "none",
+                              "accumulate": 1} | changes)
+
+
+def learner(network, total=100, per_epoch=10, **changes):
+    given_ones = options(**changes)
+    groups = [{"params": list(network.parameters()), "lr": given_ones.lr}]
+    return engine.Learner(network, groups, given_ones, total, per_epoch, torch.device("cpu"))
+
+
+def test_the_loss_takes_logits_and_knows_no_softmax():
+    """A sure, right answer over 101 classes costs nothing; after a softmax it would cost 3.63."""
+    logits = torch.zeros(4, 101)
+    labels = torch.tensor([0, 5, 50, 100])
+    logits[torch.arange(4), labels] = 50
+    network = torch.nn.Linear(101, 101)
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(101))
+        network.bias.zero_()
+    loss, got = learner(network).loss(logits, labels)
+    assert loss < 1e-4 and torch.equal(got, logits)
+    smooth, _ = learner(network, label_smoothing=0.1).loss(logits, labels)
+    assert smooth.item() == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1).item())
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "plateau", "constant"])
+def test_every_schedule_warms_up_and_never_rises_again(name):
+    course = [engine.schedule_factor(name, step, 10, 100) for step in range(100)]
+    assert 0 < course[0] < 0.2 and course[:11] == sorted(course[:11]) and max(course) <= 1
+    assert course[10:] == sorted(course[10:], reverse=True) and course[10] == pytest.approx(1, abs=0.01)
+    assert (course[-1] < 0.02) == (name in ("cosine", "step"))
+
+
+def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
+    """To the last update of the epoch, for which one small step is left over."""
+    x, labels = torch.randn(13, 3, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 2
+    results = []
+    for size, steps in ((12, 1), (3, 4), (4, 3)):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(3, 2)
+        one = learner(network, accumulate=steps)
+        feed = SimpleNamespace(names=[], batches=lambda todo: ((x[c], labels[c]) for c, _ in todo))
+        todo = [(part, torch.zeros_like(part)) for part in torch.arange(13).split(size)]
+        progress = engine.Progress(epoch=1)
+        stop, rank = SimpleNamespace(signal=None), Rank()
+        assert engine.train_epoch(one, feed, todo, progress, stop, rank, lambda step, sums: None)
+        results.append([p.detach().clone() for p in network.parameters()])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_the_average_of_the_weights_is_used_for_testing_and_put_back():
+    network = torch.nn.Linear(3, 2)
+    one = learner(network, ema=0.5)
+    start = network.weight.detach().clone()
+    for _ in range(3):
+        network(torch.ones(1, 3)).sum().backward()
+        one.update()
+    raw = network.weight.detach().clone()
+    with one.averaged():
+        between = network.weight.detach().clone()
+    assert torch.equal(network.weight, raw)
+    low, high = torch.minimum(start, raw), torch.maximum(start, raw)
+    assert ((between > low) & (between < high)).all()

@@ -1,0 +1,350 @@
+"""Pictures and labelled videos: drawn from synthetic data and measured, not only rendered."""
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from lrcn.drawing import labels, plots, style
+from lrcn.study import plots as study_plots
+
+pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
+COUNTS = (2, 16, 101)
+LONG = "A class name that is much too long for its place, with (brackets) and $x_1$"
+ODD = ["Apply Eye Makeup", LONG, "Größe_ändern", "歩く", "ходьба", "two\nlines\ttab", "\udcff", "W" * 60]
+
+
+def names(count):
+    return ["move left", "move right"] if count == 2 else \
+        (ODD + [f"Class{i:03d}Name{'x' * (i % 9)}" for i in range(count)])[:count]
+
+
+def clip(n, high=48, wide=64, color=(60, 120, 200)):
+    return np.full((n, high, wide, 3), color, np.uint8)
+
+
+def shown_texts(fig):
+    """Every text that is drawn: (kind, artist)."""
+    found = [("figure", text) for text in fig.texts]
+    for ax in fig.axes:
+        found += [("inside", text) for text in ax.texts]
+        legend = ax.get_legend()
+        found += [("legend", text) for text in legend.get_texts()] if legend else []
+        found += [("title", t) for t in (ax.title, ax._left_title, ax._right_title)]
+        for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)) if ax.axison else ():
+            found.append((f"{name} label", axis.label))
+            low, high = sorted(axis.get_view_interval())
+            found += [(f"{name} tick {id(ax)}", label) for where, label in
+                      zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)   # none if shared
+                      if low <= where <= high]
+    return [(kind, text) for kind, text in found if text.get_visible() and text.get_text().strip()]
+
+
+def overlap(a, b):
+    """The common area of two boxes as a share of the smaller one."""
+    wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+    high = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(wide, 0) * max(high, 0) / min(a.width * a.height, b.width * b.height)
+
+
+def check_texts(fig):
+    boxes = [(kind, text.get_text(), text.get_window_extent()) for kind, text in shown_texts(fig)]
+    assert boxes
+    for kind, text, box in boxes:
+        inside = (box.x0 >= fig.bbox.x0 and box.x1 <= fig.bbox.x1
+                  and box.y0 >= fig.bbox.y0 and box.y1 <= fig.bbox.y1)
+        assert inside, f"{kind} {text!r} leaves the figure: {box} in {fig.bbox}"
+    for (kind, text, box), (other, words, place) in itertools.combinations(boxes, 2):
+        if "figure" in (kind, other) or (kind == other and "tick" in kind):
+            assert overlap(box, place) < 0.2, f"{kind} {text!r} lies on {other} {words!r}"
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Measures the texts of every figure that is saved; a list of those figures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    figures, draw = [], FigureCanvasAgg.draw
+
+    def draw_and_check(self):
+        draw(self)
+        check_texts(self.figure)
+        figures.append(self.figure)
+
+    monkeypatch.setattr(FigureCanvasAgg, "draw", draw_and_check)
+    return figures
+
+
+def training_pictures(count):
+    random, classes = np.random.default_rng(0), names(count)
+    matrix = np.eye(count) * 7 + random.integers(0, 3, (count, count)) * (random.random((count, count)) < 0.2)
+    matrix[-1] *= count == 2                # a class without a test video
+    n = matrix.sum(1)
+    accuracy = np.divide(np.diag(matrix), n, out=np.full(count, np.nan), where=n > 0)
+    shown = [classes[i % count] for i in range(min(count, 16))]
+    said = [shown[0]] * len(shown)
+    few = np.arange(count) % 3 == 0
+    return [
+        ("distribution.jpg", plots.class_distribution, (classes, n * 3, n), {}),
+        ("grid.png", plots.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
+         {"title": "Validation frames " + "and a long title " * 6}),
+        ("matrix.png", plots.confusion_matrix, (matrix, classes), {"note": "official split 1, seed 42"}),
+        ("per_class.png", plots.accuracy_per_class, (classes, accuracy, n, few),
+         {"few_means": "less than half of the median class's training videos, which is fewer than 48"}),
+    ]
+
+
+def study_pictures(count):
+    random, classes, k = np.random.default_rng(0), names(count), np.arange(6)
+    share = 1 / (1 + np.exp(3.0 - k))
+    three = np.stack([0.9 - 0.8 * share, 0.8 * share, np.full(6, 0.1)])
+    fit = (3.0, 1.0, 2.8, 3.2)
+    windows = random.dirichlet(np.ones(count), 60)
+    truth = np.repeat(np.arange(12) % count, 5)
+    truth[7] = -1
+    runs = [dict(name=name, k=k, share=share, low=share - 0.1, high=share + 0.1, n=[1500] * 6, fit=fit)
+            for name in classes[:16]]
+    segments = [(0, 10, classes[0]), (10, 11, "unsure"), (11, 30, classes[1])]
+    return [
+        ("heat.png", study_plots.window_heat_map, (windows.T, truth, classes), {}),
+        ("switching.png", study_plots.switching_curve,
+         (k, share, share - 0.1, share + 0.1, [15000] * 6, fit), {}),
+        ("runs.png", study_plots.switching_curves, (runs,), {}),
+        ("mix.png", study_plots.shares_by_mix, (k, three, three - 0.1, three + 0.1, [15000] * 6), {}),
+        ("recency.png", study_plots.intervals_by_run,
+         ([r["name"] for r in runs], share[:2].repeat(8)[:len(runs)], np.zeros(len(runs)),
+          np.ones(len(runs)), 9000), {}),
+        ("timeline.png", plots.probability_timeline,
+         (np.arange(60) / 2, windows[:, :6], classes[:6], segments), {}),
+    ]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_text_leaves_or_covers_a_picture_of_training_and_test(tmp_path, checked, count):
+    draw_all(tmp_path, checked, training_pictures(count))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_text_leaves_or_covers_a_picture_of_the_study(tmp_path, checked, count):
+    draw_all(tmp_path, checked, study_pictures(count))
+
+
+def draw_all(folder, checked, pictures):
+    for name, draw, args, options in pictures:
+        rgb = draw(folder / name, *args, **options)
+        assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
+        saved = np.asarray(Image.open(folder / name).convert("RGB"))
+        assert saved.shape == rgb.shape
+        assert name.endswith(".jpg") or np.array_equal(saved, rgb)
+    assert len(checked) == len(pictures)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(name for name, *_ in pictures)
+
+
+@pytest.mark.parametrize("T", [4, 5, 40])
+def test_pictures_of_windows_take_any_window_length(checked, T):
+    k, share = np.arange(T + 1), np.linspace(0, 1, T + 1)
+    study_plots.sliding_window_explained(None, [clip(T), clip(T + 2)], T, (LONG, "歩く"))
+    study_plots.switching_curve(None, k, share, None, None, 12345)
+    study_plots.accuracy_by_frames(None, k, share, share, share, [12345] * (T + 1))
+    study_plots.accuracy_by_phase(None, k[:16], share[:16], share[:16], share[:16], 12345)
+    study_plots.influence_by_position(None, k, share, share, np.stack([[share, share]] * 2), 111)
+    study_plots.gates(None, k - T // 2, np.full((2, 2, T + 1), 0.5), 0, n=1500)
+    plots.attention_picture(None, clip(T), np.full(T, 1 / T))
+    assert len(checked) == 7
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2, 60])
+def test_curves_leave_out_what_was_not_measured(checked, epochs):
+    rows = [dict(epoch=e, train_loss=3 / e, train_top1=0.5, lr=5e-4, val_loss=None if e % 5 else 2 / e,
+                 val_top1="" if e % 5 else e / 100) for e in range(1, epochs + 1)]
+    plots.curves(None, rows, note="288 training and 66 validation clips")
+    loss, accuracy, _ = checked[0].axes
+    validation = [line for line in loss.lines if line.get_label() == "validation"]
+    assert sum(len(line.get_xdata()) for line in validation) == epochs // 5
+    best = [line for line in accuracy.lines if "best" in line.get_label()]
+    assert [tuple(line.get_xdata()) for line in best] == ([(60.0,)] if epochs == 60 else [])
+
+
+def test_runs_table_shows_unknown_figures_as_a_dash(checked):
+    plots.runs_table_picture(None, ["a", LONG], [0.8, 0.7], [0.7, 0.6], [0.9, 0.8], [4.1e6, None],
+                             [None, 6.81], 111)
+    texts = [text.get_text() for _, text in shown_texts(checked[0])]
+    assert {"4.1 M", "6.81", "0.800 [0.700, 0.900]"} <= set(texts) and texts.count("–") == 2
+
+
+def test_confusion_matrix_prints_shares_of_the_row_up_to_20_classes(checked):
+    plots.confusion_matrix(None, [[3, 1], [0, 0]], ["a", "b"])
+    assert [t.get_text() for t in checked[0].axes[0].texts] == ["0.75", "0.25"]
+    plots.confusion_matrix(None, np.eye(21), [str(i) for i in range(21)])
+    assert not checked[1].axes[0].texts
+
+
+def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
+    plots.accuracy_per_class(None, ["a", "b", "c"], [0.2, 0.9, np.nan], [5, 9, 0], [True, False, False])
+    ax = checked[0].axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["b", "a", "c"]
+    assert [bar.get_hatch() for bar in ax.patches] == [None, "///", None]
+    assert [t.get_text() for t in ax.texts] == ["0.90  n=9", "0.20  n=5", "no test video"]
+
+
+def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
+    probabilities = np.random.default_rng(0).random((101, 30))
+    probabilities[[50, 90]] = 0
+    study_plots.window_heat_map(None, probabilities, np.repeat([50, 90, -1], 10), list(map(str, range(101))))
+    labels = [t.get_text() for t in checked[0].axes[0].get_yticklabels()]
+    assert len(labels) == 40 and {"50", "90"} <= set(labels)
+    assert len(checked[0].axes[0].patches) == 2
+
+
+def test_label_grid_frames_right_green_and_wrong_red():
+    rgb = plots.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
+    right, wrong = ((rgb == color).all(-1).any(0).nonzero()[0] for color in (style.RIGHT, style.WRONG))
+    assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
+
+
+def test_label_grid_keeps_the_shape_of_every_frame():
+    frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
+    rgb = plots.label_grid(None, frames, ["a", "b"], ["a", "a"])
+    rows, columns = ((rgb == (250, 200, 0)).all(-1).any(axis).nonzero()[0] for axis in (1, 0))
+    assert 1.7 < np.ptp(rows) / np.ptp(columns) < 2.1
+
+
+def test_drawing_ignores_the_users_settings_and_leaves_them(checked):
+    import matplotlib
+    with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "black"}):
+        picture = plots.class_distribution(None, ["a", "b"], [3, 2], [1, 1])
+        assert matplotlib.rcParams["font.size"] == 40
+    assert np.array_equal(picture, plots.class_distribution(None, ["a", "b"], [3, 2], [1, 1]))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_class_colors_are_distinct_and_never_change(count):
+    colors = style.class_colors(names(count))
+    assert colors.shape == (count, 3) and len(np.unique(colors, axis=0)) == count
+    assert np.array_equal(colors[:2], style.class_colors(["a", "b"]))
+    lab = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(count)
+    assert distance.min() > 8        # some 2 are just noticeable side by side
+
+
+def test_names_that_no_font_has_stay_apart():
+    assert style.printable("two\nlines") == "two lines"
+    assert style.printable("Größe ходьба") == "Größe ходьба"
+    odd = ["\ue123", "\ue124", "\udcff", "\x00"]       # private use, lone surrogate, control
+    assert len({style.printable(name) for name in odd}) == len(odd)
+    assert all(style.printable(name).isprintable() for name in odd)
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("room", [3, 20, 100, 1000])
+def test_fitted_and_wrapped_text_is_never_wider_than_its_room(text, room):
+    said, size = style.fit(text, room, 20, 8)
+    assert style.width(said, size) <= room * 1.01 and 8 <= size <= 20
+    assert all(style.width(line, 9) <= room * 1.01 for line in style.wrap(text, room, 9).splitlines())
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (240, 320), (1080, 1920), (1920, 1080), (40, 400),
+                                   (9, 7), (2, 2)])
+def test_overlay_changes_its_panel_and_timeline_alone(shape):
+    frame = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    before = frame.copy()
+    timeline = labels.empty_timeline()
+    labels.paint_timeline(timeline, 0, 0.5, (250, 0, 0))
+    drawn = labels.draw_overlay(frame, ODD[:5], [0.8, 0.1, 0.05, 0.03, 0.02], None, timeline, 0.5)
+    assert np.array_equal(frame, before) and drawn.shape == frame.shape and drawn.dtype == np.uint8
+    if min(shape) >= 40:
+        same = (drawn == frame).all(-1)
+        assert same[shape[0] * 6 // 10:shape[0] * 9 // 10].all()      # the middle of the picture
+        assert (drawn[-1, :shape[1] // 3] == (250, 0, 0)).all()
+        assert (drawn[-1, shape[1] * 2 // 3:] == labels.UNSEEN).all()
+        assert not same[:shape[0] // 8, :shape[1] // 8].any()
+
+
+def test_overlay_bar_is_as_long_as_its_probability_and_unsure_is_written():
+    frame, colors = np.zeros((480, 640, 3), np.uint8), np.array([(250, 0, 0)], np.uint8)
+    lengths = {}
+    for probability in (0.25, 0.5, 1.0):
+        drawn = labels.draw_overlay(frame, ["a"], [probability], colors)
+        lengths[probability] = (drawn == (250, 0, 0)).all(-1).any(0).sum()
+    assert abs(lengths[0.5] * 2 - lengths[1.0]) <= 2 and abs(lengths[0.25] * 4 - lengths[1.0]) <= 4
+    sure = labels.draw_overlay(frame, ["a"], [0.3], colors)
+    unsure = labels.draw_overlay(frame, ["a"], [0.3], colors, unsure=True)
+    panels = [(picture != 0).any(-1).any(1).nonzero()[0].max() for picture in (sure, unsure)]
+    assert panels[1] > panels[0] + 10
+
+
+def test_timeline_paints_the_shortest_segment_and_stays_inside():
+    timeline = labels.empty_timeline(100)
+    labels.paint_timeline(timeline, 0.5, 0.5001, (1, 2, 3))
+    labels.paint_timeline(timeline, 0.98, 1.7, (4, 5, 6))
+    assert (timeline == (1, 2, 3)).all(-1).nonzero()[0].tolist() == [50]
+    assert (timeline == (4, 5, 6)).all(-1).nonzero()[0].tolist() == [98, 99]
+
+
+def read_all(path):
+    """Every frame of a video as uint8 (N, H, W, 3) RGB, and its rate."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return np.stack(frames), rate
+        frames.append(frame[..., ::-1])
+
+
+def near(pixels, color, tolerance=40):
+    return np.abs(pixels.reshape(-1, 3).mean(0) - color).max() < tolerance
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", ["labelled.mp4", "labelled.avi"])
+def test_labelled_video_is_green_where_right_and_red_where_wrong(tmp_path, count, name):
+    classes = names(count)
+    clips = [clip(5, 240, 320), clip(5, 240, 320), clip(3, 200, 100)]
+    true, said = [classes[0], classes[1], classes[-1]], [classes[0], classes[0], classes[-1]]
+    assert labels.labelled_clip_video(tmp_path / name, iter(clips), true, said, 2.5) == 13
+    frames, rate = read_all(tmp_path / name)
+    assert len(frames) == 13 and rate == pytest.approx(2.5)
+    for i, frame in enumerate(frames):
+        color = style.WRONG if 5 <= i < 10 else style.RIGHT
+        assert near(frame[:3], color) and near(frame[-3:], color) and near(frame[:, -3:], color)
+        assert near(frame[100:140, 140:180], (60, 120, 200))     # the picture itself
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_labelled_video_leaves_no_file_when_drawing_fails(tmp_path):
+    with pytest.raises(ValueError):
+        labels.labelled_clip_video(tmp_path / "x.mp4", [clip(2), clip(2)], ["a"], ["a"], 2.5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("said", [{}, {"true": "a", "predicted": LONG}])
+def test_gif_holds_every_frame_at_its_rate(tmp_path, said):
+    frames = [clip(1, 90, 640, (0, 40 * i, 255))[0] for i in range(5)]
+    labels.clip_gif(tmp_path / "x.gif", iter(frames), 2.5, **said)
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 5 and gif.width == 320
+        assert all(frame.info["duration"] == 400 for frame in ImageSequence.Iterator(gif))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 36)])
+@pytest.mark.parametrize("count", COUNTS)
+def test_mixed_movie_shows_labels_and_timeline_in_the_classes_colours(tmp_path, count, shape):
+    classes, n = names(count), 10
+    action = np.repeat([0, 1], 5)
+    truth = np.array([-1, -1, -1, 0, 0, -1, 1, 1, 1, 1])
+    predicted = np.array([-1, -1, -1, 0, 0, 0, 0, 1, 1, 1])
+    probabilities = np.full((n, count), 0.5 / count)
+    path = tmp_path / "movie.mp4"
+    labels.mixed_movie(path, iter(clip(n, *shape)), truth, predicted, probabilities, classes,
+                               2.5, action)
+    frames, _ = read_all(path)
+    assert frames.shape[0] == n and frames.shape[2] == labels.MOVIE_WIDE
+    top = labels.MOVIE_HIGH
+    button = frames[:, top + 48:top + 51, 60:300]
+    assert near(button[6], style.WRONG) and near(button[8], style.RIGHT)
+    assert near(button[1], labels.DARK)
+    colors, row = style.class_colors(classes), frames[0, top + 130:top + 136]
+    assert near(row[:, 160:320], colors[0]) and near(row[:, 400:600], colors[1])
+    said = frames[:, top + 166:top + 172, 520:600]           # a prediction is shown when it was made
+    assert near(said[2], labels.UNSEEN) and near(said[9], colors[1])

@@ -1,0 +1,350 @@
+"""video.py and avi.py: exactly the frames asked for, sampled by time, written whole or not at all."""
+import itertools
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from videos import (
+    CODECS,
+    number_of,
+    numbered,
+    set_frame_times,
+    set_header_frames,
+    turn,
+    write_sound,
+    write_video,
+)
+
+from lrcn.video import avi
+from lrcn.video.reader import Video, VideoError, probe, read_frames
+from lrcn.video.sampling import Beat, read_clip, sample_by_time, sample_video, sampling_stride
+from lrcn.video.writer import Writer
+
+VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def variable(folder):
+    """A video of variable rate, and the times of its frames in seconds."""
+    path = set_frame_times(write_video(folder / "variable.mp4", len(VARIABLE)), VARIABLE)
+    return path, (np.cumsum(VARIABLE) - VARIABLE) / 25
+
+
+def sampled(path):
+    with Video(path) as opened:
+        yield from sample_video(opened)
+
+
+def numbers(frames):
+    return [number_of(frame) for frame in frames]
+
+
+# ---------------------------------------------------------------- arithmetic
+
+@pytest.mark.parametrize("fps, stride", [(25, 10), (29.97, 12), (12.5, 5), (30, 12), (24, 10), (60, 24),
+                                         (59.94, 24), (15, 6), (2, 1), (0.5, 1)])
+def test_the_stride_follows_the_source_rate(fps, stride):
+    assert sampling_stride(fps) == stride
+
+
+def test_five_frames_at_25_fps_are_41_source_frames_and_1_6_seconds():
+    indices, stride = sample_by_time(np.arange(41) / 25, 25, 10, 5, 0.999)
+    assert stride == 10 and list(indices) == [0, 10, 20, 30, 40] and indices[-1] / 25 == 1.6
+
+
+@given(fps=st.floats(5, 240), FPS=st.floats(5, 60), rate=st.floats(1, 30))
+def test_kept_frames_are_at_most_half_a_source_frame_off_the_asked_spacing(fps, FPS, rate):
+    stride = sampling_stride(fps, FPS, rate)
+    assert stride >= 1
+    if fps * rate / FPS >= 0.5:
+        assert abs(stride / fps - rate / FPS) <= 0.5 / fps + 1e-9
+
+
+@given(length=st.integers(1, 300), fps=st.sampled_from([12.5, 24, 25, 29.97, 60]),
+       count=st.integers(1, 8), fraction=st.floats(0, 1, exclude_max=True))
+def test_a_clip_lies_inside_its_video_at_one_stride(length, fps, count, fraction):
+    asked = sampling_stride(fps)
+    indices, stride = sample_by_time(np.arange(length) / fps, fps, asked, count, fraction)
+    assert len(indices) == count and indices[0] >= 0 and indices[-1] < length
+    steps = set(np.diff(indices))
+    if length >= (count - 1) * asked + 1:
+        assert stride == asked and steps <= {asked}
+    elif length >= count:
+        # The largest stride that fits.
+        assert steps == {stride} and stride < asked and (count - 1) * (stride + 1) + 1 > length
+    else:
+        assert list(indices) == [*range(length), *[length - 1] * (count - length)] and stride == 1
+
+
+@given(durations=st.lists(st.integers(1, 8), min_size=60, max_size=200),
+       fraction=st.floats(0, 1, exclude_max=True))
+def test_at_a_variable_rate_each_frame_is_the_one_on_screen_at_its_time(durations, fraction):
+    times = np.cumsum([0, *durations[:-1]]) / 25
+    indices, stride = sample_by_time(times, 25, 10, 5, fraction)
+    assert stride == 10 and list(indices) == sorted(indices)
+    for k, index in enumerate(indices):
+        due = times[indices[0]] + 0.4 * k
+        shown_until = times[index + 1] if index + 1 < len(times) else times[index] + 0.04
+        # A frame and a half of tolerance, for the frames that a constant rate drops.
+        assert times[index] - 1.5 / 25 - 1e-9 <= due <= shown_until + 1.5 / 25 + 1e-9
+
+
+@given(fps=st.sampled_from([12.5, 24, 25, 29.97, 30, 59.94]), drift=st.floats(0.998, 1.002))
+def test_a_constant_rate_is_sampled_at_one_stride_even_if_the_header_rounds_it(fps, drift):
+    beat = Beat(fps, sampling_stride(fps))
+    kept = [i for i in range(2000) if beat.keep(i / fps * drift)]
+    assert set(np.diff(kept)) == {sampling_stride(fps)}
+
+
+@given(st.lists(st.integers(1, 8), min_size=200, max_size=400))
+def test_the_beat_of_a_variable_rate_does_not_drift(durations):
+    times = np.cumsum(durations) / 25
+    beat = Beat(25, 10)
+    kept = np.array([t for t in times if beat.keep(t)])
+    seconds = kept[-1] - kept[0]
+    # Every gap is shorter than a beat, so that no sample is lost: 2.5 a second all the way.
+    assert abs((len(kept) - 1) - 2.5 * seconds) <= 1.5
+    assert np.diff(kept).max() <= 0.4 + 9 / 25
+
+
+# ---------------------------------------------------------------- reading
+
+@pytest.mark.parametrize("ending", CODECS)
+def test_the_frames_asked_for_and_no_others(folder, ending):
+    path = write_video(folder / f"any{ending}", 150)
+    for indices in ([0], [149], [3, 3, 4, 90, 149, 149], [70, 80, 90, 100, 110]):
+        assert numbers(read_frames(path, indices)) == indices
+    with pytest.raises(VideoError, match="frame 150 is not there: the video ends after 150 frames"):
+        read_frames(path, [149, 150])
+
+
+def test_a_seek_gives_the_same_frame_as_grabbing(folder):
+    path = write_video(folder / "seek.avi", 150)
+    with Video(path) as opened:
+        assert len(opened.key_frames) > 5
+    for index in range(0, 150, 7):
+        assert numbers(read_frames(path, [index])) == [index]
+
+
+def test_indices_must_ascend(folder):
+    for indices in ([], [3, 2], [-1]):
+        with pytest.raises(ValueError, match="ascending"):
+            read_frames(folder / "any.avi", indices)
+
+
+def test_an_avi_with_dropped_frames_is_not_seeked(folder):
+    path = folder / "dropped.avi"
+    with open(path, "wb") as stream:
+        writer = avi.Writer(stream, 25, 64, 48)
+        for i in range(100):
+            writer.write(numbered(i)[:, :, ::-1])
+            if i % 10 == 5:     # an empty chunk: the last picture stays for another 1/25 s
+                stream.write(b"00dc" + bytes(4))
+                writer.lengths.append(0)
+        writer.release()
+    with Video(path) as opened:
+        assert opened.key_frames is None
+    assert numbers(read_frames(path, [60, 99])) == [60, 99]
+    kept = list(sampled(path))
+    spans = np.diff([seconds for _, seconds, _ in kept])
+    assert (abs(spans - 0.4) < 2.1 / 25).all() and len(kept) == 11     # in 110/25 s
+
+
+def test_times_of_a_variable_rate_are_the_files(variable):
+    path, times = variable
+    with Video(path) as opened:
+        np.testing.assert_allclose(opened.times(), times, atol=2e-3)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.3, 0.5, 0.8, 0.999])
+def test_a_clip_of_a_variable_rate_is_right_in_time(variable, fraction):
+    path, times = variable
+    frames, info, indices, stride = read_clip(path, 5, 25, 10, fraction)
+    assert numbers(frames) == list(indices) and info.frames in (0, 150)
+    spans = times[indices] - times[indices[0]]
+    step = stride / info.fps
+    assert abs(step - 0.4) < 0.5 / info.fps
+    # Within the frame on screen (at most 5/25 s long) and the tolerance.
+    assert (abs(spans - step * np.arange(5)) <= 5 / 25 + 1.5 / info.fps).all()
+
+
+def test_a_stream_of_sampled_frames_follows_the_times(variable):
+    path, times = variable
+    kept = list(sampled(path))
+    assert [number_of(frame) for _, _, frame in kept] == [index for index, _, _ in kept]
+    np.testing.assert_allclose([seconds for _, seconds, _ in kept], times[[i for i, _, _ in kept]], atol=2e-3)
+    assert abs(len(kept) - 2.5 * times[-1]) <= 2
+    assert np.diff([seconds for _, seconds, _ in kept]).max() < 0.4 + 6 / 25
+
+
+def test_a_stream_of_sampled_frames_has_the_stride_of_its_rate(folder):
+    for fps, stride in ((25, 10), (29.97, 12), (12.5, 5), (60, 24)):
+        path = write_video(folder / "rate.avi", 100, fps)
+        kept = list(sampled(path))
+        assert [index for index, _, _ in kept] == list(range(0, 100, stride))
+        assert [number_of(frame) for _, _, frame in kept] == list(range(0, 100, stride))
+        assert kept[1][1] == pytest.approx(stride / fps, abs=1e-3)
+
+
+def test_memory_does_not_grow_with_the_length(folder):
+    resource = pytest.importorskip("resource")
+    path = write_video(folder / "long.avi", [numbered(0, 640, 480)] * 1500)
+    list(itertools.islice(sampled(path), 5))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(1 for _ in sampled(path)) == 150     # 138 MB, were they kept
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if os.uname().sysname == "Darwin" else 1024) < 50e6
+
+
+def test_a_count_in_the_header_that_is_wrong_is_found_out(folder):
+    path = set_header_frames(write_video(folder / "count.avi", 60), 500)
+    frames, info, indices, stride = read_clip(path, 5, 25, 10, 0.9)
+    assert numbers(frames) == list(indices) and indices[-1] < 60 and info.frames == 60 and stride == 10
+
+
+@pytest.mark.parametrize("make, reason", [
+    (lambda p: None, "does not exist"),
+    (lambda p: p.write_bytes(b""), "empty"),
+    (lambda p: p.mkdir(), "folder"),
+    (lambda p: p.write_text("this is a letter\n" * 99), "no video"),
+    (write_sound, "no video"),
+])
+def test_a_file_that_is_no_video_has_a_reason_and_no_noise(tmp_path, capfd, make, reason):
+    path = tmp_path / "bad.avi"
+    make(path)
+    for use in (probe, lambda p: read_frames(p, [0]), lambda p: list(sampled(p))):
+        with pytest.raises(VideoError, match=reason) as error:
+            use(path)
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_gives_right_frames_or_a_video_error(folder, data):
+    path = folder / "whole.avi"
+    whole = path.read_bytes() if path.exists() else write_video(path, 60).read_bytes()
+    raw = bytearray(whole[:data.draw(st.integers(0, len(whole)))])
+    flips = data.draw(st.lists(st.tuples(st.integers(0, 8000), st.integers(0, 255)), max_size=5))
+    for at, value in flips if raw else []:
+        raw[at % len(raw)] = value
+    damaged = folder / "damaged.avi"
+    damaged.write_bytes(raw)
+    try:
+        frames = read_clip(damaged, 5, 25, 10, 0.5)[0]
+    except VideoError as error:
+        assert str(error) and "\n" not in str(error)
+    else:
+        assert len(frames) == 5 and len({frame.shape for frame in frames}) == 1
+        if not flips:
+            assert numbers(frames) == sorted(numbers(frames)) and max(numbers(frames)) < 60
+
+
+def test_a_truncated_file_ends_before_the_frame_that_is_cut(folder):
+    whole = write_video(folder / "cut.avi", [noise(i) for i in range(60)])
+    expected = read_frames(whole, range(60))
+    raw = whole.read_bytes()
+    for share in (0.35, 0.5, 0.8):
+        whole.write_bytes(raw[:int(len(raw) * share)])
+        with Video(whole) as opened:
+            count = len(opened.times())
+        assert 0 < count < 60
+        np.testing.assert_array_equal(read_frames(whole, range(count)), expected[:count])
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8)
+
+
+def test_a_phones_portrait_video_stands_upright(folder):
+    path = write_video(folder / "phone.mp4", 30)
+    turn(path)
+    info = probe(path)
+    assert (info.width, info.height) == (48, 64)
+    assert read_frames(path, [0]).shape == (1, 64, 48, 3)
+
+
+# ---------------------------------------------------------------- writing
+
+@pytest.mark.parametrize("width, height", [(64, 48), (33, 25), (1, 1), (48, 90)])
+def test_a_motion_jpeg_file_reads_back_at_its_size_rate_and_length(tmp_path, width, height):
+    frames = [np.full((height, width, 3), (20 * i, 90, 200), np.uint8) for i in range(5)]
+    with Writer(tmp_path / "clip.avi", 29.97 / 12, width, height, codec="MJPG") as out:
+        for frame in frames:
+            out.write(frame)
+    info = probe(tmp_path / "clip.avi")
+    assert (info.frames, info.width, info.height) == (5, width, height)
+    assert info.fps == pytest.approx(29.97 / 12, rel=1e-5)
+    difference = read_frames(tmp_path / "clip.avi", range(5)).astype(int) - np.stack(frames)
+    assert abs(difference).max() <= 3
+    assert avi.frames_in(tmp_path / "clip.avi") == 5
+
+
+def test_an_mp4_reads_back_at_its_size_rate_and_length(tmp_path):
+    with Writer(tmp_path / "film.mp4", 29.97, 64, 48) as out:
+        for i in range(40):
+            out.write(numbered(i))
+    info = probe(tmp_path / "film.mp4")
+    assert (info.frames, info.width, info.height) == (40, 64, 48) and info.fps == pytest.approx(29.97)
+    assert numbers(read_frames(tmp_path / "film.mp4", range(40))) == list(range(40))
+
+
+@pytest.mark.parametrize("name, codec", [("film.mp4", "mp4v"), ("clip.avi", "MJPG")])
+def test_a_film_is_whole_or_absent(tmp_path, name, codec):
+    with pytest.raises(KeyError), Writer(tmp_path / name, 25, 64, 48, codec=codec) as out:
+        out.write(numbered(1))
+        raise KeyError
+    with Writer(tmp_path / name, 25, 64, 48, codec=codec):
+        pass    # not one frame
+    assert list(tmp_path.iterdir()) == []
+    out = Writer(tmp_path / name, 25, 64, 48, codec=codec)
+    out.write(numbered(1))
+    assert not (tmp_path / name).exists()
+    out.close()
+    out.close()
+    assert [p.name for p in tmp_path.iterdir()] == [name] and probe(tmp_path / name).frames == 1
+
+
+def test_a_frame_of_another_size_and_a_codec_that_is_none_are_refused(tmp_path):
+    with Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
+        out.write(numbered(0))
+        with pytest.raises(ValueError, match="48 x 64 x 3"):
+            out.write(numbered(0, 32, 32))
+    with pytest.raises(VideoError, match="codec"):
+        Writer(tmp_path / "other.mp4", 25, 64, 48, codec="NONE")
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="No space"), Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
+        out.write(numbered(0))
+        # What OpenCV leaves, without a word, when the disk has no room for the file's end.
+        release = out._out.release
+
+        class Cut:
+            def write(self, frame):
+                pass
+
+            def release(self):
+                release()
+                out._temporary.write_bytes(out._temporary.read_bytes()[:50])
+        out._out = Cut()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_that_is_cut_off_is_seen(tmp_path):
+    path = tmp_path / "clip.avi"
+    with Writer(path, 2.5, 64, 48, codec="MJPG") as out:
+        out.write(numbered(0))
+    raw = path.read_bytes()
+    for size in (0, 20, 224, len(raw) - 1):
+        path.write_bytes(raw[:size])
+        assert avi.frames_in(path) is None
+    assert avi.frames_in(tmp_path / "none.avi") is None
