@@ -43,7 +43,7 @@ from lrcn.clips import splits
 from lrcn.clips.journal import Journal, clip_path, merge, read_state
 from lrcn.video import avi
 from lrcn.video.reader import EXTENSIONS, Video, VideoError
-from lrcn.video.sampling import read_clip, sample_video, sampling_stride
+from lrcn.video.sampling import Rate, read_clip, sample_video
 
 # The flags that decide what a clip holds: one folder, one value of each.
 FIXED = ("sampling_rate", "FPS", "num_frames_to_extract", "seed", "row_data_dir", "ucf_list_dir")
@@ -79,9 +79,9 @@ def parse_arguments():
         help="folder to write the sampled clips to")
     add("--ucf_list_dir", default=None, metavar="DIR",
         help="folder with the split lists (trainlist01.txt, ...); without it every video is taken")
-    add("--sampling_rate", type=cli.number(float, above=0), default=10,
+    add("--sampling_rate", type=cli.number(float, above=0), default=Rate.sampling_rate,
         help="down-sampling factor: FPS / sampling_rate frames a second are kept")
-    add("--FPS", type=cli.number(float, above=0), default=25,
+    add("--FPS", type=cli.number(float, above=0), default=Rate.FPS,
         help="frames a second to which sampling_rate refers; a video of another rate is sampled "
              "at the same times")
     add("--num_frames_to_extract", type=frames_or_all, default=5, metavar="N|all",
@@ -168,16 +168,15 @@ def fraction(seed, job):
     return int.from_bytes(digest[:6], "big") / 2 ** 48
 
 
-def sample(job, raw, out, rank, count, FPS, sampling_rate, seed):
+def sample(job, raw, out, rank, count, rate, seed):
     """Write one clip. Returns ("done", manifest row), ("failed", reason) or ("full", errno, text)."""
     cv2.setNumThreads(1)
     source = Path(raw, job.source)
     try:
         job.source.encode()     # the manifest is UTF-8
         if count == "all":
-            return write_whole(job, source, out, rank, FPS, sampling_rate)
-        frames, info, indices, stride = read_clip(source, count, FPS, sampling_rate,
-                                                        fraction(seed, job))
+            return write_whole(job, source, out, rank, rate)
+        frames, info, indices, stride = read_clip(source, count, rate, fraction(seed, job))
     except (VideoError, OSError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
@@ -227,11 +226,11 @@ def remove_leftovers(out, rank, world):
             path.unlink(missing_ok=True)
 
 
-def write_whole(job, source, out, rank, FPS, sampling_rate):
+def write_whole(job, source, out, rank, rate):
     """All sampled frames of a video, in constant memory."""
     with Video(source) as opened:
-        stride = sampling_stride(opened.info.fps, FPS, sampling_rate)
-        frames = (frame for _, _, frame in sample_video(opened, FPS, sampling_rate))
+        stride = rate.stride(opened.info.fps)
+        frames = (frame for _, _, frame in sample_video(opened, rate))
         try:
             written = write_clip(out, rank, job, frames, opened.info.fps / stride)
         except StopIteration:
@@ -287,8 +286,8 @@ def spread(jobs):
 def sample_all(jobs, out, rank, args, journal, bar):
     """Sample `jobs` in worker processes; every outcome goes to the journal."""
     work = functools.partial(sample, raw=args.row_data_dir, out=str(out), rank=rank,
-                             FPS=args.FPS, count=args.num_frames_to_extract,
-                             sampling_rate=args.sampling_rate, seed=args.seed)
+                             rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
+                             seed=args.seed)
     written = []
     outcomes = workers.results(work, spread(jobs), args.num_workers or default_workers(), args.time_limit)
     with contextlib.closing(outcomes):

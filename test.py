@@ -21,6 +21,7 @@ from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import labels, plots
 from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import predict_videos
+from lrcn.video.sampling import Rate
 
 
 def make_parser():
@@ -83,17 +84,11 @@ def draw(folder, data, classes, probabilities, tables, note, args):
                          true[grid], predicted[grid], [probabilities[i].max() for i in chosen[grid]],
                          title="Test clips: first frame, predicted and true class",
                          note=f"{note}. Half of those drawn are wrong ones, where there are so many")
-    fps = play_rate(data.folder)
+    fps = Rate.of(sampling_settings(data.folder)).per_second
     for i, meant, said in zip(tqdm(chosen, desc="drawing clips", unit="clip"), true, predicted, strict=True):
         mark = "right" if meant == said else "wrong"
         labels.labelled_clip_video(folder / "videos" / f"{data.videos[i].name}_{mark}.mp4", [clip(i)],
                                            [meant], [said], fps)
-
-
-def play_rate(sampled):
-    """Frames a second of the sampled videos."""
-    settings = sampling_settings(sampled)
-    return settings.get("FPS", 25) / settings.get("sampling_rate", 10)
 
 
 def choose(right, number, seed):

@@ -32,6 +32,7 @@ from lrcn.encoding.store import cache_key
 from lrcn.study import report
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
+from lrcn.video.sampling import Rate
 
 FOLDER = "test_continues_movie"
 
@@ -216,10 +217,9 @@ def write_movie(path, data, source, found):
     p = np.concatenate([np.zeros((T - 1, found.p.shape[1])), found.p[windows]])
     pictures = (source_frames(data, source[v].video, [source[v].frames[f]])[0]
                 for v, f in zip(video, frame, strict=True))
-    sampling = sampling_settings(data)
     action = found.labels[video]
     labels.mixed_movie(path, pictures, truth, predicted, p, found.classes,
-                               sampling["FPS"] / sampling["sampling_rate"], action)
+                               Rate.of(sampling_settings(data)).per_second, action)
 
 
 # ---------------------------------------------------------------- several runs

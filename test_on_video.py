@@ -40,7 +40,7 @@ from lrcn.base.ranks import Stop
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
-from lrcn.video.sampling import sampling_stride
+from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
 from lrcn.watching.sliding import History, Slider, ahead, analyse
 
@@ -99,7 +99,7 @@ def live_name(source):
 
 
 def sampled_at(trained):
-    """(FPS, sampling_rate) of the training clips."""
+    """The Rate of the training clips."""
     saved = trained.settings
     if not saved.get("sampling_rate"):  # a run of before they were kept with it
         try:
@@ -108,7 +108,7 @@ def sampled_at(trained):
             print("warning: how the training clips were sampled is not known; 2.5 frames a second are "
                   "taken", file=sys.stderr)
             saved = {}
-    return saved.get("FPS") or 25, saved.get("sampling_rate") or 10
+    return Rate.of(saved)
 
 
 # ---------------------------------------------------------------- a file
@@ -141,17 +141,17 @@ class Labelling:
 
 def label_file(path, name, folder, slider, trained, args, stop):
     """All outputs of one file; (sentence that says what was done, seconds that were seen)."""
-    FPS, sampling_rate = sampled_at(trained)
+    rate = sampled_at(trained)
     info, begin = probe(path), time.monotonic()
     if any(path.resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
         raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
-    half = sampling_stride(info.fps, FPS, sampling_rate) / info.fps / 2
+    half = rate.stride(info.fps) / info.fps / 2
     history, known, drawn = History(slider.length), 0, 0
     with contextlib.ExitStack() as stack:
         table, painter = stack.enter_context(outputs.outputs(folder, trained.classes, info.fps, args))
         bar = stack.enter_context(tqdm(total=info.frames or None, unit="frame", desc=name[:24],
                                        dynamic_ncols=True, mininterval=0.3))
-        steps = ahead(analyse(path, slider, history, FPS, sampling_rate), 2)
+        steps = ahead(analyse(path, slider, history, rate), 2)
         stack.callback(steps.close)
         labelling = None
         if args.video or args.gif:
@@ -175,7 +175,7 @@ def label_file(path, name, folder, slider, trained, args, stop):
         if not labelling and not stop.signal:
             bar.update((info.frames or bar.n) - bar.n)
     history = history.cut(known)
-    segments = outputs.summarise(folder, name, history, trained.classes, args, FPS / sampling_rate)
+    segments = outputs.summarise(folder, name, history, trained.classes, args, rate)
     seen = history.end
     took = time.monotonic() - begin
     return (f"{name}: {seen:.1f} s, {slider.encoded} frames encoded, {known} windows, {segments} segments, "
@@ -210,10 +210,10 @@ def label_files(sources, root, slider, trained, args, stop):
 
 def label_live(address, name, folder, slider, trained, args, stop):
     """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
-    FPS, sampling_rate = sampled_at(trained)
+    rate = sampled_at(trained)
     shown = re.sub(r"//[^/@]*@", "//", address)     # a password is nobody's business
     try:
-        source = live.Source(address, FPS, sampling_rate)
+        source = live.Source(address, rate)
     except VideoError as error:
         raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
                         f"it?") from None
@@ -237,7 +237,7 @@ def label_live(address, name, folder, slider, trained, args, stop):
             raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled frames, before "
                             f"a window of {slider.length} was full")
     outputs.summarise(folder, name, history.cut(classifier.known), trained.classes, args,
-                           FPS / sampling_rate)
+                           rate)
     return (f"{name}: {frame.seconds:.1f} s, {painter.frames} frames written, "
             f"{bar.n / max(frame.seconds, 1e-3):.1f} frames a second shown, {slider.encoded} classified, "
             f"{classifier.skipped} skipped, mean delay {classifier.mean_delay:.2f} s")

@@ -14,7 +14,7 @@ import models
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import FORMAT, load_file, restore
-from lrcn.runs import CHECKPOINTS, checkpoint_path
+from lrcn.runs import RunFolder, checkpoint_path
 
 
 def choose_device(name="auto"):
@@ -76,7 +76,7 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     state = load_file(path, flag)
     model, classes, settings = build(state, f"--{flag} {path}")
     restore(model, state, path, flag)
-    run = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
+    run = RunFolder.of(path).path
     return Trained(model.to(device).eval(), classes, settings, path, run, state.get("epoch", 0))
 
 

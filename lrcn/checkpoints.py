@@ -12,7 +12,7 @@ import torch
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.encoding import backbones
-from lrcn.runs import ENCODER_FILE
+from lrcn.runs import RunFolder
 
 FORMAT = 1
 
@@ -68,7 +68,7 @@ def restore(model, state, path, flag):
     source = f"--{flag} {path}"
     encoder = state.get("encoder")
     if encoder is None:
-        sibling = Path(path).with_name(ENCODER_FILE)
+        sibling = Path(path).with_name(RunFolder("").checkpoint("encoder").name)
         if not sibling.is_file():
             raise UserError(f"{source}: the frozen encoder's file {sibling.name} is missing beside it; "
                             f"copy it along, or take best.pth.tar, which holds everything")

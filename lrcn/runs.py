@@ -1,23 +1,79 @@
-"""Run folders, checkpoints, seeds, devices and ranks.
+"""The run folder: every file name in it, once.
 
-A checkpoint holds state dicts and plain containers only, and is read with weights_only=True: a
-stranger's file cannot run code. It says all that is needed to build the model again.
+    run = RunFolder("20261121-110128")
+    run.splits, run.test.metrics, run.film("holiday").segments      # paths
+    new_run_folder(local_dir, True); newest_run(local_dir)          # for training
+    checkpoint_path(model_dir, "last")                              # for everybody else
 """
-
 import platform
 import sys
 import time
 from pathlib import Path
 
-import torch
-
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 
-CHECKPOINTS = "Saved_model_checkpoint"
+
+def _named(name):
+    """A property: the path of this name in the folder."""
+    return property(lambda folder: folder.path / name)
 
 
-ENCODER_FILE = "encoder.pth.tar"
+class _Folder:
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __str__(self):
+        return str(self.path)
+
+
+class TestFolder(_Folder):
+    """What test.py leaves (and fuse.py, of several runs)."""
+    __test__ = False    # no test, says pytest otherwise
+    metrics, predictions = _named("metrics.json"), _named("predictions.csv")
+    mistakes = _named("mistakes.csv")
+    confusion, confusion_picture = _named("confusion_matrix.csv"), _named("confusion_matrix.png")
+    accuracy, accuracy_picture = _named("accuracy_per_class.csv"), _named("accuracy_per_class.png")
+    figures, videos = _named("figures"), _named("videos")
+
+
+class StudyFolder(_Folder):
+    """What test_continues_movie.py leaves, of one run or of several."""
+    metrics, windows, movie = _named("metrics.json"), _named("windows.csv"), _named("movie.mp4")
+    comparison, comparison_table = _named("comparison.json"), _named("comparison.csv")
+
+
+class FilmFolder(_Folder):
+    """What test_on_video.py leaves of one film."""
+    predictions, segments = _named("predictions.csv"), _named("segments.csv")
+    film, gif, timeline = _named("labelled.mp4"), _named("labelled.gif"), _named("timeline.png")
+    subtitles = _named("segments.srt")
+
+
+class RunFolder(_Folder):
+    """What train.py leaves, with the places of what other scripts add."""
+    settings, splits, metrics = _named("settings.json"), _named("splits.csv"), _named("metrics.csv")
+    figures, report = _named("figures"), _named("report.html")
+    checkpoints = _named("Saved_model_checkpoint")
+    study = property(lambda run: StudyFolder(run.path / "test_continues_movie"))
+    test = property(lambda run: TestFolder(run.path / "test"))
+    films = _named("test_on_video")
+
+    def film(self, name):
+        return FilmFolder(self.films / name)
+
+    def checkpoint(self, name):
+        """The file of the checkpoint `name`: best, last, epoch_5, or encoder for the frozen one."""
+        return self.checkpoints / f"{name}{ENDING}"
+
+    @classmethod
+    def of(cls, checkpoint):
+        """The run folder that a checkpoint file lies in, also where it was copied out of its own."""
+        folder = Path(checkpoint).parent
+        return cls(folder.parent if folder.name == cls.checkpoints.fget(cls("")).name else folder)
+
+
+ENDING = ".pth.tar"
 
 
 def new_run_folder(local_dir, open_new_folder):
@@ -47,34 +103,43 @@ def new_run_folder(local_dir, open_new_folder):
 
 def newest_run(local_dir):
     """The newest run folder below local_dir that has a last.pth.tar; UserError when there is none."""
-    found = [p for p in Path(local_dir).expanduser().glob(f"*/{CHECKPOINTS}/last.pth.tar")]
+    local_dir = Path(local_dir).expanduser()
+    found = [run for path in local_dir.glob("*") if (run := RunFolder(path)).checkpoint("last").is_file()]
     if not found:
-        raise UserError(f"--resume auto: no run folder with a last.pth.tar below --local_dir {local_dir}")
-    return max(found, key=lambda p: p.stat().st_mtime_ns).parent.parent
+        raise UserError(f"--resume auto: no run folder with a last{ENDING} below --local_dir {local_dir}")
+    return max(found, key=lambda run: run.checkpoint("last").stat().st_mtime_ns).path
+
+
+def checkpoint_path(model_dir, model_name=None, flag=None):
+    """The checkpoint that --model_dir (a run folder, its checkpoint folder, or a checkpoint itself)
+    and --model_name mean.
+
+    Without a name: best.pth.tar, or last.pth.tar before there is a best one. flag: the one that
+    named the folder, where it was not --model_dir.
+    """
+    named = flag or "model_dir"
+    if not model_name and Path(model_dir).expanduser().is_file():
+        return Path(model_dir).expanduser()
+    folder = cli.folder(named, model_dir, "give the run folder that train.py printed")
+    inside = RunFolder(folder).checkpoints
+    folder = inside if inside.is_dir() else folder
+    names = [model_name, f"{model_name}{ENDING}"] if model_name else [f"best{ENDING}", f"last{ENDING}"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    have = sorted(p.name for p in folder.glob(f"*{ENDING}") if p.name != f"encoder{ENDING}")
+    if not have and not model_name:
+        raise UserError(f"--{named} {model_dir}: this is no run folder (no checkpoint in it); give the "
+                        f"folder that train.py printed")
+    said = f"--{flag} {model_dir}: no {names[0]}" if flag else f"--model_name {names[0]}: no such checkpoint"
+    raise UserError(f"{said} in {folder}; there: {', '.join(have) or 'none'}")
 
 
 def versions():
     """What a run was made with, for settings.json."""
     import cv2
+    import torch
     import torchvision
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "opencv": cv2.__version__,
             "machine": f"{platform.system()} {platform.machine()}", "command": " ".join(sys.argv)}
-
-
-def checkpoint_path(model_dir, model_name=None, flag=None):
-    """The checkpoint that --model_dir (a run folder, or its checkpoint folder) and --model_name mean.
-
-    Without a name: best.pth.tar, or last.pth.tar before there is a best one. flag: the one that
-    named the folder, where it was not --model_dir.
-    """
-    folder = cli.folder(flag or "model_dir", model_dir, "give the run folder that train.py printed")
-    if (folder / CHECKPOINTS).is_dir():
-        folder = folder / CHECKPOINTS
-    names = [model_name, f"{model_name}.pth.tar"] if model_name else ["best.pth.tar", "last.pth.tar"]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    have = ", ".join(sorted(p.name for p in folder.glob("*.pth.tar") if p.name != ENCODER_FILE)) or "none"
-    said = f"--{flag} {model_dir}: no {names[0]}" if flag else f"--model_name {names[0]}: no such checkpoint"
-    raise UserError(f"{said} in {folder}; there: {have}")

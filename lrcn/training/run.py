@@ -16,6 +16,7 @@ from lrcn.drawing import labels, plots
 from lrcn.encoding.features import Options
 from lrcn.training import engine
 from lrcn.training.feeds import epoch_steps, make_feeds
+from lrcn.video.sampling import Rate
 
 
 class Run:
@@ -130,7 +131,7 @@ class Run:
         if not names or not self.rank.first:
             return
         self.saved_at = time.monotonic()
-        folder = self.folder / runs.CHECKPOINTS
+        folder = runs.RunFolder(self.folder)
         frozen = self.args.train_encoder == "none"
         with self.learner.averaged():
             state = {**checkpoints.describe(self.model, self.classes, self.settings),
@@ -140,7 +141,7 @@ class Run:
                      "learner": self.learner.state()}
             for name in names:
                 whole = {"encoder": self.model.encoder.state_dict()} if name == "best" else {}
-                checkpoints.save_file(folder / f"{name}.pth.tar", {**state, **whole})
+                checkpoints.save_file(folder.checkpoint(name), {**state, **whole})
 
     def encoder_digest(self):
         if self.args.train_encoder != "none" or not hasattr(self, "_digest"):
@@ -150,11 +151,11 @@ class Run:
     def start_folder(self, checkpoint):
         """A resumed run goes on in its folder; a new one gets its own, with what it starts from."""
         args = self.args
-        resumed = checkpoint and checkpoint.parent.name == runs.CHECKPOINTS
+        resumed = checkpoint and checkpoint.parent == runs.RunFolder.of(checkpoint).checkpoints
         folder = self.folder = (checkpoint.parent.parent if resumed else
                                 runs.new_run_folder(args.local_dir, args.open_new_folder))
         cli.say(f"run folder: {folder}")
-        for sub in (".", runs.CHECKPOINTS, "figures"):
+        for sub in (".", runs.RunFolder(folder).checkpoints.name, "figures"):
             (folder / sub).mkdir(exist_ok=True)
             files.remove_leftovers(folder / sub)
         size = 4 * checkpoints.count_parameters(self.model)
@@ -166,7 +167,7 @@ class Run:
                                                         "device_used": str(self.device)})
             splits.write_splits(folder / "splits.csv", self.samples)
             if args.train_encoder == "none":
-                checkpoints.save_file(folder / runs.CHECKPOINTS / runs.ENCODER_FILE,
+                checkpoints.save_file(runs.RunFolder(folder).checkpoint("encoder"),
                                 {"encoder": self.model.encoder.state_dict()})
         from torch.utils.tensorboard import SummaryWriter
         self.writer = SummaryWriter(str(folder), purge_step=self.progress.epoch + 1 if resumed else None)
@@ -217,7 +218,7 @@ class Run:
         """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         path = self.folder / "figures" / f"{name}.gif"
-        fps = (self.settings["FPS"] or 25) / (self.settings["sampling_rate"] or 10)
+        fps = Rate.of(self.settings).per_second
         labels.clip_gif(path, frames, fps, true=true, predicted=said)
         image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
                               encoded_image_string=path.read_bytes())

@@ -1,16 +1,12 @@
-"""Reading, sampling and writing videos with OpenCV. Frames are uint8 (H, W, 3) RGB; no torch.
+"""Which frames of a video are kept: so many a second, whatever the video's own rate.
 
-    info = probe("clip.avi")                                  # fps, frames, width, height
-    frames = read_frames("clip.avi", [30, 40, 50, 60, 70])    # exactly these, (5, H, W, 3)
-    with Video("film.mp4") as film:                           # 2.5 frames a second, constant memory
-        for index, seconds, frame in sample_video(film): ...
-    with Writer("out.mp4", info.fps, info.width, info.height) as out: out.write(frame)
-
-A video that cannot be read raises VideoError, whose text is the reason in one line; FFmpeg's own
-remarks on stderr are switched off (set OPENCV_FFMPEG_LOGLEVEL and OPENCV_LOG_LEVEL to see them).
+    rate = Rate(FPS=25, sampling_rate=10)                     # 2.5 frames a second
+    with Video("film.mp4") as film:                           # constant memory
+        for index, seconds, frame in sample_video(film, rate): ...
+    frames, info, indices, stride = read_clip("film.mp4", 5, rate, fraction=0.3)
 """
-
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,12 +17,30 @@ from lrcn.video.reader import Video, VideoError, _frames_at
 TOLERANCE = 1.5
 
 
-def sampling_stride(source_fps, FPS=25, sampling_rate=10):
-    """Source frames from one kept frame to the next, so that FPS / sampling_rate are kept a second.
+@dataclass(frozen=True)
+class Rate:
+    """FPS / sampling_rate frames of every second: the one home of these two flags and their defaults."""
+    FPS: float = 25
+    sampling_rate: float = 10
 
-    25 fps -> 10, 29.97 -> 12, 12.5 -> 5; at least 1.
-    """
-    return max(1, math.floor(source_fps * sampling_rate / FPS + 0.5))
+    @classmethod
+    def of(cls, settings):
+        """The rate that a settings.json or a checkpoint's settings tell, or the usual one."""
+        return cls(settings.get("FPS") or cls.FPS, settings.get("sampling_rate") or cls.sampling_rate)
+
+    @property
+    def per_second(self):
+        """Sampled frames a second; their playing rate too."""
+        return self.FPS / self.sampling_rate
+
+    @property
+    def step(self):
+        """Seconds from one sampled frame to the next."""
+        return self.sampling_rate / self.FPS
+
+    def stride(self, source_fps):
+        """Source frames from one kept frame to the next: 25 fps -> 10, 29.97 -> 12, 12.5 -> 5; at least 1."""
+        return max(1, math.floor(source_fps * self.step + 0.5))
 
 
 class Beat:
@@ -86,7 +100,7 @@ def sample_by_time(times, fps, stride, count, fraction):
     return np.searchsorted(times, due + slack, "right") - 1, stride
 
 
-def read_clip(path, count, FPS, sampling_rate, fraction):
+def read_clip(path, count, rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
 
     Returns (list of frames (H, W, 3), VideoInfo, indices (count,), stride). info.frames is the count
@@ -95,7 +109,7 @@ def read_clip(path, count, FPS, sampling_rate, fraction):
     """
     with Video(path) as video:
         info = video.info
-        stride = sampling_stride(info.fps, FPS, sampling_rate)
+        stride = rate.stride(info.fps)
         span = (count - 1) * stride + 1
         if info.frames >= span:
             indices = int(fraction * (info.frames - span + 1)) + stride * np.arange(count)
@@ -138,13 +152,13 @@ def _at_constant_rate(video, indices):
     return frames
 
 
-def sample_video(video, FPS=25, sampling_rate=10):
+def sample_video(video, rate):
     """Yields (source frame index, seconds, frame uint8 (H, W, 3)) of an open Video, one at a time.
 
-    FPS / sampling_rate frames a second; seconds count from the first frame. Memory stays the same
+    Seconds count from the first frame. Memory stays the same
     however long the video is.
     """
-    beat = Beat(video.info.fps, sampling_stride(video.info.fps, FPS, sampling_rate))
+    beat = Beat(video.info.fps, rate.stride(video.info.fps))
     while video.grab():
         if beat.keep(video.time):
             yield video.position, video.time, video.frame()

@@ -1,6 +1,6 @@
 """A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
 
-    with Source("0", FPS=25, sampling_rate=10) as source, Classifier(slider, history, source) as it:
+    with Source("0", Rate()) as source, Classifier(slider, history, source) as it:
         frame = source.newer_than(index)        # waits for it
 
 Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import Beat, sampling_stride
+from lrcn.video.sampling import Beat
 
 TITLE = "test_on_video (Esc or q ends)"
 
@@ -85,12 +85,12 @@ class Source(_Thread):
     played at its own speed.
     """
 
-    def __init__(self, source, FPS, sampling_rate):
+    def __init__(self, source, rate):
         super().__init__()
         self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
-        self.beat = Beat(self.fps, sampling_stride(self.fps, FPS, sampling_rate))
+        self.beat = Beat(self.fps, rate.stride(self.fps))
         self.beat.constant = False      # a live source drops frames: only the time counts
         address = "://" in str(source)
         self.paced = address and (self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0

@@ -3,7 +3,7 @@
     with outputs(folder, classes, fps, args) as (table, painter):
         table.catch_up(history, known)              # predictions.csv grows
         painter.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
-    summarise(folder, "film", history, classes, args, rate=2.5)     # segments.csv, timeline.png
+    summarise(folder, "film", history, classes, args, rate)     # segments.csv, timeline.png
 
 args: min_probability, min_segment (seconds), video and gif (whether to write them).
 """
@@ -128,12 +128,12 @@ def outputs(folder, classes, fps, args):
 def summarise(folder, name, history, classes, args, rate):
     """Write segments.csv and timeline.png; how many segments there are.
 
-    rate: sampled frames a second.
+    rate: the sampling.Rate at which the video was seen.
     """
     shares = history.smoothed()
     segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p
                 in find_segments(history.times, history.end, shares, args.min_probability,
-                                         math.ceil(args.min_segment * rate))]
+                                         math.ceil(args.min_segment * rate.per_second))]
     files.write_csv(folder / "segments.csv", ["start", "end", "label", "probability"],
                     [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
     names, seconds, lines = leading(classes, history.times, shares, segments)

@@ -2,7 +2,7 @@
 
     slider = Slider(trained, device)
     history = History(slider.length)
-    for known in analyse("film.mp4", slider, history, FPS=25, sampling_rate=10):
+    for known in analyse("film.mp4", slider, history, Rate()):
         ...                                     # history.windows[:known] are there
     segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
 

@@ -2,7 +2,7 @@
 
     slider = Slider(trained, device)
     history = History(slider.length)
-    for known in analyse("film.mp4", slider, history, FPS=25, sampling_rate=10):
+    for known in analyse("film.mp4", slider, history, Rate()):
         ...                                     # history.windows[:known] are there
     segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
 
@@ -114,7 +114,7 @@ class History:
         return total / count
 
 
-def analyse(path, slider, history, FPS, sampling_rate):
+def analyse(path, slider, history, rate):
     """Fill `history` from a video file; yields how many windows are known, as they become known.
 
     A video shorter than a window is seen as in training: with a smaller stride, and the last frame
@@ -123,7 +123,7 @@ def analyse(path, slider, history, FPS, sampling_rate):
     slider.restart()
     with Video(path) as source:
         crops = []
-        for _, seconds, frame in sample_video(source, FPS, sampling_rate):
+        for _, seconds, frame in sample_video(source, rate):
             history.times.append(seconds)
             crops.append(slider.crop(frame))
             if len(crops) == slider.block:  # a block is at least a window long
@@ -133,7 +133,7 @@ def analyse(path, slider, history, FPS, sampling_rate):
             raise VideoError("not one frame of it can be decoded")
         history.end = source.time + 1 / source.info.fps
     if len(history.times) < slider.length:
-        frames, info, indices, _ = read_clip(path, slider.length, FPS, sampling_rate, fraction=0)
+        frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
         history.times[:] = (indices / info.fps).tolist()
         crops = [slider.crop(frame) for frame in frames]
     if crops:

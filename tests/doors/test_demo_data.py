@@ -9,7 +9,7 @@ from conftest import run
 
 import demo_data
 from lrcn.video.reader import probe, read_frames
-from lrcn.video.sampling import sampling_stride
+from lrcn.video.sampling import Rate
 
 TWINS = list(demo_data.PAIRS.values())
 
@@ -24,7 +24,7 @@ def all_frames(path):
 
 def sampled_frames(path):
     info = probe(path)
-    return read_frames(path, np.arange(5) * sampling_stride(info.fps))
+    return read_frames(path, np.arange(5) * Rate().stride(info.fps))
 
 
 def digests(folder):
@@ -40,7 +40,7 @@ def test_the_videos_are_mpeg4_in_ucf101s_size_rates_and_layout(demo):
         for path in (demo / "UCF-101" / name).iterdir():
             info = probe(path)
             assert (info.width, info.height) == (320, 240)
-            assert 4 * sampling_stride(info.fps) + 1 <= info.frames <= 80
+            assert 4 * Rate().stride(info.fps) + 1 <= info.frames <= 80
             rates.add(round(info.fps, 2))
     assert rates == {25.0, 29.97}
     assert path.read_bytes()[:200].count(b"XVID") >= 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "download_ucf101.sh"
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "download_ucf101.sh"
 TOOLS = ("unar", "7z", "bsdtar")
 VIDEOS = [f"{cls}/v_{cls}_g0{g}_c01.avi" for cls in ("Archery", "Surfing") for g in (1, 2)]
 RAR, ZIP = "UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"

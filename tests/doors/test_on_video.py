@@ -22,6 +22,7 @@ from videos import write_video
 import test_on_video
 import utils
 from lrcn.video.reader import Video, probe, read_frames
+from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
 from lrcn.watching import live
 from lrcn.watching.segments import find_segments
@@ -294,7 +295,7 @@ def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
     monkeypatch.setattr(live, "open_live", lambda _: Played())
     slider = Slow()
     history = History(slider.length)
-    with live.Source("0", FPS=100, sampling_rate=2) as source, \
+    with live.Source("0", Rate(100, 2)) as source, \
             live.Classifier(slider, history, source) as classifier:
         newest = -1
         while not source.ended:
@@ -342,7 +343,7 @@ def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(model, t
     slider.encoder = lambda frames: (passed.append(len(frames)), encoder(frames))[1]
     source = film(tmp_path / "film.avi", 12, 25, width=80, height=60)
     history = History(slider.length)
-    for known in analyse(source, slider, history, 25, 10):
+    for known in analyse(source, slider, history, Rate()):
         assert known == len(history.windows)
     assert sum(passed) == len(history.times) == slider.encoded == 30 and known == 26
     frames = read_frames(source, range(0, 300, 10))

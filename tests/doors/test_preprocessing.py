@@ -417,7 +417,7 @@ def test_torchrun_starts_it_without_torch(raw, done, tmp_path):
     if not torchrun.exists():
         pytest.skip("no torchrun beside this Python")
     result = subprocess.run([torchrun, "--standalone", "--nproc_per_node", "2",
-                             Path(__file__).parent.parent / SCRIPT, "--row_data_dir", raw,
+                             Path(__file__).parent.parent.parent / SCRIPT, "--row_data_dir", raw,
                              "--sampled_data_dir", tmp_path / "out", "--num_workers", "1"],
                             capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

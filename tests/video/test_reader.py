@@ -19,7 +19,7 @@ from videos import (
 
 from lrcn.video import avi
 from lrcn.video.reader import Video, VideoError, probe, read_frames
-from lrcn.video.sampling import Beat, read_clip, sample_by_time, sample_video, sampling_stride
+from lrcn.video.sampling import Beat, Rate, read_clip, sample_by_time, sample_video
 from lrcn.video.writer import Writer
 
 VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
@@ -39,7 +39,7 @@ def variable(folder):
 
 def sampled(path):
     with Video(path) as opened:
-        yield from sample_video(opened)
+        yield from sample_video(opened, Rate())
 
 
 def numbers(frames):
@@ -51,7 +51,7 @@ def numbers(frames):
 @pytest.mark.parametrize("fps, stride", [(25, 10), (29.97, 12), (12.5, 5), (30, 12), (24, 10), (60, 24),
                                          (59.94, 24), (15, 6), (2, 1), (0.5, 1)])
 def test_the_stride_follows_the_source_rate(fps, stride):
-    assert sampling_stride(fps) == stride
+    assert Rate().stride(fps) == stride
 
 
 def test_five_frames_at_25_fps_are_41_source_frames_and_1_6_seconds():
@@ -61,7 +61,7 @@ def test_five_frames_at_25_fps_are_41_source_frames_and_1_6_seconds():
 
 @given(fps=st.floats(5, 240), FPS=st.floats(5, 60), rate=st.floats(1, 30))
 def test_kept_frames_are_at_most_half_a_source_frame_off_the_asked_spacing(fps, FPS, rate):
-    stride = sampling_stride(fps, FPS, rate)
+    stride = Rate(FPS, rate).stride(fps)
     assert stride >= 1
     if fps * rate / FPS >= 0.5:
         assert abs(stride / fps - rate / FPS) <= 0.5 / fps + 1e-9
@@ -70,7 +70,7 @@ def test_kept_frames_are_at_most_half_a_source_frame_off_the_asked_spacing(fps, 
 @given(length=st.integers(1, 300), fps=st.sampled_from([12.5, 24, 25, 29.97, 60]),
        count=st.integers(1, 8), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_clip_lies_inside_its_video_at_one_stride(length, fps, count, fraction):
-    asked = sampling_stride(fps)
+    asked = Rate().stride(fps)
     indices, stride = sample_by_time(np.arange(length) / fps, fps, asked, count, fraction)
     assert len(indices) == count and indices[0] >= 0 and indices[-1] < length
     steps = set(np.diff(indices))
@@ -98,9 +98,9 @@ def test_at_a_variable_rate_each_frame_is_the_one_on_screen_at_its_time(duration
 
 @given(fps=st.sampled_from([12.5, 24, 25, 29.97, 30, 59.94]), drift=st.floats(0.998, 1.002))
 def test_a_constant_rate_is_sampled_at_one_stride_even_if_the_header_rounds_it(fps, drift):
-    beat = Beat(fps, sampling_stride(fps))
+    beat = Beat(fps, Rate().stride(fps))
     kept = [i for i in range(2000) if beat.keep(i / fps * drift)]
-    assert set(np.diff(kept)) == {sampling_stride(fps)}
+    assert set(np.diff(kept)) == {Rate().stride(fps)}
 
 
 @given(st.lists(st.integers(1, 8), min_size=200, max_size=400))
@@ -166,7 +166,7 @@ def test_times_of_a_variable_rate_are_the_files(variable):
 @pytest.mark.parametrize("fraction", [0, 0.3, 0.5, 0.8, 0.999])
 def test_a_clip_of_a_variable_rate_is_right_in_time(variable, fraction):
     path, times = variable
-    frames, info, indices, stride = read_clip(path, 5, 25, 10, fraction)
+    frames, info, indices, stride = read_clip(path, 5, Rate(), fraction)
     assert numbers(frames) == list(indices) and info.frames in (0, 150)
     spans = times[indices] - times[indices[0]]
     step = stride / info.fps
@@ -205,7 +205,7 @@ def test_memory_does_not_grow_with_the_length(folder):
 
 def test_a_count_in_the_header_that_is_wrong_is_found_out(folder):
     path = set_header_frames(write_video(folder / "count.avi", 60), 500)
-    frames, info, indices, stride = read_clip(path, 5, 25, 10, 0.9)
+    frames, info, indices, stride = read_clip(path, 5, Rate(), 0.9)
     assert numbers(frames) == list(indices) and indices[-1] < 60 and info.frames == 60 and stride == 10
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_file_gives_right_frames_or_a_video_error(folder, data):
     damaged = folder / "damaged.avi"
     damaged.write_bytes(raw)
     try:
-        frames = read_clip(damaged, 5, 25, 10, 0.5)[0]
+        frames = read_clip(damaged, 5, Rate(), 0.5)[0]
     except VideoError as error:
         assert str(error) and "\n" not in str(error)
     else:
