@@ -1,11 +1,11 @@
-"""What a trained model is tested on, what it says of it, and how sure the figures are.
+"""Which videos count: split lists and sampled clips -> the samples of a training, or of a test.
 
-    trained = utils.load_trained("20261121-110128")
-    data = test_data(trained, sampled_data_path, ucf_list_dir)      # the test list's videos
-    probabilities = predict_videos(trained, data, options)          # (videos, C), windows averaged
-    metrics = summarise(probabilities, data.labels, data.groups)    # top1, ci95, ...
+    samples, classes = training_samples(recipe)             # [Sample] of train, val and, if drawn, test
+    samples, classes = training_samples(recipe, run)        # of a resumed run: the parts of its splits.csv
+    data = test_data(trained, sampled_data_path, lists)     # the test list's videos, or the drawn part's
+
+Whatever is left out is counted, and said.
 """
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,110 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
 from lrcn.clips.manifest import read_sampled
+from lrcn.runs import RunFolder
 
+
+def silent(*_):
+    """In the place of cli.say, for all ranks but the first."""
+
+
+def _sampled(folder, settings):
+    """(Path, [SampledVideo]) of --sampled_data_path, with the groups that the flags name."""
+    folder = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
+    return folder, read_sampled(folder, settings.get("group_pattern"), settings.get("groups"))
+
+
+# ---------------------------------------------------------------- training
+
+def training_samples(recipe, run=None, say=cli.say):
+    """([Sample] of train, val and, where no list says it, test; class names in label order).
+
+    run: the RunFolder of a resumed run, whose splits.csv decides.
+    """
+    _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
+    pool, test, order = (_listed if recipe.ucf_list_dir and recipe.split != "random" else _drawn)(
+        recipe, videos, say)
+    short = sum(v.frames < recipe.num_frames_video for v in pool)
+    if short:
+        say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
+            f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
+            f"{recipe.num_frames_video} or more")
+    if run is not None and run.splits.is_file():
+        return _as_before(run, videos, [*pool, *test], say)
+    classes = _classes(recipe, pool, order)
+    pool = [v for v in pool if v.cls in set(classes)]
+    train, val = splits.hold_out(pool, recipe.split_size, recipe.seed + 1, by_video=recipe.split == "random")
+    if recipe.smaller_dataset:
+        train, val = splits.smaller(train), splits.smaller(val)
+    if not val:
+        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
+    return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
+
+
+def _listed(recipe, videos, say):
+    """(training videos, [], class order) of an official split."""
+    lists = cli.folder("ucf_list_dir", recipe.ucf_list_dir, "give the folder of the split lists")
+    listed, _ = splits.official_lists(lists, recipe.split)
+    pool, sentence = splits.present(listed, videos, "training")
+    say(sentence)
+    if not pool:
+        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: holds no video of the training "
+                        f"list in --ucf_list_dir {lists}")
+    return pool, [], splits.class_order(lists, listed)
+
+
+def _drawn(recipe, videos, say):
+    """(training videos, test videos, class order) of a split drawn by group, or by video for comparison."""
+    leaky = recipe.split == "random"
+    if leaky:
+        print("warning: --split random draws by video, not by group: near copies of the tested clips "
+              "are trained on, and the accuracy is inflated", file=sys.stderr)
+    elif not (recipe.group_pattern or recipe.groups) and splits.look_alike([(v.cls, v.name) for v in videos]):
+        print("warning: many videos share their name up to the last number; if such clips were cut from "
+              "one recording, say so with --group_pattern or --groups", file=sys.stderr)
+    pool, test = splits.hold_out(videos, recipe.test_size, recipe.seed, by_video=leaky)
+    return pool, test, splits.class_order(recipe.ucf_list_dir, videos)
+
+
+def _classes(recipe, pool, order):
+    """The classes to train on, in label order; UserError for a chosen one that has no training video."""
+    names = {v.cls for v in pool}
+    absent = [cls for cls in recipe.chosen_classes or () if cls not in names]
+    if absent:
+        raise UserError(f"--classes {','.join(recipe.chosen_classes)}: no training video of {absent[0]}; "
+                        f"there are {', '.join(sorted(names)[:10])}{' ...' if len(names) > 10 else ''}")
+    chosen = set(recipe.chosen_classes or names) & names
+    return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
+
+
+def _as_before(run, videos, candidates, say):
+    """The samples and classes of a resumed run: what came into the sampled data since is left out."""
+    rows = splits.read_splits(run.splits)
+    there = {(v.cls, v.name): v for v in videos}
+    samples = [splits.Sample(there[row["class"], row["video"]], row["label"], row["part"]) for row in rows
+               if (row["class"], row["video"]) in there]
+    if len(samples) < len(rows):
+        say(f"{len(samples)} of {len(rows)} videos of {run.splits} present")
+    if {s.part for s in samples} < {"train", "val"}:
+        raise UserError(f"--resume {run}: no training or no validation video of its splits.csv is in the "
+                        f"sampled data; give the --sampled_data_path that it was trained on")
+    known = {(row["class"], row["video"]) for row in rows}
+    labels = {row["class"]: row["label"] for row in rows}
+    new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
+    if new:
+        say(f"{len(new)} videos that are not in {run.splits} are left out of the resumed run: "
+            f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
+    return samples, sorted(labels, key=labels.get)
+
+
+# ---------------------------------------------------------------- testing
 
 @dataclass
 class TestData:
     """Test videos in list order, with what is known of them."""
+    __test__ = False
     folder: Path
-    videos: list            # dataset.SampledVideo
+    videos: list            # manifest.SampledVideo
     labels: np.ndarray      # int64 (N,)
     split: str              # 1, 2, 3, random or drawn
     note: str               # what was left out
@@ -38,69 +135,39 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 
     UserError: no such folders, no test video there, or one that the model was trained on.
     """
-    saved, run = trained.settings, trained.folder
-    folder = cli.folder("sampled_data_path", sampled_data_path or saved.get("sampled_data_path"),
-                        "give the folder that preprocessing_data.py wrote")
-    videos = read_sampled(folder, saved.get("group_pattern"), saved.get("groups"))
-    if not (run / "splits.csv").is_file():
+    saved, run = trained.settings, RunFolder(trained.folder)
+    folder, videos = _sampled(sampled_data_path or saved.get("sampled_data_path"), saved)
+    if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")
-    drawn = splits.read_splits(run / "splits.csv")
+    rows = splits.read_splits(run.splits)
     split = split or saved.get("test_split", "drawn")
     if split in ("1", "2", "3"):
         lists = cli.folder("ucf_list_dir", ucf_list_dir or saved.get("ucf_list_dir"),
                            "give the folder of the split lists")
         _, listed = splits.official_lists(lists, split)
-        found, note = splits.present(listed, videos, "test")
     else:
-        listed = [splits.Listed(r["class"], r["video"], None, "") for r in drawn if r["part"] == "test"]
-        found, note = splits.present(listed, videos, "test")
+        listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]
+    found, note = splits.present(listed, videos, "test")
     known = [v for v in found if v.cls in set(trained.classes)]
     if len(known) < len(found):
         note += f", {len(found) - len(known)} of them of classes that the model does not know"
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")
-    trained_on = {(r["class"], r["video"]) for r in drawn if r["part"] in ("train", "val")}
-    leaked = [v.path for v in known if (v.cls, v.name) in trained_on]
-    if leaked:
-        raise UserError(f"--split {split}: {len(leaked)} of its test videos, such as {leaked[0]}, were in "
-                        f"the training of {run}; test it on the split that it was trained for")
+    refuse_leaks(known, rows, split, run)
     samples = splits.make_samples({"test": known}, trained.classes)
-    counts = np.bincount([r["label"] for r in drawn if r["part"] == "train"], minlength=len(trained.classes))
+    counts = np.bincount([r["label"] for r in rows if r["part"] == "train"], minlength=len(trained.classes))
     return TestData(folder, known, np.array([s.label for s in samples]), str(split), note, counts)
 
 
-def load_samples(args, quiet=False):
-    """([Sample] of train, val and, where no list says it, test; class names in label order)."""
-    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
-    videos = read_sampled(folder, args.group_pattern, args.groups)
-    if args.ucf_list_dir and args.split != "random":
-        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")
-        listed, _ = splits.official_lists(lists, args.split)
-        pool, sentence = splits.present(listed, videos, "training")
-        if not quiet:
-            cli.say(sentence)
-        if not pool:
-            raise UserError(f"--sampled_data_path {folder}: holds no video of the training list in "
-                            f"--ucf_list_dir {lists}")
-        order, test = splits.class_order(lists, listed), []
-    else:
-        order = splits.class_order(args.ucf_list_dir, videos)
-        leaky = args.split == "random"
-        if leaky:
-            print("warning: --split random draws by video, not by group: near copies of the tested clips "
-                  "are trained on, and the accuracy is inflated", file=sys.stderr)
-        elif not (args.group_pattern or args.groups) and splits.look_alike([(v.cls, v.name) for v in videos]):
-            print("warning: many videos share their name up to the last number; if such clips were cut from "
-                  "one recording, say so with --group_pattern or --groups", file=sys.stderr)
-        pool, test = splits.hold_out(videos, args.test_size, args.seed, by_video=leaky)
-    names = {v.cls for v in pool}
-    classes = [cls for cls in order if cls in names][:args.number_of_classes]
-    pool = [v for v in pool if v.cls in set(classes)]
-    train, val = splits.hold_out(pool, args.split_size, args.seed + 1, by_video=args.split == "random")
-    if args.smaller_dataset:
-        train, val = splits.smaller(train), splits.smaller(val)
-    if not val:
-        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
-    return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
+test_data.__test__ = False
+
+
+def refuse_leaks(videos, rows, split, run):
+    """A UserError where a test video was in the run's training. rows: of its splits.csv."""
+    trained_on = {(r["class"], r["video"]) for r in rows if r["part"] in ("train", "val")}
+    leaked = [v.path for v in videos if (v.cls, v.name) in trained_on]
+    if leaked:
+        raise UserError(f"--split {split}: {len(leaked)} of its test videos, such as {leaked[0]}, were in "
+                        f"the training of {run}; test it on the split that it was trained for")

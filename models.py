@@ -13,11 +13,51 @@ import torch
 from torch import nn
 
 from lrcn.base.cli import UserError
+from lrcn.checkpoints import READOUTS
 from lrcn.clips.frames import Transform
-from lrcn.encoding import surgery
-from lrcn.encoding.backbones import _backbone, load_backbone
-from lrcn.encoding.surgery import move_statistics, per_modality, weights_digest
-from lrcn.training.recipe import READOUTS
+from lrcn.encoding import backbones, surgery
+
+
+class Encoder(nn.Module):
+    """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
+
+    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
+    It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
+    `moving_statistics` names the modules whose batch norms follow the data all the same.
+    """
+
+    def __init__(self, name, backbone, transform):
+        super().__init__()
+        self.name, self.backbone, self.transform = name, backbone, transform
+        self.moving_statistics = ()
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (transform.mean, transform.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+        self.eval()
+        with torch.inference_mode():
+            blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
+            self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
+
+    def forward(self, frames):
+        return surgery.per_modality(self._features, frames, self.transform.modalities).flatten(1)
+
+    def _features(self, frames):
+        # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
+        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
+
+    def train(self, mode=True):
+        super().train(False)
+        for name in self.moving_statistics if mode else ():
+            surgery.move_statistics(self.backbone.get_submodule(name))
+        return self
+
+    def digest(self):
+        """A fingerprint of the weights and statistics, 16 hex digits."""
+        return surgery.weights_digest(self.backbone)
+
+    def spec(self):
+        """What `encoder_from_spec` needs to build it again, in plain containers."""
+        return {"name": self.name, **asdict(self.transform)}
 
 
 class Head(nn.Module):
@@ -89,7 +129,7 @@ class Head(nn.Module):
 
 
 class LRCN(nn.Module):
-    """frames uint8 (B, T, 3, H, W) -> logits (B, classes)."""
+    """frames uint8 (B, T, 3, H, W) -> logits (B, classes); ValueError for frames of another kind."""
 
     def __init__(self, encoder, head):
         super().__init__()
@@ -97,7 +137,21 @@ class LRCN(nn.Module):
 
     def features(self, frames):
         """(B, T, 3, H, W) -> (B, T, feature_dim)."""
+        self.check(frames)
         return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+    def check(self, frames):
+        """Raise a ValueError unless these are frames as the encoder takes them."""
+        parts = [self.encoder.transform.modalities] if self.encoder.transform.modalities > 1 else []
+        layout = ("B", "T", *parts, 3, "H", "W")
+        right = isinstance(frames, torch.Tensor) and frames.dtype == torch.uint8 and \
+            frames.dim() == len(layout) and frames.shape[-3] == 3 and list(frames.shape[2:-3]) == parts
+        if not right:
+            found = type(frames)
+            if isinstance(frames, torch.Tensor):
+                found = f"{frames.dtype} {tuple(frames.shape)}"
+            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), RGB from 0 to 255 and "
+                             f"not normalised, not {found}")
 
     def forward(self, frames):
         return self.head(self.features(frames))
@@ -106,12 +160,12 @@ class LRCN(nn.Module):
 class Tail(nn.Module):
     """The trained blocks of an encoder and the head: activations (B, T, ...) -> logits.
 
-    The activations are those that encoders.cut's frozen part gives for every frame.
+    The activations are those that surgery.cut's frozen part gives for every frame.
     """
 
     def __init__(self, encoder, blocks, head):
         super().__init__()
-        self.blocks, self.head, self.moving_statistics = blocks, head, encoder.moving_statistics
+        self.blocks, self.head, self.moving_statistics = blocks, head, bool(encoder.moving_statistics)
         self.modalities = encoder.transform.modalities
 
     def train(self, mode=True):
@@ -133,47 +187,7 @@ class Tail(nn.Module):
         return self.head(self.features(activations))
 
 
-class Encoder(nn.Module):
-    """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
-
-    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
-    It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
-    `moving_statistics` lifts that for the batch norms alone.
-    """
-
-    def __init__(self, name, backbone, transform):
-        super().__init__()
-        self.name, self.backbone, self.transform = name, backbone, transform
-        self.moving_statistics = False
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (transform.mean, transform.std))
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
-        self.eval()
-        with torch.inference_mode():
-            blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
-            self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
-
-    def forward(self, frames):
-        return per_modality(self._features, frames, self.transform.modalities).flatten(1)
-
-    def _features(self, frames):
-        # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
-        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
-
-    def train(self, mode=True):
-        super().train(False)
-        if mode and self.moving_statistics:
-            move_statistics(self.backbone)
-        return self
-
-    def digest(self):
-        """A fingerprint of the weights and statistics, 16 hex digits."""
-        return weights_digest(self.backbone)
-
-    def spec(self):
-        """What `encoder_from_spec` needs to build it again, in plain containers."""
-        return {"name": self.name, **asdict(self.transform)}
-
+# ---------------------------------------------------------------- by name
 
 def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
@@ -184,12 +198,12 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
     UserError: no such model, weights that cannot be had or do not fit.
     """
     try:
-        backbone, transform = _backbone(name, weights == "DEFAULT", img_dim)
+        backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim)
     except OSError as error:  # urllib and the hubs raise its children
         raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
                         f"({error}); give a file with --encoder_weights PATH, or none") from None
     if isinstance(weights, dict):
-        load_backbone(backbone, weights)
+        backbones.load_backbone(backbone, weights)
     try:
         return Encoder(name, backbone, replace(transform, modality=modality))
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -200,9 +214,7 @@ def encoder_from_spec(spec):
     """The encoder, without weights, that `Encoder.spec()` described."""
     transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
                              for k, v in spec.items() if k != "name"})
-    backbone, usual = _backbone(spec["name"], False, None)
+    backbone, usual = backbones.build(spec["name"], False, None)
     if usual.crop != transform.crop:
-        backbone, _ = _backbone(spec["name"], False, transform.crop)
+        backbone, _ = backbones.build(spec["name"], False, transform.crop)
     return Encoder(spec["name"], backbone, transform)
-
-

@@ -8,150 +8,200 @@ prints its name as the last line. Stop it with Ctrl-C and go on with
 
     python train.py --resume auto
 """
-import argparse
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
+import dataset
 import models
 import utils
-from dataset import load_samples
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Stop, ranks, set_seed
+from lrcn.base.ranks import Rank, Stop, alone_environment, ranks, set_seed
+from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import surgery
+from lrcn.encoding.features import Options
+from lrcn.training import run as training
+from lrcn.training.engine import Learner
+from lrcn.training.feeds import epoch_steps, make_feeds
+from lrcn.training.pictures import Album
 from lrcn.training.recipe import parse
-from lrcn.training.run import Run
-
-# ---------------------------------------------------------------- data
-
-
 
 # ---------------------------------------------------------------- model
 
-def make_model(args, classes, state, checkpoint):
+def make_model(recipe, classes, state, checkpoint):
     """The LRCN to train: from a checkpoint's state, or new, with --init_from's weights where given."""
     if state:
-        model, known, _ = utils.build(state, f"--checkpoint_path {checkpoint}")
+        model, known, *_ = utils.build(state, f"--checkpoint_path {checkpoint}")
         if known != classes:
             raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
                             f"has {len(classes)}; give the flags and folders of that run")
         checkpoints.restore(model, state, checkpoint, "checkpoint_path")
         return model
-    set_seed(args.seed)
-    weights = args.encoder_weights
+    set_seed(recipe.seed)
+    weights = recipe.encoder_weights
     if weights.lower() == "none":
         weights = None
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
-    encoder = models.build_encoder(args.encoder, weights, args.img_dim, args.modality)
-    set_seed(args.seed)  # the head's weights do not depend on how the encoder came to be
-    head = models.Head(encoder.feature_dim, len(classes), args.latent_dim, args.hidden_size,
-                       args.lstm_layers, args.bidirectional, args.readout, args.dropout, args.loss_per_step)
+    encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality)
+    set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
+    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
+                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
+                       recipe.loss_per_step)
     model = models.LRCN(encoder, head)
-    if args.init_from:
-        for line in checkpoints.take_over(model, utils.load_trained(args.init_from, flag="init_from").model):
+    if recipe.init_from:
+        other = utils.load_trained(recipe.init_from, flag="init_from").model
+        for line in checkpoints.take_over(model, other):
             cli.say(line)
     return model
 
 
-# ---------------------------------------------------------------- run
-
-
-def train(args, checkpoint, device, rank):
-    state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
-    samples, classes = load_samples(args, quiet=not rank.first)
-    model = make_model(args, classes, state, checkpoint)
-    run = Run(args, rank, device, samples, classes, model, trained_part(args, model.to(device)))
-    run.prepare(state)
-    if run.alone and not rank.first:
-        return 0
-    if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
-        run.start_folder(checkpoint)
-    with Stop() as stop:
-        complete = run.train(stop)
-    if rank.first:
-        if not complete:
-            print(f"stopped in epoch {run.progress.epoch}; go on with: "
-                  f"python train.py --resume {run.folder}", file=sys.stderr)
-            return 128 + stop.signal
-        run.draw()
-        best = run.progress.best
-        cli.say(f"best validation top-1 {best['top1']:.3f} of {len(run.val_feed.names)} clips, "
-                f"epoch {best['epoch']}")
-        cli.say(run.folder)
-    return 0 if complete else 128 + stop.signal
-
-
-def train_all_splits(args, rank, train_one):
-    """--split all: train and test on the three official splits in turn; mean and deviation in one table."""
-    new = runs.new_run_folder(args.local_dir, args.open_new_folder) if rank.first else ""
-    folder = rank.share(str(new))
-    figures = []
-    for split in ("1", "2", "3"):
-        cli.say(f"--- split {split}")
-        one = argparse.Namespace(**{**vars(args), "split": split, "local_dir": f"{folder}/split_{split}",
-                                    "open_new_folder": "False"})
-        status = train_one(one)
-        if status:
-            return status
-        if rank.first:
-            test = Path(__file__).with_name("test.py")
-            done = subprocess.run([sys.executable, test, "--model_dir", one.local_dir,
-                                   "--device", args.device])
-            if done.returncode:
-                return done.returncode
-            figures.append(files.read_json(Path(one.local_dir) / "test" / "metrics.json"))
-    if rank.first:
-        top1 = [m["top1"] for m in figures]
-        rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
-        rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "",
-                     np.mean([m["top5"] for m in figures])))
-        rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
-        files.write_csv(Path(folder) / "splits_summary.csv",
-                        ("split", "videos", "top1", "ci95_low", "ci95_high", "top5"), rows)
-        cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
-                f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
-        cli.say(folder)
-    return 0
-
-
-def main():
-    args, checkpoint = parse(__doc__)
-    device = utils.choose_device(args.device)
-    with ranks(device) as rank:
-        if args.split == "all" and not checkpoint:
-            return train_all_splits(args, rank, lambda one: train(one, None, device, rank))
-        return train(args, checkpoint, device, rank)
-
-
-
-
-def trained_part(args, model):
+def trained_part(recipe, model):
     """(network that is trained, what encodes for its feature cache or None, optimiser groups).
 
     Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
     activations of the part before them. Otherwise the whole network, on frames.
     """
-    model.encoder.moving_statistics = args.train_batch_norm
     model.encoder.requires_grad_(False)
-    groups = [{"params": list(model.head.parameters()), "lr": args.lr}]
-    if args.train_encoder == "none":
-        return (model.head, model.encoder, groups) if args.feature_cache else (model, None, groups)
-    last = None if args.train_encoder == "all" else int(args.train_encoder.removeprefix("last:"))
-    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": args.encoder_lr})
-    if args.recompute:
+    groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
+    if recipe.frozen:
+        if recipe.train_batch_norm:
+            raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
+                            "--train_encoder last:K or all, or leave the flag out")
+        return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
+    last = recipe.last_blocks
+    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})
+    if recipe.train_batch_norm:
+        model.encoder.moving_statistics = surgery.last_units(model.encoder.backbone, last)
+    if recipe.recompute:
         surgery.recompute_activations(model.encoder)
-    parts = surgery.cut(model.encoder, last) if last and args.feature_cache else None
+    parts = surgery.cut(model.encoder, last) if last and recipe.feature_cache else None
     if parts:
         return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
-    if last and args.feature_cache:
-        cli.say(f"{args.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
+    if last and recipe.feature_cache:
+        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
                 f"every epoch")
     return model, None, groups
+
+
+# ---------------------------------------------------------------- run
+
+def saved_settings(recipe):
+    """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
+    test_on_video.py samples alike, wherever the clips are by then."""
+    sampled = sampling_settings(recipe.sampled_data_path)
+    listed = recipe.ucf_list_dir or recipe.split == "random"
+    return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
+
+
+def train(recipe, checkpoint, device, rank):
+    """Train one run; its exit status."""
+    source = f"--checkpoint_path {checkpoint}"
+    state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
+    before = runs.RunFolder.of(checkpoint) if checkpoint else None
+    samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    model = make_model(recipe, classes, state, checkpoint).to(device)
+    network, encoder, groups = trained_part(recipe, model)
+    options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank)
+    feeds = make_feeds(recipe, encoder or model.encoder, encoder is not None, samples, options)
+    if network is model.head:   # a head on cached features trains in seconds: rank 0 does it alone
+        if not rank.first:
+            return 0
+        rank = Rank()
+    elif rank.world > 1:
+        network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+    steps = len(epoch_steps(len(feeds[0].names), recipe.batch_size, recipe.views, recipe.seed, 1, rank.world))
+    updates = -(-steps // recipe.accumulate)
+    learner = Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
+    settings, folder, album = saved_settings(recipe), None, None
+    if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
+        folder = before if checkpoint and checkpoint.parent == before.checkpoints else None
+        if folder:
+            training.prepare(folder, model)
+        else:
+            folder = training.open_folder(recipe, settings, classes, samples, model, device)
+        album = Album(folder, recipe, classes, state["progress"]["epoch"] if state else None)
+    run = training.Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
+    if state:
+        run.take_up(state, source)
+    return go(run, samples)
+
+
+def go(run, samples):
+    """All epochs of a run, and its pictures; the exit status."""
+    if run.album and run.recipe.pictures:
+        run.album.class_distribution(samples)
+    with Stop() as stop:
+        complete = run.train(stop)
+    if run.rank.first and not complete:
+        print(f"stopped in epoch {run.progress.epoch}; go on with: python train.py --resume {run.folder}",
+              file=sys.stderr)
+    elif run.rank.first:
+        if run.recipe.pictures:
+            run.album.final(run, samples)
+        best = run.progress.best
+        if best:
+            cli.say(f"best validation top-1 {best['top1']:.3f} of {len(run.val_feed.names)} clips, "
+                    f"epoch {best['epoch']}")
+        cli.say(run.folder)
+    if run.album:
+        run.album.close()
+    return 0 if complete else 128 + (stop.signal or 2)
+
+
+# ---------------------------------------------------------------- three splits
+
+def train_all_splits(recipe, device, rank):
+    """--split all: train and test on the three official splits in turn; the exit status."""
+    new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder) if rank.first else ""
+    folder = rank.share(str(new))
+    tested = []
+    for split in ("1", "2", "3"):
+        if rank.first:
+            cli.say(f"--- split {split}")
+        one = dataclasses.replace(recipe, split=split, local_dir=f"{folder}/split_{split}",
+                                  open_new_folder="False")
+        status = rank.most(train(one, None, device, rank))
+        if not status and rank.first:
+            test = [sys.executable, Path(__file__).with_name("test.py"), "--model_dir", one.local_dir]
+            status = subprocess.run([*test, "--device", recipe.device], env=alone_environment()).returncode
+        status = rank.share(status)
+        if status:
+            return status
+        tested.append(runs.RunFolder(one.local_dir).test.metrics)
+    if rank.first:
+        summarise_splits(Path(folder), [files.read_json(path) for path in tested])
+    return 0
+
+
+def summarise_splits(folder, figures):
+    """splits_summary.csv: each split's figures, their mean and their deviation. figures: metrics.json."""
+    top1 = [m["top1"] for m in figures]
+    rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
+    rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "",
+                 np.mean([m["top5"] for m in figures])))
+    rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
+    columns = ("split", "videos", "top1", "ci95_low", "ci95_high", "top5")
+    files.write_csv(folder / "splits_summary.csv", columns, rows)
+    cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
+            f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
+    cli.say(folder)
+
+
+def main():
+    recipe, checkpoint = parse(__doc__)
+    device = utils.choose_device(recipe.device)
+    with ranks(device) as rank:
+        if recipe.split == "all" and not checkpoint:
+            return train_all_splits(recipe, device, rank)
+        return train(recipe, checkpoint, device, rank)
 
 
 if __name__ == "__main__":

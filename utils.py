@@ -1,9 +1,8 @@
-"""Run folders, checkpoints, seeds, devices and ranks.
+"""What every script with a model needs: a device, a trained run, and the flags that they share.
 
-A checkpoint holds state dicts and plain containers only, and is read with weights_only=True: a
-stranger's file cannot run code. It says all that is needed to build the model again.
+    device = choose_device("auto")
+    trained = load_trained("20261121-110128")       # .model .classes .recipe .rate
 """
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,16 @@ from pathlib import Path
 import torch
 
 import models
+from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.checkpoints import FORMAT, load_file, restore
+from lrcn.base.values import Number
+from lrcn.encoding import backbones
 from lrcn.runs import RunFolder, checkpoint_path
+from lrcn.training.recipe import Recipe
+from lrcn.video.sampling import Rate
+
+SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 
 
 def choose_device(name="auto"):
@@ -37,53 +42,69 @@ def choose_device(name="auto"):
     return device
 
 
+# ---------------------------------------------------------------- a trained run
+
 @dataclass
 class Trained:
     """A model from a run folder, in eval mode, and what it was trained with."""
     model: models.LRCN
     classes: list
-    settings: dict
+    settings: dict      # the recipe's, and how the clips were sampled
+    recipe: Recipe
     checkpoint: Path
     folder: Path
     epoch: int
 
+    @property
+    def rate(self):
+        """The sampling.Rate of the training clips."""
+        return Rate.of(self.settings)
+
 
 def build(state, source):
-    """(LRCN without weights, classes, settings) of a checkpoint's description."""
-    try:
-        if state["format"] != FORMAT:
-            raise UserError(f"{source}: format {state['format']}, and this program reads {FORMAT}")
-        classes, settings = state["classes"], state["settings"]
-        if not (isinstance(classes, list) and all(isinstance(c, str) for c in classes)
-                and isinstance(settings, dict) and len(classes) == state["head_spec"]["classes"]):
-            raise ValueError("classes or settings")
-        encoder = models.encoder_from_spec(state["encoder_spec"])
-        head = models.Head(**state["head_spec"])
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError,
-            ArithmeticError) as error:
-        detail = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise UserError(f"{source}: not a checkpoint of this program ({detail})") from None
+    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
+    checkpoints.check(state, source)
+    settings = state.get("settings")
+    recipe = Recipe.of(settings, source)
+    for name in ("FPS", "sampling_rate"):
+        fault = SAMPLING.fault(settings.get(name))
+        if fault:
+            raise UserError(f"{source}: settings: {name}: {fault}")
+    fit_head(state, source)
+    encoder = models.encoder_from_spec(state["encoder_spec"])
+    head = models.Head(**state["head_spec"])
     if head.spec["feature_dim"] != encoder.feature_dim:
         raise UserError(f"{source}: its head reads {head.spec['feature_dim']} features and its encoder "
                         f"{encoder.name} gives {encoder.feature_dim}")
-    return models.LRCN(encoder, head), classes, settings
+    return models.LRCN(encoder, head), state["classes"], settings, recipe
+
+
+def fit_head(state, source):
+    """Refuse a head_spec of other sizes than the head in the same file, before any memory is taken."""
+    checkpoints.check_weights(state.get("head"), f"{source}, head")
+    with torch.device("meta"):
+        head = models.Head(**state["head_spec"])
+    backbones.check_fit(head, state["head"], f"{source}, head,")
 
 
 def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
     path = checkpoint_path(model_dir, model_name, flag)
-    flag = flag or "model_name"
-    state = load_file(path, flag)
-    model, classes, settings = build(state, f"--{flag} {path}")
-    restore(model, state, path, flag)
-    run = RunFolder.of(path).path
-    return Trained(model.to(device).eval(), classes, settings, path, run, state.get("epoch", 0))
+    flag = flag or ("model_name" if model_name else "model_dir")
+    state = checkpoints.load_file(path, flag)
+    model, classes, settings, recipe = build(state, f"--{flag} {path}")
+    checkpoints.restore(model, state, path, flag)
+    epoch = state.get("epoch")
+    return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
+                   epoch if isinstance(epoch, int) else 0)
 
+
+# ---------------------------------------------------------------- flags
 
 def add_model_flags(parser, several=False):
     """The flags that every script with a trained model shares."""
     parser.add_argument("--model_dir", required=True, metavar="RUN", nargs="+" if several else None,
-                        help="run folder of train.py, or its Saved_model_checkpoint")
+                        help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
     parser.add_argument("--model_name", default=None, metavar="FILE",
                         help="checkpoint in it (default: best.pth.tar)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -93,6 +114,7 @@ def add_model_flags(parser, several=False):
 
 
 def add_data_flags(parser):
+    """Where the test clips are, and which of them count."""
     parser.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
                         help="folder that preprocessing_data.py wrote (default: that of the training)")
     parser.add_argument("--ucf_list_dir", metavar="DIR",

@@ -1,9 +1,12 @@
-"""Run folders, checkpoints, seeds, devices and ranks.
+"""Checkpoints: state dicts and plain containers only, read safely, written whole or not at all.
 
-A checkpoint holds state dicts and plain containers only, and is read with weights_only=True: a
-stranger's file cannot run code. It says all that is needed to build the model again.
+    state = load_file(path, "model_name")       # weights_only=True: a stranger's file cannot run code
+    check(state, source)                        # and whatever it says is looked at before it is used
+    save_file(path, {**describe(model, classes, settings), "head": model.head.state_dict(), ...})
+
+What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `utils.build` makes
+the model again from it.
 """
-
 import zipfile
 from pathlib import Path
 
@@ -11,11 +14,25 @@ import torch
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
+from lrcn.base.values import check as check_values
+from lrcn.clips.frames import INTERPOLATION
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
 
 FORMAT = 1
+READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
+SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
+CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
+ENCODER = {"name": Text(), "resize": Number(int, low=1, high=100_000), "crop": SIDE, "mean": CHANNELS,
+           "std": Numbers(3, Number(float, above=0, high=1e6)), "interpolation": Choice(tuple(INTERPOLATION))}
+HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_size": WIDTH,
+        "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
+        "dropout": Number(float, low=0, below=1), "per_step": Switch()}
 
+
+# ---------------------------------------------------------------- files
 
 def load_file(path, flag):
     """What torch.save wrote, tensors and plain containers alone, on the CPU.
@@ -57,10 +74,45 @@ def save_file(path, state):
             raise
 
 
+# ---------------------------------------------------------------- what they say
+
 def describe(model, classes, settings):
-    """The part of a checkpoint from which `build` makes the model again."""
+    """The part of a checkpoint from which `utils.build` makes the model again."""
     return {"format": FORMAT, "encoder_spec": model.encoder.spec(), "head_spec": model.head.spec,
             "classes": list(classes), "settings": settings}
+
+
+def check(state, source):
+    """Refuse a description that is not `describe`'s, in one line that names the first wrong value."""
+    if state.get("format") != FORMAT or isinstance(state["format"], bool):
+        said = state["format"] if type(state.get("format")) is int else "unknown"
+        raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
+                        f"(format {said}, and this program reads {FORMAT})")
+    check_values(state, {"classes": Names()}, source)
+    check_values(state.get("encoder_spec"), ENCODER, f"{source}: encoder_spec")
+    if "modality" in state["encoder_spec"]:     # there was none in the first checkpoints
+        check_values(state["encoder_spec"], {"modality": Choice(MODALITIES)}, f"{source}: encoder_spec")
+    check_values(state.get("head_spec"), HEAD, f"{source}: head_spec")
+    for name, table in (("encoder_spec", {**ENCODER, "modality": None}), ("head_spec", HEAD)):
+        extra = [key for key in state[name] if key not in table]
+        if extra:
+            raise UserError(f"{source}: {name}: nothing here is called {extra[0]!r:.60}")
+    if len(state["classes"]) != state["head_spec"]["classes"]:
+        raise UserError(f"{source}: {len(state['classes'])} class names for a head of "
+                        f"{state['head_spec']['classes']} classes")
+
+
+def check_weights(weights, source):
+    """Refuse what is no state dict of dense, real, finite tensors."""
+    if not isinstance(weights, dict) or not weights:
+        raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
+    for name, tensor in weights.items():
+        fault = ("no tensor" if not isinstance(tensor, torch.Tensor) else
+                 "a sparse tensor" if tensor.layout != torch.strided else
+                 "complex numbers" if tensor.is_complex() else
+                 "not finite" if tensor.is_floating_point() and not torch.isfinite(tensor).all() else None)
+        if fault:
+            raise UserError(f"{source}: the weights {name!s:.80} are {fault}")
 
 
 def restore(model, state, path, flag):
@@ -73,10 +125,9 @@ def restore(model, state, path, flag):
             raise UserError(f"{source}: the frozen encoder's file {sibling.name} is missing beside it; "
                             f"copy it along, or take best.pth.tar, which holds everything")
         encoder = load_file(sibling, flag).get("encoder", {})
-    if not isinstance(encoder, dict) or not isinstance(state.get("head"), dict):
-        raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
-    backbones.load_state(model.encoder, encoder, f"{source}, encoder,")
-    backbones.load_state(model.head, state["head"], f"{source}, head,")
+    for part, weights in (("encoder", encoder), ("head", state.get("head"))):
+        check_weights(weights, f"{source}, {part}")
+        backbones.load_state(getattr(model, part), weights, f"{source}, {part},")
     if model.encoder.digest() != state.get("encoder_digest"):
         raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
 

@@ -17,7 +17,7 @@ from lrcn.clips.frames import Transform
 AUXILIARY = {"aux1", "aux2", "AuxLogits"}
 
 
-def _backbone(name, download, img_dim):
+def build(name, download, img_dim):
     """(image network without its classifier, its Transform)."""
     if name.startswith("timm/"):
         return _timm_model(name.removeprefix("timm/"), download, img_dim)
@@ -91,6 +91,12 @@ def load_backbone(backbone, state):
 
 def load_state(module, state, source):
     """load_state_dict, strict, with an error that names the keys and shapes that do not fit."""
+    check_fit(module, state, source)
+    module.load_state_dict(state)
+
+
+def check_fit(module, state, source):
+    """A UserError that names the keys and shapes of a state dict that are not the module's."""
     own = module.state_dict()
     faults = [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
               for label, keys in (
@@ -100,4 +106,3 @@ def load_state(module, state, source):
               if keys]
     if faults:
         raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
-    module.load_state_dict(state)

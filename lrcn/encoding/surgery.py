@@ -124,10 +124,15 @@ def unfreeze(encoder, last):
     if last is not None and last > len(blocks):
         raise UserError(f"--train_encoder last:{last}: {encoder.name} has {len(blocks)} blocks; "
                         f"give a smaller number, or all")
-    encoder.requires_grad_(last is None)
-    for name in [name for block in blocks[-last:] for name in block] if last else []:
+    encoder.requires_grad_(False)
+    for name in last_units(encoder.backbone, last):
         encoder.backbone.get_submodule(name).requires_grad_()
     return [p for p in encoder.parameters() if p.requires_grad]
+
+
+def last_units(backbone, last):
+    """Names of the modules in the last `last` blocks; None: the backbone itself, "" to torch."""
+    return [name for block in units(backbone)[-last:] for name in block] if last else [""]
 
 
 def recompute_activations(encoder):

@@ -1,135 +1,197 @@
-"""The flags of train.py, and how a resumed run takes them from its checkpoint."""
-import argparse
-import re
+"""A run's choices: one dataclass, from which train.py's flags are made, and which a checkpoint keeps.
+
+    recipe, checkpoint = parse(__doc__)         # of the command line; a resumed run's from its checkpoint
+    recipe = Recipe(lr=1e-3, readout="mean")    # of a program
+    Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
+"""
+from dataclasses import asdict, dataclass, field, fields
 
 from lrcn import checkpoints, runs
 from lrcn.base import cli
 from lrcn.base.cli import UserError
+from lrcn.base.values import Choice, Names, Number, Pattern, Switch, Text
+from lrcn.checkpoints import READOUTS
 from lrcn.clips.streams import MODALITIES
 
-READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
-MODEL_FLAGS = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size",
-               "lstm_layers", "bidirectional", "readout", "loss_per_step", "num_frames_video",
-               "train_encoder", "dropout")
+COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
+SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
+BELOW_ONE = Number(float, low=0, below=1)
 
 
-def blocks(text):
-    """A type for none, all, or last:K with K >= 1."""
-    if text in ("none", "all") or re.fullmatch(r"last:[1-9]\d*", text):
-        return text
-    raise argparse.ArgumentTypeError(f"expected none, all or last:K, not {text}")
+def flag(group, default, kind, help, metavar=None, names=()):
+    """A field of Recipe and its flag. names: of the flag, where the field's own is not enough."""
+    return field(default=default, metadata=dict(group=group, kind=kind, help=help, metavar=metavar,
+                                                names=names))
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a training run, by the names of train.py's flags."""
+    sampled_data_path: str = flag("data", None, Text(none=True), "folder that preprocessing_data.py wrote",
+                                  "DIR", ("--sampled_data_path", "--sampled_data_dir"))
+    ucf_list_dir: str = flag("data", None, Text(none=True), "folder of the split lists; without it the "
+                             "split is drawn by group from the sampled data", "DIR")
+    split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
+                      "and test on the three in turn; random: the leaky protocol, by video instead of "
+                      "group, for comparison only")
+    split_size: float = flag("data", 0.2, SHARE, "share of every class's training videos held out for "
+                             "validation, whole groups")
+    test_size: float = flag("data", 0.2, SHARE, "share held out for testing, where no list says it")
+    group_pattern: str = flag("data", None, Text(none=True), "what names a video's group in its file name "
+                              "(default: gNN of UCF-101, else the file)", "REGEX")
+    groups: str = flag("data", None, Text(none=True), "a file with columns video,group instead", "CSV")
+    chosen_classes: list = flag("data", None, Names(none=True), "train on these classes alone, names with "
+                                "commas between (default: all)", "A,B,...", ("--classes",))
+    number_of_classes: int = flag("data", None, POSITIVE_OR_NONE, "train on the first N classes (default: "
+                                  "all)")
+    smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
+
+    encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME")
+    encoder_weights: str = flag("network", "DEFAULT", Text(), "the library's ImageNet weights, none, or a "
+                                "state dict file", "DEFAULT|none|PATH")
+    img_dim: int = flag("network", None, Number(int, low=1, high=4096, none=True), "side of the encoder's "
+                        "input in pixels (default: as its weights were trained)")
+    modality: str = flag("network", "rgb", Choice(MODALITIES), "what the encoder sees: frames, their "
+                         "differences from the frame before, or both, which takes twice as long and tells "
+                         "motions apart")
+    num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip")
+    latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
+    hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction")
+    lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers")
+    bidirectional: bool = flag("network", True, Switch(), "read the clip both ways")
+    readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
+                        "none: no LSTM, the mean of the frames")
+    dropout: float = flag("network", 0.5, BELOW_ONE, "share of units dropped")
+    loss_per_step: bool = flag("network", False, Switch(), "predict at every time step and average, as in "
+                               "the LRCN paper")
+    init_from: str = flag("network", None, Text(none=True), "start from another run's encoder and "
+                          "projection; what fits is taken, and said", "RUN")
+
+    train_encoder: str = flag("training", "none",
+                              Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
+                              "which blocks of the encoder are trained", "none|last:K|all")
+    encoder_lr: float = flag("training", 0.0001, ABOVE_ZERO, "peak learning rate of those blocks")
+    train_batch_norm: bool = flag("training", False, Switch(), "let their batch-norm statistics follow the "
+                                  "data")
+    recompute: bool = flag("training", False, Switch(), "gradient checkpointing in the encoder: less "
+                           "memory, slower")
+    epochs: int = flag("training", 100, POSITIVE, "epochs in all")
+    stop_after: int = flag("training", None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume "
+                           "goes on to --epochs", "EPOCH")
+    batch_size: int = flag("training", 32, POSITIVE, "clips a step")
+    accumulate: int = flag("training", 1, POSITIVE, "steps whose gradients make one update")
+    lr: float = flag("training", 0.0005, ABOVE_ZERO, "peak learning rate")
+    weight_decay: float = flag("training", 0.01, FROM_ZERO, "AdamW's weight decay")
+    scheduler: str = flag("training", "cosine", Choice(("cosine", "step", "plateau", "constant")),
+                          "course of the learning rate after the warm-up")
+    warmup_epochs: float = flag("training", 2, FROM_ZERO, "epochs of linear warm-up")
+    label_smoothing: float = flag("training", 0.1, BELOW_ONE, "share of the target spread over all classes")
+    mixup: float = flag("training", 0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
+    clip_grad: float = flag("training", 1.0, FROM_ZERO, "largest norm of the gradient; 0 is off")
+    ema: float = flag("training", 0, BELOW_ONE, "decay a step of an average of the weights, which is what "
+                      "is tested; 0 is off")
+    views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
+                      "random crop, flip and window")
+    amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
+                    "precision of training on CUDA")
+    seed: int = flag("training", 42, COUNT, "of the split, the views, the weights and the order")
+
+    local_dir: str = flag("output", ".", Text(), "where run folders are made", "DIR")
+    open_new_folder: str = flag("output", "True", Text(), "a new folder named by the time, local_dir "
+                                "itself, or local_dir/debug", "True|False|debug")
+    checkpoint_interval: int = flag("output", 5, POSITIVE, "epochs between checkpoints")
+    val_check_interval: int = flag("output", 5, POSITIVE, "epochs between validations")
+    pictures: bool = flag("output", True, Switch(), "draw curves, labelled clips and the class "
+                          "distribution")
+    resume: str = flag("output", None, Text(none=True), "go on with a run folder, or with the newest one "
+                       "below local_dir", "RUN|auto")
+    load_checkpoint: bool = flag("output", False, Switch(), "go on from --checkpoint_path")
+    checkpoint_path: str = flag("output", "", Text(), "checkpoint to go on from", "FILE")
+
+    feature_cache: bool = flag("machine", True, Switch(), "encode every clip once and keep the features on "
+                               "disk")
+    device: str = flag("machine", "auto", Text(), "auto, cpu, cuda, cuda:1, mps")
+    num_workers: int = flag("machine", 4, COUNT, "processes that decode frames")
+    compile: bool = flag("machine", False, Switch(), "torch.compile the encoder: slow start, faster on "
+                         "long jobs")
+
+    @classmethod
+    def of(cls, settings, source):
+        """The recipe in a checkpoint's settings; UserError names the value that is none.
+
+        What an older run did not know yet has its default.
+        """
+        if not isinstance(settings, dict):
+            raise UserError(f"{source}: settings: expected names and values")
+        known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
+        for name, kind in known.items():
+            fault = kind.fault(settings[name])
+            if fault:
+                raise UserError(f"{source}: settings: {name}: {fault}")
+        return cls(**{name: settings[name] for name in known})
+
+    @property
+    def frozen(self):
+        """Whether no block of the encoder is trained."""
+        return self.train_encoder == "none"
+
+    @property
+    def last_blocks(self):
+        """K of last:K; None where all blocks are trained, or none is."""
+        return int(self.train_encoder[5:]) if self.train_encoder.startswith("last:") else None
+
+    def as_settings(self):
+        return asdict(self)
+
+
+# The network itself, and what decides which step comes next, cannot change in the middle of a run.
+FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
+         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout")
+# What a resumed run does not take over from its checkpoint.
+OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
+
+
+# ---------------------------------------------------------------- command line
 
 def make_parser(description):
+    """A parser with a flag for every field of Recipe, in groups."""
     parser = cli.Parser(description)
-    add, switch = parser.add_argument, parser.add_boolean
-    positive, real = cli.positive_int, cli.number
-    add("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
-        help="folder that preprocessing_data.py wrote")
-    add("--ucf_list_dir", metavar="DIR", default=None,
-        help="folder of the split lists; without it the split is drawn by group from the sampled data")
-    add("--split", choices=["1", "2", "3", "all", "random"], default="1",
-        help="official split; all: train and test on the three in turn; random: the leaky protocol, by "
-             "video instead of group, for comparison only")
-    add("--split_size", type=real(float, above=0, below=1), default=0.2,
-        help="share of every class's training videos held out for validation, whole groups")
-    add("--test_size", type=real(float, above=0, below=1), default=0.2,
-        help="share held out for testing, where no list says it")
-    add("--group_pattern", metavar="REGEX", default=None,
-        help="what names a video's group in its file name (default: gNN of UCF-101, else the file)")
-    add("--groups", metavar="CSV", default=None, help="a file with columns video,group instead")
-    add("--number_of_classes", type=cli.none_or(positive), default=None,
-        help="train on the first N classes (default: all)")
-    switch("--smaller_dataset", default=False, help="a tenth of every class, for a quick look")
-
-    add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
-    add("--encoder_weights", default="DEFAULT", metavar="DEFAULT|none|PATH",
-        help="the library's ImageNet weights, none, or a state dict file")
-    add("--img_dim", type=cli.none_or(positive), default=None,
-        help="side of the encoder's input in pixels (default: as its weights were trained)")
-    add("--modality", choices=MODALITIES, default="rgb",
-        help="what the encoder sees: frames, their differences from the frame before, or both, which takes "
-             "twice as long and tells motions apart")
-    add("--num_frames_video", type=positive, default=5, help="frames in a clip")
-    add("--latent_dim", type=positive, default=512, help="size of the projected frame feature")
-    add("--hidden_size", type=positive, default=256, help="LSTM units a direction")
-    add("--lstm_layers", type=positive, default=2, help="LSTM layers")
-    switch("--bidirectional", default=True, help="read the clip both ways")
-    add("--readout", choices=READOUTS, default="final",
-        help="how the LSTM's outputs become one vector; none: no LSTM, the mean of the frames")
-    add("--dropout", type=real(float, low=0, below=1), default=0.5, help="share of units dropped")
-    switch("--loss_per_step", default=False,
-           help="predict at every time step and average, as in the LRCN paper")
-    add("--init_from", metavar="RUN", default=None,
-        help="start from another run's encoder and projection; what fits is taken, and said")
-    add("--train_encoder", type=blocks, default="none", metavar="none|last:K|all",
-        help="which blocks of the encoder are trained")
-    add("--encoder_lr", type=real(float, above=0), default=1e-4, help="peak learning rate of those blocks")
-    switch("--train_batch_norm", default=False, help="let their batch-norm statistics follow the data")
-    switch("--recompute", default=False, help="gradient checkpointing in the encoder: less memory, slower")
-
-    add("--epochs", type=positive, default=100, help="epochs in all")
-    add("--stop_after", type=cli.none_or(positive), default=None, metavar="EPOCH",
-        help="stop when this epoch is done; --resume goes on to --epochs")
-    add("--batch_size", type=positive, default=32, help="clips a step")
-    add("--accumulate", type=positive, default=1, help="steps whose gradients make one update")
-    add("--lr", type=real(float, above=0), default=5e-4, help="peak learning rate")
-    add("--weight_decay", type=real(float, low=0), default=0.01, help="AdamW's weight decay")
-    add("--scheduler", choices=["cosine", "step", "plateau", "constant"], default="cosine",
-        help="course of the learning rate after the warm-up")
-    add("--warmup_epochs", type=real(float, low=0), default=2, help="epochs of linear warm-up")
-    add("--label_smoothing", type=real(float, low=0, below=1), default=0.1,
-        help="share of the target spread over all classes")
-    add("--mixup", type=real(float, low=0), default=0,
-        help="mix pairs of clips, shares from Beta(a, a); 0 is off")
-    add("--clip_grad", type=real(float, low=0), default=1.0, help="largest norm of the gradient; 0 is off")
-    add("--ema", type=real(float, low=0, below=1), default=0,
-        help="decay a step of an average of the weights, which is what is tested; 0 is off")
-    add("--views", type=positive, default=1,
-        help="views of a training clip: 1 plain, the others with a random crop, flip and window")
-    add("--amp", choices=["bfloat16", "float16", "none"], default="bfloat16",
-        help="precision of training on CUDA")
-    add("--seed", type=cli.count, default=42, help="of the split, the views, the weights and the order")
-
-    add("--local_dir", default=".", metavar="DIR", help="where run folders are made")
-    add("--open_new_folder", default="True", metavar="True|False|debug",
-        help="a new folder named by the time, local_dir itself, or local_dir/debug")
-    add("--checkpoint_interval", type=positive, default=5, help="epochs between checkpoints")
-    add("--val_check_interval", type=positive, default=5, help="epochs between validations")
-    add("--resume", metavar="RUN|auto", default=None,
-        help="go on with a run folder, or with the newest one below local_dir")
-    switch("--load_checkpoint", default=False, help="go on from --checkpoint_path")
-    add("--checkpoint_path", default="", metavar="FILE", help="checkpoint to go on from")
-    switch("--feature_cache", default=True, help="encode every clip once and keep the features on disk")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--num_workers", type=cli.count, default=4, help="processes that decode frames")
-    switch("--compile", default=False, help="torch.compile the encoder: slow start, faster on long jobs")
+    groups = {}
+    for f in fields(Recipe):
+        m = f.metadata
+        group = groups.setdefault(m["group"], parser)
+        names = m["names"] or (f"--{f.name}",)
+        if isinstance(m["kind"], Switch):
+            group.add_boolean(*names, default=f.default, help=m["help"])
+        else:
+            choices = list(m["kind"].words) if isinstance(m["kind"], Choice) else None
+            group.add_argument(*names, dest=f.name, default=f.default, help=m["help"], metavar=m["metavar"],
+                               choices=choices, type=None if choices else m["kind"])
     return parser
 
 
 def parse(description, argv=None):
-    """(flags, checkpoint path or None). A resumed run takes its flags from the checkpoint, save for
-    those on the command line."""
+    """(Recipe, checkpoint path or None). A resumed run's recipe is its checkpoint's, save for the flags
+    on the command line."""
     parser = make_parser(description)
-    args = parser.parse_args(argv)
+    asked = Recipe(**vars(parser.parse_args(argv)))
     path = None
-    if args.resume:
-        run = runs.newest_run(args.local_dir) if args.resume == "auto" else args.resume
+    if asked.resume:
+        run = runs.newest_run(asked.local_dir) if asked.resume == "auto" else asked.resume
         path = runs.checkpoint_path(run, "last.pth.tar", flag="resume")
-    elif args.load_checkpoint:
-        path = cli.file("checkpoint_path", args.checkpoint_path or ".", "give the checkpoint to go on from")
+    elif asked.load_checkpoint:
+        path = cli.file("checkpoint_path", asked.checkpoint_path or ".", "give the checkpoint to go on from")
     if path is None:
-        return args, None
+        return asked, None
+    source = f"--checkpoint_path {path}"
     state = checkpoints.load_file(path, "checkpoint_path")
-    saved = state.get("settings")
-    if not isinstance(saved, dict) or "learner" not in state:
-        raise UserError(f"--checkpoint_path {path}: not a checkpoint that training can go on from")
-    known = {action.dest for action in parser._actions}
-    parser.set_defaults(**{k: v for k, v in saved.items() if k in known - {"resume", "load_checkpoint",
-                                                                           "stop_after", "checkpoint_path"}})
-    args = parser.parse_args(argv)
-    for name in MODEL_FLAGS:
-        if getattr(args, name) != saved.get(name):
-            raise UserError(f"--{name} {getattr(args, name)}: the checkpoint {path} was trained with "
-                            f"{saved.get(name)}; leave the flag out, or start a new run")
-    return args, path
+    if not isinstance(state.get("settings"), dict) or "learner" not in state:
+        raise UserError(f"{source}: not a checkpoint that training can go on from")
+    saved = Recipe.of(state["settings"], source)
+    parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
+    recipe = Recipe(**vars(parser.parse_args(argv)))
+    for name in FIXED:
+        if getattr(recipe, name) != getattr(saved, name):
+            raise UserError(f"--{name} {getattr(recipe, name)}: the checkpoint {path} was trained with "
+                            f"{getattr(saved, name)}; leave the flag out, or start a new run")
+    return recipe, path

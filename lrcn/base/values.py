@@ -1,0 +1,172 @@
+"""What a value may be, said once: for a word of the command line and for what a file tells.
+
+    positive = Number(int, low=1)
+    positive("32")              # 32; argparse.ArgumentTypeError for "0", "x", "nan"
+    positive.fault("32")        # "expected a whole number >= 1, not '32'"; None for 32
+
+A checkpoint or a settings.json may come from a stranger: whatever is read from one passes `fault`
+before anything is built from it.
+"""
+import argparse
+import math
+import re
+import reprlib
+from dataclasses import dataclass
+from typing import Any
+
+from lrcn.base import cli
+
+LONGEST = 10_000    # letters of a name or path
+
+
+def shown(value):
+    """A value in a few words, however large or deep it is."""
+    return reprlib.repr(value)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number of `kind` with low <= x <= high and above < x < below; none: None is one too."""
+    kind: type
+    low: Any = None
+    high: Any = None
+    above: Any = None
+    below: Any = None
+    none: bool = False
+
+    @property
+    def __name__(self):     # what argparse calls a word that is no number at all
+        return "whole number" if self.kind is int else "number"
+
+    def __call__(self, text):
+        if self.none and text.lower() == "none":
+            return None
+        value = self.kind(text)
+        if not self._inside(value):
+            raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
+        return value
+
+    def _inside(self, x):
+        return (math.isfinite(x)
+                and (self.low is None or x >= self.low) and (self.high is None or x <= self.high)
+                and (self.above is None or x > self.above) and (self.below is None or x < self.below))
+
+    def fault(self, value):
+        if value is None and self.none:
+            return None
+        right = type(value) is int or (self.kind is float and type(value) is float)
+        return None if right and self._inside(value) else f"expected {self}, not {shown(value)}"
+
+    def __str__(self):
+        signs = ((">=", self.low), ("<=", self.high), (">", self.above), ("<", self.below))
+        bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)
+        return f"a {self.__name__} {bounds}".strip() + (" or None" if self.none else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words."""
+    words: tuple
+
+    def __call__(self, text):
+        if text not in self.words:
+            raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
+        return text
+
+    def fault(self, value):
+        right = isinstance(value, str) and value in self.words
+        return None if right else f"expected {self}, not {shown(value)}"
+
+    def __str__(self):
+        return f"one of {', '.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A word of a form; what: the form in words."""
+    pattern: str
+    what: str
+
+    def __call__(self, text):
+        if not re.fullmatch(self.pattern, text):
+            raise argparse.ArgumentTypeError(f"expected {self.what}, not {text}")
+        return text
+
+    def fault(self, value):
+        right = isinstance(value, str) and re.fullmatch(self.pattern, value)
+        return None if right else f"expected {self.what}, not {shown(value)}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any words that can be written into a file."""
+    none: bool = False
+
+    def __call__(self, text):
+        return text
+
+    def fault(self, value):
+        if value is None and self.none:
+            return None
+        try:
+            right = isinstance(value, str) and len(value) <= LONGEST and value.encode() is not None
+        except UnicodeEncodeError:
+            right = False
+        return None if right else f"expected text of at most {LONGEST} letters, not {shown(value)}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Different names, none of them empty; on the command line with commas between."""
+    none: bool = False
+    most: int = 100_000
+
+    def __call__(self, text):
+        names = [name.strip() for name in text.split(",")]
+        if self.fault(names):
+            raise argparse.ArgumentTypeError(f"expected different names with commas between, not {text}")
+        return names
+
+    def fault(self, value):
+        if value is None and self.none:
+            return None
+        right = (isinstance(value, list) and 0 < len(value) <= self.most and all(map(self._name, value))
+                 and len(set(value)) == len(value))
+        return None if right else f"expected a list of different names, not {shown(value)}"
+
+    @staticmethod
+    def _name(value):
+        return bool(value) and isinstance(value, str) and len(value) <= 255 and Text().fault(value) is None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """As many numbers as `count`, each as `each` says."""
+    count: int
+    each: Number
+
+    def fault(self, value):
+        right = (isinstance(value, list | tuple) and len(value) == self.count
+                 and not any(map(self.each.fault, value)))
+        return None if right else f"expected {self.count} times {self.each}, not {shown(value)}"
+
+
+class Switch:
+    """True or False."""
+    __call__ = staticmethod(cli.true_or_false)
+
+    def fault(self, value):
+        return None if isinstance(value, bool) else f"expected True or False, not {shown(value)}"
+
+
+def check(described, table, source):
+    """described {name: value} against table {name: what it may be}; a UserError names the first fault.
+
+    Names that are not in the table are passed over; one that is missing is a fault.
+    """
+    if not isinstance(described, dict):
+        raise cli.UserError(f"{source}: expected names and values, not {shown(described)}")
+    for name, kind in table.items():
+        fault = "it is missing" if name not in described else kind.fault(described[name])
+        if fault:
+            raise cli.UserError(f"{source}: {name}: {fault}")

@@ -1,0 +1,92 @@
+"""A training run's pictures: in its figures folder, and in TensorBoard beside its curves.
+
+    album = Album(run_folder, recipe, classes)
+    album.scalars(row); album.class_distribution(samples); album.final(run, samples)
+"""
+import numpy as np
+import torch
+
+from lrcn.clips import splits
+from lrcn.clips.frames import source_frames, windows
+from lrcn.drawing import labels, plots
+from lrcn.video.sampling import Rate
+
+SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
+
+
+class Album:
+    """Curves and pictures of one run. resumed_at: the epoch after which an older run's curves go."""
+
+    def __init__(self, folder, recipe, classes, resumed_at=None):
+        from torch.utils.tensorboard import SummaryWriter
+        self.folder, self.recipe, self.classes = folder, recipe, classes
+        self.epoch = resumed_at or 0
+        self.writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        leak = "random split by video (leaky). " if recipe.split == "random" else ""
+        self.note = f"{leak}seed {recipe.seed}"     # in small print under every picture
+
+    def close(self):
+        self.writer.close()
+
+    def scalars(self, row):
+        """An epoch's row of metrics.csv as points on the curves."""
+        self.epoch = row["epoch"]
+        for key, value in row.items():
+            if value is not None and key != "epoch":
+                self.writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
+
+    def picture(self, name, draw, *values, **options):
+        image = draw(self.folder.figures / f"{name}.png", *values, note=self.note, **options)
+        self.writer.add_image(name, image, self.epoch, dataformats="HWC")
+
+    def class_distribution(self, samples):
+        self.picture("class_distribution", plots.class_distribution, self.classes,
+                     *(splits.class_counts(samples, part, self.classes) for part in ("train", "val")))
+
+    def final(self, run, samples):
+        """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
+        progress, best = run.progress, run.progress.best
+        self.picture("curves", plots.curves, progress.history)
+        val = [s for s in samples if s.part == "val"]
+        random = np.random.default_rng(self.recipe.seed)
+        chosen = random.choice(len(val), min(SHOWN, len(val)), replace=False).tolist()
+        if run.val_logits is None:      # resumed when all was done
+            run.validate()
+        shares = run.val_logits.softmax(1)
+        true = [self.classes[val[i].label] for i in chosen]
+        said = [self.classes[shares[i].argmax()] for i in chosen]
+        clips = [self.clip(val[i].video) for i in chosen]
+        self.picture("validation_labels", plots.label_grid, [clip[0] for clip in clips], true, said,
+                     [shares[i].max().item() for i in chosen],
+                     title="Validation clips: first frame, predicted and true class")
+        for n in range(min(MOVING, len(chosen))):
+            self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n], said[n], run.settings)
+        if self.recipe.readout == "attention":
+            self.picture("attention", plots.attention_picture, clips[0], attention(run, chosen[0]),
+                         title=f"Attention over the frames of a clip of {true[0]}")
+        if best:
+            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
+            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
+
+    def clip(self, video):
+        """A clip as it was sampled: uint8 (T, H, W, 3)."""
+        plain = windows(video, self.recipe.num_frames_video)[0]
+        return source_frames(self.recipe.sampled_data_path, video, plain.frames)
+
+    def moving_picture(self, name, frames, true, said, settings):
+        """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        path = self.folder.figures / f"{name}.gif"
+        labels.clip_gif(path, frames, Rate.of(settings).per_second, true=true, predicted=said)
+        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
+                              encoded_image_string=path.read_bytes())
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)
+
+
+@torch.inference_mode()
+def attention(run, i):
+    """The attention read-out's weights over time for validation clip number i, (T,)."""
+    number = torch.tensor([i])
+    x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
+    network, head = run.learner.plain, run.model.head.eval()
+    return head.attention(head.steps(x if network is head else network.features(x)))[0].cpu().numpy()
