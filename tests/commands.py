@@ -1,6 +1,6 @@
 """Run the scripts as a person's command line would, without paying for torch each time.
 
-    from conftest import run, start
+    from commands import run, start
     result = run("train.py", "--epochs", 2, "--local_dir", folder)      # .code .out .err
     result = run("train.py", "--lr", "x", ok=False)                     # any exit status will do
     process = start("train.py", ...); process.kill(); result = process.wait()
@@ -120,7 +120,7 @@ def environment(changes):
     """This process's environment, made fit for tests; a change to None takes a variable out."""
     env = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
            "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.setdefault("OMP_NUM_THREADS", "2")
+    env.setdefault("OMP_NUM_THREADS", "1")
     env.update({key: None if value is None else str(value) for key, value in changes.items()})
     return {key: value for key, value in env.items() if value is not None}
 

@@ -1,6 +1,6 @@
-"""What the tests share: command lines (see commands.py) and data, made once a session.
+"""What the tests share: data, made once a session, however many workers pytest-xdist has.
 
-`from conftest import run, start` for the command lines; the fixtures are folders:
+The fixtures are folders (command lines: commands.py; tiny trainings: runs.py; videos: videos.py):
 
     demo     a small rendering of the embedded data set: demo/UCF-101, demo/ucfTrainTestlist
     sampled  its sampled clips, as preprocessing_data.py leaves them
@@ -10,10 +10,18 @@
 import os
 from pathlib import Path
 
-import pytest
-from commands import ROOT, Process, Result, end_all, run, start
+os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch is imported: a worker is one core's work
 
-__all__ = ["ROOT", "Process", "Result", "run", "start"]
+import pytest
+from commands import end_all, run
+
+from lrcn.base import files
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "ucf101" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,30 +31,50 @@ def _end_what_was_started():
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def once(tmp_path_factory):
+    """once(name, make): the path that make(an empty folder) returned, called by one worker alone."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def once(name, make):
+        folder = base / "shared" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder, name, "a test", wait=True):
+            made = folder / "made"
+            if not made.exists():
+                made.write_text(str(make(folder)))
+        return Path(made.read_text())
+    return once
+
+
+@pytest.fixture(scope="session")
+def demo(once):
     """Folder with UCF-101/ and ucfTrainTestlist/: 6 classes, 11 groups (7 of them test), 1 clip each."""
-    folder = tmp_path_factory.mktemp("demo")
-    run("demo_data.py", "--output_dir", folder, "--groups", 11, "--clips", 1)
-    return folder
+    def make(folder):
+        run("demo_data.py", "--output_dir", folder, "--groups", 11, "--clips", 1)
+        return folder
+    return once("demo", make)
 
 
 @pytest.fixture(scope="session")
-def sampled(demo, tmp_path_factory):
+def sampled(demo, once):
     """Folder of sampled clips, 5 frames each, of the `demo` videos. Do not change it: copy it."""
-    folder = tmp_path_factory.mktemp("sampled") / "sampled"
-    run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
-        "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2)
-    return folder
+    def make(folder):
+        run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+            folder / "sampled", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2)
+        return folder / "sampled"
+    return once("sampled", make)
 
 
 @pytest.fixture(scope="session")
-def trained(demo, sampled, tmp_path_factory):
+def trained(demo, sampled, once):
     """Run folder of a small head on a random ResNet-18 at 32 pixels. Do not change it: copy it."""
     from runs import train
-    return train(demo, sampled, tmp_path_factory.mktemp("trained"), "--encoder", "resnet18", "--epochs", 20,
-                 "--lr", 0.01, "--dropout", 0, "--latent_dim", 64, "--hidden_size", 16,
-                 "--label_smoothing", 0, "--checkpoint_interval", 20, "--val_check_interval", 5,
-                 script="train.py")
+    return once("trained", lambda folder: train(
+        demo, sampled, folder, "--encoder", "resnet18", "--epochs", 20, "--lr", 0.01, "--dropout", 0,
+        "--latent_dim", 64, "--hidden_size", 16, "--label_smoothing", 0, "--checkpoint_interval", 20,
+        "--val_check_interval", 5, script="train.py"))
 
 
 @pytest.fixture(scope="session")

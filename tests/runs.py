@@ -2,7 +2,7 @@
 
     folder = train(demo, sampled, tmp_path, "--epochs", 2)      # the run folder
     assert_same_run(folder, other)                              # bit for bit, but for the seconds
-    script = patched(tmp_path, "train.py", "import engine\\nengine.METRICS = ...")
+    script = patched(tmp_path, "train.py", "from lrcn.base import files\\nfiles.flush_folder = ...")
 """
 import csv
 import json

@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from conftest import run, start
+from commands import run, start
 
 
 @pytest.fixture

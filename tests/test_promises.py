@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run, start
+from commands import run, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import (
@@ -69,7 +69,8 @@ def wait_for_words(process, words, seconds=120):
 # Counts what reaches the disk and dies at the KILL_AT-th time; a write that is cut off leaves its first half.
 KILLER = """
 import os, signal, time
-import torch, features
+import torch
+from lrcn.encoding import features
 left = int(os.environ["KILL_AT"])
 features.KEEP_SECONDS = 0
 def counted(function, half=None):
@@ -226,7 +227,8 @@ def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_p
 
 # The third step of the second epoch takes a while, and says so.
 SLOW = """
-import time, engine
+import time
+from lrcn.training import engine
 loss, calls = engine.Learner.loss, 0
 def slow(self, x, labels):
     global calls
@@ -375,7 +377,41 @@ def _best(whole):
     return _kept[whole]
 
 
-# ---------------------------------------------------------------- 7, 8: what stops a training
+# ---------------------------------------------------------------- 5: bad videos
+
+def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
+    """In detail: test_bad_videos.py."""
+    raw = tmp_path / "raw" / "Jump"
+    raw.mkdir(parents=True)
+    good = sorted((demo / "UCF-101").glob("*/*.avi"))[:10]
+    for i, path in enumerate(good):
+        shutil.copy(path, raw / f"v_Jump_g{i:02d}_c01.avi")
+    (raw / "v_Jump_g98_c01.avi").write_text("no video")
+    result = run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir",
+                 tmp_path / "out", "--num_workers", 2)
+    assert result.code == 0
+    assert len(table(tmp_path / "out" / "manifest.csv")) == 10
+    [failed] = table(tmp_path / "out" / "failed.csv")
+    assert "v_Jump_g98_c01.avi" in failed["source"] and failed["reason"]
+
+
+# ---------------------------------------------------------------- 6: bad lists
+
+def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
+    """In detail: test_splits.py."""
+    lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
+    path = lists / "trainlist01.txt"
+    good = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + good.replace("\n", "  \r\n\r\n").encode())
+    command = ("--sampled_data_path", sampled, "--ucf_list_dir", lists)
+    odd = train(demo, sampled, tmp_path / "runs", *command, "--epochs", 1)
+    assert table(odd / "splits.csv") == table(train(demo, sampled, tmp_path, "--epochs", 1) / "splits.csv")
+    path.write_text(good + "../outside/v_A_g01_c01.avi 1\n")
+    result = run("train.py", *flags(demo, sampled, tmp_path / "runs", *command), ok=False, env=ONE_THREAD)
+    one_line(result, f"{path} line {len(good.splitlines()) + 1}", "leaves the data set's folder")
+
+
+# ---------------------------------------------------------------- 7: a loss that is not finite
 
 def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 2)
@@ -390,6 +426,8 @@ def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(demo, samp
     assert (folder / "Saved_model_checkpoint" / "last.pth.tar").read_bytes() == good
 
 
+# ---------------------------------------------------------------- 8: the disk
+
 def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sampled, tmp_path):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     full = ("import shutil\n"
@@ -403,7 +441,9 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
 
 
 FULL = """
-import os, features, files
+import os
+from lrcn.base import files
+from lrcn.encoding import features
 written = 0
 def full(real, after):
     def call(*args, **options):
@@ -421,10 +461,11 @@ def full(real, after):
     FULL + "os.posix_fallocate = full(os.posix_fallocate, 0)",
     FULL + "features.KEEP_SECONDS = 0\nos.pwrite = full(os.pwrite, 9)",
     # a checkpoint, as torch's own writer reports it
-    "import resource, signal, utils\nsave = utils.save_file\ndef limited(path, state):\n"
-    "    if path.name == 'best.pth.tar':\n        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "import resource, signal\nfrom lrcn import checkpoints\nsave = checkpoints.save_file\n"
+    "def limited(path, state):\n    if path.name == 'best.pth.tar':\n"
+    "        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     "        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n    save(path, state)\n"
-    "utils.save_file = limited",
+    "checkpoints.save_file = limited",
     # metrics.csv
     FULL + "files.write_csv = full(files.write_csv, 2)",
 ])
@@ -457,6 +498,17 @@ def test_promise_9_the_same_holds_without_a_feature_cache(demo, sampled, tmp_pat
     assert_same_run(folders[2], folders[0])
 
 
+# ---------------------------------------------------------------- 10: groups
+
+def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
+    """As a property, and over the official lists: test_splits.py. Here of a real run."""
+    rows = table(whole / "splits.csv")
+    test, _ = splits.official_lists(demo / "ucfTrainTestlist", 1)[::-1]
+    parts = {part: {row["group"] for row in rows if row["part"] == part} for part in ("train", "val")}
+    parts["test"] = set(splits.find_groups([(row.cls, row.video) for row in test]).values())
+    assert all(parts.values()) and sum(map(len, parts.values())) == len(set.union(*parts.values()))
+
+
 # ---------------------------------------------------------------- 11: two at once
 
 def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, tmp_path, whole):
@@ -481,46 +533,7 @@ def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sa
     assert len(list((mine / "features").iterdir())) == 2, "one cache for each view"
 
 
-# ---------------------------------------------------------------- the others, in one command line each
-
-def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
-    """In detail: test_bad_videos.py."""
-    raw = tmp_path / "raw" / "Jump"
-    raw.mkdir(parents=True)
-    good = sorted((demo / "UCF-101").glob("*/*.avi"))[:10]
-    for i, path in enumerate(good):
-        shutil.copy(path, raw / f"v_Jump_g{i:02d}_c01.avi")
-    (raw / "v_Jump_g98_c01.avi").write_text("no video")
-    result = run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir",
-                 tmp_path / "out", "--num_workers", 2)
-    assert result.code == 0
-    assert len(table(tmp_path / "out" / "manifest.csv")) == 10
-    [failed] = table(tmp_path / "out" / "failed.csv")
-    assert "v_Jump_g98_c01.avi" in failed["source"] and failed["reason"]
-
-
-def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
-    """In detail: test_splits.py."""
-    lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
-    path = lists / "trainlist01.txt"
-    good = path.read_text()
-    path.write_bytes(b"\xef\xbb\xbf" + good.replace("\n", "  \r\n\r\n").encode())
-    command = ("--sampled_data_path", sampled, "--ucf_list_dir", lists)
-    odd = train(demo, sampled, tmp_path / "runs", *command, "--epochs", 1)
-    assert table(odd / "splits.csv") == table(train(demo, sampled, tmp_path, "--epochs", 1) / "splits.csv")
-    path.write_text(good + "../outside/v_A_g01_c01.avi 1\n")
-    result = run("train.py", *flags(demo, sampled, tmp_path / "runs", *command), ok=False, env=ONE_THREAD)
-    one_line(result, f"{path} line {len(good.splitlines()) + 1}", "leaves the data set's folder")
-
-
-def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
-    """As a property, and over the official lists: test_splits.py. Here of a real run."""
-    rows = table(whole / "splits.csv")
-    test, _ = splits.official_lists(demo / "ucfTrainTestlist", 1)[::-1]
-    parts = {part: {row["group"] for row in rows if row["part"] == part} for part in ("train", "val")}
-    parts["test"] = set(splits.find_groups([(row.cls, row.video) for row in test]).values())
-    assert all(parts.values()) and sum(map(len, parts.values())) == len(set.union(*parts.values()))
-
+# ---------------------------------------------------------------- 12: figures
 
 def test_promise_12_the_figures_equal_scikit_learns_on_predictions_csv(trained, tmp_path):
     from sklearn import metrics as sk

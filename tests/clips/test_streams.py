@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import ONE_THREAD, last_line, one_line, read_json, train

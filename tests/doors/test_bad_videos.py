@@ -4,18 +4,20 @@ import os
 import shutil
 
 import pytest
-from conftest import run
-from test_preprocessing import SCRIPT, manifest, preprocess, shown
+from commands import ROOT, run
 from videos import class_folders, numbered, set_frame_times, set_header_frames, turn, write_sound, write_video
 
 from lrcn.video.reader import probe
 from lrcn.video.writer import Writer
+from tests.doors.test_preprocessing import SCRIPT, manifest, preprocess, shown
 
 DRIVER = """
 import os, pathlib, signal, shutil, sys
 sys.path.insert(0, {root!r})
-import avi, cli, preprocessing_data, video
-read_clip = video.read_clip
+import preprocessing_data
+from lrcn.base import cli
+from lrcn.video import avi
+read_clip = preprocessing_data.read_clip
 {patch}
 if __name__ == "__main__":
     cli.run(preprocessing_data.main)
@@ -30,7 +32,7 @@ def failures(out):
 def run_patched(tmp_path, patch, raw, out, *flags):
     """preprocessing_data.py with a piece of it, or of OpenCV's, made to misbehave in every worker."""
     driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(root=os.path.dirname(os.path.dirname(__file__)), patch=patch))
+    driver.write_text(DRIVER.format(root=str(ROOT), patch=patch))
     return run(driver, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2, *flags,
                ok=False, fork=False)
 
@@ -173,7 +175,7 @@ def crash(path, *rest):
     if "Run_g04" in str(path) or "Turn_g01" in str(path):
         os.kill(os.getpid(), signal.{signal})
     return read_clip(path, *rest)
-video.read_clip = crash
+preprocessing_data.read_clip = crash
 """
     result = run_patched(tmp_path, patch, raw, tmp_path / "out")
     assert failures(tmp_path / "out") == {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import run
+from commands import run
 
 SMALL = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 64, "--latent_dim", 16,
          "--hidden_size", 8, "--num_workers", 0, "--open_new_folder", "False", "--epochs", 2)

@@ -5,7 +5,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from conftest import run
+from commands import run
 
 import demo_data
 from lrcn.video.reader import probe, read_frames

@@ -6,7 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from conftest import run
+from commands import run
 from runs import ONE_THREAD, QUICK, TINY, data_flags, flags, last_line, one_line, read_json, table, train
 from scipy.stats import binomtest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run, start
+from commands import run, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from videos import write_video

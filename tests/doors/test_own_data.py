@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run
+from commands import run
 from videos import write_video
 
 TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0)

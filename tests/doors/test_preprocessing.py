@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import run, start
+from commands import run, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from videos import class_folders, number_of, write_video

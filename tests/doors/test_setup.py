@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import ROOT
 
 # What `python3 -m venv .venv` leaves: a python whose pip and imports do as the test says.
 VENV_PYTHON = r"""#!/bin/bash

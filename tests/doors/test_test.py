@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import run
+from commands import run
 from runs import ONE_THREAD, data_flags, last_line, load, one_line, read_json, table
 
 import dataset
