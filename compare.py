@@ -20,6 +20,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.drawing import plots
 from lrcn.encoding.features import FrameEncoder
+from lrcn.runs import RunFolder
 from lrcn.scores import paired
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
@@ -44,10 +45,11 @@ class Tested:
         self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
         self.metrics, right, self.videos = [], [], None
         for folder in self.folders:
-            if not (folder / "test" / "metrics.json").is_file():
+            test = RunFolder(folder).test
+            if not test.metrics.is_file():
                 raise UserError(f"{folder}: no test/metrics.json in this run; run test.py on it first")
-            self.metrics.append(files.read_json(folder / "test" / "metrics.json"))
-            rows = files.read_csv(folder / "test" / "predictions.csv", ("video", "class", "group", "right"))
+            self.metrics.append(files.read_json(test.metrics))
+            rows = files.read_csv(test.predictions, ("video", "class", "group", "right"))
             rows = sorted(rows, key=lambda r: (r["class"], r["video"]))
             videos = [(r["class"], r["video"]) for r in rows]
             if self.videos not in (None, videos):
@@ -77,7 +79,6 @@ def frames_per_second(folder, device):
         clip()
         rates.append(length / (time.perf_counter() - begun))
     return checkpoints.count_parameters(trained.model), statistics.median(rates)
-
 
 
 

@@ -119,13 +119,16 @@ class Head(nn.Module):
             return steps.amax(1)
         return steps.sum(1) if self.readout == "sum" else steps.mean(1)
 
+    def classify(self, steps):
+        """The LSTM's outputs (B, T, width) -> logits (B, classes); per step, of the mean probabilities."""
+        if not self.per_step:
+            return self.classifier(self.read(steps))
+        return self.classifier(steps).log_softmax(2).logsumexp(1) - math.log(steps.shape[1])
+
     def forward(self, features):
         """Logits (B, classes); while a per-step head trains, those of every step, (B, T, classes)."""
         steps = self.steps(features)
-        if not self.per_step:
-            return self.classifier(self.read(steps))
-        logits = self.classifier(steps)
-        return logits if self.training else logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])
+        return self.classifier(steps) if self.per_step and self.training else self.classify(steps)
 
 
 class LRCN(nn.Module):

@@ -24,17 +24,13 @@ import dataset
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips.frames import clip_frames, source_frames, windows
-from lrcn.clips.manifest import sampling_settings
-from lrcn.drawing import labels
+from lrcn.clips.frames import clip_frames, windows
 from lrcn.encoding.features import FrameEncoder, Options, encode_clips, frame_loader
 from lrcn.encoding.store import cache_key
-from lrcn.study import report
+from lrcn.runs import RunFolder, StudyFolder
+from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
-from lrcn.video.sampling import Rate
-
-FOLDER = "test_continues_movie"
 
 
 def parse_args():
@@ -51,14 +47,14 @@ def parse_args():
     parser.add_boolean("--pictures", default=None,
                        help="draw the figures and the movie of every run (default: with one run only)")
     add("--output_dir", default=None, metavar="DIR",
-        help=f"for the comparison of several runs (default: {FOLDER} beside the first run)")
+        help="for the comparison of several runs (default: test_continues_movie beside the first run)")
     return parser.parse_args()
 
 
 # ---------------------------------------------------------------- test clips
 
 def load_clips(trained, args, device):
-    """(evaluation.TestData, [dataset.Clip], study_network.Clips) of the test videos.
+    """(dataset.TestData, [frames.Clip], network.Clips) of the test videos.
 
     Every frame is encoded once, and its features are kept in the feature cache.
     """
@@ -125,7 +121,7 @@ def mean_frame_features(encoder, clips, folder, options):
 # ---------------------------------------------------------------- the study
 
 def join_clips(clips, args, length):
-    """mixed_movies.Movies; UserError for segments that do not suit windows of `length` frames."""
+    """movies.Movies; UserError for segments that do not suit windows of `length` frames."""
     if args.segment_frames:
         low, high = args.segment_frames
         if low > high or 2 * low + 2 <= length:
@@ -140,33 +136,32 @@ def join_clips(clips, args, length):
         if shortest < low:
             raise UserError(f"--segment_frames {low} {high}: choose a LOW of at most {shortest}")
     try:
-        movies = draw_movies(clips.labels, args.num_movies, args.movie_clips, clips.frames,
-                                          args.seed, args.segment_frames)
+        movies = draw_movies(clips.labels, args.num_movies, args.movie_clips, clips.frames, args.seed,
+                             args.segment_frames)
         slide(movies, clips.labels, length)
     except ValueError as error:
         raise UserError(f"--movie_clips {args.movie_clips}: {error}") from None
     return movies
 
 
-def study_run(model_dir, args, device, pictures):
-    """Study one run and write its folder -> (settings, Clips, study_report.Study, its folder)."""
+def study_run(model_dir, args, device, drawn):
+    """Study one run and write its folder -> (settings, Clips, network.Study, its StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
     data, source, clips = load_clips(trained, args, device)
     length = trained.settings["num_frames_video"]
     movies = join_clips(clips, args, length)
-    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed,
-                                  args.bootstrap)
-    folder = trained.folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    files.remove_leftovers(folder)
+    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed, args.bootstrap)
+    folder = RunFolder(trained.folder).study
+    folder.path.mkdir(exist_ok=True)
+    files.remove_leftovers(folder.path)
     settings = measured_on(trained, data.split, clips, args)
-    files.write_json(folder / "metrics.json", report.metrics(found, settings))
-    files.write_csv(folder / "windows.csv", report.WINDOW_COLUMNS, report.window_rows(found))
-    if pictures:
-        for old in folder.glob("*.png"):
+    files.write_json(folder.metrics, report.metrics(found, settings))
+    files.write_csv(folder.windows, report.WINDOW_COLUMNS, report.window_rows(found))
+    if drawn:
+        for old in folder.path.glob("*.png"):
             old.unlink()
-        show(folder, report.draw(found, folder, note(settings)))
-        write_movie(folder / "movie.mp4", data.folder, source, found)
+        pictures.show(folder.path, pictures.draw(found, folder.path, report.note(settings)))
+        pictures.write_movie(folder.movie, data.folder, source, found)
     return settings, clips, found, folder
 
 
@@ -182,46 +177,6 @@ def measured_on(trained, split, clips, args):
             "bootstrap": args.bootstrap, "intervals": "95%, source groups of the test videos resampled"}
 
 
-def note(settings):
-    """The small print under every picture."""
-    return (f"{variant_name(settings)}, training seed {settings['training_seed']}; "
-            f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
-            f"classes, split {settings['split']}.")
-
-
-def variant_name(settings):
-    """Read-out and direction, what the original's question is about."""
-    if settings["readout"] == "none":
-        return "none (no LSTM)"
-    steps = ", per step" if settings["per_step"] else ""
-    return f"{settings['readout']}, {'both ways' if settings['bidirectional'] else 'one way'}{steps}"
-
-
-def show(folder, pictures):
-    """All pictures into TensorBoard, in the place of those of an earlier run."""
-    from torch.utils.tensorboard import SummaryWriter
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        for name, picture in pictures.items():
-            writer.add_image(f"{FOLDER}/{name}", picture, dataformats="HWC")
-
-
-def write_movie(path, data, source, found):
-    """The first movie, each frame labelled with the window that ends with it."""
-    T, first = found.length, found.movies.movie == 0
-    video, frame = found.movies.video[first], found.movies.frame[first]
-    windows = found.windows.movie == 0
-    truth, predicted = (np.concatenate([np.full(T - 1, -1), values[windows]])
-                        for values in (found.windows.majority, found.predicted))
-    p = np.concatenate([np.zeros((T - 1, found.p.shape[1])), found.p[windows]])
-    pictures = (source_frames(data, source[v].video, [source[v].frames[f]])[0]
-                for v, f in zip(video, frame, strict=True))
-    action = found.labels[video]
-    labels.mixed_movie(path, pictures, truth, predicted, p, found.classes,
-                               Rate.of(sampling_settings(data)).per_second, action)
-
-
 # ---------------------------------------------------------------- several runs
 
 def compare(studied, args):
@@ -229,45 +184,37 @@ def compare(studied, args):
     first = studied[0][1]
     for _, clips, _, folder in studied:
         if clips.names != first.names or not np.array_equal(clips.labels, first.labels):
-            raise UserError(f"--model_dir {folder.parent}: its test videos or classes are not those of "
+            raise UserError(f"--model_dir {folder.path.parent}: its test videos or classes are not those of "
                             f"the first run; compare runs of one data set and split")
-    groups = {}
-    for settings, _, found, _ in studied:
-        key = {k: settings[k] for k in ("encoder", "num_frames_video")}
-        groups.setdefault((variant_name(settings), *key.values()), []).append((settings, found))
-    several = len({key[1:] for key in groups}) > 1      # encoder or length differ: then they are named
-    variants = []
-    for number, (key, members) in enumerate(groups.items()):
-        name = ", ".join(map(str, key)) if several else key[0]
-        seeds = [settings["training_seed"] for settings, _ in members]
-        variants.append(report.pool_runs(name, seeds, [found for _, found in members], number))
-    folder = Path(args.output_dir or studied[0][3].parent.parent / FOLDER).expanduser()
+    variants = comparison.variants([(settings, found) for settings, _, found, _ in studied])
+    beside = studied[0][3].path
+    folder = StudyFolder(Path(args.output_dir or beside.parent.parent / beside.name).expanduser())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
-    settings, found = groups[next(iter(groups))][0]
-    files.write_csv(folder / "comparison.csv", *report.comparison_table(variants))
-    files.write_json(folder / "comparison.json", {
-        "runs": [str(folder.parent) for *_, folder in studied],
+    settings, found = studied[0][0], studied[0][2]
+    files.write_csv(folder.comparison_table, *comparison.table(variants))
+    files.write_json(folder.comparison, {
+        "runs": [str(run.path.parent) for *_, run in studied],
         "movies": args.num_movies, "windows": len(found.windows.movie),
-        "variants": {v.name: {"runs": v.runs, "seeds": v.seeds, "figures": report.as_json(v.figures),
-                              "switching": v.curve.as_json()} for v in variants}})
+        "variants": comparison.as_json(variants)})
     words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
              f"classes, split {settings['split']}, {args.num_movies} movies.")
-    show(folder, report.draw_comparison(variants, folder, words))
-    cli.say(report.printed_table(variants))
+    pictures.show(folder.path, comparison.draw(variants, folder.path, words))
+    cli.say(comparison.printed_table(variants))
     return folder
 
 
 def main():
     args = parse_args()
     device = utils.choose_device(args.device)
-    pictures = len(args.model_dir) == 1 if args.pictures is None else args.pictures
+    drawn = len(args.model_dir) == 1 if args.pictures is None else args.pictures
     studied = []
     for model_dir in args.model_dir:
-        settings, clips, found, folder = study_run(model_dir, args, device, pictures)
-        cli.say(f"{variant_name(settings)}, seed {settings['training_seed']}: {report.sentence(found)}")
+        settings, clips, found, folder = study_run(model_dir, args, device, drawn)
+        cli.say(f"{report.variant_name(settings)}, seed {settings['training_seed']}: "
+                f"{report.sentence(found)}")
         studied.append((settings, clips, found, folder))
     if len(studied) > 1:
         folder = compare(studied, args)

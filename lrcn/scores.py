@@ -1,9 +1,4 @@
-"""Training and evaluation: batches in, weights and figures out.
-
-The order of an epoch, its views and its dropout depend on the seed and the epoch alone, so that a
-resumed run is the run that was never stopped. Nothing waits for the device within an epoch: loss
-and hits are summed there and read once.
-"""
+"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests."""
 
 import numpy as np
 import torch
@@ -13,9 +8,17 @@ from torch.nn import functional as F
 def score(logits, labels):
     """Cross-entropy in nats and the share of right answers among the best 1, 3 and 5."""
     labels = torch.as_tensor(labels)
-    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    return {"loss": F.cross_entropy(logits, labels).item(),
-            **{f"top{k}": ranked[:, :k].any(1).float().mean().item() for k in (1, 3, 5)}}
+    return {"loss": F.cross_entropy(logits, labels).item(), **top_k(logits, labels)}
+
+
+def top_k(values, labels):
+    """{top1, top3, top5}: the share of right answers among the best 1, 3 and 5.
+
+    values: logits or probabilities (N, C); of equals the first counts as the best.
+    """
+    values, labels = torch.as_tensor(values), torch.as_tensor(labels)
+    best = values.sort(dim=1, descending=True, stable=True).indices[:, :5] == labels[:, None]
+    return {f"top{k}": best[:, :k].any(1).double().mean().item() for k in (1, 3, 5)}
 
 
 def bootstrap_interval(right, groups, seed=0, replicates=10_000):
@@ -36,12 +39,10 @@ def bootstrap_interval(right, groups, seed=0, replicates=10_000):
 
 def summarise(probabilities, labels, groups):
     """{top1, top3, top5, mean_class_accuracy, loss, ci95, videos, groups, classes} of (N, C)."""
-    ranked = np.argsort(-probabilities, 1, kind="stable")[:, :5] == labels[:, None]
-    right = ranked[:, 0]
+    right = probabilities.argmax(1) == labels
     accuracy = per_class(right, labels, probabilities.shape[1])[0]
     chosen = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
-    return {"top1": float(right.mean()), "top3": float(ranked[:, :3].any(1).mean()),
-            "top5": float(ranked.any(1).mean()), "mean_class_accuracy": float(np.nanmean(accuracy)),
+    return {**top_k(probabilities, labels), "mean_class_accuracy": float(np.nanmean(accuracy)),
             "loss": float(-np.log(chosen).mean()), "ci95": bootstrap_interval(right, groups),
             "videos": len(labels), "groups": len(set(groups)), "classes": int(len(set(labels.tolist())))}
 

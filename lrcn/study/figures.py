@@ -2,7 +2,7 @@
 
     r   of the probabilities of a window's two actions, the later one's share: p2 / (p1 + p2)
 
-Arrays only: no files, no network, no torch. Movies, windows and cuts are those of mixed_movies.py;
+Arrays only: no files, no network, no torch. Movies, windows and cuts are those of movies.py;
 labels are ints, -1 stands for "none".
 """
 from dataclasses import dataclass

@@ -1,13 +1,14 @@
 """The mixed-action study of one network: its head is run over movies, controls and states.
 
-Features and arrays in, a study_report.Study out: no files.
+Features and arrays in, a Study out: no files.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
-from lrcn.study import figures, report
+from lrcn.study import figures
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
 from lrcn.study.states import GATES, cell_memory, frame_influence, gate_means, logits, run_through
 
@@ -26,19 +27,64 @@ class Clips:
     grey: torch.Tensor      # (1, D), those of a grey frame
 
 
-def softmax(logits):
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+@dataclass
+class Study:
+    """One network's study. Arrays as in movies.py; figures are figures.Estimates.
+
+    names, labels: the test videos. p: (N, C), the windows' probabilities.
+    by_frames, by_phase: accuracy by the majority's frames, and by the frames between the start of
+    the window's first clip and the window's own start. order_effect: r of the hard cut minus r
+    of the mixed one, for k = 0 ... T. influence: {"mean frame" or "grey": [by position]}.
+    states: what lstm_figures found, empty without an LSTM.
+    """
+    length: int
+    classes: list
+    names: list
+    labels: np.ndarray
+    movies: object
+    windows: object
+    p: np.ndarray
+    accuracy: object
+    clip_accuracy: object
+    by_frames: dict
+    by_phase: dict
+    shares: list
+    duel: dict
+    switching: dict
+    order_effect: list
+    influence: dict
+    states: dict = field(default_factory=dict)
+    attention: list = field(default_factory=list)
+
+    @property
+    def predicted(self):
+        return self.p.argmax(1)
+
+    def headline(self):
+        """{name: Estimate} of what a comparison of networks is about."""
+        hard, backwards = self.switching["hard"], self.switching["backwards"]
+        found = {"clip_accuracy": self.clip_accuracy, "window_accuracy": self.accuracy,
+                 "recency_index": hard.recency, "recency_index_backwards": backwards.recency,
+                 "recency_index_mixed": self.switching["mixed"].recency,
+                 "point_of_equality": hard.point, "slope": hard.slope,
+                 "won_by_majority": self.duel["majority"], "won_by_last_frame": self.duel["last_frame"],
+                 "last_frame_minus_majority": self.duel["last_frame_minus_majority"]}
+        for kind, costs in self.influence.items():
+            found[f"influence_last_minus_first_{kind.replace(' ', '_')}"] = figures.difference(
+                costs[-1], costs[0])
+        if self.states:
+            found["old_state_left_after_clip"] = self.states["memory"][-1][0]["after_clip"]
+        return found
 
 
 def analyse(head, classes, clips, movies, T, seed=42, replicates=1000):
-    """The study_report.Study of one network over `movies`, with windows of T frames."""
+    """The Study of one network over `movies`, with windows of T frames."""
     windows = slide(movies, clips.labels, T)
     cuts = find_cuts(movies, clips.labels, T)
     bootstrap = figures.Bootstrap(clips.groups, replicates, seed)
 
     z, played = all_logits(head, clips, windows, cuts, seed)
-    p = softmax(z)
+    p = softmax(z, 1)
     weights, of_cuts = bootstrap.weigh(windows.videos), bootstrap.weigh(cuts.videos)
     of_clips = bootstrap.weigh(np.arange(len(clips.labels)))
     right = p.argmax(1) == windows.majority
@@ -51,21 +97,21 @@ def analyse(head, classes, clips, movies, T, seed=42, replicates=1000):
     for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey)):
         cost = frame_influence(head, whole, replacement, clips.labels)
         influence[name] = by_column(cost, of_clips)
-    states, attention = {}, []
+    inside, attention = {}, []
     if head.lstm is not None:
-        states = lstm_figures(head, clips, movies, cuts, of_cuts, T)
+        inside = lstm_figures(head, clips, movies, cuts, of_cuts, T)
         switching["run through"] = figures.switching(streamed_share(head, clips, movies, cuts, T), of_cuts)
         if head.readout == "attention":
             with torch.inference_mode():
                 attention = by_column(head.attention(head.steps(whole)).cpu().numpy(), of_clips)
-    return report.Study(
+    return Study(
         T, classes, clips.names, clips.labels, movies, windows, p,
         by_key(right, np.where(windows.majority >= 0, 0, -1), weights)[0],
         by_key(clip_right, np.zeros(len(clip_right), int), of_clips)[0],
         by_key(right, np.where(windows.majority >= 0, windows.majority_frames, -1), weights),
         by_key(right, np.where(windows.majority >= 0, window_offsets(movies, windows), -1), weights),
         figures.shares(windows, p.argmax(1), weights), figures.duel(windows, p.argmax(1), weights), switching,
-        by_column(r["hard"] - r["mixed"], of_cuts), influence, states, attention)
+        by_column(r["hard"] - r["mixed"], of_cuts), influence, inside, attention)
 
 
 def by_key(values, key, weights):

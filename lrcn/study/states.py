@@ -120,16 +120,9 @@ def logits(head, features, video, frame, batch=512):
     if head.lstm is not None:
         flat = head.projection(flat)
     index = torch.from_numpy(unique).to(flat.device)
-    found = torch.cat([(head(flat[part]) if head.lstm is None else
-                        from_steps(head, head.lstm(flat[part])[0])).float() for part in index.split(batch)])
+    answer = head if head.lstm is None else lambda frames: head.classify(head.lstm(frames)[0])
+    found = torch.cat([answer(flat[part]).float() for part in index.split(batch)])
     return found.cpu().numpy()[back.reshape(-1)]
-
-
-def from_steps(head, steps):
-    """What the head makes of its LSTM's outputs, (B, T, width) -> logits (B, C)."""
-    if head.per_step:
-        return head.classifier(steps).log_softmax(2).logsumexp(1)
-    return head.classifier(head.read(steps))
 
 
 @torch.inference_mode()
@@ -140,7 +133,7 @@ def run_through(head, x, length):
     backward half has seen the movie's end, so that only one direction is a fair stream.
     """
     latest = head.steps(x).unfold(1, length, 1).movedim(3, 2)     # (B, F-length+1, length, width)
-    found = from_steps(head, latest.flatten(0, 1)).unflatten(0, latest.shape[:2])
+    found = head.classify(latest.flatten(0, 1)).unflatten(0, latest.shape[:2])
     blank = found.new_full((len(x), length - 1, found.shape[2]), float("nan"))
     return torch.cat([blank, found], 1).float().cpu().numpy()
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from lrcn.study import figures, report, states
+from lrcn.study import figures, pictures, report, states
 from lrcn.study.movies import CONTROLS, draw_movies, find_cuts, interleaved, play, slide
-from lrcn.study.network import Clips, analyse, softmax
+from lrcn.study.network import Clips, analyse
 from lrcn.study.states import gate_means, logits, run_through, unroll
 
 
 def planted_clips(T, actions=6, videos=4, noise=1.0, seed=0):
-    """study_network.Clips whose features say the action aloud, with noise; every video a group."""
+    """network.Clips whose features say the action aloud, with noise; every video a group."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(actions), videos)
     features = 4 * np.eye(actions)[labels][:, None] + rng.normal(0, noise, (len(labels), T, actions))
@@ -328,7 +328,7 @@ def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
     found = logits(head, features, video, frame, batch=7)
     with torch.inference_mode():
         own = head(features[torch.tensor(video), torch.tensor(frame)]).softmax(1).numpy()
-    assert np.allclose(softmax(found), own, atol=1e-5)
+    assert np.allclose(torch.from_numpy(found).softmax(1), own, atol=1e-5)
 
 
 def test_a_window_as_long_as_the_movie_reads_the_same_run_through_or_not():
@@ -346,10 +346,10 @@ def test_every_figure_and_picture_of_a_real_head(tmp_path):
     clips = planted_clips(4)
     head = models.Head(6, 6, 8, 5, 2, True, "attention").eval()
     found = study_of(head, clips, 4, movies=6, segment_frames=(2, 4))
-    pictures = report.draw(found, tmp_path, "planted")
-    assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in pictures.items())
+    drawn = pictures.draw(found, tmp_path, "planted")
+    assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in drawn.items())
     assert {"heat_map", "switching_curve", "controls", "gates_window", "gates_movie",
-            "memory", "three_actions"} <= set(pictures)
+            "memory", "three_actions"} <= set(drawn)
     assert sum(e.value for e in found.attention) == pytest.approx(1, abs=1e-5)
     lines = [SimpleNamespace(**dict(zip(report.WINDOW_COLUMNS, row, strict=True)))
              for row in report.window_rows(found)]
