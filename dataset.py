@@ -136,15 +136,17 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     UserError: no such folders, no test video there, or one that the model was trained on.
     """
     saved, run = trained.settings, RunFolder(trained.folder)
-    folder, videos = _sampled(sampled_data_path or saved.get("sampled_data_path"), saved)
+    sampled_data_path = sampled_data_path or saved.get("sampled_data_path")
+    ucf_list_dir = ucf_list_dir or saved.get("ucf_list_dir")
+    split = split or saved.get("test_split", "drawn")
+    refuse_moved(sampled_data_path, ucf_list_dir if split in ("1", "2", "3") else None)
+    folder, videos = _sampled(sampled_data_path, saved)
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
-    split = split or saved.get("test_split", "drawn")
     if split in ("1", "2", "3"):
-        lists = cli.folder("ucf_list_dir", ucf_list_dir or saved.get("ucf_list_dir"),
-                           "give the folder of the split lists")
+        lists = cli.folder("ucf_list_dir", ucf_list_dir, "give the folder of the split lists")
         _, listed = splits.official_lists(lists, split)
     else:
         listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]
@@ -162,6 +164,14 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 
 
 test_data.__test__ = False
+
+
+def refuse_moved(sampled_data_path, ucf_list_dir):
+    """One UserError that asks for both folders of a training, where both are not there any more."""
+    if sampled_data_path and ucf_list_dir and not Path(sampled_data_path).expanduser().exists() \
+            and not Path(ucf_list_dir).expanduser().exists():
+        raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
+                        f"these folders exists; give both, the sampled clips and the split lists")
 
 
 def refuse_leaks(videos, rows, split, run):

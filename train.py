@@ -101,12 +101,22 @@ def saved_settings(recipe):
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
 
 
+def say_samples(samples, classes):
+    """How many videos, of which classes, in which part."""
+    parts = [f"{n} {word}" for part, word in (("train", "training"), ("val", "validation"), ("test", "test"))
+             if (n := sum(s.part == part for s in samples))]
+    names = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
+    cli.say(f"{', '.join(parts)} videos of {len(classes)} classes: {names}")
+
+
 def train(recipe, checkpoint, device, rank):
     """Train one run; its exit status."""
     source = f"--checkpoint_path {checkpoint}"
     state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     before = runs.RunFolder.of(checkpoint) if checkpoint else None
     samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    if rank.first:
+        say_samples(samples, classes)
     model = make_model(recipe, classes, state, checkpoint).to(device)
     network, encoder, groups = trained_part(recipe, model)
     options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank)
@@ -122,11 +132,9 @@ def train(recipe, checkpoint, device, rank):
     learner = Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
     settings, folder, album = saved_settings(recipe), None, None
     if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
-        folder = before if checkpoint and checkpoint.parent == before.checkpoints else None
-        if folder:
-            training.prepare(folder, model)
-        else:
-            folder = training.open_folder(recipe, settings, classes, samples, model, device)
+        resumed = before if checkpoint and checkpoint.parent == before.checkpoints else None
+        settings["device_used"] = str(device)
+        folder = training.open_folder(resumed, recipe, settings, classes, samples, model)
         album = Album(folder, recipe, classes, state["progress"]["epoch"] if state else None)
     run = training.Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
     if state:

@@ -302,7 +302,7 @@ def test_training_mode_never_reaches_a_frozen_encoder():
 
 def test_batch_norm_statistics_follow_the_data_only_when_asked():
     encoder = tiny_encoder()
-    encoder.moving_statistics = True
+    encoder.moving_statistics = ("",)
     encoder.train()
     kinds = {type(m).__name__ for m in encoder.modules() if m.training}
     assert kinds == {"BatchNorm2d"}

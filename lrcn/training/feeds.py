@@ -52,6 +52,8 @@ class FrameFeed:
         loader = DataLoader(ClipFrames(self.folder, clips, self.transform, self.seed),
                             batch_sampler=[range(a, b) for a, b in zip(ends, ends[1:], strict=False)],
                             collate_fn=stack_clips, num_workers=self.num_workers,
+                            # of its own, lest it draws from the one that makes the dropout
+                            generator=torch.Generator().manual_seed(self.seed),
                             pin_memory=self.device.type == "cuda")
         for (numbers, _), frames in zip(steps, loader, strict=True):
             if isinstance(frames, str):

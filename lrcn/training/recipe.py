@@ -5,6 +5,7 @@
     Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
 """
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 from lrcn import checkpoints, runs
 from lrcn.base import cli
@@ -141,12 +142,19 @@ class Recipe:
         return int(self.train_encoder[5:]) if self.train_encoder.startswith("last:") else None
 
     def as_settings(self):
-        return asdict(self)
+        """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""
+        settings = asdict(self)
+        for name in PLACES:
+            if settings[name] and Path(settings[name]).expanduser().exists():
+                settings[name] = str(Path(settings[name]).expanduser().resolve())
+        return settings
 
 
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
-         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout")
+         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
+         "chosen_classes", "number_of_classes", "split")
+PLACES = ("sampled_data_path", "ucf_list_dir", "groups", "init_from", "encoder_weights", "local_dir")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
@@ -190,8 +198,9 @@ def parse(description, argv=None):
     saved = Recipe.of(state["settings"], source)
     parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
     recipe = Recipe(**vars(parser.parse_args(argv)))
+    wanted, before = recipe.as_settings(), saved.as_settings()
     for name in FIXED:
-        if getattr(recipe, name) != getattr(saved, name):
-            raise UserError(f"--{name} {getattr(recipe, name)}: the checkpoint {path} was trained with "
-                            f"{getattr(saved, name)}; leave the flag out, or start a new run")
+        if wanted[name] != before[name]:
+            raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
+                            f"{before[name]}; leave the flag out, or start a new run")
     return recipe, path

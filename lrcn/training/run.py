@@ -4,6 +4,7 @@
     run.take_up(state, source)          # of a checkpoint, where there is one
     complete = run.train(stop)
 """
+import sys
 import time
 
 from tqdm import tqdm
@@ -20,19 +21,20 @@ from lrcn.training.feeds import epoch_steps
 OF_A_STEP = ("batch_size", "accumulate", "views", "seed")
 
 
-def open_folder(recipe, settings, classes, samples, model, device):
-    """The RunFolder of a new run, with what it starts from."""
-    run = RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
-    prepare(run, model)
-    files.write_json(run.settings, {**settings, "classes": classes, "versions": versions(),
-                                    "device_used": str(device)})
-    splits.write_splits(run.splits, samples)
-    if recipe.frozen:
-        checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
+def open_folder(run, recipe, settings, classes, samples, model):
+    """The RunFolder to write to: `run` of a resumed one, else a new one with what it starts from."""
+    resumed = run is not None
+    run = run or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
+    make_room(run, model)
+    files.write_json(run.settings, {**settings, "classes": classes, "versions": versions()})
+    if not resumed:
+        splits.write_splits(run.splits, samples)
+        if recipe.frozen:
+            checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
     return run
 
 
-def prepare(run, model):
+def make_room(run, model):
     """Say where the run is, and make the places that it writes to; UserError when the disk is too small."""
     cli.say(f"run folder: {run}")
     for folder in (run.path, run.checkpoints, run.figures):
@@ -53,6 +55,7 @@ class Run:
         self.progress, self.saved_at = engine.Progress(), time.monotonic()
         self.encoder_digest = model.encoder.digest() if recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
+        self.watched = rank.first and sys.stderr.isatty()
 
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
@@ -95,7 +98,7 @@ class Run:
         progress, per_epoch = self.progress, len(self.steps(1))
         done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
         return tqdm(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
-                    disable=not self.rank.first, mininterval=0.3)
+                    disable=not self.watched, mininterval=0.3)
 
     def show(self, bar, step, sums):
         loss, hits, clips = sums
@@ -137,6 +140,9 @@ class Run:
         rows = [["" if r[k] is None else r[k] for k in engine.METRICS] for r in self.progress.history]
         files.write_csv(self.folder.metrics, engine.METRICS, rows)
         self.album.scalars(row)
+        if not self.watched:    # in a log, a line an epoch stands in the place of the bar
+            cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
+                f"{key} {row[key]:.3f}" for key in engine.METRICS[2:6] if row[key] is not None))
 
     def save(self, *names):
         """Write checkpoints of this moment; best.pth.tar holds the frozen encoder too."""

@@ -1,0 +1,255 @@
+"""Going on with a run: exactly where it stopped, on the data and with the recipe that it had."""
+import shutil
+
+import pytest
+import torch
+from commands import ROOT, run, start
+from runs import (
+    ONE_THREAD,
+    TINY,
+    assert_same_run,
+    flags,
+    last_line,
+    load,
+    metrics,
+    one_line,
+    patched,
+    read_json,
+    table,
+    train,
+    weights,
+)
+from videos import class_folders, write_video
+
+# The n-th step of this process's training is told to stop.
+STOP_AT = """
+import os, signal
+from lrcn.training import engine
+loss, calls = engine.Learner.loss, 0
+def stopping(self, x, labels):
+    global calls
+    calls += 1
+    if calls == {n} and os.environ.get("RANK", "0") == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return loss(self, x, labels)
+engine.Learner.loss = stopping
+"""
+QUIET = ("--no-pictures",)
+NORMS = ("--encoder", "shufflenet_v2_x0_5")
+
+
+def begun(demo, sampled, tmp_path, n, *more):
+    """Run folder of a training that was told to stop in its n-th step."""
+    script = patched(tmp_path, "train.py", STOP_AT.format(n=n))
+    result = run(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), env=ONE_THREAD, ok=False)
+    assert result.code == 143 and "Traceback" not in result.err, result
+    return result.err.split("--resume ")[1].split()[0]
+
+
+def gone_on(folder, *more):
+    return last_line(run("train.py", "--resume", folder, *more, *QUIET, env=ONE_THREAD))
+
+
+# ---------------------------------------------------------------- exactly where it stopped
+
+@pytest.mark.slow
+def test_a_plateau_run_goes_on_exactly_also_right_after_a_drop(demo, sampled, tmp_path):
+    more = ("--scheduler", "plateau", "--warmup_epochs", 0, "--lr", 0.5, "--epochs", 20,
+            "--checkpoint_interval", 1)
+    whole = train(demo, sampled, tmp_path / "whole", *more)
+    rates = [float(row["lr"]) for row in metrics(whole)]
+    drop = next(i for i in range(1, 20) if rates[i] < rates[i - 1])
+    folder = train(demo, sampled, tmp_path / "again", *more, "--stop_after", drop)
+    assert_same_run(gone_on(folder), whole)
+
+
+@pytest.mark.slow
+def test_a_run_on_frames_goes_on_exactly_in_the_middle_of_an_epoch(demo, sampled, tmp_path):
+    more = ("--no-feature_cache", "--epochs", 2, "--lr", 0.01, "--views", 2)
+    whole = train(demo, sampled, tmp_path / "whole", *more)
+    folder = begun(demo, sampled, tmp_path, 3, *more)
+    assert load(folder)["progress"]["step"] == 3
+    assert_same_run(gone_on(folder), whole)
+
+
+def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
+    more = ("--epochs", 6, "--val_check_interval", 5, "--lr", 0.01)
+    whole = train(demo, sampled, tmp_path / "whole", *more)
+    folder = train(demo, sampled, tmp_path / "again", *more, "--stop_after", 3)
+    assert [row["val_top1"] != "" for row in metrics(folder)] == [False] * 3
+    assert_same_run(gone_on(folder), whole)
+
+
+@pytest.mark.parametrize("name, value", [("--batch_size", 3), ("--accumulate", 2), ("--views", 2)])
+def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path, name, value):
+    folder = begun(demo, sampled, tmp_path, 3, "--epochs", 2)
+    one_line(run("train.py", "--resume", folder, name, value, ok=False), name, "epoch 1")
+    assert gone_on(folder, "--epochs", 3)
+
+
+def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, sampled, tmp_path):
+    shutil.copytree(sampled, tmp_path / "here")
+    words = ("--sampled_data_path", "here", "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY, *QUIET)
+    folder = tmp_path / last_line(run("train.py", *words, "--epochs", 1, cwd=tmp_path))
+    gone_on(folder, "--epochs", 2)
+    settings = read_json(folder / "settings.json")
+    assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
+
+
+# ---------------------------------------------------------------- on the data that it had
+
+@pytest.fixture
+def own(tmp_path):
+    """Sampled clips of an own data set: two classes of six videos."""
+    raw = class_folders(tmp_path / "raw", ("Jump", "Run"), 6, frames=60)
+    run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "sampled")
+    return tmp_path / "sampled"
+
+
+def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
+    words = ("--sampled_data_path", own, *TINY, "--local_dir", tmp_path / "runs", *QUIET)
+    folder = last_line(run("train.py", *words, "--epochs", 2, "--stop_after", 1))
+    parts = table(folder / "splits.csv")
+    for i in range(5):
+        write_video(tmp_path / "raw" / "Jump" / f"v_Jump_g{20 + i}_c01.avi", 60)
+    run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", own)
+    result = run("train.py", "--resume", folder, *QUIET)
+    assert "5 videos that are not in" in result.out and "Jump/v_Jump_g2" in result.out
+    assert table(folder / "splits.csv") == parts
+    tested = run("test.py", "--model_dir", folder, "--num_videos", 0)
+    held_out = {row["video"] for row in parts if row["part"] == "test"}
+    assert {row["video"] for row in table(last_line(tested) / "predictions.csv")} == held_out
+
+
+def test_another_seed_would_be_another_split_and_is_refused(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 2, "--stop_after", 1)
+    one_line(run("train.py", "--resume", folder, "--seed", 7, ok=False), "--seed 7", "--seed 42")
+
+
+def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
+    result = run("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, "--num_frames_video", 8, *QUIET))
+    assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in result.out
+
+
+# ---------------------------------------------------------------- batch norm
+
+def test_moving_statistics_need_something_that_is_trained(demo, sampled, tmp_path):
+    words = flags(demo, sampled, tmp_path, "--epochs", 1, *NORMS, "--no-feature_cache", "--train_batch_norm")
+    one_line(run("train.py", *words, ok=False), "--train_batch_norm", "frozen")
+
+
+@pytest.mark.slow
+def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
+    more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
+    cached = train(demo, sampled, tmp_path / "a", *more)
+    frames = train(demo, sampled, tmp_path / "b", *more, "--no-feature_cache")
+    losses = [[float(row["train_loss"]) for row in metrics(folder)] for folder in (cached, frames)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    one, other = weights(cached), weights(frames)
+    for key in one:
+        if "running_" in key:
+            torch.testing.assert_close(one[key], other[key], rtol=2e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- several processes
+
+processes = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+
+
+def launched(tmp_path, script, *words, count=2, ok=True):
+    """Result of `torchrun --standalone --nproc_per_node <count> <script> <words>` on the CPU."""
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("from torch.distributed.run import main\nmain()\n")
+    path = script if str(script).startswith("/") else ROOT / script
+    return run(launcher, "--standalone", "--nproc_per_node", count, path, *words, ok=ok,
+               env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""})
+
+
+TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--warmup_epochs", 0)
+
+
+@processes
+@pytest.mark.slow
+def test_the_plateau_lowers_the_rate_of_every_process(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--scheduler", "plateau", "--lr", 0.5, "--epochs", 12)
+    report = patched(tmp_path, "train.py", """
+from lrcn.training import run
+end = run.Run.end_epoch
+def told(self, last):
+    end(self, last)
+    import os, torch
+    own = torch.cat([p.detach().flatten() for p in self.model.head.parameters()]).sum().item()
+    with open(os.environ["TOLD"] + f"/rank{self.rank.number}", "a") as f:
+        f.write(f"{self.learner.lr} {own}\\n")
+run.Run.end_epoch = told
+""")
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("from torch.distributed.run import main\nmain()\n")
+    words = flags(demo, sampled, tmp_path / "r", *more, *QUIET)
+    env = ONE_THREAD | {"CUDA_VISIBLE_DEVICES": "", "TOLD": tmp_path}
+    run(launcher, "--standalone", "--nproc_per_node", 2, report, *words, env=env)
+    told = [(tmp_path / f"rank{n}").read_text() for n in (0, 1)]
+    assert told[0] == told[1] and len({line.split()[0] for line in told[0].splitlines()}) > 1
+
+
+@processes
+@pytest.mark.slow
+def test_two_processes_stopped_in_mid_epoch_go_on_exactly(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)     # with dropout, of which each process draws its own
+    words = flags(demo, sampled, tmp_path / "whole", *more, *QUIET)
+    whole = last_line(launched(tmp_path, "train.py", *words))
+    script = patched(tmp_path, "train.py", STOP_AT.format(n=3))
+    result = launched(tmp_path, script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
+    folder = result.err.split("--resume ")[1].split()[0]
+    assert load(folder)["progress"]["step"] == 3
+    launched(tmp_path, "train.py", "--resume", folder, *QUIET)
+    assert_same_run(tmp_path / "begun" / folder.split("/")[-1], whole)
+
+
+@processes
+@pytest.mark.slow
+def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)
+    words = flags(demo, sampled, tmp_path / "two", *more, "--stop_after", 1, *QUIET)
+    folder = last_line(launched(tmp_path, "train.py", *words))
+    assert [row["epoch"] for row in metrics(gone_on(folder))] == ["1", "2"]
+
+
+@processes
+@pytest.mark.slow
+def test_three_splits_in_turn_end_under_torchrun_too(tmp_path):
+    run("demo_data.py", "--output_dir", tmp_path / "demo", "--groups", 22, "--clips", 1)
+    run("preprocessing_data.py", "--row_data_dir", tmp_path / "demo" / "UCF-101", "--sampled_data_dir",
+        tmp_path / "sampled")
+    words = flags(tmp_path / "demo", tmp_path / "sampled", tmp_path / "runs", "--epochs", 1, "--split", "all")
+    folder = last_line(launched(tmp_path, "train.py", *words, *QUIET))
+    rows = table(folder / "splits_summary.csv")
+    assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
+
+
+@processes
+def test_a_process_alone_says_whom_it_waits_for_and_ends_when_asked(demo, sampled, tmp_path):
+    process = start("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, *QUIET), fork=False, env={
+        "RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29517, **ONE_THREAD})
+    while "waiting for process 1" not in process.err:
+        assert process.poll() is None, process.err
+    process.kill(15)
+    result = process.wait(20)
+    assert result.code == 143 and "Traceback" not in result.err, result
+
+
+@processes
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_process_ends_both(demo, sampled, tmp_path):
+    script = patched(tmp_path, "train.py", """
+import os
+from lrcn.training import engine
+loss = engine.Learner.loss
+def spoilt(self, x, labels):
+    value, logits = loss(self, x, labels)
+    return (value * float("nan") if os.environ["RANK"] == "1" else value), logits
+engine.Learner.loss = spoilt
+""")
+    result = launched(tmp_path, script, *flags(demo, sampled, tmp_path / "r", *TOGETHER, *QUIET), ok=False)
+    assert result.code and "on another process" in result.err
+    assert "is not finite in epoch 1, step 1" in result.err and "Timed out" not in result.err
