@@ -1,5 +1,6 @@
 # make demo    the whole job on the embedded data set: draw, preprocess, train, test, movie
-# make test    the tests; make test ARGS="-k splits" some of them
+# make test    the tests, on all cores; ARGS="-m 'not slow'" leaves out kills, whole trainings and real clips,
+#              ARGS="-k splits" takes some of them, ARGS="-n0 -x --pdb" one after another
 # make clean   delete what the demo and the tests left; make distclean the environment too
 #
 # Both make .venv first, once. Another Python: make demo PYTHON=python3.12
@@ -13,7 +14,7 @@ demo: .venv/ready
 	@.venv/bin/python demo.py
 
 test: .venv/ready
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 .venv/ready: requirements.txt requirements-dev.txt setup.sh
 	@bash setup.sh $(PYTHON)
