@@ -32,16 +32,15 @@ def _end_what_was_started():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, make): the path that make(an empty folder) returned, called by one worker alone."""
+    """once(name, make): the path that make(folder) returned, called by the first worker that wants it."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
 
     def once(name, make):
-        folder = base / "shared" / name
+        folder, made = base / "shared" / name / "files", base / "shared" / name / "made"
         folder.mkdir(parents=True, exist_ok=True)
-        with files.lock(folder, name, "a test", wait=True):
-            made = folder / "made"
+        with files.lock(made.parent, name, "a test", wait=True):
             if not made.exists():
                 made.write_text(str(make(folder)))
         return Path(made.read_text())
