@@ -73,7 +73,7 @@ def trained(demo, sampled, once):
     return once("trained", lambda folder: train(
         demo, sampled, folder, "--encoder", "resnet18", "--epochs", 20, "--lr", 0.01, "--dropout", 0,
         "--latent_dim", 64, "--hidden_size", 16, "--label_smoothing", 0, "--checkpoint_interval", 20,
-        "--val_check_interval", 5, script="train.py"))
+        "--val_check_interval", 5, "--pictures"))
 
 
 @pytest.fixture(scope="session")

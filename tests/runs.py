@@ -14,9 +14,8 @@ from commands import ROOT, run
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
 TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
         "--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--device", "cpu",
-        "--val_check_interval", 1, "--checkpoint_interval", 2)
+        "--val_check_interval", 1, "--checkpoint_interval", 2, "--no-pictures")
 ONE_THREAD = {"OMP_NUM_THREADS": 1}
-QUICK = "tests/quick_train.py"      # train.py without its pictures
 
 
 def data_flags(demo, sampled):
@@ -28,9 +27,9 @@ def flags(demo, sampled, local_dir, *more):
     return *data_flags(demo, sampled), *TINY, "--local_dir", local_dir, *more
 
 
-def train(demo, sampled, local_dir, *more, script=QUICK):
-    """Run folder of a whole tiny training; without pictures, unless the script is train.py."""
-    return last_line(run(script, *flags(demo, sampled, local_dir, *more), env=ONE_THREAD))
+def train(demo, sampled, local_dir, *more):
+    """Run folder of a whole tiny training; without pictures, unless `more` has --pictures."""
+    return last_line(run("train.py", *flags(demo, sampled, local_dir, *more), env=ONE_THREAD))
 
 
 def last_line(result):

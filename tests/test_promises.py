@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import (
     ONE_THREAD,
-    QUICK,
     assert_same_run,
     flags,
     half_files,
@@ -47,7 +46,7 @@ HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 @pytest.fixture(scope="module")
 def whole(demo, sampled, tmp_path_factory):
     """A run of 6 epochs that nothing interrupted, with dropout, two views and a schedule."""
-    return train(demo, sampled, tmp_path_factory.mktemp("whole"), "--epochs", 6, *HARD, script="train.py")
+    return train(demo, sampled, tmp_path_factory.mktemp("whole"), "--epochs", 6, *HARD, "--pictures")
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_pa
     """With test_preprocessing.py's 12 and the training's 12 below: 36 kills."""
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     script = patched(tmp_path, "train.py", KILLER)
-    command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
+    command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD, "--pictures")
     moments, kept, went_on = random.Random(1), 0, 0
     for i in range(12):
         if i % 4 == 0:      # three more runs go on with what this one leaves
@@ -133,13 +132,13 @@ def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_pa
         kept = max(kept, sum(int((s > 0).sum()) for s in sums))
         went_on += "blocks are there" in process.out
     assert kept and went_on >= 3
-    assert_same_run(last_line(run(QUICK, *command, env=ONE_THREAD)), whole)
+    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
 
 
 def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_path):
     script = patched(tmp_path, "train.py", KILLER)
     local_dir = tmp_path / "runs"
-    command = flags(demo, sampled, local_dir, "--epochs", 6, "--checkpoint_interval", 1, *HARD)
+    command = flags(demo, sampled, local_dir, "--epochs", 6, "--checkpoint_interval", 1, *HARD, "--pictures")
 
     def going_on():
         found = list(local_dir.glob("*/Saved_model_checkpoint/last.pth.tar"))
@@ -166,7 +165,7 @@ def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_pa
             assert code == -signal.SIGKILL, process.err
             kills += 1
     assert len(set(epochs)) > 2, "the kills never hit a run between its epochs"
-    folder = last_line(run(QUICK, *going_on(), env=ONE_THREAD))
+    folder = last_line(run("train.py", *going_on(), env=ONE_THREAD))
     assert_same_run(folder, whole)
     assert not half_files(folder)
 
@@ -189,7 +188,7 @@ def test_promise_1_a_file_is_flushed_then_renamed_then_its_folder_flushed(tmp_pa
 def resumed(demo, sampled, local_dir, first, then, *more):
     """A run with `more` flags that was begun with `first` and gone on with by `then`."""
     folder = train(demo, sampled, local_dir, *more, *first)
-    again = last_line(run(QUICK, "--resume", folder, *then, env=ONE_THREAD))
+    again = last_line(run("train.py", "--resume", folder, *then, env=ONE_THREAD))
     assert again == folder
     return folder
 
@@ -200,11 +199,11 @@ def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, 
     assert_same_run(folder, whole, names=("last", "best", "epoch_4", "epoch_6"))
     # by the flags of old, and from a checkpoint that is not the newest
     path = folder / "Saved_model_checkpoint" / "epoch_2.pth.tar"
-    run(QUICK, "--load_checkpoint", "True", "--checkpoint_path", path, env=ONE_THREAD)
+    run("train.py", "--load_checkpoint", "True", "--checkpoint_path", path, env=ONE_THREAD)
     assert_same_run(folder, whole)
     # automatically the newest
     auto = train(demo, sampled, tmp_path / "a", "--epochs", 6, "--stop_after", 1, *HARD)
-    result = run(QUICK, "--resume", "auto", "--local_dir", tmp_path / "a", env=ONE_THREAD)
+    result = run("train.py", "--resume", "auto", "--local_dir", tmp_path / "a", env=ONE_THREAD)
     assert last_line(result) == auto and auto != folder
     assert_same_run(auto, whole)
 
@@ -255,7 +254,7 @@ def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole,
     folder = Path(said.split("--resume ")[1])
     progress = load(folder)["progress"]
     assert (progress["epoch"], progress["step"]) == (2, 3), "it did not stop after the step under way"
-    again = run(QUICK, *said.split("python train.py ")[1].split(), env=ONE_THREAD)
+    again = run("train.py", *said.split("python train.py ")[1].split(), env=ONE_THREAD)
     assert last_line(again) == folder
     assert_same_run(folder, whole)
 
@@ -435,7 +434,7 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
     script = patched(tmp_path, "train.py", full)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
     one_line(result, "the feature cache needs 0.12 MB", "0.02 MB are free")
-    run(QUICK, *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
+    run("train.py", *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
     one_line(result, "the checkpoints need", "0.02 MB are free")
 
@@ -477,7 +476,7 @@ def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, 
     one_line(result, "the disk is full", code=1)
     assert not half_files(tmp_path)
     check_what_is_there(tmp_path / "runs")
-    assert_same_run(last_line(run(QUICK, *command, env=ONE_THREAD)), whole)
+    assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
 
 
 # ---------------------------------------------------------------- 9: same seed, same result
@@ -527,7 +526,7 @@ def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, t
 def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sampled, tmp_path, whole):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
-    processes = [start(QUICK, *command, env=ONE_THREAD) for _ in range(2)]
+    processes = [start("train.py", *command, env=ONE_THREAD) for _ in range(2)]
     for process in processes:
         assert_same_run(last_line(process.wait()), whole)
     assert len(list((mine / "features").iterdir())) == 2, "one cache for each view"

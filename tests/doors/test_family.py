@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import run
-from runs import ONE_THREAD, QUICK, TINY, data_flags, flags, last_line, one_line, read_json, table, train
+from runs import ONE_THREAD, TINY, data_flags, flags, last_line, one_line, read_json, table, train
 from scipy.stats import binomtest
 
 from lrcn.clips import splits
@@ -57,7 +57,7 @@ def test_an_lrcn_starts_from_a_frame_classifier(demo, forty, tmp_path):
     """First a classifier of single frames, then an LSTM on top of what it has learnt."""
     frames = train(demo, forty, tmp_path, "--num_frames_video", 1, "--readout", "none", "--epochs", 1,
                    "--train_encoder", "last:1")
-    result = run(QUICK, *flags(demo, forty, tmp_path, "--init_from", frames, "--num_frames_video", 16,
+    result = run("train.py", *flags(demo, forty, tmp_path, "--init_from", frames, "--num_frames_video", 16,
                                "--loss_per_step", "--epochs", 1))
     assert "tensors taken over (encoder and projection)" in result.out
     assert read_json(report_of(last_line(result)) / "metrics.json")["videos"] == 42
@@ -84,7 +84,7 @@ def three_splits(demo, folder):
 
 def test_all_three_splits_are_trained_and_tested_in_turn(demo, sampled, tmp_path):
     lists = three_splits(demo, tmp_path / "lists")
-    result = run(QUICK, "--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY,
+    result = run("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY,
                  "--local_dir", tmp_path, "--split", "all", "--epochs", 2, env=ONE_THREAD)
     folder = last_line(result)
     rows = table(folder / "splits_summary.csv")

@@ -10,7 +10,6 @@ import torch
 from commands import ROOT, run
 from runs import (
     ONE_THREAD,
-    QUICK,
     TINY,
     flags,
     last_line,
@@ -111,7 +110,7 @@ def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sa
     on_train = {row.video for row in splits.official_lists(demo / "ucfTrainTestlist", 1)[0]}
     left = [line for line in lines if line.split(",")[1] != gone or line.split(",")[0] not in on_train]
     (few / "manifest.csv").write_text("\n".join(left) + "\n")
-    result = run(QUICK, *flags(demo, few, tmp_path / "runs", "--epochs", 1))
+    result = run("train.py", *flags(demo, few, tmp_path / "runs", "--epochs", 1))
     assert "20 of 24 listed training videos present" in result.out
     folder = last_line(result)
     assert len(read_json(folder / "settings.json")["classes"]) == 5
@@ -142,11 +141,11 @@ def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled, tmp_path)
 def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp_path):
     drawn = ("--sampled_data_path", sampled, *TINY, "--local_dir", tmp_path, "--epochs", 1, "--group_pattern",
              r"_(g\d+)_")       # a group of all classes, so that videos of a group are many
-    folder = last_line(run(QUICK, *drawn))
+    folder = last_line(run("train.py", *drawn))
     rows = table(folder / "splits.csv")
     parts = [{row["group"] for row in rows if row["part"] == part} for part in ("train", "val", "test")]
     assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 11
-    result = run(QUICK, *drawn, "--split", "random")
+    result = run("train.py", *drawn, "--split", "random")
     assert "warning: --split random draws by video" in result.err
     rows = table(last_line(result) / "splits.csv")
     parts = [{row["group"] for row in rows if row["part"] == part} for part in ("train", "val", "test")]
@@ -207,7 +206,7 @@ def test_the_tails_cache_and_frames_train_alike(demo, sampled, tmp_path):
 def test_init_from_takes_encoder_and_projection_and_says_so(demo, sampled, tmp_path):
     first = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", "all", "--readout", "none",
                   "--num_frames_video", 1)
-    result = run(QUICK, *flags(demo, sampled, tmp_path, *NORMS, "--init_from", first, "--lr", 1e-12,
+    result = run("train.py", *flags(demo, sampled, tmp_path, *NORMS, "--init_from", first, "--lr", 1e-12,
                                "--weight_decay", 0))
     assert "tensors taken over (encoder and projection)" in result.out
     assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", result.out)
@@ -225,7 +224,7 @@ ALL_OPTIONS = ("--loss_per_step", "--mixup", 0.2, "--accumulate", 2, "--ema", 0.
 
 
 def test_every_option_trains_and_tests(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--epochs", 2, *ALL_OPTIONS, script="train.py")
+    folder = train(demo, sampled, tmp_path, "--epochs", 2, *ALL_OPTIONS, "--pictures")
     assert all(math.isfinite(float(row["train_loss"])) for row in metrics(folder))
     result = run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0, env=ONE_THREAD)
     assert read_json(last_line(result) / "metrics.json")["readout"] == "attention"
@@ -377,7 +376,7 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
             for name in ("one", "two")]
     common = ("--epochs", 3, "--lr", 0.01, "--views", 2)
     one = train(demo, mine[0], tmp_path / "runs", *common)
-    two = last_line(launched(tmp_path, QUICK, *flags(demo, mine[1], tmp_path / "runs", *common)))
+    two = last_line(launched(tmp_path, "train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
     assert len(list((tmp_path / "runs").iterdir())) == 2, "a rank beside the first has written"
     told = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
     reports = [last_line(run("test.py", "--model_dir", one, *told, env=ONE_THREAD)),
@@ -396,7 +395,7 @@ def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_
     common = (*NORMS, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
               "--lr", 1e-3)
     one = train(demo, sampled, tmp_path / "one", *common)
-    two = last_line(launched(tmp_path, QUICK, *flags(demo, sampled, tmp_path / "two", *common)))
+    two = last_line(launched(tmp_path, "train.py", *flags(demo, sampled, tmp_path / "two", *common)))
     for a, b in zip(metrics(one), metrics(two), strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-3)
