@@ -316,7 +316,7 @@ def spoil(path, kind, proof):
     ("zip bomb", "unpacks to 0.40 GB"),
     ("a tensor", "not a checkpoint"),
     ("no weights", "no weights in it"),
-    ("huge sizes", "not a checkpoint of this program"),
+    ("huge sizes", "head_spec: hidden_size: expected a whole number"),
     ("another format", "format 99, and this program reads 1"),
     ("another encoder", "its head reads 512 features and its encoder shufflenet_v2_x0_5 gives 1024"),
     ("missing keys", "missing classifier.1.bias; not of this network foreign.weight"),
@@ -325,7 +325,7 @@ def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copi
     path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
     spoil(path, kind, proof)
     result = run("test.py", "--model_dir", copied, ok=False, env=ONE_THREAD, timeout=60)
-    one_line(result, "--model_name", str(path), says)
+    one_line(result, "--model_dir", str(path), says)
     assert not proof.exists(), "code in a checkpoint was run"
     shutil.copy(path, path.with_name("last.pth.tar"))
     result = run("train.py", "--resume", copied, ok=False, env=ONE_THREAD, timeout=60)
@@ -359,7 +359,7 @@ def test_promise_4_any_metadata_of_a_checkpoint_is_read_or_refused(whole, key, i
         value = state[key] | {inner: value}
     state = {**state, key: value}
     try:
-        model, classes, _ = utils.build(state, "--model_name x")
+        model, classes, _, _ = utils.build(state, "--model_name x")
         checkpoints.restore(model, state, whole / "Saved_model_checkpoint" / "best.pth.tar", "model_name")
     except UserError as error:
         assert "--model_name" in str(error) or "--encoder" in str(error) or "--img_dim" in str(error)
