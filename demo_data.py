@@ -140,7 +140,7 @@ def write_group(job):
                 place = f"g{group}" if twins else f"g{group} {name}"
                 frames = draw_clip(pair, place, clip, fps, seed)
             path = folder / "UCF-101" / name / f"v_{name}_g{group:02}_c{clip:02}.avi"
-            with Writer(path, fps, WIDTH, HEIGHT, codec="XVID") as writer:
+            with Writer(path, fps, WIDTH, HEIGHT) as writer:
                 for frame in frames[::direction]:
                     writer.write(frame)
     return 2 * clips

@@ -25,6 +25,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import math
 import os
 import platform
 import re
@@ -41,9 +42,9 @@ from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
 from lrcn.clips.journal import Journal, clip_path, merge, read_state
-from lrcn.video import avi
 from lrcn.video.reader import EXTENSIONS, Video, VideoError
 from lrcn.video.sampling import Rate, read_clip, sample_video
+from lrcn.video.writer import write_clip
 
 # The flags that decide what a clip holds: one folder, one value of each.
 FIXED = ("sampling_rate", "FPS", "num_frames_to_extract", "seed", "row_data_dir", "ucf_list_dir")
@@ -176,46 +177,31 @@ def sample(job, raw, out, rank, count, rate, seed):
         job.source.encode()     # the manifest is UTF-8
         if count == "all":
             return write_whole(job, source, out, rank, rate)
-        frames, info, indices, stride = read_clip(source, count, rate, fraction(seed, job))
+        frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
     except (VideoError, OSError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
         return "failed", "the file's name is not UTF-8"
     except Exception as error:
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
-    written = write_clip(out, rank, job, frames, info.fps / stride)
-    return written if isinstance(written, tuple) else row(job, info, indices[0], stride, written)
+    written = write_job(out, rank, job, frames, info.fps / spacing)
+    return written if isinstance(written, tuple) else row(job, info, indices[0], spacing, written)
 
 
-def row(job, info, start, stride, frames):
+def row(job, info, start, spacing, frames):
     return "done", [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, int(start),
-                    int(stride), frames]
+                    math.floor(spacing + 0.5), frames]
 
 
-def write_clip(out, rank, job, frames, fps):
-    """Write `frames` (any iterable) as the job's clip; their count, or ("full", errno, text).
-
-    The name comes last, so that the file under it is whole. It is not flushed here: the journal
-    does that, for many files at once, before it names them.
-    """
+def write_job(out, rank, job, frames, fps):
+    """Write `frames` (any iterable) as the job's clip; their count, or ("full", errno, text)."""
     target = clip_path(out, job.cls, job.video)
     temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
     try:
-        frames = iter(frames)
-        first = next(frames)
-        with open(temporary, "wb") as stream:
-            writer = avi.Writer(stream, fps, first.shape[1], first.shape[0])
-            writer.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
-            for frame in frames:
-                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            writer.release()
-        os.replace(temporary, target)
-        return len(writer.lengths)
+        return write_clip(target, frames, fps, temporary)
     except OSError as error:
         return ("failed", error.strerror) if error.errno == errno.EFBIG else (
             "full", error.errno, error.strerror)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(out, rank, world):
@@ -229,14 +215,14 @@ def remove_leftovers(out, rank, world):
 def write_whole(job, source, out, rank, rate):
     """All sampled frames of a video, in constant memory."""
     with Video(source) as opened:
-        stride = rate.stride(opened.info.fps)
+        spacing = rate.spacing(opened.info.fps)
         frames = (frame for _, _, frame in sample_video(opened, rate))
         try:
-            written = write_clip(out, rank, job, frames, opened.info.fps / stride)
-        except StopIteration:
+            written = write_job(out, rank, job, frames, opened.info.fps / spacing)
+        except ValueError:
             raise VideoError("not one frame of it can be decoded") from None
         opened.info.frames = opened.position + 1
-        return written if isinstance(written, tuple) else row(job, opened.info, 0, stride, written)
+        return written if isinstance(written, tuple) else row(job, opened.info, 0, spacing, written)
 
 
 # ---------------------------------------------------------------- the run

@@ -145,7 +145,7 @@ def label_file(path, name, folder, slider, trained, args, stop):
     info, begin = probe(path), time.monotonic()
     if any(path.resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
         raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
-    half = rate.stride(info.fps) / info.fps / 2
+    half = rate.spacing(info.fps) / info.fps / 2
     history, known, drawn = History(slider.length), 0, 0
     with contextlib.ExitStack() as stack:
         table, painter = stack.enter_context(outputs.outputs(folder, trained.classes, info.fps, args))

@@ -155,9 +155,8 @@ def labelled_clip_video(path, clips, true, predicted, fps):
 
     clips: sequence of uint8 (T, H, W, 3), (an iterator will do); a clip of
     another size than the first is fitted into it, black at the sides;
-    true, predicted: a class name for each clip. The file is .mp4 (mp4v) or .avi (MJPG).
+    true, predicted: a class name for each clip. The file is an .mp4.
     """
-    codec = "MJPG" if str(path).lower().endswith(".avi") else "mp4v"
     count, writer = 0, None
     try:
         for clip, meant, said in zip(clips, true, predicted, strict=True):
@@ -165,7 +164,7 @@ def labelled_clip_video(path, clips, true, predicted, fps):
                 if writer is None:
                     shape = frame.shape
                     high, wide = label_frame(frame, meant, said).shape[:2]
-                    writer = Writer(path, fps, wide, high, codec)
+                    writer = Writer(path, fps, wide, high)
                 if frame.shape != shape:
                     frame = fit_frame(frame, shape[1], shape[0])
                 writer.write(label_frame(frame, meant, said))

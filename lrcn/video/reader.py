@@ -1,42 +1,30 @@
-"""Reading, sampling and writing videos with OpenCV. Frames are uint8 (H, W, 3) RGB; no torch.
+"""Reading video files with PyAV. Frames are uint8 (H, W, 3) RGB as they are shown; no torch.
 
     info = probe("clip.avi")                                  # fps, frames, width, height
     frames = read_frames("clip.avi", [30, 40, 50, 60, 70])    # exactly these, (5, H, W, 3)
-    with Video("film.mp4") as film:                           # 2.5 frames a second, constant memory
-        for index, seconds, frame in sample_video(film): ...
-    with Writer("out.mp4", info.fps, info.width, info.height) as out: out.write(frame)
+    with Video("film.mp4") as film:
+        while film.grab():
+            film.position, film.time, film.frame()
 
-A video that cannot be read raises VideoError, whose text is the reason in one line; FFmpeg's own
-remarks on stderr are switched off (set OPENCV_FFMPEG_LOGLEVEL and OPENCV_LOG_LEVEL to see them).
+As they are shown: turned as a phone's rotation says, with square pixels. A frame counts only if the
+decoder gave a whole one. A video that cannot be read raises VideoError, whose text is the reason in
+one line. Nothing but the file itself is read: no playlist, address or device that its content names.
 """
-
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 
-from lrcn.video import avi
-
-# OpenCV reads these when it is loaded. discardcorrupt: the frame at which a damaged file breaks
-# off is left out, not patched up with grey.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-
-
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fflags;discardcorrupt")
-
-
-if os.environ["OPENCV_LOG_LEVEL"] == "SILENT":
-    # Somebody may have loaded OpenCV before.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-EXTENSIONS = (".avi", ".mp4", ".mov", ".mkv", ".webm")
+EXTENSIONS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts",
+              ".vob", ".wmv", ".asf", ".flv", ".3gp", ".3g2", ".ogv", ".dv", ".mxf", ".gif")
+# The demuxers of those; others read playlists, or frames from somewhere else.
+FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,dv,mxf,h264,"
+           "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
+NEAR = 12       # frames that are decoded sooner than a key frame is looked for
 
 
 class VideoError(Exception):
@@ -47,7 +35,7 @@ class VideoError(Exception):
 class VideoInfo:
     fps: float
     frames: int     # what the file says; 0: unknown, as in an AVI that was cut off
-    width: int      # as shown: a phone's rotation is applied
+    width: int      # as shown
     height: int
 
 
@@ -56,74 +44,164 @@ class Video:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.capture = _open_file(self.path)
+        self.container = open_container(self.path)
+        self.stream = self._best_stream()
+        # One thread: files are read in parallel, and several threads would each hold frames back.
+        self.stream.codec_context.thread_count = 1
         self.position, self.time = -1, None
-        self._first_time = None
-        self.is_avi, self.key_frames, chunks = avi.read_index(self.path)
-        get = self.capture.get
-        frames = get(cv2.CAP_PROP_FRAME_COUNT) if chunks is None else chunks
-        self.info = VideoInfo(fps=get(cv2.CAP_PROP_FPS), frames=max(0, int(frames)),
-                              width=int(get(cv2.CAP_PROP_FRAME_WIDTH)),
-                              height=int(get(cv2.CAP_PROP_FRAME_HEIGHT)))
-        if not 0 < self.info.fps < math.inf:
-            raise VideoError(f"the file gives no frame rate ({self.info.fps})")
+        self._decoded, self._frame = self._decode(), None
+        self._origin, self._reformatter = None, av.video.reformatter.VideoReformatter()
+        fps = self.stream.average_rate or self.stream.guessed_rate or 0
+        if not 0 < fps < math.inf:
+            self.close()
+            raise VideoError(f"the file gives no frame rate ({fps})")
+        self.is_avi = self.container.format.name == "avi"
+        self.key_frames, count = _index(self.stream, self.is_avi)
+        width, height = self._shape()
+        self.info = VideoInfo(float(fps), count, width, height)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.capture.release()
+        self.close()
+
+    def close(self):
+        self.container.close()
+
+    def _best_stream(self):
+        """The film itself: not a picture of its cover, and of several the largest."""
+        streams = [s for s in self.container.streams.video
+                   if not s.disposition & av.stream.Disposition.attached_pic and s.codec_context]
+        if not streams:
+            self.close()
+            raise VideoError("no video in it that can be decoded")
+        return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
+
+    def _shape(self):
+        """(width, height) of the frames as they are shown."""
+        context = self.stream.codec_context
+        size = _squared(context.width, context.height, self.stream.sample_aspect_ratio)
+        turned = self._first_rotation() % 180 == 90
+        return size[::-1] if turned else size
+
+    def _first_rotation(self):
+        """Degrees by which the first frame is turned; it is decoded, and kept for grab()."""
+        first = next(self._decoded, None)
+        if first is None:
+            return 0
+        self._decoded = _before(first, self._decoded)
+        return first.rotation
+
+    def _decode(self):
+        """The decoder's whole frames; packets and frames that are damaged are passed over."""
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, ValueError):
+                continue
+            yield from (frame for frame in frames if not frame.is_corrupt)
+
+    def _packets(self):
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.FFmpegError):     # the end, or a file that breaks off
+                return
+            yield packet
 
     def grab(self):
         """Decode the next frame without converting it; False at the end of the video."""
-        if not self.capture.grab():
+        frame = next(self._decoded, None)
+        if frame is None:
             return False
+        self._frame = frame
         self.position += 1
-        seconds = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if self._first_time is None:
-            self._first_time = seconds
-        seconds -= self._first_time
-        # The last frames of an AVI with B-frames carry no time.
+        seconds = self._seconds(frame)
+        if self._origin is None:
+            self._origin = seconds
+        seconds -= self._origin
+        # Some frames carry no time, or an earlier one.
         if self.time is not None and seconds <= self.time:
             seconds = self.time + 1 / self.info.fps
         self.time = seconds
         return True
 
+    def _seconds(self, frame):
+        # An AVI's chunks come at its rate; with B-frames their numbers are not those of the frames.
+        if self.is_avi and self.stream.codec_context.has_b_frames or frame.pts is None:
+            return self.position / self.info.fps
+        return float(frame.pts * frame.time_base)
+
     def frame(self):
         """The frame last grabbed, uint8 (H, W, 3) RGB."""
-        ok, image = self.capture.retrieve()
-        if not ok:
-            raise VideoError(f"frame {self.position} cannot be decoded")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        frame = self._frame
+        width, height = _squared(frame.width, frame.height, self.stream.sample_aspect_ratio)
+        try:
+            picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"frame {self.position} cannot be decoded ({error})") from None
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
-    def seek(self, index):
-        """Jump so that the next grab() gives frame `index`, where that is exact and cheaper.
+    # ------------------------------------------------------------ going forward
 
-        Only an AVI's index says which frames are key frames and that none was dropped; elsewhere
-        nothing happens and the caller grabs its way. OpenCV starts at the key frame that lies at
-        least 16 frames ahead of the target.
+    def advance(self, index, exact=True):
+        """Go forward to frame `index`; False when the video ends before it.
+
+        exact: jump only where the file's index says that no frame is missing before it.
         """
-        if self.key_frames is None:
-            return
-        key = self.key_frames[np.searchsorted(self.key_frames, max(index - 16, 0), "right") - 1]
-        if key - self.position > 12:
-            self.jump(index)
-
-    def jump(self, index):
-        """Ask OpenCV for frame `index` next. By time stamp: exact at a constant rate only."""
-        if self._first_time is None and not self.grab():
-            return
-        self.capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        self.position = index - 1
-        self.time = None
-
-    def advance(self, index):
-        """Go forward to frame `index`; False when the video ends before it."""
-        self.seek(index)
+        if index - self.position > NEAR and (self.key_frames is not None or not exact):
+            self._jump(index)
         while self.position < index:
             if not self.grab():
                 return False
         return True
+
+    def _jump(self, index):
+        """Go to the last key frame before `index`, by the file's index or else by time.
+
+        Where that leads behind it, or to a frame whose time is not that of a number, start again from
+        the first frame.
+        """
+        if self._origin is None and not self.grab():
+            return
+        if self.key_frames is not None:
+            key = self.key_frames[np.searchsorted(self.key_frames, index, "right") - 1]
+            if key - self.position <= NEAR:
+                return
+        origin, fps = self._origin, self.info.fps
+        target = int(key) if self.key_frames is not None else index
+        tick = self.stream.time_base
+        start = round(origin / tick)
+        if not self._seek(start + round(target / (self.stream.average_rate or 1) / tick)):
+            return
+        found = next(self._decoded, None)
+        if found is None:
+            return self._restart()
+        counted = self.is_avi and self.stream.codec_context.has_b_frames
+        place = target if counted else (self._seconds(found) - origin) * fps
+        whole = round(place)
+        if abs(place - whole) > 0.1 or whole > index or (found.pts is None and not counted):
+            return self._restart()
+        self._decoded = _before(found, self._decoded)
+        self.position, self.time = whole - 1, (whole - 1) / fps
+
+    def _seek(self, timestamp):
+        try:
+            self.container.seek(timestamp, stream=self.stream, backward=True)
+        except av.FFmpegError:
+            return False
+        self._decoded = self._decode()
+        return True
+
+    def _restart(self):
+        """From the first frame again, in a container opened anew."""
+        self.close()
+        fresh = Video(self.path)
+        self.container, self.stream, self._decoded = fresh.container, fresh.stream, fresh._decoded
+        self.position, self.time, self._origin = -1, None, None
 
     def times(self):
         """Seconds of all frames that can be decoded, float64 (N,); reads the video to its end."""
@@ -133,27 +211,70 @@ class Video:
         return np.array(seconds)
 
 
-def _open_file(path):
-    reason = None
-    if not path.exists():
-        reason = "the file does not exist"
-    elif path.is_dir():
-        reason = "it is a folder"
-    elif path.is_file() and path.stat().st_size == 0:
-        reason = "the file is empty"
-    if reason is None:
-        try:
-            # An absolute path, lest "http:x.avi" is taken for an address.
-            capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG,
-                                       [cv2.CAP_PROP_N_THREADS, 1])
-        except (cv2.error, UnicodeEncodeError, SystemError) as error:
-            raise VideoError(" ".join(str(error).split())) from None
-        if capture.isOpened():
-            return capture
-        reason = "no video in it that OpenCV can decode"
-        if path.is_file() and not os.access(path, os.R_OK):
-            reason = "no permission to read the file"
-    raise VideoError(reason)
+def _before(first, rest):
+    yield first
+    yield from rest
+
+
+def _squared(width, height, ratio):
+    """(width, height) in square pixels of a picture whose pixels have this ratio of width to height."""
+    if not ratio or abs(ratio - 1) < 0.01 or not 0.1 < ratio < 10:
+        return width, height
+    return max(1, round(width * float(ratio))), height
+
+
+def _index(stream, is_avi):
+    """(key frames (K,) or None, number of frames or 0) by the index that came with the file's head.
+
+    None unless the index lists every frame at one rate: a place holder for a dropped frame in an AVI
+    is no picture, and a seek behind it would be off by one.
+    """
+    entries = stream.index_entries
+    listed = len(entries)
+    count = listed if is_avi else stream.frames
+    if not listed or listed != (stream.frames or listed) or not entries[0].is_keyframe:
+        return None, count if is_avi else stream.frames
+    times = np.array([entry.timestamp for entry in entries])
+    steps = np.diff(times)
+    if len(steps) and (steps != steps[0]).any() or is_avi and any(entry.size <= 8 for entry in entries):
+        return None, count
+    return np.flatnonzero([entry.is_keyframe for entry in entries]), count
+
+
+def open_container(path):
+    """The container; VideoError in one line for whatever is none."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise VideoError("the file does not exist" if isinstance(error, FileNotFoundError)
+                         else error.strerror) from None
+    if stat.S_ISDIR(mode):
+        raise VideoError("it is a folder")
+    if not stat.S_ISREG(mode):
+        raise VideoError("it is no file but a pipe or a device")
+    if not os.path.getsize(path):
+        raise VideoError("the file is empty")
+    if not os.access(path, os.R_OK):
+        raise VideoError("no permission to read the file")
+    # discardcorrupt: the frame at which a damaged file breaks off is left out, not patched up with grey.
+    options = {"fflags": "discardcorrupt", "protocol_whitelist": "file", "format_whitelist": FORMATS}
+    try:
+        return av.open(_name(path), options=options)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        words = "no video in it that can be decoded"
+        why = getattr(error, "strerror", None)
+        raise VideoError(f"{words} ({why})" if why else words) from None
+
+
+def _name(path):
+    """What PyAV opens: the absolute path, lest "http:x.avi" is taken for an address; an open file where
+    the name is not UTF-8."""
+    whole = os.path.abspath(path)
+    try:
+        whole.encode()
+        return f"file:{whole}"
+    except UnicodeEncodeError:
+        return open(whole, "rb")    # the container keeps it
 
 
 def probe(path):
@@ -171,10 +292,11 @@ def read_frames(path, indices):
     if not indices or indices[0] < 0 or indices != sorted(indices):
         raise ValueError(f"indices must be ascending and not negative: {indices}")
     with Video(path) as video:
-        return np.stack(_frames_at(video, indices))
+        return np.stack(frames_at(video, indices))
 
 
-def _frames_at(video, indices):
+def frames_at(video, indices):
+    """[uint8 (H, W, 3)] of an open Video at ascending indices; VideoError when one is not there."""
     frames = []
     for index in indices:
         if index == video.position:

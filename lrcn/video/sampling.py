@@ -3,18 +3,19 @@
     rate = Rate(FPS=25, sampling_rate=10)                     # 2.5 frames a second
     with Video("film.mp4") as film:                           # constant memory
         for index, seconds, frame in sample_video(film, rate): ...
-    frames, info, indices, stride = read_clip("film.mp4", 5, rate, fraction=0.3)
+    frames, info, indices, spacing = read_clip("film.mp4", 5, rate, fraction=0.3)
 """
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn.video.reader import Video, VideoError, _frames_at
+from lrcn.video.reader import Video, VideoError, frames_at
 
 # Kept frames may be this many source frames off the beat before a video counts as one of
 # variable rate: files of constant rate drop a frame here and there.
 TOLERANCE = 1.5
+FAR = 300       # frames into a file, from which a jump by time stamp is worth its risk
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,39 @@ class Rate:
         """Seconds from one sampled frame to the next."""
         return self.sampling_rate / self.FPS
 
+    def spacing(self, source_fps):
+        """Source frames from one kept frame to the next, on average; at least 1.
+
+        A whole number where that is right to half a percent (25 fps -> 10, 29.97 -> 12, 12.5 -> 5), so
+        that a header's rounding moves no frame; elsewhere not (24 -> 9.6, 7 -> 2.8): the frames nearest
+        in time are taken, and 2.5 a second are kept all the same.
+        """
+        exact = source_fps * self.step
+        whole = max(1, math.floor(exact + 0.5))
+        return whole if abs(exact - whole) <= 0.005 * exact or exact < 1 else exact
+
     def stride(self, source_fps):
-        """Source frames from one kept frame to the next: 25 fps -> 10, 29.97 -> 12, 12.5 -> 5; at least 1."""
-        return max(1, math.floor(source_fps * self.step + 0.5))
+        """The spacing as a whole number, for the manifest: 25 fps -> 10, 29.97 -> 12, 24 -> 10."""
+        return math.floor(self.spacing(source_fps) + 0.5)
+
+
+def offsets(spacing, count):
+    """int (count,): source frames from the first kept frame to each."""
+    return np.floor(np.arange(count) * spacing + 0.5).astype(int)
 
 
 class Beat:
-    """Decides, frame by frame, which frames of a video to keep: one every `stride / fps` seconds.
+    """Decides, frame by frame, which frames of a video to keep: one every `spacing / fps` seconds.
 
-    At a constant rate that is every stride-th frame. Once the time stamps leave the beat, the time
-    stamps decide: the first frame that is due, to half a frame.
+    At a constant rate that is the frame nearest to each multiple of the spacing. Once the time stamps
+    leave the beat, the time stamps decide: the first frame that is due, to half a frame.
     """
 
-    def __init__(self, fps, stride):
-        self.fps, self.stride = fps, stride
-        self.step = stride / fps
+    def __init__(self, fps, spacing):
+        self.fps, self.spacing = fps, spacing
+        self.step = spacing / fps
         self.last = None        # seconds at which the last kept frame was due
-        self.skipped = 0
+        self.kept = self.skipped = 0
         self.constant = True
 
     def keep(self, seconds):
@@ -64,86 +81,85 @@ class Beat:
         self.skipped += 1
         late = (seconds - self.last - self.step) * self.fps     # in source frames
         if self.constant:
-            if self.skipped < self.stride and late <= TOLERANCE:
+            if self.skipped < self._gap() and late <= TOLERANCE:
                 return False
             self.constant = abs(late) <= TOLERANCE
         if not self.constant and late < -0.5:
             return False
         # The beat goes on through a frame that came late, unless a whole beat was missed. At a
         # constant rate it gives way a little, because file headers round their rates.
-        if late >= self.stride:
+        if late >= self.spacing:
             self.last = seconds
         else:
             self.last += self.step + (max(-0.25, min(0.25, late)) / self.fps if self.constant else 0)
-        self.skipped = 0
+        self.skipped, self.kept = 0, self.kept + 1
         return True
 
+    def _gap(self):
+        """Source frames from the last kept frame to the next."""
+        before, due = (math.floor(k * self.spacing + 0.5) for k in (self.kept, self.kept + 1))
+        return due - before
 
-def sample_by_time(times, fps, stride, count, fraction):
+
+def sample_by_time(times, fps, spacing, count, fraction):
     """Which frames to take for one clip of a video whose frame times are known.
 
     times: seconds (N,), N >= 1; fraction: where to start, in [0, 1) of the possible starts.
-    Returns (indices, stride): `count` ascending indices, and the stride between them, smaller than
+    Returns (indices, spacing): `count` ascending indices, and the spacing between them, smaller than
     the one asked for when the video is too short. With fewer frames than `count`, the last is
     repeated. At a variable rate, each frame is the one on screen at its time.
     """
-    length, step, slack = len(times), stride / fps, 0.5 / fps
+    length, step, slack = len(times), spacing / fps, 0.5 / fps
     possible = int(np.searchsorted(times, times[-1] + slack - (count - 1) * step, "right"))
     if possible < 1:
-        stride = max(1, min(stride, (length - 1) // (count - 1)))
+        stride = max(1, min(int(spacing), (length - 1) // (count - 1)))
         start = int(fraction * max(1, length - (count - 1) * stride))
         return np.minimum(start + stride * np.arange(count), length - 1), stride
-    indices = int(fraction * possible) + stride * np.arange(count)
-    due = times[indices[0]] + step * np.arange(count)
+    indices = int(fraction * possible) + offsets(spacing, count)
+    due = times[min(indices[0], length - 1)] + step * np.arange(count)
     if indices[-1] < length and (abs(times[indices] - due) * fps <= TOLERANCE).all():
-        return indices, stride
-    return np.searchsorted(times, due + slack, "right") - 1, stride
+        return indices, spacing
+    return np.searchsorted(times, due + slack, "right") - 1, spacing
 
 
 def read_clip(path, count, rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
 
-    Returns (list of frames (H, W, 3), VideoInfo, indices (count,), stride). info.frames is the count
+    Returns (list of frames (H, W, 3), VideoInfo, indices (count,), spacing). info.frames is the count
     of frames in the file's index, or those that could be decoded where the file had to be read
     through: its count was wrong, it is shorter than the clip, or its rate varies.
     """
     with Video(path) as video:
         info = video.info
-        stride = rate.stride(info.fps)
-        span = (count - 1) * stride + 1
-        if info.frames >= span:
-            indices = int(fraction * (info.frames - span + 1)) + stride * np.arange(count)
+        spacing = rate.spacing(info.fps)
+        away = offsets(spacing, count)
+        if info.frames > away[-1]:
+            indices = int(fraction * (info.frames - away[-1])) + away
             frames = _at_constant_rate(video, indices)
             if frames:
-                return frames, info, indices, stride
+                return frames, info, indices, spacing
     with Video(path) as video:
         times = video.times()
     if not len(times):
         raise VideoError("not one frame of it can be decoded")
     info.frames = len(times)
-    indices, stride = sample_by_time(times, info.fps, stride, count, fraction)
+    indices, spacing = sample_by_time(times, info.fps, spacing, count, fraction)
     with Video(path) as video:
-        return _frames_at(video, [int(i) for i in indices]), info, indices, stride
+        return frames_at(video, [int(i) for i in indices]), info, indices, spacing
 
 
 def _at_constant_rate(video, indices):
     """The frames, or None when the video ends early or its time stamps are off the beat.
 
-    Far into a file of another kind than AVI the jump is by time stamp, and accepted where the frame
-    that it finds has the time of its number.
+    Far into a file the jump may be by time stamp: it is accepted where the frame that it finds has the
+    time of its number.
     """
     fps, begin = video.info.fps, indices[0]
-    jumped = begin > 300 and not video.is_avi
-    if jumped:
-        video.jump(int(begin))
     frames, first = [], None
     for index in indices:
-        if not video.advance(int(index)):
+        if not video.advance(int(index), exact=begin <= FAR):
             return None
-        if first is None:
-            if jumped and abs(video.time * fps - begin) > 0.1:
-                return None
-            first = video.time
+        first = video.time if first is None else first
         if abs((video.time - first) * fps - (index - begin)) > TOLERANCE:
             return None
         frames.append(video.frame())
@@ -155,10 +171,9 @@ def _at_constant_rate(video, indices):
 def sample_video(video, rate):
     """Yields (source frame index, seconds, frame uint8 (H, W, 3)) of an open Video, one at a time.
 
-    Seconds count from the first frame. Memory stays the same
-    however long the video is.
+    Seconds count from the first frame. Memory stays the same however long the video is.
     """
-    beat = Beat(video.info.fps, rate.stride(video.info.fps))
+    beat = Beat(video.info.fps, rate.spacing(video.info.fps))
     while video.grab():
         if beat.keep(video.time):
             yield video.position, video.time, video.frame()

@@ -1,57 +1,85 @@
-"""Reading, sampling and writing videos with OpenCV. Frames are uint8 (H, W, 3) RGB; no torch.
+"""Writing videos that are whole or absent. Frames are uint8 (H, W, 3) RGB.
 
-    info = probe("clip.avi")                                  # fps, frames, width, height
-    frames = read_frames("clip.avi", [30, 40, 50, 60, 70])    # exactly these, (5, H, W, 3)
-    with Video("film.mp4") as film:                           # 2.5 frames a second, constant memory
-        for index, seconds, frame in sample_video(film): ...
-    with Writer("out.mp4", info.fps, info.width, info.height) as out: out.write(frame)
+    with Writer("labelled.mp4", 25, 640, 480, sound="film.mp4") as out:     # H.264, plays in a browser
+        out.write(frame)                    # at the rate given, or
+        out.write(frame, seconds)           # at the source's own time stamps
+    count = write_clip("clip.avi", frames, 2.5)                             # Motion JPEG, a sampled clip
 
-A video that cannot be read raises VideoError, whose text is the reason in one line; FFmpeg's own
-remarks on stderr are switched off (set OPENCV_FFMPEG_LOGLEVEL and OPENCV_LOG_LEVEL to see them).
+A full disk raises OSError.
 """
-
 import contextlib
+import errno
+import os
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from lrcn.base import files
 from lrcn.video import avi
-from lrcn.video.reader import VideoError, probe
+from lrcn.video.reader import VideoError, open_container, probe
+
+TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
+H264 = {"preset": "veryfast", "crf": "20"}
+COPIED = ("aac", "mp3")         # sound that MP4 files and browsers take as it is
 
 
 class Writer:
-    """Writes a video that is whole or absent: it appears under its name when closed.
+    """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed.
 
-    codec "MJPG" (.avi, JPEG frames of `quality`) or one that OpenCV's FFmpeg encodes, such as
-    "mp4v" (.mp4). A full disk raises OSError, a codec that is not there VideoError.
+    fps: frames a second, where write() is given no times. sound: a file whose sound goes along, from
+    its first picture to the last one written.
     """
 
-    def __init__(self, path, fps, width, height, codec="mp4v", quality=95):
+    def __init__(self, path, fps, width, height, sound=None):
         self.path, self.size, self.frames = Path(path), (int(width), int(height)), 0
+        self.fps = Fraction(fps).limit_denominator(100_000)
         self._stack = contextlib.ExitStack()
         self._temporary = self._stack.enter_context(files.atomic(self.path))
         try:
-            if codec == "MJPG":
-                stream = self._stack.enter_context(self._temporary.open("wb"))
-                self._out = avi.Writer(stream, fps, *self.size, quality)
-            else:
-                self._out = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG,
-                                            cv2.VideoWriter_fourcc(*codec), float(fps), self.size)
-                if not self._out.isOpened():
-                    raise VideoError(f"OpenCV cannot write {self.path.name} with codec {codec}")
+            xvid = self.path.suffix.lower() == ".avi"
+            self._out = av.open(str(self._temporary), "w", format="avi" if xvid else "mp4",
+                                options={} if xvid else {"movflags": "faststart"})
+            self._stream = self._xvid() if xvid else self._h264()
+            self._sound = None if sound is None else _Sound(sound, self._out)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
+        self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
 
-    def write(self, frame):
-        """frame: uint8 (height, width, 3) RGB."""
+    def _h264(self):
+        if self.size[0] % 2 or self.size[1] % 2:
+            raise ValueError(f"H.264 counts pixels in pairs, and {self.size} is odd")
+        stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
+        stream.width, stream.height = self.size
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", TICK
+        return stream
+
+    def _xvid(self):
+        stream = self._out.add_stream("mpeg4", rate=self.fps)
+        stream.width, stream.height = self.size
+        stream.pix_fmt, stream.codec_context.codec_tag = "yuv420p", "XVID"
+        stream.bit_rate = round(2 * self.size[0] * self.size[1] * self.fps)
+        return stream
+
+    def write(self, frame, seconds=None):
+        """frame: uint8 (height, width, 3) RGB; seconds: when it is shown, from 0 on (None: by the rate)."""
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"expected uint8 {self.size[1]} x {self.size[0]} x 3, "
                              f"not {frame.dtype} {frame.shape}")
-        self._out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        if seconds is None:
+            seconds = self.frames / self.fps
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        base = self._stream.codec_context.time_base or 1 / self.fps
+        picture.time_base = base
+        picture.pts = self._last = max(self._last + 1, round(Fraction(seconds) / base))
+        self._shown = float(picture.pts * base)
+        self._mux(self._stream.encode(picture))
         self.frames += 1
+        if self._sound:
+            self._sound.until(self._shown)
 
     def close(self):
         """Put the finished file in its place; nothing is left when no frame was written."""
@@ -60,24 +88,39 @@ class Writer:
         if not self.frames:
             self.discard()
             return
-        self._out.release()
         stack, self._stack = self._stack, None
         with stack:
-            if not isinstance(self._out, avi.Writer):
-                self._check()
+            self._mux(self._stream.encode(None))
+            if self._sound:
+                self._sound.until(self._shown + 1 / self.fps)
+                self._sound.close()
+            self._end()
+            self._check()
+
+    def _mux(self, packets):
+        try:
+            self._out.mux(packets)
+        except av.FFmpegError as error:
+            raise OSError(error.errno or errno.EIO, error.strerror, str(self.path)) from None
+
+    def _end(self):
+        try:
+            self._out.close()
+        except av.FFmpegError as error:
+            raise OSError(error.errno or errno.EIO, error.strerror, str(self.path)) from None
 
     def discard(self):
         """Leave no file."""
         if self._stack is None:
             return
         stack, self._stack = self._stack, None
-        if not isinstance(self._out, avi.Writer):
-            self._out.release()
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self._out.close()
         with contextlib.suppress(VideoError), stack:
             raise VideoError("discarded")
 
     def _check(self):
-        """OpenCV says nothing of a full disk: what cannot be opened again was not written."""
+        """A muxer says little of a full disk: what cannot be opened again was not written."""
         try:
             written = probe(self._temporary).frames
         except VideoError:
@@ -94,3 +137,89 @@ class Writer:
             self.close()
         else:
             self.discard()
+
+
+class _Sound:
+    """The sound of a source, put into a film as its pictures are: copied, or as AAC."""
+
+    def __init__(self, source, out):
+        self.container, self.out, self.stream = open_container(Path(source)), out, None
+        if not self.container.streams.audio or not self.container.streams.video:
+            self.packets = iter(())
+            return
+        mine, picture = self.container.streams.audio[0], self.container.streams.video[0]
+        # Times count from the first picture, which may come before or after the first sound.
+        self.begin = float((picture.start_time or 0) * picture.time_base)
+        self.copied = mine.codec_context is not None and mine.codec_context.name in COPIED
+        if self.copied:
+            self.stream = out.add_stream_from_template(mine)
+        elif mine.codec_context is not None:
+            rate = mine.codec_context.sample_rate
+            self.stream = out.add_stream("aac", rate=rate if rate in (44_100, 48_000) else 48_000)
+            self.stream.layout = "mono" if mine.codec_context.channels == 1 else "stereo"
+            self.resampler = av.AudioResampler("fltp", self.stream.layout, self.stream.rate)
+        self.packets = self._packets(mine) if self.stream else iter(())
+        self.next = next(self.packets, None)
+
+    def _packets(self, stream):
+        """(seconds from the first picture, packet) of all sound that does not come before it."""
+        with contextlib.suppress(av.FFmpegError):
+            for packet in self.container.demux(stream):
+                if packet.pts is not None:
+                    seconds = float(packet.pts * packet.time_base) - self.begin
+                    if seconds > -0.001:
+                        yield max(0.0, seconds), packet
+
+    def until(self, seconds):
+        """Put in what sounds before this moment."""
+        while self.stream and self.next and self.next[0] < seconds:
+            at, packet = self.next
+            with contextlib.suppress(av.FFmpegError):
+                self._put(at, packet)
+            self.next = next(self.packets, None)
+
+    def _put(self, at, packet):
+        if self.copied:
+            packet.dts = packet.pts = round(at / float(packet.time_base))
+            packet.stream = self.stream
+            self.out.mux(packet)
+            return
+        for frame in packet.decode():
+            begin = float((frame.pts or 0) * frame.time_base) - self.begin
+            for part in self.resampler.resample(frame):
+                part.pts, part.time_base = round(begin * part.sample_rate), Fraction(1, part.sample_rate)
+                begin += part.samples / part.sample_rate
+                self.out.mux(self.stream.encode(part))
+
+    def close(self):
+        if self.stream and not self.copied:
+            self.out.mux(self.stream.encode(None))
+        self.container.close()
+
+
+# ---------------------------------------------------------------- sampled clips
+
+def write_clip(path, frames, fps, temporary=None, quality=None):
+    """Write `frames` (any iterable) as a Motion JPEG .avi; how many there were.
+
+    The name comes last, so that the file under it is whole; `temporary` is the one before. It is not
+    flushed to the disk: who writes many files flushes them together. ValueError: no frame at all.
+    """
+    path = Path(path)
+    temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.tmp.avi")
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("a clip needs at least one frame")
+    options = {} if quality is None else {"quality": quality}
+    try:
+        with open(temporary, "wb") as stream:
+            out = avi.Writer(stream, fps, first.shape[1], first.shape[0], **options)
+            out.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
+            for frame in frames:
+                out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            out.release()
+        os.replace(temporary, path)
+        return len(out.lengths)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.clips.streams import MODALITIES, differences
 from lrcn.encoding import surgery
 from lrcn.encoding.features import FrameEncoder, Options, encode_clips
-from lrcn.video.writer import Writer
+from lrcn.video.writer import write_clip
 from lrcn.watching.sliding import Slider
 
 CPU = Options(torch.device("cpu"), num_workers=0)
@@ -35,10 +35,9 @@ def clip_of(tmp_path):
     def write(frames):
         (tmp_path / "A").mkdir(exist_ok=True)
         random = np.random.default_rng(frames)
-        with Writer(tmp_path / "A" / "v.avi", 2.5, 64, 48, codec="MJPG") as writer:
-            for _ in range(frames):
-                coarse = random.integers(0, 256, (3, 4, 3), dtype=np.uint8)
-                writer.write(cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC))
+        coarse = [random.integers(0, 256, (3, 4, 3), dtype=np.uint8) for _ in range(frames)]
+        write_clip(tmp_path / "A" / "v.avi",
+                   [cv2.resize(c, (64, 48), interpolation=cv2.INTER_CUBIC) for c in coarse], 2.5)
         return tmp_path, SampledVideo("v", "A", "g", frames)
     return write
 

@@ -8,7 +8,7 @@ from commands import ROOT, run
 from videos import class_folders, numbered, set_frame_times, set_header_frames, turn, write_sound, write_video
 
 from lrcn.video.reader import probe
-from lrcn.video.writer import Writer
+from lrcn.video.writer import write_clip
 from tests.doors.test_preprocessing import SCRIPT, manifest, preprocess, shown
 
 DRIVER = """
@@ -57,9 +57,7 @@ def odd(tmp_path_factory):
     set_header_frames(write_video(odd / "too_many_in_head.avi", 60), 5000)
     set_header_frames(write_video(odd / "too_few_in_head.avi", 60), 3)
     set_header_frames(write_video(odd / "none_in_head.avi", 60), 0)
-    with Writer(odd / "odd_size.avi", 25, 61, 47, codec="MJPG") as out:
-        for i in range(60):
-            out.write(numbered(i, 61, 47))
+    write_clip(odd / "odd_size.avi", [numbered(i, 61, 47) for i in range(60)], 25)
     whole = write_video(odd / "cut_in_the_middle.avi", 90).read_bytes()
     begin, end = whole.index(b"movi"), whole.rindex(b"idx1")
     (odd / "cut_in_the_middle.avi").write_bytes(whole[:begin + (end - begin) * 4 // 5])

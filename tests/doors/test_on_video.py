@@ -23,7 +23,7 @@ import test_on_video
 import utils
 from lrcn.video.reader import Video, probe, read_frames
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer
+from lrcn.video.writer import Writer, write_clip
 from lrcn.watching import live
 from lrcn.watching.segments import find_segments
 from lrcn.watching.sliding import History, Slider, analyse
@@ -57,9 +57,7 @@ def film(path, seconds, fps, width=64, height=48):
     if not (width % 2 or height % 2):
         return write_video(path, frames, fps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Writer(path, fps, width, height, codec="MJPG") as writer:
-        for frame in frames:
-            writer.write(frame)
+    write_clip(path, frames, fps)
     return path
 
 
@@ -364,9 +362,7 @@ def test_a_videos_window_is_what_test_py_sees(model, sampled, demo, tmp_path):
             frames = read_frames(source.path, range(int(clip["start"]), int(clip["start"])
                                                           + 4 * int(clip["stride"]) + 1))
         path = tmp_path / f"{clip['video']}.avi"
-        with Writer(path, fps, frames.shape[2], frames.shape[1], codec="MJPG") as writer:
-            for frame in frames:
-                writer.write(frame)
+        write_clip(path, frames, fps)
         label(model, path, "--no-video", "--output_dir", tmp_path / "out")
         (window,) = table(tmp_path / "out" / clip["video"] / "predictions.csv")
         assert float(window["probability_1"]) == pytest.approx(
