@@ -4,6 +4,7 @@
     [number_of(frame) for frame in read_frames(path, [0, 10, 20])] == [0, 10, 20]
     class_folders(folder, classes=("Jump", "Run"), videos=3)
 """
+import os
 import struct
 import wave
 
@@ -55,6 +56,16 @@ def class_folders(folder, classes=("Jump", "Run", "Turn"), videos=4, **options):
         for i in range(1, videos + 1):
             write_video(folder / cls / f"v_{cls}_g{i:02d}_c01.avi", **options)
     return folder
+
+
+def write_endless(path):
+    """A file in which a decoder looks for the next frame for many minutes: cut off, and then zeros (a hole
+    in the file, which takes no room)."""
+    whole = write_video(path.with_name("whole.mkv"), 60)
+    path.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    whole.unlink()
+    os.truncate(path, 64 * 2**30)
+    return path
 
 
 def write_sound(path):

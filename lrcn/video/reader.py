@@ -260,10 +260,8 @@ def open_container(path):
     options = {"fflags": "discardcorrupt", "protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         return av.open(_name(path), options=options)
-    except (av.FFmpegError, ValueError, OSError) as error:
-        words = "no video in it that can be decoded"
-        why = getattr(error, "strerror", None)
-        raise VideoError(f"{words} ({why})" if why else words) from None
+    except (av.FFmpegError, ValueError, OSError):
+        raise VideoError("no video in it that can be decoded") from None
 
 
 def _name(path):

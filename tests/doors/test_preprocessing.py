@@ -1,7 +1,6 @@
 """preprocessing_data.py: which videos, which frames, what lies on disk, and what a kill leaves."""
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from commands import run, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from videos import class_folders, number_of, write_video
+from videos import class_folders, number_of, write_endless, write_video
 
 from lrcn.clips.journal import COLUMNS, Journal, clip_path, read_state
 from lrcn.video import avi
@@ -240,9 +239,9 @@ def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags, 
 
 @pytest.fixture
 def stuck(tmp_path):
-    """A folder of 13 videos, one of which hangs every decoder: a pipe into which nobody writes."""
+    """A folder of 13 videos, one of which hangs every decoder."""
     folder = class_folders(tmp_path / "stuck", frames=50)
-    os.mkfifo(folder / "Turn" / "v_Turn_g99_c01.avi")
+    write_endless(folder / "Turn" / "v_Turn_g99_c01.avi")
     return folder
 
 
