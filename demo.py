@@ -35,7 +35,7 @@ RUNS = (("LRCN", "demo/runs/lrcn"), ("mean of frames, no LSTM", "demo/runs/no_ls
 
 def run_command(command):
     """Run `python <command>`; the demo ends where a command fails."""
-    cli.say(f"\n$ python {command}")
+    cli.say("", f"$ python {command}", sep="\n")
     process = subprocess.Popen([sys.executable, *shlex.split(command)])
     try:
         status = process.wait()
@@ -47,13 +47,15 @@ def run_command(command):
 
 
 def main():
+    cli.Parser(__doc__).parse_args()
     begin = time.monotonic()
     shutil.rmtree("demo/runs", ignore_errors=True)
     for _, folder in RUNS:
         Path(folder).mkdir(parents=True)
     for command in COMMANDS:
         run_command(command)
-    cli.say(f"\nTest accuracy on split 1 of the embedded data ({time.monotonic() - begin:.0f} s in all):")
+    took = time.monotonic() - begin
+    cli.say("", f"Test accuracy on split 1 of the embedded data ({took:.0f} s in all):", sep="\n")
     top1 = {}
     for name, folder in RUNS:
         metrics = files.read_json(Path(folder, "test", "metrics.json"))

@@ -20,13 +20,13 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from lrcn.base import cli, files
+from lrcn.base.workers import quiet
 from lrcn.video.writer import Writer
 
 PAIRS = {"move": ("MoveRight", "MoveLeft"),
@@ -171,9 +171,8 @@ def write_lists(folder, groups, clips):
 # ---------------------------------------------------------------- main
 
 def worker():
-    """Ctrl-C is the parent's to answer, and two workers share two cores without OpenCV's threads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Signals are the parent's to answer, and two workers share two cores without OpenCV's threads."""
+    quiet()
     cv2.setNumThreads(1)
 
 
@@ -205,11 +204,10 @@ def main():
 
 
 def render(folder, args, total):
-    from tqdm import tqdm
     jobs = [(folder, pair, group, args.clips, args.seed, args.twins)
             for group in range(1, args.groups + 1) for pair in PAIRS]
     with multiprocessing.Pool(args.num_workers, worker) as pool, \
-            tqdm(total=total, unit="video", desc="Drawing") as bar:
+            cli.progress(total=total, unit="video", desc="drawing") as bar:
         for count in pool.imap_unordered(write_group, jobs):
             bar.update(count)
 

@@ -202,7 +202,7 @@ def compare(studied, args):
     words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
              f"classes, split {settings['split']}, {args.num_movies} movies.")
     pictures.show(folder.path, comparison.draw(variants, folder.path, words))
-    cli.say(comparison.printed_table(variants))
+    cli.say(*comparison.printed_table(variants).splitlines(), sep="\n")
     return folder
 
 

@@ -149,8 +149,8 @@ def go(run, samples):
     with Stop() as stop:
         complete = run.train(stop)
     if run.rank.first and not complete:
-        print(f"stopped in epoch {run.progress.epoch}; go on with: python train.py --resume {run.folder}",
-              file=sys.stderr)
+        cli.say(f"stopped in epoch {run.progress.epoch}; go on with: python train.py --resume {run.folder}",
+                file=sys.stderr)
     elif run.rank.first:
         if run.recipe.pictures:
             run.album.final(run, samples)

@@ -103,23 +103,25 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
 
 def add_model_flags(parser, several=False):
     """The flags that every script with a trained model shares."""
-    parser.add_argument("--model_dir", required=True, metavar="RUN", nargs="+" if several else None,
-                        help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
-    parser.add_argument("--model_name", default=None, metavar="FILE",
-                        help="checkpoint in it (default: best.pth.tar)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--num_workers", type=cli.count, default=4, help="processes that decode frames")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32,
-                        help="accepted for old command lines; the result and the speed do not depend on it")
+    network, machine = parser.group("network"), parser.group("machine")
+    network.add_argument("--model_dir", required=True, metavar="RUN", nargs="+" if several else None,
+                         help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
+    network.add_argument("--model_name", default=None, metavar="FILE",
+                         help="checkpoint in it (default: best.pth.tar)")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    machine.add_argument("--num_workers", type=cli.count, default=4, help="processes that decode frames")
+    machine.add_argument("--batch_size", type=cli.positive_int, default=32,
+                         help="accepted for old command lines; the result and the speed do not depend on it")
 
 
 def add_data_flags(parser):
     """Where the test clips are, and which of them count."""
-    parser.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
-                        help="folder that preprocessing_data.py wrote (default: that of the training)")
-    parser.add_argument("--ucf_list_dir", metavar="DIR",
-                        help="folder of the split lists (default: that of the training)")
-    parser.add_argument("--split", choices=["1", "2", "3"], default=None,
-                        help="official split (default: that of the training)")
-    parser.add_boolean("--feature_cache", default=True,
-                       help="keep the features on disk, shared by all scripts")
+    data = parser.group("data")
+    data.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
+                      help="folder that preprocessing_data.py wrote (default: that of the training)")
+    data.add_argument("--ucf_list_dir", metavar="DIR",
+                      help="folder of the split lists (default: that of the training)")
+    data.add_argument("--split", choices=["1", "2", "3"], default=None,
+                      help="official split (default: that of the training)")
+    parser.group("machine").add_boolean("--feature_cache", default=True,
+                                        help="keep the features on disk, shared by all scripts")

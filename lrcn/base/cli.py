@@ -1,14 +1,20 @@
-"""Flags, errors and the way out, the same in every script.
+"""Flags, words, errors and the way out, the same in every script.
 
     parser = cli.Parser(__doc__)
     parser.add_argument("--batch_size", type=int, default=32, help="clips per step")
-    parser.add_boolean("--bidirectional", default=True, help="read the frames both ways")
+    parser.group("network").add_boolean("--bidirectional", default=True, help="read the frames both ways")
+    for clip in cli.progress(clips, desc="drawing", unit="clip"):
+        cli.say(f"{clip.name} is done")
     if __name__ == "__main__":
         cli.run(main)
+
+Names of files and classes reach the terminal through `printable` alone: it is the data's author who
+chose them, and a terminal obeys what it is sent.
 
 Nothing here imports torch, so that preprocessing_data.py starts in a blink.
 """
 import argparse
+import difflib
 import errno
 import math
 import os
@@ -83,16 +89,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with every flag accepted in underscores or dashes, and one line for an error.
-
-    A dash that a document turned into a typographic one (–-row_data_dir) is read as a dash, and
-    so is the single dash of -num_workers.
-    """
-
-    def __init__(self, description):
-        super().__init__(description=(description or "").strip(), formatter_class=_Help,
-                         allow_abbrev=False)
+class _Booleans:
+    """What a parser and a group of its flags have beside argparse's add_argument."""
 
     def add_boolean(self, *names, default, help):
         """A switch for which --name, --no-name and --name True|False all work."""
@@ -103,20 +101,50 @@ class Parser(argparse.ArgumentParser):
                           action="store_const", const=False, default=argparse.SUPPRESS,
                           help=argparse.SUPPRESS)
 
+
+class _Group(_Booleans, argparse._ArgumentGroup):
+    """Flags under a heading of their own."""
+
+
+class Parser(_Booleans, argparse.ArgumentParser):
+    """argparse, with every flag accepted in underscores or dashes, and one line for an error.
+
+    A dash that a document turned into a typographic one (–-row_data_dir) is read as a dash, and
+    so is the single dash of -num_workers.
+    """
+
+    def __init__(self, description):
+        super().__init__(description=(description or "").strip(), formatter_class=_Help,
+                         allow_abbrev=False)
+
+    def group(self, title):
+        """The flags that --help shows under `title`: the same group whenever it is asked for."""
+        for group in self._action_groups:
+            if group.title == title:
+                return group
+        self._action_groups.append(_Group(self, title))
+        return self._action_groups[-1]
+
     def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([self._canonical(a) for a in args], namespace)
+        args = list(sys.argv[1:] if args is None else args)
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_known_args([*map(self._canonical, args[:end]), *args[end:]], namespace)
 
     def _canonical(self, token):
-        match = re.match(r"[-–—−]{1,3}([A-Za-z][\w-]*)(=.*)?$", token, re.DOTALL)
-        if match:
-            name = "--" + match[1].replace("-", "_")
-            if name in self._option_string_actions:
-                return name + (match[2] or "")
+        """The flag in `token` as it was declared; a word that is none, as it stands."""
+        match = re.match(r"([-–—−]{1,3})([A-Za-z][\w-]*)(=.*)?$", token, re.DOTALL)
+        if not match:
+            return token
+        dashes, name, value = match[1], "--" + match[2].replace("-", "_"), match[3] or ""
+        if name in self._option_string_actions:
+            return name + value
+        if len(dashes) > 1:     # before argparse asks for a flag that was meant by this one
+            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+            self.error(f"{token}: there is no such flag" + (f"; did you mean {near[0]}?" if near else ""))
         return token
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def folder(flag, value, hint):
@@ -139,9 +167,25 @@ def file(flag, value, hint):
     return path
 
 
+# ---------------------------------------------------------------- words
+
+def printable(text):
+    """`text` on one line, what a terminal would obey instead of show as its code: \\x1b, \\n, \\u202e."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def say(*words, **options):
-    """print, flushed, so that a log shows each line when it was said."""
-    print(*words, **options, flush=True)
+    """print, every word `printable`, flushed, so that a log shows each line when it was said."""
+    print(*map(printable, words), **options, flush=True)
+
+
+def progress(*iterable, desc="", show=True, **options):
+    """tqdm's bar on a terminal, nothing in a log. show: False for all processes but the first."""
+    from tqdm import tqdm
+    return tqdm(*iterable, desc=printable(desc), disable=None if show else True, **options)
+
+
+# ---------------------------------------------------------------- the way out
 
 
 def _terminate(number, frame):
@@ -151,19 +195,26 @@ def _terminate(number, frame):
 def run(main):
     """Call main() and leave with its exit status; errors of the caller's take one line.
 
-    Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM.
+    Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM. A second
+    Ctrl-C or SIGTERM does not wait for the first one's tidying up.
     """
     name = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")   # a terminal that lacks a letter gets its code
     try:
         status = main() or 0
         sys.stdout.flush()
     except UserError as error:
         status = 2
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"{name}: error: {str(error).strip()}", file=sys.stderr)
     except KeyboardInterrupt as stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         status = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
-        print(f"\n{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)      # a bar may stand on this line
+        say(f"{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
     except BrokenPipeError:  # `script | head`: nobody reads on, and that is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
@@ -171,6 +222,6 @@ def run(main):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         status = 1
-        print(f"{name}: error: the disk is full ({error.filename or error.strerror}); "
-              f"free some space and run the same command again", file=sys.stderr)
+        say(f"{name}: error: the disk is full ({error.filename or error.strerror}); "
+            f"free some space and run the same command again", file=sys.stderr)
     sys.exit(status)

@@ -2,9 +2,13 @@
 
 Every file that a script leaves goes through `atomic`: written under a temporary name, flushed,
 renamed, and its folder flushed, so that a kill at any moment leaves the old file or the new one.
+What belongs together goes through `replaced_folder`, which does the same for all of it.
 """
 import contextlib
 import csv
+import ctypes
+import errno
+import glob
 import json
 import os
 import shutil
@@ -94,10 +98,111 @@ def read_csv(path, columns):
         raise UserError(f"cannot read {path}: {error}") from None
 
 
+@contextlib.contextmanager
+def replaced_folder(folder, own=()):
+    """with replaced_folder(folder) as new: write into `new`; it becomes `folder` when all went well.
+
+    Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays:
+    every entry whose name was not written anew and matches none of the patterns `own` ("*.png"),
+    which say what an earlier run of the same script may have left. UserError: it cannot be written.
+    """
+    folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(folder)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+        new.mkdir()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
+    try:
+        with _held(new):
+            yield new
+            _carry_over(folder, new, own)
+            flush_folder(new)
+            _exchange(new, folder)
+            flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder):
+    """Lock a folder itself while its process lives; without such locks, do without."""
+    if not fcntl:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_dead(folder):
+    """Clear away what killed processes left beside `folder`; bring back what one was about to replace."""
+    before = _before(folder)
+    if before.is_dir() and not folder.exists():
+        before.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp") if fcntl else ():
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(handle)
+
+
+def _before(folder):
+    return folder.with_name(f".{folder.name}.before")
+
+
+def _carry_over(old, new, own):
+    """Put the entries of `old` that are not the script's into `new` too, files as links."""
+    for entry in old.iterdir() if old.is_dir() else ():
+        if (new / entry.name).exists() or any(entry.match(pattern) for pattern in own):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
+        else:
+            _link(entry, new / entry.name)
+
+
+def _link(source, target):
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _exchange(new, folder):
+    """Give each of two folders the other's name: at once where the system can, else one by one."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        at_cwd, exchange = -100, 2          # Linux: AT_FDCWD, RENAME_EXCHANGE
+        if ctypes.CDLL(None).renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(folder), exchange) == 0:
+            return
+    try:
+        folder.rename(_before(folder))
+        new.rename(folder)
+    finally:
+        if not folder.exists():
+            _before(folder).rename(folder)
+    shutil.rmtree(_before(folder), ignore_errors=True)
+
+
 def remove_leftovers(folder):
     """Delete temporary files that a killed process left in `folder`."""
     for path in Path(folder).glob(".*.tmp*"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -103,9 +103,29 @@ def _death(code):
     return f"exit status {code}"
 
 
+def quiet(number=0):
+    """Leave signals to the parent (a worker_init_fn for DataLoader).
+
+    Ctrl-C reaches every process of the terminal, and SIGTERM often a whole process group: the parent
+    decides what it means, may still want the worker's next answer, and ends it by a SIGTERM of its own.
+    """
+    asked = {signal.SIGINT, signal.SIGTERM}
+    for one in asked:
+        signal.signal(one, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):      # macOS and Windows do not say who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+        threading.Thread(target=_await_parent, args=(asked, os.getppid()), daemon=True).start()
+
+
+def _await_parent(asked, parent):
+    while True:
+        info = signal.sigwaitinfo(asked)
+        if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+            os._exit(0)
+
+
 def _serve(function, connection):
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet()
     # A worker that hangs does not read its pipe: a thread sees to it that it dies with its parent.
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:

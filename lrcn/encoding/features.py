@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from lrcn.base import files
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
+from lrcn.base.workers import quiet
 from lrcn.clips.frames import Clip, clip_frames
 from lrcn.encoding import surgery
 from lrcn.encoding.store import BLOCK, Cache, _size, cache_key
@@ -80,7 +80,7 @@ def frame_loader(frames, options, device):
     """Blocks of decoded frames, in order, made in worker processes ahead of the encoder."""
     return DataLoader(frames, batch_size=None, num_workers=options.num_workers,
                       pin_memory=device.type == "cuda",
-                      prefetch_factor=4 if options.num_workers else None)
+                      prefetch_factor=4 if options.num_workers else None, worker_init_fn=quiet)
 
 
 class Blocks:
@@ -183,7 +183,7 @@ def _fill(cache, key, encode, rank):
         if not pending:
             return
         if rank.first and len(pending) < cache.blocks:
-            tqdm.write(f"feature cache: {cache.blocks - len(pending)} of {cache.blocks} blocks are there")
+            cli.say(f"feature cache: {cache.blocks - len(pending)} of {cache.blocks} blocks are there")
         with cache.open(key):
             encode(pending[rank.number::rank.world], cache.put)
         rank.wait()
@@ -192,8 +192,10 @@ def _fill(cache, key, encode, rank):
 def _encode(frame_encoder, blocks, keep, options, what):
     """Run blocks through the encoder; keep([(block, rows)]) gets them in order, every few seconds."""
     total = sum(min(blocks.size, len(blocks.rows) - b * blocks.size) for b in blocks.chosen)
-    bar = tqdm(total=total, unit="frame", desc=f"encoding {what}", disable=not options.rank.first,
-               mininterval=0.5, smoothing=0.05)
+    bar = cli.progress(total=total, unit="frame", desc=f"encoding {what}", show=options.rank.first,
+                       mininterval=0.5, smoothing=0.05)
+    if bar.disable and options.rank.first:      # a log has this line in the bar's place
+        cli.say(f"encoding {what}: {total} frames")
     under_way, written, kept_at = deque(), [], time.monotonic()
 
     def finish():

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lrcn.base.cli import UserError
+from lrcn.base.workers import quiet
 from lrcn.clips.frames import ClipFrames, training_clip, windows
 from lrcn.encoding.features import encode_clips
 
@@ -51,7 +52,7 @@ class FrameFeed:
         ends = np.cumsum([0] + [len(numbers) for numbers, _ in steps])
         loader = DataLoader(ClipFrames(self.folder, clips, self.transform, self.seed),
                             batch_sampler=[range(a, b) for a, b in zip(ends, ends[1:], strict=False)],
-                            collate_fn=stack_clips, num_workers=self.num_workers,
+                            collate_fn=stack_clips, num_workers=self.num_workers, worker_init_fn=quiet,
                             # of its own, lest it draws from the one that makes the dropout
                             generator=torch.Generator().manual_seed(self.seed),
                             pin_memory=self.device.type == "cuda")

@@ -164,10 +164,9 @@ OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 def make_parser(description):
     """A parser with a flag for every field of Recipe, in groups."""
     parser = cli.Parser(description)
-    groups = {}
     for f in fields(Recipe):
         m = f.metadata
-        group = groups.setdefault(m["group"], parser)
+        group = parser.group(m["group"])
         names = m["names"] or (f"--{f.name}",)
         if isinstance(m["kind"], Switch):
             group.add_boolean(*names, default=f.default, help=m["help"])

@@ -1,0 +1,166 @@
+"""What all scripts share on their command lines: words, flags, progress, and how they end."""
+import fcntl
+import io
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from commands import ROOT, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrcn.base import cli
+
+HOSTILE = "a\x1b[31mred\x1b[2J\u202egpj.exe\nsecond\tline\udcff"
+
+
+@given(st.text())
+def test_what_is_printed_is_one_line_that_no_terminal_obeys(text):
+    shown = cli.printable(text)
+    assert shown.isprintable() and shown.encode() is not None
+    assert cli.printable(shown) == shown
+    assert text.isprintable() == (shown == text)
+
+
+def test_words_and_progress_bars_show_names_escaped(capsys, monkeypatch):
+    cli.say(HOSTILE, "Größe 歩く")
+    shown = capsys.readouterr().out
+    assert shown == "a\\x1b[31mred\\x1b[2J\\u202egpj.exe\\nsecond\\tline\\udcff Größe 歩く\n"
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    with cli.progress([1], desc=HOSTILE, file=terminal) as bar:
+        list(bar)
+    assert "a\\x1b[31mred" in terminal.getvalue() and "\u202e" not in terminal.getvalue()
+
+
+def test_a_log_has_no_progress_bar(capsys):
+    assert list(cli.progress(range(3), desc="x")) == [0, 1, 2]
+    with cli.progress(total=3) as bar:
+        bar.update(3)
+    assert capsys.readouterr() == ("", "")
+
+
+SCRIPT = """
+import signal, sys, time
+from lrcn.base import cli
+def main():
+    parser = cli.Parser("A script.")
+    group = parser.group("network")
+    group.add_argument("--batch_size", type=cli.positive_int, default=32, help="clips a step")
+    assert parser.group("network") is group
+    group.add_boolean("--bidirectional", default=True, help="both ways")
+    parser.add_argument("--model_dir", required=True)
+    args = parser.parse_args()
+    if args.model_dir == "wait":
+        cli.say("ready")
+        for _ in cli.progress(range(1000), desc="waiting"):
+            time.sleep(0.01)
+    cli.say(args.batch_size, args.bidirectional)
+    raise cli.UserError(f"--model_dir {args.model_dir}: no")
+cli.run(main)
+"""
+
+
+def script(*flags, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.run([sys.executable, "-c", SCRIPT, *flags], env=environment, capture_output=True,
+                          text=True, check=False, **options)
+
+
+def test_an_error_is_one_line_whatever_the_name():
+    result = script("--model_dir", HOSTILE.replace("\udcff", ""))
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "--model_dir a\\x1b[31mred\\x1b[2J\\u202egpj.exe\\nsecond\\tline: no" in result.stderr
+    result = script("--model_dir", "x", "--batch_size", "\x1b[2J")
+    assert result.returncode == 2 and "\x1b" not in result.stderr and "\\x1b" in result.stderr
+
+
+def test_a_terminal_without_the_letters_gets_their_codes():
+    result = script("--model_dir", "歩く", env={"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 2 and "--model_dir \\u6b69\\u304f: no" in result.stderr
+
+
+@pytest.mark.parametrize("flag, meant", [("--batchsize", "--batch_size"), ("--modeldir=x", "--model_dir"),
+                                         ("–-no-bidirectionl", "--no_bidirectional")])
+def test_an_unknown_flag_is_named_with_the_one_that_was_meant(flag, meant):
+    result = script(flag, "3")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert flag in result.stderr and f"did you mean {meant}?" in result.stderr
+
+
+def test_what_stands_behind_two_dashes_is_no_flag():
+    result = script("--model_dir", "x", "--", "--batchsize")
+    assert "unrecognized arguments" in result.stderr and "mean" not in result.stderr
+
+
+def test_groups_have_headings_in_help_and_work_as_flags_do():
+    shown = script("--help").stdout
+    assert "\nnetwork:\n  --batch_size" in shown and "--bidirectional" in shown.partition("network:")[2]
+    assert script("--model_dir", "x", "--no-bidirectional", "--batch-size", "4").stdout == "4 False\n"
+
+
+def test_sigterm_ends_a_script_with_one_line_on_a_terminal_and_in_a_log():
+    for terminal in (False, True):
+        reading, writing = pty.openpty() if terminal else os.pipe()
+        if terminal:
+            fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, "--model_dir", "wait"], stderr=writing,
+                                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+        os.close(writing)
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.2)
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        shown = b""
+        try:
+            while part := os.read(reading, 1000):
+                shown += part
+        except OSError:     # how Linux says that a terminal was closed
+            pass
+        os.close(reading)
+        assert shown.decode().splitlines()[-1].endswith("stopped; run the same command again to go on")
+        assert (b"waiting" in shown) == terminal and b"Traceback" not in shown
+        assert terminal or len(shown.splitlines()) == 1
+
+
+LOADER = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader
+from lrcn.base import cli
+from lrcn.base.workers import quiet
+def main():
+    class Data:
+        def __len__(self): return 1000
+        def __getitem__(self, i):
+            time.sleep(0.05)
+            return i
+    for i in DataLoader(Data(), batch_size=None, num_workers=2, worker_init_fn=quiet):
+        if i == 1:
+            cli.say("at work")
+cli.run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
+    process = subprocess.Popen([sys.executable, "-c", LOADER], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    assert process.stdout.readline() == "at work\n"
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number and len(err.splitlines()) == 1, err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_the_demo_helps_when_it_is_asked_to(tmp_path):
+    result = run("demo.py", "--help", cwd=tmp_path)
+    assert "usage: demo.py" in result.out and not list(tmp_path.iterdir())

@@ -1,0 +1,137 @@
+"""A folder is replaced whole or not at all, whatever happens in between."""
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+
+
+def fill(folder, word, names=("a.csv", "b.csv", "videos/c.txt")):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, word)
+
+
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(params=["exchanged", "renamed"])
+def out(request, tmp_path, monkeypatch):
+    """A folder to replace, where the system swaps two names at once and where it cannot."""
+    if request.param == "renamed":
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda _: None)
+    return tmp_path / "run" / "out"
+
+
+def test_a_folder_is_replaced_by_the_new_one_and_nothing_else_is_left(out):
+    for word in ("old", "new"):
+        with files.replaced_folder(out) as new:
+            fill(new, word)
+    assert set(content(out).values()) == {"new"}
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_an_error_leaves_the_folder_as_it_was(out):
+    fill(out, "old")
+    with pytest.raises(ZeroDivisionError), files.replaced_folder(out) as new:
+        fill(new, "new", ["a.csv"])
+        raise ZeroDivisionError
+    assert set(content(out).values()) == {"old"} and len(content(out)) == 3
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_what_others_left_in_the_folder_stays_and_what_an_earlier_run_left_goes(out):
+    fill(out, "old", ["a.csv", "stale.png", "notes.txt", "videos/stale.txt", "others/deep/x.txt"])
+    (out / "link").symlink_to("notes.txt")
+    with files.replaced_folder(out, own=["*.png"]) as new:
+        fill(new, "new")
+    assert content(out) == {"a.csv": "new", "b.csv": "new", "videos/c.txt": "new", "notes.txt": "old",
+                            "others/deep/x.txt": "old", "link": "old"}
+    assert (out / "link").is_symlink()
+
+
+def test_a_link_to_a_folder_stays_one(out, tmp_path):
+    fill(tmp_path / "elsewhere", "old")
+    out.parent.mkdir()
+    out.symlink_to(tmp_path / "elsewhere")
+    with files.replaced_folder(out) as new:
+        fill(new, "new")
+    assert out.is_symlink() and set(content(tmp_path / "elsewhere").values()) == {"new"}
+
+
+def test_a_file_in_the_folders_place_is_one_line(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="out: cannot write there"), files.replaced_folder(tmp_path / "out"):
+        raise AssertionError
+    assert (tmp_path / "out").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_next_run_clears_away_what_a_killed_one_left_but_not_a_living_ones_work(out):
+    fill(out, "old")
+    dead = out.with_name(".out.999999.tmp")
+    fill(dead, "half")
+    with files.replaced_folder(out) as mine:
+        fill(mine, "mine")
+        living = mine.rename(mine.with_name(".out.1.tmp"))
+        with files.replaced_folder(out) as new:
+            assert living.is_dir() and not dead.exists()
+            fill(new, "new")
+        living.rename(mine)
+    assert set(content(out).values()) == {"mine"}
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_kill_between_two_renames_is_mended_by_the_next_run(out):
+    fill(out.with_name(".out.before"), "old")
+    with files.replaced_folder(out, own=["b.csv"]) as new:
+        assert set(content(out).values()) == {"old"}
+        fill(new, "new", ["a.csv"])
+    assert content(out) == {"a.csv": "new", "videos/c.txt": "old"}
+    assert list(out.parent.iterdir()) == [out]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from lrcn.base import files
+out, until, calls = Path(sys.argv[1]), int(sys.argv[2]), 0
+
+def audit(event, args):
+    global calls
+    if event in ("open", "os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.chmod"):
+        calls += 1
+        if calls == until:
+            os.kill(os.getpid(), 9)
+
+sys.addaudithook(audit)
+with files.replaced_folder(out) as new:
+    for name in ("a.csv", "b.csv"):
+        files.write_text(new / name, "new")
+calls = until
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path):
+    out, states = tmp_path / "out", []
+    fill(out, "old", ["a.csv", "b.csv"])
+    fill(out, "theirs", ["notes.txt"])
+    for step in range(1, 100):
+        status = subprocess.run([sys.executable, "-c", KILLED, str(out), str(step)], cwd=os.getcwd(),
+                                env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False).returncode
+        got = content(out)
+        assert got.pop("notes.txt") == "theirs"
+        assert got in ({"a.csv": w, "b.csv": w} for w in ("old", "new")), step
+        states.append(got["a.csv"])
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        fill(out, "old", ["a.csv", "b.csv"])
+    assert step > 10 and {"old", "new"} == set(states)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
