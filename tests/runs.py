@@ -32,6 +32,12 @@ def train(demo, sampled, local_dir, *more):
     return last_line(run("train.py", *flags(demo, sampled, local_dir, *more), env=ONE_THREAD))
 
 
+def report_of(folder, *more):
+    """The report folder of test.py on a run."""
+    return last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0,
+                         "--device", "cpu", *more, env=ONE_THREAD))
+
+
 def last_line(result):
     return Path(result.out.splitlines()[-1])
 

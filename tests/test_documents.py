@@ -76,6 +76,7 @@ def test_every_flag_that_is_named_belongs_to_a_script():
     assert not flags_in(TEXT) - known
 
 
+@pytest.mark.slow
 def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):
     [cell] = [block for language, block in BLOCKS if language == "python"]
     film = next((demo / "UCF-101").rglob("*.avi"))

@@ -223,6 +223,7 @@ ALL_OPTIONS = ("--loss_per_step", "--mixup", 0.2, "--accumulate", 2, "--ema", 0.
                "--train_encoder", "last:1", "--clip_grad", 0, "--label_smoothing", 0, "--warmup_epochs", 0.5)
 
 
+@pytest.mark.slow
 def test_every_option_trains_and_tests(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 2, *ALL_OPTIONS, "--pictures")
     assert all(math.isfinite(float(row["train_loss"])) for row in metrics(folder))
@@ -371,6 +372,7 @@ def cached(folder):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.slow
 def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, tmp_path):
     mine = [shutil.copytree(sampled, tmp_path / name, ignore=shutil.ignore_patterns("features"))
             for name in ("one", "two")]
@@ -391,6 +393,7 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.slow
 def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_path):
     common = (*NORMS, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
               "--lr", 1e-3)
