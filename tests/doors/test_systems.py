@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import run
+from commands import ROOT, run
 from runs import ONE_THREAD, TINY, flags, last_line, read_json, report_of, table, train
 
 from lrcn.clips import splits
@@ -75,11 +75,14 @@ def three_splits(demo, folder):
     return folder
 
 
-def test_all_three_splits_are_trained_and_tested_in_turn(demo, sampled, tmp_path):
+def test_all_three_splits_are_trained_and_tested_in_turn_by_torchruns_processes(demo, sampled, tmp_path):
     lists = three_splits(demo, tmp_path / "lists")
-    result = run("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY,
-                 "--local_dir", tmp_path, "--split", "all", "--epochs", 2, env=ONE_THREAD)
-    folder = last_line(result)
+    words = ("--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY, "--local_dir", tmp_path,
+             "--split", "all", "--epochs", 2)
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("from torch.distributed.run import main\nmain()\n")
+    folder = last_line(run(launcher, "--standalone", "--nproc_per_node", 2, ROOT / "train.py", *words,
+                           env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""}))
     rows = table(folder / "splits_summary.csv")
     assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
     top1 = []
