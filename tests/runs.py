@@ -6,10 +6,11 @@
 """
 import csv
 import json
+import socket
 from pathlib import Path
 
 import torch
-from commands import ROOT, run
+from commands import ROOT, Result, run, start
 
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
 TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
@@ -30,6 +31,27 @@ def flags(demo, sampled, local_dir, *more):
 def train(demo, sampled, local_dir, *more):
     """Run folder of a whole tiny training; without pictures, unless `more` has --pictures."""
     return last_line(run("train.py", *flags(demo, sampled, local_dir, *more), env=ONE_THREAD))
+
+
+def report_of(folder, *more):
+    """The report folder of test.py on a run."""
+    return last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0,
+                         "--device", "cpu", *more, env=ONE_THREAD))
+
+
+def launched(script, *words, count=2, ok=True, env=None):
+    """Result of a launch on the CPU: `count` processes that find in their environment what torchrun tells
+    its own, and that need not import torch anew. code: the worst; out: the first one's; err: everybody's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**ONE_THREAD, "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+           "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, **(env or {})}
+    processes = [start(script, *words, env={**env, "RANK": i, "LOCAL_RANK": i}) for i in range(count)]
+    results = [process.wait() for process in processes]
+    result = Result(max(abs(r.code) for r in results), results[0].out, "".join(r.err for r in results))
+    assert result.code == 0 or not ok, result
+    return result
 
 
 def last_line(result):

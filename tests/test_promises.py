@@ -111,6 +111,7 @@ def check_what_is_there(local_dir):
         assert splits.read_splits(path)
 
 
+@pytest.mark.slow
 def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_path):
     """With test_preprocessing.py's 12 and the training's 12 below: 36 kills."""
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
@@ -135,6 +136,7 @@ def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_pa
     assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
 
 
+@pytest.mark.slow
 def test_promise_1_a_kill_at_any_moment_of_training(whole, demo, sampled, tmp_path):
     script = patched(tmp_path, "train.py", KILLER)
     local_dir = tmp_path / "runs"
@@ -193,6 +195,7 @@ def resumed(demo, sampled, local_dir, first, then, *more):
     return folder
 
 
+@pytest.mark.slow
 def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, sampled, tmp_path):
     folder = resumed(demo, sampled, tmp_path / "a", ("--epochs", 6, "--stop_after", 3), (), *HARD)
     assert [row["epoch"] for row in metrics(folder)] == list("123456")
@@ -214,6 +217,7 @@ def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, 
     ("--scheduler", "constant", "--train_encoder", "last:1", "--accumulate", 2, "--mixup", 0.4,
      "--readout", "attention", "--no-feature_cache", "--encoder", "shufflenet_v2_x0_5", "--train_batch_norm"),
 ])
+@pytest.mark.slow
 def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_path, more):
     if "plateau" in more:   # the course of its rate may not depend on --epochs
         more += ("--checkpoint_interval", 1)
@@ -241,6 +245,7 @@ engine.Learner.loss = slow
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.slow
 def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole, demo, sampled, tmp_path,
                                                                           number, code):
     script = patched(tmp_path, "train.py", SLOW)
@@ -333,6 +338,7 @@ def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copi
     assert not proof.exists(), "code in a checkpoint was run"
 
 
+@pytest.mark.slow
 def test_promise_4_weights_and_runs_to_start_from_are_read_as_carefully(copied, demo, sampled, tmp_path):
     path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
     spoil(path, "malicious", proof)
@@ -353,6 +359,7 @@ INNER = ["name", "crop", "mean", "interpolation", "feature_dim", "classes", "hid
 @given(key=st.sampled_from(["format", "encoder_spec", "head_spec", "classes", "settings", "head", "encoder",
                             "encoder_digest"]),
        inner=st.none() | st.sampled_from(INNER), value=PLAIN)
+@pytest.mark.slow
 def test_promise_4_any_metadata_of_a_checkpoint_is_read_or_refused(whole, key, inner, value):
     state = _best(whole)
     if isinstance(state[key], dict) and inner in state[key]:
@@ -468,6 +475,7 @@ def full(real, after):
     # metrics.csv
     FULL + "files.write_csv = full(files.write_csv, 2)",
 ])
+@pytest.mark.slow
 def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, sampled, tmp_path, patch):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     script = patched(tmp_path, "train.py", patch)
@@ -481,6 +489,7 @@ def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, 
 
 # ---------------------------------------------------------------- 9: same seed, same result
 
+@pytest.mark.slow
 def test_promise_9_the_same_seed_gives_the_same_bits_for_0_1_or_4_workers(whole, demo, sampled, tmp_path):
     for workers in (1, 4):
         mine = shutil.copytree(sampled, tmp_path / str(workers), ignore=shutil.ignore_patterns("features"))
@@ -490,6 +499,7 @@ def test_promise_9_the_same_seed_gives_the_same_bits_for_0_1_or_4_workers(whole,
     assert weights(other) and metrics(other) != metrics(whole), "the seed does nothing"
 
 
+@pytest.mark.slow
 def test_promise_9_the_same_holds_without_a_feature_cache(demo, sampled, tmp_path):
     folders = [train(demo, sampled, tmp_path / str(workers), "--epochs", 1, *HARD, "--no-feature_cache",
                      "--num_workers", workers) for workers in (0, 1, 4)]
@@ -510,6 +520,7 @@ def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
 
 # ---------------------------------------------------------------- 11: two at once
 
+@pytest.mark.slow
 def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, tmp_path, whole):
     """Two preprocessing runs into one folder: test_preprocessing.py."""
     same = "import time\nstrftime = time.strftime\ntime.strftime = lambda f, *a: " \
@@ -523,6 +534,7 @@ def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, t
         assert_same_run(folder, whole)
 
 
+@pytest.mark.slow
 def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sampled, tmp_path, whole):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
@@ -534,6 +546,7 @@ def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sa
 
 # ---------------------------------------------------------------- 12: figures
 
+@pytest.mark.slow
 def test_promise_12_the_figures_equal_scikit_learns_on_predictions_csv(trained, tmp_path):
     from sklearn import metrics as sk
     copied = shutil.copytree(trained, tmp_path / "run")

@@ -107,6 +107,7 @@ def test_a_cache_belongs_to_its_modality(sampled, tmp_path):
 
 
 @pytest.mark.parametrize("more", [(), ("--no-feature_cache",), ("--train_encoder", "last:1")])
+@pytest.mark.slow
 def test_a_run_of_both_trains_tests_and_goes_on(demo, sampled, tmp_path, more):
     folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1, *more)
     result = run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0, env=ONE_THREAD)

@@ -165,6 +165,7 @@ def test_more_than_a_tenth_failing_is_exit_status_1_after_all_were_tried(tmp_pat
     assert len(manifest(tmp_path / "out")) == 9 and not (tmp_path / "out" / "failed.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_ended_after_the_time_limit(tmp_path):
     raw = class_folders(tmp_path / "raw", videos=7, frames=45)
     write_endless(raw / "Jump" / "hangs.mkv")
@@ -175,6 +176,7 @@ def test_a_decoder_that_hangs_is_ended_after_the_time_limit(tmp_path):
 
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT"])
+@pytest.mark.slow
 def test_a_decoder_that_crashes_takes_one_video_with_it(tmp_path, signal):
     raw = class_folders(tmp_path / "raw", videos=10, frames=45)
     patch = f"""
@@ -203,6 +205,7 @@ def test_clips_that_cannot_fit_are_refused_with_both_numbers(tmp_path):
     assert "going on: 16 of 24" in preprocess(raw, tmp_path / "out").out
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_ends_with_one_line_and_no_half_file(tmp_path):
     raw, out = class_folders(tmp_path / "raw", videos=8, frames=45), tmp_path / "out"
     patch = """

@@ -7,6 +7,8 @@ import cv2
 import pytest
 from commands import run
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 64, "--latent_dim", 16,
          "--hidden_size", 8, "--num_workers", 0, "--open_new_folder", "False", "--epochs", 2)
 FAST = ("--num_workers", 0, "--bootstrap", 50)

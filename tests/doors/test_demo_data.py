@@ -102,6 +102,7 @@ def test_the_first_frame_does_not_tell_the_class(demo):
             assert min(starts) < 0.35 and max(starts) > 0.65
 
 
+@pytest.mark.slow
 def test_clips_of_a_group_share_their_background_and_groups_do_not(tmp_path):
     run("demo_data.py", "--output_dir", tmp_path, "--groups", 8, "--clips", 2)
     corner = {}
@@ -121,6 +122,7 @@ def test_without_twins_every_class_has_scenes_of_its_own(tmp_path):
     assert there.shape != back.shape or abs(there - back[::-1]).mean() > 8
 
 
+@pytest.mark.slow
 def test_the_seed_alone_decides_and_a_second_run_does_nothing(demo, tmp_path):
     again = run("demo_data.py", "--output_dir", tmp_path / "a", "--groups", 11, "--clips", 1,
                 "--num_workers", 1)

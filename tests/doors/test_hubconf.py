@@ -27,6 +27,7 @@ def model(trained):
     return torch.hub.load(str(ROOT), "lrcn", run=str(trained), device="cpu", source="local")
 
 
+@pytest.mark.slow
 def test_a_notebook_elsewhere_gets_segments_that_cover_the_film(trained, tmp_path):
     film = write_video(tmp_path / "film.avi", 100)
     (tmp_path / "cell.py").write_text(NOTEBOOK)

@@ -87,6 +87,7 @@ def check_outputs(folder, source, width=None, height=None):
     return windows, segments
 
 
+@pytest.mark.slow
 def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_length(model, tmp_path):
     source = film(tmp_path / "clip one.mp4", seconds=6, fps=30000 / 1001, width=320, height=240)
     result = label(model, source, "--gif")
@@ -108,6 +109,7 @@ def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_len
     assert difference[100:200].mean() < 8
 
 
+@pytest.mark.slow
 def test_a_folder_of_odd_and_broken_files_is_done_as_far_as_it_can_be(model, tmp_path):
     folder, out = tmp_path / "films", tmp_path / "out"
     film(folder / "phone.mp4", 4, 60, width=90, height=160)
@@ -142,6 +144,7 @@ def test_tables_alone_and_a_bar_that_nothing_reaches(model, tmp_path):
     assert segment["label"] == "unsure" and float(segment["probability"]) < 1
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_nothing_of_the_first(model, tmp_path):
     source = film(tmp_path / "clip.mp4", 2, 25)
     label(model, source, "--gif", "--output_dir", tmp_path / "out")
@@ -175,6 +178,7 @@ def test_the_source_is_never_overwritten(model, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(model, tmp_path):
     def peak(process):
         """Largest resident set of a running process, in MB."""
@@ -226,6 +230,7 @@ def server(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path):
     folder, address = server
     film(folder / "stream.avi", 4, 25)
@@ -242,6 +247,7 @@ def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path
     assert "delay" in result.err                    # said while it runs
 
 
+@pytest.mark.slow
 def test_a_stream_too_short_for_a_window_leaves_nothing(model, server, tmp_path):
     folder, address = server
     film(folder / "stream.avi", 1, 25)
@@ -351,6 +357,7 @@ def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(model, t
     assert np.stack(history.windows) == pytest.approx(logits.softmax(1).numpy(), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_videos_window_is_what_test_py_sees(model, sampled, demo, tmp_path):
     """The first window of a clip's source, from the clip's start on, has the probabilities of test.py."""
     run("test.py", "--model_dir", model, "--num_videos", 0, "--num_workers", 0)

@@ -9,6 +9,8 @@ import pytest
 from commands import run
 from videos import write_video
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0)
 CLASSES = {"Jumping Jack": (200, 60, 60), "run": (60, 200, 60), "wave_hands": (60, 60, 200)}
 ROOMS, ENDINGS = ("attic", "garden", "kitchen", "yard"), (".mp4", ".avi", ".mov", ".mkv", ".webm")

@@ -257,6 +257,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_path):
     raw = class_folders(tmp_path / "raw", videos=25, frames=50, width=160, height=120)
     begin = time.monotonic()
@@ -320,6 +321,7 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
         assert avi.frames_in(clip_path(out, cls, name)) == int(row[-1]) and len(row) == len(COLUMNS)
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_is_at_work_and_a_dead_ones_lock_is_free(stuck, tmp_path):
     out = tmp_path / "out"
     first = start(SCRIPT, "--row_data_dir", stuck, "--sampled_data_dir", out)
@@ -335,6 +337,7 @@ def test_a_second_run_is_refused_while_the_first_is_at_work_and_a_dead_ones_lock
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to look for processes")
+@pytest.mark.slow
 def test_no_worker_outlives_its_parent_even_if_its_decoder_hangs(stuck, tmp_path):
     process = start(SCRIPT, "--row_data_dir", stuck, "--sampled_data_dir", tmp_path / "out")
     wait_for(lambda: all_but_stuck(tmp_path / "out"))
@@ -358,6 +361,7 @@ def group_members(group):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_ends_the_run_with_a_line_that_says_how_to_go_on(stuck, tmp_path, number, code):
     out = tmp_path / "out"
     process = start(SCRIPT, "--row_data_dir", stuck, "--sampled_data_dir", out, "--num_workers", 2)
@@ -411,6 +415,7 @@ def test_a_rank_that_does_not_fit_is_refused(raw, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torchrun's store wants Linux here")
+@pytest.mark.slow
 def test_torchrun_starts_it_without_torch(raw, done, tmp_path):
     torchrun = Path(sys.executable).with_name("torchrun")
     if not torchrun.exists():

@@ -3,13 +3,14 @@ import shutil
 
 import pytest
 import torch
-from commands import ROOT, run, start
+from commands import run, start
 from runs import (
     ONE_THREAD,
     TINY,
     assert_same_run,
     flags,
     last_line,
+    launched,
     load,
     metrics,
     one_line,
@@ -156,15 +157,6 @@ def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache
 processes = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 
 
-def launched(tmp_path, script, *words, count=2, ok=True):
-    """Result of `torchrun --standalone --nproc_per_node <count> <script> <words>` on the CPU."""
-    launcher = tmp_path / "launcher.py"
-    launcher.write_text("from torch.distributed.run import main\nmain()\n")
-    path = script if str(script).startswith("/") else ROOT / script
-    return run(launcher, "--standalone", "--nproc_per_node", count, path, *words, ok=ok,
-               env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""})
-
-
 TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--warmup_epochs", 0)
 
 
@@ -183,11 +175,7 @@ def told(self, last):
         f.write(f"{self.learner.lr} {own}\\n")
 run.Run.end_epoch = told
 """)
-    launcher = tmp_path / "launcher.py"
-    launcher.write_text("from torch.distributed.run import main\nmain()\n")
-    words = flags(demo, sampled, tmp_path / "r", *more, *QUIET)
-    env = ONE_THREAD | {"CUDA_VISIBLE_DEVICES": "", "TOLD": tmp_path}
-    run(launcher, "--standalone", "--nproc_per_node", 2, report, *words, env=env)
+    launched(report, *flags(demo, sampled, tmp_path / "r", *more, *QUIET), env={"TOLD": tmp_path})
     told = [(tmp_path / f"rank{n}").read_text() for n in (0, 1)]
     assert told[0] == told[1] and len({line.split()[0] for line in told[0].splitlines()}) > 1
 
@@ -197,12 +185,12 @@ run.Run.end_epoch = told
 def test_two_processes_stopped_in_mid_epoch_go_on_exactly(demo, sampled, tmp_path):
     more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)     # with dropout, of which each process draws its own
     words = flags(demo, sampled, tmp_path / "whole", *more, *QUIET)
-    whole = last_line(launched(tmp_path, "train.py", *words))
+    whole = last_line(launched("train.py", *words))
     script = patched(tmp_path, "train.py", STOP_AT.format(n=3))
-    result = launched(tmp_path, script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
+    result = launched(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
     folder = result.err.split("--resume ")[1].split()[0]
     assert load(folder)["progress"]["step"] == 3
-    launched(tmp_path, "train.py", "--resume", folder, *QUIET)
+    launched("train.py", "--resume", folder, *QUIET)
     assert_same_run(tmp_path / "begun" / folder.split("/")[-1], whole)
 
 
@@ -211,20 +199,8 @@ def test_two_processes_stopped_in_mid_epoch_go_on_exactly(demo, sampled, tmp_pat
 def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tmp_path):
     more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)
     words = flags(demo, sampled, tmp_path / "two", *more, "--stop_after", 1, *QUIET)
-    folder = last_line(launched(tmp_path, "train.py", *words))
+    folder = last_line(launched("train.py", *words))
     assert [row["epoch"] for row in metrics(gone_on(folder))] == ["1", "2"]
-
-
-@processes
-@pytest.mark.slow
-def test_three_splits_in_turn_end_under_torchrun_too(tmp_path):
-    run("demo_data.py", "--output_dir", tmp_path / "demo", "--groups", 22, "--clips", 1)
-    run("preprocessing_data.py", "--row_data_dir", tmp_path / "demo" / "UCF-101", "--sampled_data_dir",
-        tmp_path / "sampled")
-    words = flags(tmp_path / "demo", tmp_path / "sampled", tmp_path / "runs", "--epochs", 1, "--split", "all")
-    folder = last_line(launched(tmp_path, "train.py", *words, *QUIET))
-    rows = table(folder / "splits_summary.csv")
-    assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
 
 
 @processes
@@ -250,6 +226,6 @@ def spoilt(self, x, labels):
     return (value * float("nan") if os.environ["RANK"] == "1" else value), logits
 engine.Learner.loss = spoilt
 """)
-    result = launched(tmp_path, script, *flags(demo, sampled, tmp_path / "r", *TOGETHER, *QUIET), ok=False)
+    result = launched(script, *flags(demo, sampled, tmp_path / "r", *TOGETHER, *QUIET), ok=False)
     assert result.code and "on another process" in result.err
     assert "is not finite in epoch 1, step 1" in result.err and "Timed out" not in result.err

@@ -69,6 +69,7 @@ def test_every_test_video_is_counted_once_in_list_order(report, demo):
         assert row["predicted_class"] == [k[2:] for k in row if k.startswith("p_")][int(row["predicted"])]
 
 
+@pytest.mark.slow
 def test_batch_size_workers_and_cache_change_nothing(copied, report):
     expected = (report / "metrics.json").read_bytes()
     for flags in (("--batch_size", 1), ("--batch_size", 32), ("--num_workers", 2), ("--no-feature_cache",)):
@@ -93,6 +94,7 @@ def test_logits_from_the_cache_and_from_the_whole_network_agree(trained, sampled
     assert (cached - whole).abs().max() <= 2e-3 * whole.abs().max()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_all_that_is_needed(copied, demo, sampled, report, tmp_path):
     """No flag of training is repeated, and both names of the folders of old work."""
     path = copied / "Saved_model_checkpoint"
@@ -182,6 +184,7 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
     assert np.abs(got - predict_videos(model, data, options, 1)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_all_windows_are_a_flag(copied, long_clips):
     folder = report_of(copied, "--sampled_data_path", long_clips, "--test_windows", "all", "--flip")
     figures = read_json(folder / "metrics.json")

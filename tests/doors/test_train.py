@@ -13,6 +13,7 @@ from runs import (
     TINY,
     flags,
     last_line,
+    launched,
     load,
     metrics,
     one_line,
@@ -223,6 +224,7 @@ ALL_OPTIONS = ("--loss_per_step", "--mixup", 0.2, "--accumulate", 2, "--ema", 0.
                "--train_encoder", "last:1", "--clip_grad", 0, "--label_smoothing", 0, "--warmup_epochs", 0.5)
 
 
+@pytest.mark.slow
 def test_every_option_trains_and_tests(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 2, *ALL_OPTIONS, "--pictures")
     assert all(math.isfinite(float(row["train_loss"])) for row in metrics(folder))
@@ -356,14 +358,6 @@ def test_a_resumed_run_refuses_another_network_and_other_classes(trained, demo, 
 
 # ---------------------------------------------------------------- several processes
 
-def launched(tmp_path, script, *words):
-    """Result of `torchrun --standalone --nproc_per_node 2 <script> <words>` on the CPU."""
-    launcher = tmp_path / "launcher.py"
-    launcher.write_text("from torch.distributed.run import main\nmain()\n")
-    return run(launcher, "--standalone", "--nproc_per_node", 2, ROOT / script, *words,
-               env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""})
-
-
 def cached(folder):
     """{key of the cache: its features} of a folder of sampled clips."""
     return {path.parent.name: np.fromfile(path, np.float16)
@@ -371,16 +365,17 @@ def cached(folder):
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.slow
 def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, tmp_path):
     mine = [shutil.copytree(sampled, tmp_path / name, ignore=shutil.ignore_patterns("features"))
             for name in ("one", "two")]
     common = ("--epochs", 3, "--lr", 0.01, "--views", 2)
     one = train(demo, mine[0], tmp_path / "runs", *common)
-    two = last_line(launched(tmp_path, "train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
+    two = last_line(launched("train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
     assert len(list((tmp_path / "runs").iterdir())) == 2, "a rank beside the first has written"
     told = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
     reports = [last_line(run("test.py", "--model_dir", one, *told, env=ONE_THREAD)),
-               last_line(launched(tmp_path, "test.py", "--model_dir", two, *told))]
+               last_line(launched("test.py", "--model_dir", two, *told))]
     alone, together = map(cached, mine)
     assert alone.keys() == together.keys() and len(alone) == 3
     for key, values in alone.items():
@@ -391,11 +386,12 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.slow
 def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_path):
     common = (*NORMS, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
               "--lr", 1e-3)
     one = train(demo, sampled, tmp_path / "one", *common)
-    two = last_line(launched(tmp_path, "train.py", *flags(demo, sampled, tmp_path / "two", *common)))
+    two = last_line(launched("train.py", *flags(demo, sampled, tmp_path / "two", *common)))
     for a, b in zip(metrics(one), metrics(two), strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-3)

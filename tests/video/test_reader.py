@@ -20,7 +20,6 @@ from videos import (
 from lrcn.video import avi
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Beat, Rate, read_clip, sample_by_time, sample_video
-from lrcn.video.writer import Writer, write_clip
 
 VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
 
@@ -269,87 +268,3 @@ def test_a_phones_portrait_video_stands_upright(folder):
     info = probe(path)
     assert (info.width, info.height) == (48, 64)
     assert read_frames(path, [0]).shape == (1, 64, 48, 3)
-
-
-# ---------------------------------------------------------------- writing
-
-@pytest.mark.parametrize("width, height", [(64, 48), (33, 25), (1, 1), (48, 90)])
-def test_a_motion_jpeg_file_reads_back_at_its_size_rate_and_length(tmp_path, width, height):
-    frames = [np.full((height, width, 3), (20 * i, 90, 200), np.uint8) for i in range(5)]
-    assert write_clip(tmp_path / "clip.avi", iter(frames), 29.97 / 12) == 5
-    info = probe(tmp_path / "clip.avi")
-    assert (info.frames, info.width, info.height) == (5, width, height)
-    assert info.fps == pytest.approx(29.97 / 12, rel=1e-5)
-    difference = read_frames(tmp_path / "clip.avi", range(5)).astype(int) - np.stack(frames)
-    assert abs(difference).max() <= 3
-    assert avi.frames_in(tmp_path / "clip.avi") == 5
-
-
-def test_an_mp4_reads_back_at_its_size_rate_and_length(tmp_path):
-    with Writer(tmp_path / "film.mp4", 29.97, 64, 48) as out:
-        for i in range(40):
-            out.write(numbered(i))
-    info = probe(tmp_path / "film.mp4")
-    assert (info.frames, info.width, info.height) == (40, 64, 48)
-    assert info.fps == pytest.approx(29.97, rel=1e-4)
-    assert numbers(read_frames(tmp_path / "film.mp4", range(40))) == list(range(40))
-
-
-@pytest.mark.parametrize("name", ["film.mp4", "film.avi"])
-def test_a_film_is_whole_or_absent(tmp_path, name):
-    with pytest.raises(KeyError), Writer(tmp_path / name, 25, 64, 48) as out:
-        out.write(numbered(1))
-        raise KeyError
-    with Writer(tmp_path / name, 25, 64, 48):
-        pass    # not one frame
-    assert list(tmp_path.iterdir()) == []
-    out = Writer(tmp_path / name, 25, 64, 48)
-    out.write(numbered(1))
-    assert not (tmp_path / name).exists()
-    out.close()
-    out.close()
-    assert [p.name for p in tmp_path.iterdir()] == [name] and probe(tmp_path / name).frames == 1
-
-
-def test_a_clip_is_whole_or_absent(tmp_path):
-    with pytest.raises(ValueError, match="at least one frame"):
-        write_clip(tmp_path / "clip.avi", [], 2.5)
-    with pytest.raises(KeyError):
-        write_clip(tmp_path / "clip.avi", (numbered(i) if i < 3 else {}[i] for i in range(5)), 2.5)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_frame_of_another_size_and_odd_sides_are_refused(tmp_path):
-    with Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
-        out.write(numbered(0))
-        with pytest.raises(ValueError, match="48 x 64 x 3"):
-            out.write(numbered(0, 32, 32))
-    with pytest.raises(ValueError, match="odd"):
-        Writer(tmp_path / "other.mp4", 25, 63, 48)
-    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
-
-
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="No space"), Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
-        out.write(numbered(0))
-        # What a muxer leaves, without a word, when the disk has no room for the file's end.
-        real = out._out
-
-        class Cut:
-            mux = real.mux
-
-            def close(self):
-                real.close()
-                out._temporary.write_bytes(out._temporary.read_bytes()[:50])
-        out._out = Cut()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_clip_that_is_cut_off_is_seen(tmp_path):
-    path = tmp_path / "clip.avi"
-    write_clip(path, [numbered(0)], 2.5)
-    raw = path.read_bytes()
-    for size in (0, 20, 224, len(raw) - 1):
-        path.write_bytes(raw[:size])
-        assert avi.frames_in(path) is None
-    assert avi.frames_in(tmp_path / "none.avi") is None

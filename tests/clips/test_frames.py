@@ -1,0 +1,99 @@
+"""Which frames make a clip: windows, views, one crop and one flip for all of it."""
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrcn.clips.frames import Clip, Transform, clip_frames, crop_box, training_clip, windows
+from lrcn.clips.manifest import SampledVideo
+from lrcn.video.writer import Writer
+
+# ---------------------------------------------------------------- windows
+
+VIDEOS = st.builds(SampledVideo, st.text("abc", min_size=1, max_size=4), st.sampled_from("AB"), st.just("g"),
+                   st.integers(1, 60))
+
+
+@given(VIDEOS, st.integers(1, 20), st.one_of(st.just("all"), st.integers(1, 12)))
+def test_windows_are_consecutive_frames_spread_over_the_video(video, length, number):
+    found = windows(video, length, number)
+    starts = [clip.frames[0] for clip in found]
+    assert starts == sorted(set(starts))
+    assert len(found) == min(max(1, video.frames - length + 1), number if number != "all" else 10**6)
+    for clip in found:
+        expected = [min(clip.frames[0] + i, video.frames - 1) for i in range(length)]
+        assert list(clip.frames) == expected and clip.view == 0
+    if video.frames >= length:      # no window runs over the end, and they lie evenly
+        assert max(clip.frames[-1] for clip in found) < video.frames
+        assert all(len(set(clip.frames)) == length for clip in found)
+        gaps = np.diff(starts)
+        assert not len(gaps) or max(gaps) - min(gaps) <= 1
+
+
+def test_one_window_is_the_middle_one():
+    assert windows(SampledVideo("v", "A", "g", 9), 5)[0].frames == (2, 3, 4, 5, 6)
+    assert windows(SampledVideo("v", "A", "g", 3), 5)[0].frames == (0, 1, 2, 2, 2)
+
+
+@given(VIDEOS, st.integers(1, 20), st.integers(1, 9), st.integers(0, 2**31))
+def test_a_views_window_depends_on_seed_name_and_number_alone(video, length, view, seed):
+    clip = training_clip(video, length, view, seed)
+    assert clip == training_clip(replace(video), length, view, seed)
+    assert len(clip.frames) == length and 0 <= clip.frames[0] <= clip.frames[-1] < video.frames
+    assert clip.view == view
+
+
+def test_views_have_different_windows():
+    video = SampledVideo("v", "A", "g", 1000)
+    starts = {training_clip(video, 5, view, seed).frames[0] for view in range(8) for seed in range(4)}
+    assert len(starts) >= 25
+    other = SampledVideo("w", "A", "g", 1000)
+    assert training_clip(video, 5, 1, 0).frames != training_clip(other, 5, 1, 0).frames
+
+
+# ---------------------------------------------------------------- crops
+
+TRANSFORM = Transform(36, 32, (0.5,) * 3, (0.5,) * 3)
+
+
+@settings(max_examples=200)
+@given(st.integers(20, 400), st.integers(20, 400), VIDEOS, st.integers(-1, 9), st.integers(0, 99))
+def test_a_crop_lies_inside_the_frame(height, width, video, view, seed):
+    x, y, w, h, flipped = crop_box(height, width, TRANSFORM, Clip(video, (0,), view), seed)
+    assert min(x, y) >= 0 and x + w <= width and y + h <= height and min(w, h) > 0
+    if view <= 0:
+        assert w == h == round(min(height, width) * 32 / 36) and flipped == (view == -1)
+        assert abs(2 * x + w - width) <= 1 and abs(2 * y + h - height) <= 1
+    else:
+        assert w * h >= 0.9 * min(0.4 * height * width, min(height, width)**2 * 0.4) * 0.75
+
+
+def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
+    clips = [training_clip(SampledVideo(name, "A", "g", 1000), 5, view, 0)
+             for name in "abcdefghijklmnop" for view in range(1, 17)]
+    boxes = [crop_box(240, 320, TRANSFORM, clip, 0) for clip in clips]
+    assert len(set(boxes)) > 245
+    assert 96 < sum(flipped for *_, flipped in boxes) < 160
+    draws = np.array([[clip.frames[0], w * h, x, flipped] for clip, (x, _, w, h, flipped) in
+                      zip(clips, boxes, strict=True)], float)
+    start_with = np.corrcoef(draws.T)[0, 1:]
+    assert np.abs(start_with).max() < 0.25, "the window tells the crop"
+
+
+def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
+    """Of five equal frames come five equal inputs, in every view."""
+    frame = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    (tmp_path / "A").mkdir()
+    with Writer(tmp_path / "A" / "v.avi", 2.5, 128, 96) as writer:
+        for _ in range(5):
+            writer.write(frame)
+    video = SampledVideo("v", "A", "g", 5)
+    seen = []
+    for view in (-1, 0, 1, 2, 3, 4):
+        clip = Clip(video, (0, 1, 2, 3, 4), view)
+        frames = clip_frames(tmp_path, clip, TRANSFORM, 0)
+        assert frames.shape == (5, 32, 32, 3) and (frames == frames[0]).all()
+        seen.append(frames[0])
+    assert np.array_equal(seen[0], seen[1][:, ::-1]), "view -1 is the plain one in the mirror"
+    assert all(np.abs(a.astype(int) - b).mean() > 5 for i, a in enumerate(seen) for b in seen[:i])

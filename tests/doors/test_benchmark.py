@@ -1,0 +1,22 @@
+"""benchmark.py: every rate apart."""
+import pytest
+from commands import run
+from runs import data_flags, read_json
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_benchmark_leaves_every_rate_apart(demo, sampled, tmp_path):
+    output = tmp_path / "rates.json"
+    before = sorted(sampled.iterdir())
+    result = run("benchmark.py", *data_flags(demo, sampled), "--row_data_dir", demo / "UCF-101",
+                 "--encoder", "squeezenet1_1", "--img_dim", 32, "--frames", 40, "--clips", 20, "--epochs", 2,
+                 "--repeats", 1, "--num_workers", 0, "--device", "cpu", "--end_to_end", "--output", output)
+    figures = read_json(output)
+    for name in ("sampling", "decode", "encode_bare", "encode_cached", "fraction", "head", "train", "test",
+                 "epoch_without_cache", "times_faster"):
+        assert figures[name]["median"] > 0 and figures[name]["values"], name
+    assert figures["fraction"]["median"] == pytest.approx(
+        figures["encode_cached"]["median"] / figures["encode_bare"]["median"])
+    assert figures["machine"]["device"] == "cpu" and "frames/s" in result.out
+    assert sorted(sampled.iterdir()) == before, "it measures on a copy"

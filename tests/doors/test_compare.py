@@ -1,0 +1,71 @@
+"""compare.py: tested runs side by side, video by video."""
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from runs import last_line, one_line, report_of, table, train
+from scipy.stats import binomtest
+
+
+def made_up_run(folder, right, videos=None, **metrics):
+    """A run folder with nothing but the test results that compare.py --no-speed reads."""
+    (folder / "test").mkdir(parents=True)
+    videos = videos or [f"v_A_g{i // 2:02}_c{i % 2:02}" for i in range(len(right))]
+    with open(folder / "test" / "predictions.csv", "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("video", "class", "group", "right"))
+        for video, hit in zip(videos, right, strict=True):
+            writer.writerow((video, "A", video[:7], int(hit)))
+    (folder / "test" / "metrics.json").write_text(json.dumps(
+        {"encoder": "e", "readout": "final", "split": "1", "parameters": 7, "checkpoint": "best.pth.tar",
+         **metrics}))
+    return folder
+
+
+def test_two_runs_are_compared_video_by_video(tmp_path):
+    random = np.random.default_rng(0)
+    one, other = random.random(60) < 0.6, random.random(60) < 0.8
+    runs = [made_up_run(tmp_path / name, right) for name, right in (("one", one), ("other", other))]
+    result = run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed", "--names", "frames", "lrcn")
+    first, second = table(last_line(result) / "comparison.csv")
+    assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
+    assert float(first["top1"]) == pytest.approx(one.mean())
+    assert float(second["minus_first"]) == pytest.approx(other.mean() - one.mean())
+    won, lost = int((other & ~one).sum()), int((one & ~other).sum())
+    assert float(second["mcnemar_p"]) == pytest.approx(binomtest(won, won + lost).pvalue)
+    low, high = float(second["minus_first_low"]), float(second["minus_first_high"])
+    assert low < other.mean() - one.mean() < high
+    assert cv2.imread(str(tmp_path / "out" / "comparison.png")).std() > 1
+
+
+def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_path):
+    right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
+    seeds = [made_up_run(tmp_path / f"seed{i}", row) for i, row in enumerate(right)]
+    others = made_up_run(tmp_path / "others", right[0], videos=[f"v_A_g{i}9_c01" for i in range(4)])
+    result = run("compare.py", f"{seeds[0]},{seeds[1]}", seeds[1], others, "--output", tmp_path / "out",
+                 "--no-speed")
+    rows = table(last_line(result) / "comparison.csv")
+    assert [(row["runs"], row["top1"]) for row in rows] == [("2", "0.375"), ("1", "0.25"), ("1", "0.5")]
+    assert float(rows[1]["minus_first"]) == pytest.approx(-0.125) and rows[1]["mcnemar_p"] == ""
+    assert rows[2]["minus_first"] == "" == rows[2]["minus_first_low"]
+
+
+def test_a_run_that_was_not_tested_is_one_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    for words, says in (((tmp_path / "run",), "run test.py on it first"), ((tmp_path / "absent",), "absent"),
+                        ((made_up_run(tmp_path / "one", [True]), "--names", "a", "b"), "--names")):
+        one_line(run("compare.py", *words, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_real_runs_are_timed(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 1)
+    report_of(folder)
+    result = run("compare.py", folder, folder, "--output", tmp_path / "out")
+    rows = table(last_line(result) / "comparison.csv")
+    assert [float(row["minus_first"] or 0) for row in rows] == [0, 0] and rows[1]["mcnemar_p"] == "1.0"
+    assert all(int(row["parameters"]) > 1e5 and float(row["frames_per_second"]) > 1 for row in rows)
