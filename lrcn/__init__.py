@@ -1,0 +1,31 @@
+"""The package under the scripts. They are the doors; models.py, dataset.py and utils.py beside them are
+rooms; everything else is here, by topic, and never imports the root.
+
+    base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
+                workers (processes and threads that may hang), ranks (torchrun's numbers, stop signals, seeds)
+    video/      reader, writer, avi (Motion JPEG clips), sampling (class Rate: FPS / sampling_rate)
+    clips/      manifest, journal, splits (lists, groups, parts), frames (clips, views, crops),
+                streams (rgb, rgbdiff: what the encoder sees of a moment)
+    encoding/   backbones (networks by name), surgery (fold, cut, units), features, store, predictions
+    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
+    watching/   sliding, segments, films, live, recording, outputs: what test_on_video.py stands on
+    study/      movies, figures, states, network, report, plots: what test_continues_movie.py stands on
+    drawing/    style, plots, labels
+    runs.py     the run folder: every file name in it, once
+    checkpoints.py  safe loading, atomic saving, what a checkpoint may say
+    scores.py   top-k, losses, intervals, paired tests
+
+Imports run one way: doors -> rooms -> lrcn, and inside base <- video <- clips <- encoding (each may use
+those before it); drawing uses video; runs uses clips; checkpoints uses encoding and runs; training, watching
+and study stand on all of these and never on each other. tests/test_house.py names the arrow that breaks this.
+
+Two things are unlike the first plan. What a value of the command line or of a file may be is a topic of its
+own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it. And films.py and
+recording.py stand beside outputs.py, because labelling a file and recording a camera share no more than that.
+"""
+import os
+
+# OpenCV, which reads cameras and streams, reads these when it is loaded: its remarks stay off stderr.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fflags;discardcorrupt")

@@ -1,15 +1,18 @@
-"""Worker processes that may hang or crash: one costs its own task and no other.
+"""Workers that may hang or crash: one costs its own task and no other.
 
-    for task, outcome in results(function, tasks, count=2, limit=60): ...
+    for task, outcome in results(function, tasks, count=2, limit=60): ...   # processes
+    for item in ahead(items, depth=4, limit=60): ...                        # a thread
 
 Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
 ends by itself when the parent dies) with a pipe of its own, through which it gets a task ahead. The
 oldest task without an answer is the one it is at, and so the one to blame.
 """
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import queue
 import signal
 import threading
 import time
@@ -139,3 +142,46 @@ def _serve(function, connection):
 def _die_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+# ---------------------------------------------------------------- a thread
+
+def ahead(items, depth, limit=None):
+    """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader.
+
+    limit: seconds for one item; then Lost is raised, and the thread left to itself.
+    """
+    box, closed = queue.Queue(depth), threading.Event()
+
+    def put(*entry):
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                return box.put(entry, timeout=0.1)
+
+    def work():
+        try:
+            for item in itertools.takewhile(lambda _: not closed.is_set(), items):
+                put(item, None)
+            put(None, StopIteration())
+        except Exception as error:
+            put(None, error)
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = box.get(timeout=limit)
+            if error is not None:
+                break
+            yield item
+        if not isinstance(error, StopIteration):
+            raise error
+    except queue.Empty:
+        thread = None
+        raise Lost(f"the decoder did not finish within {limit:g} seconds") from None
+    finally:
+        closed.set()
+        if thread:
+            thread.join()

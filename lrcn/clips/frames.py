@@ -14,7 +14,7 @@ import numpy as np
 
 from lrcn.base.cli import UserError
 from lrcn.clips.manifest import SampledVideo
-from lrcn.clips.streams import as_modality, differences
+from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.video.reader import VideoError, read_frames
 
 
@@ -134,18 +134,15 @@ def mirrored(clip):
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB, (T, 2, S, S, 3) for two modalities.
-
-    A frame's difference is from the sampled frame before it; the very first frame has the second's.
-    """
+    """A clip as the encoder takes it: uint8 (T, S, S, 3) RGB, (T, 2, S, S, 3) for two modalities."""
     if transform.modality == "rgb":
         return _crops(folder, clip, clip.frames, transform, seed)
-    after = [min(max(i, 1), clip.video.frames - 1) for i in clip.frames]
-    wanted = sorted({*clip.frames, *after, *(max(i - 1, 0) for i in after)})
-    place = {i: n for n, i in enumerate(wanted)}
+    pairs = np.array([change_at(i, clip.video.frames) for i in clip.frames])
+    wanted = sorted({*clip.frames, *pairs.flat})
     crops = _crops(folder, clip, wanted, transform, seed)
-    changes = differences(crops[[place[i] for i in after]], crops[[place[max(i - 1, 0)] for i in after]])
-    return as_modality(crops[[place[i] for i in clip.frames]], changes, transform)
+    before, after = np.searchsorted(wanted, pairs.T)
+    changes = differences(crops[after], crops[before])
+    return as_modality(crops[np.searchsorted(wanted, clip.frames)], changes, transform)
 
 
 def _crops(folder, clip, indices, transform, seed):

@@ -19,6 +19,15 @@ def differences(frames, earlier):
     return out
 
 
+def change_at(i, frames):
+    """(before, after): the two of `frames` sampled frames whose difference is that of frame i.
+
+    It is from the frame before; the very first frame has the second's.
+    """
+    after = min(max(i, 1), frames - 1)
+    return max(after - 1, 0), after
+
+
 def as_modality(frames, changes, transform):
     """Crops and their differences, uint8 (T, S, S, 3), as the encoder takes them: (T, [2,] S, S, 3)."""
     parts = {"rgb": frames, "rgbdiff": changes}

@@ -1,11 +1,11 @@
 """What test_on_video.py leaves of one video: its tables, its labelled video, its pictures.
 
-    with outputs(folder, classes, fps, args) as (table, painter):
+    with outputs(folder, classes, fps, choices) as (new, table, painter):
         table.catch_up(history, known)              # predictions.csv grows
         painter.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
-    summarise(folder, "film", history, classes, args, rate)     # segments.csv, timeline.png
+        summarise(new, "film", history, classes, choices, rate)     # segments.csv and .srt, timeline.png
 
-args: min_probability, min_segment (seconds), video and gif (whether to write them).
+choices: min_probability, min_segment (seconds), video and gif (whether to write them).
 """
 import contextlib
 import csv
@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 
 from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base.cli import printable
 from lrcn.drawing import labels, plots, style
+from lrcn.runs import FilmFolder
 from lrcn.video.writer import Writer
 from lrcn.watching.segments import UNSURE, find_segments
 
-OUTPUTS = ("predictions.csv", "segments.csv", "labelled.mp4", "labelled.gif", "timeline.png")
+OUTPUTS = ("predictions.csv", "segments.csv", "segments.srt", "labelled.mp4", "labelled.gif",
+           "timeline.png")
 GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
 
 
@@ -46,8 +48,9 @@ class Table:
 class Painter:
     """Draws labels into frames, for labelled.mp4, the GIF and the window."""
 
-    def __init__(self, folder, classes, fps, args):
-        self.folder, self.classes, self.fps, self.args = folder, classes, fps, args
+    def __init__(self, folder, classes, fps, args, sound=None):
+        self.film, self.classes, self.fps, self.args = FilmFolder(folder), classes, fps, args
+        self.sound = sound
         self.colors = labels.class_colors(classes)
         self.strip = labels.empty_timeline()
         self.writer, self.frames = None, 0
@@ -64,20 +67,20 @@ class Painter:
         return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best],
                                            self.colors[best], self.strip, progress, unsure)
 
-    def draw(self, frame, shares, progress, times=1):
-        """Label a frame and write it `times` times; returns the picture."""
-        # MPEG-4 counts pixels in pairs: an odd side gets its last row or column twice.
+    def draw(self, frame, shares, progress, times=1, seconds=None):
+        """Label a frame and write it `times` times, or once at its time; returns the picture."""
+        # H.264 counts pixels in pairs: an odd side gets its last row or column twice.
         high, wide = frame.shape[:2]
         if high % 2 or wide % 2:
             frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
         if self.args.video and self.writer is None:
-            self.writer = Writer(self.folder / "labelled.mp4", self.fps, *frame.shape[1::-1])
+            self.writer = Writer(self.film.film, self.fps, *frame.shape[1::-1], self.sound)
         if self.writer and frame.shape[1::-1] != self.writer.size:
             frame = labels.fit_frame(frame, *self.writer.size)
         picture = self.overlay(frame, shares, progress)
         for _ in range(times):
             if self.writer:
-                self.writer.write(picture)
+                self.writer.write(picture, seconds)
             if self.args.gif and self.frames % self.gif_every == 0:
                 self._keep(frame, shares, progress)
             self.frames += 1
@@ -96,7 +99,7 @@ class Painter:
         if self.writer:
             self.writer.close()
         if self.gif:
-            labels.clip_gif(self.folder / "labelled.gif", self.gif, GIF_FPS, GIF_WIDE)
+            labels.clip_gif(self.film.gif, self.gif, GIF_FPS, GIF_WIDE)
 
     def discard(self):
         if self.writer:
@@ -104,46 +107,72 @@ class Painter:
 
 
 @contextlib.contextmanager
-def outputs(folder, classes, fps, args):
-    """(Table, Painter), whose files appear when all went well."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.remove_leftovers(folder)
-        for name in OUTPUTS:    # what is left of an earlier run, perhaps of another model
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {folder}: cannot write there ({error.strerror}); "
-                        f"choose another folder") from None
-    painter = Painter(folder, classes, fps, args)
-    try:
-        with files.atomic(folder / "predictions.csv") as temporary, \
-                open(temporary, "w", newline="", encoding="utf-8") as stream:
-            yield Table(stream, classes), painter
-        painter.finish()
-    except BaseException:
-        painter.discard()
-        raise
+def outputs(folder, classes, fps, choices, sound=None):
+    """(folder to write into, Table, Painter); all of it takes its place in `folder` when all went well.
+
+    What an earlier run left there and this one does not write stays. sound: a file whose sound the
+    film gets.
+    """
+    with files.replaced_folder(folder) as new:
+        painter = Painter(new, classes, fps, choices, sound)
+        try:
+            with open(new / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
+                yield new, Table(stream, classes), painter
+            painter.finish()
+        except BaseException:
+            painter.discard()
+            raise
 
 
-def summarise(folder, name, history, classes, args, rate):
-    """Write segments.csv and timeline.png; how many segments there are.
+def summarise(folder, name, history, classes, choices, rate):
+    """Write segments.csv, segments.srt and timeline.png; the segments [(start, end, label, probability)].
 
     rate: the sampling.Rate at which the video was seen.
     """
-    shares = history.smoothed()
-    segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p
-                in find_segments(history.times, history.end, shares, args.min_probability,
-                                         math.ceil(args.min_segment * rate.per_second))]
-    files.write_csv(folder / "segments.csv", ["start", "end", "label", "probability"],
+    shares, film = history.smoothed(), FilmFolder(folder)
+    found = find_segments(history.times, history.end, shares, choices.min_probability,
+                          math.ceil(choices.min_segment * rate.per_second))
+    segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p in found]
+    files.write_csv(film.segments, ["start", "end", "label", "probability"],
                     [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
+    files.write_text(film.subtitles, subtitles(segments))
     names, seconds, lines = leading(classes, history.times, shares, segments)
     colors = labels.class_colors(classes)[[classes.index(c) for c in names]]
     plots.probability_timeline(
-        folder / "timeline.png", seconds, lines, names, segments, colors, n=len(history.windows),
+        film.timeline, seconds, lines, names, segments, colors, n=len(history.windows),
         title=f"{style.short(name, 50)}: probability of the leading classes over time",
         note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
-             f"them as segments, unsure under {args.min_probability:g}.")
-    return len(segments)
+             f"them as segments, unsure under {choices.min_probability:g}.")
+    return segments
+
+
+def subtitles(segments):
+    """The segments as SubRip text, which players show under the film."""
+    def clock(seconds):
+        whole = round(seconds * 1000)
+        return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02},{whole % 1000:03}"
+
+    return "\n".join(f"{i}\n{clock(start)} --> {clock(end)}\n{label} {probability:.2f}\n"
+                     for i, (start, end, label, probability) in enumerate(segments, 1))
+
+
+def write_summary(path, films):
+    """One row a film, most confident first. films: [(file, films.Done)].
+
+    label: what the film shows for the longest time, probability: the mean of its segments by length.
+    """
+    rows = []
+    for file, done in films:
+        spans = {}
+        for start, end, label, probability in done.segments:
+            length, total = spans.get(label, (0.0, 0.0))
+            spans[label] = length + end - start, total + (end - start) * probability
+        label, (length, total) = max(spans.items(), key=lambda item: item[1])
+        rows.append((total / max(length, 1e-9), printable(file), label, length, done))
+    rows.sort(key=lambda row: -row[0])
+    files.write_csv(path, ["file", "label", "probability", "label_seconds", "seconds", "segments"],
+                    [(file, label, f"{p:.4f}", f"{length:.3f}", f"{done.seconds:.3f}", len(done.segments))
+                     for p, file, label, length, done in rows])
 
 
 def leading(classes, times, shares, segments, most=6, points=1200):

@@ -1,17 +1,7 @@
-"""A window sliding over a video of any length: every sampled frame encoded once, in constant memory.
+"""Segments: what happens in a video from when to when, out of the probabilities of its moments.
 
-    slider = Slider(trained, device)
-    history = History(slider.length)
-    for known in analyse("film.mp4", slider, history, Rate()):
-        ...                                     # history.windows[:known] are there
     segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
-
-Frames are sampled, cropped and encoded as in training. What a moment shows is told by all windows
-that contain it: the probabilities of a sampled frame are the mean of theirs. Frame f lies in the
-windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
 """
-
-
 import numpy as np
 
 UNSURE = "unsure"

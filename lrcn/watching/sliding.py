@@ -11,15 +11,13 @@ that contain it: the probabilities of a sampled frame are the mean of theirs. Fr
 windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
 """
 
-import queue
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from lrcn.clips.frames import plain_box, to_input
-from lrcn.clips.streams import as_modality, differences
+from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.encoding.features import BLOCK, FrameEncoder
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip, sample_video
@@ -43,26 +41,29 @@ class Slider:
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
-        self.tail, self.last, self.encoded = None, None, 0
+        self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
 
     def crop(self, frame):
         """uint8 (H, W, 3) -> (S, S, 3), the encoder's size."""
         return to_input([frame], plain_box(*frame.shape[:2], self.transform), self.transform)[0]
 
     def inputs(self, crops):
-        """Crops uint8 (n, S, S, 3) as the encoder takes them, see dataset.clip_frames: (n, [2,] S, S, 3)."""
+        """Crops uint8 (n, S, S, 3) as the encoder takes them, see frames.clip_frames: (n, [2,] S, S, 3)."""
         if self.transform.modality == "rgb":
             return crops
-        earlier = np.concatenate([crops[:1] if self.last is None else self.last, crops[:-1]])
-        changes = differences(crops, earlier)
-        if self.last is None and len(changes) > 1:
-            changes[0] = changes[1]
+        known = crops if self.last is None else np.concatenate([self.last, crops])
+        pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(crops):])
         self.last = crops[-1:]
-        return as_modality(crops, changes, self.transform)
+        return as_modality(crops, differences(known[pairs[:, 1]], known[pairs[:, 0]]), self.transform)
 
     @torch.inference_mode()
     def push(self, crops):
         """Encode frames (S, S, 3); probabilities float32 (n, C) of the windows that end in them."""
+        crops = [*self.waiting, *crops]
+        if self.last is None and len(crops) == 1 and self.transform.modality != "rgb" and self.length > 1:
+            self.waiting = crops    # its difference is that of the second, which has not come yet
+            return np.empty((0, self.head.spec["classes"]), np.float32)
+        self.waiting = []
         values = self.encoder(torch.from_numpy(self.inputs(np.stack(crops)))).float()
         self.encoded += len(values)
         if self.tail is not None:
@@ -138,41 +139,3 @@ def analyse(path, slider, history, rate):
         crops = [slider.crop(frame) for frame in frames]
     if crops:
         yield history.add(slider.push(crops))
-
-
-def ahead(items, depth):
-    """The same items, made by a thread that is at most `depth` of them ahead of the reader."""
-    box, closed = queue.Queue(depth), threading.Event()
-
-    def put(*entry):
-        while not closed.is_set():
-            try:
-                return box.put(entry, timeout=0.1)
-            except queue.Full:
-                pass
-
-    def work():
-        try:
-            for item in items:
-                put(item, None)
-                if closed.is_set():
-                    break
-            put(None, StopIteration())
-        except Exception as error:
-            put(None, error)
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = box.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        closed.set()
-        thread.join()

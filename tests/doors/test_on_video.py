@@ -123,7 +123,8 @@ def test_a_folder_of_odd_and_broken_files_is_done_as_far_as_it_can_be(model, tmp
     assert result.code == 1 and result.out.splitlines()[-1] == str(out)
     assert "broken.mp4: no video" in result.err and "Traceback" not in result.err
     assert "1 of 6 videos could not be read" in result.err
-    assert sorted(p.name for p in out.iterdir()) == ["odd", "phone", "same_avi", "same_mp4", "short"]
+    assert sorted(p.name for p in out.iterdir()) == ["odd", "phone", "same_avi", "same_mp4", "short",
+                                                      "summary.csv"]
     counts = {name: len(check_outputs(out / name, source, *size)[0]) for name, source, *size in [
         ("phone", folder / "phone.mp4"), ("odd", folder / "deeper" / "odd.avi", 66, 50),
         ("short", folder / "short.avi"), ("same_avi", folder / "same.avi"),
@@ -139,17 +140,22 @@ def test_tables_alone_and_a_bar_that_nothing_reaches(model, tmp_path):
     result = label(model, source, "--no-video", "--min_probability", 1, "--output_dir", tmp_path / "out")
     folder = tmp_path / "out" / "clip"
     assert result.out.splitlines()[-1] == str(folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["predictions.csv", "segments.csv", "timeline.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["predictions.csv", "segments.csv", "segments.srt",
+                                                        "timeline.png"]
     (segment,) = table(folder / "segments.csv")
     assert segment["label"] == "unsure" and float(segment["probability"]) < 1
 
 
 @pytest.mark.slow
-def test_a_second_run_leaves_nothing_of_the_first(model, tmp_path):
+def test_what_a_second_run_does_not_write_stays(model, tmp_path):
     source = film(tmp_path / "clip.mp4", 2, 25)
     label(model, source, "--gif", "--output_dir", tmp_path / "out")
-    label(model, source, "--no-video", "--output_dir", tmp_path / "out")
-    assert not list((tmp_path / "out" / "clip").glob("labelled*"))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out" / "clip").iterdir()}
+    label(model, source, "--no-video", "--min_probability", 1, "--output_dir", tmp_path / "out")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "out" / "clip").iterdir()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert before.keys() == after.keys() and not changed & {"labelled.mp4", "labelled.gif"}
+    assert "timeline.png" in changed
 
 
 @pytest.mark.parametrize("make, message", [
@@ -189,22 +195,21 @@ def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(model, tmp_path
     source = film(tmp_path / "film.avi", 1600, 2.5, width=320, height=240)
     process = start("test_on_video.py", "--model_dir", model, "--video_path", source,
                     "--output_dir", tmp_path / "out")
-    early, drawn = None, 0
-    while process.poll() is None and drawn < 2500:
-        time.sleep(0.05)
-        counts = re.findall(r"(\d+)/4000", process.err)
-        drawn = int(counts[-1]) if counts else 0
-        if early is None and drawn > 100:
-            early = peak(process)
+    early, written = None, 0
+    while process.poll() is None and (early is None or written < 10 * early[0]):
+        time.sleep(0.02)
+        written = sum(p.stat().st_size for p in (tmp_path / "out").glob(".film*/.labelled*"))
+        if early is None and written:
+            early = written, peak(process)
     late = peak(process)
     process.kill(signal.SIGINT)
     result = process.wait()
-    assert late - early < 150
+    assert late - early[1] < 150
     folder = tmp_path / "out" / "film"
     assert result.code == 130 and result.out.splitlines()[-1] == str(folder)
     assert "Traceback" not in result.err and "of film are in" in result.err
     frames = probe(folder / "labelled.mp4").frames
-    assert 2500 <= frames < 4000 and len(Video(folder / "labelled.mp4").times()) == frames
+    assert 500 <= frames < 4000 and len(Video(folder / "labelled.mp4").times()) == frames
     windows, segments = table(folder / "predictions.csv"), table(folder / "segments.csv")
     assert frames - 20 < len(windows) < 4000
     assert float(segments[-1]["end"]) == float(windows[-1]["end"])
@@ -244,7 +249,6 @@ def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path
     assert film_info.fps == 25 and 90 <= film_info.frames <= 101
     windows = table(out / "predictions.csv")
     assert 1 <= len(windows) <= 6 and table(out / "segments.csv")
-    assert "delay" in result.err                    # said while it runs
 
 
 @pytest.mark.slow
@@ -381,9 +385,9 @@ def test_how_the_clips_were_sampled_is_taken_from_the_run(model, tmp_path):
     assert (saved["FPS"], saved["sampling_rate"]) == (25, 10)
     trained = utils.load_trained(model)
     trained.settings["sampling_rate"] = 5
-    assert test_on_video.sampling(trained) == (25, 5)
+    assert test_on_video.sampled_at(trained) == Rate(25, 5)
     del trained.settings["sampling_rate"]      # as runs of before, whose clips are still there
-    assert test_on_video.sampling(trained) == (25, 10)
+    assert test_on_video.sampled_at(trained) == Rate(25, 10)
 
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():

@@ -1,0 +1,113 @@
+"""One film labelled from its first frame to its last: analysed ahead, drawn as its windows are known.
+
+    done = label_film("film.mp4", "film", folder, slider, classes, rate, choices, stop)
+    print(done.sentence)
+
+choices: min_probability, min_segment (seconds), video, gif (whether to write them), time_limit
+(seconds that the decoder may take for a step), as the flags of test_on_video.py say.
+"""
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.base.workers import Lost, ahead
+from lrcn.drawing import labels
+from lrcn.video.reader import Video, VideoError, probe
+from lrcn.watching import outputs
+from lrcn.watching.sliding import History, analyse
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen."""
+    sentence: str
+    segments: list
+    seconds: float
+
+
+def every_frame(path):
+    """(seconds, frame) of every frame of a video file."""
+    with Video(path) as source:
+        while source.grab():
+            yield source.time, source.frame()
+
+
+class Labelling:
+    """The frames of a file, drawn as soon as the windows around them are known."""
+
+    def __init__(self, path, painter, total, bar, stop, limit):
+        self.frames = ahead(every_frame(path), 4, limit)
+        self.painter, self.total, self.bar, self.stop = painter, max(1, total), bar, stop
+        self.next = next(self.frames, None)
+
+    def until(self, seconds, shares):
+        """Draw the frames before `seconds` with these probabilities."""
+        painter, color = self.painter, self.painter.color(shares)
+        while self.next and self.next[0] < seconds and not self.stop.signal:
+            progress = painter.frames / self.total
+            labels.paint_timeline(painter.strip, progress, progress + 1 / self.total, color)
+            painter.draw(self.next[1], shares, progress, seconds=self.next[0])
+            self.next = next(self.frames, None)
+            self.bar.update()
+
+    def close(self):
+        self.frames.close()
+
+
+def label_film(path, name, folder, slider, classes, rate, choices, stop):
+    """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
+
+    stop: a ranks.Stop; a film that is stopped is labelled as far as it was seen.
+    """
+    info, begin = probe(path), time.monotonic()
+    if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
+        raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
+    history = History(slider.length)
+    with outputs.outputs(folder, classes, info.fps, choices, sound=path) as (new, table, painter), \
+            cli.progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
+                         mininterval=0.3) as bar:
+        try:
+            known = _draw(path, slider, history, rate, choices, stop, table, painter, bar, info)
+        except Lost as error:
+            raise VideoError(str(error)) from None
+        history = history.cut(known)
+        segments = outputs.summarise(new, name, history, classes, choices, rate)
+    took = time.monotonic() - begin
+    words = (f"{name}: {history.end:.1f} s, {slider.encoded} frames encoded, {known} windows, "
+             f"{len(segments)} segments, in {took:.1f} s ({history.end / took:.1f} times real time)")
+    return Done(words, segments, history.end)
+
+
+def _draw(path, slider, history, rate, choices, stop, table, painter, bar, info):
+    """Fill the history, the table and the film; how many windows are known."""
+    half = rate.spacing(info.fps) / info.fps / 2
+    known = drawn = 0
+    with contextlib.ExitStack() as stack:
+        steps = ahead(analyse(path, slider, history, rate), 2, choices.time_limit)
+        stack.callback(steps.close)
+        film = None
+        if choices.video or choices.gif:
+            film = stack.enter_context(contextlib.closing(
+                Labelling(path, painter, info.frames, bar, stop, choices.time_limit)))
+        for known in steps:
+            table.catch_up(history, known)
+            for f in range(drawn, known if film else 0):
+                film.until(history.times[f] + half, history.at(f))
+            drawn = known
+            if not film:
+                bar.update(round(history.times[known - 1] * info.fps) - bar.n)
+            if stop.signal:
+                break
+        if not known:
+            raise KeyboardInterrupt("nothing was done yet")
+        for f in range(known, known + slider.length - 1) if film else ():
+            film.until(history.times[f] + half, history.at(f))
+        if film and not stop.signal:
+            film.until(math.inf, history.at(known + slider.length - 2))
+        if not film and not stop.signal:
+            bar.update((info.frames or bar.n) - bar.n)
+    return known
