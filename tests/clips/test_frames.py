@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lrcn.clips.frames import Clip, Transform, clip_frames, crop_box, training_clip, windows
 from lrcn.clips.manifest import SampledVideo
-from lrcn.video.writer import Writer
+from lrcn.video.writer import write_clip
 
 # ---------------------------------------------------------------- windows
 
@@ -85,9 +85,7 @@ def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
     """Of five equal frames come five equal inputs, in every view."""
     frame = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     (tmp_path / "A").mkdir()
-    with Writer(tmp_path / "A" / "v.avi", 2.5, 128, 96) as writer:
-        for _ in range(5):
-            writer.write(frame)
+    write_clip(tmp_path / "A" / "v.avi", [frame] * 5, 2.5)
     video = SampledVideo("v", "A", "g", 5)
     seen = []
     for view in (-1, 0, 1, 2, 3, 4):
