@@ -166,8 +166,8 @@ def end_all():
     for process in _started:
         process.kill(group=True)
     if _server.process:
-        _server.process.stdin.close()
-        _server.process.wait()
+        with _server.process as helper:     # which waits, and closes its pipes
+            helper.stdin.close()
         _server.process = None
     _scratch().cleanup()
 

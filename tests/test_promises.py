@@ -403,6 +403,7 @@ def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
 
 # ---------------------------------------------------------------- 6: bad lists
 
+@pytest.mark.slow
 def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
     """In detail: test_splits.py."""
     lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
@@ -419,6 +420,7 @@ def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_p
 
 # ---------------------------------------------------------------- 7: a loss that is not finite
 
+@pytest.mark.slow
 def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 2)
     good = (folder / "Saved_model_checkpoint" / "last.pth.tar").read_bytes()

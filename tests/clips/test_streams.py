@@ -117,6 +117,7 @@ def test_a_run_of_both_trains_tests_and_goes_on(demo, sampled, tmp_path, more):
     assert last_line(run("train.py", "--resume", folder, "--epochs", 2, env=ONE_THREAD)) == folder
 
 
+@pytest.mark.slow
 def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, tmp_path):
     trained = utils.load_trained(train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1))
     slider = Slider(trained, torch.device("cpu"))
@@ -133,6 +134,7 @@ def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, 
     assert slider.last is None and slider.tail is None
 
 
+@pytest.mark.slow
 def test_a_study_of_mixed_movies_runs_on_both(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1)
     result = run("test_continues_movie.py", "--model_dir", folder, "--num_movies", 3, "--movie_clips", 4,

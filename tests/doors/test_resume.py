@@ -73,6 +73,7 @@ def test_a_run_on_frames_goes_on_exactly_in_the_middle_of_an_epoch(demo, sampled
     assert_same_run(gone_on(folder), whole)
 
 
+@pytest.mark.slow
 def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
     more = ("--epochs", 6, "--val_check_interval", 5, "--lr", 0.01)
     whole = train(demo, sampled, tmp_path / "whole", *more)
@@ -82,12 +83,14 @@ def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
 
 
 @pytest.mark.parametrize("name, value", [("--batch_size", 3), ("--accumulate", 2), ("--views", 2)])
+@pytest.mark.slow
 def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path, name, value):
     folder = begun(demo, sampled, tmp_path, 3, "--epochs", 2)
     one_line(run("train.py", "--resume", folder, name, value, ok=False), name, "epoch 1")
     assert gone_on(folder, "--epochs", 3)
 
 
+@pytest.mark.slow
 def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, sampled, tmp_path):
     shutil.copytree(sampled, tmp_path / "here")
     words = ("--sampled_data_path", "here", "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY, *QUIET)
@@ -107,6 +110,7 @@ def own(tmp_path):
     return tmp_path / "sampled"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
     words = ("--sampled_data_path", own, *TINY, "--local_dir", tmp_path / "runs", *QUIET)
     folder = last_line(run("train.py", *words, "--epochs", 2, "--stop_after", 1))
@@ -122,11 +126,13 @@ def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
     assert {row["video"] for row in table(last_line(tested) / "predictions.csv")} == held_out
 
 
+@pytest.mark.slow
 def test_another_seed_would_be_another_split_and_is_refused(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 2, "--stop_after", 1)
     one_line(run("train.py", "--resume", folder, "--seed", 7, ok=False), "--seed 7", "--seed 42")
 
 
+@pytest.mark.slow
 def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
     result = run("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, "--num_frames_video", 8, *QUIET))
     assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in result.out
@@ -134,6 +140,7 @@ def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
 
 # ---------------------------------------------------------------- batch norm
 
+@pytest.mark.slow
 def test_moving_statistics_need_something_that_is_trained(demo, sampled, tmp_path):
     words = flags(demo, sampled, tmp_path, "--epochs", 1, *NORMS, "--no-feature_cache", "--train_batch_norm")
     one_line(run("train.py", *words, ok=False), "--train_batch_norm", "frozen")
@@ -204,6 +211,7 @@ def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tm
 
 
 @processes
+@pytest.mark.slow
 def test_a_process_alone_says_whom_it_waits_for_and_ends_when_asked(demo, sampled, tmp_path):
     process = start("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, *QUIET), fork=False, env={
         "RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29517, **ONE_THREAD})

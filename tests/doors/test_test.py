@@ -218,8 +218,8 @@ def test_a_run_that_is_none_is_one_line(copied, tmp_path):
     (tmp_path / "file").write_text("")
     for flags, says in (
             (("--model_dir", tmp_path / "absent"), "--model_dir"),
-            (("--model_dir", tmp_path / "file"), "is a file, not a folder"),
-            (("--model_dir", tmp_path / "empty"), "there: none"),
+            (("--model_dir", tmp_path / "file"), "not a whole checkpoint"),
+            (("--model_dir", tmp_path / "empty"), "no run folder"),
             (("--model_dir", copied, "--model_name", "epoch_7"), "there: best.pth.tar, epoch_20.pth.tar"),
             (("--model_dir", copied, "--sampled_data_path", tmp_path / "empty"), "no manifest.csv"),
             (("--model_dir", copied, "--ucf_list_dir", tmp_path / "empty"), "--ucf_list_dir"),

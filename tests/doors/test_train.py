@@ -93,6 +93,7 @@ def test_the_checkpoint_holds_state_dicts_and_plain_containers(trained):
     assert {"optimizer", "schedule", "scaler", "random"} <= state["learner"].keys()
 
 
+@pytest.mark.slow
 def test_a_run_goes_where_open_new_folder_says(demo, sampled, tmp_path):
     assert train(demo, sampled, tmp_path, "--epochs", 1, "--open_new_folder", "False") == tmp_path
     assert train(demo, sampled, tmp_path, "--epochs", 1, "--open_new_folder", "debug") == tmp_path / "debug"
@@ -104,6 +105,7 @@ def test_a_run_goes_where_open_new_folder_says(demo, sampled, tmp_path):
 
 # ---------------------------------------------------------------- which videos, which classes
 
+@pytest.mark.slow
 def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sampled, tmp_path):
     few = shutil.copytree(sampled, tmp_path / "few", ignore=shutil.ignore_patterns("features"))
     lines = (few / "manifest.csv").read_text().splitlines()
@@ -132,6 +134,7 @@ def test_labels_follow_the_class_index_and_no_test_video_is_trained_on(trained, 
     assert sorted({row["part"] for row in rows}) == ["train", "val"]
 
 
+@pytest.mark.slow
 def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--epochs", 1, "--number_of_classes", 2, "--smaller_dataset")
     rows = table(folder / "splits.csv")
@@ -139,6 +142,7 @@ def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled, tmp_path)
     assert len(rows) <= 8
 
 
+@pytest.mark.slow
 def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp_path):
     drawn = ("--sampled_data_path", sampled, *TINY, "--local_dir", tmp_path, "--epochs", 1, "--group_pattern",
              r"_(g\d+)_")       # a group of all classes, so that videos of a group are many
@@ -167,6 +171,7 @@ def fresh_encoder():
 
 
 @pytest.mark.parametrize("cache", ["--feature_cache", "--no-feature_cache"])
+@pytest.mark.slow
 def test_a_frozen_encoder_is_bit_identical_before_and_after(demo, sampled, tmp_path, cache):
     folder = train(demo, sampled, tmp_path, *NORMS, cache)
     before, after = fresh_encoder(), weights(folder, "best")
@@ -177,6 +182,7 @@ def test_a_frozen_encoder_is_bit_identical_before_and_after(demo, sampled, tmp_p
 
 @pytest.mark.parametrize("what, extra", [("last:2", []), ("last:2", ["--no-feature_cache"]), ("all", []),
                                          ("all", ["--train_batch_norm"])])
+@pytest.mark.slow
 def test_exactly_the_chosen_blocks_are_trained(demo, sampled, tmp_path, what, extra):
     folder = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", what, *extra)
     before, after = fresh_encoder(), weights(folder, "last")
@@ -193,6 +199,7 @@ def test_exactly_the_chosen_blocks_are_trained(demo, sampled, tmp_path, what, ex
     assert moved == expected
 
 
+@pytest.mark.slow
 def test_the_tails_cache_and_frames_train_alike(demo, sampled, tmp_path):
     """float16 activations against frames: nearly the same course."""
     common = (*NORMS, "--train_encoder", "last:1", "--dropout", 0, "--lr", 0.002)
@@ -204,6 +211,7 @@ def test_the_tails_cache_and_frames_train_alike(demo, sampled, tmp_path):
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_init_from_takes_encoder_and_projection_and_says_so(demo, sampled, tmp_path):
     first = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", "all", "--readout", "none",
                   "--num_frames_video", 1)
