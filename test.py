@@ -3,24 +3,24 @@
     python test.py --model_dir 20261121-110128
 
 takes the best checkpoint of the run and the folders that it was trained with, counts every test
-video once, and leaves <model_dir>/test/ with metrics.json, predictions.csv, confusion_matrix and
-accuracy_per_class (.png and .csv), figures/ and videos/. Prints that folder as the last line.
+video once, and leaves <model_dir>/test/ with metrics.json, predictions.csv, mistakes.csv (the most
+confident first), confusion_matrix and accuracy_per_class (.png and .csv), figures/ and
+videos/<Class>/. An earlier test/ stands until the new one is whole. Prints that folder as the last line.
 """
 import numpy as np
 from sklearn.metrics import confusion_matrix
-from tqdm import tqdm
 
 import dataset
 import utils
 from lrcn import checkpoints, scores
 from lrcn.base import cli, files
-from lrcn.base.cli import UserError
 from lrcn.base.ranks import ranks
 from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
-from lrcn.drawing import labels, plots
+from lrcn.drawing import grids, labels, plots
 from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import predict_videos
+from lrcn.runs import RunFolder, TestFolder
 from lrcn.video.sampling import Rate
 
 
@@ -28,14 +28,15 @@ def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser)
     utils.add_data_flags(parser)
-    parser.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
-                        help="windows of a video whose softmax is averaged; more than one needs videos "
-                             "sampled with --num_frames_to_extract all")
-    parser.add_boolean("--flip", default=False, help="average over every window and its mirror image")
-    parser.add_argument("--num_videos", type=cli.count, default=30,
+    testing, output = parser.group("testing"), parser.group("output")
+    testing.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
+                         help="windows of a video whose softmax is averaged; more than one needs videos "
+                              "sampled with --num_frames_to_extract all")
+    testing.add_boolean("--flip", default=False, help="average over every window and its mirror image")
+    output.add_argument("--num_videos", type=cli.count, default=30,
                         help="test clips drawn into videos/, half of them wrong where there are so many")
-    parser.add_argument("--seed", type=cli.count, default=42, help="of the choice of clips that are drawn")
-    parser.add_boolean("--compile", default=False, help="torch.compile the encoder")
+    output.add_argument("--seed", type=cli.count, default=42, help="of the choice of clips that are drawn")
+    parser.group("machine").add_boolean("--compile", default=False, help="torch.compile the encoder")
     return parser
 
 
@@ -43,52 +44,73 @@ def number_or_all(text):
     return text if text == "all" else cli.positive_int(text)
 
 
-def write_tables(folder, data, classes, probabilities, metrics):
-    """metrics.json, predictions.csv, and the two .csv beside the pictures."""
+# ---------------------------------------------------------------- tables
+
+def write_tables(folder, data, classes, probabilities):
+    """All .csv files of a TestFolder -> (matrix, accuracy, n, few): what the pictures show of them."""
     predicted = probabilities.argmax(1)
-    rows = [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
-             *(f"{p:.6g}" for p in row))
-            for v, label, guess, row in zip(data.videos, data.labels, predicted, probabilities, strict=True)]
-    files.write_csv(folder / "predictions.csv",
-                    ["video", "class", "label", "group", "predicted", "predicted_class", "right",
-                     *(f"p_{cls}" for cls in classes)], rows)
+    write_predictions(folder, data, classes, probabilities)
     matrix = confusion_matrix(data.labels, predicted, labels=range(len(classes)))
-    files.write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes],
+    files.write_csv(folder.confusion, ["true \\ predicted", *classes],
                     [(cls, *row) for cls, row in zip(classes, matrix.tolist(), strict=True)])
     accuracy, n = scores.per_class(predicted == data.labels, data.labels, len(classes))
     few = scores.under_represented(data.train_counts)
-    files.write_csv(folder / "accuracy_per_class.csv",
+    files.write_csv(folder.accuracy,
                     ["class", "accuracy", "test_videos", "train_videos", "under_represented"],
                     [(cls, "" if np.isnan(a) else f"{a:.6g}", k, t, int(f)) for cls, a, k, t, f
                      in zip(classes, accuracy, n, data.train_counts, few, strict=True)])
-    files.write_json(folder / "metrics.json", metrics)
     return matrix, accuracy, n, few
 
+
+def write_predictions(folder, data, classes, probabilities):
+    """predictions.csv in the order of the list, and what is wrong in it as mistakes.csv."""
+    predicted, columns = probabilities.argmax(1), [f"p_{cls}" for cls in classes]
+    rows = [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
+             *(f"{p:.6g}" for p in row))
+            for v, label, guess, row in zip(data.videos, data.labels, predicted, probabilities, strict=True)]
+    files.write_csv(folder.predictions,
+                    ["video", "class", "label", "group", "predicted", "predicted_class", "right", *columns],
+                    rows)
+    wrong = np.flatnonzero(predicted != data.labels)
+    wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
+    files.write_csv(folder.mistakes, ["video", "class", "predicted_class", "probability", "p_true"],
+                    [(data.videos[i].name, data.videos[i].cls, classes[predicted[i]],
+                      f"{probabilities[i].max():.6g}", f"{probabilities[i, data.labels[i]]:.6g}")
+                     for i in wrong])
+
+
+# ---------------------------------------------------------------- pictures
 
 def draw(folder, data, classes, probabilities, tables, note, args):
     """The confusion matrix, the accuracy of every class, a grid of labels, labelled clips."""
     matrix, accuracy, n, few = tables
-    plots.confusion_matrix(folder / "confusion_matrix.png", matrix, classes, note=note)
-    plots.accuracy_per_class(folder / "accuracy_per_class.png", classes, accuracy, n, few,
-                             few_means="less than half the median class's training videos", note=note)
-    chosen = choose(probabilities.argmax(1) == data.labels, args.num_videos, args.seed)
+    plots.confusion_matrix(folder.confusion_picture, matrix, classes, note=note)
+    plots.accuracy_per_class(folder.accuracy_picture, classes, accuracy, n, few, few_means=scores.FEW_MEANS,
+                             note=note)
     guesses = probabilities.argmax(1)
-
-    def clip(i):
-        return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
-
-    true, predicted = ([classes[labels[i]] for i in chosen] for labels in (data.labels, guesses))
+    chosen = choose(guesses == data.labels, args.num_videos, args.seed)
     if chosen:
-        grid = slice(0, 16)
-        plots.label_grid(folder / "figures" / "labels.png", [clip(i)[0] for i in chosen[grid]],
-                         true[grid], predicted[grid], [probabilities[i].max() for i in chosen[grid]],
-                         title="Test clips: first frame, predicted and true class",
-                         note=f"{note}. Half of those drawn are wrong ones, where there are so many")
+        draw_grid(folder, data, classes, probabilities, chosen[:16], note)
     fps = Rate.of(sampling_settings(data.folder)).per_second
-    for i, meant, said in zip(tqdm(chosen, desc="drawing clips", unit="clip"), true, predicted, strict=True):
-        mark = "right" if meant == said else "wrong"
-        labels.labelled_clip_video(folder / "videos" / f"{data.videos[i].name}_{mark}.mp4", [clip(i)],
-                                           [meant], [said], fps)
+    for i in cli.progress(chosen, desc="drawing clips", unit="clip"):
+        meant, said, video = classes[data.labels[i]], classes[guesses[i]], data.videos[i]
+        path = folder.clip(video.cls, video.name, right=meant == said)
+        path.parent.mkdir(exist_ok=True)
+        labels.labelled_clip_video(path, [clip(data, i)], [meant], [said], fps)
+
+
+def draw_grid(folder, data, classes, probabilities, chosen, note):
+    guesses = probabilities.argmax(1)
+    true, said = ([classes[labels[i]] for i in chosen] for labels in (data.labels, guesses))
+    grids.label_grid(folder.figures / "labels.png", [clip(data, i)[0] for i in chosen], true, said,
+                     [probabilities[i].max() for i in chosen],
+                     title="Test clips: first frame, predicted and true class",
+                     note=f"{note}. Half of those drawn are wrong ones, where there are so many")
+
+
+def clip(data, i):
+    """Test video number i as it was sampled: uint8 (T, H, W, 3)."""
+    return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
 
 
 def choose(right, number, seed):
@@ -108,7 +130,7 @@ def main():
         if rank.first:
             cli.say(data.note)
         options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache,
-                                   compile=args.compile, rank=rank)
+                          compile=args.compile, rank=rank)
         probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
     if not rank.first:
         return
@@ -117,35 +139,38 @@ def main():
 
 def report(args, trained, data, probabilities):
     """Write everything, and say the main figures."""
-    sampled = sampling_settings(data.folder)
     if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):
         cli.say("one window a video is all that was sampled; preprocessing_data.py "
                 "--num_frames_to_extract all keeps more")
-    metrics = {"split": data.split, "leaky": data.split == "random",
-               **scores.summarise(probabilities, data.labels, data.groups),
-               "windows": args.test_windows, "flip": args.flip, "note": data.note,
-               "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
-               "encoder": trained.settings["encoder"], "readout": trained.settings["readout"],
-               "num_frames_video": trained.settings["num_frames_video"],
-               "sampling_rate": sampled.get("sampling_rate"), "seed": trained.settings["seed"],
-               "parameters": checkpoints.count_parameters(trained.model)}
-    folder = trained.folder / "test"
-    try:
-        for sub in ("figures", "videos"):
-            (folder / sub).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--model_dir {trained.folder}: cannot write into it ({error.strerror})") from None
-    for old in (folder / "videos").glob("*.mp4"):
-        old.unlink()
+    metrics = measured(args, trained, data, probabilities)
     low, high = metrics["ci95"]
     leak = "LEAKY random split by video" if metrics["leaky"] else f"split {data.split}"
     note = (f"{leak}, n = {metrics['videos']} videos in {metrics['groups']} groups, top-1 "
             f"{metrics['top1']:.3f} [{low:.3f}, {high:.3f}], seed {metrics['seed']}")
-    tables = write_tables(folder, data, trained.classes, probabilities, metrics)
-    draw(folder, data, trained.classes, probabilities, tables, note, args)
-    cli.say(f"test {note}; top-5 {metrics['top5']:.3f}, mean class accuracy "
-            f"{metrics['mean_class_accuracy']:.3f}, {metrics['classes']} classes")
-    cli.say(folder)
+    test = RunFolder(trained.folder).test
+    with files.replaced_folder(test.path) as new:
+        folder = TestFolder(new)
+        for sub in (folder.figures, folder.videos):
+            sub.mkdir()
+        files.write_json(folder.metrics, metrics)
+        tables = write_tables(folder, data, trained.classes, probabilities)
+        draw(folder, data, trained.classes, probabilities, tables, note, args)
+    top5 = f"top-5 {metrics['top5']:.3f}, " if len(trained.classes) > 5 else ""
+    cli.say(f"test {note}; {top5}mean class accuracy {metrics['mean_class_accuracy']:.3f}, "
+            f"{metrics['classes']} classes")
+    cli.say(test)
+
+
+def measured(args, trained, data, probabilities):
+    """What metrics.json holds."""
+    return {"split": data.split, "leaky": data.split == "random",
+            **scores.summarise(probabilities, data.labels, data.groups),
+            "windows": args.test_windows, "flip": args.flip, "note": data.note,
+            "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
+            "encoder": trained.settings["encoder"], "readout": trained.settings["readout"],
+            "num_frames_video": trained.settings["num_frames_video"],
+            "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
+            "seed": trained.settings["seed"], "parameters": checkpoints.count_parameters(trained.model)}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class TestFolder(_Folder):
     accuracy, accuracy_picture = _named("accuracy_per_class.csv"), _named("accuracy_per_class.png")
     figures, videos = _named("figures"), _named("videos")
 
+    def clip(self, cls, name, right):
+        """The labelled clip of a video; two classes may have a video of one name."""
+        return self.videos / cls / f"{name}_{'right' if right else 'wrong'}.mp4"
+
 
 class StudyFolder(_Folder):
     """What test_continues_movie.py leaves, of one run or of several."""

@@ -54,9 +54,12 @@ def per_class(right, labels, classes):
     return np.divide(hits, n, out=np.full(classes, np.nan), where=n > 0), n
 
 
+FEW_MEANS = "at most 0.9 of the training videos of a mean class"
+
+
 def under_represented(train_counts):
-    """bool (C,): classes with less than half of the median class's training videos."""
-    return train_counts < 0.5 * np.median(train_counts)
+    """bool (C,): classes with as few training videos as FEW_MEANS says; 26 of 101 on UCF-101's split 1."""
+    return train_counts <= 0.9 * np.mean(train_counts)
 
 
 def paired(first, other):

@@ -1,4 +1,8 @@
-"""Labels drawn into frames: test clips, the mixed-action movie, any video with its predictions.
+"""Labels drawn into frames, and the films that are nothing but labelled frames.
+
+    draw_overlay(frame, labels, probabilities)      # any video with its predictions; the caller writes it
+    labelled_clip_video(path, clips, true, predicted, fps)      # test clips, .mp4 or .avi
+    clip_gif(path, frames, fps); mixed_movie(path, frames, truth, ...)
 
 Frames are uint8 (H, W, 3) RGB. Text is set in the size of the frame and shortened where it would
 leave it; masks of text are kept, because the same labels come frame after frame.
@@ -21,9 +25,13 @@ MOVIE_WIDE, MOVIE_HIGH = 640, 480      # the room of the picture in the mixed-ac
 def _mask(text, size):
     """uint16 (h, w, 1): how much of each pixel the letters cover, 0 to 255."""
     from PIL import Image, ImageDraw
-    font = style.font_for(text, size)
-    image = Image.new("L", (int(np.ceil(font.getlength(text))) + 2, sum(font.getmetrics())))
-    ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
+    parts = style.in_fonts(text, size) or style.in_fonts(" ", size)
+    above, below = np.max([font.getmetrics() for font, _ in parts], axis=0)
+    image = Image.new("L", (int(np.ceil(style.width(text, size))) + 2, int(above + below)))
+    x = 0.0
+    for font, part in parts:
+        ImageDraw.Draw(image).text((x, above), part, fill=255, font=font, anchor="ls")
+        x += font.getlength(part)
     return np.asarray(image, np.uint16)[:, :, None]
 
 
@@ -88,8 +96,8 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     frame = np.array(frame)
     high, wide = frame.shape[:2]
     size, edge = text_size(frame), max(1, text_size(frame) // 4)
-    line, bar = round(size * 1.8), max(2, size // 5)
-    room = min(wide, 20 * size)
+    line, bar = round(size * 1.6), max(2, size // 5)
+    room = min(wide, max(round(0.45 * wide), 6 * size), 20 * size)
     rows = [("unsure", None, None)] if unsure else []
     colors = style.class_colors(labels) if colors is None else colors
     rows += list(zip(labels, probabilities, colors, strict=True))
@@ -211,45 +219,55 @@ def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, act
     probabilities[i]: (C,). action[i], where given, is the action of frame i itself.
     """
     colors = style.class_colors(classes)
-    lines = [("window", np.asarray(truth)), ("predicted", np.asarray(predicted))]
+    lines = {"window": np.asarray(truth), "predicted": np.asarray(predicted)}
     if action is not None:
-        lines.insert(0, ("frame", np.asarray(action)))
-    lines = [(name, np.where(labels[:, None] >= 0, colors[labels], np.uint8(UNSEEN)))
-             for name, labels in lines]
+        lines = {"frame": np.asarray(action), **lines}
+    strips = {name: np.where(labels[:, None] >= 0, colors[labels], np.uint8(UNSEEN))
+              for name, labels in lines.items()}
     n = len(truth)
     with Writer(path, fps, MOVIE_WIDE, MOVIE_HIGH + 136 + 18 * len(lines) // 2 * 2) as writer:
         for i, frame in zip(range(n), itertools.chain(frames), strict=False):
             canvas = np.full((writer.size[1], MOVIE_WIDE, 3), DARK, np.uint8)
             canvas[:MOVIE_HIGH] = fit_frame(frame, MOVIE_WIDE, MOVIE_HIGH)
-            _movie_labels(canvas, int(truth[i]), int(predicted[i]), classes, colors)
+            _movie_labels(canvas, {name: int(labels[i]) for name, labels in lines.items()}, classes, colors)
             if predicted[i] >= 0:
                 _movie_bars(canvas, np.asarray(probabilities[i]), classes, colors)
-            put_text(canvas, f"frame {i + 1} of {n}", 10, MOVIE_HIGH + 92, 290, 14)
-            for row, (name, strip) in enumerate(lines):
-                y = MOVIE_HIGH + 126 + 18 * row
-                put_text(canvas, name, 10, y - 2, 74, 13)
-                seen = strip.copy()
-                if name == "predicted":
-                    seen[i + 1:] = UNSEEN
-                _strip(canvas[:, :MOVIE_WIDE - 10], seen, y, 14, (i + 0.5) / n, x=88)
+            put_text(canvas, f"frame {i + 1} of {n}", 330, MOVIE_HIGH + 110, 300, 11, right=True)
+            _movie_timelines(canvas, strips, i, n)
             writer.write(canvas)
 
 
-def _movie_labels(canvas, truth, predicted, classes, colors):
-    """True and predicted label at the lower left, each with its colour, and tick or cross."""
-    top = MOVIE_HIGH + 12
-    for y, label, word in ((top, truth, "true"), (top + 38, predicted, "predicted")):
+def _movie_timelines(canvas, strips, i, n):
+    """A coloured strip a line, with a mark at frame i; what is predicted appears when it is."""
+    for row, (name, strip) in enumerate(strips.items()):
+        y = MOVIE_HIGH + 126 + 18 * row
+        put_text(canvas, name, 10, y - 2, 74, 13)
+        seen = strip.copy()
+        if name == "predicted":
+            seen[i + 1:] = UNSEEN
+        _strip(canvas[:, :MOVIE_WIDE - 10], seen, y, 14, (i + 0.5) / n, x=88)
+
+
+def _movie_labels(canvas, labels, classes, colors):
+    """What the frame shows, what most of the window shows and what is predicted, at the lower left.
+
+    labels: {frame, window, predicted: class or -1}. Tick or cross: whether the window's is predicted.
+    """
+    window, predicted = labels["window"], labels["predicted"]
+    words = {"frame": "this frame", "window": "window, mostly", "predicted": "predicted"}
+    for row, (kind, label) in enumerate(labels.items()):
+        y = MOVIE_HIGH + 10 + 34 * row
         name, color, mark = "–", DARK, ""
         if label >= 0:
             name, color = classes[label], colors[label]
-        elif word == "true" and predicted >= 0:
+        elif kind == "window" and predicted >= 0:
             name = "tie of two actions"
-        canvas[y:y + 26, 10:24] = color
-        if word == "predicted" and truth >= 0 and predicted >= 0:
-            good = truth == predicted
+        canvas[y:y + 24, 10:24] = color
+        if kind == "predicted" and window >= 0 and predicted >= 0:
+            good = window == predicted
             mark = f"{style.TICK if good else style.CROSS} "
-            canvas[y - 3:y + 29, 28:310] = style.RIGHT if good else style.WRONG
-        put_text(canvas, f"{mark}{word}: {name}", 34, y + 2, 270, 17)
+            canvas[y - 3:y + 27, 28:318] = style.RIGHT if good else style.WRONG
+        put_text(canvas, f"{mark}{words[kind]}: {name}", 34, y + 2, 280, 16)
 
 
 def _movie_bars(canvas, probabilities, classes, colors, most=3):

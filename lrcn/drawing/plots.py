@@ -62,94 +62,51 @@ def _line(ax, epochs, values, **look):
                 markersize=3.5, **look)
 
 
-def _mark_best(ax, epochs, values):
-    if np.isfinite(values).any():
-        best = int(np.nanargmax(values))
-        ax.plot(epochs[best], values[best], "*", markersize=12, color="black", clip_on=False,
-                zorder=5, label=f"best: {values[best]:.3f}, epoch {epochs[best]:g}")
+def _mark_best(ax, epochs, values, best):
+    """A star at the epoch `best`."""
+    for i in np.flatnonzero((epochs == best) & np.isfinite(values)):
+        ax.plot(epochs[i], values[i], "*", markersize=12, color="black", clip_on=False, zorder=5,
+                label=f"best: {values[i]:.3f}, epoch {epochs[i]:g}")
 
 
 @style.styled
-def curves(path, rows, title="Loss, accuracy and learning rate of every epoch", note=""):
+def curves(path, rows, best=None, classes=None, title="Loss, accuracy and learning rate of every epoch",
+           note=""):
     """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr.
 
-    A value that is missing or None was not measured in that epoch and is left out.
+    A value that is missing or None was not measured in that epoch and is left out. best: the epoch to
+    mark, that of best.pth.tar. classes: how many there are; the best 5 of 5 are not worth a line.
     """
     epochs = _column(rows, "epoch")
-    train, val, third = (style.unit(c) for c in (style.BLUE, style.RED, style.GREEN))
     fig = style.figure(11, 3.6, title, note)
     loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
-    _line(loss, epochs, _column(rows, "train_loss"), color=train, label="training")
-    _line(loss, epochs, _column(rows, "val_loss"), color=val, ls="--", label="validation")
+    for part, word, color, ls in (("train", "training", style.BLUE, "-"),
+                                  ("val", "validation", style.RED, "--")):
+        look = {"color": style.unit(color), "ls": ls}
+        _line(loss, epochs, _column(rows, f"{part}_loss"), label=word, **look)
+        _line(accuracy, epochs, _column(rows, f"{part}_top1"), label=f"{word} top-1", **look)
+    for k, color, ls in ((3, style.ORANGE, "-."), (5, style.PINK, ":")):
+        if classes is None or classes > k:
+            _line(accuracy, epochs, _column(rows, f"val_top{k}"), label=f"validation top-{k}",
+                  color=style.unit(color), ls=ls)
+    _mark_best(accuracy, epochs, _column(rows, "val_top1"), best)
+    steps = _column(rows, "lr")
+    _line(rate, epochs, steps, color=style.unit(style.GREEN))
     loss.set(title="Cross-entropy", ylabel="nats per clip")
-    _line(accuracy, epochs, _column(rows, "train_top1"), color=train, label="training top-1")
-    for k, ls in ((1, "--"), (3, "-."), (5, ":")):
-        _line(accuracy, epochs, _column(rows, f"val_top{k}"), color=val, ls=ls, label=f"validation top-{k}")
-    _mark_best(accuracy, epochs, _column(rows, "val_top1"))
     accuracy.set(title="Accuracy", ylabel="share of clips right", ylim=(0, 1.03))
-    _line(rate, epochs, _column(rows, "lr"), color=third)
-    rate.set(title="Learning rate", ylim=(0, None))
+    rate.set(title="Learning rate", ylim=(0, 1.05 * np.nanmax(steps, initial=1e-9)))
     for ax in (loss, accuracy, rate):
-        ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(epochs) < 3:
-            ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend()
+        _epoch_axis(ax, epochs)
     return style.save(fig, path)
 
 
-@style.styled
-def label_grid(path, frames, true, predicted, confidence=None, title="Predicted and true class",
-               note=""):
-    """Frames with their labels: a green border and a tick where right, red and a cross where wrong.
-
-    frames: N x uint8 (H, W, 3) RGB, the first of which sets the shape of the tiles;
-    true, predicted: N class names; confidence: (N,) or None.
-    """
-    from matplotlib.patches import Rectangle
-    n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
-    columns = math.ceil(math.sqrt(n))
-    tile = max(1.6, min(1.9, 3.6 / columns))               # inches
-    picture_high, text_high, gap = tile * high / wide, 0.34, 0.14
-    row_high = picture_high + text_high + gap
-    rows = math.ceil(n / columns)
-    right = sum(t == p for t, p in zip(true, predicted, strict=True))
-    counted = f"{style.TICK} {right} of n = {n} right, {style.CROSS} {n - right} wrong"
-    fig = style.figure(max(3.6, columns * (tile + gap) + gap), rows * row_high + gap, title,
-                       f"{counted}. {note}" if note else counted)
-    ax = fig.add_subplot(aspect="equal", anchor="NW")
-    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
-    ax.axis("off")
-    for i in range(n):
-        x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
-        ax.add_patch(Rectangle((x, y), tile, picture_high, fc="black", zorder=0))
-        ax.imshow(frames[i], extent=_inside(frames[i], x, y, tile, picture_high), zorder=1)
-        good = true[i] == predicted[i]
-        color = style.unit(style.RIGHT if good else style.WRONG)
-        ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
-        sure = "" if confidence is None else f" {float(confidence[i]):.2f}"
-        said, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
-        ax.text(x, y + picture_high + 0.05, said, fontsize=size, color=color, va="top", fontweight="bold")
-        meant, size = _label_line("true: ", true[i], "", tile)
-        ax.text(x, y + picture_high + 0.20, meant, fontsize=size, va="top")
-    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
-    return style.save(fig, path)
-
-
-def _inside(frame, x, y, wide, high):
-    """Where a frame of any shape lies, centred in its tile: left, right, bottom, top."""
-    scale = min(wide / frame.shape[1], high / frame.shape[0])
-    dx, dy = (wide - frame.shape[1] * scale) / 2, (high - frame.shape[0] * scale) / 2
-    return x + dx, x + wide - dx, y + high - dy, y + dy
-
-
-def _label_line(before, name, after, room):
-    """(text, size) of a line whose name alone is shortened. room: inches; bold letters are wider."""
-    size = style.SMALL - 1
-    left = room * 72 / 1.16 - style.width(before, size) - style.width(after, size)
-    name, smaller = style.fit(name, left, size, size - 0.8)
-    return before + name + after, smaller
+def _epoch_axis(ax, epochs):
+    ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if len(epochs) < 3:
+        ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend()
 
 
 def _confusions(matrix, classes, most=3):
@@ -168,14 +125,17 @@ def _confusions(matrix, classes, most=3):
 def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     """matrix: counts (C, C), true class by row; drawn as shares of each row.
 
-    A class that was not tested has an empty row. Shares stand in the cells up to 20 classes.
+    A class that was not tested has an empty row. In the cells stand share and count up to 20 classes,
+    the count alone in larger ones.
     """
     matrix, count = np.asarray(matrix, float), len(classes)
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
     side = min(13.0, max(2.8, 0.42 * count))
     wide, high = side + 3.2, side + 1.6
-    words = f"n = {matrix.sum():g} videos; every row adds up to 1. {_confusions(matrix, classes)} {note}"
+    cells = "share of the row and videos" if count <= 20 else "videos"
+    words = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
+             f"{_confusions(matrix, classes)} {note}")
     fig = style.figure(wide, high, title, words.strip())
     ax = fig.add_subplot()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -183,17 +143,19 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     class_ticks(ax, classes, side / count, horizontal=False, n=total[:, 0])
     ax.set(xlabel="predicted class", ylabel="true class (n)")
     ax.spines[:].set_visible(True)
-    if count <= 20:
-        _cell_values(ax, share, min(style.SMALL, side / count * 72 * 0.32))
+    _cell_values(ax, share, matrix, side / count * 72)
     fig.colorbar(image, ax=ax, shrink=0.6, label="share of the true class's videos")
     return style.save(fig, path)
 
 
-def _cell_values(ax, share, size):
-    for row, column in zip(*np.nonzero(np.nan_to_num(share) > 0.005), strict=True):
-        value = share[row, column]
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size,
-                color="white" if value > 0.55 else "black")
+def _cell_values(ax, share, counts, room):
+    """Share and count in every cell that is not empty; the count alone in small ones. room: points."""
+    wide = len(counts) <= 20
+    size = min(style.SMALL, room * (0.3 if wide else 0.5))
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        value, n = share[row, column], f"{counts[row, column]:g}"
+        ax.text(column, row, f"{value:.2f}\n{n}" if wide else n, ha="center", va="center",
+                fontsize=size, linespacing=1.1, color="white" if value > 0.55 else "black")
 
 
 @style.styled
@@ -258,6 +220,7 @@ def runs_table_picture(path, names, accuracy, low, high, parameters, frames_per_
     ax.errorbar(accuracy, y, xerr=interval(accuracy, low, high), fmt="o", color=style.unit(style.BLUE))
     ax.set_yticks(y, [style.short(name, 44) for name in names])
     ax.set(ylim=(len(names) - 0.4, -0.9), xlabel="top-1 accuracy (share of videos right)")
+    within(ax, 0, 1)
     table.axis("off")
     table.set_xlim(0, 1)
     for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
@@ -276,6 +239,13 @@ def interval(value, low, high):
         return None
     value, low, high = (np.asarray(a, float) for a in (value, low, high))
     return np.maximum(np.stack([value - low, high - value]), 0)
+
+
+def within(ax, low, high):
+    """End the horizontal axis where no value can be, with room for the marks of values at its ends."""
+    left, right = ax.get_xlim()
+    edge = 0.015 * (high - low)
+    ax.set_xlim(max(left, low - edge), min(right, high + edge))
 
 
 def _count(value):
@@ -313,33 +283,6 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     strip.set_xlabel("time (s)")
     if len(names):
         style.legend(ax)
-    return style.save(fig, path)
-
-
-@style.styled
-def attention_picture(path, frames, weights, title="Which frames the attention looks at", note=""):
-    """The frames of a clip, uint8 (T, H, W, 3), above their attention weights (T,), in rows of 10."""
-    weights, T = np.asarray(weights, float), len(frames)
-    columns = min(T, 10)
-    rows = math.ceil(T / columns)
-    high = 1.1 * frames[0].shape[0] / frames[0].shape[1]
-    words = f"n = {T} frames, weights add up to {weights.sum():.2f}; dashed: 1/{T}, no preference. {note}"
-    fig = style.figure(max(5, 0.9 + 1.15 * columns), rows * (high + 1.15), title, words.strip())
-    grid = fig.add_gridspec(2 * rows, columns, height_ratios=[high, 0.95] * rows)
-    top = max(weights.max(), 1 / T) * 1.25
-    for i in range(T):
-        row, column = divmod(i, columns)
-        picture, bar = fig.add_subplot(grid[2 * row, column]), fig.add_subplot(grid[2 * row + 1, column])
-        picture.imshow(frames[i])
-        picture.axis("off")
-        bar.bar([0], [weights[i]], 0.7, color=style.unit(style.BLUE))
-        bar.axhline(1 / T, color="black", ls="--", lw=1)
-        bar.text(0, weights[i] + 0.02 * top, f"{weights[i]:.{2 if T <= 10 else 3}f}", ha="center",
-                 va="bottom", fontsize=7)
-        bar.set(xlim=(-0.6, 0.6), ylim=(0, top), xticks=[0], xticklabels=[i + 1])
-        if column:
-            bar.tick_params(labelleft=False)
-    fig.supylabel("attention weight", fontsize=style.SMALL)
     return style.save(fig, path)
 
 

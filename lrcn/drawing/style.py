@@ -11,12 +11,14 @@ matplotlib is used through its objects, never through pyplot, so that no state i
 display is needed. It is imported late: who draws nothing does not pay for it.
 """
 import functools
+import itertools
+import sys
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
+from lrcn.base import cli, files
 
 # Okabe and Ito's colours, which the colour-blind tell apart, as 0..255 RGB.
 BLUE, ORANGE, GREEN, RED = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
@@ -75,26 +77,76 @@ def class_colors(classes):
         np.zeros((0, 3), np.uint8)
 
 
-@functools.lru_cache(maxsize=1)
+_fonts = []     # (family, file, code points), DejaVu Sans first, which matplotlib brings
+
+
 def fonts():
-    """[(family, file, code points)]: DejaVu Sans, which matplotlib brings, then the system's."""
+    """[(family, file, code points)] in the order in which they are asked for a letter."""
     from matplotlib import font_manager
+    if not _fonts:
+        installed = {f.name for f in font_manager.fontManager.ttflist}
+        paths = map(font_manager.findfont, ["DejaVu Sans", *(n for n in MORE_FONTS if n in installed)])
+        _fonts.extend(map(_read_font, paths))
+    return _fonts
+
+
+def _read_font(path):
+    """(family, path, code points) of a font file; no code points of one that cannot be drawn with."""
     from matplotlib.ft2font import FT2Font
-    installed = {f.name for f in font_manager.fontManager.ttflist}
-    found = []
-    for family in ("DejaVu Sans", *(name for name in MORE_FONTS if name in installed)):
-        path = font_manager.findfont(family)
-        found.append((family, path, frozenset(FT2Font(path).get_charmap())))
-    return found
+    try:
+        font = FT2Font(path)
+        return font.family_name, path, frozenset(font.get_charmap() if font.scalable else ())
+    except (OSError, RuntimeError):
+        return "", path, frozenset()
+
+
+@functools.lru_cache(maxsize=1)
+def _other_fonts():
+    """All fonts of the system, read when a letter is in none of `fonts`."""
+    from matplotlib import font_manager
+    return list(map(_read_font, sorted(font_manager.findSystemFonts())))
+
+
+@functools.lru_cache(maxsize=4096)
+def _font_of(letter):
+    """The file of the first font that has a letter, None where no font of the system has it."""
+    for _, path, points in fonts():
+        if ord(letter) in points:
+            return path
+    for font in _other_fonts():
+        if ord(letter) in font[2]:
+            _add_font(font)
+            return font[1]
+    _say_missing()
+    return None
+
+
+def _add_font(font):
+    """Ask this font for letters too, also in the picture that is being drawn."""
+    import matplotlib
+    from matplotlib import font_manager
+    font_manager.fontManager.addfont(font[1])
+    drawing = matplotlib.rcParams["font.family"] == _families()     # see `styled`
+    _fonts.append(font)
+    if drawing:
+        matplotlib.rcParams["font.family"] = _families()
+
+
+def _families():
+    return [family for family, _, _ in fonts()]
+
+
+@functools.cache    # said once, however many letters are missing
+def _say_missing():
+    cli.say("no font of this system has all letters of the names: pictures show the others' codes; install "
+            "one that has them, for instance the package fonts-noto-cjk or fonts-noto-core", file=sys.stderr)
 
 
 @functools.lru_cache(maxsize=4096)
 def printable(text):
-    """`text` on one line, in letters that a font here has; others as their code (\\u6b65)."""
-    text = unicodedata.normalize("NFC", " ".join(str(text).split()))
-    known = set().union(*(points for _, _, points in fonts()))
-    # Lone surrogates (undecodable file names) cannot be drawn or encoded.
-    return "".join(c if ord(c) in known and c.isprintable() else ascii(c)[1:-1] for c in text)
+    """`text` as a terminal gets it (cli.printable), and letters that no font has as their code (\\u6b65)."""
+    text = cli.printable(unicodedata.normalize("NFC", str(text)))
+    return "".join(c if _font_of(c) else ascii(c)[1:-1] for c in text)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -115,17 +167,17 @@ def pil_font(path, size):
     return ImageFont.truetype(path, size)
 
 
-def font_for(text, size):
-    """The first font that has every letter of `text` (already printable); else DejaVu Sans."""
-    letters = {ord(c) for c in text}
-    path = next((path for _, path, points in fonts() if letters <= points), fonts()[0][1])
-    return pil_font(path, size)
+def in_fonts(text, size):
+    """[(font, part)] of `text` (already printable), cut where another font is needed."""
+    default = fonts()[0][1]
+    parts = itertools.groupby(text, lambda letter: _font_of(letter) or default)
+    return [(pil_font(path, size), "".join(letters)) for path, letters in parts]
 
 
 @functools.lru_cache(maxsize=8192)
 def width(text, size):
     """Width of one line of text, in the unit of `size`."""
-    return font_for(text, 100).getlength(text) * size / 100
+    return sum(font.getlength(part) for font, part in in_fonts(text, 100)) * size / 100
 
 
 @functools.lru_cache(maxsize=4096)
@@ -147,7 +199,7 @@ def wrap(text, room, size):
     lines = []
     for paragraph in str(text).splitlines():
         line = ""
-        for word in printable(paragraph).split(" "):
+        for word in map(printable, paragraph.split()):
             longer = f"{line} {word}".strip()
             if line and width(longer, size) > room:
                 lines.append(line)
@@ -165,7 +217,7 @@ def styled(draw):
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(RC)
-            matplotlib.rcParams["font.family"] = [family for family, _, _ in fonts()]
+            matplotlib.rcParams["font.family"] = _families()
             return draw(*args, **kwargs)
     return call
 

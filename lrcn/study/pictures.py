@@ -71,12 +71,13 @@ def draw(found, folder, note):
         value, low, high, n = ends([row[o] for row, o in three])
         add("three_actions", plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
             value, low, high, n, title="Which action wins a window of three actions",
-            xlabel="share of windows won", null=None)
+            xlabel="share of windows won", null=None, limits=(0, 1))
     hard = curve_points("hard cut", found.switching["hard"])
     add("switching_curve", plots.switching_curve, hard["k"], hard["share"], hard["low"], hard["high"],
         hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.switching['hard'])} {note}")
     add("controls", plots.switching_curves,
-        [curve_points(name, curve) for name, curve in found.switching.items()],
+        [curve_points("hard cut" if name == "hard" else name, curve)
+         for name, curve in found.switching.items()],
         title="The same windows played in other ways", ylabel=R_LABEL)
     (mean, *mean_ends, n), (grey, *grey_ends, _) = (ends(e) for e in found.influence.values())
     add("influence_by_position", plots.influence_by_position, np.arange(1, T + 1), mean, grey,

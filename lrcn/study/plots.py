@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from lrcn.drawing import style
-from lrcn.drawing.plots import class_ticks, interval
+from lrcn.drawing.plots import class_ticks, interval, within
 
 
 def _points(ax, x, y, low, high, color, label=None, marker="o", line="-", crowded=False):
@@ -185,12 +185,28 @@ def switching_curve(path, k, share, low, high, n, fit=None, title="When does the
     return style.save(fig, path)
 
 
+CONTROLS = {
+    "hard cut": "as joined",
+    "backwards": "last frame first",
+    "shuffled": "in another order",
+    "mixed": "as many frames of each action, but interleaved",
+    "run through": "the whole movie in one go, no restart at a window",
+}
+
+
+def explained(names):
+    """What the controls of these names are, as one sentence; none for other names."""
+    known = [f"{name}: {CONTROLS[name]}" for name in names if name in CONTROLS]
+    return "; ".join(known) + ". " if known else ""
+
+
 @style.styled
 def switching_curves(path, runs, title="Switching curves of several networks", note="",
                      ylabel="mean probability of the second action"):
     """runs: dicts of name, k, share, low, high, n and, where there is one, fit (see switching_curve)."""
     words = _bars_mean(runs[0].get("low"), "Dashed: half of the frames.")
-    fig = style.figure(9, 4.6, title, f"{words} {note}".strip())
+    words = f"{explained([run['name'] for run in runs])}{words} {note}"
+    fig = style.figure(9, 4.6, title, words.strip())
     ax = fig.add_subplot()
     _half(ax, max(max(run["k"]) for run in runs))
     colors = style.SERIES if len(runs) <= len(style.SERIES) else style.class_colors(runs)
@@ -211,8 +227,12 @@ def switching_curves(path, runs, title="Switching curves of several networks", n
 
 @style.styled
 def intervals_by_run(path, names, value, low, high, n=None, title="Recency index of every network",
-                     xlabel="recency index (above 0: late frames count more)", null=0.0, note=""):
-    """One line a run, value and interval, beside a line at the null hypothesis (None draws none)."""
+                     xlabel="recency index (above 0: late frames count more)", null=0.0, note="",
+                     limits=(-1, 1)):
+    """One line a run, value and interval, beside a line at the null hypothesis (None draws none).
+
+    limits: the least and the largest value that there can be.
+    """
     names = [style.short(name, 44) for name in names]
     if n is not None:
         names = [f"{name} (n={c:g})" for name, c in zip(names, np.broadcast_to(n, len(names)), strict=True)]
@@ -224,6 +244,7 @@ def intervals_by_run(path, names, value, low, high, n=None, title="Recency index
         ax.axvline(null, color="black", ls="--", lw=1)
     ax.set_yticks(y, names)
     ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
+    within(ax, *limits)
     return style.save(fig, path)
 
 
@@ -251,23 +272,27 @@ def influence_by_position(path, positions, mean_frame_cost, grey_cost, intervals
 
 @style.styled
 def gates(path, time, gate, cut=None, title="Forget gate around a cut", n=None, note="",
-          ylabel="mean forget gate (0 forgets, 1 keeps)", low=None, high=None, ylim=None):
-    """gate (low, high): (layers, directions, len(time)) averages; cut: where the new action starts."""
+          ylabel="mean forget gate (0 forgets, 1 keeps)", low=None, high=None, ylim=(-0.03, 1.03)):
+    """gate (low, high): (layers, directions, len(time)) averages; cut: where the new action starts.
+
+    The axis is the gate's whole range, so that a change looks as small as it is.
+    """
     gate = np.asarray(gate, float)
     counted = f"n = {n:g} windows. " if n is not None else ""
     cut_words = "Dashed: the first frame of the new action. " if cut is not None else ""
     fig = style.figure(7.6, 4.0, title, f"{counted}{cut_words}{note}".strip())
     ax = fig.add_subplot()
-    for layer in range(gate.shape[0]):
-        for direction in range(gate.shape[1]):
-            name = f"layer {layer + 1}" + (", backward" if direction else ", forward")
-            color = style.unit(style.SERIES[layer % len(style.SERIES)])
-            ax.plot(time, gate[layer, direction], color=color, ls="--" if direction else "-", label=name,
-                    marker=style.MARKERS[layer % 7] if len(time) <= 30 else None, markersize=5,
-                    mfc="white" if direction else color)
-            if low is not None:
-                ax.fill_between(time, low[layer][direction], high[layer][direction], color=color,
-                                alpha=0.15, lw=0)
+    places = list(np.ndindex(gate.shape[:2]))
+    colors = style.SERIES if len(places) <= len(style.SERIES) else style.class_colors(places)
+    for i, (layer, direction) in enumerate(places):
+        color = style.unit(colors[i])
+        ax.plot(time, gate[layer, direction], color=color, ls="--" if direction else "-",
+                label=f"layer {layer + 1}, {'backward' if direction else 'forward'}",
+                marker=style.MARKERS[i % 7] if len(time) <= 30 else None, markersize=5,
+                mfc="white" if direction else color)
+        if low is not None:
+            ax.fill_between(time, low[layer][direction], high[layer][direction], color=color,
+                            alpha=0.15, lw=0)
     if cut is not None:
         ax.axvline(cut, color="black", ls="--", lw=1)
     ax.set(xlabel="frame", ylabel=ylabel, ylim=ylim)
@@ -289,9 +314,3 @@ def accuracy_by_phase(path, phase, accuracy, low, high, n,
     _share_axis(ax, "frames between the cut and the window's first frame (n windows)",
                 "share of windows right")
     return style.save(fig, path)
-
-
-
-
-
-

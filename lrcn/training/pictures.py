@@ -8,7 +8,7 @@ import torch
 
 from lrcn.clips import splits
 from lrcn.clips.frames import source_frames, windows
-from lrcn.drawing import labels, plots
+from lrcn.drawing import grids, labels, plots
 from lrcn.video.sampling import Rate
 
 SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
@@ -22,6 +22,8 @@ class Album:
         self.folder, self.recipe, self.classes = folder, recipe, classes
         self.epoch = resumed_at or 0
         self.writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        self.writer.add_custom_scalars({"training and validation": {
+            name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "top1")}})
         leak = "random split by video (leaky). " if recipe.split == "random" else ""
         self.note = f"{leak}seed {recipe.seed}"     # in small print under every picture
 
@@ -36,7 +38,7 @@ class Album:
                 self.writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
 
     def picture(self, name, draw, *values, **options):
-        image = draw(self.folder.figures / f"{name}.png", *values, note=self.note, **options)
+        image = draw(self.folder.figures / f"{name}.png", *values, **{"note": self.note, **options})
         self.writer.add_image(name, image, self.epoch, dataformats="HWC")
 
     def class_distribution(self, samples):
@@ -46,7 +48,7 @@ class Album:
     def final(self, run, samples):
         """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
         progress, best = run.progress, run.progress.best
-        self.picture("curves", plots.curves, progress.history)
+        self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes))
         val = [s for s in samples if s.part == "val"]
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(val), min(SHOWN, len(val)), replace=False).tolist()
@@ -56,13 +58,14 @@ class Album:
         true = [self.classes[val[i].label] for i in chosen]
         said = [self.classes[shares[i].argmax()] for i in chosen]
         clips = [self.clip(val[i].video) for i in chosen]
-        self.picture("validation_labels", plots.label_grid, [clip[0] for clip in clips], true, said,
+        self.picture("validation_labels", grids.label_grid, [clip[0] for clip in clips], true, said,
                      [shares[i].max().item() for i in chosen],
-                     title="Validation clips: first frame, predicted and true class")
+                     title="Validation clips: first frame, predicted and true class",
+                     note=f"The weights of epoch {progress.epoch} (last.pth.tar). {self.note}")
         for n in range(min(MOVING, len(chosen))):
             self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n], said[n], run.settings)
         if self.recipe.readout == "attention":
-            self.picture("attention", plots.attention_picture, clips[0], attention(run, chosen[0]),
+            self.picture("attention", grids.attention_picture, clips[0], attention(run, chosen[0]),
                          title=f"Attention over the frames of a clip of {true[0]}")
         if best:
             flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from lrcn.drawing import labels, plots, style
+from lrcn.base import cli
+from lrcn.drawing import grids, labels, plots, style
 from lrcn.study import plots as study_plots
 
 pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
@@ -86,7 +87,7 @@ def training_pictures(count):
     few = np.arange(count) % 3 == 0
     return [
         ("distribution.jpg", plots.class_distribution, (classes, n * 3, n), {}),
-        ("grid.png", plots.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
+        ("grid.png", grids.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
          {"title": "Validation frames " + "and a long title " * 6}),
         ("matrix.png", plots.confusion_matrix, (matrix, classes), {"note": "official split 1, seed 42"}),
         ("per_class.png", plots.accuracy_per_class, (classes, accuracy, n, few),
@@ -149,7 +150,7 @@ def test_pictures_of_windows_take_any_window_length(checked, T):
     study_plots.accuracy_by_phase(None, k[:16], share[:16], share[:16], share[:16], 12345)
     study_plots.influence_by_position(None, k, share, share, np.stack([[share, share]] * 2), 111)
     study_plots.gates(None, k - T // 2, np.full((2, 2, T + 1), 0.5), 0, n=1500)
-    plots.attention_picture(None, clip(T), np.full(T, 1 / T))
+    grids.attention_picture(None, clip(T), np.full(T, 1 / T))
     assert len(checked) == 7
 
 
@@ -157,12 +158,20 @@ def test_pictures_of_windows_take_any_window_length(checked, T):
 def test_curves_leave_out_what_was_not_measured(checked, epochs):
     rows = [dict(epoch=e, train_loss=3 / e, train_top1=0.5, lr=5e-4, val_loss=None if e % 5 else 2 / e,
                  val_top1="" if e % 5 else e / 100) for e in range(1, epochs + 1)]
-    plots.curves(None, rows, note="288 training and 66 validation clips")
+    plots.curves(None, rows, 35, note="288 training and 66 validation clips")
     loss, accuracy, _ = checked[0].axes
     validation = [line for line in loss.lines if line.get_label() == "validation"]
     assert sum(len(line.get_xdata()) for line in validation) == epochs // 5
     best = [line for line in accuracy.lines if "best" in line.get_label()]
-    assert [tuple(line.get_xdata()) for line in best] == ([(60.0,)] if epochs == 60 else [])
+    assert [tuple(line.get_xdata()) for line in best] == ([(35.0,)] if epochs == 60 else [])
+
+
+@pytest.mark.parametrize("classes, shown", [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
+def test_curves_of_validation_differ_in_colour_and_the_best_5_of_5_are_no_curve(checked, classes, shown):
+    rows = [dict(epoch=e, train_top1=0.5, val_top1=0.4, val_top3=0.6, val_top5=0.8) for e in range(1, 9)]
+    plots.curves(None, rows, None, classes)
+    lines = checked[0].axes[1].lines
+    assert len(lines) == len({line.get_color() for line in lines}) == 1 + shown
 
 
 def test_runs_table_shows_unknown_figures_as_a_dash(checked):
@@ -172,11 +181,38 @@ def test_runs_table_shows_unknown_figures_as_a_dash(checked):
     assert {"4.1 M", "6.81", "0.800 [0.700, 0.900]"} <= set(texts) and texts.count("–") == 2
 
 
-def test_confusion_matrix_prints_shares_of_the_row_up_to_20_classes(checked):
+def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_counts(checked):
     plots.confusion_matrix(None, [[3, 1], [0, 0]], ["a", "b"])
-    assert [t.get_text() for t in checked[0].axes[0].texts] == ["0.75", "0.25"]
-    plots.confusion_matrix(None, np.eye(21), [str(i) for i in range(21)])
-    assert not checked[1].axes[0].texts
+    assert [t.get_text() for t in checked[0].axes[0].texts] == ["0.75\n3", "0.25\n1"]
+    plots.confusion_matrix(None, 7 * np.eye(21), [str(i) for i in range(21)])
+    assert [t.get_text() for t in checked[1].axes[0].texts] == ["7"] * 21
+
+
+def test_an_axis_ends_where_no_value_can_be(checked):
+    plots.runs_table_picture(None, ["a", "b"], [1, 0.7], [0.98, 0.6], [1, 0.8], [1, 2], [3, 4])
+    study_plots.intervals_by_run(None, ["a", "b"], [1, -1], [0.9, -1], [1, -0.8])
+    study_plots.intervals_by_run(None, ["a"], [0], [0], [0.1], null=None, limits=(0, 1))
+    for fig, (low, high) in zip(checked, [(0, 1), (-1, 1), (0, 1)], strict=True):
+        left, right = fig.axes[0].get_xlim()
+        assert left >= low - 0.05 and right <= high + 0.05
+
+
+def test_gates_are_drawn_on_their_whole_range_each_in_its_own_colour(checked):
+    values = 0.475 + 0.02 * np.random.default_rng(0).random((2, 2, 10))
+    study_plots.gates(None, range(10), values, 5, low=values - 0.01, high=values + 0.01)
+    ax = checked[0].axes[0]
+    assert ax.get_ylim()[0] <= 0 and ax.get_ylim()[1] >= 1
+    assert len({tuple(band.get_facecolor()[0]) for band in ax.collections}) == 4
+
+
+def test_the_controls_of_the_study_are_explained_where_they_are_drawn(checked):
+    runs = [dict(name=name, k=range(6), share=np.zeros(6), low=np.zeros(6), high=np.ones(6), n=[9] * 6)
+            for name in study_plots.CONTROLS]
+    study_plots.switching_curves(None, runs)
+    said = " ".join(text.get_text() for kind, text in shown_texts(checked[0]) if kind == "figure")
+    assert all(f"{name}: {what}" in " ".join(said.split()) for name, what in study_plots.CONTROLS.items())
+    study_plots.switching_curves(None, [dict(runs[0], name="lrcn")])
+    assert "joined" not in str([text.get_text() for _, text in shown_texts(checked[1])])
 
 
 def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
@@ -197,14 +233,14 @@ def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
 
 
 def test_label_grid_frames_right_green_and_wrong_red():
-    rgb = plots.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
+    rgb = grids.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
     right, wrong = ((rgb == color).all(-1).any(0).nonzero()[0] for color in (style.RIGHT, style.WRONG))
     assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
 
 
 def test_label_grid_keeps_the_shape_of_every_frame():
     frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
-    rgb = plots.label_grid(None, frames, ["a", "b"], ["a", "a"])
+    rgb = grids.label_grid(None, frames, ["a", "b"], ["a", "a"])
     rows, columns = ((rgb == (250, 200, 0)).all(-1).any(axis).nonzero()[0] for axis in (1, 0))
     assert 1.7 < np.ptp(rows) / np.ptp(columns) < 2.1
 
@@ -228,11 +264,69 @@ def test_class_colors_are_distinct_and_never_change(count):
 
 
 def test_names_that_no_font_has_stay_apart():
-    assert style.printable("two\nlines") == "two lines"
+    assert style.printable("two\nlines") == cli.printable("two\nlines") == "two\\nlines"
     assert style.printable("Größe ходьба") == "Größe ходьба"
     odd = ["\ue123", "\ue124", "\udcff", "\x00"]       # private use, lone surrogate, control
     assert len({style.printable(name) for name in odd}) == len(odd)
     assert all(style.printable(name).isprintable() for name in odd)
+
+
+@pytest.fixture
+def system(monkeypatch, tmp_path):
+    """A system with the fonts that the test puts into a folder, and none else."""
+    from matplotlib import font_manager
+    caches = [f for f in vars(style).values() if hasattr(f, "cache_clear")]
+
+    def forget():
+        style._fonts.clear()
+        for cache in caches:
+            cache.cache_clear()
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(p) for p in tmp_path.glob("*.ttf")])
+    monkeypatch.setattr(style, "MORE_FONTS", ())
+    forget()
+    yield tmp_path
+    forget()
+
+
+def write_font(path, letters):
+    """A font in which each of `letters` is a black square of 1 em."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 1000), (1000, 1000), (1000, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = [".notdef", *(f"g{i}" for i in range(len(letters)))]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(c): name for c, name in zip(letters, names[1:], strict=True)})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    font.setupHorizontalHeader(ascent=1000, descent=-200)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+
+
+def test_letters_that_only_another_font_of_the_system_has_are_drawn_with_it(system, checked, capsys):
+    write_font(system / "squares.ttf", "歩く")
+    (system / "broken.ttf").write_text("no font")
+    assert style.printable("Größe 歩く") == "Größe 歩く"
+    assert style.width("歩く", 20) == pytest.approx(40)
+    black = labels.put_text(frame := np.zeros((40, 400, 3), np.uint8), "ab 歩く", 0, 0, 400, 20)
+    assert (frame == 255).all(-1).sum() >= 2 * 18 * 18 and black >= 60
+    before = plots.class_distribution(None, ["a歩", "く"], [3, 2], [1, 1])
+    assert "Squares" in checked[0].axes[0].get_xticklabels()[0].get_fontfamily()
+    assert np.array_equal(before, plots.class_distribution(None, ["a歩", "く"], [3, 2], [1, 1]))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_letters_that_no_font_has_are_said_once(system, capsys):
+    assert style.printable("歩") == "\\u6b69" and style.printable("\u0939") == "\\u0939"
+    assert capsys.readouterr().err.count("fonts-noto-cjk") == 1
 
 
 @pytest.mark.parametrize("text", ODD)
@@ -258,6 +352,15 @@ def test_overlay_changes_its_panel_and_timeline_alone(shape):
         assert (drawn[-1, :shape[1] // 3] == (250, 0, 0)).all()
         assert (drawn[-1, shape[1] * 2 // 3:] == labels.UNSEEN).all()
         assert not same[:shape[0] // 8, :shape[1] // 8].any()
+
+
+@pytest.mark.parametrize("high, wide", [(240, 320), (1080, 1920), (1920, 1080)])
+@pytest.mark.parametrize("unsure", [False, True])
+def test_overlay_leaves_most_of_the_picture_free(high, wide, unsure):
+    frame = np.full((high, wide, 3), 200, np.uint8)
+    drawn = labels.draw_overlay(frame, ["HandstandPushups"] * 3, [0.5, 0.3, 0.1], unsure=unsure)
+    rows, columns = ((drawn != frame).any(-1).any(axis).mean() for axis in (1, 0))
+    assert columns <= 0.46 and rows <= 0.34
 
 
 def test_overlay_bar_is_as_long_as_its_probability_and_unsure_is_written():
@@ -341,7 +444,7 @@ def test_mixed_movie_shows_labels_and_timeline_in_the_classes_colours(tmp_path, 
     frames, _ = read_all(path)
     assert frames.shape[0] == n and frames.shape[2] == labels.MOVIE_WIDE
     top = labels.MOVIE_HIGH
-    button = frames[:, top + 48:top + 51, 60:300]
+    button = frames[:, top + 75:top + 78, 60:300]
     assert near(button[6], style.WRONG) and near(button[8], style.RIGHT)
     assert near(button[1], labels.DARK)
     colors, row = style.class_colors(classes), frames[0, top + 130:top + 136]
