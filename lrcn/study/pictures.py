@@ -74,7 +74,7 @@ def draw(found, folder, note):
             xlabel="share of windows won", null=None)
     hard = curve_points("hard cut", found.switching["hard"])
     add("switching_curve", plots.switching_curve, hard["k"], hard["share"], hard["low"], hard["high"],
-        hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.switching['hard'])} {note}")
+        hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.recency)} {note}")
     add("controls", plots.switching_curves,
         [curve_points(name, curve) for name, curve in found.switching.items()],
         title="The same windows played in other ways", ylabel=R_LABEL)
@@ -86,10 +86,9 @@ def draw(found, folder, note):
     return pictures
 
 
-def _recency_words(curve):
-    ends = curve.recency.ci95
-    interval = f" [{ends[0]:+.2f}, {ends[1]:+.2f}]" if ends else ""
-    return f"Recency index {curve.recency.value:+.2f}{interval} (+1 the last frame decides, -1 the first)."
+def _recency_words(index):
+    interval = "" if index.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*index.ci95)
+    return f"Recency index {index.value:+.2f}{interval} (+1 the last frame decides, -1 the first)."
 
 
 def _grid(estimates):
