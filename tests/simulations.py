@@ -118,7 +118,8 @@ def recency(weights, gain, drift, groups, replicates, seed=0):
 def table(title, header, rows):
     print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for row in rows:
-        print("| " + " | ".join(x if isinstance(x, str) else f"{round(x, 3) + 0.0:.3f}" for x in row) + " |", flush=True)
+        cells = (x if isinstance(x, str) else f"{round(x, 3) + 0.0:.3f}" for x in row)
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main(replicates=4000):

@@ -25,13 +25,15 @@ def variants(studied):
     flags: {name: value} of what makes two runs seeds of one recipe. Runs are pooled where they are all
     the same; those that differ between the variants are in their names.
     """
-    differing = [name for name in studied[0][1]
-                 if any(flags.get(name) != studied[0][1][name] for _, flags, _ in studied)]
+    said = {}       # every value of a flag; where a network has no LSTM, its flags say nothing
+    for name, value in (item for _, flags, _ in studied for item in flags.items()):
+        said.setdefault(name, set()).add(str(value))
+    differing = {name for name, values in said.items() if len(values) > 1}
     groups = {}
     for settings, flags, found in studied:
         groups.setdefault(tuple(sorted((k, str(v)) for k, v in flags.items())), []).append(
             (settings, flags, found))
-    return [pool_runs(variant_name(members[0][0], {k: members[0][1].get(k) for k in differing}),
+    return [pool_runs(variant_name(members[0][0], {k: v for k, v in members[0][1].items() if k in differing}),
                       [settings["training_seed"] for settings, *_ in members],
                       [found for *_, found in members]) for members in groups.values()]
 

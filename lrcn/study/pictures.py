@@ -65,13 +65,7 @@ def draw(found, folder, note):
         value, low, high, _ = (np.array(x) for x in zip(*(ends(part) for part in parts), strict=True))
         add("shares_by_mix", plots.shares_by_mix, [row["counts"][1] for row in two], value, low, high,
             [row["n"] for row in two])
-    three = [(row, o) for row in found.shares if len(row["counts"]) == 3
-             for o in ("first", "second", "third", "neither")]
-    if three:
-        value, low, high, n = ends([row[o] for row, o in three])
-        add("three_actions", plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
-            value, low, high, n, title="Which action wins a window of three actions",
-            xlabel="share of windows won", null=None)
+    _draw_three(found, add)
     hard = curve_points("hard cut", found.switching["hard"])
     add("switching_curve", plots.switching_curve, hard["k"], hard["share"], hard["low"], hard["high"],
         hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.recency)} {note}")
@@ -84,6 +78,17 @@ def draw(found, folder, note):
     if found.states:
         _draw_states(found, add, note)
     return pictures
+
+
+def _draw_three(found, add):
+    """Which action wins, where windows of three actions are among them."""
+    three = [(row, o) for row in found.shares if len(row["counts"]) == 3
+             for o in ("first", "second", "third", "neither")]
+    if three:
+        value, low, high, n = ends([row[o] for row, o in three])
+        add("three_actions", plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
+            value, low, high, n, title="Which action wins a window of three actions",
+            xlabel="share of windows won", null=None)
 
 
 def _recency_words(index):
