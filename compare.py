@@ -3,9 +3,9 @@
     python compare.py RUN_A RUN_B RUN_C --output comparison
 
 reads each run's test/metrics.json and test/predictions.csv (run test.py first), times each model,
-and leaves comparison.csv and comparison.png in the output folder, its last printed line. Runs of
-one recipe with several seeds are given in one word, with commas: RUN_A1,RUN_A2,RUN_A3; their
-figures are averaged.
+and leaves comparison.csv and comparison.png in the output folder, its last printed line. Runs that
+differ in their training seed alone are given in one word, with commas: RUN_A1,RUN_A2,RUN_A3; their
+figures are averaged. The column flags says in what else a recipe differs from the first.
 """
 import statistics
 import time
@@ -21,11 +21,11 @@ from lrcn.base.cli import UserError
 from lrcn.drawing import plots
 from lrcn.encoding.features import FrameEncoder
 from lrcn.runs import RunFolder
-from lrcn.scores import paired
+from lrcn.training.recipe import Recipe
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
-           "minus_first_high", "mcnemar_p", "checkpoint")
+           "minus_first_high", "mcnemar_p", "flags", "checkpoint")
 
 
 def make_parser():
@@ -43,22 +43,56 @@ class Tested:
 
     def __init__(self, word):
         self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
-        self.metrics, right, self.videos = [], [], None
-        for folder in self.folders:
-            test = RunFolder(folder).test
-            if not test.metrics.is_file():
-                raise UserError(f"{folder}: no test/metrics.json in this run; run test.py on it first")
-            self.metrics.append(files.read_json(test.metrics))
-            rows = files.read_csv(test.predictions, ("video", "class", "group", "right"))
-            rows = sorted(rows, key=lambda r: (r["class"], r["video"]))
-            videos = [(r["class"], r["video"]) for r in rows]
-            if self.videos not in (None, videos):
+        self.metrics = [read_metrics(RunFolder(folder)) for folder in self.folders]
+        tables = [read_answers(RunFolder(folder)) for folder in self.folders]
+        self.videos, self.groups, _ = tables[0]
+        for folder, (videos, *_) in zip(self.folders, tables, strict=True):
+            if videos != self.videos:
                 raise UserError(f"{folder}: tested on other videos than {self.folders[0]}")
-            self.videos, self.groups = videos, [r["group"] for r in rows]
-            right.append([r["right"] == "1" for r in rows])
-        self.right = np.array(right)
+        self.right = np.array([right for *_, right in tables])
         self.top1 = float(self.right.mean())
-        self.interval = scores.bootstrap_interval(self.right.mean(0), self.groups)
+        self.interval = scores.share_of(self.right, self.groups).ci95
+        self.flags, *others = [read_flags(RunFolder(folder)) for folder in self.folders]
+        for folder, flags in zip(self.folders[1:], others, strict=True):
+            other = differing(flags, self.flags)
+            if other:
+                raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
+                                f"of their own")
+
+
+def read_metrics(run):
+    """test/metrics.json of a run; UserError where it was not tested, or the file is not test.py's."""
+    if not run.test.metrics.is_file():
+        raise UserError(f"{run}: no test/metrics.json in this run; run test.py on it first")
+    found = files.read_json(run.test.metrics)
+    if type(found.get("parameters")) not in (int, type(None)):
+        raise UserError(f"{run.test.metrics}: parameters: expected a whole number; run test.py again")
+    return found
+
+
+def read_answers(run):
+    """((class, video) pairs, groups, right answers as bools) of a run's predictions.csv, in one order."""
+    path = run.test.predictions
+    rows = sorted(files.read_csv(path, ("video", "class", "group", "right")),
+                  key=lambda r: (r["class"], r["video"]))
+    if not rows or {r["right"] for r in rows} - {"0", "1"}:
+        raise UserError(f"{path}: expected a line for every tested video, right 0 or 1; run test.py again")
+    videos, groups, right = zip(*(((r["class"], r["video"]), r["group"], r["right"] == "1") for r in rows),
+                                strict=True)
+    return videos, groups, right
+
+
+def read_flags(run):
+    """{flag: value} of the run's recipe but for the seed; {} without a settings.json."""
+    if not run.settings.is_file():
+        return {}
+    return Recipe.of(files.read_json(run.settings), run.settings).choices()
+
+
+def differing(flags, first):
+    """What `flags` has other than `first`, in words: "readout mean, epochs 20"."""
+    return ", ".join(f"{name} {value}" for name, value in flags.items()
+                     if name in first and value != first[name])
 
 
 def frames_per_second(folder, device):
@@ -85,17 +119,20 @@ def frames_per_second(folder, device):
 def row_of(name, tested, first, speed):
     some = tested.metrics[0]
     spread = float(np.std(tested.right.mean(1), ddof=1)) if len(tested.right) > 1 else None
-    difference, (low, high), p = paired(first, tested) if tested is not first else (None, (None, None), None)
+    minus, ends, p = None, (None, None), None
+    if tested is not first and tested.videos == first.videos:
+        minus, ends, p = scores.paired(first.right, tested.right, tested.groups)
     return dict(zip(COLUMNS, (name, len(tested.right), some.get("encoder"), some.get("readout"),
                               some.get("split"), len(tested.videos), tested.top1, *tested.interval, spread,
-                              *speed, difference, low, high, p, some.get("checkpoint")), strict=True))
+                              *speed, minus, *ends, p, differing(tested.flags, first.flags),
+                              some.get("checkpoint")), strict=True))
 
 
 def show(rows):
     """The table, as text."""
     wide = max(len(r["run"]) for r in rows)
     cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
-            f"minus first [95%]")
+            f"minus first [95%]; what differs")
     for r in rows:
         against = ""
         if r["minus_first"] is not None:
@@ -104,7 +141,7 @@ def show(rows):
         fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
         cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {r['top1']:.3f} "
                 f"[{r['ci95_low']:.3f}, {r['ci95_high']:.3f}]   {r['parameters'] or '-':>12}  {fps:>8}  "
-                f"{against}")
+                f"{against}{'; ' if against and r['flags'] else ''}{r['flags']}")
 
 
 def main():

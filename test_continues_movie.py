@@ -42,8 +42,9 @@ def parse_args():
     add("--movie_clips", type=cli.number(int, low=2), default=16, help="clips in a movie")
     add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
         help="join LOW to HIGH frames of each clip instead of a whole window's length")
-    add("--bootstrap", type=cli.number(int, low=20), default=1000, help="resamplings behind an interval")
-    add("--seed", type=cli.count, default=42, help="of the movies, the shuffling and the intervals")
+    add("--bootstrap", type=cli.number(int, low=20), default=None,
+        help="accepted for old command lines; intervals need no resampling any more")
+    add("--seed", type=cli.count, default=42, help="of the movies and the shuffling")
     parser.add_boolean("--pictures", default=None,
                        help="draw the figures and the movie of every run (default: with one run only)")
     add("--output_dir", default=None, metavar="DIR",
@@ -145,12 +146,13 @@ def join_clips(clips, args, length):
 
 
 def study_run(model_dir, args, device, drawn):
-    """Study one run and write its folder -> (settings, Clips, network.Study, its StudyFolder)."""
+    """Study one run and write its folder -> (settings, its recipe's choices, Clips, network.Study, its
+    StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
     data, source, clips = load_clips(trained, args, device)
     length = trained.settings["num_frames_video"]
     movies = join_clips(clips, args, length)
-    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed, args.bootstrap)
+    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed)
     folder = RunFolder(trained.folder).study
     folder.path.mkdir(exist_ok=True)
     files.remove_leftovers(folder.path)
@@ -162,7 +164,7 @@ def study_run(model_dir, args, device, drawn):
             old.unlink()
         pictures.show(folder.path, pictures.draw(found, folder.path, report.note(settings)))
         pictures.write_movie(folder.movie, data.folder, source, found)
-    return settings, clips, found, folder
+    return settings, trained.recipe.choices(), clips, found, folder
 
 
 def measured_on(trained, split, clips, args):
@@ -174,26 +176,25 @@ def measured_on(trained, split, clips, args):
             **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
             "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
             "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
-            "bootstrap": args.bootstrap, "intervals": "95%, source groups of the test videos resampled"}
+            "intervals": "95%, for other source groups of test videos"}
 
 
 # ---------------------------------------------------------------- several runs
 
 def compare(studied, args):
     """Pool the runs that differ in their training seed alone, print and write the table and pictures."""
-    first = studied[0][1]
-    for _, clips, _, folder in studied:
+    settings, _, first, found, own = studied[0]
+    for *_, clips, _, folder in studied:
         if clips.names != first.names or not np.array_equal(clips.labels, first.labels):
             raise UserError(f"--model_dir {folder.path.parent}: its test videos or classes are not those of "
                             f"the first run; compare runs of one data set and split")
-    variants = comparison.variants([(settings, found) for settings, _, found, _ in studied])
-    beside = studied[0][3].path
-    folder = StudyFolder(Path(args.output_dir or beside.parent.parent / beside.name).expanduser())
+    variants = comparison.variants([(said, flags, study) for said, flags, _, study, _ in studied])
+    beside = own.path.parent.parent / own.path.name
+    folder = StudyFolder(Path(args.output_dir or beside).expanduser())
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
-    settings, found = studied[0][0], studied[0][2]
     files.write_csv(folder.comparison_table, *comparison.table(variants))
     files.write_json(folder.comparison, {
         "runs": [str(run.path.parent) for *_, run in studied],
@@ -212,10 +213,10 @@ def main():
     drawn = len(args.model_dir) == 1 if args.pictures is None else args.pictures
     studied = []
     for model_dir in args.model_dir:
-        settings, clips, found, folder = study_run(model_dir, args, device, drawn)
+        studied.append(study_run(model_dir, args, device, drawn))
+        settings, *_, found, folder = studied[-1]
         cli.say(f"{report.variant_name(settings)}, seed {settings['training_seed']}: "
                 f"{report.sentence(found)}")
-        studied.append((settings, clips, found, folder))
     if len(studied) > 1:
         folder = compare(studied, args)
     cli.say(folder)

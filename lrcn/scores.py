@@ -1,8 +1,22 @@
-"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests."""
+"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests.
+
+Clips of one recording succeed or fail together, so groups, not clips, are what an interval counts. Every
+interval comes from the same three steps (docs/statistics.md has their coverage):
+
+    errors     what each group adds to the error of a figure (its influence, from the linearised figure)
+    variance   of their sum, and its degrees of freedom, few where few groups carry it
+    interval   Wilson's for shares, which never ends on its estimate; Student's for other figures
+"""
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import torch
+from scipy import stats
 from torch.nn import functional as F
+
+# ---------------------------------------------------------------- top-k and losses
 
 
 def score(logits, labels):
@@ -21,29 +35,13 @@ def top_k(values, labels):
     return {f"top{k}": best[:, :k].any(1).double().mean().item() for k in (1, 3, 5)}
 
 
-def bootstrap_interval(right, groups, seed=0, replicates=10_000):
-    """95% interval of the mean of `right` (N,), whole groups drawn with replacement; [low, high].
-
-    Percentile bootstrap over clusters (Davison and Hinkley 1997, section 3.8): clips of one
-    recording succeed or fail together, so that clips are no independent draws.
-    """
-    _, index = np.unique(groups, return_inverse=True)
-    hits, sizes = np.bincount(index, right), np.bincount(index)
-    random = np.random.default_rng(seed)
-    means = []
-    for _ in range(0, replicates, 1000):  # in parts: 101 classes of 25 groups make large tables
-        times = random.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=1000)
-        means.append(times @ hits / (times @ sizes))
-    return [float(x) for x in np.percentile(np.concatenate(means), [2.5, 97.5])]
-
-
 def summarise(probabilities, labels, groups):
     """{top1, top3, top5, mean_class_accuracy, loss, ci95, videos, groups, classes} of (N, C)."""
     right = probabilities.argmax(1) == labels
     accuracy = per_class(right, labels, probabilities.shape[1])[0]
     chosen = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
     return {**top_k(probabilities, labels), "mean_class_accuracy": float(np.nanmean(accuracy)),
-            "loss": float(-np.log(chosen).mean()), "ci95": bootstrap_interval(right, groups),
+            "loss": float(-np.log(chosen).mean()), "ci95": share_of(right, groups).ci95,
             "videos": len(labels), "groups": len(set(groups)), "classes": int(len(set(labels.tolist())))}
 
 
@@ -62,19 +60,233 @@ def under_represented(train_counts):
     return train_counts <= 0.9 * np.mean(train_counts)
 
 
-def paired(first, other):
-    """(difference of top-1, its 95% interval over groups, McNemar's exact p or None), other minus first.
+# ---------------------------------------------------------------- groups
 
-    McNemar (1947) counts the videos that only one of two classifiers has right; it is given where
-    each recipe has one run. None for all where the test videos differ.
+class Units:
+    """Which groups each observation depends on; observations of the same groups are one unit.
+
+    members: int (N, S), numbers of S groups at most, -1 for none. unit (N,): each one's unit of U.
     """
-    if first.videos != other.videos:
-        return None, (None, None), None
-    difference = other.right.mean(0) - first.right.mean(0)
-    low, high = bootstrap_interval(difference, first.groups)
+
+    def __init__(self, members):
+        members = np.sort(np.asarray(members).reshape(len(members), -1), 1)
+        members[:, 1:][members[:, 1:] == members[:, :-1]] = -1          # a group counts once
+        self.members, unit = np.unique(np.sort(members, 1), axis=0, return_inverse=True)
+        self.unit = unit.reshape(-1)
+
+    @classmethod
+    def of(cls, groups):
+        """One group, of any type, for every observation (N,)."""
+        return cls(np.unique(np.asarray(groups), return_inverse=True)[1])
+
+    def __getitem__(self, chosen):
+        """The Units of some observations."""
+        return Units(self.members[self.unit[chosen]])
+
+    @cached_property
+    def _shared(self):
+        """[(size, rows of units, number of the set)]: the sets of 1, 2 ... groups that units have."""
+        found, most = [], self.members.shape[1]
+        for size in range(1, most + 1):
+            columns = [list(chosen) for chosen in combinations(range(most), size)]
+            rows = [np.flatnonzero((self.members[:, chosen] >= 0).all(1)) for chosen in columns]
+            sets = np.concatenate([self.members[there][:, chosen]
+                                   for there, chosen in zip(rows, columns, strict=True)])
+            if len(sets):
+                number = np.unique(sets, axis=0, return_inverse=True)[1].reshape(-1)
+                found.append((size, np.concatenate(rows), number))
+        return found
+
+    def variance(self, errors):
+        """(variance, degrees of freedom, groups) of a figure with these errors by unit, (U,).
+
+        Two units vary together where they share a group (dyadic clustering: Cameron, Gelbach and
+        Miller 2011, Aronow, Samii and Assenova 2015): sums over groups, minus those over pairs of groups
+        that were counted twice, and so on. Degrees of freedom: Satterthwaite's, from the kurtosis of the
+        groups' sums: where few of many groups carry the variance, it is known that badly.
+        """
+        total, by_group = 0.0, np.zeros(1)
+        for size, rows, number in self._shared:
+            sums = np.bincount(number, errors[rows])
+            total += (-1) ** (size + 1) * (sums ** 2).sum()
+            if size == 1:
+                by_group = sums
+        groups, square = len(by_group), (by_group ** 2).sum()
+        # What chance leaves of windows over S groups each is counted S times in `square`, and no more
+        total = max(total, square / self.members.shape[1]) * self._residuals(groups)
+        spread = (by_group ** 4).sum() - square ** 2 / groups
+        freedom = 2 * square ** 2 / spread if spread > 1e-9 * square ** 2 else np.inf
+        return total, freedom, groups
+
+    def _residuals(self, groups):
+        """What makes up for errors that are measured from the groups' own mean: G / (G - 1) for one group
+        each, G (G - 1) / ((G - 2) (G - 3)) for pairs, where the mean holds both groups' effects."""
+        size = (self.members >= 0).sum(1).mean()
+        room = max(groups - size, 1), max(groups - size - 1, 1)
+        return groups / room[0] * ((groups - 1) / room[1]) ** (size - 1)
+
+    def means(self, values, key=None, keys=1, share=False):
+        """[Estimate] of the mean of values (N,) for every key (N,); the key -1 and NaN are left out."""
+        values = np.asarray(values, np.float64)
+        key = np.where(np.isfinite(values), 0 if key is None else key, -1)
+        chosen = key >= 0
+        n = np.bincount(key[chosen], minlength=keys)
+        total = np.bincount(key[chosen], values[chosen], minlength=keys)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = total / n
+        errors = np.zeros((keys, len(self.members)))
+        np.add.at(errors, (key[chosen], self.unit[chosen]), (values[chosen] - mean[key[chosen]])
+                  / n[key[chosen]])
+        return [Estimate(mean[i:i + 1], errors[i:i + 1], self, n[i], share) for i in range(keys)]
+
+
+# ---------------------------------------------------------------- estimates
+
+def wilson(share, variance, freedom, groups, n):
+    """95% interval (low, high) of a share of n answers whose estimate has that variance (Wilson 1927).
+
+    The effective n is the number of independent answers with that variance. Where it is nil, because
+    all groups agree, it is the number of groups; and answers that by chance differ more within groups
+    than between them are never taken for more than half as many again.
+    """
+    spread = share * (1 - share)
+    n = min(spread / variance, 1.5 * n) if variance > 1e-12 * max(spread, 1e-12) else groups
+    t = stats.t.ppf(0.975, max(freedom, 1))
+    middle, half = share + t * t / (2 * n), t * np.sqrt(spread / n + t * t / (4 * n * n))
+    low, high = (middle - half) / (1 + t * t / n), (middle + half) / (1 + t * t / n)
+    return float(np.clip(low, 0, share)), float(np.clip(high, share, 1))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over.
+
+    share: whether it lies between 0 and 1. parts: the two shares whose difference it is, or None.
+    Runs differ in their training seed; a run alone is R = 1.
+    """
+    values: np.ndarray
+    errors: np.ndarray
+    units: Units
+    n: int
+    share: bool = False
+    parts: tuple = None
+
+    @property
+    def value(self):
+        return float(np.mean(self.values))
+
+    @cached_property
+    def of_groups(self):
+        """(variance, degrees of freedom, groups) for other recordings, in these runs."""
+        return self.units.variance(self.errors.mean(0))
+
+    @cached_property
+    def of_seeds(self):
+        """(variance, degrees of freedom) for other training seeds: what their runs disagree in more than
+        by chance in these groups."""
+        mean, runs = self.errors.mean(0), len(self.values)
+        if runs == 1:
+            return 0.0, np.inf
+        chance = sum(self.units.variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
+        return max(np.var(self.values, ddof=1) / runs - chance, 0.0), runs - 1
+
+    @cached_property
+    def uncertainty(self):
+        """(variance, degrees of freedom, groups), for other recordings and other training seeds."""
+        variance, freedom, groups = self.of_groups
+        return *_together((variance, freedom), self.of_seeds), groups
+
+    @property
+    def ci95(self):
+        """[low, high], or None where there is none."""
+        variance, freedom, groups = self.uncertainty
+        if not (np.isfinite(self.value) and self.n) or groups < 2 and not self.share:
+            return None
+        if self.share:      # five more: with few groups Wilson's interval is wide enough by itself
+            return list(wilson(self.value, variance, freedom + 5, groups, self.n * len(self.values)))
+        if self.parts:
+            return mover(*self.parts)
+        half = float(stats.t.ppf(0.975, max(min(freedom, groups - 1), 1)) * np.sqrt(variance))
+        return [self.value - half, self.value + half]
+
+    def as_json(self, digits=4):
+        value = round(self.value, digits) if np.isfinite(self.value) else None
+        ci95 = self.ci95 if value is not None else None
+        return {"value": value, "ci95": ci95 and [round(x, digits) for x in ci95], "n": int(self.n)}
+
+
+def _together(*sources):
+    """(variance, degrees of freedom) of a sum of independent errors, each (variance, freedom)."""
+    total = sum(variance for variance, _ in sources)
+    least = sum(variance ** 2 / freedom for variance, freedom in sources)
+    return total, total ** 2 / least if least > 0 else np.inf
+
+
+def share_of(right, groups):
+    """The Estimate of the mean of `right`, bool or share (N,) or (runs, N), over clips of `groups`."""
+    units = Units.of(groups)
+    return pool([units.means(own, share=True)[0] for own in np.atleast_2d(right)])
+
+
+def pool(estimates):
+    """The mean over runs of one Estimate a run, over the same observations."""
+    first = estimates[0]
+    parts = first.parts and tuple(pool(part) for part in zip(*(e.parts for e in estimates), strict=True))
+    return replace(first, values=np.concatenate([e.values for e in estimates]), parts=parts,
+                   errors=np.concatenate([e.errors for e in estimates]),
+                   n=int(np.mean([e.n for e in estimates])))
+
+
+def difference(a, b, exclusive=False):
+    """The Estimate of a - b, over the same observations.
+
+    exclusive: they are shares of answers of which each counts for one of them at most.
+    """
+    return replace(a, values=a.values - b.values, errors=a.errors - b.errors, n=min(a.n, b.n), share=False,
+                   parts=(a, b) if exclusive else None)
+
+
+def mover(plus, minus):
+    """95% interval [low, high] of the difference of two shares, from Wilson's of each.
+
+    Newcombe 1998 (method 10 is the paired case), Zou and Donner 2008: where neither ever happened, the
+    interval is as wide as theirs, when a Student's would have no width.
+    """
+    (low, high), (lower, higher) = (wilson(e.value, *e.uncertainty, e.n * len(e.values))
+                                    for e in (plus, minus))
+    a, b = plus.errors.mean(0), minus.errors.mean(0)
+    spread = np.sqrt(plus.of_groups[0] * minus.of_groups[0])
+    both = plus.units.variance(a + b)[0] - plus.units.variance(a - b)[0]
+    r = np.clip(both / (4 * spread), -1, 1) if spread > 0 else 0
+    value, other = plus.value, minus.value
+    down, up = (np.sqrt(max(x * x + y * y - 2 * r * x * y, 0))
+                for x, y in ((value - low, higher - other), (high - value, other - lower)))
+    return [float(max(value - other - down, -1)), float(min(value - other + up, 1))]
+
+
+def paired(first, other, groups):
+    """(difference of top-1, its 95% interval, McNemar's exact p or None), other minus first.
+
+    first, other: right answers, bool (runs, N), of recipes tested on the same clips. McNemar (1947)
+    counts the clips that only one of two classifiers has right; it is given where each recipe has one
+    run.
+    """
+    change, units = other.mean(0) - first.mean(0), Units.of(groups)
+    low, high = mover(*(units.means(np.maximum(part, 0), share=True)[0] for part in (change, -change)))
+    seeds, freedom = _together(*(share_of(right, groups).of_seeds for right in (first, other)))
+    wider, value = stats.t.ppf(0.975, freedom) ** 2 * seeds, float(change.mean())
+    ends = [float(value + side * np.sqrt((end - value) ** 2 + wider)) for side, end in ((-1, low), (1, high))]
     p = None
-    if len(first.right) == len(other.right) == 1:
-        from scipy.stats import binomtest  # scikit-learn brings it
-        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        p = binomtest(won, won + lost).pvalue if won + lost else 1.0
-    return float(difference.mean()), (low, high), p
+    if len(first) == len(other) == 1:
+        won, lost = int((change > 0).sum()), int((change < 0).sum())
+        p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
+    return value, ends, p
+
+
+def ratio(a, b):
+    """The Estimate of a / b, of one run, by linearisation; NaN where b is not told from nil."""
+    ends = b.ci95
+    if ends is None or ends[0] <= 0 <= ends[1]:
+        return replace(a, values=np.array([np.nan]), share=False)
+    value = a.values / b.values
+    return replace(a, values=value, errors=(a.errors - value * b.errors) / b.values, share=False)

@@ -1,9 +1,18 @@
-"""lrcn/scores.py against the libraries that know its figures."""
+"""lrcn/scores.py against the libraries that know its figures, and its intervals on planted data."""
+import numpy as np
 import pytest
+import simulations
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from simulations import near
 from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 from lrcn import scores
+from lrcn.scores import Units
 
 
 def test_scores_are_scikit_learns():
@@ -14,3 +23,96 @@ def test_scores_are_scikit_learns():
     for k in (1, 3, 5):
         assert got[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(labels, shares, k=k))
     assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
+
+
+# ---------------------------------------------------------------- intervals
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 9))
+def test_an_interval_holds_its_estimate_and_is_never_a_point(right, size):
+    groups = np.arange(len(right)) // size
+    low, high = scores.share_of(np.array(right), groups).ci95
+    assert 0 <= low <= np.mean(right) <= high <= 1
+    assert high - low > 1 / (len(right) + 3)
+
+
+def test_where_all_are_right_the_interval_is_as_wide_as_wilsons_for_so_many_groups():
+    found = scores.share_of(np.ones(84, bool), np.arange(84)).ci95
+    assert found == pytest.approx(proportion_confint(84, 84, method="wilson"), abs=1e-4)
+    assert scores.share_of(np.ones(84, bool), np.arange(84) // 4).ci95[0] < found[0]
+
+
+@pytest.mark.parametrize("right, n", [(371, 700), (666, 700), (699, 700)])
+def test_groups_of_one_clip_have_wilsons_interval(right, n):
+    found = scores.share_of(np.arange(n) < right, np.arange(n)).ci95
+    assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=0.003)
+
+
+def test_clips_that_agree_within_their_group_count_once():
+    random = np.random.default_rng(0)
+    right = random.random(200) < 0.6
+    own, many = (scores.share_of(np.repeat(right, k), np.repeat(np.arange(200), k)).ci95 for k in (1, 8))
+    assert own == pytest.approx(many)
+
+
+def test_the_variance_over_pairs_of_groups_is_that_of_two_way_clustering():
+    """statsmodels clusters by a first and a second group; here every pair has its own first one."""
+    random, pairs = np.random.default_rng(0), np.array([(i, 50 + j) for i in range(50) for j in range(50)])
+    errors = random.normal(size=50)[pairs[:, 0]] + random.normal(size=50)[pairs[:, 1] - 50]
+    errors = (errors + random.normal(size=len(pairs))) / len(pairs)
+
+    class Fit:          # what statsmodels asks of the mean
+        scale, normalized_cov_params, nobs, k_constant = 1, np.eye(1), len(pairs), 1
+        class model:
+            exog, wexog, endog = np.ones((len(pairs), 1)), np.ones((len(pairs), 1)), errors
+        resid = wresid = errors
+        params, cov_params_default = np.zeros(1), np.eye(1)
+
+    expected = cov_cluster_2groups(Fit, pairs[:, 0], pairs[:, 1], use_correction=False)[0][0, 0]
+    units = Units(pairs)
+    found = units.variance(np.bincount(units.unit, errors))[0] / units._residuals(100)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_pool_of_seeds_is_as_sure_as_one_run_where_they_agree_and_less_where_they_do_not():
+    random = np.random.default_rng(0)
+    right, groups = random.random(300) < 0.7, np.arange(300) // 3
+    alone = scores.share_of(right, groups).ci95
+    assert scores.share_of([right] * 3, groups).ci95 == pytest.approx(alone)
+    apart = scores.share_of([right, random.random(300) < 0.4, random.random(300) < 0.95], groups)
+    assert np.diff(apart.ci95) > 2 * np.diff(alone)
+    chance = scores.share_of([random.random(300) < 0.7 for _ in range(8)], groups)
+    assert np.diff(chance.ci95) < np.diff(alone)
+
+
+def test_a_paired_interval_has_width_where_no_clip_changed():
+    right = np.ones((1, 84), bool)
+    value, (low, high), p = scores.paired(right, right, np.arange(84))
+    assert value == 0 and p == 1 and -0.06 < low < -0.03 and 0.03 < high < 0.06
+
+
+def test_mcnemars_p_is_statsmodels():
+    random = np.random.default_rng(0)
+    one, other = random.random((1, 90)) < 0.6, random.random((1, 90)) < 0.75
+    table = [[(one & other).sum(), (one & ~other).sum()], [(~one & other).sum(), (~one & ~other).sum()]]
+    value, (low, high), p = scores.paired(one, other, np.arange(90))
+    assert p == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert value == pytest.approx(other.mean() - one.mean()) and low < value < high
+    assert (low > 0) == (p < 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", simulations.TRUTHS)
+@pytest.mark.parametrize("groups", simulations.GROUPS)
+def test_the_interval_of_an_accuracy_covers_as_often_as_it_says(groups, truth):
+    assert near(simulations.accuracy(groups, truth, 0.3, 400), 0.94, 0.97, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", simulations.GROUPS)
+def test_the_paired_interval_covers_as_often_as_it_says(groups):
+    assert near(simulations.difference(groups, 0.5, 0.6, 0.3, 300), 0.94, 0.97, 300)
+
+
+@pytest.mark.slow
+def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
+    assert near(simulations.window_share(40, 0.9, 200), 0.93, 0.97, 200)

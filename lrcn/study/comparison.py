@@ -1,8 +1,8 @@
 """Several studied runs side by side: pooled over training seeds, as a table and as pictures."""
 from dataclasses import dataclass
 
-from lrcn.study import figures, plots
-from lrcn.study.pictures import R_LABEL, curve_points, ends
+from lrcn.scores import pool
+from lrcn.study import figures, pictures, plots
 from lrcn.study.report import as_json as plain
 from lrcn.study.report import cell, variant_name
 
@@ -16,40 +16,42 @@ class Variant:
     runs: int
     seeds: list
     figures: dict       # name: Estimate
-    curve: object       # figures.Switching of the hard cut
+    curve: object       # figures.Switching of both ways
 
 
 def variants(studied):
-    """[Variant] of [(settings, Study)], in order of appearance: those of one name are pooled.
+    """[Variant] of [(settings, flags, Study)], in order of appearance.
 
-    Encoder and length are named where they differ.
+    flags: {name: value} of what makes two runs seeds of one recipe. Runs are pooled where they are all
+    the same; those that differ between the variants are in their names.
     """
+    said = {}       # every value of a flag; where a network has no LSTM, its flags say nothing
+    for name, value in (item for _, flags, _ in studied for item in flags.items()):
+        said.setdefault(name, set()).add(str(value))
+    differing = {name for name, values in said.items() if len(values) > 1}
     groups = {}
-    for settings, found in studied:
-        key = (variant_name(settings), settings["encoder"], settings["num_frames_video"])
-        groups.setdefault(key, []).append((settings, found))
-    several = len({key[1:] for key in groups}) > 1
-    return [pool_runs(", ".join(map(str, key)) if several else key[0],
-                      [settings["training_seed"] for settings, _ in members],
-                      [found for _, found in members], number)
-            for number, (key, members) in enumerate(groups.items())]
+    for settings, flags, found in studied:
+        groups.setdefault(tuple(sorted((k, str(v)) for k, v in flags.items())), []).append(
+            (settings, flags, found))
+    return [pool_runs(variant_name(members[0][0], {k: v for k, v in members[0][1].items() if k in differing}),
+                      [settings["training_seed"] for settings, *_ in members],
+                      [found for *_, found in members]) for members in groups.values()]
 
 
-def pool_runs(name, seeds, studies, seed=0):
+def pool_runs(name, seeds, studies):
     """The Variant of several runs' Studies."""
     headlines = [s.headline() for s in studies]
-    pooled = {key: figures.pool([h[key] for h in headlines], seed) for key in headlines[0]}
-    curves = [s.switching["hard"] for s in studies]
-    curve = [figures.pool(list(points), seed) for points in zip(*(c.curve for c in curves), strict=True)]
-    fit = [figures.pool([getattr(c, key) for c in curves], seed)
-           for key in ("point", "slope", "lapse", "recency")]
+    pooled = {key: pool([h[key] for h in headlines]) for key in headlines[0]}
+    curves = [s.switching["both ways"] for s in studies]
+    curve = [pool(points) for points in zip(*(c.curve for c in curves), strict=True)]
+    fit = [pool([getattr(c, key) for c in curves]) for key in ("point", "slope", "lapse", "recency")]
     return Variant(name, len(studies), seeds, pooled, figures.Switching(curve, *fit))
 
 
 def verdict(estimate):
     """Whether late or early frames count more, or the interval holds zero."""
-    interval = estimate.ci95
-    return "" if interval is None else SIGNS[int(interval[0] > 0) - int(interval[1] < 0)]
+    ends = estimate.as_json()["ci95"]       # rounded: a network blind to order has 0 but for its last digits
+    return "" if ends is None else SIGNS[int(ends[0] > 0) - int(ends[1] < 0)]
 
 
 def as_json(pooled):
@@ -75,7 +77,7 @@ def table(variants):
 
 PRINTED = (("clip_accuracy", "whole clips right"), ("won_by_majority", "majority wins"),
            ("won_by_last_frame", "last frame wins"), ("recency_index", "recency index"),
-           ("recency_index_backwards", "played backwards"))
+           ("recency_index_hard", "as joined"), ("recency_index_backwards", "played backwards"))
 
 
 def printed_table(variants):
@@ -91,7 +93,7 @@ def printed_table(variants):
 
 def draw(variants, folder, note):
     """Recency index and switching curve of every variant -> {name: picture}."""
-    value, low, high, _ = ends([v.figures["recency_index"] for v in variants])
+    value, low, high, _ = pictures.ends([v.figures["recency_index"] for v in variants])
     names = [f"{v.name} ({v.runs} runs)" for v in variants]
     return {
         "comparison": plots.intervals_by_run(
@@ -99,5 +101,5 @@ def draw(variants, folder, note):
             title="Does the last frame decide, or the majority?",
             xlabel="recency index (+1 the last frame alone, 0 all frames alike, -1 the first alone)"),
         "comparison_curves": plots.switching_curves(
-            folder / "comparison_curves.png", [curve_points(v.name, v.curve) for v in variants], note=note,
-            title="Switching curves, mean over the seeds", ylabel=R_LABEL)}
+            folder / "comparison_curves.png", [pictures.curve_points(v.name, v.curve) for v in variants],
+            title="Switching curves, mean over the seeds", ylabel=pictures.R_LABEL, note=note)}

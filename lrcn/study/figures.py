@@ -1,97 +1,24 @@
 """The mixed-action study's figures: who wins a window, with intervals, and how early or late counts.
 
-    r   of the probabilities of a window's two actions, the later one's share: p2 / (p1 + p2)
+    margin   of a window of two actions, the later one's logit minus the other's
+    r        of their probabilities the later one's share, p2 / (p1 + p2), the logistic of the margin
 
-Arrays only: no files, no network, no torch. Movies, windows and cuts are those of movies.py;
+A window over a cut depends on the recordings of both its clips: scores.Units says on which.
+
+Arrays only: no files, no network. Movies, windows and cuts are those of movies.py;
 labels are ints, -1 stands for "none".
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import least_squares
 
+from lrcn.scores import Estimate, difference, ratio
 from lrcn.study.movies import mixes
 
 FIRST, SECOND, THIRD, NEITHER = range(4)
 OUTCOMES = ("first", "second", "third", "neither")
 RIDGE = 3e-5        # on the squared slope of a switching curve
-
-
-# ---------------------------------------------------------------- intervals
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure, its bootstrap replicates (R,) and the n that it was counted over."""
-    value: float
-    replicates: np.ndarray
-    n: int
-
-    @property
-    def ci95(self):
-        """[low, high], or None where too few replicates have a value."""
-        good = self.replicates[np.isfinite(self.replicates)]
-        if len(good) < max(2, len(self.replicates) / 2):
-            return None
-        return [float(x) for x in np.quantile(good, (0.025, 0.975))]
-
-    def as_json(self, digits=4):
-        value = round(float(self.value), digits) if np.isfinite(self.value) else None
-        ci95 = self.ci95 if value is not None else None
-        return {"value": value, "ci95": ci95 and [round(x, digits) for x in ci95], "n": int(self.n)}
-
-
-class Bootstrap:
-    """Intervals by resampling the source groups of the test videos.
-
-    What a figure is meant to hold for is other recordings. Movies are no sample of those: all of
-    them share the same videos, and the clips of a group are nearly one picture. So the groups are
-    drawn with replacement, and a window counts as often as all of its groups were drawn, multiplied
-    (the pigeonhole bootstrap of two crossed factors, Owen 2007, arXiv:0712.1111): a window over
-    a cut between groups a and b has the weight n_a * n_b. It errs on the wide side.
-    A replicate is a row of weights, and every figure a matrix product over all replicates.
-    """
-
-    def __init__(self, groups, replicates=1000, seed=0):
-        """groups: the group of every video, of any type, (V,)."""
-        _, self.group = np.unique(np.asarray(groups), return_inverse=True)
-        count = self.group.max() + 1
-        rng = np.random.default_rng((seed, 2))
-        self.drawn = rng.multinomial(count, np.full(count, 1 / count), replicates).astype(np.float32)
-
-    def weigh(self, videos):
-        """Weights for windows over `videos` (N, S), -1 for none."""
-        videos = np.asarray(videos).reshape(len(videos), -1)
-        groups = np.sort(np.where(videos >= 0, self.group[videos], -1), 1)
-        groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = -1          # a group counts once
-        units, unit = np.unique(groups, axis=0, return_inverse=True)
-        weights = np.ones((len(self.drawn), len(units)), np.float32)
-        for column in units.T:
-            weights[:, column >= 0] *= self.drawn[:, column[column >= 0]]
-        return Weights(weights, unit.reshape(-1))
-
-
-@dataclass(frozen=True)
-class Weights:
-    """weights (R, U): how often each combination of groups was drawn; unit (N,): a window's."""
-    weights: np.ndarray
-    unit: np.ndarray
-
-    def totals(self, values, key, keys):
-        """Weighted sums (R, keys) of values (N,) by key (N,); the key -1 is left out."""
-        chosen = key >= 0
-        table = np.zeros((self.weights.shape[1], keys), np.float32)
-        np.add.at(table, (self.unit[chosen], key[chosen]), values[chosen])
-        return self.weights @ table
-
-    def means(self, values, key=None, keys=1):
-        """[Estimate] of the mean of values (N,) for every key (N,); the key -1 is left out."""
-        values = np.asarray(values, np.float64)
-        key = np.where(np.isfinite(values), 0 if key is None else key, -1)
-        chosen = key >= 0
-        n = np.bincount(key[chosen], minlength=keys)
-        total = np.bincount(key[chosen], values[chosen], minlength=keys)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            replicates = self.totals(values, key, keys) / self.totals(np.ones(len(values)), key, keys)
-            return [Estimate(total[i] / n[i], replicates[:, i], n[i]) for i in range(keys)]
 
 
 # ---------------------------------------------------------------- who wins
@@ -118,16 +45,16 @@ def probabilities(windows, p):
     return own, np.where(best < 0, -1, other), np.maximum(best, 0)
 
 
-def shares(windows, predicted, weights):
+def shares(windows, predicted, units):
     """A dict for every mix: n, its frame counts, the Estimates of who won it, and of being right.
 
     `right` is None where the majority is a tie.
     """
     names, code = mixes(windows)
     who = outcomes(windows, predicted)
-    won = {name: weights.means(who == i, code, len(names)) for i, name in enumerate(OUTCOMES)}
-    right = weights.means(np.asarray(predicted) == windows.majority,
-                          np.where(windows.majority >= 0, code, -1), len(names))
+    won = {name: units.means(who == i, code, len(names), share=True) for i, name in enumerate(OUTCOMES)}
+    right = units.means(np.asarray(predicted) == windows.majority,
+                        np.where(windows.majority >= 0, code, -1), len(names), share=True)
     rows = []
     for i, name in enumerate(names):
         parts = name.count("+") + 1
@@ -140,63 +67,67 @@ def shares(windows, predicted, weights):
 # ---------------------------------------------------------------- switching
 
 def fit_logistic(share, weight):
-    """Logistic curves through share (R, K) at x = 0 ... K-1 -> (point, slope, lapse), each (R,).
+    """The logistic curve through share (K,) at x = 0 ... K-1 -> (point, slope, lapse).
 
     share = lapse + (1 - 2 lapse) / (1 + exp(-slope (x - point))), so that the curve passes one half
     at `point`. The lapse is how far its ends stay from 0 and 1, for a network that errs on windows
     of one action would otherwise look as if it changed its mind slowly. slope: logits a frame.
-    NaN where the curve does not rise, or by less than a fifth from end to end. weight: (R, K).
-    Least squares (Levenberg and Marquardt), with a touch of ridge on the slope: where no window is
-    in doubt it keeps the slope finite, and the point in the middle between the two sides.
+    NaN where the curve does not rise, or by less than a fifth from end to end. weight: (K,).
+    Least squares from several starts, with a touch of ridge on the slope: where no window is in doubt
+    it keeps the slope finite, and the point in the middle between the two sides.
     """
-    x, eye = np.arange(share.shape[1]), np.eye(3)
-    weight = np.nan_to_num(weight / np.maximum(weight.sum(1, keepdims=True), 1e-12))
+    x, weight = np.arange(len(share)), weight / max(weight.sum(), 1e-12)
     y = np.where(weight > 0, np.nan_to_num(share, nan=0.5), 0.5)
-
-    def curve(fit):
-        step = 1 / (1 + np.exp(-np.clip(fit[:, 1:2] * (x - fit[:, :1]), -60, 60)))
-        error = fit[:, 2:] + (1 - 2 * fit[:, 2:]) * step - y
-        return step, error, (weight * error ** 2).sum(1) + RIDGE * fit[:, 1] ** 2
-
-    lapse = np.clip((y[:, 0] + 1 - y[:, -1]) / 2, 0.01, 0.4)
-    middle = x[-1] + 0.5 - ((y[:, 1:] - lapse[:, None]) / (1 - 2 * lapse[:, None])).sum(1)
-    fit = np.stack([np.clip(middle, 0, x[-1]), np.ones(len(y)), lapse], 1)
-    damping, (step, error, loss) = np.full(len(y), 1e-3), curve(fit)
-    for _ in range(80):
-        bend = (1 - 2 * fit[:, 2:]) * step * (1 - step)
-        slopes = np.stack([-fit[:, 1:2] * bend, (x - fit[:, :1]) * bend, 1 - 2 * step], 2)   # (R, K, 3)
-        gradient = ((weight * error)[..., None] * slopes).sum(1)
-        hessian = np.einsum("rk,rki,rkj->rij", weight, slopes, slopes)
-        gradient[:, 1] += RIDGE * fit[:, 1]
-        hessian[:, 1, 1] += RIDGE
-        there = fit - np.linalg.solve(hessian + damping[:, None, None] * eye, gradient[..., None])[..., 0]
-        there[:, 2] = np.clip(there[:, 2], 0, 0.49)
-        new_step, new_error, new_loss = curve(there)
-        better = (new_loss < loss)[:, None]
-        fit, step, error = (np.where(better, new, old) for new, old in
-                            ((there, fit), (new_step, step), (new_error, error)))
-        loss = np.where(better[:, 0], new_loss, loss)
-        damping = np.clip(np.where(better[:, 0], damping / 4, damping * 4), 1e-10, 1e6)
-    centred = x - (weight * x).sum(1, keepdims=True)
-    rises = ((weight * centred * y).sum(1) > 1e-6) & (fit[:, 1] > 1e-2) & (fit[:, 2] < 0.4)
-    return tuple(np.where(rises, column, np.nan) for column in fit.T)
+    if (weight * (x - (weight * x).sum()) * y).sum() <= 1e-6:
+        return np.full(3, np.nan)
+    rise = np.clip((y[-1] - y[0]), 0.2, 1)
+    middle = np.clip(x[-1] + 0.5 - ((y[1:] - y[0]) / rise).sum(), 0, x[-1])
+    fits = [_fit(y, weight, (middle, slope, lapse)) for slope in (0.5, 3) for lapse in (0.02, 0.25)]
+    best = min(fits, key=lambda fit: fit.cost).x
+    return best if best[1] > 1e-2 and best[2] < 0.4 else np.full(3, np.nan)
 
 
-def recency_index(point, length):
-    """+1: the last frame alone decides, 0: half of the frames, -1: the first frame alone.
+def _fit(y, weight, start):
+    """scipy's OptimizeResult of the logistic curve from one start."""
+    x, root = np.arange(len(y)), np.sqrt(weight)
 
-    A reader of the last frame turns between 0 and 1 frames of the second action, at 1/2; one
-    that counts frames at T/2; a reader of the first frame between T-1 and T. So the index is
-    (T/2 - point) / (T/2 - 1/2), cut off at its ends. NaN for windows of one frame.
+    def step(fit):
+        return 1 / (1 + np.exp(-np.clip(fit[1] * (x - fit[0]), -60, 60)))
+
+    def errors(fit):
+        return np.append(root * (fit[2] + (1 - 2 * fit[2]) * step(fit) - y), np.sqrt(RIDGE) * fit[1])
+
+    def slopes(fit):
+        s = step(fit)
+        bend = (1 - 2 * fit[2]) * s * (1 - s)
+        table = np.stack([-fit[1] * bend, (x - fit[0]) * bend, 1 - 2 * s], 1) * root[:, None]
+        return np.vstack([table, [0, np.sqrt(RIDGE), 0]])
+
+    bounds = (-np.inf, -np.inf, 0), (np.inf, np.inf, 0.49)
+    return least_squares(errors, start, slopes, bounds, xtol=1e-12, ftol=1e-12, gtol=1e-12)
+
+
+def fitted(curve):
+    """Estimates (point, slope, lapse) of the logistic curve through Estimates of its shares.
+
+    Their errors are those of the shares times the slopes of the fit (Gauss and Newton's).
     """
-    if length < 2:
-        return np.full_like(np.asarray(point, float), np.nan)
-    return np.clip((length - 2 * np.asarray(point)) / (length - 1), -1, 1)
+    y, weight = np.array([e.value for e in curve]), np.array([e.n for e in curve], float)
+    best, slopes = fit_logistic(y, weight), np.full((3, len(y)), np.nan)
+    if np.isfinite(best).all():
+        weight = weight / weight.sum()
+        again, free = _fit(np.nan_to_num(y), weight, best), best > (-np.inf, -np.inf, 1e-6)
+        slopes[:] = 0                                               # a lapse of nil stays so
+        slopes[free] = np.linalg.pinv(again.jac[:, free])[:, :-1] * np.sqrt(weight)
+    errors = slopes @ np.nan_to_num(np.concatenate([e.errors for e in curve]))
+    return [replace(curve[0], values=best[i:i + 1], errors=errors[i:i + 1], share=False,
+                    n=max(e.n for e in curve)) for i in range(3)]
 
 
 @dataclass(frozen=True)
 class Switching:
-    """curve: [Estimate] of r for k = 0 ... T frames of the later action; Estimates of the fit."""
+    """curve: [Estimate] of r for k = 0 ... T frames of the later action; Estimates of its logistic fit,
+    and the recency index."""
     curve: list
     point: Estimate
     slope: Estimate
@@ -209,35 +140,51 @@ class Switching:
                 "curve": {str(k): e.as_json() for k, e in enumerate(self.curve)}}
 
 
-def switching(r, weights):
-    """r: (M, T+1), the later action's share of the two probabilities; NaN is left out.
+def switching(margin, units):
+    """margin: (M, T+1), the later action's logit minus the other's; NaN is left out. units: of the cuts."""
+    with np.errstate(over="ignore"):
+        curve = [units.means(column, share=True)[0] for column in (1 / (1 + np.exp(-margin))).T]
+    return Switching(curve, *fitted(curve), recency_index(margin, units))
 
-    weights: of the M cuts.
+
+def recency_index(margin, units):
+    """+1: the last frame alone decides, 0: all frames alike, -1: the first frame alone. An Estimate.
+
+    Where between the two actions a mixed window lies, mean over its T-1 mixes: with margins m(k) of k
+    late frames, s(k) = (m(k) - m(0)) / (m(T) - m(0)) and the index is 2 mean(s(1) ... s(T-1)) - 1.
+    For a network that adds up its frames' evidence with weights, it is the centre of mass of the weights
+    on a line from -1, the first frame, to +1, the last, whatever their size: logits do not saturate as
+    probabilities do. NaN for windows of one frame, and where whole clips are not told apart.
     """
-    cuts, steps = r.shape
-    spread = Weights(weights.weights, np.repeat(weights.unit, steps))
-    k = np.where(np.isfinite(r), np.arange(steps), -1).reshape(-1)
-    values = np.nan_to_num(r).reshape(-1)
-    n = np.bincount(k[k >= 0], minlength=steps)
-    total = np.bincount(k[k >= 0], values[k >= 0], minlength=steps)
-    counts = np.vstack([n, spread.totals(np.ones(len(k)), k, steps)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.vstack([total, spread.totals(values, k, steps)]) / counts
-    point, slope, lapse = fit_logistic(mean, counts)
-    index = recency_index(point, steps - 1)
-    fit = [Estimate(x[0], x[1:], cuts) for x in (point, slope, lapse, index)]
-    return Switching([Estimate(mean[0, i], mean[1:, i], n[i]) for i in range(steps)], *fit)
+    columns = [units.means(column)[0] for column in margin.T]
+    first, last, mixed = columns[0], columns[-1], columns[1:-1]
+    if not mixed:
+        return replace(first, values=np.array([np.nan]))
+    middle = replace(first, values=np.mean([e.values for e in mixed], 0), n=min(e.n for e in columns),
+                     errors=np.mean([e.errors for e in mixed], 0))
+    share = ratio(difference(middle, first), difference(last, first))
+    return replace(share, values=2 * share.values - 1, errors=2 * share.errors)
 
 
-def play_order(r, control):
-    """r of the second action -> r of the action that comes late when `control` is played.
+def both_ways(hard, backwards):
+    """Margins of the hard cut averaged with those of the same windows played backwards.
+
+    Clips whose evidence grows or fades favour one action of a window, whatever the network makes of
+    order. Backwards the other one: on average both have the same evidence at the same place, so that a
+    network blind to order has the index 0.
+    """
+    return (hard + backwards) / 2
+
+
+def play_order(margin, control):
+    """Margin of the second action -> that of the action that comes late when `control` is played.
 
     Backwards, the first action comes late, with T-k frames.
     """
-    return 1 - r[:, ::-1] if control == "backwards" else r
+    return -margin[:, ::-1] if control == "backwards" else margin
 
 
-def duel(windows, predicted, weights):
+def duel(windows, predicted, units):
     """Where the majority shows one action and the last frame another: who wins? Estimates by name.
 
     Windows of two actions whose second has fewer frames than the first. Under `agree` the other
@@ -247,54 +194,40 @@ def duel(windows, predicted, weights):
     apart = two & (windows.counts[:, 0] > windows.counts[:, 1])
     who = outcomes(windows, predicted)
     key = np.where(apart, 0, np.where(two, 1, -1))
-    won = [weights.means(who == i, key, 2) for i in (FIRST, SECOND, NEITHER)]
-    difference = (who == SECOND).astype(float) - (who == FIRST)
+    won = [units.means(who == i, key, 2, share=True) for i in (FIRST, SECOND, NEITHER)]
     return {"majority": won[0][0], "last_frame": won[1][0], "neither": won[2][0],
-            "last_frame_minus_majority": weights.means(difference, key, 2)[0],
+            "last_frame_minus_majority": difference(won[1][0], won[0][0], exclusive=True),
             "agree": {"both": won[1][1], "first": won[0][1], "neither": won[2][1]}}
 
 
-def half_life(traces, weights):
-    """(frames until the mean trace falls under one half, the mean trace), Estimate and [Estimate].
+@dataclass(frozen=True)
+class Life:
+    """Frames until a mean trace falls under one half, with n traces; inf: not within those followed.
 
-    traces: (M, L+1), 1 at the cut, NaN where the movie ends. inf: never within L frames.
+    ends: where the lower and the upper end of the trace's intervals do, which bound it.
     """
-    cuts, steps = traces.shape
-    spread = Weights(weights.weights, np.repeat(weights.unit, steps))
-    key = np.where(np.isfinite(traces), np.arange(steps), -1).reshape(-1)
-    means = spread.means(np.nan_to_num(traces).reshape(-1), key, steps)
-    curves = np.vstack([[e.value for e in means], np.stack([e.replicates for e in means], 1)])
-    lives = _crossing(curves, 0.5)
-    return Estimate(lives[0], lives[1:], cuts), means
+    value: float
+    ends: tuple
+    n: int
+
+    def as_json(self):
+        value, *ends = (round(float(x), 4) if np.isfinite(x) else None for x in (self.value, *self.ends))
+        return {"value": value, "ci95": ends, "n": self.n}
 
 
-def _crossing(curves, level):
-    """Where each row of curves (R, K) first falls under `level`, between two steps; inf if nowhere."""
-    under = curves < level
-    after = under.argmax(1)
-    rows = np.arange(len(curves))
-    before, now = curves[rows, np.maximum(after - 1, 0)], curves[rows, after]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        where = after - (level - now) / (before - now)
-    return np.where(under.any(1), where, np.inf)
+def half_life(traces, units):
+    """(Life, the mean trace as [Estimate]) of traces (M, L+1), 1 at the cut, NaN where the movie ends."""
+    means = [units.means(column)[0] for column in traces.T]
+    low, high = np.array([e.ci95 or (np.nan, np.nan) for e in means]).T
+    return Life(_crossing([e.value for e in means]), (_crossing(low), _crossing(high)), len(traces)), means
 
 
-# ---------------------------------------------------------------- several runs
-
-def pool(estimates, seed=0):
-    """The mean over runs of one Estimate a run, whose replicates drew the same groups.
-
-    In each replicate the runs are drawn with replacement too, so that the interval is for other
-    recordings and other training seeds. With three seeds it is a rough one.
-    """
-    table = np.stack([e.replicates for e in estimates])                   # (runs, R)
-    rng = np.random.default_rng((seed, 3))
-    drawn = rng.integers(0, len(table), table.shape)
-    replicates = np.take_along_axis(table, drawn, 0).mean(0)
-    return Estimate(float(np.mean([e.value for e in estimates])), replicates,
-                    int(np.mean([e.n for e in estimates])))
-
-
-def difference(a, b):
-    """a - b, for two Estimates whose replicates drew the same groups."""
-    return Estimate(a.value - b.value, a.replicates - b.replicates, min(a.n, b.n))
+def _crossing(curve, level=0.5):
+    """Where a curve (K,) first falls under `level`, between two steps; inf if nowhere."""
+    curve = np.asarray(curve, float)
+    under = np.flatnonzero(curve < level)
+    if not len(under):
+        return np.inf
+    after = under[0]
+    before = curve[max(after - 1, 0)]
+    return float(after - (level - curve[after]) / (before - curve[after])) if before >= level else 0.0

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
+from lrcn.scores import Units, difference
 from lrcn.study import figures
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
 from lrcn.study.states import GATES, cell_memory, frame_influence, gate_means, logits, run_through
@@ -29,11 +30,12 @@ class Clips:
 
 @dataclass
 class Study:
-    """One network's study. Arrays as in movies.py; figures are figures.Estimates.
+    """One network's study. Arrays as in movies.py; figures are scores.Estimates.
 
     names, labels: the test videos. p: (N, C), the windows' probabilities.
     by_frames, by_phase: accuracy by the majority's frames, and by the frames between the start of
-    the window's first clip and the window's own start. order_effect: r of the hard cut minus r
+    the window's first clip and the window's own start. switching: {control: figures.Switching}, and
+    "both ways", of the hard cut and the backwards one together. order_effect: r of the hard cut minus r
     of the mixed one, for k = 0 ... T. influence: {"mean frame" or "grey": [by position]}.
     states: what lstm_figures found, empty without an LSTM.
     """
@@ -60,69 +62,79 @@ class Study:
     def predicted(self):
         return self.p.argmax(1)
 
+    @property
+    def recency(self):
+        """The recency index, the same for clips whose evidence grows, fades or stays."""
+        return self.switching["both ways"].recency
+
     def headline(self):
         """{name: Estimate} of what a comparison of networks is about."""
-        hard, backwards = self.switching["hard"], self.switching["backwards"]
+        both, hard, backwards, mixed = (self.switching[name] for name in
+                                        ("both ways", "hard", "backwards", "mixed"))
         found = {"clip_accuracy": self.clip_accuracy, "window_accuracy": self.accuracy,
-                 "recency_index": hard.recency, "recency_index_backwards": backwards.recency,
-                 "recency_index_mixed": self.switching["mixed"].recency,
-                 "point_of_equality": hard.point, "slope": hard.slope,
+                 "recency_index": both.recency, "recency_index_hard": hard.recency,
+                 "recency_index_backwards": backwards.recency, "recency_index_mixed": mixed.recency,
+                 "point_of_equality": both.point, "slope": both.slope,
                  "won_by_majority": self.duel["majority"], "won_by_last_frame": self.duel["last_frame"],
                  "last_frame_minus_majority": self.duel["last_frame_minus_majority"]}
         for kind, costs in self.influence.items():
-            found[f"influence_last_minus_first_{kind.replace(' ', '_')}"] = figures.difference(
-                costs[-1], costs[0])
+            found[f"influence_last_minus_first_{kind.replace(' ', '_')}"] = difference(costs[-1], costs[0])
         if self.states:
             found["old_state_left_after_clip"] = self.states["memory"][-1][0]["after_clip"]
         return found
 
 
-def analyse(head, classes, clips, movies, T, seed=42, replicates=1000):
+def analyse(head, classes, clips, movies, T, seed=42):
     """The Study of one network over `movies`, with windows of T frames."""
     windows = slide(movies, clips.labels, T)
     cuts = find_cuts(movies, clips.labels, T)
-    bootstrap = figures.Bootstrap(clips.groups, replicates, seed)
+    of_windows, of_cuts = units_of(clips, windows.videos), units_of(clips, cuts.videos)
+    of_clips = units_of(clips, np.arange(len(clips.labels)))
 
     z, played = all_logits(head, clips, windows, cuts, seed)
     p = softmax(z, 1)
-    weights, of_cuts = bootstrap.weigh(windows.videos), bootstrap.weigh(cuts.videos)
-    of_clips = bootstrap.weigh(np.arange(len(clips.labels)))
     right = p.argmax(1) == windows.majority
-    r = {control: figures.play_order(two_way(z, cuts), control) for control, z in played.items()}
-    switching = {name: figures.switching(value, of_cuts) for name, value in r.items()}
+    margins = {control: figures.play_order(margin(z, cuts), control) for control, z in played.items()}
+    margins = {"both ways": figures.both_ways(margins["hard"], margins["backwards"]), **margins}
     whole = clips.features[:, :T].float()
     with torch.inference_mode():
         clip_right = head(whole).argmax(1).cpu().numpy() == clips.labels
     influence = {}
     for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey)):
-        cost = frame_influence(head, whole, replacement, clips.labels)
-        influence[name] = by_column(cost, of_clips)
+        influence[name] = by_column(frame_influence(head, whole, replacement, clips.labels), of_clips)
     inside, attention = {}, []
     if head.lstm is not None:
         inside = lstm_figures(head, clips, movies, cuts, of_cuts, T)
-        switching["run through"] = figures.switching(streamed_share(head, clips, movies, cuts, T), of_cuts)
+        margins["run through"] = streamed_margin(head, clips, movies, cuts, T)
         if head.readout == "attention":
             with torch.inference_mode():
                 attention = by_column(head.attention(head.steps(whole)).cpu().numpy(), of_clips)
     return Study(
         T, classes, clips.names, clips.labels, movies, windows, p,
-        by_key(right, np.where(windows.majority >= 0, 0, -1), weights)[0],
-        by_key(clip_right, np.zeros(len(clip_right), int), of_clips)[0],
-        by_key(right, np.where(windows.majority >= 0, windows.majority_frames, -1), weights),
-        by_key(right, np.where(windows.majority >= 0, window_offsets(movies, windows), -1), weights),
-        figures.shares(windows, p.argmax(1), weights), figures.duel(windows, p.argmax(1), weights), switching,
-        by_column(r["hard"] - r["mixed"], of_cuts), influence, inside, attention)
+        by_key(right, np.where(windows.majority >= 0, 0, -1), of_windows)[0],
+        of_clips.means(clip_right, share=True)[0],
+        by_key(right, np.where(windows.majority >= 0, windows.majority_frames, -1), of_windows),
+        by_key(right, np.where(windows.majority >= 0, window_offsets(movies, windows), -1), of_windows),
+        figures.shares(windows, p.argmax(1), of_windows), figures.duel(windows, p.argmax(1), of_windows),
+        {name: figures.switching(values, of_cuts) for name, values in margins.items()},
+        by_column(expit(margins["hard"]) - expit(margins["mixed"]), of_cuts), influence, inside, attention)
 
 
-def by_key(values, key, weights):
-    """{key: Estimate} of the mean of values (N,), for the keys that occur; -1 is left out."""
-    found = weights.means(values, key, int(key.max(initial=-1)) + 1)
+def units_of(clips, videos):
+    """The scores.Units of what shows `videos` (N,) or (N, S), -1 for none."""
+    group = np.unique(clips.groups, return_inverse=True)[1]
+    return Units(np.where(videos >= 0, group[videos], -1))
+
+
+def by_key(right, key, units):
+    """{key: Estimate} of the share of `right` (N,), for the keys that occur; -1 is left out."""
+    found = units.means(right, key, int(key.max(initial=-1)) + 1, share=True)
     return {k: e for k, e in enumerate(found) if e.n}
 
 
-def by_column(values, weights):
+def by_column(values, units):
     """[Estimate] of the mean of every column of values (N, K)."""
-    return [weights.means(column)[0] for column in values.T]
+    return [units.means(column)[0] for column in values.T]
 
 
 def window_offsets(movies, windows):
@@ -146,11 +158,10 @@ def all_logits(head, clips, windows, cuts, seed):
                                     in zip(CONTROLS, parts, strict=True)}
 
 
-def two_way(logits, cuts):
-    """logits (M, T+1, C) -> p2 / (p1 + p2) where the cut has that window, else NaN."""
+def margin(logits, cuts):
+    """logits (M, T+1, C) -> the second action's minus the first's where the cut has that window, else NaN."""
     first, second = (np.take_along_axis(logits, cuts.actions[:, None, i:i + 1], 2)[..., 0] for i in (0, 1))
-    with np.errstate(over="ignore"):
-        return np.where(cuts.complete, 1 / (1 + np.exp(first - second)), np.nan)
+    return np.where(cuts.complete, second - first, np.nan)
 
 
 # ---------------------------------------------------------------- inside the LSTM
@@ -165,38 +176,38 @@ def whole_movies(clips, movies, cuts):
             cuts.at - begins[movie])
 
 
-def streamed_share(head, clips, movies, cuts, T):
-    """r (M, T+1) when each movie is run through in one go; NaN for cuts beyond what was run."""
+def streamed_margin(head, clips, movies, cuts, T):
+    """Margins (M, T+1) when each movie is run through in one go; NaN for cuts beyond what was run."""
     x, movie, place = whole_movies(clips, movies, cuts)
     found = np.concatenate([run_through(head, part, T) for part in x.split(20)])
     last = place[:, None] - 1 + np.arange(T + 1)            # the last frame of the window with k frames
     there = (movie < len(found))[:, None] & (last < found.shape[1])
     logits = found[np.minimum(movie, len(found) - 1)[:, None], np.minimum(last, found.shape[1] - 1)]
-    return np.where(there, two_way(logits, cuts), np.nan)
+    return np.where(there, margin(logits, cuts), np.nan)
 
 
-def lstm_figures(head, clips, movies, cuts, weights, T):
+def lstm_figures(head, clips, movies, cuts, units, T):
     """Gates and cell states through a cut, [layer][direction], Estimates for metrics and pictures."""
     x, movie, place = whole_movies(clips, movies, cuts)
     inside = (movie < len(x)) & (place < x.shape[1])
     movie, place, complete = movie[inside], place[inside], cuts.complete[inside]
-    weights = figures.Weights(weights.weights, weights.unit[inside])
+    units = units[inside]
     with torch.inference_mode():
         x, frames = head.projection(x), head.projection(clips.features.float())
     gates = window_gates(head.lstm, frames, cuts.video[inside], cuts.frame[inside])
     gates[..., ~complete, :] = np.nan
     traces = cell_memory(head.lstm, x, movie, place, 3 * T)
-    memory = [[memory_figures(trace, weights, T) for trace in layer] for layer in traces]
+    memory = [[memory_figures(trace, units, T) for trace in layer] for layer in traces]
     forget = GATES.index("forget")
     moving = gates_around(gate_means(head.lstm, x, 20)[:, :, forget], movie, place, T)
     return {
         "cuts": len(movie), "frames_followed": 3 * T,
         "memory": [[{k: v for k, v in m.items() if k != "curve"} for m in layer] for layer in memory],
-        "gate_change_at_cut": gate_changes(gates, weights),
+        "gate_change_at_cut": gate_changes(gates, units),
         "gates_by_step": gates_by_step(gates),
         "pictures": {
-            "window": [[by_column(g[forget, :, T // 2], weights) for g in layer] for layer in gates],
-            "movie": [[by_column(g, weights) for g in layer] for layer in moving],
+            "window": [[by_column(g[forget, :, T // 2], units) for g in layer] for layer in gates],
+            "movie": [[by_column(g, units) for g in layer] for layer in moving],
             "memory": [[m["curve"] for m in layer] for layer in memory]}}
 
 
@@ -224,7 +235,7 @@ def gates_by_step(gates):
                 for i, name in enumerate(GATES)} for k in range(mean.shape[3])}
 
 
-def gate_changes(gates, weights):
+def gate_changes(gates, units):
     """What a cut does to a gate, [layer][direction] {gate: Estimate}: at the step that reads the first
     frame beyond the cut, against the same step in the two windows of one action. {} for T = 1."""
     T = gates.shape[5]
@@ -235,12 +246,12 @@ def gate_changes(gates, weights):
         for reverse, (g, c) in enumerate(zip(layer, calm, strict=True)):
             steps = [(k, T - k - reverse) for k in range(1, T)]
             change = [g[:, :, k, t] - c[:, :, t] for k, t in steps]
-            found[-1].append({name: weights.means(np.mean([row[i] for row in change], 0))[0]
+            found[-1].append({name: units.means(np.mean([row[i] for row in change], 0))[0]
                               for i, name in enumerate(GATES)} if change else {})
     return found
 
 
-def memory_figures(trace, weights, T):
+def memory_figures(trace, units, T):
     """half_life in frames, what is left after the T frames of a clip, and the curve."""
-    life, curve = figures.half_life(trace, weights)
+    life, curve = figures.half_life(trace, units)
     return {"half_life": life, "after_clip": curve[T], "curve": curve}

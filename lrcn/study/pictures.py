@@ -65,16 +65,10 @@ def draw(found, folder, note):
         value, low, high, _ = (np.array(x) for x in zip(*(ends(part) for part in parts), strict=True))
         add("shares_by_mix", plots.shares_by_mix, [row["counts"][1] for row in two], value, low, high,
             [row["n"] for row in two])
-    three = [(row, o) for row in found.shares if len(row["counts"]) == 3
-             for o in ("first", "second", "third", "neither")]
-    if three:
-        value, low, high, n = ends([row[o] for row, o in three])
-        add("three_actions", plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
-            value, low, high, n, title="Which action wins a window of three actions",
-            xlabel="share of windows won", null=None, limits=(0, 1))
+    _draw_three(found, add)
     hard = curve_points("hard cut", found.switching["hard"])
     add("switching_curve", plots.switching_curve, hard["k"], hard["share"], hard["low"], hard["high"],
-        hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.switching['hard'])} {note}")
+        hard["n"], hard["fit"], ylabel=R_LABEL, note=f"{_recency_words(found.recency)} {note}")
     add("controls", plots.switching_curves,
         [curve_points("hard cut" if name == "hard" else name, curve)
          for name, curve in found.switching.items()],
@@ -87,10 +81,20 @@ def draw(found, folder, note):
     return pictures
 
 
-def _recency_words(curve):
-    ends = curve.recency.ci95
-    interval = f" [{ends[0]:+.2f}, {ends[1]:+.2f}]" if ends else ""
-    return f"Recency index {curve.recency.value:+.2f}{interval} (+1 the last frame decides, -1 the first)."
+def _draw_three(found, add):
+    """Which action wins, where windows of three actions are among them."""
+    three = [(row, o) for row in found.shares if len(row["counts"]) == 3
+             for o in ("first", "second", "third", "neither")]
+    if three:
+        value, low, high, n = ends([row[o] for row, o in three])
+        add("three_actions", plots.intervals_by_run, [f"{row['mix']} frames: {o}" for row, o in three],
+            value, low, high, n, title="Which action wins a window of three actions",
+            xlabel="share of windows won", null=None, limits=(0, 1))
+
+
+def _recency_words(index):
+    interval = "" if index.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*index.ci95)
+    return f"Recency index {index.value:+.2f}{interval} (+1 the last frame decides, -1 the first)."
 
 
 def _grid(estimates):

@@ -7,13 +7,17 @@ import numpy as np
 from lrcn.study import figures
 from lrcn.study.movies import mixes
 
+NAMED = ("readout", "bidirectional", "loss_per_step")
 
-def variant_name(settings):
-    """Read-out and direction, what the original's question is about."""
+
+def variant_name(settings, flags=()):
+    """Read-out and direction, what the original's question is about, and the flags that differ besides."""
+    more = [f"{name} {value}" for name, value in dict(flags).items() if name not in NAMED]
     if settings["readout"] == "none":
-        return "none (no LSTM)"
-    steps = ", per step" if settings["per_step"] else ""
-    return f"{settings['readout']}, {'both ways' if settings['bidirectional'] else 'one way'}{steps}"
+        return ", ".join(["none (no LSTM)", *more])
+    steps = ["per step"] if settings["per_step"] else []
+    return ", ".join([settings["readout"], "both ways" if settings["bidirectional"] else "one way", *steps,
+                      *more])
 
 
 def note(settings):
@@ -59,7 +63,7 @@ def metrics(found, settings):
         "shares_by_mix": {row["mix"]: {k: as_json(v) for k, v in row.items() if k != "mix"}
                           for row in found.shares},
         "majority_or_last_frame": as_json(found.duel),
-        "recency_index": found.switching["hard"].recency.as_json(),
+        "recency_index": found.recency.as_json(),
         "switching": as_json(found.switching),
         "hard_minus_mixed": {str(k): e.as_json() for k, e in enumerate(found.order_effect)},
         "influence_by_position": as_json(found.influence),
@@ -71,12 +75,12 @@ def metrics(found, settings):
 
 def sentence(found):
     """The study in one line."""
-    duel, index = found.duel, found.switching["hard"].recency
+    duel = found.duel
     n, text = found.accuracy.n, ""
     if duel["majority"].n:
         text = (f"; where majority and last frame disagree (n = {duel['majority'].n}), the majority wins "
                 f"{cell(duel['majority'])}, the last frame {cell(duel['last_frame'])}; recency index "
-                f"{cell(index)}")
+                f"{cell(found.recency)}")
     return (f"{len(found.windows.movie)} windows of {int(found.windows.movie.max()) + 1} movies, "
             f"accuracy {cell(found.accuracy)} (n = {n}){text}")
 

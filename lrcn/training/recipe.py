@@ -149,6 +149,13 @@ class Recipe:
                 settings[name] = str(Path(settings[name]).expanduser().resolve())
         return settings
 
+    def choices(self):
+        """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
+        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir"}
+        aside |= {"hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
+        return {f.name: getattr(self, f.name) for f in fields(self)
+                if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
+
 
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",

@@ -53,6 +53,46 @@ def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_
     assert rows[2]["minus_first"] == "" == rows[2]["minus_first_low"]
 
 
+def with_settings(folder, **settings):
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else_differs(tmp_path):
+    random = np.random.default_rng(0)
+    one, two, wide = (with_settings(made_up_run(tmp_path / name, random.random(40) < 0.7), **settings)
+                      for name, settings in (("one", {"seed": 1, "local_dir": "a", "hidden_size": 8}),
+                                             ("two", {"seed": 2, "local_dir": "b", "hidden_size": 8}),
+                                             ("wide", {"seed": 1, "epochs": 7, "hidden_size": 16})))
+    result = run("compare.py", f"{one},{two}", wide, "--output", tmp_path / "out", "--no-speed")
+    first, second = table(last_line(result) / "comparison.csv")
+    assert (first["runs"], first["flags"]) == ("2", "")
+    assert second["flags"] == "hidden_size 16, epochs 7" and "hidden_size 16, epochs 7" in result.out
+    one_line(run("compare.py", f"{one},{wide}", "--output", tmp_path / "out", "--no-speed", ok=False),
+             "wide has hidden_size 16, epochs 7")
+
+
+def test_runs_that_are_right_everywhere_have_an_interval_all_the_same(tmp_path):
+    runs = [made_up_run(tmp_path / name, [True] * 80) for name in "ab"]
+    first, second = table(last_line(run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed"))
+                          / "comparison.csv")
+    assert 0.88 < float(first["ci95_low"]) < 0.93 and float(first["ci95_high"]) == 1
+    assert float(second["minus_first_low"]) < -0.05 and float(second["minus_first_high"]) > 0.05
+
+
+@pytest.mark.parametrize("name, text, says", [
+    ("test/predictions.csv", "", "predictions.csv"),
+    ("test/predictions.csv", "video,class,group,right\n", "run test.py again"),
+    ("test/predictions.csv", "video,class,group,right\nv,A,g,yes\n", "right 0 or 1"),
+    ("test/metrics.json", '{"parameters": "7"}', "parameters"),
+    ("settings.json", '{"seed": 1, "hidden_size": "5"}', "hidden_size: expected a whole number"),
+    ("settings.json", "[]", "settings.json")])
+def test_a_damaged_file_is_one_line(tmp_path, name, text, says):
+    folder = with_settings(made_up_run(tmp_path / "one", [True, False]), seed=1)
+    (folder / name).write_text(text)
+    one_line(run("compare.py", folder, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+
+
 def test_a_run_that_was_not_tested_is_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     for words, says in (((tmp_path / "run",), "run test.py on it first"), ((tmp_path / "absent",), "absent"),

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 64, "--latent_dim", 16,
          "--hidden_size", 8, "--num_workers", 0, "--open_new_folder", "False", "--epochs", 2)
-FAST = ("--num_workers", 0, "--bootstrap", 50)
+FAST = ("--num_workers", 0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_shares_in_both_files_agree_with_an_independent_count(studied):
     metrics, rows = read(studied[1])
     check_counts(metrics, rows)
     assert metrics["movies"] == 5 and metrics["windows"] == 5 * (6 * 5 - 5 + 1)
-    assert len(metrics["ci95"]) == 2 and metrics["ci95"][0] <= metrics["accuracy"] <= metrics["ci95"][1]
+    assert metrics["ci95"][0] < metrics["accuracy"] < metrics["ci95"][1]
     assert metrics["shares_by_mix"]["3+2"]["n"] == 5 * 5
 
 

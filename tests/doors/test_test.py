@@ -191,21 +191,7 @@ def test_all_windows_are_a_flag(copied, long_clips):
     assert (figures["windows"], figures["flip"], figures["videos"]) == ("all", True, 42)
 
 
-# ---------------------------------------------------------------- intervals
-
-def test_the_interval_draws_whole_groups():
-    random = np.random.default_rng(0)
-    right = np.repeat(random.random(50) < 0.6, 8)     # the eight clips of a group agree
-    groups = np.repeat(np.arange(50), 8)
-    low, high = scores.bootstrap_interval(right, groups)
-    one_low, one_high = scores.bootstrap_interval(right, np.arange(400))
-    p = right.mean()
-    for a, b, n in ((low, high, 50), (one_low, one_high, 400)):
-        expected = 1.96 * np.sqrt(p * (1 - p) / n)
-        assert (b - a) / 2 == pytest.approx(expected, rel=0.1)
-        assert a <= p <= b
-    assert scores.bootstrap_interval(right, groups) == [low, high], "it is drawn anew every time"
-
+# ---------------------------------------------------------------- classes
 
 def test_classes_with_less_than_half_the_medians_videos_are_marked():
     assert scores.under_represented(np.array([10, 10, 4, 5, 12])).tolist() == [0, 0, 1, 0, 0]

@@ -1,0 +1,145 @@
+"""How often the intervals hold the truth, on planted data whose truth is known.
+
+    python tests/simulations.py [REPLICATES]        the tables of docs/statistics.md (4000: half an hour)
+
+Tests run single cells of these tables, with fewer replicates (see `near`).
+"""
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lrcn import scores
+from lrcn.scores import Units
+from lrcn.study import figures
+from lrcn.study.movies import draw_movies, find_cuts, play
+from lrcn.study.network import margin
+
+GROUPS, TRUTHS = (10, 40, 700), (0.5, 0.9, 0.99)
+KERNELS = {"blind to order": np.ones(5), "1 to 5": np.arange(1, 6.0),
+           "last frames": np.array([0, 0, 0, 0.2, 0.8]), "first frames": np.exp(-np.arange(5.0))}
+
+
+def near(covered, low, high, replicates):
+    """Whether a share of covered intervals agrees with a coverage in [low, high], chance (4 sd) allowed."""
+    spread = 4 * np.sqrt(0.05 * 0.95 / replicates)
+    return low - spread <= covered <= high + spread
+
+
+def holds(ends, truth):
+    return ends[0] - 1e-9 <= truth <= ends[1] + 1e-9
+
+
+def sizes(rng, groups, single):
+    """int (G,): one clip a group, or four to seven of them as in UCF-101's test lists."""
+    return np.ones(groups, int) if single else rng.integers(4, 8, groups)
+
+
+def accuracy(groups, truth, correlation, replicates, seed=0):
+    """Coverage of the interval of an accuracy. Groups of one clip where correlation is None; else the
+    groups' own accuracies follow a beta distribution with that correlation within a group."""
+    rng, held = np.random.default_rng((seed, groups)), 0
+    for _ in range(replicates):
+        n, own = sizes(rng, groups, correlation is None), np.full(groups, truth)
+        if correlation:
+            a = 1 / correlation - 1
+            own = rng.beta(truth * a, (1 - truth) * a, groups)
+        right = rng.random(n.sum()) < np.repeat(own, n)
+        held += holds(scores.share_of(right, np.repeat(np.arange(groups), n)).ci95, truth)
+    return held / replicates
+
+
+def difference(groups, first, other, correlation, replicates, seed=0):
+    """Coverage of the paired interval of two runs' difference. Both answers come from normal variables
+    that share a group's effect (`correlation`) and a clip's; groups of one clip where it is None."""
+    rng, held = np.random.default_rng((seed, groups)), 0
+    for _ in range(replicates):
+        n = sizes(rng, groups, correlation is None)
+        group, share = np.repeat(np.arange(groups), n), correlation or 0
+        common = np.sqrt(0.8) * rng.normal(size=groups)[group], rng.normal(size=len(group))
+        right = []
+        for truth in (first, other):
+            of_group = common[0] + np.sqrt(0.2) * rng.normal(size=groups)[group]
+            of_clip = np.sqrt(0.5) * (common[1] + rng.normal(size=len(group)))
+            score = np.sqrt(share) * of_group + np.sqrt(1 - share) * of_clip
+            right.append(score[None] < stats.norm.ppf(truth))
+        held += holds(scores.paired(*right, group)[1], other - first)
+    return held / replicates
+
+
+def window_share(groups, truth, replicates, seed=0):
+    """Coverage of a share of windows, each over clips of two groups, whose effects are normal."""
+    rng, held = np.random.default_rng((seed, groups)), 0
+    for _ in range(replicates):
+        pairs = np.array([rng.choice(groups, 2, replace=False) for _ in range(10 * groups)])
+        effect = np.sqrt(0.3) * rng.normal(size=groups)
+        won = effect[pairs].sum(1) + np.sqrt(0.4) * rng.normal(size=len(pairs)) < stats.norm.ppf(truth)
+        held += holds(Units(pairs).means(won, share=True)[0].ci95, truth)
+    return held / replicates
+
+
+def planted_margins(rng, weights, gain, drift, groups, seed):
+    """({control: margins (M, T+1)}, Units of the cuts) of a network that adds up its frames' evidence.
+
+    weights (T,): what each place counts; gain: logits for evidence; drift: how far a clip's evidence
+    grows (or fades) from its mean to its last frame, as a share of it.
+    """
+    T, classes = len(weights), 8
+    group = np.repeat(np.arange(groups), 2)
+    labels = group % classes
+    x = 4 * np.eye(classes)[labels][:, None] * (1 + drift * np.linspace(-1, 1, T))[:, None]
+    x = x + rng.normal(size=(groups, 1, classes))[group] + 0.3 * rng.normal(size=(groups, T, classes))[group]
+    x = x + rng.normal(size=x.shape)
+    cuts = find_cuts(draw_movies(labels, 60, 12, np.full(len(labels), T), seed), labels, T)
+    margins = {}
+    for control in ("hard", "backwards"):
+        z = gain * np.einsum("mktc,t->mkc", x[play(cuts, control, seed)], weights / weights.sum())
+        margins[control] = figures.play_order(margin(z, cuts), control)
+    return margins, Units(group[cuts.videos])
+
+
+def recency(weights, gain, drift, groups, replicates, seed=0):
+    """(the truth, mean index, coverage of its interval, mean index of the hard cut alone)."""
+    truth = float(np.dot(weights / weights.sum(), np.linspace(-1, 1, len(weights))))
+    rng, found, alone, held = np.random.default_rng((seed, groups, int(10 * gain))), [], [], 0
+    for i in range(replicates):
+        margins, units = planted_margins(rng, weights, gain, drift, groups, i)
+        both = figures.recency_index(figures.both_ways(margins["hard"], margins["backwards"]), units)
+        found.append(both.value)
+        alone.append(figures.recency_index(margins["hard"], units).value)
+        held += holds(both.ci95, truth)
+    return truth, np.mean(found), held / replicates, np.mean(alone)
+
+
+def table(title, header, rows):
+    print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for row in rows:
+        cells = (x if isinstance(x, str) else f"{round(x, 3) + 0.0:.3f}" for x in row)
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main(replicates=4000):
+    columns = [(g, p) for g in GROUPS for p in TRUTHS]
+    header = [f"{g} groups, {p}" for g, p in columns]
+    kinds = (None, "one clip a group"), (0, "4 to 7 clips, independent"), (0.1, "correlation 0.1"), (
+        0.3, "0.3"), (0.5, "0.5"), (0.7, "0.7")
+    table("Accuracy", ["", *header], ([name, *(accuracy(*c, rho, replicates) for c in columns)]
+                                      for rho, name in kinds))
+    pairs = [(g, *p) for g in GROUPS for p in ((0.5, 0.5), (0.5, 0.6), (0.9, 0.9), (0.9, 0.95), (0.99, 0.99))]
+    table("Difference of two runs", ["groups, accuracies", "one clip a group", "4 to 7 clips, 0.3", "0.6"],
+          ([f"{g}, {a} and {b}", *(difference(g, a, b, rho, replicates // 2) for rho in (None, 0.3, 0.6))]
+           for g, a, b in pairs))
+    table("Share of windows over two groups", ["groups", *map(str, TRUTHS)],
+          ([str(g), *(window_share(g, p, replicates // 2) for p in TRUTHS)] for g in (10, 40, 110)))
+    table("Recency index", ["weights", "gain", "drift", "groups", "truth", "index", "coverage",
+                            "as joined alone"],
+          ([name, str(gain), str(drift), str(g), *recency(w, gain, drift, g, replicates // 4)]
+           for name, w in KERNELS.items() for gain in (0.3, 3) for drift in (0, 0.5) for g in (10, 40)))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
