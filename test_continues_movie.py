@@ -22,7 +22,7 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.clips.frames import Clip, windows
-from lrcn.encoding.features import MeanFrame, Options, encode_clips
+from lrcn.encoding.features import MeanFrame, encode_clips
 from lrcn.runs import RunFolder, StudyFolder
 from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide
@@ -63,7 +63,7 @@ def load_clips(trained, args, device):
     clips = [windows(v, longest)[0] for v in data.videos]
     whole = [windows(v, length)[0] for v in data.videos]
     encoder = trained.model.encoder.requires_grad_(False)
-    options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache)
+    options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
     found = encode_clips(encoder, clips, data.folder, options, "test")
     mean = mean_frame_features(encoder, whole, data.folder, options)
     frames = [min(v.frames, longest) if args.segment_frames else length for v in data.videos]

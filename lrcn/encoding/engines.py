@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.encoding import surgery
 
@@ -62,16 +63,19 @@ def candidates(backend, precision, device):
         if backend not in ("auto", "torch"):
             raise UserError(f"--encoder_backend {backend}: it runs on the CPU, and --device is {device}; "
                             f"take torch, or --device cpu")
-        fast = "bfloat16" if device.type == "cuda" else "float32"
-        return [Engine("torch", fast if precision == "auto" else precision)]
+        if precision != "auto":
+            return [Engine("torch", precision)]
+        return [Engine("torch", "bfloat16"), Engine()] if device.type == "cuda" else [Engine()]
     if backend not in ("auto", "torch") and not installed(backend):
         raise UserError(f"--encoder_backend {backend}: it is not installed; pip install {backend}, or "
                         f"take torch")
     if (backend, precision) == ("onnxruntime", "bfloat16"):
         raise UserError("--encoder_precision bfloat16: onnxruntime has it on no CPU; take openvino or torch")
+    if (backend, precision) == ("torch", "auto"):   # asked for by name, it is the plain one
+        return [Engine()]
     if precision == "auto":
         precision = "bfloat16" if cpu_has_bfloat16() and backend != "onnxruntime" else "float32"
-        last = [Engine()] if backend in ("auto", "torch") else [Engine(backend, "float32")]
+        last = [Engine()] if backend == "auto" else [Engine(backend, "float32")]
     else:
         last = [Engine("torch", precision)] if backend == "auto" else []
     order = (["openvino", "torch"] if precision == "bfloat16" else ["onnxruntime", "openvino", "torch"])
@@ -87,8 +91,7 @@ class FrameEncoder:
     """
 
     def __init__(self, encoder, device, compile=False, engine=None):
-        self.device, self.engine = device, engine or candidates("torch", "auto" if device.type == "cuda"
-                                                                else "float32", device)[0]
+        self.device, self.engine = device, engine or candidates("torch", "auto", device)[0]
         self.transform = encoder.transform
         self.encoder = surgery.for_inference(encoder.to(device))
         self.run = self._torch
@@ -119,6 +122,40 @@ class FrameEncoder:
         return f"its features have a cosine of {cosine:.3f} to those of PyTorch in float32"
 
 
+def attempt(encoder, device, engine, frames, compile=False):
+    """(FrameEncoder, what it says of frames, None) of an engine that serves, else (None, None, why not)."""
+    try:
+        ready = FrameEncoder(encoder, device, compile, engine)
+        values, fault = ready(frames), ready.fault(frames)
+    except (RuntimeError, ImportError, AttributeError, TypeError, ValueError) as error:
+        if engine == Engine():
+            raise
+        fault = " ".join(str(error).split())[:200] or type(error).__name__
+    return (None, None, fault) if fault else (ready, values, None)
+
+
+def fastest(encoder, device, backend="auto", precision="auto"):
+    """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
+    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, 3, 8, 8,
+                        generator=torch.Generator().manual_seed(0)) * 255
+    clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
+    frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
+    for engine in candidates(backend, precision, device):
+        ready, _, fault = attempt(encoder, device, engine, frames)
+        if ready:
+            return ready
+        cli.say(not_used(engine, fault))
+    raise nothing_serves(backend)
+
+
+def not_used(engine, fault):
+    return f"{engine} is not used: {fault}"
+
+
+def nothing_serves(backend):
+    return UserError(f"--encoder_backend {backend}: it does not serve for this encoder; take auto or torch")
+
+
 class _ChannelsLast(nn.Module):
     """The encoder on frames as they lie in memory, (N, [M,] S, S, 3): the engine turns them around."""
 
@@ -140,15 +177,21 @@ def _openvino(encoder, precision):
         model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
     compiled = {}
 
-    def run(frames):
+    def infer(frames):
         n = len(frames)
-        if n not in compiled:   # made for a shape it is half as fast again
+        if n not in compiled:   # made for one shape it is half as fast again
             model.reshape([n, *encoder.transform.shape])
             options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                        "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
             compiled[n] = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-        out = compiled[n].infer([np.ascontiguousarray(frames.numpy())], share_inputs=True)[0]
-        return torch.from_numpy(out.copy())
+        return compiled[n].infer([frames], share_inputs=True)[0].copy()
+
+    def run(frames):
+        block, frames = BLOCK["cpu"], np.ascontiguousarray(frames.numpy())
+        whole = len(frames) // block * block
+        parts = [infer(frames[i:i + block]) for i in range(0, whole, block)]
+        parts += [infer(frames[i:i + 1]) for i in range(whole, len(frames))]   # of a camera: one by one
+        return torch.from_numpy(np.concatenate(parts))
     return run
 
 

@@ -16,15 +16,15 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
+from lrcn.base.workers import quiet
 from lrcn.clips.frames import Clip, clip_frames
 from lrcn.encoding.contents import fingerprints
-from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, candidates
+from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
 from lrcn.encoding.store import ENTRY, FORMAT, Store, older_caches, size_of, view_number
 
 # What a kill costs at the most; a store that is written more often slows the encoder.
@@ -48,8 +48,6 @@ class Options:
 
     @property
     def engines(self):
-        if (self.backend, self.precision, self.device.type) == ("torch", "auto", "cpu"):
-            return [Engine()]
         return candidates(self.backend, self.precision, self.device)
 
 
@@ -157,7 +155,7 @@ def frame_loader(frames, options, device):
     """Blocks of decoded frames, in order, made in worker processes ahead of the encoder."""
     return DataLoader(frames, batch_size=None, num_workers=options.num_workers,
                       pin_memory=device.type == "cuda",
-                      prefetch_factor=4 if options.num_workers else None)
+                      prefetch_factor=4 if options.num_workers else None, worker_init_fn=quiet)
 
 
 # ---------------------------------------------------------------- features
@@ -257,20 +255,17 @@ def _plan(encoder, rows, folder, options, what, held):
             _say_work(what, found, engine)
             return Plan(engine, store.key, store.description, wanted, found), ready
         lock.close()
-        cli.say(f"{engine} is not used: {store.description['refused']}")
-    raise _nothing_serves(options)
-
-
-def _nothing_serves(options):
-    return UserError(f"--encoder_backend {options.backend}: it does not serve for this encoder; take auto "
-                     f"or torch")
+        cli.say(not_used(engine, store.description["refused"]))
+    raise nothing_serves(options.backend)
 
 
 def _say_work(what, found, engine):
     missing = int((found < 0).sum())
-    there = f", {len(found) - missing} are in the feature store" if missing else ", all in the feature store"
-    cli.say(f"{what}: {len(found)} frames{there}"
-            + (f"; {missing} to encode with {engine}" if missing else f" ({engine})"))
+    if missing:
+        cli.say(f"encoding {what}: {missing} frames, {len(found) - missing} more are in the feature store; "
+                f"{engine}")
+    else:
+        cli.say(f"{what}: all {len(found)} frames are in the feature store; {engine}")
 
 
 def say_older(folder):
@@ -304,14 +299,7 @@ def _first_use(encoder, engine, rows, folder, options):
     frames = torch.from_numpy(first)
     frames[0] = torch.randint(0, 256, frames.shape[1:], dtype=torch.uint8,
                               generator=torch.Generator().manual_seed(0))
-    try:
-        ready = FrameEncoder(encoder, options.device, options.compile, engine)
-        values = ready(frames)
-        fault = ready.fault(frames)
-    except (RuntimeError, ImportError, AttributeError, TypeError, ValueError) as error:
-        if engine == Engine():
-            raise
-        fault = " ".join(str(error).split())[:200] or type(error).__name__
+    ready, values, fault = attempt(encoder, options.device, engine, frames, options.compile)
     if fault:
         return None, {"refused": fault, "refused_by": engine.version}
     small = options.dtype == "float16" and bool(values[0].abs().max() < FLOAT16_ROOM)
@@ -325,9 +313,11 @@ def _in_memory(encoder, rows, index, folder, options, what):
         ready, said = _first_use(encoder, engine, rows, folder, options)
         if ready:
             break
-        cli.say(f"{engine} is not used: {said['refused']}")
+        cli.say(not_used(engine, said["refused"]))
     else:
-        raise _nothing_serves(options)
+        raise nothing_serves(options.backend)
+    if options.rank.first:
+        cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
     values = np.empty((len(rows), *said["shape"]), said["dtype"])
 
     def keep(numbers, found):
@@ -340,8 +330,8 @@ def _in_memory(encoder, rows, index, folder, options, what):
 
 def _encode(frame_encoder, blocks, keep, dtype, options, what):
     """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
-    bar = tqdm(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
-               disable=not options.rank.first, mininterval=0.5, smoothing=0.05)
+    bar = cli.progress(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
+                       show=options.rank.first, mininterval=0.5, smoothing=0.05)
     under_way, done, kept_at = deque(), [], time.monotonic()
 
     def flush():

@@ -68,13 +68,14 @@ def say_store(store, videos):
     spec = key["encoder"]
     part = f" up to {spec['up_to']}" if "up_to" in spec else ""
     cli.say(f"{store.path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
-            f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: {count} frames, "
-            f"{files.gigabytes(size_of(store.path))}, {count - useful} of no use")
+            f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
+            f"{count} frames, {files.gigabytes(size_of(store.path))}, {count - useful} of no use")
 
 
 def main():
     parser = cli.Parser(__doc__)
-    parser.add_argument("sampled_data_path", metavar="SAMPLED", help="folder that preprocessing_data.py wrote")
+    parser.add_argument("sampled_data_path", metavar="SAMPLED",
+                        help="folder that preprocessing_data.py wrote")
     parser.add_boolean("--prune", default=False, help="remove what no sampled video needs, and older formats")
     parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
     args = parser.parse_args()
