@@ -26,7 +26,8 @@ from lrcn.base.ranks import Rank
 from lrcn.clips import splits
 from lrcn.clips.frames import clip_frames, windows
 from lrcn.clips.manifest import SampledVideo, read_sampled
-from lrcn.encoding.features import BLOCK, FrameEncoder, Options, encode_clips, unique_rows
+from lrcn.encoding.engines import BLOCK, FrameEncoder
+from lrcn.encoding.features import Options, encode_clips, unique_rows
 from lrcn.training import engine
 from lrcn.training.feeds import FeatureFeed, epoch_steps
 

@@ -18,7 +18,6 @@ from lrcn.base.ranks import ranks
 from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import grids, labels, plots
-from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder, TestFolder
 from lrcn.video.sampling import Rate
@@ -129,8 +128,8 @@ def main():
         data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
             cli.say(data.note)
-        options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache,
-                          compile=args.compile, rank=rank)
+        options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
+                                         compile=args.compile, rank=rank)
         probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
     if not rank.first:
         return

@@ -12,21 +12,17 @@ too. Folders and split are those that the run was trained with, unless flags say
 studies each and compares: runs that differ in their seed alone are pooled. It leaves
 comparison.csv, comparison.json and pictures in --output_dir.
 """
-import hashlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 import dataset
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips.frames import clip_frames, windows
-from lrcn.encoding.features import FrameEncoder, Options, encode_clips, frame_loader
-from lrcn.encoding.store import cache_key
+from lrcn.clips.frames import Clip, windows
+from lrcn.encoding.features import MeanFrame, encode_clips
 from lrcn.runs import RunFolder, StudyFolder
 from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide
@@ -57,7 +53,7 @@ def parse_args():
 def load_clips(trained, args, device):
     """(dataset.TestData, [frames.Clip], network.Clips) of the test videos.
 
-    Every frame is encoded once, and its features are kept in the feature cache.
+    Every frame is encoded once, and its features are kept in the feature store.
     """
     data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
     if len(set(data.labels.tolist())) < 2:
@@ -68,7 +64,7 @@ def load_clips(trained, args, device):
     clips = [windows(v, longest)[0] for v in data.videos]
     whole = [windows(v, length)[0] for v in data.videos]
     encoder = trained.model.encoder.requires_grad_(False)
-    options = Options(device, args.num_workers, trained.settings["seed"], args.feature_cache)
+    options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
     found = encode_clips(encoder, clips, data.folder, options, "test")
     mean = mean_frame_features(encoder, whole, data.folder, options)
     frames = [min(v.frames, longest) if args.segment_frames else length for v in data.videos]
@@ -77,46 +73,12 @@ def load_clips(trained, args, device):
         torch.from_numpy(np.ascontiguousarray(found)).to(device), mean[:-1].to(device), mean[-1:].to(device))
 
 
-class MeanFrames(Dataset):
-    """Block i: the mean frames of some clips, uint8 (B, [M,] S, S, 3); after the last clip, a grey one."""
-
-    def __init__(self, folder, clips, transform, seed, size=8):
-        self.source, self.clips, self.size = (folder, transform, seed), [*clips, None], size
-
-    def __len__(self):
-        return -(-len(self.clips) // self.size)
-
-    def __getitem__(self, i):
-        cv2.setNumThreads(1)
-        folder, transform, seed = self.source
-        grey = np.full(transform.shape, 128, np.uint8)
-        return np.stack([grey if clip is None else
-                         clip_frames(folder, clip, transform, seed).mean(0).round().astype(np.uint8)
-                         for clip in self.clips[i * self.size:(i + 1) * self.size]])
-
-
 def mean_frame_features(encoder, clips, folder, options):
-    """Features of each clip's mean frame and, last, of a grey frame: float32 (V + 1, D).
-
-    They are kept beside the feature cache, under a name made of all that they depend on.
-    """
-    rows = [(clip.video, clip.view, frame) for clip in clips for frame in clip.frames]
-    key = cache_key(encoder, rows, folder, options, "mean frames")
-    path = Path(folder) / "features" / f"mean-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npy"
-    try:
-        kept = np.load(path)
-        if kept.shape[0] == len(clips) + 1 and kept.dtype == np.float32:
-            return torch.from_numpy(kept)
-    except (OSError, ValueError, EOFError):     # absent, or cut off: made again
-        pass
-    frames = MeanFrames(folder, clips, encoder.transform, options.seed)
-    encode = FrameEncoder(encoder, options.device)
-    found = torch.cat([encode(block).float().cpu() for block in
-                       frame_loader(frames, options, options.device)])
-    path.parent.mkdir(exist_ok=True)
-    with files.atomic(path) as temporary:
-        np.save(temporary, found.numpy())
-    return found
+    """Features of each clip's mean frame and, last, of a grey frame: float32 (V + 1, D), from the store."""
+    means = [Clip(clip.video, (0,), MeanFrame(clip.frames)) for clip in clips]
+    means.append(Clip(None, (0,), MeanFrame()))
+    found = encode_clips(encoder, means, folder, options, "mean frames of test")
+    return torch.from_numpy(np.asarray(found)[:, 0]).float()
 
 
 # ---------------------------------------------------------------- the study

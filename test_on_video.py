@@ -145,7 +145,8 @@ def main():
     device = utils.choose_device(args.device)
     trained = utils.load_trained(args.model_dir, args.model_name, device)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).films
-    slider = Slider(trained, device)
+    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
+                    args.encoder_precision or trained.recipe.encoder_precision)
     failed = 0
     with Stop() as stop:
         if isinstance(sources[0][0], str):

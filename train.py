@@ -119,7 +119,8 @@ def train(recipe, checkpoint, device, rank):
         say_samples(samples, classes)
     model = make_model(recipe, classes, state, checkpoint).to(device)
     network, encoder, groups = trained_part(recipe, model)
-    options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank)
+    options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank,
+                      backend=recipe.encoder_backend, precision=recipe.encoder_precision)
     feeds = make_feeds(recipe, encoder or model.encoder, encoder is not None, samples, options)
     if network is model.head:   # a head on cached features trains in seconds: rank 0 does it alone
         if not rank.first:

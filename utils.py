@@ -15,6 +15,8 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import Number
 from lrcn.encoding import backbones
+from lrcn.encoding.engines import BACKENDS, PRECISIONS
+from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training.recipe import Recipe
 from lrcn.video.sampling import Rate
@@ -109,9 +111,25 @@ def add_model_flags(parser, several=False):
     network.add_argument("--model_name", default=None, metavar="FILE",
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add_encoder_flags(machine)
     machine.add_argument("--num_workers", type=cli.count, default=4, help="processes that decode frames")
     machine.add_argument("--batch_size", type=cli.positive_int, default=32,
                          help="accepted for old command lines; the result and the speed do not depend on it")
+
+
+def add_encoder_flags(parser):
+    """What runs the encoder, where the training's choice is not the one."""
+    parser.add_argument("--encoder_backend", choices=BACKENDS, default=None,
+                        help="what runs the encoder (default: as in the training)")
+    parser.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
+                        help="in which precision (default: as in the training)")
+
+
+def encoding_options(args, trained, device, **more):
+    """features.Options of a script that encodes for a trained model. more: of Options."""
+    return Options(device, args.num_workers, trained.recipe.seed,
+                   backend=args.encoder_backend or trained.recipe.encoder_backend,
+                   precision=args.encoder_precision or trained.recipe.encoder_precision, **more)
 
 
 def add_data_flags(parser):

@@ -15,7 +15,9 @@ from commands import ROOT, Result, run, start
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
 TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
         "--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--device", "cpu",
-        "--val_check_interval", 1, "--checkpoint_interval", 2, "--no-pictures")
+        "--val_check_interval", 1, "--checkpoint_interval", 2, "--no-pictures",
+        # what is installed beside PyTorch, and the machine's instructions, change no figure
+        "--encoder_backend", "torch", "--encoder_precision", "float32")
 ONE_THREAD = {"OMP_NUM_THREADS": 1}
 
 

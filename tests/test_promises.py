@@ -39,6 +39,7 @@ from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
+from lrcn.encoding.store import ENTRY
 
 HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 
@@ -129,9 +130,8 @@ def test_promise_1_a_kill_at_any_moment_of_encoding(whole, demo, sampled, tmp_pa
             process = start(script, *command, env=ONE_THREAD | {"KILL_AT": moments.randint(5, 24)})
         assert process.wait().code == -signal.SIGKILL, "it was not killed"
         check_what_is_there(tmp_path / "runs")
-        sums = [np.fromfile(path, np.uint64) for path in mine.glob("features/*/blocks.bin")]
-        kept = max(kept, sum(int((s > 0).sum()) for s in sums))
-        went_on += "blocks are there" in process.out
+        kept = max(kept, *(path.stat().st_size for path in mine.glob("features/*/*.index")), 0)
+        went_on += " frames, 0 more are in" not in process.out
     assert kept and went_on >= 3
     assert_same_run(last_line(run("train.py", *command, env=ONE_THREAD)), whole)
 
@@ -442,7 +442,7 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
             "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000)")
     script = patched(tmp_path, "train.py", full)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
-    one_line(result, "the feature cache needs 0.12 MB", "0.02 MB are free")
+    one_line(result, "the feature store needs 0.13 MB", "0.02 MB are free")
     run("train.py", *flags(demo, mine, tmp_path / "first", "--epochs", 1), env=ONE_THREAD)
     result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
     one_line(result, "the checkpoints need", "0.02 MB are free")
@@ -465,8 +465,8 @@ def full(real, after):
 
 
 @pytest.mark.parametrize("patch", [
-    # the feature cache, before it is written and in its middle
-    FULL + "os.posix_fallocate = full(os.posix_fallocate, 0)",
+    # the feature store, at its first byte and in its middle
+    FULL + "os.pwrite = full(os.pwrite, 0)",
     FULL + "features.KEEP_SECONDS = 0\nos.pwrite = full(os.pwrite, 9)",
     # a checkpoint, as torch's own writer reports it
     "import resource, signal\nfrom lrcn import checkpoints\nsave = checkpoints.save_file\n"
@@ -537,13 +537,15 @@ def test_promise_11_two_runs_of_the_same_second_get_two_folders(demo, sampled, t
 
 
 @pytest.mark.slow
-def test_promise_11_two_runs_that_encode_the_same_clips_share_one_cache(demo, sampled, tmp_path, whole):
+def test_promise_11_two_runs_that_encode_the_same_clips_share_the_work(demo, sampled, tmp_path, whole):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
     processes = [start("train.py", *command, env=ONE_THREAD) for _ in range(2)]
     for process in processes:
         assert_same_run(last_line(process.wait()), whole)
-    assert len(list((mine / "features").iterdir())) == 2, "one cache for each view"
+    [index] = mine.glob("features/*/*.index")
+    entries = np.fromfile(index, ENTRY)[["video", "view", "frame"]]
+    assert len(np.unique(entries)) == len(entries), "a frame was encoded twice"
 
 
 # ---------------------------------------------------------------- 12: figures

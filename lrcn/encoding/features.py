@@ -1,52 +1,41 @@
-"""Encode every frame once: the feature cache, and the encoder at its machine's speed.
+"""Encode every frame once: from clips to features, through the feature store.
 
-    features = encode_clips(encoder, clips, "sampled", options)   # (clips, T, D) float16
+    features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
+    features[[3, 1]]                                              # float16 (2, T, D), read from disk
 
-A cache lies in <sampled_data_dir>/features/<key>/, where the key is the content: the encoder, a
-digest of its weights, its transform, the clips and their sampled files, the seed of the views, the
-precision. Safe to delete. Files in it:
-
-    key.json      what the key was made of
-    features.bin  one row a frame, float16
-    blocks.bin    one uint64 a block of rows: its CRC32 + 1, or 0 while it has not been encoded
-
-Every block is checked against its CRC before use; one that is missing, cut off or damaged is
-encoded again, and so a run that was stopped goes on where it was. Blocks are the encoder's batches,
-so that a feature does not depend on where a run was interrupted or on how many ranks shared it.
+Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
+neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
 """
-
 import contextlib
-import hashlib
 import json
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from lrcn.base import cli, files
+from lrcn.base import cli
 from lrcn.base.cli import UserError
+from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import quiet
 from lrcn.clips.frames import Clip, clip_frames
-from lrcn.encoding import surgery
-from lrcn.encoding.store import BLOCK, Cache, _size, cache_key
+from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
+from lrcn.encoding.store import ENTRY, FORMAT, Store, older_caches, size_of, view_number
 
-# What a kill costs at the most; a cache that is written more often slows the encoder.
+# What a kill costs at the most; a store that is written more often slows the encoder.
 KEEP_SECONDS = 2
-
-
 # Features larger than this on a probe are kept in float32: float16 ends at 65504.
 FLOAT16_ROOM = 4096
 
 
 @dataclass
 class Options:
-    """How frames are encoded."""
+    """How frames are encoded. backend, precision: see engines.candidates."""
     device: torch.device
     num_workers: int = 2
     seed: int = 42
@@ -54,26 +43,112 @@ class Options:
     dtype: str = "float16"
     compile: bool = False
     rank: Rank = field(default_factory=Rank)
+    backend: str = "torch"
+    precision: str = "auto"
+
+    @property
+    def engines(self):
+        return candidates(self.backend, self.precision, self.device)
 
 
-class FrameEncoder:
-    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, 3) -> features (N, ...), float.
+# ---------------------------------------------------------------- pictures
 
-    On a CPU float32, channels last, batch norm folded; on CUDA bfloat16 besides.
+@dataclass(frozen=True)
+class MeanFrame:
+    """The view of a clip that is one picture, the mean of its frames; of no video: grey."""
+    frames: tuple = ()
+
+
+class Rows:
+    """The pictures that some clips need, each once: a video's frame in a view.
+
+    shots: [(video, view)]; owner, frame: int32 (rows,), the shot's number and the frame's.
     """
 
-    def __init__(self, encoder, device, compile=False):
-        self.device, self.cuda = device, device.type == "cuda"
-        self.precision = "bfloat16" if self.cuda else "float32"
-        self.encoder = surgery.for_inference(encoder.to(device))
-        if compile:
-            self.encoder = torch.compile(self.encoder)
+    def __init__(self, shots, owner, frame):
+        self.shots, self.owner, self.frame = shots, owner, frame
 
-    @torch.inference_mode()
-    def __call__(self, frames):
-        frames = frames.to(self.device, non_blocking=True).movedim(-1, -3)  # channels last as it is
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.cuda):
-            return self.encoder(frames)
+    def __len__(self):
+        return len(self.owner)
+
+    def __getitem__(self, chosen):
+        """[Clip] of the chosen rows: neighbours of one shot make one clip."""
+        owner, frame = self.owner[chosen], self.frame[chosen]
+        cuts = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
+        return [Clip(self.shots[owner[a]][0], tuple(frame[a:b].tolist()), self.shots[owner[a]][1])
+                for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def unique_rows(clips):
+    """(Rows, index int32 (clips, T) into them) of clips of equal length, which may come one by one."""
+    shots, owner, frames = {}, [], []
+    for clip in clips:
+        owner.append(shots.setdefault((clip.video, clip.view), len(shots)))
+        frames.append(np.array(clip.frames, np.int32))
+    frames = np.array(frames, np.int64).reshape(len(frames), -1)
+    keys, index = np.unique(np.array(owner, np.int64)[:, None] << 32 | frames, return_inverse=True)
+    rows = Rows(list(shots), (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32))
+    return rows, index.reshape(frames.shape).astype(np.int32)
+
+
+def entries_of(folder, rows, seed):
+    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame."""
+    paths = list({video.path for video, _ in rows.shots if video})
+    prints = dict(zip(paths, fingerprints(folder, paths), strict=True))
+    none = np.zeros(2, np.uint64)
+    videos = np.array([prints[video.path] if video else none for video, _ in rows.shots], np.uint64)
+    plain = {view: view_number(str(view)) for view in (0, -1)}
+    views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed))
+                      for video, view in rows.shots], np.uint64)
+    found = np.zeros(len(rows), ENTRY)
+    found["video"], found["view"], found["frame"] = videos[rows.owner], views[rows.owner], rows.frame
+    return found
+
+
+def _view_words(video, view, seed):
+    """All that a view's pictures depend on, beside what the video holds."""
+    if isinstance(view, MeanFrame):
+        return f"mean of {view.frames}"
+    return f"{seed}/{video.cls}/{video.name}/{view}"
+
+
+def clip_pictures(folder, clip, transform, seed):
+    """uint8 (T, [M,] S, S, 3) of a clip of Rows."""
+    if not isinstance(clip.view, MeanFrame):
+        return clip_frames(folder, clip, transform, seed)
+    if clip.video is None:
+        return np.full((1, *transform.shape), 128, np.uint8)
+    frames = clip_frames(folder, Clip(clip.video, clip.view.frames), transform, seed)
+    return frames.mean(0, keepdims=True).round().astype(np.uint8)
+
+
+class Blocks:
+    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, 3).
+
+    The last one is filled up with its last picture. A file that cannot be read comes out as its
+    error's text, because a worker cannot raise across to its parent in one line.
+    """
+
+    def __init__(self, rows, chosen, folder, transform, options):
+        self.rows, self.chosen, self.size = rows, chosen, BLOCK[options.device.type]
+        self.source = folder, transform, options.seed
+
+    def __len__(self):
+        return -(-len(self.chosen) // self.size)
+
+    def numbers(self, i):
+        """The rows in batch i."""
+        return self.chosen[i * self.size:(i + 1) * self.size]
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        folder, transform, seed = self.source
+        try:
+            found = np.concatenate([clip_pictures(folder, clip, transform, seed)
+                                    for clip in self.rows[self.numbers(i)]])
+        except UserError as error:
+            return str(error)
+        return np.concatenate([found, found[-1:].repeat(self.size - len(found), 0)])
 
 
 def frame_loader(frames, options, device):
@@ -83,141 +158,204 @@ def frame_loader(frames, options, device):
                       prefetch_factor=4 if options.num_workers else None, worker_init_fn=quiet)
 
 
-class Blocks:
-    """The rows of chosen blocks as a map-style data set: i -> uint8 (rows, [M,] S, S, 3).
+# ---------------------------------------------------------------- features
 
-    A file that cannot be read comes out as its error's text, because a worker cannot raise across
-    to its parent in one line.
+class Features:
+    """Features of clips, (clips, T, ...), that are read when asked for: 4 bytes a frame in memory.
+
+    features[i], features[[3, 1]], features[5:9] are arrays; np.asarray(features) is all of them.
     """
 
-    def __init__(self, rows, size, chosen, folder, transform, seed):
-        self.rows, self.size, self.chosen = rows, size, chosen
-        self.source = folder, transform, seed
+    def __init__(self, read, index, shape, dtype):
+        self.read, self.index, self.dtype = read, index, np.dtype(dtype)
+        self.shape = (*index.shape, *shape)
 
     def __len__(self):
-        return len(self.chosen)
+        return len(self.index)
 
-    def __getitem__(self, i):
-        cv2.setNumThreads(1)
-        folder, transform, seed = self.source
-        begin = self.chosen[i] * self.size
-        try:
-            return np.concatenate([clip_frames(folder, clip, transform, seed)
-                                   for clip in _by_view(self.rows[begin:begin + self.size])])
-        except UserError as error:
-            return str(error)
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
 
+    def part(self, clips):
+        """The Features of some of the clips."""
+        index = self.index[clips]
+        return Features(self.read, index, self.shape[index.ndim:], self.dtype)
 
-def _by_view(rows):
-    """Neighbouring rows (video, view, frame) of one video and view, as one Clip each."""
-    clips = []
-    for video, view, frame in rows:
-        if clips and clips[-1].video is video and clips[-1].view == view:
-            clips[-1] = Clip(video, (*clips[-1].frames, frame), view)
-        else:
-            clips.append(Clip(video, (frame,), view))
-    return clips
+    def __getitem__(self, clips):
+        if isinstance(clips, tuple):
+            return self[clips[0]][clips[1:]]
+        return self.read(self.index[clips])
+
+    def __array__(self, dtype=None, copy=None):
+        return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
-def unique_rows(clips):
-    """([(video, view, frame)] without repeats, index int64 (clips, T) into them)."""
-    wanted = {}
-    for clip in clips:
-        wanted.setdefault((clip.video, clip.view), set()).update(clip.frames)
-    rows = [(video, view, frame) for (video, view), frames in wanted.items() for frame in sorted(frames)]
-    number = {row: i for i, row in enumerate(rows)}
-    index = [[number[clip.video, clip.view, frame] for frame in clip.frames] for clip in clips]
-    return rows, np.array(index, np.int64).reshape(len(clips), -1)
+@dataclass
+class Plan:
+    """What there is to do, as rank 0 sees it: the rows of `found` that are -1 are to be encoded."""
+    engine: Engine
+    key: dict
+    description: dict
+    wanted: np.ndarray
+    found: np.ndarray
 
 
 def encode_clips(encoder, clips, folder, options, what="frames"):
-    """Features of clips, (clips, T, ...) of options.dtype; every frame of a view is encoded once.
+    """Features of clips; every frame of a view is encoded once, in the life of a data set.
 
     float32 takes the place of float16 where the features would not fit into it.
     encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`).
-    clips: dataset.Clips of equal length. Kept in the cache of `folder` unless options.cache is off.
+    clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
     """
     rows, index = unique_rows(clips)
-    frame_encoder = FrameEncoder(encoder, options.device, options.compile)
-    noise = torch.randint(0, 256, (1, *encoder.transform.shape), dtype=torch.uint8,
-                          generator=torch.Generator().manual_seed(0))
-    probe = frame_encoder(noise)
-    shape = tuple(probe.shape[1:])
-    if options.dtype == "float16" and not probe.abs().max() < FLOAT16_ROOM:
-        # Deep networks without trained weights let their activations grow without bound.
-        options = replace(options, dtype="float32")
-    size = BLOCK[options.device.type]
-
-    def encode(chosen, keep):
-        blocks = Blocks(rows, size, chosen, folder, encoder.transform, options.seed)
-        _encode(frame_encoder, blocks, keep, options, what)
-
-    if options.cache:
-        key = cache_key(encoder, rows, folder, options, frame_encoder.precision)
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        cache = Cache(Path(folder) / "features" / name, len(rows), shape, options.dtype, size)
-        _fill(cache, key, encode, options.rank)
-        return cache.read()[index]
-    values = np.empty((len(rows), *shape), options.dtype)
-
-    def keep(written):
-        for b, block in written:
-            values[b * size:b * size + len(block)] = block
-
-    encode(list(range(-(-len(rows) // size))), keep)
-    return values[index]
+    if not options.cache:
+        return _in_memory(encoder, rows, index, folder, options, what)
+    rank = options.rank
+    with contextlib.ExitStack() as held:
+        plan, ready = _plan(encoder, rows, folder, options, what, held) if rank.first else (None, None)
+        plan = rank.share(plan)
+        store = Store(folder, plan.key).lay_out(plan.description)
+        pending = np.flatnonzero(plan.found < 0)
+        if len(pending):
+            mine = np.array_split(pending, rank.world)[rank.number]
+            ready = ready or FrameEncoder(encoder, options.device, options.compile, plan.engine)
+            with contextlib.closing(store.writer(rank.number)) as writer:
+                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options),
+                        lambda numbers, values: writer.put(plan.wanted[numbers], values),
+                        getattr(torch, plan.description["dtype"]), options, what)
+            rank.wait()
+            store.open()
+            if rank.first:
+                plan.found[pending] = store.find(plan.wanted[pending])
+            plan.found = rank.share(plan.found)
+    if (plan.found < 0).any():
+        raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
+                        f"as it was; look after this disk, or give --no-feature_cache")
+    store.forget_entries()
+    return Features(store.read, plan.found.astype(np.uint32 if len(plan.found) < 2**32 else np.int64)[index],
+                    store.shape, store.dtype)
 
 
-def _fill(cache, key, encode, rank):
-    """Encode what the cache lacks, shared among the ranks; a second run waits for the first."""
-    with contextlib.ExitStack() as stack:
-        pending = None
-        if rank.first:
-            cache.folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.lock(cache.folder, "sampled_data_path", "another run", wait=True))
-            missing = cache.rows * cache.row_bytes - _size(cache.folder / "features.bin")
-            files.require_space(cache.folder, missing, "the feature cache")
-            with cache.open(key):
-                pending = cache.pending()
-        pending = rank.share(pending)
-        if not pending:
-            return
-        if rank.first and len(pending) < cache.blocks:
-            cli.say(f"feature cache: {cache.blocks - len(pending)} of {cache.blocks} blocks are there")
-        with cache.open(key):
-            encode(pending[rank.number::rank.world], cache.put)
-        rank.wait()
+def _plan(encoder, rows, folder, options, what, held):
+    """(Plan, the FrameEncoder if it was needed to make one); `held` keeps the store for this run."""
+    say_older(folder)
+    wanted = entries_of(folder, rows, options.seed)
+    for engine in options.engines:
+        store, ready = Store(folder, store_key(encoder, engine, options)), None
+        lock = held.enter_context(contextlib.ExitStack())
+        lock.enter_context(store.alone())
+        said = store.look()
+        if said is None or said.get("refused_by", engine.version) != engine.version:
+            ready, said = _first_use(encoder, engine, rows, folder, options)
+            store.describe(**said)
+        if "refused" not in store.description:
+            found = store.lay_out(store.description).find(wanted)
+            store.require_space((found < 0).sum())
+            _say_work(what, found, engine)
+            return Plan(engine, store.key, store.description, wanted, found), ready
+        lock.close()
+        cli.say(not_used(engine, store.description["refused"]))
+    raise nothing_serves(options.backend)
 
 
-def _encode(frame_encoder, blocks, keep, options, what):
-    """Run blocks through the encoder; keep([(block, rows)]) gets them in order, every few seconds."""
-    total = sum(min(blocks.size, len(blocks.rows) - b * blocks.size) for b in blocks.chosen)
-    bar = cli.progress(total=total, unit="frame", desc=f"encoding {what}", show=options.rank.first,
-                       mininterval=0.5, smoothing=0.05)
-    if bar.disable and options.rank.first:      # a log has this line in the bar's place
-        cli.say(f"encoding {what}: {total} frames")
-    under_way, written, kept_at = deque(), [], time.monotonic()
+def _say_work(what, found, engine):
+    missing = int((found < 0).sum())
+    if missing:
+        cli.say(f"encoding {what}: {missing} frames, {len(found) - missing} more are in the feature store; "
+                f"{engine}")
+    else:
+        cli.say(f"{what}: all {len(found)} frames are in the feature store; {engine}")
+
+
+def say_older(folder):
+    """Say once what earlier versions left, which is of no use any more."""
+    old = [path for path in older_caches(folder) if path not in _said]
+    _said.update(old)
+    if old:
+        cli.say(f"{len(old)} feature caches of an older format ({gigabytes(sum(map(size_of, old)))}) are not "
+                f"used any more; python -m lrcn.encoding.inventory {folder} --prune removes them")
+
+
+_said = set()
+
+
+def store_key(encoder, engine, options):
+    """What a feature depends on beside its picture, in plain containers as they come back from JSON."""
+    spec = json.loads(json.dumps(encoder.spec()))
+    return {"format": FORMAT, "encoder": spec, "weights": encoder.digest(), "backend": engine.backend,
+            "precision": engine.precision, "device": options.device.type, "batch": BLOCK[options.device.type],
+            "wanted_dtype": options.dtype}
+
+
+def _first_use(encoder, engine, rows, folder, options):
+    """(FrameEncoder, {shape, dtype}) of an engine that serves, else (None, {refused, refused_by}).
+
+    It sees noise, which says how large features get, and the first real frames.
+    """
+    first = Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options)[0]
+    if isinstance(first, str):
+        raise UserError(first)
+    frames = torch.from_numpy(first)
+    frames[0] = torch.randint(0, 256, frames.shape[1:], dtype=torch.uint8,
+                              generator=torch.Generator().manual_seed(0))
+    ready, values, fault = attempt(encoder, options.device, engine, frames, options.compile)
+    if fault:
+        return None, {"refused": fault, "refused_by": engine.version}
+    small = options.dtype == "float16" and bool(values[0].abs().max() < FLOAT16_ROOM)
+    # Deep networks without trained weights let their activations grow without bound.
+    return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32"}
+
+
+def _in_memory(encoder, rows, index, folder, options, what):
+    """The same features, kept nowhere."""
+    for engine in options.engines:
+        ready, said = _first_use(encoder, engine, rows, folder, options)
+        if ready:
+            break
+        cli.say(not_used(engine, said["refused"]))
+    else:
+        raise nothing_serves(options.backend)
+    if options.rank.first:
+        cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
+    values = np.empty((len(rows), *said["shape"]), said["dtype"])
+
+    def keep(numbers, found):
+        values[numbers] = found
+
+    _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options), keep,
+            getattr(torch, said["dtype"]), options, what)
+    return Features(values.__getitem__, index, values.shape[1:], values.dtype)
+
+
+def _encode(frame_encoder, blocks, keep, dtype, options, what):
+    """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
+    bar = cli.progress(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
+                       show=options.rank.first, mininterval=0.5, smoothing=0.05)
+    under_way, done, kept_at = deque(), [], time.monotonic()
+
+    def flush():
+        nonlocal done, kept_at
+        if done:
+            keep(*map(np.concatenate, zip(*done, strict=True)))
+        done, kept_at = [], time.monotonic()
 
     def finish():
-        nonlocal written, kept_at
-        b, values = under_way.popleft()
-        written.append((b, values.cpu().numpy()))
-        bar.update(len(values))
+        numbers, values = under_way.popleft()
+        done.append((numbers, values[:len(numbers)].cpu().numpy()))
+        bar.update(len(numbers))
         if time.monotonic() - kept_at > KEEP_SECONDS:
-            keep(written)
-            written, kept_at = [], time.monotonic()
+            flush()
 
-    dtype = getattr(torch, options.dtype)
     try:
-        for b, frames in zip(blocks.chosen, frame_loader(blocks, options, options.device), strict=True):
+        for i, frames in enumerate(frame_loader(blocks, options, options.device)):
             if isinstance(frames, str):
                 raise UserError(frames)
-            under_way.append((b, frame_encoder(frames).to(dtype)))
+            under_way.append((blocks.numbers(i), frame_encoder(frames).to(dtype)))
             if len(under_way) > 1:  # one block runs on the device while the last one is fetched
                 finish()
         while under_way:
             finish()
     finally:
         bar.close()
-        if written:  # what was encoded before a Ctrl-C is kept
-            keep(written)
+        flush()  # what was encoded before a Ctrl-C is kept

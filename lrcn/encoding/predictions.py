@@ -14,7 +14,7 @@ from lrcn.encoding.features import encode_clips
 
 
 def clip_features(trained, data, options, number=1, flip=False):
-    """(features float16 (clips, T, D), the clips' videos int (clips,)) of all test windows."""
+    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows."""
     clips, owner = [], []
     for i, video in enumerate(data.videos):
         mine = windows(video, trained.settings["num_frames_video"], number)
@@ -27,10 +27,10 @@ def clip_features(trained, data, options, number=1, flip=False):
 
 @torch.inference_mode()
 def head_logits(head, values, device="cpu", chunk=256):
-    """Logits float32 (clips, C) of features (clips, T, D), in chunks of one size."""
+    """Logits float32 (clips, C) of features (clips, T, D), an array or Features, in chunks of one size."""
     head = head.to(device).eval()
-    return torch.cat([head(torch.from_numpy(np.ascontiguousarray(part)).to(device).float()).float().cpu()
-                      for part in np.array_split(values, range(chunk, len(values), chunk))])
+    parts = (np.ascontiguousarray(values[i:i + chunk]) for i in range(0, len(values), chunk))
+    return torch.cat([head(torch.from_numpy(part).to(device).float()).float().cpu() for part in parts])
 
 
 def predict_videos(trained, data, options, number=1, flip=False):

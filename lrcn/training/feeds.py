@@ -1,11 +1,9 @@
-"""Training and evaluation: batches in, weights and figures out.
+"""What a training step is fed: clips' features from the store, or their frames, in an order of its own.
 
-The order of an epoch, its views and its dropout depend on the seed and the epoch alone, so that a
-resumed run is the run that was never stopped. Nothing waits for the device within an epoch: loss
-and hits are summed there and read once.
+The order of an epoch and its views depend on the seed and the epoch alone, so that a resumed run is
+the run that was never stopped. Features that fit lie on the device; of others a batch is read when
+its turn comes, so that memory does not grow with the data set.
 """
-
-
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -15,25 +13,55 @@ from lrcn.base.workers import quiet
 from lrcn.clips.frames import ClipFrames, training_clip, windows
 from lrcn.encoding.features import encode_clips
 
+PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
+PINNED_SHARE = 1 / 4    # of what is free on another device
+
 
 class FeatureFeed:
-    """Features on the device: (V, N, T, ...) for V views of N clips. No loader, no worker."""
+    """Features (N, T, ...) of each of V views of N clips: arrays, or encoding.features.Features."""
 
     def __init__(self, views, samples, device):
-        self.views = [torch.from_numpy(v).to(device) for v in views]
-        self.labels = torch.tensor([s.label for s in samples], device=device)
+        self.device = device
+        pinned = sum(v.nbytes for v in views) <= room(device)
+        self.views = [pin(v, device) if pinned else v for v in views]
+        self.labels = torch.tensor([s.label for s in samples])
         self.names = [s.video.path for s in samples]
 
     def batches(self, steps):
         """(features, labels) for every step's (clip numbers, view numbers), both (B,) on the CPU."""
-        device = self.labels.device
         for clips, views in steps:
-            clips, views = clips.to(device), views.to(device)
-            x = self.views[0][clips]
-            for v in range(1, len(self.views)):
-                mine = (views == v).view(-1, *[1] * (x.dim() - 1))
-                x = torch.where(mine, self.views[v][clips], x)
-            yield x.float(), self.labels[clips]
+            yield self._batch(clips, views).to(self.device).float(), self.labels[clips].to(self.device)
+
+    def _batch(self, clips, views):
+        x = _take(self.views[0], clips)
+        for v in range(1, len(self.views)):
+            mine = torch.nonzero(views == v)[:, 0]
+            if len(mine):
+                x[mine.to(x.device)] = _take(self.views[v], clips[mine])
+        return x
+
+
+def room(device):
+    """Bytes of features that may lie on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * PINNED_SHARE)
+    return PINNED
+
+
+def pin(values, device, chunk=256):
+    """An array or Features as a tensor on the device, in chunks: never twice in memory."""
+    first = torch.from_numpy(np.ascontiguousarray(values[:1]))
+    out = torch.empty(values.shape, dtype=first.dtype, device=device)
+    for i in range(0, len(values), chunk):
+        out[i:i + chunk] = torch.from_numpy(np.ascontiguousarray(values[i:i + chunk])).to(device)
+    return out
+
+
+def _take(values, clips):
+    """A new tensor (B, T, ...) of the clips' features, where they are."""
+    if isinstance(values, torch.Tensor):
+        return values[clips.to(values.device)]
+    return torch.from_numpy(values[clips.numpy()])
 
 
 class FrameFeed:
@@ -91,21 +119,18 @@ def epoch_steps(count, size, views, seed, epoch, world=1):
 
 
 def make_feeds(args, encoder, cached, samples, options):
-    """(training feed, validation feed), from the feature cache or from frames."""
+    """(training feed, validation feed), from the feature store or from frames."""
     train = [s for s in samples if s.part == "train"]
     val = [s for s in samples if s.part == "val"]
     folder, length = args.sampled_data_path, args.num_frames_video
     if not cached:
         return [FrameFeed(folder, part, length, encoder.transform, args.seed, options.device,
                                  args.num_workers) for part in (train, val)]
-    # Sorted, so that the plain view's cache serves every seed and split_size.
-    both = sorted(train + val, key=lambda s: s.video.path)
-    plain = encode_clips(encoder, [windows(s.video, length)[0] for s in both], folder,
-                                  options, "train and val")
-    row = {s.video.path: i for i, s in enumerate(both)}
-    views = [plain[[row[s.video.path] for s in train]]]
+    plain = encode_clips(encoder, (windows(s.video, length)[0] for s in train + val), folder, options,
+                         "train and val")
+    views = [plain.part(slice(len(train)))]
     for v in range(1, args.views):
-        clips = [training_clip(s.video, length, v, args.seed) for s in train]
+        clips = (training_clip(s.video, length, v, args.seed) for s in train)
         views.append(encode_clips(encoder, clips, folder, options, f"view {v} of train"))
     return (FeatureFeed(views, train, options.device),
-            FeatureFeed([plain[[row[s.video.path] for s in val]]], val, options.device))
+            FeatureFeed([plain.part(slice(len(train), None))], val, options.device))

@@ -13,6 +13,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import READOUTS
 from lrcn.clips.streams import MODALITIES
+from lrcn.encoding.engines import BACKENDS, PRECISIONS
 
 COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
@@ -111,6 +112,10 @@ class Recipe:
 
     feature_cache: bool = flag("machine", True, Switch(), "encode every clip once and keep the features on "
                                "disk")
+    encoder_backend: str = flag("machine", "auto", Choice(BACKENDS), "what runs a frozen encoder; auto: the "
+                                "fastest that is installed, suits the machine and agrees with PyTorch")
+    encoder_precision: str = flag("machine", "auto", Choice(PRECISIONS), "of a frozen encoder; auto: "
+                                  "bfloat16 where the machine computes with it, else float32")
     device: str = flag("machine", "auto", Text(), "auto, cpu, cuda, cuda:1, mps")
     num_workers: int = flag("machine", 4, COUNT, "processes that decode frames")
     compile: bool = flag("machine", False, Switch(), "torch.compile the encoder: slow start, faster on "

@@ -18,7 +18,7 @@ import torch
 
 from lrcn.clips.frames import plain_box, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
-from lrcn.encoding.features import BLOCK, FrameEncoder
+from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip, sample_video
 
@@ -29,10 +29,10 @@ class Slider:
     `encoded` counts the frames that went through the encoder.
     """
 
-    def __init__(self, trained, device):
+    def __init__(self, trained, device, backend="torch", precision="auto"):
         self.length = trained.settings["num_frames_video"]
         self.transform, self.device = trained.model.encoder.transform, device
-        self.encoder = FrameEncoder(trained.model.encoder, device)
+        self.encoder = fastest(trained.model.encoder, device, backend, precision)
         self.head = trained.model.head.eval()
         self.block = max(BLOCK[device.type], self.length)
         self.restart()

@@ -135,12 +135,12 @@ def test_several_runs_are_compared_in_one_table_and_picture(runs, tmp_path):
     assert "last, both ways" in result.out and "recency index" in result.out
 
 
-def test_a_damaged_file_of_mean_frames_is_made_again(runs, sampled):
+def test_damaged_features_are_made_again(runs, sampled):
     flags = ("--model_dir", runs["none"], "--num_movies", 3, "--movie_clips", 4, "--no-pictures", *FAST)
     folder = Path(run("test_continues_movie.py", *flags).out.strip().splitlines()[-1])
     before = read(folder)
-    for path in (sampled / "features").glob("mean-*.npy"):
-        path.write_bytes(path.read_bytes()[:200])
+    for path in (sampled / "features").glob("*/*.rows"):
+        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     run("test_continues_movie.py", *flags)
     assert read(folder) == before
 

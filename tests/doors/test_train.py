@@ -27,6 +27,7 @@ import models
 from lrcn.base.ranks import set_seed
 from lrcn.clips import splits
 from lrcn.encoding import surgery
+from lrcn.encoding.store import Store
 from lrcn.training.recipe import make_parser
 
 SCRIPTS = ("preprocessing_data.py", "train.py", "test.py", "test_continues_movie.py", "test_on_video.py",
@@ -367,9 +368,13 @@ def test_a_resumed_run_refuses_another_network_and_other_classes(trained, demo, 
 # ---------------------------------------------------------------- several processes
 
 def cached(folder):
-    """{key of the cache: its features} of a folder of sampled clips."""
-    return {path.parent.name: np.fromfile(path, np.float16)
-            for path in folder.glob("features/*/features.bin")}
+    """Features (frames, D) of a folder's sampled clips, by what their entries in the store say."""
+    [path] = folder.glob("features/*/key.json")
+    store = Store(folder, read_json(path)["key"]).lay_out(read_json(path))
+    entries = np.concatenate([segment.entries for segment in store.segments])
+    order = np.argsort(entries, order=("video", "view", "frame"))
+    assert len(np.unique(entries[["video", "view", "frame"]])) == len(entries), "a frame was encoded twice"
+    return store.read(store.find(entries[order]))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
@@ -385,9 +390,8 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
     reports = [last_line(run("test.py", "--model_dir", one, *told, env=ONE_THREAD)),
                last_line(launched("test.py", "--model_dir", two, *told))]
     alone, together = map(cached, mine)
-    assert alone.keys() == together.keys() and len(alone) == 3
-    for key, values in alone.items():
-        np.testing.assert_allclose(together[key], values, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(alone, together)
+    assert len(list(mine[1].glob("features/*/*.index"))) == 2, "one process did it alone"
     figures = [read_json(report / "metrics.json") for report in reports]
     assert figures[0]["top1"] == figures[1]["top1"]
     assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-2)

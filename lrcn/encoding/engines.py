@@ -1,0 +1,215 @@
+"""The encoder at its machine's speed: which engine runs it, in which precision, and that it agrees.
+
+    engine, *others = candidates("auto", "auto", device)      # fastest first, PyTorch in float32 last
+    encode = FrameEncoder(encoder, device, engine=engine)      # uint8 (N, S, S, 3) -> features (N, D)
+    fault = encode.fault(frames)                               # None, or why it does not serve
+
+OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of the first real
+frames is compared with PyTorch in float32 before anything of theirs is used.
+"""
+import functools
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.encoding import surgery
+
+BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "float32", "bfloat16")
+NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
+# Frames the encoder takes at once: what fills the device, whatever --batch_size says.
+BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
+# Least cosine of a frame's features to PyTorch's in float32 with which an engine serves.
+AGREEMENT = {"float32": 0.9999, "bfloat16": 0.95}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs an encoder."""
+    backend: str = "torch"
+    precision: str = "float32"
+
+    @property
+    def version(self):
+        return importlib.metadata.version(self.backend)
+
+    def __str__(self):
+        return f"{NAMES[self.backend]} {self.version.partition('+')[0]} in {self.precision}"
+
+
+@functools.cache
+def cpu_has_bfloat16():
+    """Whether this CPU multiplies bfloat16 in hardware, as Linux tells."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def installed(backend):
+    return importlib.util.find_spec(backend) is not None
+
+
+def candidates(backend, precision, device):
+    """[Engine] that may run an encoder on a device, the fastest first. UserError: there is none."""
+    if device.type != "cpu":
+        if backend not in ("auto", "torch"):
+            raise UserError(f"--encoder_backend {backend}: it runs on the CPU, and --device is {device}; "
+                            f"take torch, or --device cpu")
+        if precision != "auto":
+            return [Engine("torch", precision)]
+        return [Engine("torch", "bfloat16"), Engine()] if device.type == "cuda" else [Engine()]
+    if backend not in ("auto", "torch") and not installed(backend):
+        raise UserError(f"--encoder_backend {backend}: it is not installed; pip install {backend}, or "
+                        f"take torch")
+    if (backend, precision) == ("onnxruntime", "bfloat16"):
+        raise UserError("--encoder_precision bfloat16: onnxruntime has it on no CPU; take openvino or torch")
+    if (backend, precision) == ("torch", "auto"):   # asked for by name, it is the plain one
+        return [Engine()]
+    if precision == "auto":
+        precision = "bfloat16" if cpu_has_bfloat16() and backend != "onnxruntime" else "float32"
+        last = [Engine()] if backend == "auto" else [Engine(backend, "float32")]
+    else:
+        last = [Engine("torch", precision)] if backend == "auto" else []
+    order = (["openvino", "torch"] if precision == "bfloat16" else ["onnxruntime", "openvino", "torch"])
+    found = [Engine(b, precision) for b in order if backend == b or backend == "auto" and installed(b)]
+    return [*found, *(e for e in last if e not in found)]
+
+
+class FrameEncoder:
+    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, 3) -> features (N, ...), float.
+
+    Channels last, batch norm folded. engine: an Engine; PyTorch in float32, on CUDA in bfloat16, when
+    there is none. A RuntimeError of an engine that cannot take the network leaves __init__ as it is.
+    """
+
+    def __init__(self, encoder, device, compile=False, engine=None):
+        self.device, self.engine = device, engine or candidates("torch", "auto", device)[0]
+        self.transform = encoder.transform
+        self.encoder = surgery.for_inference(encoder.to(device))
+        self.run = self._torch
+        if self.engine.backend != "torch":
+            self.run = RUNNERS[self.engine.backend](self.encoder, self.engine.precision)
+        elif compile:
+            self.encoder = torch.compile(self.encoder)
+
+    @torch.inference_mode()
+    def __call__(self, frames):
+        return self.run(frames)
+
+    def _torch(self, frames, precision=None):
+        frames = frames.to(self.device, non_blocking=True).movedim(-1, -3)  # channels last as it is
+        half = (precision or self.engine.precision) == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.encoder(frames)
+
+    @torch.inference_mode()
+    def fault(self, frames):
+        """None where the features of frames agree with PyTorch's in float32, else how they differ."""
+        if self.engine == Engine():
+            return None
+        ours, theirs = (x.float().flatten(1) for x in (self(frames), self._torch(frames, "float32")))
+        cosine = nn.functional.cosine_similarity(ours, theirs).min().item()
+        if cosine >= AGREEMENT[self.engine.precision]:
+            return None
+        return f"its features have a cosine of {cosine:.3f} to those of PyTorch in float32"
+
+
+def attempt(encoder, device, engine, frames, compile=False):
+    """(FrameEncoder, what it says of frames, None) of an engine that serves, else (None, None, why not)."""
+    try:
+        ready = FrameEncoder(encoder, device, compile, engine)
+        values, fault = ready(frames), ready.fault(frames)
+    except (RuntimeError, ImportError, AttributeError, TypeError, ValueError) as error:
+        if engine == Engine():
+            raise
+        fault = " ".join(str(error).split())[:200] or type(error).__name__
+    return (None, None, fault) if fault else (ready, values, None)
+
+
+def fastest(encoder, device, backend="auto", precision="auto"):
+    """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
+    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, 3, 8, 8,
+                        generator=torch.Generator().manual_seed(0)) * 255
+    clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
+    frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
+    for engine in candidates(backend, precision, device):
+        ready, _, fault = attempt(encoder, device, engine, frames)
+        if ready:
+            return ready
+        cli.say(not_used(engine, fault))
+    raise nothing_serves(backend)
+
+
+def not_used(engine, fault):
+    return f"{engine} is not used: {fault}"
+
+
+def nothing_serves(backend):
+    return UserError(f"--encoder_backend {backend}: it does not serve for this encoder; take auto or torch")
+
+
+class _ChannelsLast(nn.Module):
+    """The encoder on frames as they lie in memory, (N, [M,] S, S, 3): the engine turns them around."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, frames):
+        return self.encoder(frames.movedim(-1, -3))
+
+
+def _example(encoder):
+    return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
+
+
+def _openvino(encoder, precision):
+    import openvino
+    with torch.no_grad():
+        model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
+    compiled = {}
+
+    def infer(frames):
+        n = len(frames)
+        if n not in compiled:   # made for one shape it is half as fast again
+            model.reshape([n, *encoder.transform.shape])
+            options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+                       "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+            compiled[n] = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        return compiled[n].infer([frames], share_inputs=True)[0].copy()
+
+    def run(frames):
+        block, frames = BLOCK["cpu"], np.ascontiguousarray(frames.numpy())
+        whole = len(frames) // block * block
+        parts = [infer(frames[i:i + block]) for i in range(0, whole, block)]
+        parts += [infer(frames[i:i + 1]) for i in range(whole, len(frames))]   # of a camera: one by one
+        return torch.from_numpy(np.concatenate(parts))
+    return run
+
+
+def _onnxruntime(encoder, precision):
+    import io
+
+    import onnxruntime
+    file = io.BytesIO()
+    with torch.no_grad():
+        torch.onnx.export(_ChannelsLast(encoder), (_example(encoder),), file, input_names=["frames"],
+                          dynamic_axes={"frames": {0: "n"}}, dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+
+    def run(frames):
+        return torch.from_numpy(session.run(None, {"frames": np.ascontiguousarray(frames.numpy())})[0])
+    return run
+
+
+RUNNERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}

@@ -1,0 +1,107 @@
+"""What is in the feature store of a folder of sampled clips, and how to make it smaller.
+
+    python -m lrcn.encoding.inventory sampled               # one line a key: encoder, frames, size
+    python -m lrcn.encoding.inventory sampled --prune       # removes what no sampled video needs
+    python -m lrcn.encoding.inventory sampled --remove KEY  # removes all features of one encoder
+"""
+import contextlib
+import time
+
+import numpy as np
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.clips.manifest import read_sampled
+from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, older_caches, remove, size_of
+
+
+def stores(folder):
+    """[Store] of every key in a folder, laid out; what cannot be read as one is left aside."""
+    found = []
+    for path in sorted((folder / "features").glob("*/key.json")):
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+            said = files.read_json(path)
+            store = Store(folder, said["key"])
+            if store.path == path.parent and "shape" in said:
+                found.append(store.lay_out(said))
+    return found
+
+
+def needed_videos(folder):
+    """The fingerprints of the sampled videos, a set of (uint64, uint64); the grey picture's among them."""
+    prints = fingerprints(folder, [video.path for video in read_sampled(folder)])
+    return {(0, 0), *map(tuple, prints.tolist())}
+
+
+def sort_out(store, videos):
+    """int64: the rows of a store that are whole, of `videos`, and the only ones of their entry."""
+    entries = np.concatenate([s.entries for s in store.segments] or [np.zeros(0, ENTRY)])
+    wanted = np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)
+    bare = entries[wanted][["video", "view", "frame"]]
+    _, first = np.unique(bare, return_index=True) if len(bare) else (None, np.zeros(0, int))
+    rows = store.find(entries[wanted][np.sort(first)])
+    return entries, np.sort(rows[rows >= 0])
+
+
+def prune(store, videos):
+    """Keep of a store what `videos` need; a kill leaves the old entries, the new ones or both."""
+    with store.alone():
+        store.open()
+        entries, rows = sort_out(store, videos)
+        if len(rows) == len(entries):
+            return
+        old = [path for kind in ("*.index", "*.rows") for path in store.path.glob(kind)]
+        step = max(1, CHUNK // store.row_bytes)
+        with contextlib.closing(Writer(store.path / f"pruned-{time.time_ns()}", store.row_bytes)) as writer:
+            for i in range(0, len(rows), step):
+                writer.put(entries[rows[i:i + step]], store.read(rows[i:i + step]))
+        for path in old:
+            path.unlink()
+        store.open()
+
+
+def say_store(store, videos):
+    key = store.key
+    count = sum(len(s.entries) for s in store.segments)
+    useful = len(sort_out(store, videos)[1])
+    spec = key["encoder"]
+    part = f" up to {spec['up_to']}" if "up_to" in spec else ""
+    cli.say(f"{store.path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
+            f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
+            f"{count} frames, {files.gigabytes(size_of(store.path))}, {count - useful} of no use")
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("sampled_data_path", metavar="SAMPLED",
+                        help="folder that preprocessing_data.py wrote")
+    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs, and older formats")
+    parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
+    args = parser.parse_args()
+    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
+    videos, there = needed_videos(folder), stores(folder)
+    unknown = set(args.remove) - {store.path.name for store in there}
+    if unknown:
+        raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {folder / 'features'}; "
+                        f"take the first word of a line of the list")
+    for store in there:
+        if store.path.name in args.remove:
+            with store.alone():
+                remove(store.path)
+            continue
+        if args.prune:
+            prune(store, videos)
+        say_store(store, videos)
+    older = older_caches(folder)
+    for path in older:
+        cli.say(f"{path.name}  of an older format, {files.gigabytes(size_of(path))}"
+                + (", removed" if args.prune else ", of no use"))
+        if args.prune:
+            remove(path)
+    root = folder / "features"
+    cli.say(f"{root}: {files.gigabytes(size_of(root) if root.is_dir() else 0)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
