@@ -1,26 +1,26 @@
-"""What preprocessing has done so far: a journal a process, and the manifest they become in the end.
+"""What preprocessing has done so far: a journal a process, and the tables they become in the end.
 
+    done, said = follow(folder, jobs)   # what is sampled as its source is now; the rest is taken out
     journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
-    journal.add("done", job, row); journal.add("failed", job, "the file is empty"); journal.flush()
-    merge(folder, jobs)                 # manifest.csv, failed.csv
+    journal.add("done", job, row, facts); journal.add("failed", job, "the file is empty"); journal.flush()
+    merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
 
 A kill at any moment costs at most the videos of the last two seconds: they are sampled again.
 """
 import contextlib
+import hashlib
 import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 
 from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.clips.manifest import CLIP_COLUMNS, FACTS, MANIFEST_COLUMNS, clip_path
 from lrcn.video import avi
 
-COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
-
-
-def clip_path(out, cls, name):
-    return Path(out, cls, f"{name}.avi")
+MANY = 10       # clips that are not taken out unasked, if they are more than half of all
 
 
 class Journal:
@@ -34,8 +34,9 @@ class Journal:
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
 
-    def add(self, kind, job, detail):
-        self.lines.append(json.dumps([kind, job.source if kind == "failed" else None, detail]))
+    def add(self, kind, job, detail, facts=None):
+        """kind "done": detail is the row of the manifest, facts that of clips.csv; "failed": the reason."""
+        self.lines.append(json.dumps([kind, job.source if kind == "failed" else None, detail, facts]))
         if kind == "done":
             self.clips.append(clip_path(self.out, job.cls, job.video))
         if len(self.lines) >= 256 or time.monotonic() - self.flushed > 2:
@@ -61,53 +62,155 @@ def flush_file(path):
         os.fsync(f.fileno())
 
 
+# ---------------------------------------------------------------- reading it back
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole clip: its row of the manifest, and its FACTS (None in folders made without them), as text."""
+    row: list
+    facts: list | None
+
+    def shows(self, job, out):
+        """Is it the clip of the job's source as that is now, by path, size and time of change?"""
+        if self.row[MANIFEST_COLUMNS.index("source")] != job.source:
+            return False
+        if self.facts is None or not self.facts[0]:
+            return job.modified <= clip_path(out, job.cls, job.video).stat().st_mtime_ns
+        return self.facts[:2] == [str(job.bytes), str(job.modified)]
+
+
 def read_journal(path):
-    """[(kind, source, detail)]; a line that a kill cut off is left out."""
+    """[(kind, source, detail, facts)]; a line that a kill cut off is left out."""
     lines = []
     for line in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError, TypeError):
-            kind, source, detail = json.loads(line)
+            kind, source, detail, *rest = json.loads(line)
+            facts = rest[0] if rest and rest[0] and len(rest[0]) == len(FACTS) else None
             if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
-                lines.append((kind, source, detail))
-            elif kind == "done" and source is None and len(detail) == len(COLUMNS):
-                lines.append((kind, source, [str(value) for value in detail]))
+                lines.append((kind, source, detail, None))
+            elif kind == "done" and source is None and len(detail) == len(MANIFEST_COLUMNS):
+                lines.append((kind, source, [str(v) for v in detail], facts and [str(v) for v in facts]))
     return lines
 
 
+def read_facts(out):
+    """{(class, video): FACTS as text} of clips.csv; empty where there is none."""
+    path = out / "clips.csv"
+    rows = files.read_csv(path, CLIP_COLUMNS) if path.is_file() else []
+    return {(row["class"], row["video"]): [row[name] for name in FACTS] for row in rows}
+
+
 def read_state(out):
-    """({(class, video): manifest row} of every clip that is whole, {source: reason} of the failed)."""
-    rows, failed = [], {}
+    """({(class, video): [Entry], the latest last} of every clip that is whole, {source: reason} of the failed)."""
+    found, failed = [], {}
     if (out / "manifest.csv").is_file():
-        rows = [[line[c] for c in COLUMNS] for line in files.read_csv(out / "manifest.csv", COLUMNS)]
+        facts = read_facts(out)
+        found = [Entry([line[c] for c in MANIFEST_COLUMNS], facts.get((line["class"], line["video"])))
+                 for line in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
     if (out / "failed.csv").is_file():
         failed = {line["source"]: line["reason"]
                   for line in files.read_csv(out / "failed.csv", ("source", "reason"))}
     for path in sorted(out.glob(".journal-*.jsonl")):
-        for kind, source, detail in read_journal(path):
+        for kind, source, detail, facts in read_journal(path):
             if kind == "done":
-                rows.append(detail)
+                found.append(Entry(detail, facts))
             else:
                 failed[source] = detail
-    done = {}
-    for line in rows:
-        name, cls, frames = line[0], line[1], line[-1]
-        # Journals come after the manifest, and a video's later line replaces the earlier one.
-        if not {"/", "\0"} & set(name + cls) and str(avi.frames_in(clip_path(out, cls, name))) == frames:
-            done[cls, name] = line
+    done, held = {}, {}
+    for entry in found:
+        name, cls, frames = entry.row[0], entry.row[1], entry.row[-1]
+        if {"/", "\0"} & set(name + cls):
+            continue
+        if (cls, name) not in held:
+            held[cls, name] = str(avi.frames_in(clip_path(out, cls, name)))
+        if held[cls, name] == frames:
+            done.setdefault((cls, name), []).append(entry)
     return done, failed
 
 
-def merge(out, jobs):
-    """Write manifest.csv and failed.csv once every job is done or failed, and drop the journals.
+# ---------------------------------------------------------------- the tables
+
+@dataclass
+class Followed:
+    """What follow() found. done: {(class, video): Entry}; gone, changed: {(class, video): its clip's digest}."""
+    done: dict
+    gone: dict
+    changed: dict
+
+
+def follow(out, jobs, keep=None):
+    """Let the folder follow its source: Followed, after what is gone or changed there was taken out.
+
+    keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first.
+    """
+    state, _ = read_state(out)
+    wanted = {job.key: job for job in jobs}
+    found = Followed({}, {}, {})
+    for key, entries in state.items():
+        job = wanted.get(key)
+        entry = _current(entries, job, out, keep)
+        if entry:
+            found.done[key] = entry
+        else:
+            (found.changed if job else found.gone)[key] = None
+    if keep is None and len(found.gone) >= MANY and 2 * len(found.gone) > len(state):
+        raise UserError(f"--row_data_dir: {len(found.gone)} of the {len(state)} videos sampled in {out} are not "
+                        f"in it any more; add --keep to keep their clips, or --no-keep to take them out")
+    for key in found.changed:
+        found.changed[key] = digest(clip_path(out, *key))
+    if found.gone or found.changed:
+        if (out / "manifest.csv").is_file():
+            _write_tables(out, found.done)
+        for key in found.gone:
+            _remove_clip(out, *key)
+    return found
+
+
+def _current(entries, job, out, keep):
+    """The entry that counts for a job (None: a video that the source does not hold any more), or None."""
+    if job is None:
+        return entries[-1] if keep else None
+    return next((e for e in reversed(entries) if e.shows(job, out)), entries[-1] if keep and entries else None)
+
+
+def digest(path):
+    return hashlib.blake2b(path.read_bytes()).digest() if path.is_file() else None
+
+
+def _remove_clip(out, cls, name):
+    clip = clip_path(out, cls, name)
+    clip.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):      # other clips lie in it
+        clip.parent.rmdir()
+
+
+def _write_tables(out, done):
+    # In this order: a row without its facts is looked at anew, facts without a row are nothing.
+    files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
+    files.write_csv(out / "clips.csv", CLIP_COLUMNS,
+                    [(name, cls, *(done[cls, name].facts or [""] * len(FACTS))) for cls, name in sorted(done)])
+
+
+def merge(out, jobs, keep=None):
+    """Write the tables once every job is done or failed, and drop the journals.
 
     Returns the failed [(source, reason)], or None while other processes still have work to do.
     Whichever process comes last merges; to merge twice does no harm.
     """
-    done, failed = read_state(out)
-    if any(job.key not in done and job.source not in failed for job in jobs):
-        return None
-    failed = [(job.source, failed[job.source]) for job in jobs if job.key not in done]
-    files.write_csv(out / "manifest.csv", COLUMNS, [done[key] for key in sorted(done)])
+    state, reasons = read_state(out)
+    wanted = {job.key for job in jobs}
+    done = {key: entries[-1] for key, entries in state.items() if keep and key not in wanted}
+    failed = []
+    for job in jobs:
+        entry = _current(state.get(job.key, []), job, out, keep)
+        if entry:
+            done[job.key] = entry
+        elif job.source in reasons:
+            failed.append((job.source, reasons[job.source]))
+            _remove_clip(out, *job.key)
+        else:
+            return None
+    _write_tables(out, done)
     if failed:
         files.write_csv(out / "failed.csv", ("source", "reason"), failed)
     else:

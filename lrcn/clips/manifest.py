@@ -1,15 +1,11 @@
-"""Sampled videos, the clips cut from them, and their frames as an encoder takes them.
+"""What lies in a folder of sampled clips: the tables' columns, the clips' paths, and the videos in it.
 
     videos = read_sampled("sampled")                     # what preprocessing_data.py left
-    clip = training_clip(videos[0], 5, view=2, seed=42)  # which frames, which crop
-    frames = clip_frames("sampled", clip, transform, seed=42)   # uint8 (5, S, S, 3)
+    clip_path("sampled", "Archery", "v_Archery_g01_c01")
 
-A view is one way to see a video: view 0 is plain (centre crop, middle window), every other has a
-random crop and flip, the same for all frames of the clip, and where the sampled video is longer
-than the clip a random window. A view depends on the seed, the video's name and its number alone.
-View -1 is the plain one in the mirror, for testing.
+The class of a source is the first folder on its path, or the second, where train/, val/ and test/
+stand on top: these are its part then.
 """
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +14,40 @@ from lrcn.base.cli import UserError
 from lrcn.clips import splits
 
 MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
+# What else is known of a clip, in clips.csv: its source's bytes and time of change (ns), its size in
+# pixels, mean and spread of its brightness, the change between its frames, and perceptual hashes.
+FACTS = ("bytes", "modified", "width", "height", "light", "contrast", "change", "hashes")
+CLIP_COLUMNS = ("video", "class", *FACTS)
+RESERVED = ("features", "data_report")      # folders of the scripts beside those of the classes
+PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+                "validate": "val", "test": "test", "testing": "test"}
 
 
 @dataclass(frozen=True)
 class SampledVideo:
-    """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames."""
+    """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames.
+
+    part: train, val or test, where the source lies in such a folder; else None.
+    """
     name: str
     cls: str
     group: str
     frames: int
+    part: str | None = None
 
     @property
     def path(self):
         return f"{self.cls}/{self.name}.avi"
+
+
+def clip_path(folder, cls, name):
+    return Path(folder, cls, f"{name}.avi")
+
+
+def part_of(source, cls):
+    """The part that a source's path (with slashes) names: train, val, test, or None."""
+    head, _, rest = source.partition("/")
+    return PART_FOLDERS.get(head.lower()) if rest.startswith(f"{cls}/") else None
 
 
 def read_sampled(folder, group_pattern=None, group_table=None):
@@ -51,7 +68,7 @@ def read_sampled(folder, group_pattern=None, group_table=None):
         if not count or int(row["frames"]) < 1 or not inside:
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"])))
+                                   int(row["frames"]), part_of(row["source"], row["class"])))
     return videos
 
 

@@ -4,6 +4,7 @@ A group is clips cut from one source recording (gNN of v_<Class>_gNN_cNN.avi), n
 picture, and never on two sides of a split. The class of a listed video is its folder, whatever
 the file name says: HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
 """
+import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -16,6 +17,15 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 
 PARTS = ("train", "val", "test")
+# Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
+# parts, motion, people, view, quality), and Kinetics' YouTube address before the seconds.
+UCF_NAME = re.compile(r"_(g\d+)_c\d+$")
+HMDB_NAME = re.compile(r"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+")
+KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
+KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+# What cameras and phones call their files: the number behind says nothing of the recording.
+CAMERA = re.compile(r"(IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|P|PXL|GOPR|G[HXLP]\d{2}|DJI|MAH|C|CLIP|VIDEO|FILE|"
+                    r"SCREEN.?RECORDING|SIGNAL|WHATSAPP.?VIDEO|WA)?[\W_\d]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -116,8 +126,50 @@ def read_hmdb(folder, split):
     return train, test
 
 
+def read_kinetics(folder):
+    """(train, test) of Kinetics' format: .csv files with KINETICS_COLUMNS, a video a row, in files of any
+    name; the file of a video is called <youtube_id>_<start, 6 digits>_<end, 6 digits>.
+
+    The videos of "validate" are the test where "test" has none, or none with a label; else they are
+    left out.
+    """
+    parts = {"train": {}, "validate": {}, "test": {}}
+    for path in sorted(Path(folder).glob("*.csv")):
+        for number, row in _kinetics_rows(path):
+            part = {"val": "validate"}.get(row["split"], row["split"])
+            if row["label"] and part in parts:
+                listed = _kinetics_row(row, f"{path} line {number}")
+                parts[part][listed.cls, listed.video] = listed
+    return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
+
+
+def _kinetics_rows(path):
+    """(line, row) of a table with Kinetics' columns; nothing of another."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            rows = csv.DictReader(f)
+            if set(KINETICS_COLUMNS) <= set(rows.fieldnames or ()):
+                for row in rows:
+                    yield rows.line_num, {name: (row[name] or "").strip() for name in KINETICS_COLUMNS}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the split list {path}: {error}") from None
+
+
+def _kinetics_row(row, where):
+    times = [re.fullmatch(r"(\d{1,6})(\.\d*)?", row[name]) for name in ("time_start", "time_end")]
+    if not all(times):
+        raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no seconds")
+    if {"/", "\\", "\0"} & set(row["label"] + row["youtube_id"]) or row["label"] in (".", ".."):
+        raise UserError(f"{where}: {row['label'][:60]!r}, {row['youtube_id'][:20]!r}: not a class and a video")
+    start, end = (int(t[1]) for t in times)
+    return Listed(row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}", None, where)
+
+
 def official_lists(folder, split):
-    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both."""
+    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both.
+
+    Of UCF-101's format, HMDB-51's, or (split 1) Kinetics'.
+    """
     folder = Path(folder)
     train_path = folder / f"trainlist{int(split):02d}.txt"
     test_path = folder / f"testlist{int(split):02d}.txt"
@@ -126,9 +178,12 @@ def official_lists(folder, split):
         train, test = read_list(train_path, index), read_list(test_path, index)
     else:
         train, test = read_hmdb(folder, split)
+        if not train and not test and int(split) == 1:
+            train, test = read_kinetics(folder)
         if not train or not test:
             raise UserError(f"--ucf_list_dir {folder}: no {train_path.name} and {test_path.name} in this "
-                            f"folder (nor HMDB-51's *_test_split{split}.txt); unpack the split lists there")
+                            f"folder (nor HMDB-51's *_test_split{split}.txt, nor Kinetics' tables); unpack "
+                            f"the split lists there")
     on_train = {(row.cls, row.video): row.where for row in train}
     for row in test:
         if (row.cls, row.video) in on_train:
@@ -156,8 +211,9 @@ def find_groups(names, pattern=None, table=None):
     """{(class, video): group} of [(class, video)].
 
     By `table` (path of a CSV file with columns video, group), else by `pattern` (a regular
-    expression searched in the name; its first group, or all that matched), else gNN of UCF-101's
-    names within a class, else the video itself. UserError: a pattern that is none, or matches not.
+    expression searched in the name; its first group, or all that matched), else by the name of a clip
+    of UCF-101 (gNN within a class), HMDB-51 or Kinetics, else the video itself. UserError: a pattern
+    that is none, or matches not.
     """
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
@@ -173,24 +229,47 @@ def find_groups(names, pattern=None, table=None):
         raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
     groups = {}
     for cls, video in names:
-        if finder:
-            match = finder.search(video)
-            if not match:
-                raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
+        match = finder and finder.search(video)
+        if finder and not match:
+            raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
+        if match:
             groups[cls, video] = match[1] if finder.groups else match[0]
         else:
-            match = re.search(r"_(g\d+)_c\d+$", video)
-            groups[cls, video] = f"{cls}/{match[1] if match else video}"
+            groups[cls, video] = _told(video) or f"{cls}/{_told_in_class(video) or video}"
     return groups
 
 
-def look_alike(names):
-    """How many of [(class, video)] share their name up to its last number with another, and have no gNN.
+def _told(video):
+    """The recording that a name tells whatever the class: of HMDB-51 and Kinetics; else None."""
+    match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video)
+    return match and match[1]
 
-    Such clips are often cut from one recording.
+
+def _told_in_class(video):
+    match = UCF_NAME.search(video)
+    return match and match[1]
+
+
+def look_alike(names):
+    """A sentence on those of [(class, video)] that share their name up to its last number, or None.
+
+    Such clips are often cut from one recording. Names that tell their recording do not count, nor do
+    those that a camera gives, such as IMG_0001.
     """
-    stems = Counter((c, re.sub(r"\d+$", "", v)) for c, v in names if not re.search(r"_g\d+_c\d+$", v))
-    return sum(n for (_, stem), n in stems.items() if n > 1 and stem)
+    stems = defaultdict(list)
+    for cls, name in names:
+        stem = re.sub(r"\d+$", "", name)
+        if stem != name and not (_told(name) or _told_in_class(name) or CAMERA.fullmatch(stem)):
+            stems[cls, stem].append(name)
+    alike = [(key, sorted(found)) for key, found in stems.items() if len(found) > 1]
+    if not alike:
+        return None
+    (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
+    count = sum(len(found) for _, found in alike)
+    return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
+            f"{', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''} of {cls}; if such clips were cut from one "
+            f"recording, say so with --group_pattern '^(.*?)\\d*$' or with a table (--groups), lest "
+            f"near copies of trained clips are tested; if each is a recording of its own, all is well")
 
 
 # ---------------------------------------------------------------- drawing
@@ -210,12 +289,13 @@ def hold_out(videos, share, seed, by_video=False):
         return (v.cls, v.name) if by_video else v.group
 
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
-    members = defaultdict(Counter)
+    members, groups_of = defaultdict(Counter), defaultdict(set)
     for v in videos:
         members[group(v)][v.cls] += 1
+        groups_of[v.cls].add(group(v))
     chosen = set()
     for cls in sorted(total):
-        for g in _order({group(v) for v in videos if v.cls == cls} - chosen, seed, cls):
+        for g in _order(groups_of[cls] - chosen, seed, cls):
             wanted = share * total[cls] - (total[cls] - left[cls])
             nearer = abs(wanted - members[g][cls]) < abs(wanted)
             if wanted > 0 and nearer and all(left[c] > n for c, n in members[g].items()):

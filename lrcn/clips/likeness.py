@@ -1,0 +1,127 @@
+"""What a clip looks like in a few numbers: black, frozen, and which clips are nearly the same picture.
+
+    look = Look()
+    for frame in look.at(frames): ...           # while they are written
+    look.facts()                                # width, height, light, contrast, change, hashes
+    clusters(hashes, nearest=6)                 # which clips share a nearly equal frame
+
+The hash is pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"):
+the signs of the 64 lowest DCT coefficients of 32 x 32 grey pixels against their median. Ten lines
+here, and faster than a library that starts from a picture object (docs/data.md).
+"""
+import cv2
+import numpy as np
+
+SIDE, LOW = 32, 8
+HELD = 64               # small pictures that a Look keeps of a long video
+BLACK, FLAT = 16, 4     # grey levels: darker, and with less spread, is black; with less spread has no hash
+FROZEN = 0.1            # grey levels between the first, middle and last frame, of which a frozen clip has less
+# The cosines of an orthonormal DCT-II, (LOW, SIDE): two small products are sooner done than a whole transform.
+_COSINES = np.sqrt(2 / SIDE) * np.cos(np.pi / SIDE * np.outer(np.arange(LOW), np.arange(SIDE) + 0.5))
+_COSINES[0] /= np.sqrt(2)
+_COSINES = _COSINES.astype(np.float32)
+
+
+def small(frame):
+    """uint8 (H, W, 3) RGB -> float32 (32, 32): its green, which is near to grey and cheap."""
+    step = max(1, min(frame.shape[:2]) // 96)
+    thin = np.ascontiguousarray(frame[::step, ::step, 1])
+    return cv2.resize(thin, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def perceptual_hash(picture):
+    """The 64 bits of a small() picture, as 16 hexadecimal digits."""
+    low = (_COSINES @ picture @ _COSINES.T).ravel()
+    middle = LOW * LOW // 2
+    return np.packbits(low >= np.partition(low, middle)[middle]).tobytes().hex()
+
+
+class Look:
+    """Sees the frames of a clip go by, and keeps small pictures of some, at most 64 of a long video."""
+
+    def __init__(self):
+        self.shape, self.pictures, self.count, self.step = (0, 0), [], 0, 1
+
+    def at(self, frames):
+        """Yields the frames."""
+        for frame in frames:
+            if self.count % self.step == 0:
+                self.pictures.append(small(frame))
+                if len(self.pictures) > HELD:
+                    self.pictures, self.step = self.pictures[::2], 2 * self.step
+            self.shape = frame.shape[:2]
+            self.count += 1
+            yield frame
+
+    def facts(self):
+        """[width, height, light, contrast, change, hashes] of the first, the middle and the last picture."""
+        last = len(self.pictures) - 1
+        three = [self.pictures[i] for i in (0, last // 2, last)]
+        spread = [float(picture.std()) for picture in three]
+        change = max(float(np.abs(one - other).mean()) for one, other in zip(three, three[1:], strict=False))
+        hashes = dict.fromkeys(perceptual_hash(p) for p, s in zip(three, spread, strict=True) if s >= FLAT)
+        light = float(np.mean([picture.mean() for picture in three]))
+        return [self.shape[1], self.shape[0], round(light, 1), round(max(spread), 1), round(change, 2),
+                " ".join(hashes)]
+
+
+def is_black(light, contrast):
+    return light < BLACK and contrast < FLAT
+
+
+# ---------------------------------------------------------------- near doubles
+
+def clusters(hashes, nearest=6):
+    """[[clip numbers]] of clips that are linked by nearly equal frames: at most `nearest` of 64 bits differ.
+
+    hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the
+    hash differs in one bit at most: with up to seven bits between two hashes one of their four quarters
+    does, so that none is missed, and the time grows with the clips and not with their pairs.
+    """
+    if nearest > 7:
+        raise ValueError(f"at most 7 bits are found for certain, not {nearest}")
+    owner = np.repeat(np.arange(len(hashes)), [len(h) for h in hashes])
+    texts = [h for clip in hashes for h in clip]
+    if not texts:
+        return []
+    values, place = np.unique(np.frombuffer(bytes.fromhex("".join(texts)), ">u8").astype(np.uint64),
+                              return_inverse=True)
+    one, other = _near(values, nearest)
+    return _linked(len(hashes), len(values), np.concatenate([owner, len(hashes) + one]),
+                   np.concatenate([len(hashes) + place, len(hashes) + other]))
+
+
+def _near(values, nearest):
+    """(i, j) of all pairs of `values`, different uint64 (N,), with at most `nearest` bits between them."""
+    found = [np.empty((2, 0), np.int64)]
+    for quarter in range(4):
+        keys = (values >> np.uint64(16 * quarter) & np.uint64(0xFFFF)).astype(np.int64)
+        order = np.argsort(keys, kind="stable")
+        ranked = keys[order]
+        for flip in (0, *(1 << bit for bit in range(16))):
+            begin, end = (np.searchsorted(ranked, keys ^ flip, side) for side in ("left", "right"))
+            for rows in _portions(end - begin):
+                counts = (end - begin)[rows]
+                one = np.repeat(rows, counts)
+                other = order[np.repeat(begin[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(one))]
+                near = (one < other) & (np.bitwise_count(values[one] ^ values[other]) <= nearest)
+                found.append(np.stack([one[near], other[near]]))
+    return np.concatenate(found, 1)
+
+
+def _portions(counts, most=4_000_000):
+    """Consecutive row numbers, int arrays, with about `most` candidates each, so that memory stays small."""
+    bounds = np.searchsorted(np.cumsum(counts), np.arange(most, counts.sum() + most, most))
+    return [rows for rows in np.split(np.arange(len(counts)), bounds) if len(rows)]
+
+
+def _linked(clips, values, one, other):
+    """The connected clips, ascending, of a graph over clips and hash values; those alone are left out."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    size = clips + values
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(size, size))
+    label = connected_components(graph, directed=False)[1][:clips]
+    order = np.argsort(label, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+    return sorted((group.tolist() for group in groups if len(group) > 1), key=lambda g: g[0])

@@ -1,0 +1,218 @@
+"""Which videos a folder of raw videos holds: their class, their clip's name, and what is left out, and why.
+
+    found = find_sources("my_videos")                           # every video of every class folder
+    found = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
+    found.jobs          # [Job], sorted by class and name
+    found.left_out      # [(file, reason)]
+    found.words         # lines for the user
+
+The class is the first folder below the one that is given, however deep the video lies; where train/
+and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
+the class is the folder that the list names, or what Kinetics' table says of the file's name.
+"""
+import hashlib
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lrcn.base.cli import UserError
+from lrcn.clips import splits
+from lrcn.clips.manifest import PART_FOLDERS, RESERVED
+from lrcn.video.reader import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to sample. source: relative to --row_data_dir, with slashes; bytes, modified (ns): as it is now."""
+    cls: str
+    video: str
+    source: str
+    bytes: int = 0
+    modified: int = 0
+
+    @property
+    def key(self):
+        return self.cls, self.video
+
+
+@dataclass
+class Found:
+    jobs: list
+    left_out: list
+    words: list = field(default_factory=list)
+
+
+def find_sources(raw, leave_out=None, lists=None, classes=None):
+    """Found in the folder `raw`. leave_out: a folder not to look into (resolved).
+
+    lists: {split: (training [Listed], test [Listed])}; classes: names of those wanted. UserError
+    where nothing is left.
+    """
+    raw = Path(raw)
+    paths, left_out = _walk(raw, leave_out)
+    if not paths:
+        raise UserError(f"--row_data_dir {raw}: no class folder with videos in it ({' '.join(EXTENSIONS)})")
+    found = _listed(paths, lists) if lists else _foldered(paths, raw)
+    found.left_out[:0] = left_out
+    if not found.jobs:
+        raise UserError(
+            f"--row_data_dir {raw}: none of the listed videos is in this folder; is --ucf_list_dir the list "
+            f"of these videos?" if lists else
+            f"--row_data_dir {raw}: no class folder with videos in it; {len(paths)} videos lie in no folder")
+    if classes:
+        _choose(found, classes)
+    names = {job.cls for job in found.jobs} & set(RESERVED)
+    if names:
+        raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
+                        f"that name); rename it")
+    found.jobs = [Job(cls, name, source, *_stat(raw, source))
+                  for cls, name, source in sorted((j.cls, j.video, j.source) for j in found.jobs)]
+    return found
+
+
+def _walk(folder, leave_out):
+    """(relative paths, with slashes, of all videos; [(other file, reason)]), hidden ones passed over."""
+    paths, others, top = [], [], os.fspath(folder)
+    for root, folders, names in os.walk(top, followlinks=True):
+        here = os.path.realpath(root)
+        folders[:] = sorted(
+            d for d in folders if not d.startswith(".")
+            and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
+        inside = os.path.relpath(root, top).replace(os.sep, "/")
+        inside = "" if inside == "." else f"{inside}/"
+        for name in sorted(names):
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if ending in EXTENSIONS:
+                paths.append(inside + name)
+            else:
+                others.append((inside + name, f"no video ({ending or 'no ending'})"))
+    return paths, others
+
+
+def _stat(raw, source):
+    """(bytes, time of change in ns); zeros where there is nothing behind a link."""
+    try:
+        known = os.stat(os.path.join(raw, source))
+    except OSError:
+        return 0, 0
+    return known.st_size, known.st_mtime_ns
+
+
+# ---------------------------------------------------------------- by folder
+
+def _parted(paths):
+    """Do train/ and test/ or val/ stand on top? One of them alone counts if nothing stands beside it."""
+    tops = {path.split("/")[0] for path in paths if path.count("/") > 1}
+    parts = {PART_FOLDERS[top.lower()] for top in tops if top.lower() in PART_FOLDERS}
+    return "train" in parts and (len(parts) > 1 or len(tops) == 1)
+
+
+def _foldered(paths, raw):
+    parted, jobs, left_out = _parted(paths), [], []
+    for path in paths:
+        folders = path.split("/")[:-1]
+        if parted and folders and folders[0].lower() not in PART_FOLDERS:
+            left_out.append((path, "beside train/ and test/, in none of them"))
+        elif len(folders) <= parted:
+            left_out.append((path, "in no class folder"))
+        else:
+            jobs.append((folders[parted], path))
+    named = _name(jobs, parted)
+    return Found(named, left_out, _say_folders(named, parted, raw))
+
+
+def _name(jobs, parted):
+    """[Job] of [(class, path)]: a clip is called by its path below the class, without its ending.
+
+    Where two would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the
+    ending, or the part, as well: whatever comes first, so that a name depends on the folder alone.
+    """
+    makers = (lambda path: os.path.splitext(_below(path, 1 + parted))[0], lambda path: _below(path, 1 + parted),
+              lambda path: "_".join([*path.split("/")[:parted], os.path.splitext(_below(path, 1 + parted))[0]]),
+              lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}")
+    named, left = [], jobs
+    for make in makers:
+        same = defaultdict(list)
+        for cls, path in left:
+            same[cls, make(path)].append(path)
+        taken = {job.key for job in named}
+        named += [Job(*key, paths[0]) for key, paths in same.items() if len(paths) == 1 and key not in taken]
+        left = [(key[0], path) for key, paths in same.items() if len(paths) > 1 or key in taken for path in paths]
+    return named
+
+
+def _below(path, depth):
+    return "_".join(path.split("/")[depth:])
+
+
+def _say_folders(jobs, parted, raw):
+    """What the user should know of the folders that were taken for classes."""
+    words, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
+    if parted:
+        counts = Counter(PART_FOLDERS[job.source.split("/")[0].lower()] for job in jobs)
+        words.append("parts by folder: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p]))
+    if deep and deep == len(jobs) and len({job.cls for job in jobs}) == 1:
+        words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it are "
+                     f"the classes, give --row_data_dir {Path(raw, *jobs[0].source.split('/')[:1 + parted])}")
+    elif deep:
+        words.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
+                     f"clips hold the folders between")
+    return words
+
+
+# ---------------------------------------------------------------- by lists
+
+def read_lists(folder):
+    """{split: (training list, test list)} of every split that has lists in the folder."""
+    folder = Path(folder)
+    numbers = [n for n in (1, 2, 3) if (folder / f"trainlist{n:02d}.txt").is_file()
+               or any(folder.glob(f"*_test_split{n}.txt"))]
+    return {n: splits.official_lists(folder, n) for n in numbers or [1]}
+
+
+def _listed(paths, lists):
+    """The videos on any list; the words say how many of each list's videos are there."""
+    rows = [row for pair in lists.values() for part in pair for row in part]
+    listed = {(row.cls, row.video) for row in rows}
+    alone = {row.video: row.cls for row in rows if splits.KINETICS_NAME.fullmatch(row.video)}
+    jobs, left_out = {}, []
+    for path in sorted(paths):
+        *folders, file = path.split("/")
+        name = os.path.splitext(file)[0]
+        cls = next((f for f in reversed(folders) if (f, name) in listed), alone.get(name))
+        if cls is None:
+            left_out.append((path, "on no list"))
+        elif (cls, name) in jobs:
+            left_out.append((path, f"the listed {cls}/{name} is {jobs[cls, name].source}"))
+        else:
+            jobs[cls, name] = Job(cls, name, path)
+    words = []
+    for split, parts in lists.items():
+        counts = []
+        for part, what in zip(parts, ("training", "test"), strict=True):
+            keys = {(row.cls, row.video) for row in part}
+            counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
+        words.append(f"split {split}: {', '.join(counts)}")
+    return Found(list(jobs.values()), left_out, words)
+
+
+def _choose(found, classes):
+    """Leave out the jobs of other classes; UserError for a wanted one that has no video."""
+    there, wanted = {job.cls for job in found.jobs}, set(classes)
+    absent = [cls for cls in classes if cls not in there]
+    if absent:
+        raise UserError(f"--classes {','.join(classes)}: no video of {absent[0]}; there are "
+                        f"{', '.join(sorted(there)[:10])}{' ...' if len(there) > 10 else ''}")
+    found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
+    found.jobs = [job for job in found.jobs if job.cls in wanted]
+
+
+def class_names(text):
+    """--classes A,B,...: the names, sorted, each once."""
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    if not names:
+        raise ValueError(text)
+    return names
