@@ -36,7 +36,7 @@ class Slider:
         self.head = trained.model.head.eval()
         self.block = max(BLOCK[device.type], self.length)
         self.restart()
-        self.push([np.zeros((self.transform.crop, self.transform.crop, 3), np.uint8)])  # warm up
+        self.push([np.zeros((self.transform.crop, self.transform.crop, 3), np.uint8)] * 2)      # warm up
         self.restart()
 
     def restart(self):
