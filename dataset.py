@@ -37,8 +37,13 @@ def training_samples(recipe, run=None, say=cli.say):
     run: the RunFolder of a resumed run, whose splits.csv decides.
     """
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
-    pool, test, order = (_listed if recipe.ucf_list_dir and recipe.split != "random" else _drawn)(
-        recipe, videos, say)
+    leaky, listed = recipe.split == "random", recipe.ucf_list_dir and recipe.split != "random"
+    parted = not listed and not leaky and any(v.part for v in videos)
+    pool, test, order = (_listed if listed else _parted if parted else _drawn)(recipe, videos, say)
+    alike = None if leaky or recipe.group_pattern or recipe.groups else \
+        splits.look_alike([(v.cls, v.name) for v in [*pool, *test]])
+    if alike:
+        cli.say(f"warning: {alike}", file=sys.stderr)
     short = sum(v.frames < recipe.num_frames_video for v in pool)
     if short:
         say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
@@ -48,7 +53,9 @@ def training_samples(recipe, run=None, say=cli.say):
         return _as_before(run, videos, [*pool, *test], say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
-    train, val = splits.hold_out(pool, recipe.split_size, recipe.seed + 1, by_video=recipe.split == "random")
+    train, val = ([v for v in pool if v.part == part] for part in ("train", "val")) if parted else (pool, [])
+    if not val:
+        train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky)
     if recipe.smaller_dataset:
         train, val = splits.smaller(train), splits.smaller(val)
     if not val:
@@ -68,15 +75,26 @@ def _listed(recipe, videos, say):
     return pool, [], splits.class_order(lists, listed)
 
 
+def _parted(recipe, videos, say):
+    """(videos of train/ and val/, of test/, class order) where the sources lie in such folders.
+
+    Without a test/ the videos of val/ are the test, and the validation is cut from those of train/.
+    """
+    parts = {part: [v for v in videos if v.part == part] for part in splits.PARTS}
+    if not parts["test"]:
+        parts = {"train": parts["train"], "val": [], "test": parts["val"]}
+    rest = len(videos) - sum(map(len, parts.values()))
+    say("parts by folder: " + ", ".join(f"{len(found)} {part}" for part, found in parts.items() if found)
+        + (f"; {rest} videos in none of them are left out" if rest else ""))
+    return parts["train"] + parts["val"], parts["test"], splits.class_order(recipe.ucf_list_dir, videos)
+
+
 def _drawn(recipe, videos, say):
     """(training videos, test videos, class order) of a split drawn by group, or by video for comparison."""
     leaky = recipe.split == "random"
     if leaky:
         print("warning: --split random draws by video, not by group: near copies of the tested clips "
               "are trained on, and the accuracy is inflated", file=sys.stderr)
-    elif not (recipe.group_pattern or recipe.groups) and splits.look_alike([(v.cls, v.name) for v in videos]):
-        print("warning: many videos share their name up to the last number; if such clips were cut from "
-              "one recording, say so with --group_pattern or --groups", file=sys.stderr)
     pool, test = splits.hold_out(videos, recipe.test_size, recipe.seed, by_video=leaky)
     return pool, test, splits.class_order(recipe.ucf_list_dir, videos)
 

@@ -206,15 +206,14 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def lock(folder, flag, what, group=None, wait=False):
+def lock(folder, flag, what, group=None, wait=False, name=".lock"):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
     wait: the second one waits its turn instead. Processes that give the same `group` hold it
-    together. The kernel drops the lock with its holder, so that nothing has to be cleaned up after
-    a kill.
+    together. name: that of the lock's file. The kernel drops the lock with its holder, so that nothing
+    has to be cleaned up after a kill.
     """
-    path = Path(folder) / ".lock"
-    with open(path, "a+") as f:
+    with open(Path(folder, name), "a+") as f:
         if fcntl and wait:
             fcntl.flock(f, fcntl.LOCK_EX)
         elif fcntl and not _locked(f, group):

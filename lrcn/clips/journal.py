@@ -100,16 +100,20 @@ def read_facts(out):
     return {(row["class"], row["video"]): [row[name] for name in FACTS] for row in rows}
 
 
+def read_failed(out):
+    """{source: reason} of failed.csv."""
+    path = out / "failed.csv"
+    rows = files.read_csv(path, ("source", "reason")) if path.is_file() else []
+    return {row["source"]: row["reason"] for row in rows}
+
+
 def read_state(out):
-    """({(class, video): [Entry], the latest last} of every clip that is whole, {source: reason} of the failed)."""
-    found, failed = [], {}
+    """({(class, video): [Entry], the latest last} of the whole clips, {source: reason} of the failed)."""
+    found, failed = [], read_failed(out)
     if (out / "manifest.csv").is_file():
         facts = read_facts(out)
         found = [Entry([line[c] for c in MANIFEST_COLUMNS], facts.get((line["class"], line["video"])))
                  for line in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
-    if (out / "failed.csv").is_file():
-        failed = {line["source"]: line["reason"]
-                  for line in files.read_csv(out / "failed.csv", ("source", "reason"))}
     for path in sorted(out.glob(".journal-*.jsonl")):
         for kind, source, detail, facts in read_journal(path):
             if kind == "done":
@@ -132,7 +136,7 @@ def read_state(out):
 
 @dataclass
 class Followed:
-    """What follow() found. done: {(class, video): Entry}; gone, changed: {(class, video): its clip's digest}."""
+    """done: {(class, video): Entry}; gone, changed: {(class, video): digest of its clip}."""
     done: dict
     gone: dict
     changed: dict
@@ -154,8 +158,8 @@ def follow(out, jobs, keep=None):
         else:
             (found.changed if job else found.gone)[key] = None
     if keep is None and len(found.gone) >= MANY and 2 * len(found.gone) > len(state):
-        raise UserError(f"--row_data_dir: {len(found.gone)} of the {len(state)} videos sampled in {out} are not "
-                        f"in it any more; add --keep to keep their clips, or --no-keep to take them out")
+        raise UserError(f"--row_data_dir: {len(found.gone)} of the {len(state)} videos sampled in {out} are "
+                        f"not in it any more; add --keep to keep their clips, or --no-keep to take them out")
     for key in found.changed:
         found.changed[key] = digest(clip_path(out, *key))
     if found.gone or found.changed:
@@ -170,7 +174,8 @@ def _current(entries, job, out, keep):
     """The entry that counts for a job (None: a video that the source does not hold any more), or None."""
     if job is None:
         return entries[-1] if keep else None
-    return next((e for e in reversed(entries) if e.shows(job, out)), entries[-1] if keep and entries else None)
+    as_it_is = [entry for entry in entries if entry.shows(job, out)] or (entries if keep else [])
+    return as_it_is[-1] if as_it_is else None
 
 
 def digest(path):
@@ -187,8 +192,13 @@ def _remove_clip(out, cls, name):
 def _write_tables(out, done):
     # In this order: a row without its facts is looked at anew, facts without a row are nothing.
     files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
+    write_facts(out, {key: entry.facts or [""] * len(FACTS) for key, entry in done.items()})
+
+
+def write_facts(out, facts):
+    """Write clips.csv, of {(class, video): FACTS}."""
     files.write_csv(out / "clips.csv", CLIP_COLUMNS,
-                    [(name, cls, *(done[cls, name].facts or [""] * len(FACTS))) for cls, name in sorted(done)])
+                    [(name, cls, *facts[cls, name]) for cls, name in sorted(facts)])
 
 
 def merge(out, jobs, keep=None):

@@ -15,8 +15,8 @@ import numpy as np
 SIDE, LOW = 32, 8
 HELD = 64               # small pictures that a Look keeps of a long video
 BLACK, FLAT = 16, 4     # grey levels: darker, and with less spread, is black; with less spread has no hash
-FROZEN = 0.1            # grey levels between the first, middle and last frame, of which a frozen clip has less
-# The cosines of an orthonormal DCT-II, (LOW, SIDE): two small products are sooner done than a whole transform.
+FROZEN = 0.1            # grey levels between the first, middle and last frame: less is frozen
+# The cosines of an orthonormal DCT-II, (LOW, SIDE): two small products are faster than a whole transform.
 _COSINES = np.sqrt(2 / SIDE) * np.cos(np.pi / SIDE * np.outer(np.arange(LOW), np.arange(SIDE) + 0.5))
 _COSINES[0] /= np.sqrt(2)
 _COSINES = _COSINES.astype(np.float32)
@@ -103,7 +103,8 @@ def _near(values, nearest):
             for rows in _portions(end - begin):
                 counts = (end - begin)[rows]
                 one = np.repeat(rows, counts)
-                other = order[np.repeat(begin[rows] - np.cumsum(counts) + counts, counts) + np.arange(len(one))]
+                first = np.repeat(begin[rows] - np.cumsum(counts) + counts, counts)
+                other = order[first + np.arange(len(one))]
                 near = (one < other) & (np.bitwise_count(values[one] ^ values[other]) <= nearest)
                 found.append(np.stack([one[near], other[near]]))
     return np.concatenate(found, 1)

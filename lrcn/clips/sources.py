@@ -24,7 +24,7 @@ from lrcn.video.reader import EXTENSIONS
 
 @dataclass(frozen=True)
 class Job:
-    """A video to sample. source: relative to --row_data_dir, with slashes; bytes, modified (ns): as it is now."""
+    """A video to sample. source: below --row_data_dir, with slashes; bytes, modified (ns): as it is now."""
     cls: str
     video: str
     source: str
@@ -130,17 +130,24 @@ def _name(jobs, parted):
     Where two would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the
     ending, or the part, as well: whatever comes first, so that a name depends on the folder alone.
     """
-    makers = (lambda path: os.path.splitext(_below(path, 1 + parted))[0], lambda path: _below(path, 1 + parted),
-              lambda path: "_".join([*path.split("/")[:parted], os.path.splitext(_below(path, 1 + parted))[0]]),
-              lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}")
+    def whole(path):
+        return _below(path, 1 + parted)
+
+    def plain(path):
+        return os.path.splitext(whole(path))[0]
+
     named, left = [], jobs
-    for make in makers:
-        same = defaultdict(list)
+    for make in (plain, whole, lambda path: "_".join([*path.split("/")[:parted], plain(path)]),
+                 lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
+        same, taken = defaultdict(list), {job.key for job in named}
         for cls, path in left:
             same[cls, make(path)].append(path)
-        taken = {job.key for job in named}
-        named += [Job(*key, paths[0]) for key, paths in same.items() if len(paths) == 1 and key not in taken]
-        left = [(key[0], path) for key, paths in same.items() if len(paths) > 1 or key in taken for path in paths]
+        left = []
+        for key, paths in same.items():
+            if len(paths) == 1 and key not in taken:
+                named.append(Job(*key, paths[0]))
+            else:
+                left += [(key[0], path) for path in paths]
     return named
 
 
@@ -155,8 +162,9 @@ def _say_folders(jobs, parted, raw):
         counts = Counter(PART_FOLDERS[job.source.split("/")[0].lower()] for job in jobs)
         words.append("parts by folder: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p]))
     if deep and deep == len(jobs) and len({job.cls for job in jobs}) == 1:
-        words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it are "
-                     f"the classes, give --row_data_dir {Path(raw, *jobs[0].source.split('/')[:1 + parted])}")
+        inner = Path(raw, *jobs[0].source.split("/")[:1 + parted])
+        words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it "
+                     f"are the classes, give --row_data_dir {inner}")
     elif deep:
         words.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
                      f"clips hold the folders between")

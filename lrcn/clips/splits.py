@@ -160,7 +160,7 @@ def _kinetics_row(row, where):
     if not all(times):
         raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no seconds")
     if {"/", "\\", "\0"} & set(row["label"] + row["youtube_id"]) or row["label"] in (".", ".."):
-        raise UserError(f"{where}: {row['label'][:60]!r}, {row['youtube_id'][:20]!r}: not a class and a video")
+        raise UserError(f"{where}: {row['label'][:60]!r} and {row['youtube_id'][:20]!r} name no video")
     start, end = (int(t[1]) for t in times)
     return Listed(row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}", None, where)
 
@@ -267,9 +267,9 @@ def look_alike(names):
     (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
     count = sum(len(found) for _, found in alike)
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
-            f"{', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''} of {cls}; if such clips were cut from one "
-            f"recording, say so with --group_pattern '^(.*?)\\d*$' or with a table (--groups), lest "
-            f"near copies of trained clips are tested; if each is a recording of its own, all is well")
+            f"{', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''} of {cls}; if such clips were cut from "
+            f"one recording, say so with --group_pattern '^(.*?)\\d*$' or with a table (--groups), lest near "
+            f"copies of trained clips are tested; if each is a recording of its own, all is well")
 
 
 # ---------------------------------------------------------------- drawing

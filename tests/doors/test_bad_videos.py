@@ -25,8 +25,9 @@ import os, pathlib, signal, shutil, sys
 sys.path.insert(0, {root!r})
 import preprocessing_data
 from lrcn.base import cli
+from lrcn.clips import sampler
 from lrcn.video import avi
-read_clip = preprocessing_data.read_clip
+read_clip = sampler.read_clip
 {patch}
 if __name__ == "__main__":
     cli.run(preprocessing_data.main)
@@ -184,7 +185,7 @@ def crash(path, *rest):
     if "Run_g04" in str(path) or "Turn_g01" in str(path):
         os.kill(os.getpid(), signal.{signal})
     return read_clip(path, *rest)
-preprocessing_data.read_clip = crash
+sampler.read_clip = crash
 """
     result = run_patched(tmp_path, patch, raw, tmp_path / "out")
     assert failures(tmp_path / "out") == {

@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from videos import class_folders, number_of, write_endless, write_video
 
-from lrcn.clips.journal import COLUMNS, Journal, clip_path, read_state
+from lrcn.clips.journal import Journal, read_state
+from lrcn.clips.manifest import MANIFEST_COLUMNS, clip_path
+from lrcn.clips.sampler import fraction
+from lrcn.clips.sources import Job
 from lrcn.video import avi
 from lrcn.video.reader import probe, read_frames
-from preprocessing_data import Job, fraction
 
 SCRIPT = "preprocessing_data.py"
 
@@ -81,7 +83,7 @@ def test_every_clip_holds_the_frames_that_the_manifest_names(raw, done):
         info = probe(out / cls / f"{name}.avi")
         assert (info.fps, info.frames, info.width, info.height) == (2.5, 5, 64, 48)
     assert len({row["start"] for row in rows.values()}) > 4      # not all the same
-    assert (out / "manifest.csv").read_text().startswith(",".join(COLUMNS) + "\n")
+    assert (out / "manifest.csv").read_text().startswith(",".join(MANIFEST_COLUMNS) + "\n")
     assert not (out / "failed.csv").exists() and not list(out.glob(".journal*"))
     assert result.out.splitlines()[-1] == str(out) and "Traceback" not in result.err
 
@@ -186,13 +188,12 @@ def test_a_folder_of_class_folders_needs_no_lists(tmp_path):
         path.with_suffix(path.suffix.lower()).rename(path)
     (tmp_path / "raw/A/notes.txt").write_text("no video")
     (tmp_path / "raw/A/.hidden.avi").write_text("no video")
-    # The clips' own folder may lie among the videos: it is no class.
-    preprocess(tmp_path / "raw", tmp_path / "raw/sampled")
-    preprocess(tmp_path / "raw", tmp_path / "raw/sampled")
-    rows = manifest(tmp_path / "raw/sampled")
+    preprocess(tmp_path / "raw", tmp_path / "sampled")
+    preprocess(tmp_path / "raw", tmp_path / "sampled")
+    rows = manifest(tmp_path / "sampled")
     assert sorted(rows) == [("A", "a"), ("A", "b"), ("A", "c"), ("B b", "d"), ("B b", "e")]
     for key, row in rows.items():
-        assert shown(tmp_path / "raw/sampled", *key) == [int(row["start"]) + 10 * k for k in range(5)]
+        assert shown(tmp_path / "sampled", *key) == [int(row["start"]) + 10 * k for k in range(5)]
 
 
 def test_a_video_added_later_is_sampled_by_the_same_command(raw, done, tmp_path):
@@ -203,21 +204,19 @@ def test_a_video_added_later_is_sampled_by_the_same_command(raw, done, tmp_path)
     assert "12 of 13 videos are sampled already" in result.out and len(manifest(out)) == 13
 
 
-def test_two_sources_of_one_name_are_refused(tmp_path):
-    write_video(tmp_path / "raw/A/clip.avi", 50)
-    write_video(tmp_path / "raw/A/clip.mp4", 50)
-    result = preprocess(tmp_path / "raw", tmp_path / "out", ok=False)
-    assert result.code == 2 and "A/clip.avi and A/clip.mp4 would both become A/clip.avi" in result.err
-    assert len(result.err.splitlines()) == 1
-
-
 @pytest.mark.parametrize("flags, says", [
     (["--row_data_dir", "nowhere", "--sampled_data_dir", "out"], "--row_data_dir nowhere"),
     (["--sampled_data_dir", "out"], "--row_data_dir is missing"),
     (["--row_data_dir", "{raw}"], "--sampled_data_dir is missing"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}"], "--sampled_data_dir {raw}"),
     (["--row_data_dir", "{raw}/Jump", "--sampled_data_dir", "out"], "no class folder with videos"),
-    (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}/Jump"], "holds other files"),
+    (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}/Jump"], "inside the other"),
+    (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}/new"], "inside the other"),
+    (["--row_data_dir", "{raw}/Jump", "--sampled_data_dir", "{raw}"], "inside the other"),
+    (["--row_data_dir", "{raw}", "--sampled_data_dir", "{full}"], "holds other files"),
+    (["--row_data_dir", "{raw}", "--sampled_data_dir", "out", "--classes", "Jump,Fly"], "no video of Fly"),
+    (["--report"], "--sampled_data_dir is missing"),
+    (["--report", "--sampled_data_dir", "{full}"], "no manifest.csv"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "{file}/x"], "--sampled_data_dir {file}/x"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "out", "--ucf_list_dir", "none"],
      "--ucf_list_dir none"),
@@ -229,7 +228,9 @@ def test_two_sources_of_one_name_are_refused(tmp_path):
 ])
 def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags, says):
     (tmp_path / "file").write_text("")
-    names = {"raw": raw, "file": tmp_path / "file"}
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/other").write_text("")
+    names = {"raw": raw, "file": tmp_path / "file", "full": tmp_path / "full"}
     result = run(SCRIPT, *(flag.format(**names) for flag in flags), cwd=tmp_path, ok=False)
     assert result.code == 2 and says.format(**names) in result.err, result
     assert len(result.err.splitlines()) == 1 and result.out == ""
@@ -318,7 +319,7 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
     writing.path.write_bytes(raw + data.draw(st.binary(max_size=20)))
     found, _ = read_state(out)
     for (cls, name), row in found.items():
-        assert avi.frames_in(clip_path(out, cls, name)) == int(row[-1]) and len(row) == len(COLUMNS)
+        assert avi.frames_in(clip_path(out, cls, name)) == int(row[-1]) and len(row) == len(MANIFEST_COLUMNS)
 
 
 @pytest.mark.slow
@@ -369,7 +370,7 @@ def test_a_signal_ends_the_run_with_a_line_that_says_how_to_go_on(stuck, tmp_pat
     process.kill(number, group=number == signal.SIGINT)     # Ctrl-C reaches the workers too
     result = process.wait()
     assert result.code == code and "Traceback" not in result.err
-    assert "the same command goes on where this one stopped" in result.err.splitlines()[-1]
+    assert "run the same command again to go on" in result.err.splitlines()[-1]
     again = preprocess(stuck, out, "--time_limit", 1)
     assert "of 13 videos are sampled already" in again.out and len(manifest(out)) == 12
 
