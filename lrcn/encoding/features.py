@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
-from lrcn.base.workers import quiet
+from lrcn.base.workers import quiet, started
 from lrcn.clips.frames import Clip, clip_frames
 from lrcn.encoding import surgery
 from lrcn.encoding.store import BLOCK, Cache, _size, cache_key
@@ -209,7 +209,8 @@ def _encode(frame_encoder, blocks, keep, options, what):
 
     dtype = getattr(torch, options.dtype)
     try:
-        for b, frames in zip(blocks.chosen, frame_loader(blocks, options, options.device), strict=True):
+        loader = started(frame_loader(blocks, options, options.device))
+        for b, frames in zip(blocks.chosen, loader, strict=True):
             if isinstance(frames, str):
                 raise UserError(frames)
             under_way.append((b, frame_encoder(frames).to(dtype)))
