@@ -21,7 +21,7 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
-from lrcn.base.workers import quiet
+from lrcn.base.workers import quiet, started
 from lrcn.clips.frames import Clip, clip_frames
 from lrcn.encoding.contents import fingerprints
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
@@ -348,7 +348,7 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
             flush()
 
     try:
-        for i, frames in enumerate(frame_loader(blocks, options, options.device)):
+        for i, frames in enumerate(started(frame_loader(blocks, options, options.device))):
             if isinstance(frames, str):
                 raise UserError(frames)
             under_way.append((blocks.numbers(i), frame_encoder(frames).to(dtype)))

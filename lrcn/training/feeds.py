@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lrcn.base.cli import UserError
-from lrcn.base.workers import quiet
+from lrcn.base.workers import quiet, started
 from lrcn.clips.frames import ClipFrames, training_clip, windows
 from lrcn.encoding.features import encode_clips
 
@@ -84,7 +84,7 @@ class FrameFeed:
                             # of its own, lest it draws from the one that makes the dropout
                             generator=torch.Generator().manual_seed(self.seed),
                             pin_memory=self.device.type == "cuda")
-        for (numbers, _), frames in zip(steps, loader, strict=True):
+        for (numbers, _), frames in zip(steps, started(loader), strict=True):
             if isinstance(frames, str):
                 raise UserError(frames)
             yield (frames.to(self.device, non_blocking=True).movedim(-1, -3),
