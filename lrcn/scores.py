@@ -97,8 +97,9 @@ class Units:
                 found.append((size, np.concatenate(rows), number))
         return found
 
-    def variance(self, errors):
-        """(variance, degrees of freedom, groups) of a figure with these errors by unit, (U,).
+    def variance(self, errors, seen):
+        """(variance, degrees of freedom, groups) of a figure with these errors by unit, (U,), that was
+        counted over the units `seen`, bool (U,).
 
         Two units vary together where they share a group (dyadic clustering: Cameron, Gelbach and
         Miller 2011, Aronow, Samii and Assenova 2015): sums over groups, minus those over pairs of groups
@@ -111,19 +112,14 @@ class Units:
             total += (-1) ** (size + 1) * (sums ** 2).sum()
             if size == 1:
                 by_group = sums
-        groups, square = len(by_group), (by_group ** 2).sum()
+        there = self.members[seen] >= 0
+        groups, size = len(np.unique(self.members[seen][there])), there.sum() / max(len(there), 1)
+        square = (by_group ** 2).sum()
         # What chance leaves of windows over S groups each is counted S times in `square`, and no more
-        total = max(total, square / self.members.shape[1]) * self._residuals(groups)
-        spread = (by_group ** 4).sum() - square ** 2 / groups
+        total = max(total, square / self.members.shape[1]) * residuals(groups, size)
+        spread = (by_group ** 4).sum() - square ** 2 / max(groups, 1)
         freedom = 2 * square ** 2 / spread if spread > 1e-9 * square ** 2 else np.inf
         return total, freedom, groups
-
-    def _residuals(self, groups):
-        """What makes up for errors that are measured from the groups' own mean: G / (G - 1) for one group
-        each, G (G - 1) / ((G - 2) (G - 3)) for pairs, where the mean holds both groups' effects."""
-        size = (self.members >= 0).sum(1).mean()
-        room = max(groups - size, 1), max(groups - size - 1, 1)
-        return groups / room[0] * ((groups - 1) / room[1]) ** (size - 1)
 
     def means(self, values, key=None, keys=1, share=False):
         """[Estimate] of the mean of values (N,) for every key (N,); the key -1 and NaN are left out."""
@@ -134,10 +130,18 @@ class Units:
         total = np.bincount(key[chosen], values[chosen], minlength=keys)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total / n
-        errors = np.zeros((keys, len(self.members)))
-        np.add.at(errors, (key[chosen], self.unit[chosen]), (values[chosen] - mean[key[chosen]])
-                  / n[key[chosen]])
-        return [Estimate(mean[i:i + 1], errors[i:i + 1], self, n[i], share) for i in range(keys)]
+        errors, seen = np.zeros((keys, len(self.members))), np.zeros((keys, len(self.members)), bool)
+        where = key[chosen], self.unit[chosen]
+        np.add.at(errors, where, (values[chosen] - mean[where[0]]) / n[where[0]])
+        seen[where] = True
+        return [Estimate(mean[i:i + 1], errors[i:i + 1], self, seen[i], n[i], share) for i in range(keys)]
+
+
+def residuals(groups, size):
+    """What makes up for errors that are measured from the groups' own mean: G / (G - 1) where a unit is of
+    one group, G (G - 1) / ((G - 2) (G - 3)) where it is of two, and the mean holds the effects of both."""
+    room = max(groups - size, 1), max(groups - size - 1, 1)
+    return groups / room[0] * (max(groups - 1, 1) / room[1]) ** (size - 1)
 
 
 # ---------------------------------------------------------------- estimates
@@ -159,7 +163,8 @@ def wilson(share, variance, freedom, groups, n):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over.
+    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over, in
+    the units `seen`, bool (U,).
 
     share: whether it lies between 0 and 1. parts: the two shares whose difference it is, or None.
     Runs differ in their training seed; a run alone is R = 1.
@@ -167,6 +172,7 @@ class Estimate:
     values: np.ndarray
     errors: np.ndarray
     units: Units
+    seen: np.ndarray
     n: int
     share: bool = False
     parts: tuple = None
@@ -175,10 +181,13 @@ class Estimate:
     def value(self):
         return float(np.mean(self.values))
 
+    def _variance(self, errors):
+        return self.units.variance(errors, self.seen)
+
     @cached_property
     def of_groups(self):
         """(variance, degrees of freedom, groups) for other recordings, in these runs."""
-        return self.units.variance(self.errors.mean(0))
+        return self._variance(self.errors.mean(0))
 
     @cached_property
     def of_seeds(self):
@@ -187,7 +196,7 @@ class Estimate:
         mean, runs = self.errors.mean(0), len(self.values)
         if runs == 1:
             return 0.0, np.inf
-        chance = sum(self.units.variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
+        chance = sum(self._variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
         return max(np.var(self.values, ddof=1) / runs - chance, 0.0), runs - 1
 
     @cached_property
@@ -233,8 +242,14 @@ def pool(estimates):
     first = estimates[0]
     parts = first.parts and tuple(pool(part) for part in zip(*(e.parts for e in estimates), strict=True))
     return replace(first, values=np.concatenate([e.values for e in estimates]), parts=parts,
-                   errors=np.concatenate([e.errors for e in estimates]),
-                   n=int(np.mean([e.n for e in estimates])))
+                   errors=np.concatenate([e.errors for e in estimates]))
+
+
+def combined(estimates, value, slopes):
+    """The Estimate of a figure made of others, of one run each: its value, and its slope for each of them."""
+    errors = sum(slope * e.errors for slope, e in zip(slopes, estimates, strict=True) if slope)
+    return Estimate(np.atleast_1d(value), errors + np.zeros_like(estimates[0].errors), estimates[0].units,
+                    np.any([e.seen for e in estimates], 0), min(e.n for e in estimates))
 
 
 def difference(a, b, exclusive=False):
@@ -242,8 +257,7 @@ def difference(a, b, exclusive=False):
 
     exclusive: they are shares of answers of which each counts for one of them at most.
     """
-    return replace(a, values=a.values - b.values, errors=a.errors - b.errors, n=min(a.n, b.n), share=False,
-                   parts=(a, b) if exclusive else None)
+    return replace(combined([a, b], a.value - b.value, (1, -1)), parts=(a, b) if exclusive else None)
 
 
 def mover(plus, minus):
@@ -256,7 +270,7 @@ def mover(plus, minus):
                                     for e in (plus, minus))
     a, b = plus.errors.mean(0), minus.errors.mean(0)
     spread = np.sqrt(plus.of_groups[0] * minus.of_groups[0])
-    both = plus.units.variance(a + b)[0] - plus.units.variance(a - b)[0]
+    both = plus._variance(a + b)[0] - plus._variance(a - b)[0]
     r = np.clip(both / (4 * spread), -1, 1) if spread > 0 else 0
     value, other = plus.value, minus.value
     down, up = (np.sqrt(max(x * x + y * y - 2 * r * x * y, 0))
@@ -286,7 +300,5 @@ def paired(first, other, groups):
 def ratio(a, b):
     """The Estimate of a / b, of one run, by linearisation; NaN where b is not told from nil."""
     ends = b.ci95
-    if ends is None or ends[0] <= 0 <= ends[1]:
-        return replace(a, values=np.array([np.nan]), share=False)
-    value = a.values / b.values
-    return replace(a, values=value, errors=(a.errors - value * b.errors) / b.values, share=False)
+    value = np.nan if ends is None or ends[0] <= 0 <= ends[1] else a.value / b.value
+    return combined([a, b], value, (1 / b.value, -value / b.value) if np.isfinite(value) else (0, 0))

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 from lrcn import scores
-from lrcn.scores import Units
+from lrcn.scores import Units, residuals
 
 
 def test_scores_are_scikit_learns():
@@ -47,6 +47,12 @@ def test_groups_of_one_clip_have_wilsons_interval(right, n):
     assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=0.003)
 
 
+def test_only_the_groups_that_a_figure_was_counted_over_count():
+    right, groups, key = np.ones(200, bool), np.arange(200) // 2, np.where(np.arange(200) < 12, 0, 1)
+    few, _ = Units.of(groups).means(right, key, 2, share=True)
+    assert few.ci95 == pytest.approx(scores.share_of(right[:12], groups[:12]).ci95)
+
+
 def test_clips_that_agree_within_their_group_count_once():
     random = np.random.default_rng(0)
     right = random.random(200) < 0.6
@@ -69,7 +75,7 @@ def test_the_variance_over_pairs_of_groups_is_that_of_two_way_clustering():
 
     expected = cov_cluster_2groups(Fit, pairs[:, 0], pairs[:, 1], use_correction=False)[0][0, 0]
     units = Units(pairs)
-    found = units.variance(np.bincount(units.unit, errors))[0] / units._residuals(100)
+    found = units.variance(np.bincount(units.unit, errors), np.full(2500, True))[0] / residuals(100, 2)
     assert found == pytest.approx(expected, rel=1e-6)
 
 

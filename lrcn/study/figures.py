@@ -8,12 +8,12 @@ A window over a cut depends on the recordings of both its clips: scores.Units sa
 Arrays only: no files, no network. Movies, windows and cuts are those of movies.py;
 labels are ints, -1 stands for "none".
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
 
-from lrcn.scores import Estimate, difference, ratio
+from lrcn.scores import Estimate, combined, difference, ratio
 from lrcn.study.movies import mixes
 
 FIRST, SECOND, THIRD, NEITHER = range(4)
@@ -119,9 +119,7 @@ def fitted(curve):
         again, free = _fit(np.nan_to_num(y), weight, best), best > (-np.inf, -np.inf, 1e-6)
         slopes[:] = 0                                               # a lapse of nil stays so
         slopes[free] = np.linalg.pinv(again.jac[:, free])[:, :-1] * np.sqrt(weight)
-    errors = slopes @ np.nan_to_num(np.concatenate([e.errors for e in curve]))
-    return [replace(curve[0], values=best[i:i + 1], errors=errors[i:i + 1], share=False,
-                    n=max(e.n for e in curve)) for i in range(3)]
+    return [combined(curve, value, np.nan_to_num(row)) for value, row in zip(best, slopes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -159,11 +157,10 @@ def recency_index(margin, units):
     columns = [units.means(column)[0] for column in margin.T]
     first, last, mixed = columns[0], columns[-1], columns[1:-1]
     if not mixed:
-        return replace(first, values=np.array([np.nan]))
-    middle = replace(first, values=np.mean([e.values for e in mixed], 0), n=min(e.n for e in columns),
-                     errors=np.mean([e.errors for e in mixed], 0))
+        return combined([first], np.nan, [0])
+    middle = combined(mixed, np.mean([e.value for e in mixed]), [1 / len(mixed)] * len(mixed))
     share = ratio(difference(middle, first), difference(last, first))
-    return replace(share, values=2 * share.values - 1, errors=2 * share.errors)
+    return combined([share], 2 * share.value - 1, [2])
 
 
 def both_ways(hard, backwards):
