@@ -154,7 +154,7 @@ class Store:
         order = np.argsort(rows, kind="stable")     # one way through the files
         for i in range(0, len(rows), step):
             part = order[i:i + step]
-            values = self.read(rows[part]).reshape(len(part), -1).view(np.uint8)
+            values = self.read(rows[part]).view(np.uint8).reshape(len(part), self.row_bytes)
             right[part] = check_sums(entries[part], values) == entries["crc"][part]
         return right
 
@@ -164,7 +164,7 @@ class Store:
         out = np.empty((len(flat), *self.shape), self.dtype)
         segment = np.searchsorted(self.starts, flat, "right") - 1
         cuts = np.flatnonzero((np.diff(flat) != 1) | (np.diff(segment) != 0)) + 1
-        raw = out.reshape(len(flat), -1).view(np.uint8)
+        raw = out.view(np.uint8).reshape(len(flat), self.row_bytes)
         for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(flat)], strict=True):
             if a < b:
                 self.segments[segment[a]].read_into(raw[a:b], int(flat[a] - self.starts[segment[a]]))
