@@ -74,10 +74,10 @@ check_opencv() {
         fail "opencv-python-headless does not work here either: $(echo "$error" | tail -n 1)"
 }
 
-# What makes some things faster where it is to be had, and is not worth failing for.
+# What makes encoding on a CPU faster where it is to be had; all works without it.
 install_if_there_is() {
-    .venv/bin/python -m pip install --disable-pip-version-check -q --only-binary :all: "$1" >>.venv/setup.log 2>&1 ||
-        echo "setup: $1 is not to be had for this Python here; all works without it, $2"
+    .venv/bin/python -m pip install --disable-pip-version-check -q --only-binary :all: "$@" >>.venv/setup.log 2>&1 ||
+        echo "setup: ${*: -1} is not to be had for this Python here; encoding on a CPU is slower without it"
 }
 
 check_python
@@ -85,7 +85,8 @@ check_python
 make_environment
 install -r requirements-dev.txt
 check_opencv
-install_if_there_is openvino "encoding on a CPU is slower"
+install_if_there_is onnxruntime
+install_if_there_is --no-deps openvino      # not openvino-telemetry, which reports every import of it to its makers
 .venv/bin/python -c 'import torch, torchvision' ||
     fail "PyTorch was installed and cannot be imported; make it anew: rm -rf .venv && make demo"
 touch .venv/ready
