@@ -147,7 +147,8 @@ class LRCN(nn.Module):
         """Raise a ValueError unless these are frames as the encoder takes them."""
         parts = [self.encoder.transform.modalities] if self.encoder.transform.modalities > 1 else []
         layout = ("B", "T", *parts, 3, "H", "W")
-        right = isinstance(frames, torch.Tensor) and frames.dtype == torch.uint8 and \
+        kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)   # mixup mixes two clips
+        right = isinstance(frames, torch.Tensor) and frames.dtype in kinds and \
             frames.dim() == len(layout) and frames.shape[-3] == 3 and list(frames.shape[2:-3]) == parts
         if not right:
             found = type(frames)

@@ -7,6 +7,7 @@
 What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `utils.build` makes
 the model again from it.
 """
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def load_file(path, flag):
             if unpacked > path.stat().st_size:
                 raise UserError(f"--{flag} {path}: a compressed archive that unpacks to "
                                 f"{files.gigabytes(unpacked)}, not a checkpoint; it was not read")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of sparse tensors, which are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # torch.load raises almost anything for a broken file

@@ -1,14 +1,12 @@
-"""What a trained model is tested on, what it says of it, and how sure the figures are.
+"""What a trained model says of videos.
 
-    trained = utils.load_trained("20261121-110128")
-    data = test_data(trained, sampled_data_path, ucf_list_dir)      # the test list's videos
     probabilities = predict_videos(trained, data, options)          # (videos, C), windows averaged
-    metrics = summarise(probabilities, data.labels, data.groups)    # top1, ci95, ...
+    values, owner = clip_features(trained, data, options, "all")    # what its head reads
 """
-
 import numpy as np
 import torch
 
+from lrcn.base.cli import UserError
 from lrcn.clips.frames import mirrored, windows
 from lrcn.encoding.features import encode_clips
 
@@ -33,10 +31,19 @@ def head_logits(head, values, device="cpu", chunk=256):
     return torch.cat([head(torch.from_numpy(part).to(device).float()).float().cpu() for part in parts])
 
 
+def softmax(logits):
+    """Probabilities (..., C) of logits; UserError where a damaged model gives what is no number."""
+    if not torch.isfinite(logits).all():
+        raise UserError("--model_dir: what this model says is not finite: its weights or its transform are "
+                        "damaged; take another checkpoint")
+    return logits.softmax(-1)
+
+
 def predict_videos(trained, data, options, number=1, flip=False):
     """Probabilities float64 (videos, C): the softmax, averaged over a video's windows."""
     values, owner = clip_features(trained, data, options, number, flip)
-    shares = head_logits(trained.model.head, values, options.device).double().softmax(1).numpy()
+    shares = head_logits(trained.model.head, values, options.device)
+    shares = softmax(shares.double()).numpy()
     total = np.zeros((len(data.videos), shares.shape[1]))
     np.add.at(total, owner, shares)
     return total / np.bincount(owner)[:, None]

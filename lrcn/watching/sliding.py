@@ -19,6 +19,7 @@ import torch
 from lrcn.clips.frames import plain_box, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.encoding.engines import BLOCK, fastest
+from lrcn.encoding.predictions import softmax
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip, sample_video
 
@@ -73,7 +74,7 @@ class Slider:
             return np.empty((0, self.head.spec["classes"]), np.float32)
         windows = values.unfold(0, self.length, 1).transpose(1, 2)
         logits = [self.head(part.contiguous()) for part in windows.split(256)]
-        return torch.cat(logits).float().softmax(1).cpu().numpy()
+        return softmax(torch.cat(logits).float()).cpu().numpy()
 
 
 @dataclass

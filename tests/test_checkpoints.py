@@ -1,0 +1,167 @@
+"""A stranger's checkpoint: whatever it says is read, or refused in one line that names what is wrong."""
+import copy
+import os
+import shutil
+import time
+
+import pytest
+import torch
+from commands import run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import ONE_THREAD, load, one_line, report_of
+
+import utils
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import Rank
+from lrcn.encoding import surgery
+from lrcn.encoding.predictions import softmax
+from lrcn.training.engine import Learner, Progress
+
+
+def laughs(depth=30):
+    """Lists in lists that would print as two to the power of `depth` words."""
+    value = ["ha"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.fixture(scope="module")
+def state(trained):
+    return load(trained, "best")
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def changed(state, path, value):
+    """A copy of the checkpoint with another value at `path`, keys with dots between them."""
+    *parents, last = path.split(".")
+    new = here = dict(state)
+    for name in parents:
+        here[name] = copy.copy(here[name])
+        here = here[name]
+    here[last] = value
+    return new
+
+
+MUTATIONS = int(os.environ.get("MUTATIONS", 100))
+NAN = torch.tensor(float("nan"))
+ODD = [
+    ("format", laughs(), "format"), ("format", None, "format"), ("format", True, "format"),
+    ("classes", [*"abcde", "\udcff"], "classes"), ("classes", ["x" * 5_000_000, *"abcde"], "classes"),
+    ("classes", [*"aabcde"][:6], "classes"), ("classes", [*"ab"], "2 class names"),
+    ("head_spec.lstm_layers", 100_000, "lstm_layers"), ("head_spec.hidden_size", 10**6, "head"),
+    ("head_spec.dropout", float("nan"), "dropout"), ("head_spec.readout", ["last"], "readout"),
+    ("encoder_spec.resize", -5, "resize"), ("encoder_spec.resize", 0, "resize"),
+    ("encoder_spec.crop", 10**9, "crop"), ("encoder_spec.modality", "depth", "modality"),
+    ("encoder_spec.std", (0.0, 1.0, 1.0), "std"), ("encoder_spec.mean", (0.0, 1.0), "mean"),
+    ("encoder_spec.interpolation", "foo", "interpolation"),
+    ("encoder_spec.interpolation", [1], "interpolation"),
+    ("settings", None, "settings"), ("settings.num_frames_video", 0, "num_frames_video"),
+    *(("settings.num_frames_video", value, "num_frames_video") for value in (-3, 10**9, "5", None)),
+    ("settings.FPS", "abc", "FPS"), ("settings.FPS", float("nan"), "FPS"), ("settings.FPS", -1, "FPS"),
+    ("settings.FPS", 1e-300, "FPS"), ("settings.sampling_rate", [1], "sampling_rate"),
+    ("head.classifier.1.bias", {}, "classifier.1.bias"),
+    ("head.classifier.1.bias", torch.zeros(6).to_sparse(), "sparse"),
+    ("head.classifier.1.bias", torch.zeros(6, dtype=torch.complex64), "complex"),
+    ("head.classifier.1.bias", NAN.repeat(6), "not finite"),
+    ("encoder", None, "encoder.pth.tar is missing"), ("encoder_digest", None, "not the one"),
+]
+
+
+@pytest.mark.parametrize("path, value, says", ODD, ids=[f"{path} {i}" for i, (path, *_) in enumerate(ODD)])
+def test_a_value_that_cannot_be_is_one_line_that_names_it(state, copied, path, value, says):
+    checkpoint = copied / "Saved_model_checkpoint" / "best.pth.tar"
+    (checkpoint.parent / "encoder.pth.tar").unlink()
+    keys = [path.split(".")[0], path.partition(".")[2]] if path.startswith("head.") else [path]
+    new = dict(state) if len(keys) > 1 else changed(state, path, value)
+    if len(keys) > 1:
+        new["head"] = {**state["head"], keys[1]: value}
+    torch.save(new, checkpoint)
+    begun = time.monotonic()
+    one_line(run("test.py", "--model_dir", copied, "--num_videos", 0, ok=False, env=ONE_THREAD), says)
+    assert time.monotonic() - begun < 20
+
+
+def leaves(value, path=()):
+    """The paths of all plain values in nested dicts and lists."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [leaf for key, part in inner for leaf in leaves(part, (*path, key))]
+    return found + ([path] if path and not isinstance(value, torch.Tensor) else [])
+
+
+def put(value, path, new):
+    """A copy of nested dicts and lists with `new` at a path."""
+    if not path:
+        return new
+    value = copy.copy(value)
+    value[path[0]] = put(value[path[0]], path[1:], new)
+    return value
+
+
+WORDS = st.sampled_from(["", "foo", "last", "rgb", "none", "resnet18", "\udcff", "x" * 20_000, "\x1b[31m"])
+NUMBERS = st.sampled_from([0, 1, -1, -5, 2, 6, 32, 10**9, 2**70, 0.0, 0.5, -1.0, 1e-300, 1e300,
+                           float("nan"), float("inf")])
+VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.just([]), st.just({}), st.just(laughs()),
+                   st.lists(st.integers(-2, 2), max_size=4), st.sampled_from([NAN, torch.zeros(3)]))
+
+
+def use(state, source="--model_dir x"):
+    """Everything that the scripts do with a checkpoint: build, restore, ask, and go on training."""
+    model, classes, _, recipe = utils.build(state, source)
+    for part in ("encoder", "head"):
+        getattr(model, part).load_state_dict(state[part])
+    frames = torch.zeros(1, 2, *model.encoder.transform.shape, dtype=torch.uint8).movedim(-1, -3)
+    with torch.inference_mode():
+        shares = softmax(model.eval()(frames))
+    assert torch.isfinite(shares).all() and shares.shape == (1, len(classes))
+    Progress.of(state["progress"], source)
+    learner = Learner(model.head, [{"params": list(model.head.parameters()), "lr": recipe.lr}], recipe, 10, 5,
+                      torch.device("cpu"))
+    learner.restore(state["learner"], Rank(), source)
+    learner._set_rates()
+
+
+@pytest.mark.slow
+def test_any_mutation_is_read_or_refused_in_one_line(state):
+    """MUTATIONS=1000 in the environment for as many; they take minutes."""
+    plain = {k: v for k, v in state.items() if k not in ("encoder", "head", "encoder_digest")}
+    where = leaves(plain)
+    refused = []
+
+    @settings(max_examples=MUTATIONS, deadline=20_000, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))
+    @given(path=st.sampled_from(where), value=VALUES)
+    def mutate(path, value):
+        random = torch.get_rng_state()
+        try:
+            use(put(state, path, value))
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000, error
+            refused.append(path)
+        finally:
+            torch.set_rng_state(random)
+
+    mutate()
+    assert len(refused) > 0.3 * MUTATIONS
+
+
+def test_a_model_whose_answer_is_no_number_says_so(trained, copied, state):
+    """Weights that are finite, and a running variance under which the features are not."""
+    name = next(key for key in state["encoder"] if key.endswith("running_var"))
+    encoder = {**state["encoder"], name: torch.full_like(state["encoder"][name], -1.0)}
+    model = utils.load_trained(trained).model
+    model.encoder.load_state_dict(encoder)
+    path = copied / "Saved_model_checkpoint" / "best.pth.tar"
+    digest = surgery.weights_digest(model.encoder.backbone)
+    torch.save({**state, "encoder": encoder, "encoder_digest": digest}, path)
+    one_line(run("test.py", "--model_dir", copied, "--num_videos", 0, "--no-feature_cache", ok=False,
+                 env=ONE_THREAD), "not finite")
+
+
+def test_an_untouched_checkpoint_still_tests(copied):
+    assert (report_of(copied, "--num_videos", 0) / "metrics.json").is_file()
