@@ -322,7 +322,7 @@ def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
 @pytest.mark.parametrize("names", [
     ["v_A_g01_c01", "v_A_g01_c02"], ["1", "2"], ["IMG_0001", "IMG_0002"], ["DSC00017", "DSC00018"],
     ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
-    ["20240131_101112", "20240131_1"], ["walk", "walk"]])
+    ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
 def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
     assert splits.look_alike([("A", name) for name in names]) is None
 
