@@ -33,6 +33,7 @@ import os
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -240,12 +241,15 @@ def report(out, lists, left_out, args, say):
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
         found.write(folder)
         (folder / "sheets").mkdir()
-        for cls, tiles in found.sheets.items():
+
+        def draw(cls):
             pictures = []
-            for tile in tiles:
+            for tile in found.sheets[cls]:
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(tile.clip, [tile.frame])[0], tile.caption, tile.mark))
             contact_sheet(folder / "sheets" / f"{cls}.png", found.titles[cls], pictures)
+        with ThreadPoolExecutor(args.num_workers or default_workers()) as pool:
+            list(pool.map(draw, found.sheets))
     for line in found.lines:
         say(line)
 

@@ -7,7 +7,7 @@
 """
 import functools
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from lrcn.base import files, workers
 from lrcn.base.cli import UserError
 from lrcn.clips import likeness, splits
-from lrcn.clips.journal import read_facts, read_failed, write_facts
+from lrcn.clips.journal import digest, read_facts, read_failed, write_facts
 from lrcn.clips.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate
@@ -34,6 +34,7 @@ class Clip:
     part: str | None
     rate: float
     seconds: float
+    bytes: str
     size: tuple
     middle: int         # number of a frame of the clip
     hashes: tuple
@@ -72,7 +73,7 @@ def make_report(out, lists=None, left_out=(), processes=1):
     lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)].
     """
     out = Path(out)
-    clips = _read_clips(out, processes)
+    clips = _with_copies(_read_clips(out, processes), sampling_settings(out).get("row_data_dir"))
     failed = list(read_failed(out).items())
     views = _views(clips, lists)
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
@@ -120,9 +121,21 @@ def _read_clips(out, processes):
         elif int(row["stride"]) < rate.stride(fps):
             marks.append("short: its frames are nearer in time")
         clips.append(Clip(*key, row["source"], groups[key], part_of(row["source"], row["class"]), fps,
-                          frames / fps, (facts["width"], facts["height"]), kept // 2,
+                          frames / fps, facts["bytes"], (facts["width"], facts["height"]), kept // 2,
                           tuple(facts["hashes"].split()), tuple(marks)))
     return clips
+
+
+def _with_copies(clips, raw):
+    """The clips, those of equal files with a hash of the file more: a copy shows other frames if it starts
+    elsewhere. Files of one length alone are read."""
+    same, found = defaultdict(list), {}
+    for clip in clips:
+        same[clip.bytes, clip.rate, clip.seconds].append(clip)
+    for (size, *_), members in same.items():
+        if size and raw and len(members) > 1:
+            found.update({c.key: digest(Path(raw, c.source)) for c in members})
+    return [replace(c, hashes=(*c.hashes, found[c.key][:8].hex())) if found.get(c.key) else c for c in clips]
 
 
 def _facts(out, keys, processes):
@@ -216,6 +229,10 @@ def _shown(counts, most=4, form="{}"):
     return ", ".join(words) + (f" and {more} more" if more else "")
 
 
+def _many(n, what):
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _headline(clips):
     counts = Counter(c.cls for c in clips)
     (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
@@ -255,21 +272,21 @@ def _say_left_out(left_out, failed):
     words = [_shown(Counter(why for _, why in left_out))] if left_out else []
     if failed:
         words.append(f"cannot be read ({len(failed)})")
-    return f"left out: {len(left_out) + len(failed)} files: {'; '.join(words)}: left_out.csv"
+    return f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(words)}: left_out.csv"
 
 
 def _say_odd(clips):
     for what in ("black", "frozen"):
         found = [c for c in clips if what in c.marks]
         if found:
-            yield (f"{what}: {len(found)} clips, such as "
-                   f"{', '.join(f'{c.cls}/{c.name}' for c in found[:3])}: odd.csv")
+            yield (f"{what}: {_many(len(found), 'clip')}, such as "
+                   f"{', '.join('/'.join(c.key) for c in found[:3])}: odd.csv")
 
 
 def _say_doubles(doubles, views):
     if not doubles:
         return "near doubles: none"
-    said = f"near doubles: {sum(map(len, doubles))} clips in {len(doubles)} sets: near_doubles.csv"
+    said = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv"
     across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
     parted = [(title, sum(len({view[c.key] for c in cluster if c.key in view}) > 1 for cluster in doubles))
               for title, view in views]

@@ -24,8 +24,8 @@ HMDB_NAME = re.compile(r"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_
 KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 # What cameras and phones call their files: the number behind says nothing of the recording.
-CAMERA = re.compile(r"(IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|P|PXL|GOPR|G[HXLP]\d{2}|DJI|MAH|C|CLIP|VIDEO|FILE|"
-                    r"SCREEN.?RECORDING|SIGNAL|WHATSAPP.?VIDEO|WA)?[\W_\d]*", re.IGNORECASE)
+CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|PXL|GOPR|G[HXLP]|DJI|MAH|"
+                    r"CLIP|VIDEO|FILE|SCREEN.?RECORDING|SIGNAL|WHATSAPP.?VIDEO|WA)[\W_\d]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

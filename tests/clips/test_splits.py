@@ -110,6 +110,31 @@ def test_hmdb_lists_are_read_by_their_marks(tmp_path):
         splits.official_lists(tmp_path, 2)
 
 
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+
+
+def test_kinetics_tables_are_lists_whose_classes_have_names_with_spaces(tmp_path):
+    (tmp_path / "train.csv").write_text(KINETICS + '"air drumming",-abcdefghij,5,15,train\n'
+                                        'abseiling,klmnopqrst0,120,130,train\n')
+    (tmp_path / "validate.csv").write_text(KINETICS + "abseiling,klmnopqrst1,0.0,10.0,validate\n")
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    train, test = splits.official_lists(tmp_path, 1)
+    assert names(train) == ["air drumming/-abcdefghij_000005_000015", "abseiling/klmnopqrst0_000120_000130"]
+    assert names(test) == ["abseiling/klmnopqrst1_000000_000010"]
+    (tmp_path / "test.csv").write_text(KINETICS + "abseiling,klmnopqrst2,7,17,test\n,klmnopqrst3,7,17,test\n")
+    assert names(splits.official_lists(tmp_path, 1)[1]) == ["abseiling/klmnopqrst2_000007_000017"]
+    with pytest.raises(UserError, match="trainlist02"):
+        splits.official_lists(tmp_path, 2)
+
+
+@pytest.mark.parametrize("row", ["abseiling,klmnopqrst0,five,15,train", "a/b,klmnopqrst0,5,15,train",
+                                 "abseiling,../opqrst0,5,15,train", "..,klmnopqrst0,5,15,train"])
+def test_a_bad_row_of_a_kinetics_table_is_refused_with_file_and_line(tmp_path, row):
+    (tmp_path / "train.csv").write_text(f"{KINETICS}abseiling,klmnopqrst9,5,15,train\n{row}\n")
+    with pytest.raises(UserError, match=r"train\.csv line 3"):
+        splits.official_lists(tmp_path, 1)
+
+
 def test_classes_are_in_the_order_of_the_class_index_else_of_the_alphabet(tmp_path):
     rows = [Video(cls, "v", "g") for cls in ("Zebra", "Ant", "Bee")]
     assert splits.class_order(None, rows) == ["Ant", "Bee", "Zebra"]
@@ -200,6 +225,15 @@ def test_any_content_of_a_manifest_is_read_or_refused(tmp_path, body, header):
 
 
 @FUZZ
+@given(table(5), st.booleans())
+def test_any_content_of_a_kinetics_table_is_read_or_refused(tmp_path, body, header):
+    path = tmp_path / "train.csv"
+    path.write_bytes((KINETICS.encode() if header else b"") + body)
+    for rows in read_or_refuse(lambda p: splits.read_kinetics(p.parent), path) or []:
+        assert not any({"/", "\\", "\0"} & set(row.cls + row.video) for row in rows)
+
+
+@FUZZ
 @given(table(len(splits.SPLIT_COLUMNS)), st.booleans())
 @example(b"v,A,\xc2\xb2,g,train", True)
 @example(b"v,A," + b"9" * 5000 + b",g,train", True)
@@ -268,9 +302,29 @@ def test_groups_that_cannot_be_told_are_refused(tmp_path):
         splits.find_groups(found, table=path)
 
 
-def test_videos_that_look_cut_from_one_recording_are_counted():
-    assert splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")]) == 2
-    assert splits.look_alike([("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("A", "1"), ("A", "2")]) == 0
+def test_names_of_hmdb51_and_kinetics_tell_their_recording():
+    names = [("hug", "April_09_hug_u_nm_np2_fr_goo_0"), ("hug", "April_09_hug_u_nm_np2_fr_goo_1"),
+             ("kiss", "qwertyuiopa_000010_000020"), ("hug", "qwertyuiopa_000031_000041")]
+    assert list(splits.find_groups(names).values()) == [
+        *["April_09_hug_u_nm_np2_fr_goo"] * 2, *["qwertyuiopa"] * 2]
+    assert splits.look_alike(names) is None
+
+
+def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
+    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")])
+    assert said.startswith("2 of 4 videos") and "walk1, walk2 of A" in said
+    assert "--group_pattern" in said and "--groups" in said
+    pattern = re.search(r"--group_pattern '(.*?)'", said)[1]
+    assert set(splits.find_groups([("A", "walk1"), ("A", "walk2"), ("A", "run")], pattern).values()) == \
+        {"walk", "run"}
+
+
+@pytest.mark.parametrize("names", [
+    ["v_A_g01_c01", "v_A_g01_c02"], ["1", "2"], ["IMG_0001", "IMG_0002"], ["DSC00017", "DSC00018"],
+    ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
+    ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
+def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
+    assert splits.look_alike([("A", name) for name in names]) is None
 
 
 # ---------------------------------------------------------------- drawing

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from videos import class_folders, number_of, write_endless, write_video
 
 from lrcn.clips.journal import Journal, read_state
-from lrcn.clips.manifest import MANIFEST_COLUMNS, clip_path
+from lrcn.clips.manifest import FACTS, MANIFEST_COLUMNS, clip_path
 from lrcn.clips.sampler import fraction
 from lrcn.clips.sources import Job
 from lrcn.video import avi
@@ -25,8 +25,8 @@ SCRIPT = "preprocessing_data.py"
 
 
 def preprocess(raw, out, *flags, **options):
-    return run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2, *flags,
-               **options)
+    return run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2, "--no-report",
+               *flags, **options)
 
 
 def manifest(out):
@@ -267,7 +267,8 @@ def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_pat
     out = tmp_path / "killed"
     counts = []
     for i in range(12):
-        process = start(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2)
+        process = start(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2,
+                        "--no-report")
         time.sleep(whole * (0.3 + 0.7 * (i * 0.618 % 1)))
         process.kill(group=i % 2 == 0)      # in turn: all of it, and the parent alone
         process.wait()
@@ -309,7 +310,7 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
     (out / "manifest.csv").unlink()
     writing = Journal(out, 0)
     for (cls, name), row in rows.items():
-        writing.add("done", Job(cls, name, row["source"]), list(row.values()))
+        writing.add("done", Job(cls, name, row["source"]), list(row.values()), list(FACTS))
     writing.add("failed", Job("A", "b", "A/b.avi"), "the file is empty")
     writing.flush()
     raw = bytearray(writing.path.read_bytes()[:data.draw(st.integers(0, 3000))])
@@ -318,8 +319,10 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
             raw[at % len(raw)] = value
     writing.path.write_bytes(raw + data.draw(st.binary(max_size=20)))
     found, _ = read_state(out)
-    for (cls, name), row in found.items():
-        assert avi.frames_in(clip_path(out, cls, name)) == int(row[-1]) and len(row) == len(MANIFEST_COLUMNS)
+    for (cls, name), entries in found.items():
+        for entry in entries:
+            assert avi.frames_in(clip_path(out, cls, name)) == int(entry.row[-1])
+            assert len(entry.row) == len(MANIFEST_COLUMNS) and len(entry.facts or FACTS) == len(FACTS)
 
 
 @pytest.mark.slow
@@ -365,7 +368,8 @@ def group_members(group):
 @pytest.mark.slow
 def test_a_signal_ends_the_run_with_a_line_that_says_how_to_go_on(stuck, tmp_path, number, code):
     out = tmp_path / "out"
-    process = start(SCRIPT, "--row_data_dir", stuck, "--sampled_data_dir", out, "--num_workers", 2)
+    process = start(SCRIPT, "--row_data_dir", stuck, "--sampled_data_dir", out, "--num_workers", 2,
+                        "--no-report")
     wait_for(lambda: all_but_stuck(out))
     process.kill(number, group=number == signal.SIGINT)     # Ctrl-C reaches the workers too
     result = process.wait()
@@ -376,7 +380,7 @@ def test_a_signal_ends_the_run_with_a_line_that_says_how_to_go_on(stuck, tmp_pat
 
 
 def ranks(raw, out, world, env=None):
-    return [start(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 1,
+    return [start(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 1, "--no-report",
                   env={"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500",
                        **(env or {})}) for rank in range(world)]
 
@@ -423,7 +427,7 @@ def test_torchrun_starts_it_without_torch(raw, done, tmp_path):
         pytest.skip("no torchrun beside this Python")
     result = subprocess.run([torchrun, "--standalone", "--nproc_per_node", "2",
                              Path(__file__).parent.parent.parent / SCRIPT, "--row_data_dir", raw,
-                             "--sampled_data_dir", tmp_path / "out", "--num_workers", "1"],
+                             "--sampled_data_dir", tmp_path / "out", "--num_workers", "1", "--no-report"],
                             capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(tmp_path / "out")
