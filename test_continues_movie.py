@@ -28,12 +28,14 @@ from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 
+PICTURES = ("*.png", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
+
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    add = parser.add_argument
     utils.add_model_flags(parser, several=True)
     utils.add_data_flags(parser)
+    add = parser.group("study").add_argument
     add("--num_movies", type=cli.positive_int, default=100, help="movies")
     add("--movie_clips", type=cli.number(int, low=2), default=16, help="clips in a movie")
     add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
@@ -41,10 +43,11 @@ def parse_args():
     add("--bootstrap", type=cli.number(int, low=20), default=None,
         help="accepted for old command lines; intervals need no resampling any more")
     add("--seed", type=cli.count, default=42, help="of the movies and the shuffling")
-    parser.add_boolean("--pictures", default=None,
+    output = parser.group("output")
+    output.add_boolean("--pictures", default=None,
                        help="draw the figures and the movie of every run (default: with one run only)")
-    add("--output_dir", default=None, metavar="DIR",
-        help="for the comparison of several runs (default: test_continues_movie beside the first run)")
+    output.add_argument("--output_dir", default=None, metavar="DIR", help="for the comparison of several "
+                        "runs (default: test_continues_movie beside the first run)")
     return parser.parse_args()
 
 
@@ -116,16 +119,14 @@ def study_run(model_dir, args, device, drawn):
     movies = join_clips(clips, args, length)
     found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed)
     folder = RunFolder(trained.folder).study
-    folder.path.mkdir(exist_ok=True)
-    files.remove_leftovers(folder.path)
     settings = measured_on(trained, data.split, clips, args)
-    files.write_json(folder.metrics, report.metrics(found, settings))
-    files.write_csv(folder.windows, report.WINDOW_COLUMNS, report.window_rows(found))
-    if drawn:
-        for old in folder.path.glob("*.png"):
-            old.unlink()
-        pictures.show(folder.path, pictures.draw(found, folder.path, report.note(settings)))
-        pictures.write_movie(folder.movie, data.folder, source, found)
+    with files.replaced_folder(folder.path, own=PICTURES if drawn else ()) as path:
+        new = StudyFolder(path)
+        files.write_json(new.metrics, report.metrics(found, settings))
+        files.write_csv(new.windows, report.WINDOW_COLUMNS, report.window_rows(found))
+        if drawn:
+            pictures.show(path, pictures.draw(found, path, report.note(settings)))
+            pictures.write_movie(new.movie, data.folder, source, found)
     return settings, trained.recipe.choices(), clips, found, folder
 
 

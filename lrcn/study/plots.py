@@ -189,6 +189,7 @@ CONTROLS = {
     "hard cut": "as joined",
     "backwards": "last frame first",
     "shuffled": "in another order",
+    "both ways": "the cut as it is joined and played backwards, together",
     "mixed": "as many frames of each action, but interleaved",
     "run through": "the whole movie in one go, no restart at a window",
 }

@@ -1,11 +1,13 @@
 """test_continues_movie.py as a user runs it, on synthetic videos."""
 import csv
 import json
+import signal
+import time
 from pathlib import Path
 
 import cv2
 import pytest
-from commands import run
+from commands import run, start
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +99,23 @@ def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
     events = EventAccumulator(str(folder))
     events.Reload()
     assert {tag.split("/")[-1] for tag in events.Tags()["images"]} == names
+
+
+def test_a_second_study_that_is_killed_leaves_the_first_ones_outputs_whole(runs):
+    flags = ("--model_dir", runs["none"], "--num_movies", 4, "--movie_clips", 4, *FAST)
+    folder = Path(run("test_continues_movie.py", *flags, "--no-pictures").out.strip().splitlines()[-1])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process = start("test_continues_movie.py", *flags, "--seed", 7, "--pictures")
+        while not list(runs["none"].glob(".test_continues_movie.*.tmp/*.png")):
+            assert process.poll() is None, process.err
+            time.sleep(0.002)
+        process.kill(number, group=True)
+        process.wait()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    run("test_continues_movie.py", *flags, "--no-pictures")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not list(runs["none"].glob(".*"))
 
 
 def test_the_same_seed_gives_the_same_windows_and_figures(studied, runs):
