@@ -199,20 +199,20 @@ class Estimate:
         chance = sum(self._variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
         return max(np.var(self.values, ddof=1) / runs - chance, 0.0), runs - 1
 
-    @cached_property
-    def uncertainty(self):
+    def uncertainty(self, spare=0):
         """(variance, degrees of freedom, groups), for other recordings and other training seeds."""
         variance, freedom, groups = self.of_groups
-        return *_together((variance, freedom), self.of_seeds), groups
+        return *_together((variance, freedom + spare), self.of_seeds), groups
 
     @property
     def ci95(self):
         """[low, high], or None where there is none."""
-        variance, freedom, groups = self.uncertainty
+        # Five degrees more: with few groups Wilson's interval is wide enough by itself
+        variance, freedom, groups = self.uncertainty(5 if self.share else 0)
         if not (np.isfinite(self.value) and self.n) or groups < 2 and not self.share:
             return None
-        if self.share:      # five more: with few groups Wilson's interval is wide enough by itself
-            return list(wilson(self.value, variance, freedom + 5, groups, self.n * len(self.values)))
+        if self.share:
+            return list(wilson(self.value, variance, freedom, groups, self.n * len(self.values)))
         if self.parts:
             return mover(*self.parts)
         half = float(stats.t.ppf(0.975, max(min(freedom, groups - 1), 1)) * np.sqrt(variance))
@@ -266,7 +266,7 @@ def mover(plus, minus):
     Newcombe 1998 (method 10 is the paired case), Zou and Donner 2008: where neither ever happened, the
     interval is as wide as theirs, when a Student's would have no width.
     """
-    (low, high), (lower, higher) = (wilson(e.value, *e.uncertainty, e.n * len(e.values))
+    (low, high), (lower, higher) = (wilson(e.value, *e.uncertainty(), e.n * len(e.values))
                                     for e in (plus, minus))
     a, b = plus.errors.mean(0), minus.errors.mean(0)
     spread = np.sqrt(plus.of_groups[0] * minus.of_groups[0])

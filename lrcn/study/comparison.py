@@ -94,7 +94,7 @@ def printed_table(variants):
 def draw(variants, folder, note):
     """Recency index and switching curve of every variant -> {name: picture}."""
     value, low, high, _ = pictures.ends([v.figures["recency_index"] for v in variants])
-    names = [f"{v.name} ({v.runs} runs)" for v in variants]
+    names = [f"{v.name} ({v.runs} run{'s' * (v.runs > 1)})" for v in variants]
     return {
         "comparison": plots.intervals_by_run(
             folder / "comparison.png", names, value, low, high, note=note,

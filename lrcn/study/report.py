@@ -29,10 +29,11 @@ def note(settings):
 
 def cell(estimate):
     """An Estimate in a line of text: 0.912 [0.874, 0.941], or - where it has no value."""
-    ends = estimate.ci95
-    if not np.isfinite(estimate.value):
+    found = estimate.as_json(3)
+    if found["value"] is None:
         return "-"
-    return f"{estimate.value:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+    value, *ends = (f"{x + 0.0:.3f}" for x in (found["value"], *(found["ci95"] or ())))     # no -0.000
+    return f"{value} [{ends[0]}, {ends[1]}]" if ends else value
 
 
 def as_json(value):
