@@ -12,7 +12,8 @@ from lrcn.encoding.engines import Engine, FrameEncoder, attempt, candidates, fas
 from lrcn.encoding.features import Options, encode_clips
 
 CPU = torch.device("cpu")
-OTHERS = [Engine("openvino"), Engine("openvino", "bfloat16"), Engine("onnxruntime"), Engine("torch", "bfloat16")]
+OTHERS = [Engine("openvino"), Engine("openvino", "bfloat16"), Engine("onnxruntime"),
+          Engine("torch", "bfloat16")]
 
 
 @pytest.fixture(scope="module")
