@@ -95,7 +95,8 @@ def training_clips(video, length, view, seed, number=1):
     if number == 1:
         return [training_clip(video, length, view, seed)]
     starts = max(0, video.frames - length) + 1
-    chosen = _random(seed, video, f"{view}, {number} clips").choice(starts, min(number, starts), replace=False)
+    random = _random(seed, video, f"{view}, {number} clips")
+    chosen = random.choice(starts, min(number, starts), replace=False)
     return [Clip(video, window(video, s, length).frames, view) for s in sorted(chosen.tolist())]
 
 
