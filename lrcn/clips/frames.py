@@ -89,6 +89,17 @@ def training_clip(video, length, view, seed):
     return Clip(video, window(video, start, length).frames, view)
 
 
+def training_clips(video, length, view, seed, number=1):
+    """What view number `view` shows of a video: one clip, or `number` that start at different random
+    frames, in order; where there are not so many, all."""
+    if number == 1:
+        return [training_clip(video, length, view, seed)]
+    starts = max(0, video.frames - length) + 1
+    random = _random(seed, video, f"{view}, {number} clips")
+    chosen = random.choice(starts, min(number, starts), replace=False)
+    return [Clip(video, window(video, s, length).frames, view) for s in sorted(chosen.tolist())]
+
+
 def plain_box(height, width, transform):
     """(x, y, width, height, flipped) of the centre crop in the source's pixels."""
     side = round(min(height, width) * transform.crop / transform.resize)

@@ -7,9 +7,11 @@
 OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of the first real
 frames is compared with PyTorch in float32 before anything of theirs is used.
 """
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +129,7 @@ def attempt(encoder, device, engine, frames, compile=False):
     try:
         ready = FrameEncoder(encoder, device, compile, engine)
         values, fault = ready(frames), ready.fault(frames)
-    except (RuntimeError, ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # there are as many ways to fail as engines
         if engine == Engine():
             raise
         fault = " ".join(str(error).split())[:200] or type(error).__name__
@@ -164,16 +166,25 @@ class _ChannelsLast(nn.Module):
         self.encoder = encoder
 
     def forward(self, frames):
-        return self.encoder(frames.movedim(-1, -3))
+        axes = [*range(frames.dim() - 3), *(frames.dim() + i for i in (-1, -3, -2))]
+        return self.encoder(frames.permute(axes))
 
 
 def _example(encoder):
     return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
 
 
+@contextlib.contextmanager
+def _quiet():
+    """Without the warnings of tracing, which are for authors of networks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _openvino(encoder, precision):
     import openvino
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
     compiled = {}
 
@@ -200,7 +211,7 @@ def _onnxruntime(encoder, precision):
 
     import onnxruntime
     file = io.BytesIO()
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         torch.onnx.export(_ChannelsLast(encoder), (_example(encoder),), file, input_names=["frames"],
                           dynamic_axes={"frames": {0: "n"}}, dynamo=False)
     options = onnxruntime.SessionOptions()

@@ -4,13 +4,15 @@ The order of an epoch and its views depend on the seed and the epoch alone, so t
 the run that was never stopped. Features that fit lie on the device; of others a batch is read when
 its turn comes, so that memory does not grow with the data set.
 """
+import itertools
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from lrcn.base.cli import UserError
 from lrcn.base.workers import quiet, started
-from lrcn.clips.frames import ClipFrames, training_clip, windows
+from lrcn.clips.frames import ClipFrames, training_clips, windows
 from lrcn.encoding.features import encode_clips
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
@@ -67,15 +69,20 @@ def _take(values, clips):
 class FrameFeed:
     """Frames decoded anew in every epoch, by worker processes: uint8 (B, T, 3, S, S)."""
 
-    def __init__(self, folder, samples, length, transform, seed, device, num_workers):
+    def __init__(self, folder, samples, length, transform, seed, device, num_workers, clips_per_video=1):
         self.folder, self.length, self.transform, self.seed = folder, length, transform, seed
-        self.videos, self.device, self.num_workers = [s.video for s in samples], device, num_workers
-        self.labels = torch.tensor([s.label for s in samples])
-        self.names = [s.video.path for s in samples]
+        self.device, self.num_workers, self.number = device, num_workers, clips_per_video
+        takes = [(s, k) for s in samples for k in range(len(self._clips(s.video, 0)))]
+        self.places = [(s.video, k) for s, k in takes]
+        self.labels = torch.tensor([s.label for s, _ in takes])
+        self.names = [s.video.path for s, _ in takes]
+
+    def _clips(self, video, view):
+        return training_clips(video, self.length, view, self.seed, self.number)
 
     def batches(self, steps):
         steps = list(steps)
-        clips = [training_clip(self.videos[i], self.length, v, self.seed)
+        clips = [self._clips(self.places[i][0], v)[self.places[i][1]]
                  for numbers, views in steps for i, v in zip(numbers.tolist(), views.tolist(), strict=True)]
         ends = np.cumsum([0] + [len(numbers) for numbers, _ in steps])
         loader = DataLoader(ClipFrames(self.folder, clips, self.transform, self.seed),
@@ -124,13 +131,19 @@ def make_feeds(args, encoder, cached, samples, options):
     val = [s for s in samples if s.part == "val"]
     folder, length = args.sampled_data_path, args.num_frames_video
     if not cached:
-        return [FrameFeed(folder, part, length, encoder.transform, args.seed, options.device,
-                                 args.num_workers) for part in (train, val)]
-    plain = encode_clips(encoder, (windows(s.video, length)[0] for s in train + val), folder, options,
-                         "train and val")
-    views = [plain.part(slice(len(train)))]
-    for v in range(1, args.views):
-        clips = (training_clip(s.video, length, v, args.seed) for s in train)
-        views.append(encode_clips(encoder, clips, folder, options, f"view {v} of train"))
-    return (FeatureFeed(views, train, options.device),
-            FeatureFeed([plain.part(slice(len(train), None))], val, options.device))
+        source = (encoder.transform, args.seed, options.device, args.num_workers)
+        return (FrameFeed(folder, train, length, *source, args.clips_per_video),
+                FrameFeed(folder, val, length, *source))
+
+    def clips(view):
+        for s in train:
+            yield from training_clips(s.video, length, view, args.seed, args.clips_per_video)
+
+    takes = [s for s in train for _ in training_clips(s.video, length, 0, args.seed, args.clips_per_video)]
+    middle = (windows(s.video, length)[0] for s in val)
+    plain = encode_clips(encoder, itertools.chain(clips(0), middle), folder, options, "train and val")
+    views = [plain.part(slice(len(takes)))]
+    views += [encode_clips(encoder, clips(v), folder, options, f"view {v} of train")
+              for v in range(1, args.views)]
+    return (FeatureFeed(views, takes, options.device),
+            FeatureFeed([plain.part(slice(len(takes), None))], val, options.device))

@@ -94,6 +94,8 @@ class Recipe:
                       "is tested; 0 is off")
     views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
                       "random crop, flip and window")
+    clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
+                                "places; as many as there are in a short one")
     amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
                     "precision of training on CUDA")
     seed: int = flag("training", 42, COUNT, "of the split, the views, the weights and the order")

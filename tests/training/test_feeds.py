@@ -1,9 +1,22 @@
 """What a training step is fed: every clip once an epoch, in an order that seed and epoch alone decide."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.training.feeds import epoch_steps
+import models
+from lrcn.clips.frames import training_clips
+from lrcn.clips.manifest import SampledVideo
+from lrcn.clips.splits import Sample
+from lrcn.encoding.features import Features, Options
+from lrcn.training import feeds
+from lrcn.training.feeds import FeatureFeed, epoch_steps, make_feeds
+from lrcn.video.writer import Writer
+
+CPU = torch.device("cpu")
 
 
 @settings(max_examples=60, deadline=None)
@@ -23,3 +36,51 @@ def test_an_epochs_order_depends_on_seed_and_epoch_alone(count, size, views, see
     if count > 20:
         following = epoch_steps(count, size, views, seed, epoch + 1, world)
         assert not torch.equal(torch.cat([clips for clips, _ in following]), clips)
+
+
+@pytest.mark.parametrize("pinned", [0, 1 << 20])
+def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(monkeypatch, pinned):
+    monkeypatch.setattr(feeds, "PINNED", pinned)
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((40, 6)).astype(np.float16)
+    views = [Features(rows.__getitem__, random.integers(0, 40, (12, 3)), (6,), rows.dtype) for _ in range(3)]
+    samples = [Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 4, "train") for i in range(12)]
+    feed = FeatureFeed(views, samples, CPU)
+    assert isinstance(feed.views[0], torch.Tensor) == bool(pinned)
+    steps = epoch_steps(12, 5, 3, 0, 1)
+    for (clips, drawn), (x, labels) in zip(steps, feed.batches(steps), strict=True):
+        expected = [np.asarray(views[v])[i] for i, v in zip(clips.tolist(), drawn.tolist(), strict=True)]
+        assert np.array_equal(x.numpy(), np.array(expected, np.float32))
+        assert labels.tolist() == (clips % 4).tolist()
+
+
+@given(frames=st.integers(1, 40), length=st.integers(1, 8), view=st.integers(0, 3), number=st.integers(2, 12))
+def test_the_clips_of_a_video_are_different_and_as_many_as_asked_or_there_are(frames, length, view, number):
+    video = SampledVideo("v", "A", "g", frames)
+    clips = training_clips(video, length, view, 42, number)
+    assert clips == training_clips(SampledVideo("v", "A", "g", frames), length, view, 42, number)
+    assert len({clip.frames for clip in clips}) == len(clips) == min(number, max(1, frames - length + 1))
+    assert all(np.diff(clip.frames[:frames - clip.frames[0]]).tolist() == [1] * (min(length, frames) - 1)
+               for clip in clips if frames >= length)
+    assert len(training_clips(video, length, view, 42)) == 1
+
+
+def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp_path):
+    random, samples = np.random.default_rng(0), []
+    (tmp_path / "A").mkdir()
+    for i, frames in enumerate((9, 6, 4)):
+        with Writer(tmp_path / "A" / f"v{i}.avi", 2.5, 64, 48) as writer:
+            for _ in range(frames):
+                writer.write(random.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1))
+        samples.append(Sample(SampledVideo(f"v{i}", "A", f"g{i}", frames), i, "train" if i else "val"))
+    torch.manual_seed(0)
+    encoder = models.build_encoder("squeezenet1_1", None, 32)
+    args = SimpleNamespace(sampled_data_path=tmp_path, num_frames_video=3, seed=1, num_workers=0, views=2,
+                           clips_per_video=3)
+    made = [make_feeds(args, encoder, cached, samples, Options(CPU, 0, 1)) for cached in (True, False)]
+    assert [len(feed.names) for feed in made[0]] == [len(feed.names) for feed in made[1]] == [3 + 2, 1]
+    steps = epoch_steps(5, 2, 2, 0, 1)
+    for (x, labels), (frames, same) in zip(*(feed.batches(steps) for feed, _ in made), strict=True):
+        with torch.inference_mode():
+            expected = encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        assert torch.equal(labels, same) and (x - expected).abs().max() <= 2e-3 * expected.abs().max()
