@@ -205,7 +205,8 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
         backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim)
     except OSError as error:  # urllib and the hubs raise its children
         raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
-                        f"({error}); give a file with --encoder_weights PATH, or none") from None
+                        f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
+                        f"none") from None
     if isinstance(weights, dict):
         backbones.load_backbone(backbone, weights)
     try:

@@ -6,6 +6,10 @@
 """
 
 import math
+import os
+import socket
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from torch import nn
@@ -46,7 +50,19 @@ def _torchvision_model(name, download, img_dim):
     return model, Transform(resize, crop, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
 
 
+def _hub_is_there():
+    """Whether the hub of timm's weights answers; behind a proxy nobody can tell."""
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        place = address.hostname, address.port or 443
+        return bool(getproxies()) or not socket.create_connection(place, timeout=5).close()
+    except OSError:
+        return False
+
+
 def _timm_model(name, download, img_dim):
+    if download and not _hub_is_there():    # else its library tries again for half a minute, in twelve lines
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import timm
     except ImportError:

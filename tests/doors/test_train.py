@@ -2,6 +2,7 @@
 import math
 import re
 import shutil
+import time
 
 import cv2
 import numpy as np
@@ -413,3 +414,13 @@ def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_
         if key in start and alone[key].is_floating_point():
             moved = (alone[key] - start[key]).norm()
             assert (alone[key] - together[key]).norm() <= 0.1 * moved + 1e-5, key
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_at_once(demo, sampled, tmp_path):
+    """A hub at an address where nobody listens; its library would try for half a minute."""
+    words = flags(demo, sampled, tmp_path, "--encoder", "timm/resnet18", "--encoder_weights", "DEFAULT")
+    elsewhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": tmp_path, "HF_HUB_OFFLINE": None}
+    begun = time.monotonic()
+    result = run("train.py", *words, ok=False, env=elsewhere, fork=False)
+    one_line(result, "--encoder_weights DEFAULT", "timm/resnet18")
+    assert time.monotonic() - begun < 25
