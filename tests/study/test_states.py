@@ -1,0 +1,99 @@
+"""The LSTM's states written out, against torch's and against planted cells."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from lrcn.scores import Units
+from lrcn.study import figures, states
+from lrcn.study.states import gate_means, logits, run_through, unroll
+
+
+@pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True), (3, False)])
+def test_states_by_hand_equal_those_of_the_lstm(layers, bidirectional):
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(7, 5, layers, batch_first=True, bidirectional=bidirectional)
+    x = torch.randn(4, 6, 7)
+    with torch.inference_mode():
+        out, (h, c) = lstm(x)
+        states = unroll(lstm, x)
+        means = gate_means(lstm, x, batch=3)
+    hand = torch.cat([s["h"] for s in states[-1]], 2)
+    assert torch.allclose(out, hand, atol=1e-5)
+    ways = 2 if bidirectional else 1
+    for layer in range(layers):
+        for d in range(ways):
+            end = 0 if d else -1
+            assert torch.allclose(h[layer * ways + d], states[layer][d]["h"][:, end], atol=1e-5)
+            assert torch.allclose(c[layer * ways + d], states[layer][d]["c"][:, end], atol=1e-5)
+    assert means.shape == (layers, ways, 3, 4, 6)
+    assert np.allclose(means[0, 0, 1], states[0][0]["forget"].mean(2), atol=1e-6)
+
+
+def test_the_memory_of_a_planted_cell_decays_by_its_forget_gate():
+    lstm = torch.nn.LSTM(2, 3, 1, batch_first=True)
+    with torch.no_grad():
+        for p in lstm.parameters():
+            p.zero_()
+        lstm.bias_ih_l0[3:6] = math.log(0.8 / 0.2)              # forget gates of 0.8
+        lstm.bias_ih_l0[6:9] = 1.0
+    traces = states.cell_memory(lstm, torch.randn(2, 12, 2), np.array([0, 1, 1]), np.array([4, 6, 9]), 5)
+    assert np.allclose(traces[0, 0, 0], 0.8 ** np.arange(6), atol=1e-5)
+    assert np.isnan(traces[0, 0, 2, 4:]).all()                  # the movie ends three frames after that cut
+    life, _ = figures.half_life(traces[0, 0], Units.of(["a", "b", "c"]))
+    assert life.value == pytest.approx(math.log(0.5) / math.log(0.8), abs=0.05)
+    assert life.as_json()["n"] == 3
+
+
+def test_a_half_life_says_where_it_may_lie_beyond_the_frames_followed():
+    units, rng = Units.of(np.arange(12)), np.random.default_rng(0)
+    falling = 0.5 ** (np.arange(7) / 5) + np.append(0, np.full(6, 0.3)) * rng.normal(size=(12, 1))
+    life, means = figures.half_life(falling, units)
+    assert life.ends[0] < life.value == pytest.approx(5, abs=0.9) and life.ends[1] == np.inf
+    assert life.as_json()["ci95"][1] is None and life.as_json()["value"] is not None
+    never, _ = figures.half_life(np.ones((12, 7)), units)
+    assert never.as_json() == {"value": None, "ci95": [None, None], "n": 12}
+
+
+def test_memory_of_a_bidirectional_network_is_the_difference_to_a_movie_with_another_past():
+    torch.manual_seed(1)
+    lstm = torch.nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
+    x = torch.randn(1, 10, 3)
+    with torch.inference_mode():
+        long, fresh = unroll(lstm, x), unroll(lstm, x[:, 4:])
+        back = unroll(lstm, x[:, :4])
+    traces = states.cell_memory(lstm, x, np.array([0]), np.array([4]), 4)
+    for layer in range(2):
+        crossed = long[layer][0]["c"][0, 3].norm()
+        expected = (long[layer][0]["c"][0, 4:8] - fresh[layer][0]["c"][0, :4]).norm(dim=1) / crossed
+        assert np.allclose(traces[layer, 0, 0, 1:], expected, atol=1e-5)
+        crossed = long[layer][1]["c"][0, 4].norm()
+        expected = (long[layer][1]["c"][0, :4] - back[layer][1]["c"][0]).flip(0).norm(dim=1) / crossed
+        assert np.allclose(traces[layer, 1, 0, 1:], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("readout", models.READOUTS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
+    torch.manual_seed(2)
+    head = models.Head(6, 4, 8, 5, 2, bidirectional, readout,
+                       per_step=readout == "max" and bidirectional).eval()
+    features = torch.randn(5, 3, 6)
+    rng = np.random.default_rng(0)
+    video, frame = rng.integers(5, size=(40, 3)), rng.integers(3, size=(40, 3))
+    found = logits(head, features, video, frame, batch=7)
+    with torch.inference_mode():
+        own = head(features[torch.tensor(video), torch.tensor(frame)]).softmax(1).numpy()
+    assert np.allclose(torch.from_numpy(found).softmax(1), own, atol=1e-5)
+
+
+def test_a_window_as_long_as_the_movie_reads_the_same_run_through_or_not():
+    torch.manual_seed(3)
+    head = models.Head(6, 4, 8, 5, 2, True, "final").eval()
+    x = torch.randn(2, 7, 6)
+    found = run_through(head, x, 7)
+    assert np.isnan(found[:, :6]).all()
+    with torch.inference_mode():
+        assert np.allclose(found[:, 6], head(x).numpy(), atol=1e-5)
