@@ -7,8 +7,6 @@
 import sys
 import time
 
-from tqdm import tqdm
-
 from lrcn import checkpoints, scores
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
@@ -97,8 +95,8 @@ class Run:
     def bar(self):
         progress, per_epoch = self.progress, len(self.steps(1))
         done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
-        return tqdm(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
-                    disable=not self.watched, mininterval=0.3)
+        return cli.progress(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
+                            show=self.rank.first, mininterval=0.3)
 
     def show(self, bar, step, sums):
         loss, hits, clips = sums
