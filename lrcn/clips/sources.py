@@ -105,8 +105,9 @@ def _stat(raw, source):
 
 def _parted(paths):
     """Do train/ and test/ or val/ stand on top? One of them alone counts if nothing stands beside it."""
-    tops = {path.split("/")[0] for path in paths if path.count("/") > 1}
-    parts = {PART_FOLDERS[top.lower()] for top in tops if top.lower() in PART_FOLDERS}
+    tops = {path.split("/")[0] for path in paths if "/" in path}
+    deep = {path.split("/")[0].lower() for path in paths if path.count("/") > 1}
+    parts = {PART_FOLDERS[top] for top in deep if top in PART_FOLDERS}
     return "train" in parts and (len(parts) > 1 or len(tops) == 1)
 
 
