@@ -127,7 +127,7 @@ class Recipe:
     def of(cls, settings, source):
         """The recipe in a checkpoint's settings; UserError names the value that is none.
 
-        What an older run did not know yet has its default.
+        What an older run did not know yet is as it was then (BEFORE), else by default.
         """
         if not isinstance(settings, dict):
             raise UserError(f"{source}: settings: expected names and values")
@@ -136,7 +136,7 @@ class Recipe:
             fault = kind.fault(settings[name])
             if fault:
                 raise UserError(f"{source}: settings: {name}: {fault}")
-        return cls(**{name: settings[name] for name in known})
+        return cls(**{**BEFORE, **{name: settings[name] for name in known}})
 
     @property
     def frozen(self):
@@ -164,6 +164,8 @@ class Recipe:
                 if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
 
 
+# With what older runs were made, where that is not the default of today.
+BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
          "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
