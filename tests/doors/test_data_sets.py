@@ -9,7 +9,9 @@ import pytest
 from commands import run
 from videos import write_video
 
+from dataset import training_samples
 from lrcn.clips.manifest import MANIFEST_COLUMNS, read_sampled
+from lrcn.training.recipe import Recipe
 from tests.doors.test_own_data import TINY
 from tests.doors.test_preprocessing import SCRIPT, manifest, preprocess, snapshot, write_lists
 
@@ -53,8 +55,8 @@ def table(path):
 
 def train(clips, folder, *flags):
     """The folder of a run of one epoch."""
-    return run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", 1, "--split_size", 0.5, "--local_dir",
-               folder, "--no-pictures", *flags).out.splitlines()[-1]
+    return run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", 1, "--split_size", 0.5,
+               "--local_dir", folder, "--no-pictures", *flags).out.splitlines()[-1]
 
 
 def names(out):
@@ -149,6 +151,7 @@ def test_a_folder_without_clips_csv_is_taken_as_it_is(mine):
 
 # ---------------------------------------------------------------- parts, names, lists
 
+@pytest.mark.slow
 def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, tmp_path):
     raw = tmp_path / "raw"
     for part, clips in (("train", "ab"), ("val", "c"), ("test", "ab")):
@@ -168,8 +171,9 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
     for cls in ("jump", "wave"):
         shutil.rmtree(raw / "test" / cls)
     preprocess(raw, tmp_path / "out")
-    rows = table(f"{train(tmp_path / 'out', tmp_path / 'runs')}/splits.csv")
-    assert {row["video"] for row in rows if row["part"] == "test"} == {"c_val"}
+    samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
+    assert {sample.video.name for sample in samples if sample.part == "test"} == {"c_val"}
+    assert {sample.part for sample in samples if sample.video.part == "train"} == {"train", "val"}
 
 
 def test_a_mov_beside_an_mp4_and_other_endings_are_all_sampled(tmp_path):
@@ -181,6 +185,7 @@ def test_a_mov_beside_an_mp4_and_other_endings_are_all_sampled(tmp_path):
     assert names(tmp_path / "out") == {"A/a.mov", "A/a.mp4", *(f"A/{letter}" for letter in "bcdefgh")}
 
 
+@pytest.mark.slow
 def test_kinetics_tables_choose_the_videos_and_the_test(tmp_path):
     raw, lists = tmp_path / "raw", tmp_path / "lists"
     lists.mkdir()
@@ -200,17 +205,18 @@ def test_kinetics_tables_choose_the_videos_and_the_test(tmp_path):
         "abcdefghij4_000010_000020", "abcdefghij5_000010_000020"}
 
 
-def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path):
+def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path, capsys):
     raw, lists = tmp_path / "raw", tmp_path / "lists"
     lists.mkdir()
     for cls in ("hug", "kiss"):
         for i in range(4):
             write_video(raw / cls / f"party_{i}.avi", 12)
-        (lists / f"{cls}_test_split1.txt").write_text("".join(f"party_{i}.avi {1 + i // 3} \n" for i in range(4)))
+        rows = (f"party_{i}.avi {1 + i // 3} \n" for i in range(4))
+        (lists / f"{cls}_test_split1.txt").write_text("".join(rows))
     preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
-    result = run("train.py", "--sampled_data_path", tmp_path / "out", "--ucf_list_dir", lists, *TINY, "--epochs", 1,
-                 "--local_dir", tmp_path / "runs", "--no-pictures")
-    assert "6 of 6 videos share their name" in result.err and "party_0, party_1, party_2 of kiss" in result.err
+    training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), ucf_list_dir=str(lists), split_size=0.5))
+    said = capsys.readouterr().err
+    assert "6 of 6 videos share their name" in said and "party_0, party_1, party_2 of kiss" in said
 
 
 def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, tmp_path):
@@ -271,7 +277,8 @@ def test_the_reports_groups_keep_near_doubles_in_one_part(reported, tmp_path):
     _, out = reported
     videos = read_sampled(out, group_table=out / "data_report/groups.csv")
     group = {v.path: v.group for v in videos}
-    assert group["jump/a.avi"] == group["wave/copy of a.avi"] and group["wave/again.avi"] == group["wave/b.avi"]
+    assert group["jump/a.avi"] == group["wave/copy of a.avi"]
+    assert group["wave/again.avi"] == group["wave/b.avi"]
     assert len(set(group.values())) == len(videos) - 2
 
 
@@ -295,7 +302,7 @@ def test_the_report_by_itself_is_the_same(reported, tmp_path):
 
 def test_near_doubles_across_the_lists_of_a_split_are_called_a_leak(reported, tmp_path):
     raw, out = reported[1].parent / "raw", tmp_path / "listed"
-    lists = write_lists(tmp_path / "lists", ["jump/a.avi", "wave/b.mp4"], ["wave/copy of a.avi", "jump/c.avi"])
+    lists = write_lists(tmp_path / "lists", ["jump/a.avi"], ["wave/copy of a.avi", "jump/c.avi"])
     said = run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--ucf_list_dir", lists).out
     assert "LEAK: sets across train and test: 1 in split 1" in said
     assert [row["split 1"] for row in table(out / "data_report/near_doubles.csv")] == ["train", "test"]
