@@ -26,7 +26,7 @@ from lrcn.base.ranks import Rank
 from lrcn.clips import splits
 from lrcn.clips.frames import clip_frames, windows
 from lrcn.clips.manifest import SampledVideo, read_sampled
-from lrcn.encoding.engines import BLOCK, FrameEncoder
+from lrcn.encoding.engines import BACKENDS, BLOCK, PRECISIONS, Engine, attempt, fastest, installed
 from lrcn.encoding.features import Options, encode_clips, unique_rows
 from lrcn.training import engine
 from lrcn.training.feeds import FeatureFeed, epoch_steps
@@ -52,6 +52,9 @@ def make_parser():
     add("--repeats", type=cli.positive_int, default=3, help="measurements of each rate")
     add("--num_workers", type=cli.count, default=2, help="processes that decode frames")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
+    add("--encoder_backend", choices=BACKENDS, default="auto", help="what runs the encoder")
+    add("--encoder_precision", choices=PRECISIONS, default="auto", help="in which precision")
+    parser.add_boolean("--engines", default=False, help="time every engine that there is, bare and in turns")
     parser.add_boolean("--compile", default=False, help="torch.compile the encoder")
     parser.add_boolean("--end_to_end", default=False,
                        help="time train.py and test.py, and one epoch with --no-feature_cache")
@@ -113,7 +116,8 @@ def measure_encoding(args, device, folder, scratch):
     clips = [windows(v, args.num_frames_video)[0] for v in videos]
     clips = clips[:max(1, args.frames // args.num_frames_video)]
     frames = len(unique_rows(clips)[0])
-    bare = FrameEncoder(encoder, device, args.compile)
+    bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
+    cli.say(f"{args.encoder}: {bare.engine}")
     block = BLOCK[device.type]
     batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
     blocks = max(1, frames // block)
@@ -125,22 +129,44 @@ def measure_encoding(args, device, folder, scratch):
     def encode_bare():
         for _ in range(blocks):
             bare(batch)
-        bare(batch[:1]).cpu()  # waits for the device
+        bare(batch).cpu()  # waits for the device
 
     decoded, bare_rates, cached, ratios = [], [], [], []
     encode_bare()
     for i in range(args.repeats):
         decoded.append(frames / timed(decode))
-        before = blocks * block / timed(encode_bare)
+        before = (blocks + 1) * block / timed(encode_bare)
         fresh = linked_copy(folder, scratch / f"encode{i}")
-        options = Options(device, args.num_workers, compile=args.compile)
+        options = Options(device, args.num_workers, compile=args.compile, backend=args.encoder_backend,
+                          precision=args.encoder_precision)
         cached.append(frames / timed(lambda: encode_clips(encoder, clips, fresh, options)))  # noqa: B023
-        bare_rates.append((before + blocks * block / timed(encode_bare)) / 2)
+        bare_rates.append((before + (blocks + 1) * block / timed(encode_bare)) / 2)
         ratios.append(cached[-1] / bare_rates[-1])
-    return {"decode": rate("decode and resize, one process", "frames/s", decoded, frames=frames),
+    engines = measure_engines(args, encoder, device, batch, blocks) if args.engines else {}
+    return {"engines": engines, "engine": str(bare.engine),
+            "decode": rate("decode and resize, one process", "frames/s", decoded, frames=frames),
             "encode_bare": rate(f"{args.encoder}, bare", "frames/s", bare_rates, batch=block),
             "encode_cached": rate(f"{args.encoder}, files to cache", "frames/s", cached),
             "fraction": rate("reached of the bare rate", "", ratios)}, encoder.feature_dim
+
+
+def measure_engines(args, encoder, device, batch, blocks):
+    """{engine: its rate}, each bare, one after the other in every repeat."""
+    engines = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
+               if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
+               and (device.type == "cpu" or backend == "torch")]
+    ready = {engine: attempt(encoder, device, engine, batch.cpu(), args.compile)[0] for engine in engines}
+    rates = {engine: [] for engine, encode in ready.items() if encode}
+
+    def work(encode):
+        for _ in range(blocks):
+            values = encode(batch)
+        values.cpu()
+
+    for _ in range(args.repeats):
+        for engine, values in rates.items():
+            values.append(blocks * len(batch) / timed(lambda: work(ready[engine])))  # noqa: B023
+    return {str(engine): rate(f"{engine}, bare", "frames/s", values) for engine, values in rates.items()}
 
 
 def measure_head(args, device, width):
@@ -169,6 +195,7 @@ def measure_whole(args, folder, scratch):
     common = ["--sampled_data_path", fresh, "--encoder", args.encoder,
               "--encoder_weights", args.encoder_weights, "--device", args.device,
               "--num_frames_video", args.num_frames_video, "--num_workers", args.num_workers,
+              "--encoder_backend", args.encoder_backend, "--encoder_precision", args.encoder_precision,
               "--open_new_folder", "False"]
     if args.ucf_list_dir:
         lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")

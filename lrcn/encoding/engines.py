@@ -136,14 +136,14 @@ def attempt(encoder, device, engine, frames, compile=False):
     return (None, None, fault) if fault else (ready, values, None)
 
 
-def fastest(encoder, device, backend="auto", precision="auto"):
+def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
     coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, 3, 8, 8,
                         generator=torch.Generator().manual_seed(0)) * 255
     clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
     frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
     for engine in candidates(backend, precision, device):
-        ready, _, fault = attempt(encoder, device, engine, frames)
+        ready, _, fault = attempt(encoder, device, engine, frames, compile)
         if ready:
             return ready
         cli.say(not_used(engine, fault))
