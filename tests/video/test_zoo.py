@@ -1,0 +1,58 @@
+"""Odd films come in right: the frames nearest to each 0.4 s, no black ones, and the pixels of FFmpeg's."""
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from videos import number_of
+from zoo import ZOO, make, times_of
+
+from lrcn.video.reader import Video, read_frames
+from lrcn.video.sampling import Rate, read_clip, sample_video
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def film(request, tmp_path_factory):
+    name = request.param
+    return name, make(tmp_path_factory.mktemp("zoo"), name)
+
+
+def test_every_frame_comes_once_in_order_at_its_time(film):
+    name, path = film
+    with Video(path) as video:
+        seen = []
+        while video.grab():
+            seen.append((number_of(video.frame()), video.time))
+    numbers, seconds = np.array(seen).T
+    assert list(numbers) == list(range(len(times_of(name))))
+    np.testing.assert_allclose(seconds, times_of(name), atol=2e-3)
+
+
+def test_the_sampled_frames_are_the_nearest_to_each_step(film):
+    name, path = film
+    times = times_of(name)
+    with Video(path) as video:
+        seen = [(number_of(frame), seconds) for _, seconds, frame in sample_video(video, Rate())]
+    half = 0.5 / float(ZOO[name][1].get("fps", 25))
+    for k, (number, seconds) in enumerate(seen):
+        assert seconds == pytest.approx(times[number], abs=2e-3)
+        if "variable" not in name:
+            assert abs(seconds - 0.4 * k) <= half + 1e-3
+    assert np.diff([s for _, s in seen]).max(initial=0) <= (2.5 if "variable" in name else 0.4 + 2 * half + 1e-3)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.5, 0.99])
+def test_a_clip_holds_the_frames_that_it_names(film, fraction):
+    frames, _, indices, _ = read_clip(film[1], 5, Rate(), fraction)
+    assert [number_of(frame) for frame in frames] == list(indices)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg here")
+def test_frame_means_are_those_of_ffmpegs_command_line(film):
+    name, path = film
+    raw = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-frames:v", "3", "-f", "rawvideo", "-pix_fmt",
+                          "rgb24", "-"], capture_output=True, check=True).stdout
+    frames = read_frames(path, range(min(3, len(times_of(name)))))
+    stored = np.frombuffer(raw, np.uint8).reshape(len(frames), -1)
+    np.testing.assert_allclose(frames.mean((1, 2, 3)), stored.mean(1), atol=3)
+    assert frames.mean() > 20

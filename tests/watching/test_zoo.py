@@ -1,0 +1,145 @@
+"""Odd films are labelled whole: every picture at its time, the sound in step, playable in a browser."""
+import functools
+import http.server
+import shutil
+import threading
+
+import av
+import numpy as np
+import pytest
+from videos import number_of
+from zoo import ZOO, encode, make, times_of
+
+from lrcn.video.reader import Video
+from lrcn.video.writer import Writer
+
+RATE = 48_000
+BEEPS = (1.0, 2.2)      # seconds at which the film flashes and beeps
+
+
+def copy(source, target, seconds=None, sound=True):
+    """What labelling does to a film, without labels: every frame at its time, the sound along."""
+    with Video(source) as video:
+        out = None
+        while video.grab() and (seconds is None or video.time < seconds):
+            frame = video.frame()
+            high, wide = frame.shape[:2]
+            frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
+            out = out or Writer(target, video.info.fps, *frame.shape[1::-1], source if sound else None)
+            out.write(frame, video.time)
+        out.close()
+    return target
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_copy_has_every_frame_at_its_time(name, tmp_path):
+    path = copy(make(tmp_path, name), tmp_path / "labelled.mp4")
+    with Video(path) as video:
+        seen = []
+        while video.grab():
+            seen.append((number_of(video.frame()), video.time))
+    numbers, seconds = np.array(seen).T
+    assert list(numbers) == list(range(len(times_of(name))))
+    np.testing.assert_allclose(seconds, times_of(name), atol=4e-3)
+    with av.open(str(path)) as film:
+        assert not film.streams.video[0].sample_aspect_ratio or film.streams.video[0].sample_aspect_ratio == 1
+        length = float(film.streams.video[0].duration * film.streams.video[0].time_base)
+    assert length == pytest.approx(times_of(name)[-1] + 1 / float(ZOO[name][1].get("fps", 25)), abs=0.04)
+
+
+def beeping():
+    t = np.arange(round(3.2 * RATE)) / RATE
+    on = sum(((t >= b) & (t < b + 0.2)) for b in BEEPS)
+    return (0.8 * np.sin(2 * np.pi * 1000 * t) * on).astype(np.float32)
+
+
+def beeps_in(path):
+    """Seconds, from the first picture, at which it gets loud; and at which the sound ends."""
+    with av.open(str(path)) as film:
+        picture = next(film.decode(video=0))
+        begin = float(picture.pts * picture.time_base)
+    loud, end = [], 0.0
+    with av.open(str(path)) as film:
+        for frame in film.decode(audio=0):
+            values = np.abs(frame.to_ndarray().astype(float)).reshape(-1)
+            channels = len(frame.layout.channels) if not frame.format.is_planar else 1
+            at = float(frame.pts * frame.time_base) - begin
+            scale = 1 if "flt" in frame.format.name else 2 ** 15
+            loud += [at + i / channels / frame.sample_rate for i in np.flatnonzero(values > 0.3 * scale)]
+            end = at + frame.samples / frame.sample_rate
+    loud = np.array(sorted(loud))
+    return loud[np.diff(loud, prepend=-9) > 0.5], end
+
+
+SOUNDS = [("aac", ".mp4"), ("libmp3lame", ".mp4"), ("pcm_s16le", ".mkv"), ("flac", ".mkv"),
+          ("libopus", ".mkv"), ("ac3", ".mkv")]
+
+
+@pytest.mark.parametrize("shift", [0, 1.5])
+@pytest.mark.parametrize("codec, ending", SOUNDS)
+def test_sound_stays_in_step(codec, ending, shift, tmp_path):
+    source = encode(tmp_path / f"film{ending}", sound=(codec, RATE, beeping()), shift=shift)
+    heard, end = beeps_in(copy(source, tmp_path / "labelled.mp4"))
+    np.testing.assert_allclose(heard, BEEPS, atol=0.04)
+    assert end == pytest.approx(3.2, abs=0.06)
+
+
+def test_sound_stays_in_step_at_a_variable_rate_and_ends_with_a_film_that_was_stopped(tmp_path):
+    times = np.sort(np.random.default_rng(0).choice(320, 80, replace=False)) / 100
+    times[0] = 0
+    source = encode(tmp_path / "film.mkv", times=list(times), sound=("aac", RATE, beeping()))
+    heard, _ = beeps_in(copy(source, tmp_path / "whole.mp4"))
+    np.testing.assert_allclose(heard, BEEPS, atol=0.04)
+    heard, end = beeps_in(copy(source, tmp_path / "stopped.mp4", seconds=1.6))
+    np.testing.assert_allclose(heard, BEEPS[:1], atol=0.04)
+    assert end == pytest.approx(1.6, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium and chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
+                 "disable-component-update", "disable-sync", "autoplay-policy=no-user-gesture-required",
+                 f"user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(f"--{flag}")
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as driver:
+        driver.set_script_timeout(30)
+        yield driver
+
+
+PLAY = """
+const done = arguments[arguments.length - 1], film = document.createElement("video");
+const say = () => done([film.error && film.error.message, film.currentTime, film.videoWidth]);
+film.onerror = say;
+film.ontimeupdate = () => film.currentTime > 0.2 && say();
+film.src = arguments[0];
+document.body.append(film);
+film.play().catch(say);
+"""
+
+
+@pytest.mark.slow
+def test_a_browser_plays_what_is_written(browser, tmp_path):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    films = {}
+    for name in ("variable_mp4", "hdr", "anamorphic"):
+        films[f"{name}.mp4"] = copy(make(tmp_path / name, name), tmp_path / f"{name}.mp4")
+    for codec, ending in SOUNDS:
+        source = encode(tmp_path / codec / f"film{ending}", sound=(codec, RATE, beeping()))
+        films[f"{codec}.mp4"] = copy(source, tmp_path / f"{codec}.mp4")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.get(f"http://127.0.0.1:{server.server_port}/")
+        for name in films:
+            error, time, width = browser.execute_async_script(PLAY, f"/{name}")
+            with Video(films[name]) as video:
+                assert not error and time > 0.2 and width == video.info.width, (name, error, time, width)
+        server.shutdown()
