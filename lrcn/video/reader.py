@@ -156,7 +156,8 @@ class Video:
 
         exact: jump only where the file's index says that no frame is missing before it.
         """
-        if index - self.position > NEAR and not self._counted() and (self.key_frames is not None or not exact):
+        indexed = self.key_frames is not None
+        if index - self.position > NEAR and not self._counted() and (indexed or not exact):
             self._jump(index)
         while self.position < index:
             if not self.grab():

@@ -184,7 +184,8 @@ def test_one_film_with_an_odd_name_or_a_playlist_for_a_film_costs_the_others_not
     shutil.copy(good, strange)
     os.mkfifo(folder / "pipe.avi")
     (folder / "folder.avi").mkdir()
-    (folder / "m3u8.avi").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{good}\n#EXT-X-ENDLIST\n")
+    (folder / "m3u8.avi").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{good}\n#EXT-X-ENDLIST\n")
     (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {good}\n")
     (folder / "subfile.mkv").write_text(f"subfile,,start,0,end,0,,:{good}")
     result = label(model, folder, "--no-video", "--output_dir", tmp_path / "out", ok=False, timeout=60)
@@ -195,31 +196,6 @@ def test_one_film_with_an_odd_name_or_a_playlist_for_a_film_costs_the_others_not
         assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"out", name, b"segments.csv"))
     result = label(model, folder / "pipe.avi", ok=False, timeout=60)
     assert result.code == 2 and "is a pipe or a device" in result.err
-
-
-@pytest.mark.slow
-def test_a_second_run_that_is_killed_leaves_the_first_ones_outputs_whole(model, tmp_path):
-    source = film(tmp_path / "film.mp4", 4, 25)
-    flags = ("--output_dir", tmp_path / "out")
-    began = time.monotonic()
-    label(model, source, *flags)
-    took = time.monotonic() - began
-    folder = tmp_path / "out" / "film"
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    random = np.random.default_rng(0)
-    for _ in range(10):
-        process = start("test_on_video.py", "--model_dir", model, "--video_path", source, *flags,
-                        "--min_probability", 0.9)
-        time.sleep(took * random.random() * 0.9)
-        process.kill()
-        process.wait()
-        after = {p.name: p.read_bytes() for p in folder.iterdir()}
-        assert before.keys() <= after.keys()
-        changed = {name for name in before if before[name] != after[name]}
-        if "timeline.png" in changed:       # it was done: this is the whole new state
-            before = after
-        else:
-            assert not changed
 
 
 def test_the_source_is_never_overwritten(model, tmp_path):
