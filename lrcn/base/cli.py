@@ -162,7 +162,8 @@ def file(flag, value, hint):
     """The existing file `value` as a Path, or a UserError that names the flag and says `hint`."""
     path = Path(value).expanduser()
     if not path.is_file():
-        what = "is a folder, not a file" if path.exists() else "does not exist"
+        what = ("is a folder, not a file" if path.is_dir() else
+                "is a pipe or a device" if path.exists() else "does not exist")
         raise UserError(f"--{flag} {value}: this file {what}; {hint}")
     return path
 

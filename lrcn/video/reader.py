@@ -128,9 +128,13 @@ class Video:
         self.time = seconds
         return True
 
+    def _counted(self):
+        """Whether frames have to be counted from the first: with B-frames the numbers of an AVI's chunks
+        are not those of its frames, and a key frame may be shown after some that are stored behind it."""
+        return self.is_avi and self.stream.codec_context.has_b_frames
+
     def _seconds(self, frame):
-        # An AVI's chunks come at its rate; with B-frames their numbers are not those of the frames.
-        if self.is_avi and self.stream.codec_context.has_b_frames or frame.pts is None:
+        if self._counted() or frame.pts is None:
             return self.position / self.info.fps
         return float(frame.pts * frame.time_base)
 
@@ -152,7 +156,8 @@ class Video:
 
         exact: jump only where the file's index says that no frame is missing before it.
         """
-        if index - self.position > NEAR and (self.key_frames is not None or not exact):
+        indexed = self.key_frames is not None
+        if index - self.position > NEAR and not self._counted() and (indexed or not exact):
             self._jump(index)
         while self.position < index:
             if not self.grab():
@@ -180,10 +185,9 @@ class Video:
         found = next(self._decoded, None)
         if found is None:
             return self._restart()
-        counted = self.is_avi and self.stream.codec_context.has_b_frames
-        place = target if counted else (self._seconds(found) - origin) * fps
+        place = (self._seconds(found) - origin) * fps
         whole = round(place)
-        if abs(place - whole) > 0.1 or whole > index or (found.pts is None and not counted):
+        if abs(place - whole) > 0.1 or whole > index or found.pts is None:
             return self._restart()
         self._decoded = _before(found, self._decoded)
         self.position, self.time = whole - 1, (whole - 1) / fps

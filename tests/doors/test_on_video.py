@@ -3,6 +3,7 @@ import csv
 import functools
 import http.server
 import json
+import os
 import re
 import shutil
 import signal
@@ -174,6 +175,27 @@ def test_what_cannot_be_labelled_is_one_line(model, tmp_path, make, message):
 def write_text(path):
     path.write_text("words")
     return path
+
+
+def test_one_film_with_an_odd_name_or_a_playlist_for_a_film_costs_the_others_nothing(model, tmp_path):
+    folder = tmp_path / "films"
+    good = write_video(folder / "good.avi", 30)
+    strange = os.fsencode(folder) + b"/\xff\xfe.avi"
+    shutil.copy(good, strange)
+    os.mkfifo(folder / "pipe.avi")
+    (folder / "folder.avi").mkdir()
+    (folder / "m3u8.avi").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{good}\n#EXT-X-ENDLIST\n")
+    (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {good}\n")
+    (folder / "subfile.mkv").write_text(f"subfile,,start,0,end,0,,:{good}")
+    result = label(model, folder, "--no-video", "--output_dir", tmp_path / "out", ok=False, timeout=60)
+    assert result.code == 1 and "3 of 5 videos could not be read" in result.err, result
+    for name in ("m3u8.avi", "concat.mp4", "subfile.mkv"):
+        assert f"{name}: no video in it that can be decoded" in result.err
+    for name in (b"good", b"\xff\xfe"):
+        assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"out", name, b"segments.csv"))
+    result = label(model, folder / "pipe.avi", ok=False, timeout=60)
+    assert result.code == 2 and "is a pipe or a device" in result.err
 
 
 def test_the_source_is_never_overwritten(model, tmp_path):

@@ -38,7 +38,8 @@ def test_the_sampled_frames_are_the_nearest_to_each_step(film):
         assert seconds == pytest.approx(times[number], abs=2e-3)
         if "variable" not in name:
             assert abs(seconds - 0.4 * k) <= half + 1e-3
-    assert np.diff([s for _, s in seen]).max(initial=0) <= (2.5 if "variable" in name else 0.4 + 2 * half + 1e-3)
+    longest = 2.5 if "variable" in name else 0.4 + 2 * half + 1e-3
+    assert np.diff([s for _, s in seen]).max(initial=0) <= longest
 
 
 @pytest.mark.parametrize("fraction", [0, 0.5, 0.99])

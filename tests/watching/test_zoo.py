@@ -135,7 +135,8 @@ def test_a_browser_plays_what_is_written(browser, tmp_path):
     for codec, ending in SOUNDS:
         source = encode(tmp_path / codec / f"film{ending}", sound=(codec, RATE, beeping()))
         films[f"{codec}.mp4"] = copy(source, tmp_path / f"{codec}.mp4")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.get(f"http://127.0.0.1:{server.server_port}/")
         for name in films:
