@@ -10,8 +10,8 @@ from lrcn.training import engine
 
 
 def options(**changes):
-    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "scheduler": "constant", "warmup_epochs": 0,
-                              "label_smoothing": 0, "mixup": 0, "clip_grad": 0, "ema": 0, "amp": "none",
+    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "optimizer": "adamw", "scheduler": "constant",
+                              "warmup_epochs": 0, "label_smoothing": 0, "mixup": 0, "clip_grad": 0, "ema": 0, "amp": "none",
                               "accumulate": 1} | changes)
 
 
