@@ -34,7 +34,8 @@ PICTURES = ("*.png", "events.out.tfevents.*")     # of an earlier run, which the
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    utils.add_model_flags(parser, several=True, batch_size="clips in a movie, where --movie_clips says nothing")
+    utils.add_model_flags(parser, several=True,
+                          batch_size="clips in a movie, where --movie_clips says nothing")
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     parser.set_defaults(batch_size=None)
