@@ -11,9 +11,11 @@ from dataclasses import asdict, replace
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.checkpoints import READOUTS
+from lrcn.checkpoints import PROJECTIONS, READOUTS
 from lrcn.clips.frames import Transform
 from lrcn.encoding import backbones, surgery
 
@@ -60,6 +62,23 @@ class Encoder(nn.Module):
         return {"name": self.name, **asdict(self.transform)}
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over all but the last dimension, (B, D) or (B, T, D); momentum as in the head that has it.
+
+    A single row has no spread: it is normalised by the running statistics, in training too.
+    """
+
+    def __init__(self, features):
+        super().__init__(features, momentum=0.01)
+
+    def forward(self, x):
+        rows = x.flatten(0, -2)
+        if self.training and len(rows) == 1:
+            return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias,
+                                eps=self.eps).view_as(x)
+        return super().forward(rows).view_as(x)
+
+
 class Head(nn.Module):
     """All that follows the encoder: features (B, T, feature_dim) -> logits (B, classes).
 
@@ -71,20 +90,23 @@ class Head(nn.Module):
       none       no LSTM: the mean of the frame features, the baseline that an LSTM must beat
     per_step: every time step makes a prediction of its own, and their probabilities are averaged
     (section 4 of the paper); the read-out then only says whether there is an LSTM.
+    projection: norm (layer norm, linear layer, ReLU), linear (the layer alone) or batchnorm (the layer,
+    then a batch norm). classifier_hidden: units of a layer with batch norm and ReLU before the last one.
     """
 
     def __init__(self, feature_dim, classes, latent_dim=512, hidden_size=256, lstm_layers=2,
                  bidirectional=True, readout="final", dropout=0.5,
-                 per_step=False):
+                 per_step=False, projection="norm", classifier_hidden=None):
         super().__init__()
-        if readout not in READOUTS:
-            raise ValueError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
+        for name, word, words in (("readout", readout, READOUTS), ("projection", projection, PROJECTIONS)):
+            if word not in words:
+                raise ValueError(f"{name} {word!r} is none of {', '.join(words)}")
         self.spec = dict(feature_dim=feature_dim, classes=classes, latent_dim=latent_dim,
                          hidden_size=hidden_size, lstm_layers=lstm_layers, bidirectional=bidirectional,
-                         readout=readout, dropout=dropout, per_step=per_step)
+                         readout=readout, dropout=dropout, per_step=per_step, projection=projection,
+                         classifier_hidden=classifier_hidden)
         self.readout, self.hidden_size, self.per_step = readout, hidden_size, per_step
-        self.projection = nn.Sequential(nn.LayerNorm(feature_dim), nn.Linear(feature_dim, latent_dim),
-                                        nn.ReLU(), nn.Dropout(dropout))
+        self.projection = _projection(projection, feature_dim, latent_dim, dropout)
         self.lstm, width = None, latent_dim
         if readout != "none":
             self.lstm = nn.LSTM(latent_dim, hidden_size, lstm_layers, batch_first=True,
@@ -92,7 +114,7 @@ class Head(nn.Module):
             width = hidden_size * (2 if bidirectional else 1)
         if readout == "attention":
             self.score = nn.Linear(width, 1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, classes))
+        self.classifier = _classifier(width, classifier_hidden, classes, dropout)
 
     def steps(self, features):
         """The LSTM's outputs over time, (B, T, width); for `none` the projected mean, (B, 1, latent_dim)."""
@@ -129,6 +151,20 @@ class Head(nn.Module):
         """Logits (B, classes); while a per-step head trains, those of every step, (B, T, classes)."""
         steps = self.steps(features)
         return self.classifier(steps) if self.per_step and self.training else self.classify(steps)
+
+
+def _projection(kind, feature_dim, latent_dim, dropout):
+    """What follows the encoder at once: (..., feature_dim) -> (..., latent_dim)."""
+    linear = nn.Linear(feature_dim, latent_dim)
+    layers = {"norm": (nn.LayerNorm(feature_dim), linear, nn.ReLU()), "linear": (linear,),
+              "batchnorm": (linear, BatchNorm(latent_dim))}[kind]
+    return nn.Sequential(*layers, nn.Dropout(dropout))
+
+
+def _classifier(width, hidden, classes, dropout):
+    """From the read-out to logits: (..., width) -> (..., classes)."""
+    between = (nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU()) if hidden else ()
+    return nn.Sequential(nn.Dropout(dropout), *between, nn.Linear(hidden or width, classes))
 
 
 class LRCN(nn.Module):
@@ -208,11 +244,23 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
                         f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
                         f"none") from None
     if isinstance(weights, dict):
-        backbones.load_backbone(backbone, weights)
+        name, backbone = _with_weights(name, backbone, weights, img_dim)
     try:
         return Encoder(name, backbone, replace(transform, modality=modality))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
+
+
+def _with_weights(name, backbone, weights, img_dim):
+    """(name, backbone) with a file's weights; of the convolutions alone where the file has no more."""
+    if backbones.convolutions_alone(name, backbone, weights):
+        name += backbones.CONVOLUTIONS
+        backbone, _ = backbones.build(name, False, img_dim)
+        cli.say(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the picture")
+    left = backbones.load_backbone(backbone, weights)
+    if left:
+        cli.say(f"--encoder_weights: left out of the file: {', '.join(left)}")
+    return name, backbone
 
 
 def encoder_from_spec(spec):

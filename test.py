@@ -20,6 +20,7 @@ from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import grids, labels, plots
 from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder, TestFolder
+from lrcn.training import recipe
 from lrcn.video.sampling import Rate
 
 
@@ -27,6 +28,7 @@ def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser)
     utils.add_data_flags(parser)
+    recipe.add_compared_flags(parser)
     testing, output = parser.group("testing"), parser.group("output")
     testing.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
                          help="windows of a video whose softmax is averaged; more than one needs videos "
@@ -127,6 +129,7 @@ def main():
         trained = utils.load_trained(args.model_dir, args.model_name, device)
         data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
+            utils.say_disagreement(args, trained)
             cli.say(data.note)
         options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)

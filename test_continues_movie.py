@@ -27,17 +27,22 @@ from lrcn.runs import RunFolder, StudyFolder
 from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
+from lrcn.training import recipe
 
 PICTURES = ("*.png", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
 
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    utils.add_model_flags(parser, several=True)
+    utils.add_model_flags(parser, several=True,
+                          batch_size="clips in a movie, where --movie_clips says nothing")
     utils.add_data_flags(parser)
+    recipe.add_compared_flags(parser)
+    parser.set_defaults(batch_size=None)
     add = parser.group("study").add_argument
     add("--num_movies", type=cli.positive_int, default=100, help="movies")
-    add("--movie_clips", type=cli.number(int, low=2), default=16, help="clips in a movie")
+    add("--movie_clips", type=cli.number(int, low=2), default=None,
+        help="clips in a movie (default: --batch_size, where it is given, else 16)")
     add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
         help="join LOW to HIGH frames of each clip instead of a whole window's length")
     add("--bootstrap", type=cli.number(int, low=20), default=None,
@@ -48,7 +53,11 @@ def parse_args():
                        help="draw the figures and the movie of every run (default: with one run only)")
     output.add_argument("--output_dir", default=None, metavar="DIR", help="for the comparison of several "
                         "runs (default: test_continues_movie beside the first run)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.movie_clips is None and args.batch_size == 1:
+        parser.error("--batch_size 1: a movie is of at least 2 clips; give --movie_clips")
+    args.movie_clips = args.movie_clips or args.batch_size or 16
+    return args
 
 
 # ---------------------------------------------------------------- test clips
@@ -114,6 +123,7 @@ def study_run(model_dir, args, device, drawn):
     """Study one run and write its folder -> (settings, its recipe's choices, Clips, network.Study, its
     StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
+    utils.say_disagreement(args, trained)
     data, source, clips = load_clips(trained, args, device)
     length = trained.settings["num_frames_video"]
     movies = join_clips(clips, args, length)

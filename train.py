@@ -53,7 +53,7 @@ def make_model(recipe, classes, state, checkpoint):
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
                        recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
-                       recipe.loss_per_step)
+                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden)
     model = models.LRCN(encoder, head)
     if recipe.init_from:
         other = utils.load_trained(recipe.init_from, flag="init_from").model

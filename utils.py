@@ -4,6 +4,7 @@
     trained = load_trained("20261121-110128")       # .model .classes .recipe .rate
 """
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lrcn.encoding import backbones
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
+from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
 from lrcn.video.sampling import Rate
 
@@ -101,12 +103,21 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
                    epoch if isinstance(epoch, int) else 0)
 
 
+def say_disagreement(args, trained):
+    """Warn of flags of the training that are not the run's, where there are any."""
+    words = recipes.disagreement(args, trained.recipe)
+    if words:
+        cli.say(f"warning: {trained.folder}: {words}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------- flags
 
-def add_model_flags(parser, several=False):
-    """The flags that every script with a trained model shares."""
+def add_model_flags(parser, several=False, batch_size="accepted for old command lines; the result and the "
+                                                      "speed do not depend on it"):
+    """The flags that every script with a trained model shares. batch_size: what that flag is for."""
     network, machine = parser.group("network"), parser.group("machine")
-    network.add_argument("--model_dir", required=True, metavar="RUN", nargs="+" if several else None,
+    network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=True,
+                         metavar="RUN", nargs="+" if several else None,
                          help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
     network.add_argument("--model_name", default=None, metavar="FILE",
                          help="checkpoint in it (default: best.pth.tar)")
@@ -114,7 +125,7 @@ def add_model_flags(parser, several=False):
     add_encoder_flags(machine)
     machine.add_argument("--num_workers", type=cli.count, default=4, help="processes that decode frames")
     machine.add_argument("--batch_size", type=cli.positive_int, default=32,
-                         help="accepted for old command lines; the result and the speed do not depend on it")
+                         help=batch_size)
 
 
 def add_encoder_flags(parser):

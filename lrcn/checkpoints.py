@@ -23,6 +23,7 @@ from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
 
 FORMAT = 1
+PROJECTIONS = ("norm", "linear", "batchnorm")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
 SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
 CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
@@ -31,6 +32,10 @@ ENCODER = {"name": Text(), "resize": Number(int, low=1, high=100_000), "crop": S
 HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_size": WIDTH,
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
         "dropout": Number(float, low=0, below=1), "per_step": Switch()}
+# What the first checkpoints did not know yet
+LATER = {"encoder_spec": {"modality": Choice(MODALITIES)},
+         "head_spec": {"projection": Choice(PROJECTIONS),
+                       "classifier_hidden": Number(int, low=1, high=1_000_000, none=True)}}
 
 
 # ---------------------------------------------------------------- files
@@ -92,12 +97,11 @@ def check(state, source):
         raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
                         f"(format {said}, and this program reads {FORMAT})")
     check_values(state, {"classes": Names()}, source)
-    check_values(state.get("encoder_spec"), ENCODER, f"{source}: encoder_spec")
-    if "modality" in state["encoder_spec"]:     # there was none in the first checkpoints
-        check_values(state["encoder_spec"], {"modality": Choice(MODALITIES)}, f"{source}: encoder_spec")
-    check_values(state.get("head_spec"), HEAD, f"{source}: head_spec")
-    for name, table in (("encoder_spec", {**ENCODER, "modality": None}), ("head_spec", HEAD)):
-        extra = [key for key in state[name] if key not in table]
+    for name, table in (("encoder_spec", ENCODER), ("head_spec", HEAD)):
+        check_values(state.get(name), table, f"{source}: {name}")
+        later = {key: kind for key, kind in LATER[name].items() if key in state[name]}
+        check_values(state[name], later, f"{source}: {name}")
+        extra = [key for key in state[name] if key not in table and key not in later]
         if extra:
             raise UserError(f"{source}: {name}: nothing here is called {extra[0]!r:.60}")
     if len(state["classes"]) != state["head_spec"]["classes"]:

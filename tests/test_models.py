@@ -261,6 +261,48 @@ def test_a_classifier_in_a_weights_file_is_left_out_and_wrappers_are_opened():
     assert all(torch.equal(v, state[k]) for k, v in encoder.backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("spelled", ["features.{}", "{}", "module.{}", "module.features.{}"])
+def test_the_convolutions_of_vgg_alone_make_an_encoder_of_them(spelled, capsys):
+    whole = tiny_encoder("vgg11").backbone
+    given = {spelled.format(k): v for k, v in whole.features.state_dict().items()}
+    encoder = models.build_encoder("vgg11", given, 32)
+    assert "convolutions alone; the encoder is vgg11.features" in capsys.readouterr().out
+    frames = frames_for(encoder)
+    with torch.inference_mode():
+        x = torch.addcmul(encoder.shift, frames.float(), encoder.scale)
+        torch.testing.assert_close(encoder(frames), whole.features(x).mean((2, 3)))
+        again = models.encoder_from_spec(encoder.spec())
+        again.load_state_dict(encoder.state_dict())
+        torch.testing.assert_close(again(frames), encoder(frames))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_children_of_a_network_in_a_plain_sequential_find_their_names(prefix):
+    whole = tiny_encoder().backbone
+    numbered = nn.Sequential(*list(whole.children())[:-1])
+    given = {prefix + k: v for k, v in numbered.state_dict().items()}
+    encoder = models.build_encoder("resnet18", given, 32)
+    assert encoder.digest() == surgery.weights_digest(whole)
+
+
+def test_what_a_weights_file_holds_too_much_is_said(capsys):
+    state = tiny_encoder().backbone.state_dict()
+    classifier = {"fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}
+    models.build_encoder("resnet18", state | classifier, 32)
+    assert capsys.readouterr().out == "--encoder_weights: left out of the file: fc.weight, fc.bias\n"
+
+
+@pytest.mark.parametrize("name, words", [
+    ("timm/xception", "today; take --encoder timm/legacy_xception"),
+    ("timm/nothing", "no model of this name"),
+    ("resnet18.features", "VGG and AlexNet"), ("vgg11" + 2000 * ".features", "VGG and AlexNet")])
+def test_a_name_that_is_none_says_what_to_take(name, words):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(UserError, match=words):
+        models.build_encoder(name, None, 32)
+
+
 # ---------------------------------------------------------------- frozen, folded, cut
 
 def disturb_statistics(module):

@@ -8,6 +8,7 @@
 import math
 import os
 import socket
+from collections import OrderedDict
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -17,12 +18,21 @@ from torch import nn
 from lrcn.base.cli import UserError
 from lrcn.clips.frames import Transform
 
+# vgg16.features: the convolutions of vgg16 alone, their mean over the picture
+CONVOLUTIONS = ".features"
 # Second classifiers of GoogLeNet and Inception that help only to train them from scratch
 AUXILIARY = {"aux1", "aux2", "AuxLogits"}
 
 
 def build(name, download, img_dim):
     """(image network without its classifier, its Transform)."""
+    if name.endswith(CONVOLUTIONS):
+        whole = name.removesuffix(CONVOLUTIONS)
+        if not whole.startswith(("vgg", "alexnet")) or whole.endswith(CONVOLUTIONS):
+            raise UserError(f"--encoder {name}: the convolutions of VGG and AlexNet alone can be had by "
+                            f"themselves")
+        model, transform = build(whole, download, img_dim)
+        return nn.Sequential(OrderedDict(features=model.features, pool=nn.AdaptiveAvgPool2d(1))), transform
     if name.startswith("timm/"):
         return _timm_model(name.removeprefix("timm/"), download, img_dim)
     return _torchvision_model(name, download, img_dim)
@@ -68,7 +78,10 @@ def _timm_model(name, download, img_dim):
     except ImportError:
         raise UserError(f"--encoder timm/{name}: timm is not installed; pip install timm") from None
     if name not in timm.list_models() and name.split(".")[0] not in timm.list_models():
-        raise UserError(f"--encoder timm/{name}: timm has no model of this name")
+        today = timm.models.get_deprecated_models().get(name)
+        raise UserError(f"--encoder timm/{name}: " + (
+            f"timm calls it {today} today; take --encoder timm/{today}" if today else
+            "timm has no model of this name"))
     try:
         model = timm.create_model(name, pretrained=download, num_classes=0,
                                   **({"img_size": img_dim} if img_dim else {}))
@@ -92,17 +105,42 @@ def without_classifier(model, outputs):
 
 
 def load_backbone(backbone, state):
-    """Take a file's state dict into the backbone; the classifier's entries in it are left out."""
-    for key in ("state_dict", "model"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-    state = {k.removeprefix("module."): v for k, v in state.items()
-             if isinstance(v, torch.Tensor) and k.removeprefix("module.").split(".")[0] not in AUXILIARY}
+    """Take a file's state dict into the backbone -> names of what was left out: the classifier's entries."""
+    everything = state_of(state, backbone)
+    state = {k: v for k, v in everything.items() if k.split(".")[0] not in AUXILIARY}
     own = backbone.state_dict()
     extra = [k for k in state if k not in own]
     # What a classifier leaves behind is one weight and one bias; anything more is another network.
     load_state(backbone, {k: v for k, v in state.items() if k in own or len(extra) > 2},
                "the file of --encoder_weights")
+    return [k for k in everything if k not in own]
+
+
+def state_of(state, backbone):
+    """The tensors of a file by the backbone's own names: without a wrapper, DataParallel's prefix, and the
+    numbers that nn.Sequential gave to the layers of its `features`, or to its children."""
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if not all(k.split(".")[0].isdecimal() for k in state):
+        return state
+    own, children = backbone.state_dict(), dict(enumerate(name for name, _ in backbone.named_children()))
+
+    def child(key):
+        number, _, rest = key.partition(".")
+        return f"{children.get(int(number), number)}.{rest}"
+
+    spellings = [{name(k): v for k, v in state.items()} for name in (str, "features.{}".format, child)]
+    return max(spellings, key=lambda names: sum(k in own and own[k].shape == v.shape
+                                                for k, v in names.items()))
+
+
+def convolutions_alone(name, backbone, state):
+    """Whether a file for VGG or AlexNet holds all of its `features` and nothing else."""
+    own = {k for k in backbone.state_dict() if k.startswith("features.")}
+    return (name.startswith(("vgg", "alexnet")) and not name.endswith(CONVOLUTIONS)
+            and own == state_of(state, backbone).keys())
 
 
 def load_state(module, state, source):

@@ -20,6 +20,10 @@ from lrcn.training.feeds import plain_steps
 
 METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top3", "val_top5",
            "seconds")
+# {name: (class, its options, what it keeps of every parameter)}
+_OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
+OPTIMIZERS = {"adamw": (torch.optim.AdamW, {}, _OF_ADAM), "adam": (torch.optim.Adam, {}, _OF_ADAM),
+              "sgd": (torch.optim.SGD, {"momentum": 0.9}, ("momentum_buffer",))}
 STOPPED, NOT_FINITE = 1, 2      # why an epoch was broken off
 
 
@@ -97,15 +101,16 @@ class Learner:
     def __init__(self, network, groups, recipe, total_steps, steps_per_epoch, device):
         self.network, self.recipe, self.device = network, recipe, device
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
-                                           fused=device.type == "cuda")
+        kind, more, _ = OPTIMIZERS[recipe.optimizer]
+        self.optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
+                              fused=device.type == "cuda", **more)
         self.parameters = [p for group in groups for p in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
         self.total_steps, self.updates = total_steps, 0
-        self.warm_steps = recipe.warmup_epochs * steps_per_epoch
+        self.warm_steps = recipe.warmup_epochs * steps_per_epoch if recipe.scheduler != "onecycle" else 0
         if recipe.scheduler in ("cosine", "step"):  # the other courses do not depend on --epochs at all
             self.warm_steps = min(self.warm_steps, total_steps / 5)
         self.amp = device.type == "cuda" and recipe.amp != "none"
@@ -202,7 +207,7 @@ class Learner:
     def restore(self, state, rank, source):
         """Take up a checkpoint's state() again; whether this rank's random state was in it."""
         try:
-            check_optimizer(state["optimizer"], self.optimizer.state_dict())
+            check_optimizer(state["optimizer"], self.optimizer.state_dict(), self.recipe.optimizer)
             self.optimizer.load_state_dict(state["optimizer"])
             self.plateau.load_state_dict(state["plateau"])
             self.plateau.optimizer.param_groups[0]["lr"] = float(state["plateau"]["_last_lr"][0])
@@ -227,17 +232,19 @@ class Learner:
                             f"from another checkpoint") from None
 
 
-def check_optimizer(saved, own):
-    """Raise a ValueError unless `saved` has the groups of `own`, and AdamW's moments of each parameter."""
+def check_optimizer(saved, own, name):
+    """Raise a ValueError unless `saved` has the groups of `own`, and each parameter the moments that the
+    optimiser of this name keeps."""
+    moments_kept = OPTIMIZERS[name][2]
     count = [len(group["params"]) for group in own["param_groups"]]
     if [len(group["params"]) for group in saved["param_groups"]] != count:
         raise ValueError("other parameter groups")
     for number, moments in saved["state"].items():
-        for name in ("step", "exp_avg", "exp_avg_sq"):
+        for name in moments_kept:
             if not isinstance(moments[name], torch.Tensor) or not torch.isfinite(moments[name]).all():
                 raise ValueError(f"{name} of parameter {number} is no finite tensor")
     for group in saved["param_groups"]:
-        for name in ("lr", "weight_decay", "eps"):
+        for name in sorted({"lr", "weight_decay", "eps", "momentum"} & own["param_groups"][0].keys()):
             fault = Number(float, low=0).fault(group[name])
             if fault:
                 raise ValueError(f"{name}: {fault}")
@@ -252,7 +259,15 @@ def schedule_factor(name, step, warm, total):
         return 0.5 * (1 + math.cos(math.pi * done))
     if name == "step":
         return 0.1 ** int(done * 3)
-    return 1.0
+    return _one_cycle(step, total) if name == "onecycle" else 1.0
+
+
+def _one_cycle(step, total):
+    """Smith's one cycle: from 1/25 up to 1 in three tenths of all steps, and down to 1/250,000."""
+    top = 0.3 * total - 1
+    low, high, done = ((1 / 25, 1, step / top) if step <= top and top > 0 else
+                       (1, 1 / 250_000, min(1.0, (step - top) / max(1, total - 1 - top))))
+    return high + (low - high) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 # ---------------------------------------------------------------- an epoch

@@ -4,14 +4,14 @@
     recipe = Recipe(lr=1e-3, readout="mean")    # of a program
     Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
 """
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from lrcn import checkpoints, runs
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Pattern, Switch, Text
-from lrcn.checkpoints import READOUTS
+from lrcn.checkpoints import PROJECTIONS, READOUTS
 from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 
@@ -30,12 +30,14 @@ def flag(group, default, kind, help, metavar=None, names=()):
 class Recipe:
     """Every choice of a training run, by the names of train.py's flags."""
     sampled_data_path: str = flag("data", None, Text(none=True), "folder that preprocessing_data.py wrote",
-                                  "DIR", ("--sampled_data_path", "--sampled_data_dir"))
+                                  "DIR", ("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
+                                          "--data_dir"))
     ucf_list_dir: str = flag("data", None, Text(none=True), "folder of the split lists; without it the "
-                             "split is drawn by group from the sampled data", "DIR")
+                             "split is drawn by group from the sampled data", "DIR",
+                             ("--ucf_list_dir", "--split_path", "--annots_dir"))
     split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
                       "and test on the three in turn; random: the leaky protocol, by video instead of "
-                      "group, for comparison only")
+                      "group, for comparison only", names=("--split", "--split_number"))
     split_size: float = flag("data", 0.2, SHARE, "share of every class's training videos held out for "
                              "validation, whole groups")
     test_size: float = flag("data", 0.2, SHARE, "share held out for testing, where no list says it")
@@ -48,7 +50,8 @@ class Recipe:
                                   "all)")
     smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
 
-    encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME")
+    encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME",
+                        names=("--encoder", "--feature_extractor"))
     encoder_weights: str = flag("network", "DEFAULT", Text(), "the library's ImageNet weights, none, or a "
                                 "state dict file", "DEFAULT|none|PATH")
     img_dim: int = flag("network", None, Number(int, low=1, high=4096, none=True), "side of the encoder's "
@@ -56,13 +59,19 @@ class Recipe:
     modality: str = flag("network", "rgb", Choice(MODALITIES), "what the encoder sees: frames, their "
                          "differences from the frame before, or both, which takes twice as long and tells "
                          "motions apart")
-    num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip")
+    num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
+                                 names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
-    hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction")
+    hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction",
+                            names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers")
+    projection: str = flag("network", "norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, "
+                           "linear layer and ReLU; the linear layer alone; or it and a batch norm")
+    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer with batch norm and "
+                                  "ReLU before the last one (default: no such layer)")
     bidirectional: bool = flag("network", True, Switch(), "read the clip both ways")
     readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
-                        "none: no LSTM, the mean of the frames")
+                        "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"))
     dropout: float = flag("network", 0.5, BELOW_ONE, "share of units dropped")
     loss_per_step: bool = flag("network", False, Switch(), "predict at every time step and average, as in "
                                "the LRCN paper")
@@ -77,15 +86,21 @@ class Recipe:
                                   "data")
     recompute: bool = flag("training", False, Switch(), "gradient checkpointing in the encoder: less "
                            "memory, slower")
-    epochs: int = flag("training", 100, POSITIVE, "epochs in all")
+    epochs: int = flag("training", 100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"))
     stop_after: int = flag("training", None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume "
                            "goes on to --epochs", "EPOCH")
     batch_size: int = flag("training", 32, POSITIVE, "clips a step")
-    accumulate: int = flag("training", 1, POSITIVE, "steps whose gradients make one update")
-    lr: float = flag("training", 0.0005, ABOVE_ZERO, "peak learning rate")
-    weight_decay: float = flag("training", 0.01, FROM_ZERO, "AdamW's weight decay")
-    scheduler: str = flag("training", "cosine", Choice(("cosine", "step", "plateau", "constant")),
-                          "course of the learning rate after the warm-up")
+    accumulate: int = flag("training", 1, POSITIVE, "steps whose gradients make one update",
+                           names=("--accumulate", "--grad_accum_steps"))
+    lr: float = flag("training", 0.0005, ABOVE_ZERO, "peak learning rate",
+                     names=("--lr", "--learning_rate"))
+    weight_decay: float = flag("training", 0.01, FROM_ZERO, "of AdamW beside the gradient, of the others in "
+                               "it")
+    optimizer: str = flag("training", "adamw", Choice(("adamw", "adam", "sgd")), "what makes a step of the "
+                          "gradient; sgd has momentum 0.9")
+    scheduler: str = flag("training", "cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
+                          "course of the learning rate after the warm-up; onecycle has "
+                          "a warm-up of its own")
     warmup_epochs: float = flag("training", 2, FROM_ZERO, "epochs of linear warm-up")
     label_smoothing: float = flag("training", 0.1, BELOW_ONE, "share of the target spread over all classes")
     mixup: float = flag("training", 0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
@@ -108,7 +123,8 @@ class Recipe:
     pictures: bool = flag("output", True, Switch(), "draw curves, labelled clips and the class "
                           "distribution")
     resume: str = flag("output", None, Text(none=True), "go on with a run folder, or with the newest one "
-                       "below local_dir", "RUN|auto")
+                       "below local_dir", "RUN|auto",
+                       ("--resume", "--checkpoint_model", "--resume_checkpoint"))
     load_checkpoint: bool = flag("output", False, Switch(), "go on from --checkpoint_path")
     checkpoint_path: str = flag("output", "", Text(), "checkpoint to go on from", "FILE")
 
@@ -168,7 +184,8 @@ class Recipe:
 BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
-         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
+         "projection", "classifier_hidden", "optimizer", "bidirectional", "readout", "loss_per_step",
+         "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
 PLACES = ("sampled_data_path", "ucf_list_dir", "groups", "init_from", "encoder_weights", "local_dir")
 # What a resumed run does not take over from its checkpoint.
@@ -181,16 +198,42 @@ def make_parser(description):
     """A parser with a flag for every field of Recipe, in groups."""
     parser = cli.Parser(description)
     for f in fields(Recipe):
-        m = f.metadata
-        group = parser.group(m["group"])
-        names = m["names"] or (f"--{f.name}",)
-        if isinstance(m["kind"], Switch):
-            group.add_boolean(*names, default=f.default, help=m["help"])
-        else:
-            choices = list(m["kind"].words) if isinstance(m["kind"], Choice) else None
-            group.add_argument(*names, dest=f.name, default=f.default, help=m["help"], metavar=m["metavar"],
-                               choices=choices, type=None if choices else m["kind"])
+        add_flag(parser.group(f.metadata["group"]), f, f.default, f.metadata["help"])
     return parser
+
+
+def add_flag(group, f, default, help):
+    """The flag of a field of Recipe; its words in any case, as in OneCycle or SGD."""
+    m = f.metadata
+    names = m["names"] or (f"--{f.name}",)
+    if isinstance(m["kind"], Switch):
+        group.add_boolean(*names, default=default, help=help)
+    else:
+        choices = list(m["kind"].words) if isinstance(m["kind"], Choice) else None
+        group.add_argument(*names, dest=f.name, default=default, help=help, metavar=m["metavar"],
+                           choices=choices, type=str.lower if choices else m["kind"])
+
+
+# The original's test scripts took all flags of its train.py; what a checkpoint knows is compared with it.
+COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset", "latent_dim", "hidden_size",
+            "lstm_layers", "bidirectional", "open_new_folder", "load_checkpoint", "checkpoint_path",
+            "checkpoint_interval", "val_check_interval", "local_dir", "number_of_classes")
+
+
+def add_compared_flags(parser):
+    """Those flags for a script that tests: they change nothing, and `disagreement` speaks of them."""
+    group = parser.group("of the training: the run's own values count, and other ones are said")
+    for f in fields(Recipe):
+        if f.name in COMPARED:
+            add_flag(group, f, None, f"{f.metadata['help']} (default: the run's)")
+
+
+def disagreement(args, recipe):
+    """What the flags of add_compared_flags say and the run's recipe does not, in one line; else None."""
+    given = {name: getattr(args, name) for name in COMPARED if getattr(args, name) is not None}
+    asked, known = replace(recipe, **given).as_settings(), recipe.as_settings()
+    differ = [f"--{name} {known[name]} (not {given[name]})" for name in given if asked[name] != known[name]]
+    return f"the run was trained with {', '.join(differ)}: the run's values count" if differ else None
 
 
 def parse(description, argv=None):

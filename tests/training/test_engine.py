@@ -5,14 +5,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
 from lrcn.training import engine
 
 
 def options(**changes):
-    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "scheduler": "constant", "warmup_epochs": 0,
-                              "label_smoothing": 0, "mixup": 0, "clip_grad": 0, "ema": 0, "amp": "none",
-                              "accumulate": 1} | changes)
+    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "optimizer": "adamw", "scheduler": "constant",
+                              "warmup_epochs": 0, "label_smoothing": 0, "mixup": 0, "clip_grad": 0,
+                              "ema": 0, "amp": "none", "accumulate": 1} | changes)
 
 
 def learner(network, total=100, per_epoch=10, **changes):
@@ -42,6 +43,58 @@ def test_every_schedule_warms_up_and_never_rises_again(name):
     assert 0 < course[0] < 0.2 and course[:11] == sorted(course[:11]) and max(course) <= 1
     assert course[10:] == sorted(course[10:], reverse=True) and course[10] == pytest.approx(1, abs=0.01)
     assert (course[-1] < 0.02) == (name in ("cosine", "step"))
+
+
+@pytest.mark.parametrize("total", [10, 33, 1000])
+def test_one_cycle_is_torchs(total):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total)
+    for step in range(total):
+        factor = engine.schedule_factor("onecycle", step, 0, total)
+        assert factor == pytest.approx(oracle.get_last_lr()[0], rel=1e-6), step
+        optimizer.step()
+        oracle.step() if step < total - 1 else None
+    for short in range(1, 5):
+        assert all(0 < engine.schedule_factor("onecycle", s, 0, short) <= 1 for s in range(short + 1))
+
+
+@pytest.mark.parametrize("name, kind", [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam),
+                                        ("sgd", torch.optim.SGD)])
+def test_an_optimiser_is_torchs_and_goes_on_exactly_from_its_state(name, kind):
+    def steps(one, number):
+        for _ in range(number):
+            one.network(torch.ones(1, 3)).square().sum().backward()
+            one.update()
+
+    def fresh():
+        torch.manual_seed(0)
+        return torch.nn.Linear(3, 2)
+
+    whole, plain = learner(fresh(), optimizer=name, weight_decay=0.1), fresh()
+    steps(whole, 6)
+    momentum = {"momentum": 0.9} if name == "sgd" else {}
+    oracle = kind(plain.parameters(), lr=0.1, weight_decay=0.1, **momentum)
+    for _ in range(6):
+        oracle.zero_grad()
+        plain(torch.ones(1, 3)).square().sum().backward()
+        oracle.step()
+    torch.testing.assert_close(whole.network.weight, plain.weight)
+    one = learner(fresh(), optimizer=name, weight_decay=0.1)
+    steps(one, 3)
+    state, two = one.state([one.random_state()]), learner(fresh(), optimizer=name, weight_decay=0.1)
+    two.network.load_state_dict(one.network.state_dict())
+    assert two.restore(state, Rank(), "here")
+    steps(two, 3)
+    assert torch.equal(two.network.weight, whole.network.weight)
+
+
+@pytest.mark.parametrize("name, other", [("adamw", "sgd"), ("sgd", "adam"), ("adam", "sgd")])
+def test_the_state_of_another_optimiser_is_refused_in_one_line(name, other):
+    one, two = (learner(torch.nn.Linear(3, 2), optimizer=kind) for kind in (name, other))
+    one.network(torch.ones(1, 3)).sum().backward()
+    one.update()
+    with pytest.raises(UserError, match="here: learner: its optimiser's"):
+        two.restore(one.state([one.random_state()]), Rank(), "here")
 
 
 def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
