@@ -152,11 +152,11 @@ def measure_encoding(args, device, folder, scratch):
 
 def measure_engines(args, encoder, device, batch, blocks):
     """{engine: its rate}, each bare, one after the other in every repeat."""
-    engines = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
-               if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
-               and (device.type == "cpu" or backend == "torch")]
-    ready = {engine: attempt(encoder, device, engine, batch.cpu(), args.compile)[0] for engine in engines}
-    rates = {engine: [] for engine, encode in ready.items() if encode}
+    kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
+             if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
+             and (device.type == "cpu" or backend == "torch")]
+    ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
+    rates = {kind: [] for kind, encode in ready.items() if encode}
 
     def work(encode):
         for _ in range(blocks):
@@ -164,9 +164,9 @@ def measure_engines(args, encoder, device, batch, blocks):
         values.cpu()
 
     for _ in range(args.repeats):
-        for engine, values in rates.items():
-            values.append(blocks * len(batch) / timed(lambda: work(ready[engine])))  # noqa: B023
-    return {str(engine): rate(f"{engine}, bare", "frames/s", values) for engine, values in rates.items()}
+        for kind, values in rates.items():
+            values.append(blocks * len(batch) / timed(lambda: work(ready[kind])))  # noqa: B023
+    return {str(kind): rate(f"{kind}, bare", "frames/s", values) for kind, values in rates.items()}
 
 
 def measure_head(args, device, width):
