@@ -76,7 +76,8 @@ def test_every_flag_that_is_named_belongs_to_a_script():
 
     inventory = subprocess.run([sys.executable, "-m", "lrcn.encoding.inventory", "--help"], cwd=ROOT,
                                capture_output=True, text=True, timeout=60)
-    known = flags_in(" ".join([*FOREIGN, inventory.stdout, *(run(script, "--help").out for script in SCRIPTS)]))
+    helps = [inventory.stdout, *(run(script, "--help").out for script in SCRIPTS)]
+    known = flags_in(" ".join([*FOREIGN, *helps]))
     unknown = flags_in(TEXT) - known
     assert not unknown
 
