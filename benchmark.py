@@ -4,8 +4,9 @@
         --row_data_dir UCF-101 --encoder resnet152 --encoder_weights none --end_to_end
 
 prints each rate apart, medians of --repeats with their range, and leaves benchmark.json. The bare
-encoder (a batch that lies ready on the device) and the encoder behind the cache (files read,
+encoder (a batch that lies ready on the device) and the encoder behind the store (files read,
 decoded, resized, features written) are timed in turns, so that their ratio holds on a busy machine.
+--engines times what else runs an encoder here. Runs of the whole job lie in a temporary folder.
 """
 import statistics
 import subprocess

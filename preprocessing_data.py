@@ -17,6 +17,7 @@ Kinetics' tables) the listed videos are taken, without it all. What it leaves in
     clips.csv             size and time of the source, what the clip looks like in numbers
     failed.csv            source,reason: what could not be read (absent when all went well)
     settings.json         flags and versions
+    features/             what encoders said of its frames, written by the other scripts; safe to delete
     data_report/          classes, sizes, what was left out, black, frozen and nearly identical clips,
                           a contact sheet of every class
 

@@ -3,10 +3,15 @@
     python train.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist
 
 leaves a run folder <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv, metrics.csv,
-TensorBoard events, Saved_model_checkpoint/ (epoch_<n>, best and last .pth.tar) and figures/, and
-prints its name as the last line. Stop it with Ctrl-C and go on with
+TensorBoard events, Saved_model_checkpoint/ (epoch_<n>, best, last and, frozen, encoder .pth.tar) and
+figures/, and prints its name as the last line; what a frozen encoder says of each frame goes into
+<sampled_data_path>/features/, for all runs and scripts. Stop it with Ctrl-C and go on with
 
     python train.py --resume auto
+
+as if it had not been stopped, with the flags and the parts of splits.csv that it began with; a flag
+that is given again wins, or is refused where it changes the network. --split all trains and tests on
+the three official splits in turn, in split_1/ to split_3/ of the folder, and adds splits_summary.csv.
 """
 import dataclasses
 import subprocess

@@ -3,14 +3,20 @@ rooms; everything else is here, by topic, and never imports the root.
 
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
                 workers (processes and threads that may hang), ranks (torchrun's numbers, stop signals, seeds)
-    video/      reader, writer, avi (Motion JPEG clips), sampling (class Rate: FPS / sampling_rate)
-    clips/      manifest, journal, splits (lists, groups, parts), frames (clips, views, crops),
-                streams (rgb, rgbdiff: what the encoder sees of a moment)
-    encoding/   backbones (networks by name), surgery (fold, cut, units), features, store, predictions
+    video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
+                sampling (class Rate: FPS / sampling_rate)
+    clips/      sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
+                and what changed since), manifest, splits (lists, groups, parts), frames (windows, views,
+                crops), streams (rgb, rgbdiff: what the encoder sees of a moment),
+                likeness (black, frozen, nearly equal clips), report (of the data)
+    encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
+                onnxruntime; precision), features, store (of features), contents (fingerprints of videos),
+                inventory (what the store holds, and less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
     watching/   sliding, segments, films, live, recording, outputs: what test_on_video.py stands on
-    study/      movies, figures, states, network, report, plots: what test_continues_movie.py stands on
-    drawing/    style, plots, labels
+    study/      movies, figures, states, network, report, plots, pictures, comparison: what
+                test_continues_movie.py stands on
+    drawing/    style, plots, labels, grids, sheets
     runs.py     the run folder: every file name in it, once
     checkpoints.py  safe loading, atomic saving, what a checkpoint may say
     scores.py   top-k, losses, intervals, paired tests

@@ -1,6 +1,8 @@
 """What README.md and docs/ print is what the scripts take: every command line, flag, file and link."""
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 from commands import ROOT, run
@@ -72,8 +74,12 @@ def test_every_flag_that_is_named_belongs_to_a_script():
         found = re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)
         return {name.replace("-", "_").removeprefix("no_") for name in found}
 
-    known = flags_in(" ".join([*FOREIGN, *(run(script, "--help").out for script in SCRIPTS)]))
-    assert not flags_in(TEXT) - known
+    inventory = subprocess.run([sys.executable, "-m", "lrcn.encoding.inventory", "--help"], cwd=ROOT,
+                               capture_output=True, text=True, timeout=60)
+    helps = [inventory.stdout, *(run(script, "--help").out for script in SCRIPTS)]
+    known = flags_in(" ".join([*FOREIGN, *helps]))
+    unknown = flags_in(TEXT) - known
+    assert not unknown
 
 
 def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):

@@ -1,8 +1,8 @@
-"""Image networks as encoders of frames: built by name, made fast, cut into a frozen and a trained part.
+"""Which frames of a sampled video a network sees, and how each is cut to its input's size.
 
-    encoder = build_encoder("resnet152")             # uint8 (N, 3, 224, 224) -> float (N, 2048)
-    fast = for_inference(encoder)                     # the same features, batch norm folded
-    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
+    clip = windows(video, 5)[0]                             # the one in the middle
+    clip = training_clip(video, 5, view=1, seed=42)         # one random place, crop and flip
+    frames = clip_frames("sampled", clip, transform, 42)    # uint8 (T, [2,] S, S, 3)
 """
 
 import hashlib

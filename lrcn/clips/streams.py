@@ -1,9 +1,4 @@
-"""Image networks as encoders of frames: built by name, made fast, cut into a frozen and a trained part.
-
-    encoder = build_encoder("resnet152")             # uint8 (N, 3, 224, 224) -> float (N, 2048)
-    fast = for_inference(encoder)                     # the same features, batch norm folded
-    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
-"""
+"""What the encoder sees of a moment: the frame, its difference from the frame before, or both."""
 
 import cv2
 import numpy as np

@@ -1,6 +1,6 @@
 """The AVI container: where a file's key frames lie, and Motion JPEG files written frame by frame.
 
-video.py is the door to videos; this file knows bytes only.
+reader.py and writer.py are the doors to videos; this file knows bytes only.
 """
 import errno
 import os
