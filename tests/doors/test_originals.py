@@ -21,14 +21,14 @@ ENCODER = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim
 
 @pytest.fixture(scope="module")
 def original(demo, sampled, tmp_path_factory):
-    """(run folder, the words of all its flags): the first document's train.py with all defaults spelled out."""
+    """(run folder, the words of its flags): the first document's train.py, all defaults spelled out."""
     folder = tmp_path_factory.mktemp("original")
     words = ("--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist", *DEFAULTS,
              "--local_dir", folder, "--open_new_folder", "'True’")
     return last_line(run("train.py", *words, *ENCODER, env=ONE_THREAD)), words
 
 
-def tested(script, *words):
+def ran(script, *words):
     result = run(script, *words, "--device", "cpu", env=ONE_THREAD)
     return result, last_line(result)
 
@@ -44,8 +44,8 @@ def test_the_firsts_preprocessing_line_with_its_typographic_dashes(demo, sampled
 
 def test_test_py_takes_all_flags_of_the_training_and_is_silent_where_they_agree(original):
     folder, words = original
-    plain = read_json(tested("test.py", "--model_dir", folder, "--num_videos", 0)[1] / "metrics.json")
-    result, report = tested("test.py", *words, "--model_dir", folder / "Saved_model_checkpoint",
+    plain = read_json(ran("test.py", "--model_dir", folder, "--num_videos", 0)[1] / "metrics.json")
+    result, report = ran("test.py", *words, "--model_dir", folder / "Saved_model_checkpoint",
                             "--model_name", "epoch_2.pth.tar", "--num_videos", 0)
     assert "warning" not in result.err
     assert {**read_json(report / "metrics.json"), "checkpoint": ""} == {**plain, "checkpoint": ""}
@@ -53,29 +53,29 @@ def test_test_py_takes_all_flags_of_the_training_and_is_silent_where_they_agree(
 
 def test_where_the_flags_disagree_one_line_says_so_and_the_runs_values_count(original, tmp_path):
     folder, words = original
-    plain = read_json(tested("test.py", "--model_dir", folder, "--num_videos", 0)[1] / "metrics.json")
-    result, report = tested("test.py", *words, "--model_dir", folder, "--num_videos", 0, "--epochs", 100,
+    plain = read_json(ran("test.py", "--model_dir", folder, "--num_videos", 0)[1] / "metrics.json")
+    result, report = ran("test.py", *words, "--model_dir", folder, "--num_videos", 0, "--epochs", 100,
                             "--hidden_size", 8, "--bidirectional", "False", "--local_dir", tmp_path)
     [said] = [line for line in result.err.splitlines() if "warning" in line]
-    assert said.endswith(f"the run was trained with --hidden_size 256 (not 8), --bidirectional True (not "
-                         f"False), --epochs 2 (not 100), --local_dir {folder.parent} (not {tmp_path}): the "
-                         f"run's values count")
+    assert said.endswith(f"the run was trained with --epochs 2 (not 100), --hidden_size 256 (not 8), "
+                         f"--bidirectional True (not False), --local_dir {folder.parent} (not {tmp_path}): "
+                         f"the run's values count")
     assert read_json(report / "metrics.json") == plain
-    result, _ = tested("test_continues_movie.py", *words, "--model_dir", folder, "--num_movies", 2,
+    result, _ = ran("test_continues_movie.py", *words, "--model_dir", folder, "--num_movies", 2,
                        "--lstm_layers", 1, "--no-pictures")
     assert "--lstm_layers 2 (not 1): the run's values count" in result.err
 
 
 def test_a_movie_is_of_as_many_clips_as_the_batch_size_says(original):
     folder, words = original
-    _, study = tested("test_continues_movie.py", *words, "--model_dir", folder, "--batch_size", 64,
+    _, study = ran("test_continues_movie.py", *words, "--model_dir", folder, "--batch_size", 64,
                       "--num_movies", 2)
     assert cv2.VideoCapture(str(study / "movie.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 320
-    assert read_json(study / "metrics.json")["movie_clips"] == 64
+    assert read_json(study / "metrics.json")["measured_on"]["movie_clips"] == 64
     for more, clips in (((), 16), (("--batch_size", 64, "--movie_clips", 3), 3)):
-        _, study = tested("test_continues_movie.py", "--model_dir", folder, "--num_workers", 0,
+        _, study = ran("test_continues_movie.py", "--model_dir", folder, "--num_workers", 0,
                           "--num_movies", 2, "--no-pictures", *more)
-        assert read_json(study / "metrics.json")["movie_clips"] == clips
+        assert read_json(study / "metrics.json")["measured_on"]["movie_clips"] == clips
     one_line(run("test_continues_movie.py", "--model_dir", folder, "--batch_size", 1, ok=False),
              "--batch_size 1")
 
@@ -97,10 +97,12 @@ def test_the_seconds_lines_train_a_network_to_the_letter_and_label_a_video(demo,
     assert len(table(folder / "metrics.csv")) == 2
 
 
-@pytest.mark.parametrize("optimizer, scheduler", [("SGD", "OneCycle"), ("Adam", "Step"), ("AdamW", "constant")])
+@pytest.mark.parametrize("optimizer, scheduler", [("SGD", "OneCycle"), ("Adam", "Step"),
+                                                  ("AdamW", "constant")])
 def test_the_fourths_lines_train_and_go_on(demo, sampled, tmp_path, optimizer, scheduler):
-    words = (*TINY[4:], "--data-dir", sampled, "--annots-dir", demo / "ucfTrainTestlist", "--local-dir", tmp_path,
-             "--feature-extractor", "squeezenet1_1", "--encoder-weights", "none", "--frames-per-clip", 5,
+    words = (*TINY[4:], "--data-dir", sampled, "--annots-dir", demo / "ucfTrainTestlist",
+             "--local-dir", tmp_path, "--feature-extractor", "squeezenet1_1", "--encoder-weights", "none",
+             "--frames-per-clip", 5,
              "--batch-size", 4, "--learning-rate", "3e-4", "--rnn-units", 8, "--fusion-mode", "mean",
              "--grad-accum-steps", 2, "--optimizer", optimizer, "--scheduler", scheduler, "--epochs", 2)
     folder = last_line(run("train.py", *words, env=ONE_THREAD))
@@ -117,7 +119,10 @@ def test_the_fourths_frame_classifier_is_a_clip_of_one_frame_without_an_lstm(dem
         "--batch-size", 32, "--learning-rate", "3e-5", "--feature-extractor", "squeezenet1_1",
         "--num_frames_video", 1, "--readout", "none", "--local_dir", tmp_path / "runs", env=ONE_THREAD))
     model = shutil.copy(folder / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "model.pt")
-    assert last_line(run("test.py", "--model_dir", model, "--num_videos", 0, "--device", "cpu")).is_dir()
+    film = next((demo / "UCF-101").rglob("*.avi"))
+    labelled = last_line(run("test_on_video.py", "--model_dir", model, "--video_path", film, "--no-video",
+                             "--device", "cpu", env=ONE_THREAD))
+    assert table(labelled / "segments.csv")
 
 
 # ---------------------------------------------------------------- what has its row
