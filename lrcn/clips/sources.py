@@ -80,6 +80,8 @@ def _walk(folder, leave_out):
             d for d in folders if not d.startswith(".")
             and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
         inside = os.path.relpath(root, top).replace(os.sep, "/")
+        if not folders and not names and inside.lower().endswith(EXTENSIONS):
+            others.append((inside, "it is a folder, and empty"))
         inside = "" if inside == "." else f"{inside}/"
         for name in sorted(names):
             ending = os.path.splitext(name)[1].lower()
