@@ -1,4 +1,4 @@
-"""Odd films through the doors: sampled and labelled at their times; what is no film is listed."""
+"""Odd films through the doors: sampled and labelled at their times; what is no film is listed at once."""
 import os
 import socket
 import time
@@ -34,9 +34,8 @@ def write_hazards(folder, port):
     (folder / "device.avi").symlink_to("/dev/zero")
     (folder / "folder.avi").mkdir()
     head, tail = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\n", "\n#EXT-X-ENDLIST\n"
-    texts = {"list.ts": f"{head}{good.name}{tail}",
+    texts = {"list.ts": f"{head}{good.name}{tail}", "pipes.ts": f"{head}{folder / 'pipe.avi'}{tail}",
              "address.mp4": f"{head}http://127.0.0.1:{port}/a.ts{tail}",
-             "pipes.ts": f"{head}{folder / 'pipe.avi'}{tail}",
              "concat.mkv": f"ffconcat version 1.0\nfile {good}\n",
              "subfile.mp4": f"{head}subfile,,start,0,end,{good.stat().st_size},,:{good}{tail}",
              "concat:good.avi|good.avi": "x", "subfile,,start,0,end,900,,:good.avi": "x"}
@@ -54,8 +53,8 @@ def sampled_zoo(tmp_path_factory, listening):
         make(folder / "raw" / "Odd", name)
     reasons = write_hazards(folder / "raw" / "Bad", listening.getsockname()[1])
     begin = time.monotonic()
-    result = run("preprocessing_data.py", "--row_data_dir", folder / "raw",
-                 "--sampled_data_dir", folder / "out", "--num_frames_to_extract", 5, "--num_workers", 2, ok=False)
+    result = run("preprocessing_data.py", "--row_data_dir", folder / "raw", "--sampled_data_dir",
+                 folder / "out", "--num_frames_to_extract", 5, "--num_workers", 2, ok=False)
     assert result.code == 1 and "Traceback" not in result.err, result     # more than a tenth are none
     return folder / "out", reasons, time.monotonic() - begin
 

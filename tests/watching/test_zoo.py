@@ -3,14 +3,17 @@ import functools
 import http.server
 import shutil
 import threading
+from urllib.parse import quote
 
 import av
 import numpy as np
 import pytest
+from commands import run
+from runs import ONE_THREAD, last_line
 from videos import number_of
 from zoo import ZOO, encode, make, times_of
 
-from lrcn.video.reader import Video
+from lrcn.video.reader import Video, probe
 from lrcn.video.writer import Writer
 
 RATE = 48_000
@@ -123,24 +126,37 @@ film.play().catch(say);
 """
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def check_played(browser, films):
+    """Every film, served from its own folder, gets going in the browser at its own width."""
+    for film in films:
+        handler = functools.partial(Quiet, directory=film.parent)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            browser.get(f"http://127.0.0.1:{server.server_port}/")
+            error, time, width = browser.execute_async_script(PLAY, f"/{quote(film.name)}")
+            assert not error and time > 0.2 and width == probe(film).width, (film, error, time, width)
+            server.shutdown()
+
+
 @pytest.mark.slow
 def test_a_browser_plays_what_is_written(browser, tmp_path):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
+    sources = [make(tmp_path / name, name) for name in ("variable_mp4", "hdr", "anamorphic")]
+    sources += [encode(tmp_path / codec / f"{codec}{ending}", sound=(codec, RATE, beeping()))
+                for codec, ending in SOUNDS]
+    check_played(browser, [copy(source, tmp_path / f"{source.stem}.mp4") for source in sources])
 
-    films = {}
-    for name in ("variable_mp4", "hdr", "anamorphic"):
-        films[f"{name}.mp4"] = copy(make(tmp_path / name, name), tmp_path / f"{name}.mp4")
-    for codec, ending in SOUNDS:
-        source = encode(tmp_path / codec / f"film{ending}", sound=(codec, RATE, beeping()))
-        films[f"{codec}.mp4"] = copy(source, tmp_path / f"{codec}.mp4")
-    handler = functools.partial(Quiet, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.get(f"http://127.0.0.1:{server.server_port}/")
-        for name in films:
-            error, time, width = browser.execute_async_script(PLAY, f"/{name}")
-            with Video(films[name]) as video:
-                assert not error and time > 0.2 and width == video.info.width, (name, error, time, width)
-        server.shutdown()
+
+@pytest.mark.slow
+def test_a_browser_plays_the_movie_of_a_study_and_the_videos_of_a_test(browser, trained, tmp_path):
+    model = shutil.copytree(trained, tmp_path / "run")
+    flags = ("--model_dir", model, "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch")
+    study = last_line(run("test_continues_movie.py", *flags, "--num_movies", 2, "--movie_clips", 3,
+                          "--pictures", env=ONE_THREAD))
+    report = last_line(run("test.py", *flags, "--num_videos", 1, env=ONE_THREAD))
+    (video,) = (report / "videos").rglob("*.mp4")
+    check_played(browser, [study / "movie.mp4", video])
