@@ -107,12 +107,17 @@ def measure_sampling(args, scratch):
     return rate("sampling, whole process", "videos/s", values, videos=videos)
 
 
-def measure_encoding(args, device, folder, scratch):
-    """Decoding alone, the bare encoder, and the encoder behind the cache."""
+def make_encoder(args, device):
+    """The encoder of the flags, on its device."""
     weights = args.encoder_weights
     state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
              else checkpoints.load_file(weights, "encoder_weights"))
-    encoder = models.build_encoder(args.encoder, state, args.img_dim).to(device)
+    return models.build_encoder(args.encoder, state, args.img_dim).to(device)
+
+
+def measure_encoding(args, device, folder, scratch):
+    """Decoding alone, the bare encoder, and the encoder behind the store."""
+    encoder = make_encoder(args, device)
     videos = read_sampled(folder)
     clips = [windows(v, args.num_frames_video)[0] for v in videos]
     clips = clips[:max(1, args.frames // args.num_frames_video)]
