@@ -31,6 +31,7 @@ from lrcn.encoding.engines import BACKENDS, BLOCK, PRECISIONS, Engine, attempt, 
 from lrcn.encoding.features import Options, encode_clips, unique_rows
 from lrcn.training import engine
 from lrcn.training.feeds import FeatureFeed, epoch_steps
+from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 
@@ -182,10 +183,8 @@ def measure_head(args, device, width):
     samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
                for i in range(args.clips)]
     feed = FeatureFeed([values], samples, device)
-    options = SimpleNamespace(lr=5e-4, weight_decay=0.01, scheduler="cosine", warmup_epochs=2, amp="bfloat16",
-                              ema=0, mixup=0, label_smoothing=0.1, clip_grad=1.0, accumulate=1)
     head = models.Head(width, 101).to(device)
-    learner = engine.Learner(head, [{"params": list(head.parameters())}], options, 1000, 9, device)
+    learner = engine.Learner(head, [{"params": list(head.parameters())}], Recipe(), 1000, 9, device)
     stop, seconds = SimpleNamespace(signal=None), []
     for epoch in range(1, args.repeats + 2):
         steps = epoch_steps(args.clips, 32, 1, 0, epoch)
