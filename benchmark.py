@@ -31,6 +31,7 @@ from lrcn.encoding.engines import BACKENDS, BLOCK, PRECISIONS, Engine, attempt, 
 from lrcn.encoding.features import Options, encode_clips, unique_rows
 from lrcn.training import engine
 from lrcn.training.feeds import FeatureFeed, epoch_steps
+from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 
@@ -107,12 +108,17 @@ def measure_sampling(args, scratch):
     return rate("sampling, whole process", "videos/s", values, videos=videos)
 
 
-def measure_encoding(args, device, folder, scratch):
-    """Decoding alone, the bare encoder, and the encoder behind the cache."""
+def make_encoder(args, device):
+    """The encoder of the flags, on its device."""
     weights = args.encoder_weights
     state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
              else checkpoints.load_file(weights, "encoder_weights"))
-    encoder = models.build_encoder(args.encoder, state, args.img_dim).to(device)
+    return models.build_encoder(args.encoder, state, args.img_dim).to(device)
+
+
+def measure_encoding(args, device, folder, scratch):
+    """Decoding alone, the bare encoder, and the encoder behind the store."""
+    encoder = make_encoder(args, device)
     videos = read_sampled(folder)
     clips = [windows(v, args.num_frames_video)[0] for v in videos]
     clips = clips[:max(1, args.frames // args.num_frames_video)]
@@ -177,10 +183,8 @@ def measure_head(args, device, width):
     samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
                for i in range(args.clips)]
     feed = FeatureFeed([values], samples, device)
-    options = SimpleNamespace(lr=5e-4, weight_decay=0.01, scheduler="cosine", warmup_epochs=2, amp="bfloat16",
-                              ema=0, mixup=0, label_smoothing=0.1, clip_grad=1.0, accumulate=1)
     head = models.Head(width, 101).to(device)
-    learner = engine.Learner(head, [{"params": list(head.parameters())}], options, 1000, 9, device)
+    learner = engine.Learner(head, [{"params": list(head.parameters())}], Recipe(), 1000, 9, device)
     stop, seconds = SimpleNamespace(signal=None), []
     for epoch in range(1, args.repeats + 2):
         steps = epoch_steps(args.clips, 32, 1, 0, epoch)
