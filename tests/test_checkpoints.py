@@ -165,3 +165,11 @@ def test_a_model_whose_answer_is_no_number_says_so(trained, copied, state):
 
 def test_an_untouched_checkpoint_still_tests(copied):
     assert (report_of(copied, "--num_videos", 0) / "metrics.json").is_file()
+
+
+def test_a_run_whose_folders_have_moved_asks_for_both_at_once(state, copied, tmp_path):
+    gone = {"sampled_data_path": str(tmp_path / "clips"), "ucf_list_dir": str(tmp_path / "lists")}
+    path = copied / "Saved_model_checkpoint" / "best.pth.tar"
+    torch.save({**state, "settings": {**state["settings"], **gone}}, path)
+    result = run("test.py", "--model_dir", copied, ok=False, env=ONE_THREAD)
+    one_line(result, "--sampled_data_path", "--ucf_list_dir")
