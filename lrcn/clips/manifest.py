@@ -6,6 +6,7 @@
 The class of a source is the first folder on its path, or the second, where train/, val/ and test/
 stand on top: these are its part then.
 """
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
     videos = []
     for line, row in enumerate(rows, 2):
-        inside = not {"/", "\\", "\0"} & set(row["class"] + row["video"])
+        inside = not {"/", os.sep, "\0"} & set(row["class"] + row["video"])
         inside = inside and row["class"] not in ("", ".", "..")
         count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
         if not count or int(row["frames"]) < 1 or not inside:

@@ -5,9 +5,10 @@ import time
 
 import pytest
 from commands import run, start
-from runs import ONE_THREAD, one_line
+from runs import ONE_THREAD, one_line, table
 
-CLASSES = ("a\x1b[31mred\x1b[2J", "b\u202egpj", "c\nnew\tline", "=1+1 -x", "..d\u200b\x07")
+CLASSES = ("a\x1b[31mred\x1b[2J", "b\u202egpj", "c\nnew\tline", "=cmd|'calc'!A0 -x", "d..\u200b\x07",
+           "'q\"uo`te\\$(id);\U0001f3ac\U0001f468\u200d\U0001f4bb")
 TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--device", "cpu")
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,13 @@ def test_what_scripts_print_of_hostile_names_is_shown_escaped(hostile):
                           ("test_on_video.py", ("--video_path", f"raw/{CLASSES[0]}"))):
         checked(run(script, "--model_dir", "run\x1b[2J", "--device", "cpu", "--num_workers", 0, *flags,
                     ok=script != "test_on_video.py", **options))
-    assert sorted(p.name for p in hostile.iterdir()) == ["raw", "run\x1b[2J", "sampled"]
+    named = f"{CLASSES[3]}\x1b[31m {CLASSES[5]}"
+    said = checked(run("compare.py", "run\x1b[2J", "run\x1b[2J", "--names", named, CLASSES[5], "--no-speed",
+                       "--device", "cpu", "--output", "table\x1b[2J\n", **options))
+    assert "=cmd|'calc'!A0 -x\\x1b[31m 'q\"uo`te\\$(id);\U0001f3ac" in said.out
+    assert [row["run"] for row in table(hostile / "table\x1b[2J\n" / "comparison.csv")] == [named, CLASSES[5]]
+    assert {row["class"] for row in table(hostile / "sampled" / "manifest.csv")} == set(CLASSES)
+    assert sorted(p.name for p in hostile.iterdir()) == ["raw", "run\x1b[2J", "sampled", "table\x1b[2J\n"]
 
 
 def test_a_signal_to_the_group_of_a_training_ends_it_with_one_line(demo, sampled, tmp_path):
