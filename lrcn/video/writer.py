@@ -47,6 +47,7 @@ class Writer:
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
+        self._reformatter = av.video.reformatter.VideoReformatter()
         self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
 
     def _h264(self):
@@ -55,6 +56,9 @@ class Writer:
         stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
         stream.width, stream.height = self.size
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", TICK
+        # BT.601 is what the pixels are converted by; without a word, players take BT.709 for large films.
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
+        stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
         return stream
 
     def _xvid(self):
@@ -72,6 +76,8 @@ class Writer:
         if seconds is None:
             seconds = self.frames / self.fps
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        # One thread: several leave other pixels where their slices meet, from run to run.
+        picture = self._reformatter.reformat(picture, format="yuv420p", threads=1)
         base = self._stream.codec_context.time_base or 1 / self.fps
         picture.time_base = base
         picture.pts = self._last = max(self._last + 1, round(Fraction(seconds) / base))
