@@ -24,6 +24,7 @@ import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.ranks import Rank
+from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.clips import splits
 from lrcn.clips.frames import clip_frames, windows
 from lrcn.clips.manifest import SampledVideo, read_sampled
@@ -46,13 +47,13 @@ def make_parser():
         help="folder of the raw videos, to time preprocessing_data.py")
     add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
     add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="they do not change the speed")
-    add("--img_dim", type=cli.none_or(cli.positive_int), default=None, help="side of the input in pixels")
-    add("--frames", type=cli.positive_int, default=240, help="sampled frames to decode and encode a repeat")
-    add("--clips", type=cli.positive_int, default=288, help="clips of the head's timed epochs")
-    add("--num_frames_video", type=cli.positive_int, default=5, help="frames in a clip")
-    add("--epochs", type=cli.positive_int, default=100, help="epochs of the whole job")
-    add("--repeats", type=cli.positive_int, default=3, help="measurements of each rate")
-    add("--num_workers", type=cli.count, default=2, help="processes that decode frames")
+    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the input in pixels")
+    add("--frames", type=POSITIVE, default=240, help="sampled frames to decode and encode a repeat")
+    add("--clips", type=POSITIVE, default=288, help="clips of the head's timed epochs")
+    add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")
+    add("--epochs", type=POSITIVE, default=100, help="epochs of the whole job")
+    add("--repeats", type=POSITIVE, default=3, help="measurements of each rate")
+    add("--num_workers", type=COUNT, default=2, help="processes that decode frames")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--encoder_backend", choices=BACKENDS, default="auto", help="what runs the encoder")
     add("--encoder_precision", choices=PRECISIONS, default="auto", help="in which precision")

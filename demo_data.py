@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from lrcn.base import cli, files
+from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.base.workers import quiet
 from lrcn.video.writer import Writer
 
@@ -41,15 +42,15 @@ CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
 def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
-    parser.add_argument("--groups", type=cli.number(int, low=8, high=99), default=25,
+    parser.add_argument("--groups", type=Number(int, low=8, high=99), default=25,
                         help="groups a class; 8 or more for split 1, 22 or more for all three splits")
-    parser.add_argument("--clips", type=cli.number(int, low=1, high=99), default=2,
+    parser.add_argument("--clips", type=Number(int, low=1, high=99), default=2,
                         help="clips a group")
-    parser.add_argument("--seed", type=cli.count, default=42, help="another seed, other videos")
+    parser.add_argument("--seed", type=COUNT, default=42, help="another seed, other videos")
     parser.add_boolean("--twins", default=True,
                        help="the classes of a pair share their scenes, one backwards; False: every class "
                             "has scenes of its own, as in UCF-101, which a split by video gives away")
-    parser.add_argument("--num_workers", type=cli.positive_int, default=os.cpu_count(),
+    parser.add_argument("--num_workers", type=POSITIVE, default=os.cpu_count(),
                         help="processes")
     return parser.parse_args()
 

@@ -42,6 +42,7 @@ import cv2
 from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import rank_and_world
+from lrcn.base.values import POSITIVE, Number
 from lrcn.clips.journal import Journal, digest, follow, merge
 from lrcn.clips.manifest import clip_path, sampling_settings
 from lrcn.clips.sampler import remove_leftovers, sample
@@ -54,7 +55,7 @@ PILOT = 16      # the first videos, spread over all, from which the need of disk
 
 
 def frames_or_all(text):
-    return text.lower() if text.lower() == "all" else cli.positive_int(text)
+    return text.lower() if text.lower() == "all" else POSITIVE(text)
 
 
 def make_parser():
@@ -75,17 +76,17 @@ def make_parser():
     data.add_boolean("--report", default=None,
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
-    clips.add_argument("--sampling_rate", type=cli.number(float, above=0), default=Rate.sampling_rate,
+    clips.add_argument("--sampling_rate", type=Number(float, above=0), default=Rate.sampling_rate,
                        help="down-sampling factor: FPS / sampling_rate frames a second are kept")
-    clips.add_argument("--FPS", type=cli.number(float, above=0), default=Rate.FPS,
+    clips.add_argument("--FPS", type=Number(float, above=0), default=Rate.FPS,
                        help="frames a second to which sampling_rate refers; a video of another rate is "
                             "sampled at the same times")
     clips.add_argument("--num_frames_to_extract", type=frames_or_all, default=5, metavar="N|all",
                        help="frames of a clip, or all: the whole video")
     clips.add_argument("--seed", type=int, default=42, help="draws where a clip starts in its video")
-    running.add_argument("--num_workers", type=cli.positive_int, default=None, metavar="N",
+    running.add_argument("--num_workers", type=POSITIVE, default=None, metavar="N",
                          help="processes (default: one a core)")
-    running.add_argument("--time_limit", type=cli.number(float, above=0), default=120, metavar="SECONDS",
+    running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
                          help="a video that takes longer is given up and listed in failed.csv")
     return parser
 

@@ -15,6 +15,7 @@ import utils
 from lrcn import checkpoints, scores
 from lrcn.base import cli, files
 from lrcn.base.ranks import ranks
+from lrcn.base.values import COUNT, POSITIVE
 from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import grids, labels, plots
@@ -34,15 +35,15 @@ def make_parser():
                          help="windows of a video whose softmax is averaged; more than one needs videos "
                               "sampled with --num_frames_to_extract all")
     testing.add_boolean("--flip", default=False, help="average over every window and its mirror image")
-    output.add_argument("--num_videos", type=cli.count, default=30,
+    output.add_argument("--num_videos", type=COUNT, default=30,
                         help="test clips drawn into videos/, half of them wrong where there are so many")
-    output.add_argument("--seed", type=cli.count, default=42, help="of the choice of clips that are drawn")
+    output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
     parser.group("machine").add_boolean("--compile", default=False, help="torch.compile the encoder")
     return parser
 
 
 def number_or_all(text):
-    return text if text == "all" else cli.positive_int(text)
+    return text if text == "all" else POSITIVE(text)
 
 
 # ---------------------------------------------------------------- tables

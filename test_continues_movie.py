@@ -21,6 +21,7 @@ import dataset
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.clips.frames import Clip, windows
 from lrcn.encoding.features import MeanFrame, encode_clips
 from lrcn.runs import RunFolder, StudyFolder
@@ -40,14 +41,14 @@ def parse_args():
     recipe.add_compared_flags(parser)
     parser.set_defaults(batch_size=None)
     add = parser.group("study").add_argument
-    add("--num_movies", type=cli.positive_int, default=100, help="movies")
-    add("--movie_clips", type=cli.number(int, low=2), default=None,
+    add("--num_movies", type=POSITIVE, default=100, help="movies")
+    add("--movie_clips", type=Number(int, low=2), default=None,
         help="clips in a movie (default: --batch_size, where it is given, else 16)")
-    add("--segment_frames", type=cli.positive_int, nargs=2, metavar=("LOW", "HIGH"), default=None,
+    add("--segment_frames", type=POSITIVE, nargs=2, metavar=("LOW", "HIGH"), default=None,
         help="join LOW to HIGH frames of each clip instead of a whole window's length")
-    add("--bootstrap", type=cli.number(int, low=20), default=None,
+    add("--bootstrap", type=Number(int, low=20), default=None,
         help="accepted for old command lines; intervals need no resampling any more")
-    add("--seed", type=cli.count, default=42, help="of the movies and the shuffling")
+    add("--seed", type=COUNT, default=42, help="of the movies and the shuffling")
     output = parser.group("output")
     output.add_boolean("--pictures", default=None,
                        help="draw the figures and the movie of every run (default: with one run only)")

@@ -35,6 +35,7 @@ import utils
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Stop
+from lrcn.base.values import Number
 from lrcn.clips.manifest import sampling_settings
 from lrcn.runs import RunFolder
 from lrcn.video.reader import EXTENSIONS, VideoError
@@ -52,13 +53,13 @@ def make_parser():
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
     add("--output_dir", metavar="DIR", help="where <name>/ is made (default: <model_dir>/test_on_video)")
-    add("--min_probability", type=cli.number(float, low=0, high=1), default=0.4,
+    add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
         help="a best label under this is drawn as unsure")
-    add("--min_segment", type=cli.number(float, low=0), default=1.0,
+    add("--min_segment", type=Number(float, low=0), default=1.0,
         help="seconds; a shorter run of one label joins a neighbour in segments.csv")
     switch("--video", default=True, help="write labelled.mp4; --no-video: the tables and the picture only")
     switch("--gif", default=False, help="write labelled.gif too")
-    add("--time_limit", type=cli.number(float, above=0), default=120, metavar="SECONDS",
+    add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
         help="a file whose decoder takes longer for a step is given up")
     switch("--display", default=None,
            help="show a camera or stream in a window while it is labelled (default: if there is one)")

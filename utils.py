@@ -14,7 +14,7 @@ import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.values import Number
+from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.encoding import backbones
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
@@ -123,8 +123,8 @@ def add_model_flags(parser, several=False, batch_size="accepted for old command 
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add_encoder_flags(machine)
-    machine.add_argument("--num_workers", type=cli.count, default=4, help="processes that decode frames")
-    machine.add_argument("--batch_size", type=cli.positive_int, default=32,
+    machine.add_argument("--num_workers", type=COUNT, default=4, help="processes that decode frames")
+    machine.add_argument("--batch_size", type=POSITIVE, default=32,
                          help=batch_size)
 
 

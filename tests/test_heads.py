@@ -1,6 +1,7 @@
 """The heads of the first and the second system, layer by layer beside each one's description in torch."""
 import pytest
 import torch
+from networks import one_direction
 from torch import nn
 from torch.nn import functional as F
 
@@ -94,8 +95,8 @@ def test_the_first_heads_forward_pass_by_hand(features):
     _, head = both("first")
     x = features[0] @ head.projection[0].weight.T + head.projection[0].bias
     for layer in range(2):
-        x = torch.cat([direction(head.lstm, layer, x, ""),
-                       direction(head.lstm, layer, x.flip(0), "_reverse").flip(0)], 1)
+        x = torch.cat([one_direction(head.lstm, layer, x, ""),
+                       one_direction(head.lstm, layer, x.flip(0), "_reverse").flip(0)], 1)
     by_hand = head.classifier[1].weight @ x[-1] + head.classifier[1].bias
     torch.testing.assert_close(head.eval()(features[:1])[0], by_hand)
 
@@ -106,26 +107,13 @@ def test_the_second_heads_forward_pass_by_hand(features):
     head.train()(features)      # statistics that are not 0 and 1
     norm = lambda x, n: (x - n.running_mean) / (n.running_var + n.eps).sqrt() * n.weight + n.bias   # noqa: E731
     x = norm(features[0] @ head.projection[0].weight.T + head.projection[0].bias, head.projection[1])
-    x = torch.cat([direction(head.lstm, 0, x, ""), direction(head.lstm, 0, x.flip(0), "_reverse").flip(0)], 1)
+    x = torch.cat([one_direction(head.lstm, 0, x, ""),
+                   one_direction(head.lstm, 0, x.flip(0), "_reverse").flip(0)], 1)
     shares = (x @ head.score.weight[0] + head.score.bias).exp()
     read = (shares[:, None] * x).sum(0) / shares.sum()
     hidden = norm(head.classifier[1].weight @ read + head.classifier[1].bias, head.classifier[2]).clamp(min=0)
     by_hand = head.classifier[4].weight @ hidden + head.classifier[4].bias
     torch.testing.assert_close(head.eval()(features[:1])[0], by_hand)
-
-
-def direction(lstm, layer, x, suffix):
-    """An LSTM layer's outputs in one direction, (T, hidden), from its equations."""
-    w, u, b, c = (getattr(lstm, f"{name}_l{layer}{suffix}")
-                  for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    state = cell = torch.zeros(lstm.hidden_size)
-    outputs = []
-    for step in x:
-        i, f, g, o = (w @ step + b + u @ state + c).chunk(4)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        state = o.sigmoid() * cell.tanh()
-        outputs.append(state)
-    return torch.stack(outputs)
 
 
 def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):

@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from networks import one_direction
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,20 +38,6 @@ def frames_for(encoder, number=2, seed=0):
 
 
 # ---------------------------------------------------------------- read-outs
-
-def one_direction(lstm, layer, x, suffix):
-    """An LSTM layer's outputs in one direction, (T, hidden), from the equations of the paper."""
-    w, u, b, c = (getattr(lstm, f"{name}_l{layer}{suffix}") for name in
-                  ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    state = cell = torch.zeros(lstm.hidden_size)
-    outputs = []
-    for step in x:
-        i, f, g, o = (w @ step + b + u @ state + c).chunk(4)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        state = o.sigmoid() * cell.tanh()
-        outputs.append(state)
-    return torch.stack(outputs)
-
 
 def by_hand(net, clip):
     """(forward outputs, backward outputs), both (T, hidden), of one clip (T, D)."""

@@ -3,7 +3,9 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from videos import numbered
+from videos import number_of, numbered
+
+from lrcn.video.reader import Video
 
 TICK = Fraction(1, 90_000)
 GAP = [k / 25 for k in range(40)] + [2 + k / 25 for k in range(40, 80)]     # two seconds without a picture
@@ -90,3 +92,12 @@ def times_of(name):
     options = ZOO[name][1]
     return np.array(options.get("times") or
                     [k / float(options.get("fps", 25)) for k in range(options.get("count", 80))])
+
+
+def numbers_and_times(path):
+    """(numbers that the frames of a film show, their seconds), two arrays (N,)."""
+    seen = []
+    with Video(path) as video:
+        while video.grab():
+            seen.append((number_of(video.frame()), video.time))
+    return np.array(seen).T

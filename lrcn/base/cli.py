@@ -16,7 +16,6 @@ Nothing here imports torch, so that preprocessing_data.py starts in a blink.
 import argparse
 import difflib
 import errno
-import math
 import os
 import re
 import signal
@@ -43,37 +42,6 @@ def true_or_false(text):
     if word in ("false", "no", "0", "off"):
         return False
     raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
-
-
-def none_or(kind):
-    """A type for flags whose value may be the word None."""
-    def convert(text):
-        return None if text.lower() == "none" else kind(text)
-    convert.__name__ = f"{kind.__name__} or None"
-    return convert
-
-
-def number(kind, low=None, high=None, above=None, below=None):
-    """A type for a finite number of `kind` with low <= x <= high and above < x < below."""
-    def convert(text):
-        value = kind(text)
-        ok = ((low is None or value >= low) and (high is None or value <= high)
-              and (above is None or value > above) and (below is None or value < below))
-        if not ok or not math.isfinite(value):
-            bounds = [f"{sign} {bound}" for sign, bound in
-                      ((">=", low), ("<=", high), (">", above), ("<", below)) if bound is not None]
-            raise argparse.ArgumentTypeError(f"expected a number {' and '.join(bounds)}, not {text}")
-        return value
-    convert.__name__ = kind.__name__
-    return convert
-
-
-def positive_int(text):
-    return number(int, low=1)(text)
-
-
-def count(text):
-    return number(int, low=0)(text)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

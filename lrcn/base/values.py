@@ -63,6 +63,9 @@ class Number:
         return f"a {self.__name__} {bounds}".strip() + (" or None" if self.none else "")
 
 
+COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One of some words."""

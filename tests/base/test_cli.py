@@ -49,10 +49,11 @@ def test_a_log_has_no_progress_bar(capsys):
 SCRIPT = """
 import signal, sys, time
 from lrcn.base import cli
+from lrcn.base.values import POSITIVE
 def main():
     parser = cli.Parser("A script.")
     group = parser.group("network")
-    group.add_argument("--batch_size", type=cli.positive_int, default=32, help="clips a step")
+    group.add_argument("--batch_size", type=POSITIVE, default=32, help="clips a step")
     assert parser.group("network") is group
     group.add_boolean("--bidirectional", default=True, help="both ways")
     parser.add_argument("--model_dir", required=True)

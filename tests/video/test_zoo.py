@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 from videos import number_of
-from zoo import ZOO, make, times_of
+from zoo import ZOO, make, numbers_and_times, times_of
 
 from lrcn.video.reader import Video, read_frames
 from lrcn.video.sampling import Rate, read_clip, sample_video
@@ -19,11 +19,7 @@ def film(request, tmp_path_factory):
 
 def test_every_frame_comes_once_in_order_at_its_time(film):
     name, path = film
-    with Video(path) as video:
-        seen = []
-        while video.grab():
-            seen.append((number_of(video.frame()), video.time))
-    numbers, seconds = np.array(seen).T
+    numbers, seconds = numbers_and_times(path)
     assert list(numbers) == list(range(len(times_of(name))))
     np.testing.assert_allclose(seconds, times_of(name), atol=2e-3)
 

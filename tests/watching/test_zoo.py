@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from commands import run
 from runs import ONE_THREAD, last_line
-from videos import number_of
-from zoo import ZOO, encode, make, times_of
+from zoo import ZOO, encode, make, numbers_and_times, times_of
 
 from lrcn.video.reader import Video, probe
 from lrcn.video.writer import Writer
@@ -37,11 +36,7 @@ def copy(source, target, seconds=None, sound=True):
 @pytest.mark.parametrize("name", ZOO)
 def test_a_copy_has_every_frame_at_its_time(name, tmp_path):
     path = copy(make(tmp_path, name), tmp_path / "labelled.mp4")
-    with Video(path) as video:
-        seen = []
-        while video.grab():
-            seen.append((number_of(video.frame()), video.time))
-    numbers, seconds = np.array(seen).T
+    numbers, seconds = numbers_and_times(path)
     assert list(numbers) == list(range(len(times_of(name))))
     np.testing.assert_allclose(seconds, times_of(name), atol=4e-3)
     with av.open(str(path)) as film:
