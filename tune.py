@@ -36,8 +36,10 @@ from lrcn.training import tuning
 from lrcn.training.folds import CrossValidation, Journal, Plan, Setting
 from lrcn.training.recipe import Recipe
 
-# What has no meaning here: nothing is held out within a fold, and a training is not stopped in the middle.
-ASIDE = ("split_size", "stop_after")
+# What has no meaning here: nothing is held out within a fold, a training is not stopped in the middle and
+# leaves no run folder.
+ASIDE = ("split_size", "stop_after", "local_dir", "open_new_folder", "resume", "load_checkpoint",
+         "checkpoint_path")
 DRAWN = 60      # rows on the picture
 
 
@@ -63,7 +65,7 @@ def make_parser():
     output = parser.group("output")
     output.add_argument("--output", default="tuning", metavar="DIR", help="folder to write into")
     for f in dataclasses.fields(Recipe):
-        if f.metadata["group"] != "output" and f.name not in ASIDE or f.name == "pictures":
+        if f.name not in ASIDE:
             recipes.add_flag(parser.group(f.metadata["group"]), f, f.default, f.metadata["help"])
     return parser
 

@@ -199,8 +199,8 @@ def _accuracy(validation, setting):
 
 # ---------------------------------------------------------------- table
 
-COLUMNS = ("setting", "top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first",
-           "minus_first_low", "minus_first_high", "mcnemar_p", "fault")
+COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first", "minus_first_low",
+           "minus_first_high", "mcnemar_p", "fault")
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,9 @@ class Row:
     fault: str = None
 
     def cells(self):
-        """In the order of COLUMNS, the folds' at the end."""
-        return [self.name, self.top1, *self.ends, self.sd_of_seeds, self.loss, self.minus_first,
-                *self.minus_ends, self.p, self.fault, *self.folds]
+        """In the order of COLUMNS."""
+        return [self.top1, *self.ends, self.sd_of_seeds, self.loss, self.minus_first, *self.minus_ends,
+                self.p, self.fault]
 
 
 def table(settings, validation):
@@ -257,11 +257,16 @@ def best(rows):
 
 
 def csv_rows(rows, folds):
-    """(header, cells) of tune.csv; what is missing is empty."""
-    header = [*COLUMNS, *(f"fold_{k + 1}" for k in range(folds))]
-    cells = [[*row.cells(), *[None] * (len(header) - len(row.cells()))] for row in rows]
-    return header, [["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in row]
-                    for row in cells]
+    """(header, cells) of tune.csv: name and flags of a setting, COLUMNS, folds; what is missing is empty."""
+    flags = list(dict.fromkeys(name for row in rows for name, _ in row.setting.chosen))
+    header = ["setting", *flags, *COLUMNS, *(f"fold_{k + 1}" for k in range(folds))]
+    found = []
+    for row in rows:
+        chosen = dict(row.setting.chosen)
+        cells = [row.name, *(str(chosen[name]) for name in flags), *row.cells(), *row.folds]
+        cells += [None] * (len(header) - len(cells))
+        found.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
+    return header, found
 
 
 def lines(rows, markdown=False):
