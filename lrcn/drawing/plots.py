@@ -315,10 +315,10 @@ def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=Non
     folds, accuracy, ends, minus, minus_ends = (np.asarray(a, float) for a in
                                                 (folds, accuracy, ends, minus, minus_ends))
     y = np.arange(len(names))
-    words = f"n = {n} held-out videos. Small dots: the folds. {note}".strip()
+    words = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
     fig = style.figure(11, 0.24 * len(names) + 1.3, title, words)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    left.plot(folds, np.repeat(y[:, None], folds.shape[1], 1), ".", color="#999999", markersize=5, zorder=1)
+    left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
     left.errorbar(accuracy, y, xerr=interval(accuracy, *ends.T), fmt="o", zorder=3,
                   color=style.unit(style.BLUE))
     left.set_yticks(y, [style.short(name, 60) for name in names])
