@@ -17,7 +17,7 @@ import os
 from collections import namedtuple
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,11 @@ from lrcn.training.feeds import epoch_steps, make_feeds
 from lrcn.training.recipe import Recipe
 
 FORMAT = 1
-# What the features of a clip depend on, and a frozen encoder.
-OF_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "init_from", "train_encoder", "seed")
-OF_FEATURES = (*OF_ENCODER, "num_frames_video", "views", "clips_per_video")
+# Flags of the network that an encoder does not depend on
+OF_A_HEAD = ("num_frames_video", "latent_dim", "hidden_size", "lstm_layers", "projection",
+             "classifier_hidden", "bidirectional", "readout", "dropout", "loss_per_step")
+# What else decides which features are read
+OF_FEATURES = ("num_frames_video", "views", "clips_per_video")
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,16 @@ class Plan:
 _encoders = {}      # the last frozen one of this process
 
 
+def encoder_key(recipe):
+    """What an encoder depends on, as text. A random one depends on the seed too."""
+    network = {f.name: getattr(recipe, f.name) for f in fields(recipe)
+               if f.metadata["group"] == "network" and f.name not in OF_A_HEAD}
+    return repr((network, recipe.train_encoder, recipe.seed))
+
+
 def _build(build, recipe, plan):
     """build's (model, network, encoder, groups), a frozen encoder made once."""
-    key = tuple(getattr(recipe, name) for name in OF_ENCODER)
+    key = encoder_key(recipe)
     built = build(recipe, plan.classes, plan.device, _encoders.get(key))
     if recipe.frozen and key not in _encoders:
         _encoders.clear()
@@ -242,7 +251,8 @@ class CrossValidation:
             self._train_at_once(list(todo.values()), said)
 
     def _encode(self, setting):
-        key = (*(getattr(setting.recipe, name) for name in OF_FEATURES), setting.test_windows, setting.flip)
+        key = (encoder_key(setting.recipe), *(getattr(setting.recipe, name) for name in OF_FEATURES),
+               setting.test_windows, setting.flip)
         if key not in self.encoded:
             self.encoded.add(key)
             encode(self.build, setting, self.plan)
