@@ -17,7 +17,8 @@ def moving(frames, motion=(3, -2), size=(160, 120)):
     """[uint8 (H, W, 3)] of clouds that move by (u, v) pixels a frame."""
     (u, v), (width, height), n = motion, size, frames - 1
     noise = np.random.default_rng(0).random((height + abs(v) * n, width + abs(u) * n, 3), np.float32)
-    clouds = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    clouds = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2.5), None, 0, 255, cv2.NORM_MINMAX)
+    clouds = clouds.astype(np.uint8)
     at = [(t if u < 0 else n - t, t if v < 0 else n - t) for t in range(frames)]
     return [np.ascontiguousarray(clouds[abs(v) * y:, abs(u) * x:][:height, :width]) for x, y in at]
 
