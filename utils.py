@@ -6,7 +6,7 @@
 """
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
+from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
@@ -66,6 +67,14 @@ class Trained:
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
 
+    @property
+    def flow(self):
+        """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
+        transform = self.model.encoder.transform
+        if "flow" not in transform.parts:
+            return None
+        return replace(Flow.of(self.settings["flow"], "flow"), length=transform.flow_length)
+
 
 def build(state, source):
     """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
@@ -76,6 +85,8 @@ def build(state, source):
         fault = SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
+    if "flow" in recipe.modality.split("+"):
+        Flow.of(settings.get("flow"), f"{source}: settings: flow")
     fit_head(state, source)
     encoder = models.encoder_from_spec(state["encoder_spec"])
     head = models.Head(**state["head_spec"])
@@ -132,7 +143,7 @@ def new_encoder(recipe):
         weights = None
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
-    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality)
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length)
 
 
 def new_model(recipe, classes, encoder=None):
