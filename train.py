@@ -97,13 +97,27 @@ def trained_part(recipe, model):
 
 # ---------------------------------------------------------------- run
 
-def saved_settings(recipe):
+def saved_settings(recipe, samples):
     """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
-    test_on_video.py samples alike, wherever the clips are by then."""
+    test_on_video.py samples alike, wherever the clips are by then.
+
+    frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
+    tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
+    """
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
-            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
+            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")},
+            **frame_steps([s.video for s in samples if s.part == "train"])}
+
+
+def frame_steps(videos):
+    """{name of STEPS: seconds between the frames of these clips}; nothing where clips have one frame."""
+    steps = [v.step for v in videos if v.step and v.frames > 1]
+    if not steps:
+        return {}
+    shares = np.percentile(steps, [50, 10, 90], method="nearest")
+    return {name: round(float(share), 6) for name, share in zip(utils.STEPS, shares, strict=True)}
 
 
 def say_samples(samples, classes):
@@ -136,7 +150,7 @@ def train(recipe, checkpoint, device, rank):
     steps = len(epoch_steps(len(feeds[0].names), recipe.batch_size, recipe.views, recipe.seed, 1, rank.world))
     updates = -(-steps // recipe.accumulate)
     learner = Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
-    settings, folder, album = saved_settings(recipe), None, None
+    settings, folder, album = saved_settings(recipe, samples), None, None
     if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
         resumed = before if checkpoint and checkpoint.parent == before.checkpoints else None
         settings["device_used"] = str(device)

@@ -18,7 +18,7 @@ from lrcn.base import files
 from lrcn.base.cli import printable
 from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
-from lrcn.video.writer import Writer
+from lrcn.video.writer import Writer, even_sides
 from lrcn.watching.segments import UNSURE, find_segments
 
 OUTPUTS = ("predictions.csv", "segments.csv", "segments.srt", "labelled.mp4", "labelled.gif",
@@ -69,10 +69,7 @@ class Painter:
 
     def draw(self, frame, shares, progress, times=1, seconds=None):
         """Label a frame and write it `times` times, or once at its time; returns the picture."""
-        # H.264 counts pixels in pairs: an odd side gets its last row or column twice.
-        high, wide = frame.shape[:2]
-        if high % 2 or wide % 2:
-            frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
+        frame = even_sides(frame)
         if self.args.video and self.writer is None:
             self.writer = Writer(self.film.film, self.fps, *frame.shape[1::-1], self.sound)
         if self.writer and frame.shape[1::-1] != self.writer.size:
