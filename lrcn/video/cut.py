@@ -8,6 +8,7 @@ before the end.
 """
 import contextlib
 import errno
+import itertools
 
 import av
 
@@ -75,7 +76,7 @@ def copy(source, target, start, end):
 
 
 def _shown(packet):
-    """When a packet's picture is shown, in ticks; None for one without a time."""
+    """When a packet's picture is shown, in ticks; None for one without a time, such as the last, empty one."""
     return packet.dts if packet.pts is None else packet.pts
 
 
@@ -87,25 +88,37 @@ def _go_to_key(container, stream, start):
         place = max(origin, wanted - round(back / stream.time_base))
         container.seek(place, stream=stream, backward=True)
         for packet in container.demux(stream):
-            if packet.dts is None or packet.dts > wanted:
+            shown = _shown(packet)
+            if shown is None or packet.is_keyframe and shown > wanted:
                 break
-            if packet.is_keyframe and _shown(packet) <= wanted:
-                key = _shown(packet)
+            if packet.is_keyframe:
+                key = shown
         if key is not None:
             container.seek(place, stream=stream, backward=True)
             return key
     raise ValueError("no key frame")
 
 
+def _from_key(packets, key):
+    """Packets from that of `key` on, each with the time of its decoding; a file may leave out the first."""
+    early = []
+    for packet in itertools.dropwhile(lambda packet: _shown(packet) != key, packets):
+        if _shown(packet) is None:      # the last one, which is empty
+            break
+        early.append(packet)
+        if packet.dts is not None:
+            for before, after in reversed(list(itertools.pairwise(early))):
+                before.dts = after.dts - max(1, before.duration or 1)
+            yield from early
+            early = []
+
+
 def _copy_packets(container, stream, out, source, key, end):
     """Put the pictures' packets from that of `key` on and the sound into an open file; (start, end)."""
     base, origin, last = stream.time_base, stream.start_time or 0, 0.0
     begin, into = float((key - origin) * base), out.add_stream_from_template(stream)
-    sound, found = Sound(source, out, (begin, end)), False
-    for packet in container.demux(stream):
-        found = found or _shown(packet) == key
-        if packet.dts is None or not found:
-            continue
+    sound = Sound(source, out, (begin, end))
+    for packet in _from_key(container.demux(stream), key):
         if float((packet.dts - origin) * base) >= end - SLACK:
             break
         packet.pts, packet.dts = _shown(packet) - key, packet.dts - key
