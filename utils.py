@@ -129,8 +129,8 @@ def watching_rate(trained, sampling_rate=None):
             cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips (not "
                     f"{settings['sampling_rate'] / rate.FPS:.3g} s, for which they were too short)")
         if high and low and high > SPREAD * low:
-            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no one "
-                    f"speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
+            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no "
+                    f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
                     f"{rate.sampling_rate:.3g})", file=sys.stderr)
     return rate
 
@@ -145,7 +145,7 @@ def say_disagreement(args, trained):
 # ---------------------------------------------------------------- flags
 
 def add_model_flags(parser, several=False, required=True,
-                    batch_size="accepted for old command lines; the result and the speed do not depend on it"):
+                    batch_size="accepted for old command lines; result and speed do not depend on it"):
     """The flags that every script with a trained model shares. batch_size: what that flag is for."""
     network, machine = parser.group("network"), parser.group("machine")
     network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=required,

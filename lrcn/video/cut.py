@@ -76,7 +76,7 @@ def copy(source, target, start, end):
 
 
 def _shown(packet):
-    """When a packet's picture is shown, in ticks; None for one without a time, such as the last, empty one."""
+    """When a packet's picture is shown, in ticks; None for one without a time, as the last, empty one."""
     return packet.dts if packet.pts is None else packet.pts
 
 
