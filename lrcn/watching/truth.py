@@ -97,13 +97,14 @@ class Verdict:
                            for where in ("inside", "outside"))
         precision = {c: {f"{least:g}": average_precision(*self._found(c, least)) for least in OVERLAPS}
                      for c in classes}
+        means = {f"{least:g}": share(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
+                 for least in OVERLAPS}
         return {"films": len(self.films), "frames": inside,
                 "frames_right": share(self.frames["inside", True], inside), "frames_of_no_class": outside,
                 "frames_of_no_class_unsure": share(self.frames["outside", True], outside),
                 "true_segments": true, "true_segments_found": share(right, true), "segments": claimed,
                 "segments_right": share(right, claimed),
-                "mean_average_precision": {f"{least:g}": share(sum(p[f"{least:g}"] for p in precision.values()),
-                                                               len(classes)) for least in OVERLAPS},
+                "mean_average_precision": means,
                 "average_precision": precision, "classes_that_the_network_does_not_know": dict(self.unknown)}
 
 
@@ -147,7 +148,7 @@ def sentence(figures):
              f"{percent('true_segments_found')} of {figures['true_segments']} true segments found and "
              f"{percent('segments_right')} of {figures['segments']} right (overlap of at least half)")
     if figures["true_segments"]:
-        words += ", mean average precision " + ", ".join(f"{value:.3f} at {at}" for at, value in means.items())
+        words += ", mean average precision " + ", ".join(f"{m:.3f} at {at}" for at, m in means.items())
     if figures["frames_of_no_class"]:
         words += (f"; {percent('frames_of_no_class_unsure')} of {figures['frames_of_no_class']} frames of no "
                   f"class unsure")

@@ -30,7 +30,8 @@ def heard(path):
     """(samples (N,), seconds of the first) of a file's sound."""
     with av.open(str(path)) as file:
         frames = list(file.decode(audio=0))
-    return np.concatenate([f.to_ndarray().mean(0) for f in frames]), float(frames[0].pts * frames[0].time_base)
+    samples = np.concatenate([frame.to_ndarray().mean(0) for frame in frames])
+    return samples, float(frames[0].pts * frames[0].time_base)
 
 
 def beeps(path):
