@@ -177,9 +177,8 @@ def work_through(folder, films, names, finder, args):
     return failed, written
 
 
-def find(folder, films, args, absent, finder):
+def find(folder, films, names, args, absent, finder):
     """All of the work in an output folder that is held by this process; the exit status."""
-    names = dict(zip(films, unique_names(films), strict=True))
     failed, written = work_through(folder, films, names, finder, args)
     folder.save()
     named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
@@ -232,6 +231,7 @@ def main():
     args = make_parser().parse_args()
     check_flags(args)
     films, absent, finder, table = films_of(args.video_path), {}, None, None
+    names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
         by_film, absent = table_of(args, films)
         films = {film: path for film, path in films.items() if film in by_film}
@@ -246,7 +246,7 @@ def main():
     with files.lock(out, "output_dir", "another find_clips.py"):
         folder = ClipFolder(out, kind, finder.rate if finder else lambda fps: plain_rate(args, fps))
         folder.check(choices, table)
-        return find(folder, films, args, absent, finder)
+        return find(folder, films, names, args, absent, finder)
 
 
 if __name__ == "__main__":

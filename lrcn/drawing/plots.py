@@ -269,7 +269,8 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     colour.
     """
     colors = style.class_colors(names) if colors is None else colors
-    others = sorted({style.short(label) for _, _, label, *_ in segments if label not in names})
+    drawn = [*segments, *(truth or ())]
+    others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
     words = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
     fig = style.figure(11, 4.2, title, words)

@@ -156,14 +156,14 @@ class Sound:
 
     def __init__(self, source, out, span=None):
         self.container, self.out, self.stream = open_container(Path(source)), out, None
+        self.early = 0.001 if span is None else RUN_UP
+        self.end = math.inf if span is None else span[1] - span[0]
         if not self.container.streams.audio or not self.container.streams.video:
             self.packets = iter(())
             return
         mine, picture = self.container.streams.audio[0], self.container.streams.video[0]
         # Times count from the first picture, which may come before or after the first sound.
         self.begin = float((picture.start_time or 0) * picture.time_base) + (span[0] if span else 0)
-        self.early = 0.001 if span is None else RUN_UP
-        self.end = math.inf if span is None else span[1] - span[0]
         self.copied = span is None and mine.codec_context is not None and mine.codec_context.name in COPIED
         if self.copied:
             self.stream = out.add_stream_from_template(mine)

@@ -158,10 +158,10 @@ def of_films(stretches, films):
             known[match[1]].append(film)
     found, absent = defaultdict(list), {}
     for stretch in stretches:
-        films = dict.fromkeys(known.get(stretch.film, ()))
-        if len(films) == 1:
-            [film] = films
+        named = [stretch.film] if stretch.film in films else dict.fromkeys(known.get(stretch.film, ()))
+        if len(named) == 1:
+            [film] = named
             found[film].append(replace(stretch, film=film))
         else:
-            absent[stretch.film] = f"{len(films)} films have this name" if films else "not there"
+            absent[stretch.film] = f"{len(named)} films have this name" if named else "not there"
     return dict(found), absent

@@ -48,8 +48,8 @@ class ClipFolder:
         table: [Stretch] that are wanted, in the place of what was found before.
         """
         choices = {"output": self.kind, **choices}
-        if self.settings.is_file():
-            before = files.read_json(self.settings)
+        before = files.read_json(self.settings) if self.settings.is_file() else {}
+        if "output" in before:
             compared = choices if table is None else {"output": self.kind}
             for name, value in compared.items():
                 if before.get(name) != value:

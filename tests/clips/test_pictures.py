@@ -137,8 +137,8 @@ def test_pictures_are_sampled_trained_and_tested(tmp_path):
     frame = read_frames(next((out / "Red").glob("*.avi")), [0])[0]
     assert abs(frame.mean((0, 1)) - (220, 40, 40)).max() < 8
     assert "frozen" not in (out / "data_report" / "report.txt").read_text()
-    folder = last_line(run("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1, "--readout",
-                           "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
+    folder = last_line(run("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1,
+                           "--readout", "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
     last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--device", "cpu"))
     metrics = json.loads((folder / "test" / "metrics.json").read_text())
     assert metrics["videos"] == 8 and metrics["top1"] == 1

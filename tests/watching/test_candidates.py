@@ -15,7 +15,7 @@ def film(*runs, classes=3):
     """Probabilities of TIMES: (start, end, class, probability) where one class stands out."""
     shares = np.full((len(TIMES), classes), 0.05)
     for start, end, cls, share in runs:
-        shares[(TIMES >= start) & (TIMES < end), cls] = share
+        shares[np.searchsorted(TIMES, start):np.searchsorted(TIMES, end), cls] = share
     return shares
 
 
@@ -23,7 +23,7 @@ def test_the_best_stretches_lie_on_the_actions_and_not_two_on_one():
     shares = film((5, 13, 0, 0.9), (20, 27, 1, 0.8), (30, 38, 0, 0.7))
     found = propose(TIMES, 40.0, shares, seconds=5, per_class=3, least=0.4)
     assert [row[2] for row in found] == [0, 1, 0]
-    for (start, end, cls, share), (first, last, p) in zip(
+    for (start, end, _, share), (first, last, p) in zip(
             found, [(5, 13, 0.9), (20, 27, 0.8), (30, 38, 0.7)], strict=True):
         assert first - 0.5 <= start and end <= last + 0.5 and end - start == pytest.approx(5)
         assert share == pytest.approx(p, abs=0.02)
@@ -91,11 +91,14 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path, text, words):
 
 
 def test_films_are_known_by_their_paths_names_and_addresses():
-    films = ["a/film.mp4", "b/film.mp4", "c/Jump [-3B32lodo2M].mkv", "dQw4w9WgXcQ.webm", "d/other.avi"]
-    names = ["a/film.mp4", "film", "-3B32lodo2M", "dQw4w9WgXcQ", "other.avi", "other", "nothing.mp4"]
+    films = ["a/film.mp4", "b/film.mp4", "c/Jump [-3B32lodo2M].mkv", "dQw4w9WgXcQ.webm", "d/other.avi",
+             "one.mp4", "deep/one.mp4"]
+    names = ["a/film.mp4", "film", "-3B32lodo2M", "dQw4w9WgXcQ", "other.avi", "other", "nothing.mp4",
+             "one.mp4"]
     found, absent = of_films([Stretch(name, "A", 0, 1) for name in names], films)
     assert {film: len(rows) for film, rows in found.items()} == {
-        "a/film.mp4": 1, "c/Jump [-3B32lodo2M].mkv": 1, "dQw4w9WgXcQ.webm": 1, "d/other.avi": 2}
+        "a/film.mp4": 1, "c/Jump [-3B32lodo2M].mkv": 1, "dQw4w9WgXcQ.webm": 1, "d/other.avi": 2,
+        "one.mp4": 1}
     assert absent == {"film": "2 films have this name", "nothing.mp4": "not there"}
 
 
