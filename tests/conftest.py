@@ -85,3 +85,10 @@ def ucf101():
                     "ucfTrainTestlist/")
     assert (Path(folder) / "UCF-101").is_dir(), f"UCF101_DIR={folder} has no folder UCF-101"
     return Path(folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Say how a worker of pytest-xdist ended that was not asked to: by which signal, or with which status."""
+    if error:
+        print(f"\n{node.gateway.id}: its process ended with {node.gateway._io.popen.wait(10)}")

@@ -17,6 +17,7 @@ from lrcn.encoding.features import encode_clips
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
 PINNED_SHARE = 1 / 4    # of what is free on another device
+CHUNK = 1 << 24         # bytes that are copied at once
 
 
 class FeatureFeed:
@@ -50,10 +51,11 @@ def room(device):
     return PINNED
 
 
-def pin(values, device, chunk=256):
+def pin(values, device):
     """An array or Features as a tensor on the device, in chunks: never twice in memory."""
     first = torch.from_numpy(np.ascontiguousarray(values[:1]))
     out = torch.empty(values.shape, dtype=first.dtype, device=device)
+    chunk = max(1, CHUNK // max(first.nbytes, 1))
     for i in range(0, len(values), chunk):
         out[i:i + chunk] = torch.from_numpy(np.ascontiguousarray(values[i:i + chunk])).to(device)
     return out
