@@ -18,8 +18,8 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import PROJECTIONS, READOUTS
 from lrcn.clips.frames import Transform
-from lrcn.clips.streams import ZERO
 from lrcn.encoding import backbones, surgery
+from lrcn.video.flow import ZERO
 
 
 class Encoder(nn.Module):

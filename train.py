@@ -28,6 +28,7 @@ from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank, Stop, alone_environment, ranks, set_seed
+from lrcn.clips import fields
 from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import surgery
 from lrcn.encoding.features import Options
@@ -107,7 +108,9 @@ def saved_settings(recipe, samples):
     """
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
+    flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **({"flow": flow} if flow else {}),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate")},
             **frame_steps([s.video for s in samples if s.part == "train"])}
 
@@ -135,6 +138,7 @@ def train(recipe, checkpoint, device, rank):
     state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     before = runs.RunFolder.of(checkpoint) if checkpoint else None
     samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
     if rank.first:
         say_samples(samples, classes)
     model = make_model(recipe, classes, state, checkpoint).to(device)

@@ -18,9 +18,10 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
 from lrcn.base.values import check as check_values
 from lrcn.clips.frames import INTERPOLATION
-from lrcn.clips.streams import LONGEST, MODALITIES
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
+from lrcn.video.flow import LONGEST
 
 FORMAT = 1
 PROJECTIONS = ("norm", "linear", "batchnorm")

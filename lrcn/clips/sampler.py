@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 
 from lrcn.clips.likeness import Look
-from lrcn.clips.manifest import clip_path
+from lrcn.clips.manifest import FLOW, clip_path
 from lrcn.clips.pictures import is_picture, read_picture
 from lrcn.video.reader import Video, VideoError, VideoInfo
 from lrcn.video.sampling import read_clip, sample_video
@@ -87,7 +87,7 @@ def _write(job, info, frames, start, spacing, out, rank):
 
 def remove_leftovers(out, rank, world):
     """Delete what workers of this rank (of this launch or one before) were writing when they died."""
-    for path in out.glob("*/.*.tmp.avi"):
+    for path in (*out.glob("*/.*.tmp.avi"), *out.glob(f"{FLOW}/*/.*.tmp.avi")):
         writer = re.search(r"\.(\d+)-\d+\.tmp\.avi$", path.name)
         if writer and int(writer[1]) % world == rank:
             path.unlink(missing_ok=True)
