@@ -17,7 +17,14 @@ frame, and every frame is encoded once. Leaves <model_dir>/test_on_video/<name>/
     labelled.gif      with --gif, the whole video in ten seconds at most
 
 and prints that folder as the last line; of a folder of files also summary.csv, a row a film, most
-confident first. What an earlier run left is replaced when the new is whole.
+confident first. What an earlier run left is replaced when the new is whole. With --truth labels.csv
+(video,start,end,class: what the films really show, in seconds) also
+
+    truth.json        shares of frames and segments that are right, mean average precision at overlaps
+                      of 0.3, 0.5 and 0.7; of a folder another one of all its films
+    wrong.csv         start,end,truth,said: the wrong places, by time
+
+and the truth stands above the prediction in timeline.png.
 
 Smoothing: a moment's probabilities are the mean of all windows that contain it, as in the bars of
 labelled.mp4; a moment whose best label has less than --min_probability is "unsure"; runs shorter than
@@ -32,18 +39,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import utils
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Stop
 from lrcn.base.values import Number
-from lrcn.clips.manifest import sampling_settings
-from lrcn.runs import RunFolder
-from lrcn.video.reader import EXTENSIONS, VideoError
-from lrcn.video.sampling import Rate
+from lrcn.runs import FilmFolder, RunFolder
+from lrcn.video.reader import VideoError
 from lrcn.watching import live, outputs
-from lrcn.watching.films import label_film
+from lrcn.watching.candidates import of_films, read_stretches
+from lrcn.watching.films import find_films, label_film, unique_names
 from lrcn.watching.recording import label_live
 from lrcn.watching.sliding import Slider
+from lrcn.watching.truth import Verdict, sentence
 
 
 def make_parser():
@@ -57,6 +64,9 @@ def make_parser():
         help="a best label under this is drawn as unsure")
     add("--min_segment", type=Number(float, low=0), default=1.0,
         help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    add("--truth", metavar="CSV",
+        help="what the films show: a table with the columns video,start,end,class, in seconds")
+    utils.add_speed_flag(parser)
     switch("--video", default=True, help="write labelled.mp4; --no-video: the tables and the picture only")
     switch("--gif", default=False, help="write labelled.gif too")
     add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
@@ -72,23 +82,13 @@ def find_sources(text):
     """[(source, output name)]: one, or all videos below a folder."""
     path = Path(text).expanduser()
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-                       and not any(part.startswith(".") for part in p.relative_to(path).parts))
-        if not found:
-            raise UserError(f"--video_path {text}: no video in this folder ({' '.join(EXTENSIONS)})")
-        return list(zip(found, unique_names([p.relative_to(path) for p in found]), strict=True))
+        found = find_films(path)
+        return list(zip(found.values(), unique_names(found), strict=True))
     if not path.exists() and live.is_live(text):
         stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
         return [(text, f"{live_name(text)}_{stamp}")]
     return [(cli.file("video_path", text, "give a video file, a folder, a camera's number or an address"),
              path.stem)]
-
-
-def unique_names(paths):
-    """The files' names without their endings; with folder and ending where two would be the same."""
-    stems = [p.stem.lower() for p in paths]
-    return [p.stem if stems.count(p.stem.lower()) == 1 else "_".join(p.parts).replace(".", "_")
-            for p in paths]
 
 
 def live_name(source):
@@ -99,27 +99,32 @@ def live_name(source):
     return re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
 
 
-def sampled_at(trained):
-    """The Rate of the training clips."""
-    saved = trained.settings
-    if not saved.get("sampling_rate"):  # a run of before they were kept with it
-        try:
-            saved = sampling_settings(saved.get("sampled_data_path") or "")
-        except UserError:
-            cli.say("warning: how the training clips were sampled is not known; 2.5 a second are taken",
-                    file=sys.stderr)
-            saved = {}
-    return Rate.of(saved)
+def read_truth(path, sources, text):
+    """{file: [(start, end, class)]} of a table, by the names that it has for the films."""
+    table = cli.file("truth", path, "give a table with the columns video,start,end,class")
+    folder = Path(text).expanduser()
+    files_of = {(p.relative_to(folder).as_posix() if folder.is_dir() else p.name): p for p, _ in sources}
+    found, absent = of_films(read_stretches(table, "truth"), files_of)
+    if not found:
+        raise UserError(f"--truth {path}: names none of the films, but "
+                        f"{', '.join(list(absent)[:3]) or 'nothing'}")
+    lacking = [name for name in files_of if name not in found]
+    if lacking:
+        cli.say(f"--truth {path}: says nothing of {len(lacking)} films, such as {lacking[0]}: they are not "
+                f"judged", file=sys.stderr)
+    return {files_of[name]: sorted((s.start, s.end, s.cls) for s in rows) for name, rows in found.items()}
 
 
 # ---------------------------------------------------------------- files
 
 def label_files(sources, root, slider, trained, args, stop):
     """Label file after file; how many failed. A bad one is said and the rest go on."""
-    done, failed, rate = [], 0, sampled_at(trained)
+    truth = read_truth(args.truth, sources, args.video_path) if args.truth else {}
+    done, failed, rate = [], 0, utils.watching_rate(trained, args.sampling_rate)
     for path, name in sources:
         try:
-            film = label_film(path, name, root / name, slider, trained.classes, rate, args, stop)
+            film = label_film(path, name, root / name, slider, trained.classes, rate, args, stop,
+                              truth.get(path))
         except VideoError as error:
             if len(sources) == 1:
                 raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
@@ -135,14 +140,34 @@ def label_files(sources, root, slider, trained, args, stop):
             raise kind(f"the first {film.seconds:.1f} s of {name} are in {root / name}")
     if len(sources) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
+    judge(done, truth, trained.classes, root if len(sources) > 1 else None)
     if failed:
         cli.say(f"{failed} of {len(sources)} videos could not be read", file=sys.stderr)
     return failed
 
 
+def judge(done, truth, classes, folder):
+    """Say how much was right of the films whose truth is known; of several, in `folder`, write it."""
+    verdict = Verdict(classes)
+    for path, film in done:
+        if path in truth:
+            verdict.add(truth[path], film.segments, film.times)
+    if not verdict.films:
+        return
+    figures = verdict.figures()
+    if verdict.unknown:
+        cli.say(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
+                f"not know ({', '.join(sorted(verdict.unknown))}): there unsure is right", file=sys.stderr)
+    if folder:
+        files.write_json(folder / FilmFolder("").truth, figures)
+    cli.say(sentence(figures))
+
+
 def main():
     args = make_parser().parse_args()
     sources = find_sources(args.video_path)
+    if args.truth and isinstance(sources[0][0], str):
+        raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
     device = utils.choose_device(args.device)
     trained = utils.load_trained(args.model_dir, args.model_name, device)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).films
@@ -152,7 +177,7 @@ def main():
     with Stop() as stop:
         if isinstance(sources[0][0], str):
             source, name = sources[0]
-            rate = sampled_at(trained)
+            rate = utils.watching_rate(trained, args.sampling_rate)
             cli.say(label_live(source, name, root / name, slider, trained.classes, rate, args, stop))
         else:
             failed = label_files(sources, root, slider, trained, args, stop)

@@ -37,15 +37,29 @@ from lrcn.training.recipe import parse
 
 # ---------------------------------------------------------------- run
 
-def saved_settings(recipe):
+def saved_settings(recipe, samples):
     """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
-    test_on_video.py samples alike, wherever the clips are by then."""
+    test_on_video.py samples alike, wherever the clips are by then.
+
+    frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
+    tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
+    """
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}),
-            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
+            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")},
+            **frame_steps([s.video for s in samples if s.part == "train"])}
+
+
+def frame_steps(videos):
+    """{name of STEPS: seconds between the frames of these clips}; nothing where clips have one frame."""
+    steps = [v.step for v in videos if v.step and v.frames > 1]
+    if not steps:
+        return {}
+    shares = np.percentile(steps, [50, 10, 90], method="nearest")
+    return {name: round(float(share), 6) for name, share in zip(utils.STEPS, shares, strict=True)}
 
 
 def say_samples(samples, classes):
@@ -78,7 +92,7 @@ def train(recipe, checkpoint, device, rank):
     elif rank.world > 1:
         network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
     learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
-    settings, folder, album = saved_settings(recipe), None, None
+    settings, folder, album = saved_settings(recipe, samples), None, None
     if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
         resumed = before if checkpoint and checkpoint.parent == before.checkpoints else None
         settings["device_used"] = str(device)

@@ -17,6 +17,7 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
+from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
@@ -27,6 +28,8 @@ from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
+STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
+SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
 
 
 def choose_device(name="auto"):
@@ -81,7 +84,7 @@ def build(state, source):
     checkpoints.check(state, source)
     settings = state.get("settings")
     recipe = Recipe.of(settings, source)
-    for name in ("FPS", "sampling_rate"):
+    for name in ("FPS", "sampling_rate", *STEPS):
         fault = SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
@@ -114,6 +117,35 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
                    epoch if isinstance(epoch, int) else 0)
+
+
+def watching_rate(trained, sampling_rate=None):
+    """The Rate at which a film is shown to a run: that of its training clips, or --sampling_rate.
+
+    Says the speed where the clips' own is not the one that they were sampled for, and warns where
+    it is not known, or differs from clip to clip.
+    """
+    settings = trained.settings
+    if not settings.get("sampling_rate"):   # a run of before they were kept with it
+        try:
+            settings = sampling_settings(settings.get("sampled_data_path") or "")
+        except UserError:
+            if sampling_rate is None:
+                cli.say("warning: how the training clips were sampled is not known; 2.5 a second are taken",
+                        file=sys.stderr)
+            settings = {}
+    if sampling_rate is not None:
+        return Rate(Rate.of(settings).FPS, sampling_rate)
+    rate, (step, low, high) = Rate.of(settings), map(settings.get, STEPS)
+    if step and trained.recipe.num_frames_video > 1:
+        if rate.sampling_rate != settings["sampling_rate"]:
+            cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips (not "
+                    f"{settings['sampling_rate'] / rate.FPS:.3g} s, for which they were too short)")
+        if high and low and high > SPREAD * low:
+            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no "
+                    f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
+                    f"{rate.sampling_rate:.3g})", file=sys.stderr)
+    return rate
 
 
 def say_disagreement(args, trained):
@@ -198,11 +230,11 @@ def trained_part(recipe, model):
 
 # ---------------------------------------------------------------- flags
 
-def add_model_flags(parser, several=False, batch_size="accepted for old command lines; the result and the "
-                                                      "speed do not depend on it"):
+def add_model_flags(parser, several=False, required=True,
+                    batch_size="accepted for old command lines; result and speed do not depend on it"):
     """The flags that every script with a trained model shares. batch_size: what that flag is for."""
     network, machine = parser.group("network"), parser.group("machine")
-    network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=True,
+    network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=required,
                          metavar="RUN", nargs="+" if several else None,
                          help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
     network.add_argument("--model_name", default=None, metavar="FILE",
@@ -227,6 +259,13 @@ def encoding_options(args, trained, device, **more):
     return Options(device, args.num_workers, trained.recipe.seed,
                    backend=args.encoder_backend or trained.recipe.encoder_backend,
                    precision=args.encoder_precision or trained.recipe.encoder_precision, **more)
+
+
+def add_speed_flag(parser):
+    """--sampling_rate of the scripts that watch films."""
+    parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
+                        help="look at FPS / X frames a second (default: as far apart as the training clips' "
+                             "frames)")
 
 
 def add_data_flags(parser):

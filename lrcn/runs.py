@@ -52,6 +52,7 @@ class FilmFolder(_Folder):
     predictions, segments = _named("predictions.csv"), _named("segments.csv")
     film, gif, timeline = _named("labelled.mp4"), _named("labelled.gif"), _named("timeline.png")
     subtitles = _named("segments.srt")
+    truth, wrong = _named("truth.json"), _named("wrong.csv")
 
 
 class RunFolder(_Folder):
@@ -61,7 +62,7 @@ class RunFolder(_Folder):
     checkpoints = _named("Saved_model_checkpoint")
     study = property(lambda run: StudyFolder(run.path / "test_continues_movie"))
     test = property(lambda run: TestFolder(run.path / "test"))
-    films = _named("test_on_video")
+    films, clips = _named("test_on_video"), _named("find_clips")
 
     def film(self, name):
         return FilmFolder(self.films / name)

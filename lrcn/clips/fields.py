@@ -20,6 +20,7 @@ import numpy as np
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips.manifest import FLOW, clip_path
+from lrcn.clips.pictures import is_picture
 from lrcn.clips.sampler import fraction
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at, sample_with_flow
@@ -112,6 +113,8 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow):
     Returns ("done", bytes), ("failed", reason) or ("full", errno, text).
     """
     cv2.setNumThreads(1)
+    if is_picture(job.source):
+        return "failed", "a picture shows no motion"
     target, source = clip_path(Path(out) / FLOW, job.cls, job.video), Path(raw, job.source)
     temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
     try:

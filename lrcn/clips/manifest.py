@@ -6,6 +6,7 @@
 The class of a source is the first folder on its path, or the second, where train/, val/ and test/
 stand on top: these are its part then.
 """
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
+from lrcn.video.sampling import Rate
 
 MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
 # What else is known of a clip, in clips.csv: its source's bytes and time of change (ns), its size in
@@ -29,13 +31,15 @@ PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "v
 class SampledVideo:
     """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames.
 
-    part: train, val or test, where the source lies in such a folder; else None.
+    part: train, val or test, where the source lies in such a folder; else None. step: seconds from one
+    of its frames to the next.
     """
     name: str
     cls: str
     group: str
     frames: int
     part: str | None = None
+    step: float | None = None
 
     @property
     def path(self):
@@ -62,7 +66,8 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
     groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
-    videos = []
+    settings = Path(folder) / "settings.json"
+    rate, videos = Rate.of(files.read_json(settings) if settings.is_file() else {}), []
     for line, row in enumerate(rows, 2):
         inside = not {"/", os.sep, "\0"} & set(row["class"] + row["video"])
         inside = inside and row["class"] not in ("", ".", "..")
@@ -70,8 +75,20 @@ def read_sampled(folder, group_pattern=None, group_table=None):
         if not count or int(row["frames"]) < 1 or not inside:
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"]), part_of(row["source"], row["class"])))
+                                   int(row["frames"]), part_of(row["source"], row["class"]),
+                                   _step(row, rate)))
     return videos
+
+
+def _step(row, rate):
+    """Seconds between the frames of a clip; None where its row tells no stride or rate."""
+    try:
+        stride, fps = int(row["stride"]), float(row["source_fps"])
+    except ValueError:
+        return None
+    if stride < 1 or not 0 < fps < math.inf:
+        return None
+    return rate.step if stride == rate.stride(fps) else stride / fps
 
 
 def sampling_settings(folder):

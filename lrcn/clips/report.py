@@ -114,7 +114,7 @@ def _read_clips(out, processes):
         marks = []
         if likeness.is_black(float(facts["light"] or 255), float(facts["contrast"] or 255)):
             marks.append("black")
-        elif float(facts["change"] or 255) < likeness.FROZEN:
+        elif kept > 1 and float(facts["change"] or 255) < likeness.FROZEN:
             marks.append("frozen")
         if frames < kept:
             marks.append("its last frame is repeated")

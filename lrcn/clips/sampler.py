@@ -16,7 +16,8 @@ import cv2
 
 from lrcn.clips.likeness import Look
 from lrcn.clips.manifest import FLOW, clip_path
-from lrcn.video.reader import Video, VideoError
+from lrcn.clips.pictures import is_picture, read_picture
+from lrcn.video.reader import Video, VideoError, VideoInfo
 from lrcn.video.sampling import read_clip, sample_video
 from lrcn.video.writer import write_clip
 
@@ -36,6 +37,8 @@ def sample(job, raw, out, rank, count, rate, seed):
     source = Path(raw, job.source)
     try:
         job.source.encode()     # the manifest is UTF-8
+        if is_picture(job.source):
+            return _write_picture(job, source, out, rank, rate)
         if count == "all":
             return _write_whole(job, source, out, rank, rate)
         frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
@@ -46,6 +49,13 @@ def sample(job, raw, out, rank, count, rate, seed):
     except Exception as error:
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
     return _write(job, info, frames, indices[0], spacing, out, rank)
+
+
+def _write_picture(job, source, out, rank, rate):
+    """A picture as a clip of one frame, whatever `count` is: of the rate that videos are sampled to."""
+    frame = read_picture(source)
+    info = VideoInfo(rate.per_second, 1, *frame.shape[1::-1])
+    return _write(job, info, [frame], 0, 1, out, rank)
 
 
 def _write_whole(job, source, out, rank, rate):

@@ -8,7 +8,9 @@
 
 The class is the first folder below the one that is given, however deep the video lies; where train/
 and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
-the class is the folder that the list names, or what Kinetics' table says of the file's name.
+the class is the folder that the list names, or what Kinetics' table says of the file's name. A data
+set is of videos or of pictures: those in the class folders themselves are clips of one frame, unless
+there are videos.
 """
 import hashlib
 import os
@@ -19,6 +21,7 @@ from pathlib import Path
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
 from lrcn.clips.manifest import PART_FOLDERS, RESERVED
+from lrcn.clips.pictures import PICTURES, is_picture
 from lrcn.video.reader import EXTENSIONS
 
 
@@ -52,7 +55,8 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
     raw = Path(raw)
     paths, left_out = _walk(raw, leave_out)
     if not paths:
-        raise UserError(f"--row_data_dir {raw}: no class folder with videos in it ({' '.join(EXTENSIONS)})")
+        raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
+                        f"({' '.join((*EXTENSIONS, *PICTURES))})")
     found = _listed(paths, lists) if lists else _foldered(paths, raw)
     found.left_out[:0] = left_out
     if not found.jobs:
@@ -87,7 +91,7 @@ def _walk(folder, leave_out):
             ending = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 continue
-            if ending in EXTENSIONS:
+            if ending in EXTENSIONS or is_picture(name):
                 paths.append(inside + name)
             else:
                 others.append((inside + name, f"no video ({ending or 'no ending'})"))
@@ -121,10 +125,17 @@ def _foldered(paths, raw):
             left_out.append((path, "beside train/ and test/, in none of them"))
         elif len(folders) <= parted:
             left_out.append((path, "in no class folder"))
+        elif is_picture(path) and len(folders) > 1 + parted:
+            left_out.append((path, "a picture that lies deeper than its class folder"))
         else:
             jobs.append((folders[parted], path))
-    named = _name(jobs, parted)
-    return Found(named, left_out, _say_folders(named, parted, raw))
+    videos, words = [job for job in jobs if not is_picture(job[1])], []
+    if videos and len(videos) < len(jobs):
+        words.append(f"{len(jobs) - len(videos)} pictures beside {len(videos)} videos are left out: a data "
+                     f"set is of one kind, and pictures alone become clips of one frame")
+        left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
+    named = _name(videos or jobs, parted)
+    return Found(named, left_out, words + _say_folders(named, parted, raw))
 
 
 def _name(jobs, parted):
@@ -190,7 +201,7 @@ def _listed(paths, lists):
     listed = {(row.cls, row.video) for row in rows}
     alone = {row.video: row.cls for row in rows if splits.KINETICS_NAME.fullmatch(row.video)}
     jobs, left_out = {}, []
-    for path in sorted(paths):
+    for path in sorted(paths, key=lambda path: (is_picture(path), path)):
         *folders, file = path.split("/")
         name = os.path.splitext(file)[0]
         cls = next((f for f in reversed(folders) if (f, name) in listed), alone.get(name))

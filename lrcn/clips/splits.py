@@ -18,10 +18,12 @@ from lrcn.base.cli import UserError
 
 PARTS = ("train", "val", "test")
 # Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
-# parts, motion, people, view, quality), and Kinetics' YouTube address before the seconds.
+# parts, motion, people, view, quality), Kinetics' YouTube address before the seconds, and the film before
+# those of find_clips.py.
 UCF_NAME = re.compile(r"_(g\d+)_c\d+$")
 HMDB_NAME = re.compile(r"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+")
 KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
+FILM_NAME = re.compile(r"(.+)_\d{5,}\.\d{3}(?:-\d{5,}\.\d{3})?")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 # What cameras and phones call their files: the number behind says nothing of the recording.
 CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|PXL|GOPR|G[HXLP]|DJI|MAH|"
@@ -218,8 +220,8 @@ def find_groups(names, pattern=None, table=None):
 
     By `table` (path of a CSV file with columns video, group), else by `pattern` (a regular
     expression searched in the name; its first group, or all that matched), else by the name of a clip
-    of UCF-101 (gNN within a class), HMDB-51 or Kinetics, else the video itself. UserError: a pattern
-    that is none, or matches not.
+    of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video itself.
+    UserError: a pattern that is none, or matches not.
     """
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
@@ -246,8 +248,8 @@ def find_groups(names, pattern=None, table=None):
 
 
 def _told(video):
-    """The recording that a name tells whatever the class: of HMDB-51 and Kinetics; else None."""
-    match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video)
+    """The recording that a name tells whatever the class: of HMDB-51, Kinetics, find_clips.py; else None."""
+    match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video) or FILM_NAME.fullmatch(video)
     return match and match[1]
 
 

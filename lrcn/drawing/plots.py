@@ -260,36 +260,44 @@ def _count(value):
 
 @style.styled
 def probability_timeline(path, seconds, probabilities, names, segments=(), colors=None,
-                         title="Probability of the leading classes over time", n=None, note=""):
+                         title="Probability of the leading classes over time", n=None, note="", truth=None):
     """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3).
 
     segments: (start, end, label) in seconds, drawn as a strip; a label that is not in `names`
-    ("unsure") is grey. n: how many windows there are, where that is not W. Lines differ in dashes
-    and markers as well as in colour.
+    ("unsure") is grey. n: how many windows there are, where that is not W. truth: (start, end, label),
+    a strip of its own above that of the segments. Lines differ in dashes and markers as well as in
+    colour.
     """
     colors = style.class_colors(names) if colors is None else colors
-    others = sorted({style.short(label) for _, _, label, *_ in segments if label not in names})
+    drawn = [*segments, *(truth or ())]
+    others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
     words = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
     fig = style.figure(11, 4.2, title, words)
-    ax, strip = fig.subplots(2, 1, sharex=True, height_ratios=(8, 1))
+    strips = [segments] if truth is None else [truth, segments]
+    ax, *axes = fig.subplots(1 + len(strips), 1, sharex=True, height_ratios=(8, *[1] * len(strips)))
     for i, name in enumerate(names):
         ax.plot(seconds, np.asarray(probabilities)[:, i], color=style.unit(colors[i]),
                 label=style.short(name), ls=("-", "--", "-.", ":")[i % 4],
                 marker=style.MARKERS[i % len(style.MARKERS)], markersize=5,
                 markevery=max(1, len(seconds) // 15))
     ax.set(ylabel="probability", ylim=(-0.03, 1.03))
-    _segment_strip(strip, segments, dict(zip(names, colors, strict=True)), 8 * 72)
-    strip.set_xlabel("time (s)")
+    for strip, runs in zip(axes, strips, strict=True):
+        _segment_strip(strip, runs, dict(zip(names, colors, strict=True)), 8 * 72, seconds)
+    if truth is not None:
+        axes[0].set_ylabel("truth", rotation=0, ha="right", va="center")
+        axes[1].set_ylabel("said", rotation=0, ha="right", va="center")
+    axes[-1].set_xlabel("time (s)")
     if len(names):
         style.legend(ax)
     return style.save(fig, path)
 
 
-def _segment_strip(ax, segments, colors, room):
-    """Runs of one label as coloured bars, named where the name fits. room: width in points."""
-    last = max((end for _, end, *_ in segments), default=1)
-    first = min((start for start, *_ in segments), default=0)
+def _segment_strip(ax, segments, colors, room, seconds=()):
+    """Runs of one label as coloured bars, named where the name fits. room: width in points; seconds:
+    moments of the whole axis."""
+    last = max([*(end for _, end, *_ in segments), *seconds[-1:]], default=1)
+    first = min([*(start for start, *_ in segments), *seconds[:1]], default=0)
     shades = [style.unit(colors.get(label, style.UNSURE)) for _, _, label, *_ in segments]
     ax.broken_barh([(start, end - start) for start, end, *_ in segments], (0, 1), facecolors=shades,
                    edgecolors="white", linewidth=0.8 if len(segments) < 200 else 0)

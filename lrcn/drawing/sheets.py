@@ -13,7 +13,8 @@ INK, PAPER = (24, 24, 24), 255
 
 
 def contact_sheet(path, title, tiles):
-    """tiles: [(frame uint8 (H, W, 3) RGB or None, caption, mark)]; a marked tile has a red border.
+    """tiles: [(frame uint8 (H, W, 3) RGB or None, caption, mark)]; a marked tile has a red border, and the
+    mark in the place of its caption's second line.
 
     Returns uint8 (H, W, 3) RGB; path None writes nothing.
     """
@@ -26,7 +27,8 @@ def contact_sheet(path, title, tiles):
         if mark:
             sheet[y - 3:y + HIGH + 3, x - 3:x + WIDE + 3] = style.WRONG
         sheet[y:y + HIGH, x:x + WIDE] = 0 if frame is None else fit_frame(frame, WIDE, HIGH)
+        caption, _, second = caption.partition("\n")
         put_text(sheet, caption, x, y + HIGH + 3, WIDE, TEXT, INK)
-        put_text(sheet, mark, x, y + HIGH + 5 + TEXT, WIDE, TEXT, style.WRONG)
+        put_text(sheet, mark or second, x, y + HIGH + 5 + TEXT, WIDE, TEXT, style.WRONG if mark else INK)
     style.write_picture(path, sheet)
     return sheet

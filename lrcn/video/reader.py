@@ -24,6 +24,7 @@ EXTENSIONS = (".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", 
 # The demuxers of those; others read playlists, or frames from somewhere else.
 FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,dv,mxf,h264,"
            "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
+INDEXED = ("avi", "mov", "matroska")    # files that say where their key frames lie
 NEAR = 12       # frames that are decoded sooner than a key frame is looked for
 
 
@@ -191,6 +192,22 @@ class Video:
             return self._restart()
         self._decoded = _before(found, self._decoded)
         self.position, self.time = whole - 1, (whole - 1) / fps
+
+    def skip_to(self, seconds):
+        """Go to the last key frame before this moment, where the file has an index to find it by.
+
+        grab() then gives the frames from there on with their right times; `position` counts from there.
+        """
+        indexed = any(name in INDEXED for name in self.container.format.name.split(","))
+        if seconds < NEAR / self.info.fps or not indexed or self._counted() or not self.grab():
+            return
+        origin = self._origin
+        if not self._seek(round((origin + seconds) / self.stream.time_base)):
+            return self._restart()
+        found = next(self._decoded, None)
+        if found is None or found.pts is None or self._seconds(found) - origin > seconds:
+            return self._restart()
+        self._decoded, self.time = _before(found, self._decoded), None
 
     def _seek(self, timestamp):
         try:

@@ -26,8 +26,14 @@ class Rate:
 
     @classmethod
     def of(cls, settings):
-        """The rate that a settings.json or a checkpoint's settings tell, or the usual one."""
-        return cls(settings.get("FPS") or cls.FPS, settings.get("sampling_rate") or cls.sampling_rate)
+        """The rate that a settings.json or a checkpoint's settings tell, or the usual one.
+
+        Where they tell the training clips' own seconds between frames, `frame_step`, it is that rate:
+        many a clip was too short for the one that was asked for.
+        """
+        FPS, rate = settings.get("FPS") or cls.FPS, settings.get("sampling_rate") or cls.sampling_rate
+        step = settings.get("frame_step")
+        return cls(FPS, rate if step is None or math.isclose(step, rate / FPS) else step * FPS)
 
     @property
     def per_second(self):

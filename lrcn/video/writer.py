@@ -9,6 +9,7 @@ A full disk raises OSError.
 """
 import contextlib
 import errno
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -24,16 +25,18 @@ from lrcn.video.reader import VideoError, open_container, probe
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
 H264 = {"preset": "veryfast", "crf": "20"}
 COPIED = ("aac", "mp3")         # sound that MP4 files and browsers take as it is
+RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, whose packets may begin before it
 
 
 class Writer:
     """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed.
 
     fps: frames a second, where write() is given no times. sound: a file whose sound goes along, from
-    its first picture to the last one written.
+    its first picture to the last one written; span: (start, end) of a stretch of that file, in seconds
+    from its first picture, whose sound it is instead, to the sample.
     """
 
-    def __init__(self, path, fps, width, height, sound=None):
+    def __init__(self, path, fps, width, height, sound=None, span=None):
         self.path, self.size, self.frames = Path(path), (int(width), int(height)), 0
         self.fps = Fraction(fps).limit_denominator(100_000)
         self._stack = contextlib.ExitStack()
@@ -43,7 +46,7 @@ class Writer:
             self._out = av.open(str(self._temporary), "w", format="avi" if xvid else "mp4",
                                 options={} if xvid else {"movflags": "faststart"})
             self._stream = self._xvid() if xvid else self._h264()
-            self._sound = None if sound is None else _Sound(sound, self._out)
+            self._sound = None if sound is None else Sound(sound, self._out, span)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
@@ -98,8 +101,7 @@ class Writer:
         with stack:
             self._mux(self._stream.encode(None))
             if self._sound:
-                self._sound.until(self._shown + 1 / self.fps)
-                self._sound.close()
+                self._sound.finish(self._shown + 1 / self.fps)
             self._end()
             self._check()
 
@@ -145,18 +147,24 @@ class Writer:
             self.discard()
 
 
-class _Sound:
-    """The sound of a source, put into a film as its pictures are: copied, or as AAC."""
+class Sound:
+    """The sound of a source, put into a film as its pictures are: copied, or as AAC.
 
-    def __init__(self, source, out):
+    span: (start, end) of the stretch whose sound it is; coded as AAC then, because a copied packet
+    neither begins at any moment nor is heard rightly without those before it.
+    """
+
+    def __init__(self, source, out, span=None):
         self.container, self.out, self.stream = open_container(Path(source)), out, None
+        self.early = 0.001 if span is None else RUN_UP
+        self.end = math.inf if span is None else span[1] - span[0]
         if not self.container.streams.audio or not self.container.streams.video:
             self.packets = iter(())
             return
         mine, picture = self.container.streams.audio[0], self.container.streams.video[0]
         # Times count from the first picture, which may come before or after the first sound.
-        self.begin = float((picture.start_time or 0) * picture.time_base)
-        self.copied = mine.codec_context is not None and mine.codec_context.name in COPIED
+        self.begin = float((picture.start_time or 0) * picture.time_base) + (span[0] if span else 0)
+        self.copied = span is None and mine.codec_context is not None and mine.codec_context.name in COPIED
         if self.copied:
             self.stream = out.add_stream_from_template(mine)
         elif mine.codec_context is not None:
@@ -170,10 +178,13 @@ class _Sound:
     def _packets(self, stream):
         """(seconds from the first picture, packet) of all sound that does not come before it."""
         with contextlib.suppress(av.FFmpegError):
+            if self.begin > 4 * RUN_UP:
+                self.container.seek(round((self.begin - 2 * RUN_UP) / stream.time_base), stream=stream)
+        with contextlib.suppress(av.FFmpegError):
             for packet in self.container.demux(stream):
                 if packet.pts is not None:
                     seconds = float(packet.pts * packet.time_base) - self.begin
-                    if seconds > -0.001:
+                    if seconds > -self.early:
                         yield max(0.0, seconds), packet
 
     def until(self, seconds):
@@ -193,14 +204,39 @@ class _Sound:
         for frame in packet.decode():
             begin = float((frame.pts or 0) * frame.time_base) - self.begin
             for part in self.resampler.resample(frame):
-                part.pts, part.time_base = round(begin * part.sample_rate), Fraction(1, part.sample_rate)
+                first = round(begin * part.sample_rate)
                 begin += part.samples / part.sample_rate
-                self.out.mux(self.stream.encode(part))
+                part, first = self._inside(part, first)
+                if part:
+                    part.pts, part.time_base = first, Fraction(1, part.sample_rate)
+                    self.out.mux(self.stream.encode(part))
 
-    def close(self):
+    def _inside(self, part, first):
+        """What of a part that begins at sample `first` lies in the span, and where that begins."""
+        last = first + part.samples
+        low, high = max(first, 0), min(last, self.end * part.sample_rate)
+        if self.early < RUN_UP or (low, high) == (first, last):
+            return part, first
+        low, high = int(low), int(high)
+        if high <= low:
+            return None, low
+        samples = np.ascontiguousarray(part.to_ndarray()[:, low - first:high - first])
+        piece = av.AudioFrame.from_ndarray(samples, format=part.format.name, layout=part.layout.name)
+        piece.sample_rate = part.sample_rate
+        return piece, low
+
+    def finish(self, seconds):
+        """Put in the rest: to the end of the span, or until this moment."""
+        self.until(seconds if self.end == math.inf else self.end)
         if self.stream and not self.copied:
             self.out.mux(self.stream.encode(None))
         self.container.close()
+
+
+def even_sides(frame):
+    """uint8 (H, W, 3) as H.264 takes it, which counts pixels in pairs: the last row or column twice."""
+    high, wide = frame.shape[0] % 2, frame.shape[1] % 2
+    return np.pad(frame, ((0, high), (0, wide), (0, 0)), "edge") if high or wide else frame
 
 
 # ---------------------------------------------------------------- sampled clips

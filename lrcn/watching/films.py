@@ -16,17 +16,19 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
 from lrcn.drawing import labels
-from lrcn.video.reader import Video, VideoError, probe
+from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
 from lrcn.watching import outputs
 from lrcn.watching.sliding import History, analyse
 
 
 @dataclass(frozen=True)
 class Done:
-    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen."""
+    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen;
+    times: of its sampled frames."""
     sentence: str
     segments: list
     seconds: float
+    times: list
 
 
 def every_frame(path):
@@ -58,10 +60,31 @@ class Labelling:
         self.frames.close()
 
 
-def label_film(path, name, folder, slider, classes, rate, choices, stop):
+def find_films(folder, flag="video_path"):
+    """{path below the folder, with slashes: Path} of all videos in it, hidden ones passed over; UserError
+    where there is none."""
+    folder = Path(folder)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
+                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    if not found:
+        raise UserError(f"--{flag} {folder}: no video in this folder ({' '.join(EXTENSIONS)})")
+    return {p.relative_to(folder).as_posix(): p for p in found}
+
+
+def unique_names(paths):
+    """The names, without endings, of files below a folder; with folder and ending where two would be the
+    same."""
+    paths = [Path(path) for path in paths]
+    stems = [p.stem.lower() for p in paths]
+    return [p.stem if stems.count(p.stem.lower()) == 1 else "_".join(p.parts).replace(".", "_")
+            for p in paths]
+
+
+def label_film(path, name, folder, slider, classes, rate, choices, stop, truth=None):
     """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
 
-    stop: a ranks.Stop; a film that is stopped is labelled as far as it was seen.
+    stop: a ranks.Stop; a film that is stopped is labelled as far as it was seen. truth: [(start, end,
+    class)] of it, where that is known.
     """
     info, begin = probe(path), time.monotonic()
     if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
@@ -75,11 +98,11 @@ def label_film(path, name, folder, slider, classes, rate, choices, stop):
         except Lost as error:
             raise VideoError(str(error)) from None
         history = history.cut(known)
-        segments = outputs.summarise(new, name, history, classes, choices, rate)
+        segments = outputs.summarise(new, name, history, classes, choices, rate, truth)
     took = time.monotonic() - begin
     words = (f"{name}: {history.end:.1f} s, {slider.encoded} frames encoded, {known} windows, "
              f"{len(segments)} segments, in {took:.1f} s ({history.end / took:.1f} times real time)")
-    return Done(words, segments, history.end)
+    return Done(words, segments, history.end, history.times)
 
 
 def _draw(path, slider, history, rate, choices, stop, table, painter, bar, info):

@@ -18,11 +18,12 @@ from lrcn.base import files
 from lrcn.base.cli import printable
 from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
-from lrcn.video.writer import Writer
+from lrcn.video.writer import Writer, even_sides
+from lrcn.watching import truth as truths
 from lrcn.watching.segments import UNSURE, find_segments
 
 OUTPUTS = ("predictions.csv", "segments.csv", "segments.srt", "labelled.mp4", "labelled.gif",
-           "timeline.png")
+           "timeline.png", "truth.json", "wrong.csv")
 GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
 
 
@@ -69,10 +70,7 @@ class Painter:
 
     def draw(self, frame, shares, progress, times=1, seconds=None):
         """Label a frame and write it `times` times, or once at its time; returns the picture."""
-        # H.264 counts pixels in pairs: an odd side gets its last row or column twice.
-        high, wide = frame.shape[:2]
-        if high % 2 or wide % 2:
-            frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
+        frame = even_sides(frame)
         if self.args.video and self.writer is None:
             self.writer = Writer(self.film.film, self.fps, *frame.shape[1::-1], self.sound)
         if self.writer and frame.shape[1::-1] != self.writer.size:
@@ -113,7 +111,7 @@ def outputs(folder, classes, fps, choices, sound=None):
     What an earlier run left there and this one does not write stays. sound: a file whose sound the
     film gets.
     """
-    with files.replaced_folder(folder) as new:
+    with files.replaced_folder(folder, own=("truth.json", "wrong.csv")) as new:
         painter = Painter(new, classes, fps, choices, sound)
         try:
             with open(new / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
@@ -124,10 +122,11 @@ def outputs(folder, classes, fps, choices, sound=None):
             raise
 
 
-def summarise(folder, name, history, classes, choices, rate):
+def summarise(folder, name, history, classes, choices, rate, truth=None):
     """Write segments.csv, segments.srt and timeline.png; the segments [(start, end, label, probability)].
 
-    rate: the sampling.Rate at which the video was seen.
+    rate: the sampling.Rate at which the video was seen. truth: [(start, end, class)], where it is known:
+    it is drawn too, and truth.json and wrong.csv say what was right.
     """
     shares, film = history.smoothed(), FilmFolder(folder)
     found = find_segments(history.times, history.end, shares, choices.min_probability,
@@ -136,13 +135,22 @@ def summarise(folder, name, history, classes, choices, rate):
     files.write_csv(film.segments, ["start", "end", "label", "probability"],
                     [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
     files.write_text(film.subtitles, subtitles(segments))
-    names, seconds, lines = leading(classes, history.times, shares, segments)
+    if truth is not None:
+        verdict = truths.Verdict(classes)
+        verdict.add(truth, segments, history.times)
+        truth = verdict.known(truth)
+        files.write_json(film.truth, verdict.figures())
+        files.write_csv(film.wrong, ["start", "end", "truth", "said"],
+                        [(f"{a:.3f}", f"{b:.3f}", *words)
+                         for a, b, *words in truths.wrong_places(truth, segments, history.end)])
+    names, seconds, lines = leading(classes, history.times, shares, [*segments, *(
+        (*row[:3], 1.0) for row in truth or ())])
     colors = labels.class_colors(classes)[[classes.index(c) for c in names]]
     plots.probability_timeline(
         film.timeline, seconds, lines, names, segments, colors, n=len(history.windows),
         title=f"{style.short(name, 50)}: probability of the leading classes over time",
         note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
-             f"them as segments, unsure under {choices.min_probability:g}.")
+             f"them as segments, unsure under {choices.min_probability:g}.", truth=truth)
     return segments
 
 

@@ -447,10 +447,12 @@ def test_how_the_clips_were_sampled_is_taken_from_the_run(model, tmp_path):
     saved = json.loads((Path(model) / "settings.json").read_text())
     assert (saved["FPS"], saved["sampling_rate"]) == (25, 10)
     trained = utils.load_trained(model)
+    for name in utils.STEPS:    # of before they were kept, too
+        assert trained.settings.pop(name) == 0.4
     trained.settings["sampling_rate"] = 5
-    assert test_on_video.sampled_at(trained) == Rate(25, 5)
+    assert utils.watching_rate(trained) == Rate(25, 5)
     del trained.settings["sampling_rate"]      # as runs of before, whose clips are still there
-    assert test_on_video.sampled_at(trained) == Rate(25, 10)
+    assert utils.watching_rate(trained) == Rate(25, 10)
 
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():

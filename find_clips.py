@@ -1,0 +1,253 @@
+"""Candidate clips for a new data set, out of long films.
+
+    python find_clips.py --model_dir 20261121-110128 --video_path my_films --clips_per_class 2
+    python find_clips.py --from my_candidates/candidates.csv --video_path my_films --output_dir my_candidates
+
+A trained run slides over every film as in test_on_video.py. Of each class its best stretches become
+clips: as long as --clip_seconds, where the class's mean probability is highest, and never two of one
+moment (--max_overlap). Leaves in --output_dir (default: <model_dir>/find_clips)
+
+    <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy as it is
+                      stored, at once, from the key frame before; with --frames its sampled frames as
+                      pictures, <film>_<seconds>.jpg
+    candidates.csv    film,class,start,end,probability (seconds): delete the rows that are none, and give
+                      it as --from: what has no row any more is taken out
+    candidates.png    a picture of every candidate, to look them through
+    films.csv         film,bytes,modified,seconds,candidates,reason: what was done, and what cannot be read
+    settings.json     flags
+
+and prints that folder as the last line. It is a data set: preprocessing_data.py --row_data_dir takes it,
+and train.py takes the film for the group, so that two clips of one film are never on two sides.
+
+--from takes any table of stretches in the place of a model: film (or video),class,start,end, or
+Kinetics' label,youtube_id,time_start,time_end,split. The same command goes on where it was stopped.
+"""
+import sys
+from collections import Counter
+from pathlib import Path
+
+import utils
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.values import POSITIVE, Names, Number
+from lrcn.base.workers import Lost, ahead
+from lrcn.runs import RunFolder
+from lrcn.video.reader import VideoError, probe
+from lrcn.video.sampling import Rate
+from lrcn.watching.candidates import Stretch, check_class, of_films, propose, read_stretches
+from lrcn.watching.clipfolder import ClipFolder
+from lrcn.watching.films import find_films, unique_names
+from lrcn.watching.sliding import History, Slider, analyse
+
+# The flags that decide what is found: one folder, one value of each.
+FIXED = ("clips_per_class", "clip_seconds", "max_overlap", "min_probability", "every", "classes",
+         "sampling_rate")
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    utils.add_model_flags(parser, required=False)
+    films, choice, clips = (parser.group(title) for title in ("films", "what is taken", "what is written"))
+    films.add_argument("--video_path", required=True, metavar="X", help="a film, or a folder of films")
+    films.add_argument("--from", dest="table", metavar="CSV",
+                       help="cut these stretches, without a model: a candidates.csv or Kinetics' table")
+    films.add_argument("--every", type=POSITIVE, default=None, metavar="N",
+                       help="look at every Nth frame of a film (for runs of single frames; default: FPS / "
+                            "sampling_rate frames a second)")
+    utils.add_speed_flag(films)
+    films.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
+                       help="a film whose decoder takes longer for a step is given up")
+    choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
+                        help="candidates of a class in a film, at most")
+    choice.add_argument("--clip_seconds", type=Number(float, above=0, high=3600), default=5.0,
+                        help="length of a candidate")
+    choice.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
+                        help="lowest mean probability of a candidate")
+    choice.add_argument("--max_overlap", type=Number(float, low=0, below=1), default=0.0, metavar="SHARE",
+                        help="share of a candidate that may lie in a better one")
+    choice.add_argument("--classes", type=Names(), default=None, metavar="A,B,...",
+                        help="look for these classes alone")
+    clips.add_argument("--output_dir", metavar="DIR",
+                       help="where the clips go (default: <model_dir>/find_clips; with --from give one)")
+    clips.add_boolean("--copy", default=False,
+                      help="copy the pictures as they are stored, from the key frame before the start on")
+    clips.add_boolean("--frames", default=False,
+                      help="write the candidates' sampled frames as pictures, in the place of clips")
+    return parser
+
+
+# ---------------------------------------------------------------- what is given
+
+def films_of(text):
+    """{film: Path} of --video_path; a single one by its file's name."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return find_films(path)
+    path = cli.file("video_path", text, "give a film or a folder of films")
+    return {path.name: path}
+
+
+def wanted_classes(args, there, what):
+    """The numbers of --classes among the names `there`; None where all are wanted."""
+    for cls in args.classes or ():
+        if cls not in there:
+            raise UserError(f"--classes {','.join(args.classes)}: {what} does not know {cls}; there are "
+                            f"{', '.join(list(there)[:10])}{' ...' if len(there) > 10 else ''}")
+    return args.classes and {list(there).index(cls) for cls in args.classes}
+
+
+def table_of(args, films):
+    """({film: [Stretch]}, {name of a film: why it is not there}) of --from."""
+    rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
+    wanted_classes(args, dict.fromkeys(row.cls for row in rows), f"--from {args.table}")
+    rows = [row for row in rows if not args.classes or row.cls in args.classes]
+    by_film, absent = of_films(rows, films)
+    if not by_film:
+        raise UserError(f"--from {args.table}: none of its {len(absent)} films is in --video_path "
+                        f"{args.video_path}")
+    return {film: list(dict.fromkeys(found)) for film, found in by_film.items()}, absent
+
+
+class Finder:
+    """A trained run that looks for its classes."""
+
+    def __init__(self, args):
+        device = utils.choose_device(args.device)
+        self.trained, self.args = utils.load_trained(args.model_dir, args.model_name, device), args
+        for cls in self.trained.classes:
+            check_class(cls, f"--model_dir {args.model_dir}")
+        self.wanted = wanted_classes(args, self.trained.classes, f"--model_dir {args.model_dir}")
+        recipe = self.trained.recipe
+        if args.every and recipe.num_frames_video > 1:
+            raise UserError(f"--every {args.every}: the run reads clips of {recipe.num_frames_video} frames, "
+                            f"as far apart as in its training; --sampling_rate changes that")
+        self.usual = None if args.every else utils.watching_rate(self.trained, args.sampling_rate)
+        self.slider = Slider(self.trained, device, args.encoder_backend or recipe.encoder_backend,
+                             args.encoder_precision or recipe.encoder_precision)
+
+    def rate(self, fps):
+        return self.usual or Rate(fps, self.args.every)
+
+    def look(self, film, path):
+        """([Stretch] of a film, its seconds)."""
+        args, history = self.args, History(self.slider.length)
+        steps = analyse(path, self.slider, history, self.rate(probe(path).fps))
+        try:
+            for _ in ahead(steps, 2, args.time_limit):
+                pass
+        except Lost as error:
+            raise VideoError(str(error)) from None
+        shares = history.smoothed()
+        found = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
+                        args.clips_per_class, args.max_overlap, args.min_probability, self.wanted)
+        return [Stretch(film, self.trained.classes[cls], start, end, p)
+                for start, end, cls, p in found], history.end
+
+
+def plain_rate(args, fps):
+    """The Rate at which pictures are taken from a film where there is no model."""
+    if args.every:
+        return Rate(fps, args.every)
+    return Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)
+
+
+# ---------------------------------------------------------------- film after film
+
+def work_through(folder, films, names, finder, args):
+    """Look through every film, unless `finder` is None, and write its candidates; how many films failed."""
+    failed, written = 0, 0
+    with cli.progress(total=len(films), unit="film", desc="films", dynamic_ncols=True) as bar:
+        for film, path in films.items():
+            try:
+                if finder and not folder.knows(film, path):
+                    found, seconds = finder.look(film, path)
+                    folder.propose(film, names[film], path, found, seconds)
+                    kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in found).items())
+                    bar.clear()
+                    cli.say(f"{film}: {seconds:.1f} s, {len(found)} candidates"
+                            + (f" ({kinds})" if kinds else ""))
+                for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
+                    written += 1
+            except VideoError as error:
+                bar.clear()
+                cli.say(f"cannot read {film}: {error}", file=sys.stderr)
+                folder.failed(film, path, str(error))
+                failed += 1
+            bar.update()
+    return failed, written
+
+
+def find(folder, films, names, args, absent, finder):
+    """All of the work in an output folder that is held by this process; the exit status."""
+    failed, written = work_through(folder, films, names, finder, args)
+    folder.save()
+    named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
+    gone = folder.tidy(named, names.values())
+    folder.draw(named)
+    what = {"clips": "clips", "copies": "clips", "frames": "candidates' frames"}[folder.kind]
+    cli.say(f"{len(named)} candidates of {len({s.cls for s, _ in named})} classes in "
+            f"{len({s.film for s, _ in named})} of {len(films)} films; {written} {what} written"
+            + (f", {gone} files taken out that have no row" if gone else "")
+            + (f"; copies begin up to {folder.early:.2f} s early" if folder.early else ""))
+    if not named:
+        cli.say(f"no stretch of --clip_seconds {args.clip_seconds:g} has a mean probability of "
+                f"--min_probability {args.min_probability:g} or more", file=sys.stderr)
+    if failed or absent:
+        cli.say(f"{failed} of {len(films)} films could not be read"
+                + (f", {len(absent)} that the table names are not there, such as {next(iter(absent))}"
+                   if absent else "") + f"; {folder.out / 'films.csv'} lists them", file=sys.stderr)
+    cli.say(folder.out)
+    return 1 if failed else 0
+
+
+def open_folder(args):
+    """The ClipFolder of --output_dir, made where it is not there."""
+    if not args.output_dir and args.table:
+        raise UserError("--output_dir is missing: with --from, give the folder to write the clips to")
+    out = Path(args.output_dir).expanduser() if args.output_dir else \
+        RunFolder.of(utils.checkpoint_path(args.model_dir, args.model_name)).clips
+    films = Path(args.video_path).expanduser().resolve()
+    if films.is_dir() and (out.resolve() == films or out.resolve().is_relative_to(films)):
+        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir {out}: cannot write there ({error.strerror})") from None
+    return out
+
+
+def check_flags(args):
+    if not args.table and not args.model_dir:
+        raise UserError("--model_dir is missing: give a run folder, or a table of stretches with --from")
+    if args.table and args.model_dir:
+        raise UserError("--from: the table stands in the place of --model_dir; give one of them")
+    if args.copy and args.frames:
+        raise UserError("--copy: pictures are not copied; leave it or --frames out")
+    if args.every and args.sampling_rate:
+        raise UserError("--every: it stands in the place of --sampling_rate; give one of them")
+
+
+def main():
+    args = make_parser().parse_args()
+    check_flags(args)
+    films, absent, finder, table = films_of(args.video_path), {}, None, None
+    names = dict(zip(films, unique_names(films), strict=True))
+    if args.table:
+        by_film, absent = table_of(args, films)
+        films = {film: path for film, path in films.items() if film in by_film}
+        table = [stretch for film in films for stretch in by_film[film]]
+        choices, flags = {"from": str(Path(args.table).resolve())}, ("every", "sampling_rate")
+    else:
+        finder, flags = Finder(args), FIXED
+        choices = {"model": str(finder.trained.checkpoint.resolve())}
+    choices.update({name: getattr(args, name) for name in flags})
+    out = open_folder(args)
+    kind = "frames" if args.frames else "copies" if args.copy else "clips"
+    with files.lock(out, "output_dir", "another find_clips.py"):
+        folder = ClipFolder(out, kind, finder.rate if finder else lambda fps: plain_rate(args, fps))
+        folder.check(choices, table)
+        return find(folder, films, names, args, absent, finder)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,137 @@
+"""A stretch of a film as a film of its own, with its sound.
+
+    for done in cut("film.mp4", "clip.mp4", 12.4, 17.4): ...    # coded anew, exact to the frame
+    copy("film.mp4", "clip.mp4", 12.4, 17.4)                    # as it is stored, from a key frame on
+
+Seconds count from the film's first frame. A frame is in a stretch if its time is from the start until
+before the end.
+"""
+import contextlib
+import errno
+import itertools
+
+import av
+
+from lrcn.base import files
+from lrcn.video.reader import Video, VideoError, open_container
+from lrcn.video.writer import Sound, Writer, even_sides
+
+SLACK = 0.0006      # seconds: stretches are written down in milliseconds
+
+
+def frames_between(film, start, end):
+    """Yields (seconds, frame uint8 (H, W, 3)) of an open Video from `start` until before `end`."""
+    film.skip_to(start)
+    while film.grab() and film.time < end - SLACK:
+        if film.time >= start - SLACK:
+            yield film.time, film.frame()
+
+
+def cut(source, target, start, end):
+    """Write the stretch into `target`, an .mp4 of H.264 and AAC; yields the count of frames so far.
+
+    VideoError: no frame is there.
+    """
+    with contextlib.ExitStack() as stack:
+        film, out = stack.enter_context(Video(source)), None
+        for seconds, frame in frames_between(film, start, end):
+            frame = even_sides(frame)
+            if out is None:
+                first, size = seconds, frame.shape[1::-1]
+                out = stack.enter_context(Writer(target, film.info.fps, *size, source, (first, end)))
+            if frame.shape[1::-1] != size:
+                raise VideoError(f"the frame size changes at {seconds:.2f} s")
+            out.write(frame, seconds - first)
+            yield out.frames
+        if out is None:
+            raise VideoError(f"no frame from {start:.3f} to {end:.3f} s")
+
+
+def copy(source, target, start, end):
+    """Write the stretch as its pictures are stored, from the last key frame before it; (start, end) of
+    what is in the file, in seconds. The sound is that of the same time.
+
+    VideoError: pictures that an .mp4 cannot hold, or that are not stored with their times.
+    """
+    with Video(source) as film:
+        if film.is_avi and film.stream.codec_context.has_b_frames:
+            raise VideoError("its frames are stored without their times; leave --copy out")
+        number = film.stream.index
+    with open_container(source) as container, files.atomic(target) as temporary:
+        stream = container.streams[number]
+        try:
+            key = _go_to_key(container, stream, start)
+            with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as out:
+                span = _copy_packets(container, stream, out, source, key, end)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            span = None
+        except ValueError:
+            span = None
+        if span is None or not _whole(temporary):
+            raise VideoError(f"its pictures ({stream.codec_context.name}) cannot be copied into an .mp4; "
+                             f"leave --copy out")
+    return span
+
+
+def _shown(packet):
+    """When a packet's picture is shown, in ticks; None for one without a time, as the last, empty one."""
+    return packet.dts if packet.pts is None else packet.pts
+
+
+def _go_to_key(container, stream, start):
+    """Seek to, or before, the last key frame that is shown by `start`; its time in ticks."""
+    origin, key = stream.start_time or 0, None
+    wanted = origin + round((start + SLACK) / stream.time_base)
+    for back in (0, 10, start):     # some files' indexes lead behind what was asked for
+        place = max(origin, wanted - round(back / stream.time_base))
+        container.seek(place, stream=stream, backward=True)
+        for packet in container.demux(stream):
+            shown = _shown(packet)
+            if shown is None or packet.is_keyframe and shown > wanted:
+                break
+            if packet.is_keyframe:
+                key = shown
+        if key is not None:
+            container.seek(place, stream=stream, backward=True)
+            return key
+    raise ValueError("no key frame")
+
+
+def _from_key(packets, key):
+    """Packets from that of `key` on, each with the time of its decoding; a file may leave out the first."""
+    early = []
+    for packet in itertools.dropwhile(lambda packet: _shown(packet) != key, packets):
+        if _shown(packet) is None:      # the last one, which is empty
+            break
+        early.append(packet)
+        if packet.dts is not None:
+            for before, after in reversed(list(itertools.pairwise(early))):
+                before.dts = after.dts - max(1, before.duration or 1)
+            yield from early
+            early = []
+
+
+def _copy_packets(container, stream, out, source, key, end):
+    """Put the pictures' packets from that of `key` on and the sound into an open file; (start, end)."""
+    base, origin, last = stream.time_base, stream.start_time or 0, 0.0
+    begin, into = float((key - origin) * base), out.add_stream_from_template(stream)
+    sound = Sound(source, out, (begin, end))
+    for packet in _from_key(container.demux(stream), key):
+        if float((packet.dts - origin) * base) >= end - SLACK:
+            break
+        packet.pts, packet.dts = _shown(packet) - key, packet.dts - key
+        packet.stream = into
+        last = max(last, float((packet.pts + (packet.duration or 0)) * base))
+        sound.until(float(packet.dts * base))
+        out.mux(packet)
+    sound.finish(last)
+    return begin, begin + last
+
+
+def _whole(path):
+    """Can a frame of the file be decoded?"""
+    with contextlib.suppress(VideoError), Video(path) as film:
+        return film.grab()
+    return False

@@ -1,0 +1,167 @@
+"""Candidates: the stretches of a film that a run proposes as clips of its classes, and tables of stretches.
+
+    found = propose(times, end, shares, seconds=5, per_class=2)     # [(start, end, class, probability)]
+    rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
+    by_film, absent = of_films(rows, {"holiday.mp4": path})
+
+A stretch's name, <film>_<start>-<end>, tells its film: lrcn.clips.splits takes it for the group.
+"""
+import csv
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.clips.splits import KINETICS_COLUMNS
+
+COLUMNS = ("film", "class", "start", "end", "probability")
+LAST_SECOND = 1e6
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Part of a film, in seconds from its first frame. film: as its table names it; address: of the film
+    in Kinetics' tables; probability: None where nobody said one."""
+    film: str
+    cls: str
+    start: float
+    end: float
+    probability: float | None = None
+    address: str | None = None
+
+    def name(self, film):
+        """Of its file, without an ending. film: the name of the film's file."""
+        if self.address:
+            return f"{self.address}_{int(self.start):06d}_{int(self.end):06d}"
+        return f"{film}_{self.start:09.3f}-{self.end:09.3f}"
+
+    def frame_name(self, film, seconds):
+        """Of the picture of one of its frames."""
+        return f"{self.address or film}_{seconds:09.3f}"
+
+    def row(self):
+        share = "" if self.probability is None else f"{self.probability:.4f}"
+        return self.film, self.cls, f"{self.start:.3f}", f"{self.end:.3f}", share
+
+
+# ---------------------------------------------------------------- finding them
+
+def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
+    """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
+
+    times (F,), shares (F, C): the sampled frames and their probabilities; end: of the film. A stretch
+    lies around a sampled frame, or at the film's ends; its probability is the mean of its frames', its
+    class the most probable one. The best comes first, and what has more than the share `overlap` in
+    common with a chosen one is passed over: one moment fills one place. least: the lowest probability;
+    wanted: the numbers of the classes that are looked for (None: all).
+    """
+    times, length = np.asarray(times), min(seconds, end)
+    starts = np.clip(times - length / 2, 0, end - length)
+    first, last = np.searchsorted(times, starts - 1e-6), np.searchsorted(times, starts + length - 1e-6)
+    last = np.maximum(last, first + 1)
+    sums = np.concatenate([np.zeros((1, shares.shape[1])), np.cumsum(shares, 0, dtype=np.float64)])
+    means = (sums[last] - sums[first]) / (last - first)[:, None]
+    best = means.argmax(1)
+    value = means[np.arange(len(times)), best]
+    taken, count = [], defaultdict(int)
+    for f in np.argsort(-value, kind="stable"):
+        cls, start = int(best[f]), round(float(starts[f]), 3)
+        if value[f] < least:
+            break
+        if count[cls] >= per_class or (wanted is not None and cls not in wanted):
+            continue
+        common = [min(start + length, other[1]) - max(start, other[0]) for other in taken]
+        if all(c <= overlap * length + 1e-6 for c in common):
+            taken.append((start, round(start + length, 3), cls, float(value[f])))
+            count[cls] += 1
+    return sorted(taken)
+
+
+# ---------------------------------------------------------------- tables
+
+def read_stretches(path, flag):
+    """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns.
+
+    UserError: another table, or a row that is no stretch of a film.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            rows = csv.DictReader(f)
+            names = _columns(rows.fieldnames or (), path, flag)
+            return [_stretch(row, names, f"--{flag} {path} line {rows.line_num}") for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--{flag} {path}: cannot read this table ({error})") from None
+
+
+def _columns(there, path, flag):
+    """The table's names of (film, class, start, end)."""
+    if set(KINETICS_COLUMNS[:4]) <= set(there):
+        return ("youtube_id", "label", "time_start", "time_end")
+    film = "film" if "film" in there else "video"
+    names = (film, "class", "start", "end")
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise UserError(f"--{flag} {path} line 1: column {missing[0]} is missing; expected "
+                        f"{film},class,start,end or {','.join(KINETICS_COLUMNS)}")
+    return names
+
+
+def _stretch(row, names, where):
+    film, cls, *seconds = ((row[name] or "").strip() for name in names)
+    try:
+        start, end = (float(text) for text in seconds)
+    except ValueError:
+        raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are no seconds") from None
+    if not 0 <= start < end <= LAST_SECOND:
+        raise UserError(f"{where}: from {start:g} to {end:g} s is no stretch of a film")
+    if not film:
+        raise UserError(f"{where}: no film is named")
+    check_class(cls, where)
+    if names[0] == "youtube_id":
+        check_class(film, where)
+    try:
+        probability = float(row.get("probability") or "nan")
+    except ValueError:
+        probability = np.nan
+    return Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
+                   film if names[0] == "youtube_id" else None)
+
+
+def check_class(cls, where):
+    """A UserError for a name that cannot be that of a folder: it comes out of a file."""
+    if not cls or cls.startswith(".") or re.search(r"[/\\\0]", cls) or len(cls) > 200:
+        raise UserError(f"{where}: {cls[:60]!r} cannot be the name of a folder or a file")
+
+
+def write_stretches(path, stretches):
+    files.write_csv(path, COLUMNS, [stretch.row() for stretch in stretches])
+
+
+def of_films(stretches, films):
+    """({film: [Stretch]}, names of films that are not there). films: names below the folder, with slashes.
+
+    A table names a film by its path, its file's name, or that without its ending; Kinetics' by the
+    address that the file is called by, or that stands at the end of its name. A Stretch's film is the
+    path then.
+    """
+    known = defaultdict(list)
+    for film in films:
+        path = PurePosixPath(film)
+        for name in {film, path.name, path.stem}:
+            known[name].append(film)
+        match = re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem)
+        if match:
+            known[match[1]].append(film)
+    found, absent = defaultdict(list), {}
+    for stretch in stretches:
+        named = [stretch.film] if stretch.film in films else dict.fromkeys(known.get(stretch.film, ()))
+        if len(named) == 1:
+            [film] = named
+            found[film].append(replace(stretch, film=film))
+        else:
+            absent[stretch.film] = f"{len(named)} films have this name" if named else "not there"
+    return dict(found), absent

@@ -1,0 +1,218 @@
+"""The folder that find_clips.py fills: a data set of stretches of films, film after film.
+
+    folder = ClipFolder(out, "clips", rate)
+    folder.check({"clip_seconds": 5.0})             # or refuse a folder that was made otherwise
+    if not folder.knows(film, path):
+        folder.propose(film, path, stretches, seconds)
+    folder.write(film, name, path, time_limit)      # what is not there yet
+    folder.tidy(films); folder.draw()
+
+What is on the disk is whole: the tables are replaced after every film, a clip or picture appears under
+its name when it is done, and the same command goes on from there.
+"""
+import functools
+import re
+from collections import Counter
+from pathlib import Path
+
+import cv2
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.base.workers import Lost, ahead
+from lrcn.clips.splits import FILM_NAME, KINETICS_NAME
+from lrcn.drawing.sheets import contact_sheet
+from lrcn.video.cut import SLACK, copy, cut, frames_between
+from lrcn.video.reader import Video, VideoError, probe, read_frames
+from lrcn.video.sampling import Beat
+from lrcn.watching.candidates import read_stretches, write_stretches
+
+FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
+ON_A_SHEET = 200    # candidates
+
+
+class ClipFolder:
+    """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate(fps): the
+    sampling.Rate at which pictures are taken from a film of so many frames a second."""
+
+    def __init__(self, out, kind, rate):
+        self.out, self.kind, self.rate = Path(out), kind, rate
+        self.settings, self.table = self.out / "settings.json", self.out / "candidates.csv"
+        self.stretches, self.films, self.early = [], {}, 0.0
+
+    # ------------------------------------------------------------ what was done
+
+    def check(self, choices, table=None):
+        """Take up a folder that was made with these choices, or begin one; UserError for another folder.
+
+        table: [Stretch] that are wanted, in the place of what was found before.
+        """
+        choices = {"output": self.kind, **choices}
+        before = files.read_json(self.settings) if self.settings.is_file() else {}
+        if "output" in before:
+            compared = choices if table is None else {"output": self.kind}
+            for name, value in compared.items():
+                if before.get(name) != value:
+                    raise UserError(f"--output_dir {self.out}: it was made with {name} {before.get(name)}, "
+                                    f"not {value}; choose another folder or the same flags")
+        elif any(not entry.name.startswith(".") for entry in self.out.iterdir()):
+            raise UserError(f"--output_dir {self.out}: this folder holds other files; choose a new or an "
+                            f"empty one")
+        else:
+            files.write_json(self.settings, choices)
+        for folder in [self.out, *(p for p in self.out.iterdir() if p.is_dir())]:
+            files.remove_leftovers(folder)
+        path = self.out / "films.csv"
+        self.films = {row["film"]: [row[name] for name in FILMS] for row in files.read_csv(path, FILMS)} \
+            if path.is_file() else {}
+        if table is not None:
+            self.stretches = list(table)
+        elif self.table.is_file():
+            self.stretches = read_stretches(self.table, "output_dir")
+
+    def knows(self, film, path):
+        """Was this film looked through, as it is now?"""
+        row = self.films.get(film)
+        return row is not None and not row[5] and row[1:3] == _stamp(path)
+
+    def of(self, film):
+        return [stretch for stretch in self.stretches if stretch.film == film]
+
+    def propose(self, film, name, path, stretches, seconds):
+        """Keep what was found in a film, in the place of what was found in it before."""
+        for stretch in self.of(film) if film in self.films else ():
+            for old in self._there(stretch, name):      # another film lay there
+                old.unlink()
+        self.stretches = [s for s in self.stretches if s.film != film] + list(stretches)
+        self._note(film, path, f"{seconds:.3f}", len(stretches), "")
+
+    def failed(self, film, path, reason):
+        self._note(film, path, "", "", reason)
+
+    def _note(self, film, path, *rest):
+        self.films[film] = [film, *_stamp(path), *rest]
+        self.save()
+
+    def save(self):
+        """Write the tables: a film whose row is there has its candidates there."""
+        write_stretches(self.table, self.stretches)
+        files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
+
+    # ------------------------------------------------------------ clips and pictures
+
+    def write(self, stretches, name, path, time_limit):
+        """Write the stretches of one film that are not there yet; yields each that was written.
+
+        name: of the film in the clips' names. VideoError: the film cannot be read there.
+        """
+        for stretch in stretches:
+            if self._complete(stretch, name):
+                continue
+            (self.out / stretch.cls).mkdir(exist_ok=True)
+            work = {"frames": self._frames, "copies": self._copy, "clips": self._cut}[self.kind]
+            try:
+                for _ in ahead(work(stretch, name, path), 4, time_limit):
+                    pass
+            except Lost as error:
+                raise VideoError(str(error)) from None
+            yield stretch
+
+    def _clip(self, stretch, name):
+        return self.out / stretch.cls / f"{stretch.name(name)}.mp4"
+
+    def _cut(self, stretch, name, path):
+        yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end)
+
+    def _copy(self, stretch, name, path):
+        start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
+        self.early = max(self.early, stretch.start - start)
+        yield start
+
+    def _frames(self, stretch, name, path):
+        """The sampled frames of a stretch as JPEG pictures."""
+        count = 0
+        with Video(path) as film:
+            fps = film.info.fps
+            beat = Beat(fps, self.rate(fps).spacing(fps))
+            for seconds, frame in frames_between(film, stretch.start, stretch.end):
+                if beat.keep(seconds):
+                    target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
+                    with files.atomic(target) as temporary:
+                        cv2.imwrite(str(temporary), frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+                    count += 1
+                yield count
+        if not count:
+            raise VideoError(f"no frame from {stretch.start:.3f} to {stretch.end:.3f} s")
+
+    def _there(self, stretch, name):
+        """The files of a stretch, in order of time."""
+        if self.kind != "frames":
+            clip = self._clip(stretch, name)
+            return [clip] if clip.is_file() else []
+        title = re.escape(stretch.frame_name(name, 0)[:-len("00000.000")])
+        found = [(float(match[1]), path) for path in (self.out / stretch.cls).glob("*.jpg")
+                 if (match := re.fullmatch(rf"{title}(\d+\.\d+)", path.stem))]
+        return [path for seconds, path in sorted(found)
+                if stretch.start - SLACK <= seconds < stretch.end - SLACK]
+
+    def _complete(self, stretch, name):
+        """Pictures are written in order of time: where the last is, all are."""
+        there = self._there(stretch, name)
+        if self.kind != "frames" or not there:
+            return bool(there)
+        last = float(there[-1].stem.rsplit("_", 1)[1])
+        return last >= stretch.end - 2 * self.rate(25).step - SLACK
+
+    def tidy(self, named, names):
+        """Take out the clips and pictures of the films `names` whose row is gone; how many.
+
+        named: [(Stretch, film's name)] of what is kept.
+        """
+        kept = {path for stretch, name in named for path in self._there(stretch, name)}
+        names = {*names, *(stretch.address for stretch, _ in named)}
+        gone = [path for path in self.out.glob("*/*") if path.suffix in (".mp4", ".jpg") and path not in kept
+                and (match := FILM_NAME.fullmatch(path.stem) or KINETICS_NAME.fullmatch(path.stem))
+                and match[1] in names]
+        for path in gone:
+            path.unlink()
+        for folder in {path.parent for path in gone}:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        return len(gone)
+
+    # ------------------------------------------------------------ to be looked through
+
+    def draw(self, named):
+        """candidates.png, and more of them where there are many: a picture of every stretch, by class."""
+        for old in self.out.glob("candidates*.png"):
+            old.unlink()
+        rows = sorted(((s.cls, s.film, s.start), s, name) for s, name in named)
+        counts = Counter(s.cls for _, s, _ in rows)
+        for page, first in enumerate(range(0, len(rows), ON_A_SHEET)):
+            tiles = [self._tile(stretch, name) for _, stretch, name in rows[first:first + ON_A_SHEET]]
+            title = f"{len(rows)} candidates: " + ", ".join(f"{n} {cls}" for cls, n in sorted(counts.items()))
+            contact_sheet(self.out / f"candidates{f'_{page + 1}' if page else ''}.png", title, tiles)
+
+    def _tile(self, stretch, name):
+        there, frame, mark = self._there(stretch, name), None, ""
+        try:
+            if not there:
+                mark = "not cut"
+            elif self.kind == "frames":
+                frame = cv2.imread(str(there[len(there) // 2]))[:, :, ::-1]
+            else:
+                frame = read_frames(there[0], [probe(there[0]).frames // 2])[0]
+        except VideoError:
+            mark = "cannot be read"
+        share = "" if stretch.probability is None else f" {stretch.probability:.2f}"
+        return frame, f"{stretch.cls}{share}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s", mark
+
+
+@functools.lru_cache(maxsize=4096)
+def _stamp(path):
+    """[bytes, time of change (ns)] of a file, as text."""
+    try:
+        known = Path(path).stat()
+    except OSError:
+        return ["", ""]
+    return [str(known.st_size), str(known.st_mtime_ns)]

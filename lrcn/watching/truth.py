@@ -1,0 +1,155 @@
+"""What a film really shows, from when to when, against what was said of it.
+
+    verdict = Verdict(classes)
+    verdict.add("holiday", truth, segments, times)      # film after film
+    verdict.figures()                                   # the shares of truth.json
+    wrong_places(truth, segments, end)                  # [(start, end, truth, said)]
+
+truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE where nothing
+is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation of temporal
+detection): the mean over a class's true stretches of the precision at each that is found, in order of
+probability. A true stretch takes the free segment that it shares most with (intersection over union).
+"""
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lrcn.watching.segments import UNSURE
+
+OVERLAPS = (0.3, 0.5, 0.7)
+HALF = 0.5
+AMBIGUOUS = "Ambiguous"     # THUMOS'14's class of stretches that count neither as right nor as wrong
+NOTHING = "none"            # in wrong.csv: no class is there, in truth
+
+
+def overlap(one, other):
+    """Intersection over union of two stretches (start, end, ...)."""
+    common = min(one[1], other[1]) - max(one[0], other[0])
+    return max(0.0, common) / (max(one[1], other[1]) - min(one[0], other[0]))
+
+
+def matched(truth, segments, least):
+    """Numbers of the segments of one class that find a true stretch of it, one each, in one film."""
+    free = dict.fromkeys(range(len(segments)))
+    for stretch in sorted(truth):
+        best = max(free, key=lambda i: overlap(stretch, segments[i]), default=None)
+        if best is not None and overlap(stretch, segments[best]) >= least:
+            del free[best]
+    return set(range(len(segments))) - free.keys()
+
+
+def average_precision(found, true):
+    """found: [(probability, right)] of a class's segments in all films; true: how many are to be found."""
+    order = sorted(found, key=lambda item: -item[0])
+    right = np.array([item[1] for item in order], bool)
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return float(precision[right].sum() / true)
+
+
+@dataclass
+class Verdict:
+    """The figures of one film or of many. classes: those that the network knows; a true stretch of another
+    one is nothing to it, and "unsure" is right there."""
+    classes: list
+    films: list = field(default_factory=list)       # [({class: truth}, {class: segments}, ambiguous)]
+    frames: Counter = field(default_factory=Counter)
+    unknown: Counter = field(default_factory=Counter)
+
+    def known(self, truth):
+        """The true stretches of classes that the network knows."""
+        return [row for row in truth if row[2] in self.classes]
+
+    def add(self, truth, segments, times):
+        """Take in a film. times: seconds of its sampled frames."""
+        known = self.known(truth)
+        unclear = [row for row in truth if row[2] == AMBIGUOUS]
+        self.unknown.update(row[2] for row in truth if row not in known and row not in unclear)
+        said = [row for row in segments if row[2] != UNSURE]
+        self.films.append(({c: [r for r in known if r[2] == c] for c in {r[2] for r in known}},
+                           {c: [r for r in said if r[2] == c] for c in {r[2] for r in said}}, unclear))
+        for seconds in times:
+            true, label = labels_at(known, seconds), labels_at(segments, seconds)
+            if true:
+                self.frames["inside", bool(true & label)] += 1
+            elif not labels_at(unclear, seconds):
+                self.frames["outside", label <= {UNSURE}] += 1
+
+    def _found(self, cls, least):
+        """([(probability, right)] of a class's segments, how many true stretches it has)."""
+        rows, true = [], 0
+        for truth, segments, unclear in self.films:
+            mine = segments.get(cls, [])
+            right = matched(truth.get(cls, []), mine, least)
+            true += len(truth.get(cls, []))
+            rows += [(segment[3], i in right) for i, segment in enumerate(mine)
+                     if i in right or not any(overlap(segment, other) > 0 for other in unclear)]
+        return rows, true
+
+    def figures(self):
+        """What truth.json holds; a share of nothing is None."""
+        classes = sorted({c for truth, *_ in self.films for c in truth})
+        rows = {c: self._found(c, HALF)
+                for c in sorted({c for _, said, _ in self.films for c in said} | {*classes})}
+        true, claimed = sum(n for _, n in rows.values()), sum(len(found) for found, _ in rows.values())
+        right = sum(ok for found, _ in rows.values() for _, ok in found)
+        inside, outside = (self.frames[where, True] + self.frames[where, False]
+                           for where in ("inside", "outside"))
+        precision = {c: {f"{least:g}": average_precision(*self._found(c, least)) for least in OVERLAPS}
+                     for c in classes}
+        means = {f"{least:g}": share(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
+                 for least in OVERLAPS}
+        return {"films": len(self.films), "frames": inside,
+                "frames_right": share(self.frames["inside", True], inside), "frames_of_no_class": outside,
+                "frames_of_no_class_unsure": share(self.frames["outside", True], outside),
+                "true_segments": true, "true_segments_found": share(right, true), "segments": claimed,
+                "segments_right": share(right, claimed),
+                "mean_average_precision": means,
+                "average_precision": precision, "classes_that_the_network_does_not_know": dict(self.unknown)}
+
+
+def share(part, whole):
+    return part / whole if whole else None
+
+
+def labels_at(rows, seconds):
+    """{labels} of the rows (start, end, label, ...) that contain a moment."""
+    return {row[2] for row in rows if row[0] <= seconds < row[1]}
+
+
+def wrong_places(truth, segments, end, least=0.02):
+    """[(start, end, truth, said)], in order of time, where what was said is not the truth.
+
+    Where several classes are there, any of them is right, and the wrong place names all; shorter ones
+    than `least` seconds are none.
+    """
+    edges = sorted({0.0, end, *(min(max(0.0, t), end) for row in [*truth, *segments] for t in row[:2])})
+    places = []
+    for start, stop in zip(edges, edges[1:], strict=False):
+        middle = (start + stop) / 2
+        true, said = labels_at(truth, middle), labels_at(segments, middle) or {UNSURE}
+        if said & true or AMBIGUOUS in true or (not true and said == {UNSURE}):
+            continue
+        row = ["+".join(sorted(true)) or NOTHING, "+".join(sorted(said))]
+        if places and places[-1][1] == start and list(places[-1][2:]) == row:
+            places[-1] = (places[-1][0], stop, *row)
+        else:
+            places.append((start, stop, *row))
+    return [place for place in places if place[1] - place[0] >= least]
+
+
+def sentence(figures):
+    """The figures in a line."""
+    def percent(name):
+        return "none" if figures[name] is None else f"{100 * figures[name]:.1f}%"
+
+    means = figures["mean_average_precision"]
+    words = (f"truth: {percent('frames_right')} of {figures['frames']} frames right, "
+             f"{percent('true_segments_found')} of {figures['true_segments']} true segments found and "
+             f"{percent('segments_right')} of {figures['segments']} right (overlap of at least half)")
+    if figures["true_segments"]:
+        words += ", mean average precision " + ", ".join(f"{m:.3f} at {at}" for at, m in means.items())
+    if figures["frames_of_no_class"]:
+        words += (f"; {percent('frames_of_no_class_unsure')} of {figures['frames_of_no_class']} frames of no "
+                  f"class unsure")
+    return words
