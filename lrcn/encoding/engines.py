@@ -7,11 +7,9 @@
 OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of the first real
 frames is compared with PyTorch in float32 before anything of theirs is used.
 """
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from torch import nn
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.encoding import surgery
+from lrcn.encoding import onnx, surgery
 
 BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "float32", "bfloat16")
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
@@ -174,17 +172,9 @@ def _example(encoder):
     return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Without the warnings of tracing, which are for authors of networks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _openvino(encoder, precision):
     import openvino
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), onnx.without_words():
         model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
     compiled = {}
 
@@ -207,20 +197,8 @@ def _openvino(encoder, precision):
 
 
 def _onnxruntime(encoder, precision):
-    import io
-
-    import onnxruntime
-    file = io.BytesIO()
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(_ChannelsLast(encoder), (_example(encoder),), file, input_names=["frames"],
-                          dynamic_axes={"frames": {0: "n"}}, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-
-    def run(frames):
-        return torch.from_numpy(session.run(None, {"frames": np.ascontiguousarray(frames.numpy())})[0])
-    return run
+    run = onnx.runner(onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames"), torch.get_num_threads())
+    return lambda frames: torch.from_numpy(run(frames.numpy()))
 
 
 RUNNERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}
