@@ -4,6 +4,7 @@
     python test_on_video.py --model_dir 20261121-110128 --video_path my_videos --no-video
     python test_on_video.py --model_dir 20261121-110128 --video_path 0            (camera 0)
     python test_on_video.py --model_dir 20261121-110128 --video_path rtsp://host/stream
+    python test_on_video.py --model 20261121-110128/export/model.onnx --video_path holiday.mp4
 
 The video is sampled in time as the training clips were, a window slides over it by one sampled
 frame, and every frame is encoded once. Leaves <model_dir>/test_on_video/<name>/ with
@@ -41,6 +42,7 @@ from lrcn.runs import RunFolder
 from lrcn.video.reader import EXTENSIONS, VideoError
 from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
+from lrcn.watching.exported import Exported
 from lrcn.watching.films import label_film
 from lrcn.watching.recording import label_live
 from lrcn.watching.sliding import Slider
@@ -48,7 +50,9 @@ from lrcn.watching.sliding import Slider
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    utils.add_model_flags(parser)
+    utils.add_model_flags(parser, required=False)
+    parser.group("network").add_argument("--model", metavar="FILE.onnx", help="in the place of --model_dir: "
+                                         "the model.onnx of export.py, which runs on onnxruntime")
     add, switch = parser.add_argument, parser.add_boolean
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
@@ -112,14 +116,28 @@ def sampled_at(trained):
     return Rate.of(saved)
 
 
+def make_slider(args):
+    """(Slider, class names, Rate, run folder) of --model_dir or of --model."""
+    if bool(args.model_dir) == bool(args.model):
+        raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
+    if args.model:
+        there = Exported(args.model)
+        return Slider(there.network()), there.classes, there.rate, RunFolder(there.folder)
+    device = utils.choose_device(args.device)
+    trained = utils.load_trained(args.model_dir, args.model_name, device)
+    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
+                    args.encoder_precision or trained.recipe.encoder_precision)
+    return slider, trained.classes, sampled_at(trained), RunFolder(trained.folder)
+
+
 # ---------------------------------------------------------------- files
 
-def label_files(sources, root, slider, trained, args, stop):
+def label_files(sources, root, slider, classes, rate, args, stop):
     """Label file after file; how many failed. A bad one is said and the rest go on."""
-    done, failed, rate = [], 0, sampled_at(trained)
+    done, failed = [], 0
     for path, name in sources:
         try:
-            film = label_film(path, name, root / name, slider, trained.classes, rate, args, stop)
+            film = label_film(path, name, root / name, slider, classes, rate, args, stop)
         except VideoError as error:
             if len(sources) == 1:
                 raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
@@ -143,19 +161,15 @@ def label_files(sources, root, slider, trained, args, stop):
 def main():
     args = make_parser().parse_args()
     sources = find_sources(args.video_path)
-    device = utils.choose_device(args.device)
-    trained = utils.load_trained(args.model_dir, args.model_name, device)
-    root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).films
-    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
-                    args.encoder_precision or trained.recipe.encoder_precision)
+    slider, classes, rate, run = make_slider(args)
+    root = Path(args.output_dir).expanduser() if args.output_dir else run.films
     failed = 0
     with Stop() as stop:
         if isinstance(sources[0][0], str):
             source, name = sources[0]
-            rate = sampled_at(trained)
-            cli.say(label_live(source, name, root / name, slider, trained.classes, rate, args, stop))
+            cli.say(label_live(source, name, root / name, slider, classes, rate, args, stop))
         else:
-            failed = label_files(sources, root, slider, trained, args, stop)
+            failed = label_files(sources, root, slider, classes, rate, args, stop)
     cli.say(root / sources[0][1] if len(sources) == 1 else root)
     return 1 if failed else 0
 

@@ -112,11 +112,11 @@ def say_disagreement(args, trained):
 
 # ---------------------------------------------------------------- flags
 
-def add_model_flags(parser, several=False, batch_size="accepted for old command lines; the result and the "
-                                                      "speed do not depend on it"):
+def add_model_flags(parser, several=False, required=True,
+                    batch_size="accepted for old command lines; result and speed do not depend on it"):
     """The flags that every script with a trained model shares. batch_size: what that flag is for."""
     network, machine = parser.group("network"), parser.group("machine")
-    network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=True,
+    network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=required,
                          metavar="RUN", nargs="+" if several else None,
                          help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
     network.add_argument("--model_name", default=None, metavar="FILE",

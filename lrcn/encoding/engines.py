@@ -10,6 +10,7 @@ frames is compared with PyTorch in float32 before anything of theirs is used.
 import functools
 import importlib.metadata
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,12 +135,18 @@ def attempt(encoder, device, engine, frames, compile=False):
     return (None, None, fault) if fault else (ready, values, None)
 
 
+def clouds(transform, number):
+    """Coloured clouds, smooth as photographs are, as an encoder takes them: uint8 (number, [M,] S, S, C)."""
+    *modalities, side, _, channels = transform.shape
+    coarse = torch.rand(number * math.prod(modalities), channels, 8, 8,
+                        generator=torch.Generator().manual_seed(0)) * 255
+    fine = nn.functional.interpolate(coarse, size=[side] * 2, mode="bicubic")
+    return fine.clamp(0, 255).byte().movedim(1, -1).reshape(number, *transform.shape)
+
+
 def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
-    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, encoder.transform.channels, 8, 8,
-                        generator=torch.Generator().manual_seed(0)) * 255
-    clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
-    frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
+    frames = clouds(encoder.transform, BLOCK["cpu"])
     for engine in candidates(backend, precision, device):
         ready, _, fault = attempt(encoder, device, engine, frames, compile)
         if ready:
@@ -197,7 +204,8 @@ def _openvino(encoder, precision):
 
 
 def _onnxruntime(encoder, precision):
-    run = onnx.runner(onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames"), torch.get_num_threads())
+    file = onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames")
+    run = onnx.runner(file, torch.get_num_threads())
     return lambda frames: torch.from_numpy(run(frames.numpy()))
 
 

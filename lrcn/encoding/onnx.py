@@ -50,7 +50,8 @@ def exported(module, example, name, output):
     """
     with torch.no_grad(), without_words():
         program = torch.onnx.export(module, (example,), input_names=[name], output_names=[output],
-                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False)
+                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
+                                    verbose=False)
     graph = program.model_proto
     for node in graph.graph.node:
         node.ClearField("metadata_props")
