@@ -137,6 +137,18 @@ def test_a_film_gets_the_same_tables_from_the_file_as_from_the_run(files, film, 
         assert float(mine["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-3)
 
 
+def test_the_documents_program_says_the_same_of_the_first_window(files, film, tmp_path):
+    [program] = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    for said, here in (("model.onnx", files / "export" / "model.onnx"), ("holiday.mp4", film)):
+        program = program.replace(f'"{said}"', repr(str(here)))
+    (tmp_path / "program.py").write_text(program)
+    label(film, tmp_path, "--model", files / "export" / "model.onnx")
+    first = table(tmp_path / "film" / "predictions.csv")[0]
+    name, probability = run(tmp_path / "program.py").out.split()
+    assert name == first["label_1"]
+    assert float(probability) == pytest.approx(float(first["probability_1"]), abs=0.01)
+
+
 def test_the_whole_network_alone_does_it_too(model, files, film, tmp_path):
     result = label(film, tmp_path / "alone", "--model", model)
     assert "every window is computed whole" in result.out
