@@ -4,6 +4,7 @@
     python test_on_video.py --model_dir 20261121-110128 --video_path my_videos --no-video
     python test_on_video.py --model_dir 20261121-110128 --video_path 0            (camera 0)
     python test_on_video.py --model_dir 20261121-110128 --video_path rtsp://host/stream
+    python test_on_video.py --model 20261121-110128/export/model.onnx --video_path holiday.mp4
 
 The video is sampled in time as the training clips were, a window slides over it by one sampled
 frame, and every frame is encoded once. Leaves <model_dir>/test_on_video/<name>/ with
@@ -45,8 +46,10 @@ from lrcn.base.ranks import Stop
 from lrcn.base.values import Number
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
+from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
 from lrcn.watching.candidates import of_films, read_stretches
+from lrcn.watching.exported import Exported
 from lrcn.watching.films import find_films, label_film, unique_names
 from lrcn.watching.recording import label_live
 from lrcn.watching.sliding import Slider
@@ -55,7 +58,9 @@ from lrcn.watching.truth import Verdict, sentence
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    utils.add_model_flags(parser)
+    utils.add_model_flags(parser, required=False)
+    parser.group("network").add_argument("--model", metavar="FILE.onnx", help="in the place of --model_dir: "
+                                         "the model.onnx of export.py, which runs on onnxruntime")
     add, switch = parser.add_argument, parser.add_boolean
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
@@ -115,16 +120,31 @@ def read_truth(path, sources, text):
     return {files_of[name]: sorted((s.start, s.end, s.cls) for s in rows) for name, rows in found.items()}
 
 
+def make_slider(args):
+    """(Slider, class names, Rate, run folder) of --model_dir or of --model."""
+    if bool(args.model_dir) == bool(args.model):
+        raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
+    if args.model:
+        there = Exported(args.model)
+        rate = Rate(there.rate.FPS, args.sampling_rate or there.rate.sampling_rate)
+        return Slider(there.network()), there.classes, rate, RunFolder(there.folder)
+    device = utils.choose_device(args.device)
+    trained = utils.load_trained(args.model_dir, args.model_name, device)
+    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
+                    args.encoder_precision or trained.recipe.encoder_precision)
+    rate = utils.watching_rate(trained, args.sampling_rate)
+    return slider, trained.classes, rate, RunFolder(trained.folder)
+
+
 # ---------------------------------------------------------------- files
 
-def label_files(sources, root, slider, trained, args, stop):
+def label_files(sources, root, slider, classes, rate, args, stop):
     """Label file after file; how many failed. A bad one is said and the rest go on."""
     truth = read_truth(args.truth, sources, args.video_path) if args.truth else {}
-    done, failed, rate = [], 0, utils.watching_rate(trained, args.sampling_rate)
+    done, failed = [], 0
     for path, name in sources:
         try:
-            film = label_film(path, name, root / name, slider, trained.classes, rate, args, stop,
-                              truth.get(path))
+            film = label_film(path, name, root / name, slider, classes, rate, args, stop, truth.get(path))
         except VideoError as error:
             if len(sources) == 1:
                 raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
@@ -140,7 +160,7 @@ def label_files(sources, root, slider, trained, args, stop):
             raise kind(f"the first {film.seconds:.1f} s of {name} are in {root / name}")
     if len(sources) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
-    judge(done, truth, trained.classes, root if len(sources) > 1 else None)
+    judge(done, truth, classes, root if len(sources) > 1 else None)
     if failed:
         cli.say(f"{failed} of {len(sources)} videos could not be read", file=sys.stderr)
     return failed
@@ -168,19 +188,15 @@ def main():
     sources = find_sources(args.video_path)
     if args.truth and isinstance(sources[0][0], str):
         raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
-    device = utils.choose_device(args.device)
-    trained = utils.load_trained(args.model_dir, args.model_name, device)
-    root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).films
-    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
-                    args.encoder_precision or trained.recipe.encoder_precision)
+    slider, classes, rate, run = make_slider(args)
+    root = Path(args.output_dir).expanduser() if args.output_dir else run.films
     failed = 0
     with Stop() as stop:
         if isinstance(sources[0][0], str):
             source, name = sources[0]
-            rate = utils.watching_rate(trained, args.sampling_rate)
-            cli.say(label_live(source, name, root / name, slider, trained.classes, rate, args, stop))
+            cli.say(label_live(source, name, root / name, slider, classes, rate, args, stop))
         else:
-            failed = label_files(sources, root, slider, trained, args, stop)
+            failed = label_files(sources, root, slider, classes, rate, args, stop)
     cli.say(root / sources[0][1] if len(sources) == 1 else root)
     return 1 if failed else 0
 

@@ -55,6 +55,14 @@ class FilmFolder(_Folder):
     truth, wrong = _named("truth.json"), _named("wrong.csv")
 
 
+class ExportFolder(_Folder):
+    """What export.py leaves."""
+
+    def part(self, name, format):
+        """The file of the whole model, the encoder or the head, of the format onnx or torch."""
+        return self.path / f"{name}.{({'onnx': 'onnx', 'torch': 'pt2'})[format]}"
+
+
 class RunFolder(_Folder):
     """What train.py leaves, with the places of what other scripts add."""
     settings, splits, metrics = _named("settings.json"), _named("splits.csv"), _named("metrics.csv")
@@ -63,6 +71,7 @@ class RunFolder(_Folder):
     study = property(lambda run: StudyFolder(run.path / "test_continues_movie"))
     test = property(lambda run: TestFolder(run.path / "test"))
     films, clips = _named("test_on_video"), _named("find_clips")
+    export = property(lambda run: ExportFolder(run.path / "export"))
 
     def film(self, name):
         return FilmFolder(self.films / name)
@@ -72,10 +81,10 @@ class RunFolder(_Folder):
         return self.checkpoints / f"{name}{ENDING}"
 
     @classmethod
-    def of(cls, checkpoint):
-        """The run folder that a checkpoint file lies in, also where it was copied out of its own."""
-        folder = Path(checkpoint).parent
-        return cls(folder.parent if folder.name == cls.checkpoints.fget(cls("")).name else folder)
+    def of(cls, file):
+        """The run folder that a checkpoint or exported file lies in, also where it was copied out of it."""
+        folder, own = Path(file).parent, cls("")
+        return cls(folder.parent if folder.name in (own.checkpoints.name, own.export.path.name) else folder)
 
 
 class TuningFolder(_Folder):

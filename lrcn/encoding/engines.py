@@ -7,11 +7,10 @@
 OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of the first real
 frames is compared with PyTorch in float32 before anything of theirs is used.
 """
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-import warnings
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.encoding import surgery
+from lrcn.encoding import onnx, surgery
 
 BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "float32", "bfloat16")
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
@@ -136,12 +135,18 @@ def attempt(encoder, device, engine, frames, compile=False):
     return (None, None, fault) if fault else (ready, values, None)
 
 
+def clouds(transform, number):
+    """Coloured clouds, smooth as photographs are, as an encoder takes them: uint8 (number, [M,] S, S, C)."""
+    *modalities, side, _, channels = transform.shape
+    coarse = torch.rand(number * math.prod(modalities), channels, 8, 8,
+                        generator=torch.Generator().manual_seed(0)) * 255
+    fine = nn.functional.interpolate(coarse, size=[side] * 2, mode="bicubic")
+    return fine.clamp(0, 255).byte().movedim(1, -1).reshape(number, *transform.shape)
+
+
 def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
-    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, encoder.transform.channels, 8, 8,
-                        generator=torch.Generator().manual_seed(0)) * 255
-    clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
-    frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
+    frames = clouds(encoder.transform, BLOCK["cpu"])
     for engine in candidates(backend, precision, device):
         ready, _, fault = attempt(encoder, device, engine, frames, compile)
         if ready:
@@ -174,17 +179,9 @@ def _example(encoder):
     return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Without the warnings of tracing, which are for authors of networks."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _openvino(encoder, precision):
     import openvino
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), onnx.without_words():
         model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
     compiled = {}
 
@@ -207,20 +204,9 @@ def _openvino(encoder, precision):
 
 
 def _onnxruntime(encoder, precision):
-    import io
-
-    import onnxruntime
-    file = io.BytesIO()
-    with torch.no_grad(), _quiet():
-        torch.onnx.export(_ChannelsLast(encoder), (_example(encoder),), file, input_names=["frames"],
-                          dynamic_axes={"frames": {0: "n"}}, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-
-    def run(frames):
-        return torch.from_numpy(session.run(None, {"frames": np.ascontiguousarray(frames.numpy())})[0])
-    return run
+    file = onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames")
+    run = onnx.runner(file, torch.get_num_threads())
+    return lambda frames: torch.from_numpy(run(frames.numpy()))
 
 
 RUNNERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}

@@ -11,6 +11,7 @@ that contain it: the probabilities of a sampled frame are the mean of theirs. Fr
 windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,7 @@ from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
-from lrcn.video.flow import ZERO, fields_at, sample_with_flow
+from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip
 
@@ -68,23 +69,52 @@ class Stream:
             self.waiting = crops    # its difference is that of the second, which has not come yet
             return None
         self.waiting = []
-        values = self.encoder(torch.from_numpy(self.inputs(crops))).float()
+        values = self.encoder(torch.from_numpy(self.inputs(crops)))
         self.encoded += len(values)
         if self.tail is not None:
             values = torch.cat([self.tail, values])
         self.tail = values[max(0, len(values) - self.length + 1):]
-        return values.unfold(0, self.length, 1).transpose(1, 2) if len(values) >= self.length else None
+        return values.unfold(0, self.length, 1).movedim(-1, 1) if len(values) >= self.length else None
+
+
+@dataclass
+class Network:
+    """What a Slider needs of a model.
+
+    encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
+    head: the values of windows, (n, T, ...), of the first encoder -> probabilities float32 (n, C).
+    block: frames that are encoded at once, where so many are there.
+    flow: the flow.Flow that they see, or None.
+    """
+    encoders: list
+    head: Callable
+    length: int
+    classes: int
+    block: int
+    flow: Flow | None = None
+
+
+def network_of(trained, device, backend="torch", precision="auto"):
+    """The Network of a trained run."""
+    length, head = trained.settings["num_frames_video"], trained.model.head.eval()
+    return Network([fastest(trained.model.encoder, device, backend, precision)],
+                   lambda windows: softmax(head(windows.float()).float()), length, head.spec["classes"],
+                   max(BLOCK[device.type], length), trained.flow and trained.flow.require())
 
 
 class Slider:
     """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run;
-    flow: the flow.Flow that they see, or None."""
+    flow: the flow.Flow that they see, or None.
 
-    def __init__(self, trained, device, backend="torch", precision="auto"):
-        self.length = trained.settings["num_frames_video"]
-        self.streams = [Stream(fastest(trained.model.encoder, device, backend, precision), self.length)]
-        self.flow, self.head = trained.flow and trained.flow.require(), trained.model.head.eval()
-        self.block = max(BLOCK[device.type], self.length)
+    trained: a utils.Trained, which runs on the device as backend and precision say, or a Network.
+    """
+
+    def __init__(self, trained, device=None, backend="torch", precision="auto"):
+        if not isinstance(trained, Network):
+            trained = network_of(trained, device, backend, precision)
+        self.length, self.head, self.classes = trained.length, trained.head, trained.classes
+        self.streams = [Stream(encoder, self.length) for encoder in trained.encoders]
+        self.block, self.flow = trained.block, trained.flow
         self.push([self.crop(*self.blank())] * 2)      # warm up
         self.restart()
 
@@ -113,9 +143,8 @@ class Slider:
         """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
-            return np.empty((0, self.head.spec["classes"]), np.float32)
-        logits = [self.head(part.contiguous()) for part in windows[0].split(256)]
-        return softmax(torch.cat(logits).float()).cpu().numpy()
+            return np.empty((0, self.classes), np.float32)
+        return torch.cat([self.head(part.contiguous()) for part in windows[0].split(256)]).cpu().numpy()
 
 
 @dataclass

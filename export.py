@@ -1,0 +1,177 @@
+"""A trained run as files that other programs run: ONNX, or PyTorch's exported programs.
+
+    python export.py 20261121-110128                        # <run>/export/model.onnx encoder.onnx head.onnx
+    python export.py 20261121-110128 --format torch         # <run>/export/model.pt2 encoder.pt2 head.pt2
+
+model is the whole network: frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes), any B.
+encoder and head are its two halves, for a film as it comes: each frame is encoded once, and the head reads
+the features of T successive ones. Each file says which classes, transform, rate and length it has.
+
+Every file is loaded again and compared with PyTorch on clips of the run's sampled data before it takes its
+place; one that says something else by more than 0.001 is refused. Prints the folder as the last line.
+"""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import models
+import utils
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.values import POSITIVE
+from lrcn.clips.frames import clip_frames, windows
+from lrcn.clips.manifest import read_sampled
+from lrcn.encoding import onnx, surgery
+from lrcn.encoding.engines import clouds
+from lrcn.runs import ExportFolder, RunFolder
+from lrcn.watching import exported
+
+LARGEST = 1e-3      # difference of a probability with which a file is still the same network
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
+    add("--model_name", default=None, metavar="FILE", help="checkpoint in it (default: best.pth.tar)")
+    add("--format", choices=list(PACKAGES), default="onnx", help="onnx, or torch: torch.export's programs")
+    add("--output_dir", metavar="DIR", help="where the files go (default: <run>/export)")
+    add("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
+        help="clips to compare on (default: those of the training, where they are there; else made-up ones)")
+    add("--clips", type=POSITIVE, default=4, help="clips to compare on")
+    return parser
+
+
+# ---------------------------------------------------------------- parts
+
+class Speaking(nn.Module):
+    """A network or a head, with probabilities in the place of logits."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, values):
+        return self.network(values).softmax(-1)
+
+
+def parts(trained):
+    """{part: (module, example input of two, names of what it takes and gives)}."""
+    model, length = trained.model, trained.settings["num_frames_video"]
+    encoder = surgery.for_inference(model.encoder)
+    shape = exported.picture_shape(encoder.transform)
+    frames = torch.zeros(2, length, *shape, dtype=torch.uint8)
+    return {"model": (Speaking(models.LRCN(encoder, model.head)), frames, ("frames", "probabilities")),
+            "encoder": (encoder, frames[:, 0].clone(), ("frames", "features")),
+            "head": (Speaking(model.head), torch.zeros(2, length, encoder.feature_dim), ("features",
+                                                                                          "probabilities"))}
+
+
+def check_exportable(trained, format):
+    """A UserError where packages are lacking, or the network is none of those that can be written."""
+    lacking = onnx.lacking(*PACKAGES[format])
+    if lacking:
+        raise UserError(f"--format {format}: {' and '.join(lacking)} not installed; pip install "
+                        f"{' '.join(lacking)}, or give --format torch")
+    if type(trained.model) is not models.LRCN:
+        raise UserError(f"{trained.folder}: a fused run has several encoders, and a file takes the frames of "
+                        f"one; export each of the runs that it was made of")
+    size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
+    if format == "onnx" and size > 2e9:
+        raise UserError(f"--format onnx: one ONNX file holds 2 GB, and this network has "
+                        f"{files.gigabytes(size)}; give --format torch")
+
+
+# ---------------------------------------------------------------- files
+
+def write_onnx(path, module, example, names, said):
+    """The file, and what runs it: numpy -> numpy."""
+    graph = onnx.exported(module, example, *names)
+    graph.metadata_props.add(key=exported.KEY, value=json.dumps(said))
+    path.write_bytes(graph.SerializeToString())
+    return onnx.runner(str(path), torch.get_num_threads())
+
+
+def write_torch(path, module, example, names, said):
+    """The same of torch.export."""
+    with torch.no_grad(), onnx.without_words():
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, path, extra_files={f"{exported.KEY}.json": json.dumps(said)})
+        loaded = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(values):
+        return loaded(torch.from_numpy(np.ascontiguousarray(values))).numpy()
+    return run
+
+
+WRITERS = {"onnx": write_onnx, "torch": write_torch}
+
+
+# ---------------------------------------------------------------- comparison
+
+def real_clips(trained, folder, number):
+    """uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data."""
+    folder = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
+    videos, transform = read_sampled(folder), trained.model.encoder.transform
+    chosen = np.unique(np.linspace(0, len(videos) - 1, number).round().astype(int))
+    clips = [windows(videos[i], trained.settings["num_frames_video"])[0] for i in chosen]
+    return np.stack([np.moveaxis(clip_frames(folder, clip, transform, 0), -1, -3) for clip in clips])
+
+
+def comparison_clips(trained, args):
+    """(clips as `real_clips` gives them, what they are in words)."""
+    folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
+    try:
+        clips = real_clips(trained, folder, args.clips)
+        return clips, f"{len(clips)} clips of {folder}"
+    except UserError as error:
+        if args.sampled_data_path:
+            raise
+        cli.say(f"compared on made-up clips, because {error}")
+    length = trained.settings["num_frames_video"]
+    made = clouds(trained.model.encoder.transform, args.clips * length).movedim(-1, -3).numpy()
+    return made.reshape(args.clips, length, *made.shape[1:]), f"{args.clips} made-up clips"
+
+
+def differences(run, clips, trained):
+    """{file in words: largest difference of a probability to PyTorch's}; batches of one, and of the rest."""
+    model = trained.model.eval()
+    largest = {"model": 0.0, "encoder and head": 0.0}
+    for batch in filter(len, (clips[:1], clips[1:])):
+        with torch.inference_mode():
+            wanted = model(torch.from_numpy(batch)).softmax(-1).numpy()
+        features = run["encoder"](batch.reshape(-1, *batch.shape[2:])).reshape(*batch.shape[:2], -1)
+        for name, found in (("model", run["model"](batch)), ("encoder and head", run["head"](features))):
+            error = float(np.abs(found - wanted).max())
+            largest[name] = max(largest[name], error) if np.isfinite(error) else np.inf
+    return largest
+
+
+def main():
+    args = make_parser().parse_args()
+    trained = utils.load_trained(args.run, args.model_name, flag="run")
+    check_exportable(trained, args.format)
+    clips, words = comparison_clips(trained, args)
+    folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
+    with files.replaced_folder(folder) as new:
+        run = {}
+        for part, (module, example, names) in parts(trained).items():
+            path = ExportFolder(new).part(part, args.format)
+            said = exported.describe(trained, part)
+            run[part] = WRITERS[args.format](path, module.eval(), example, names, said)
+            cli.say(f"{path.name}: {said['input']} -> {said['output']}, {path.stat().st_size / 1e6:.1f} MB")
+        for name, error in differences(run, clips, trained).items():
+            cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {words}")
+            if error > LARGEST:
+                raise UserError(f"--format {args.format}: {name} differs from PyTorch by {error:.1e}, more "
+                                f"than {LARGEST:g}; nothing was written")
+    cli.say(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)
