@@ -56,7 +56,7 @@ def make_model(recipe, classes, state, checkpoint):
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
     encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality,
-                                   recipe.flow_length)
+                                   recipe.flow_length, fit=recipe.resize, augment=recipe.augment)
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
                        recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,

@@ -23,7 +23,8 @@ import numpy as np
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Text
 from lrcn.base.values import check as check_values
-from lrcn.video.reader import Video, VideoError
+from lrcn.video.framefolder import opened
+from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Beat
 
 # The first preset of each is its default.
@@ -230,7 +231,7 @@ def fields_at(path, indices, flow):
     indices = [int(i) for i in indices]
     wanted = {i + k for i in indices for k in range(flow.length + 1)} | {max(0, indices[-1] - 1)}
     fields, found = Fields(flow), {}
-    with Video(path) as video:
+    with opened(path, 1) as video:     # the rate does not matter
         for index in sorted(wanted):
             if not video.advance(index):
                 break
