@@ -63,8 +63,8 @@ class Recipe:
     flow_length: int = flag("network", 1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 "
                             "is a picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
                             "two-stream networks, for an encoder that is trained")
-    resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all of "
-                       "it, squeezed")
+    resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all "
+                       "of it, squeezed")
     num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
                                  names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
@@ -115,9 +115,9 @@ class Recipe:
                       "is tested; 0 is off")
     views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
                       "random crop, flip and window")
-    augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: crop "
-                        "(a random crop and flip), none (another moment alone), or crops of each side, flips, "
-                        "other colours and blur, on flow crops and flips alone")
+    augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: "
+                        "crop (a random crop and flip), none (another moment alone), or crops of each side, "
+                        "flips, other colours and blur, on flow crops and flips alone")
     clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
                                 "places; as many as there are in a short one")
     amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),

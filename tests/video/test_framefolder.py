@@ -18,7 +18,8 @@ from lrcn.video.reader import Video, VideoError
 
 @pytest.mark.parametrize("names, said", [
     (["0.jpg", "1.jpg", "10.jpg"], True), (["frame000001.jpg", ".DS_Store"], True),
-    (["a.jpg", "1.jpg"], False), (["1.jpg", "01.jpg"], False), (["1.jpg", "1.txt"], False), ([], False), (["img_0001.png"], True)])
+    (["a.jpg", "1.jpg"], False), (["1.jpg", "01.jpg"], False), (["1.jpg", "1.txt"], False), ([], False),
+    (["img_0001.png"], True)])
 def test_a_folder_of_frames_is_one_of_numbered_pictures(names, said):
     assert is_frame_folder(names) is said
 
@@ -60,9 +61,9 @@ def layouts(tmp_path):
 def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
     run("preprocessing_data.py", "--row_data_dir", layouts / "raw", "--sampled_data_dir", layouts / "one",
         "--flow", "farneback", "--flow_length", 2, "--num_workers", 1, "--no-report")
-    run("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir", layouts / "two",
-        "--flow", "farneback", "--flow_length", 2, "--flow_dir", layouts / "tvl1_flow", "--num_workers", 1,
-        "--no-report", "--write_frames", layouts / "frames")
+    run("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
+        layouts / "two", "--flow", "farneback", "--flow_length", 2, "--flow_dir", layouts / "tvl1_flow",
+        "--num_workers", 1, "--no-report", "--write_frames", layouts / "frames")
     one, two = (table(layouts / name / "manifest.csv") for name in ("one", "two"))
     assert len(one) == 4 and [r | {"source": ""} for r in one] == [r | {"source": ""} for r in two]
     for video in read_sampled(layouts / "one"):
@@ -71,8 +72,8 @@ def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
         flows = [source_fields(layouts / name, video, range(5), 2).astype(int) for name in ("one", "two")]
         assert abs(flows[0] - flows[1]).mean() < 2
     # The frames that were written are a data set themselves: five frames of 2.5 a second.
-    run("preprocessing_data.py", "--row_data_dir", layouts / "frames", "--sampled_data_dir", layouts / "three",
-        "--FPS", 2.5, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
+    run("preprocessing_data.py", "--row_data_dir", layouts / "frames", "--sampled_data_dir",
+        layouts / "three", "--FPS", 2.5, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
     three = table(layouts / "three" / "manifest.csv")
     assert [(r["class"], r["video"], r["frames"], r["stride"]) for r in three] == \
         [(r["class"], r["video"], "5", "1") for r in one]
@@ -96,4 +97,4 @@ def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
     row = Listed("HandstandPushups", "v_HandStandPushups_g01_c01", 0, "")
     jobs = find_sources(tmp_path, lists={1: ([row], [])}).jobs
     assert [(job.cls, job.video, job.source) for job in jobs] == [(row.cls, row.video, folder.name)]
-    assert [(job.cls, job.video) for job in find_sources(tmp_path).jobs] == [("HandstandPushups", folder.name)]
+    assert [job.key for job in find_sources(tmp_path).jobs] == [("HandstandPushups", folder.name)]
