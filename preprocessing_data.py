@@ -50,7 +50,7 @@ from lrcn.base.ranks import rank_and_world
 from lrcn.base.values import POSITIVE, Number
 from lrcn.clips import fields
 from lrcn.clips.journal import Journal, digest, flush, follow, merge
-from lrcn.clips.manifest import FLOW, clip_path, sampling_settings
+from lrcn.clips.manifest import FLOW, clip_path, read_sampled, sampling_settings
 from lrcn.clips.sampler import remove_leftovers, sample
 from lrcn.clips.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
@@ -101,8 +101,14 @@ def make_parser():
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
                       help=f"dis: {', '.join(PRESETS['dis'])}; raft: {', '.join(PRESETS['raft'])} (default: "
                            f"the first)")
+    flow.add_argument("--flow_dir", default=None, metavar="DIR",
+                      help="take fields that were made elsewhere by this method, the pictures "
+                           "u/<video>/<number>.jpg and v/<video>/<number>.jpg in this folder (of UCF-101's "
+                           "public tvl1_flow: --flow tvl1)")
     flow.add_argument("--flow_weights", default=None, metavar="FILE",
                       help="weights of raft (default: the library's, downloaded once)")
+    data.add_argument("--write_frames", default=None, metavar="DIR",
+                      help="write the sampled frames there too, as <Class>/<video>/<number>.jpg from 0")
     running.add_argument("--num_workers", type=POSITIVE, default=None, metavar="N",
                          help="processes (default: one a core)")
     running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
@@ -204,7 +210,7 @@ def add_flow(jobs, out, rank, flow, args, say):
         (out / FLOW / cls).mkdir(exist_ok=True)
     work = functools.partial(fields.add_fields, raw=args.row_data_dir, out=str(out), rank=rank,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
-                             seed=args.seed, flow=flow)
+                             seed=args.seed, flow=flow, pictures=args.flow_dir)
     outcomes = workers.results(work, todo, args.num_workers or default_workers(), args.time_limit)
     with contextlib.closing(outcomes), cli.progress(total=len(todo), unit=" videos", desc="optical flow",
                                                     show=rank == 0 and bool(todo), mininterval=0.2) as bar:
@@ -225,6 +231,16 @@ def add_flow(jobs, out, rank, flow, args, say):
     return failed
 
 
+def write_frames(out, folder):
+    """The frames of all clips as pictures, the bytes that they have in the clips."""
+    for video in read_sampled(out):
+        place = folder / video.cls / video.name
+        place.mkdir(parents=True, exist_ok=True)
+        for number, jpeg in enumerate(avi.jpegs(out / video.path, range(video.frames))):
+            (place / f"{number}.jpg").write_bytes(jpeg)
+    cli.say(f"frames as pictures: {folder}")
+
+
 # ---------------------------------------------------------------- all of it
 
 def one_at_a_time(out):
@@ -243,7 +259,8 @@ def preprocess(args, out, rank, world, say):
         files.remove_leftovers(out)
         check_settings(out, args)
         flow = fields.settle(out, wanted_flow(args))
-        flow = flow and flow.require()      # what is not to be had is said before hours of sampling
+        if flow and not args.flow_dir:
+            flow.require()      # what is not to be had is said before hours of sampling
         followed = follow(out, jobs, args.keep)
     say_followed(followed, args.keep, say)
     mine = [job for job in jobs[rank::world] if job.key not in followed.done]
@@ -261,6 +278,8 @@ def preprocess(args, out, rank, world, say):
     status = say_failed(failed, len(jobs), out)
     if flow:
         status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))
+    if args.write_frames and rank == 0:
+        write_frames(out, Path(args.write_frames).expanduser())
     moved = mine or followed.gone or not (out / "data_report").is_dir()
     if failed is not None and len(failed) < len(jobs) and args.report is not False and (moved or args.report):
         with one_at_a_time(out):
@@ -376,6 +395,10 @@ def main():
         lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder with the split lists, "
                            "or leave the flag out to take every video")
         args.ucf_list_dir = str(lists.resolve())
+    if args.flow_dir:
+        args.flow_dir = str(cli.folder("flow_dir", args.flow_dir, "give the folder with u/ and v/").resolve())
+        if not args.flow:
+            raise UserError(f"--flow_dir {args.flow_dir}: say by which method it was made, as --flow tvl1")
     if not args.sampled_data_dir:
         raise UserError("--sampled_data_dir is missing: give the folder to write the clips to")
     out = Path(args.sampled_data_dir).expanduser()

@@ -175,7 +175,8 @@ def new_encoder(recipe):
         weights = None
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
-    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length)
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length,
+                                fit=recipe.resize, augment=recipe.augment)
 
 
 def new_model(recipe, classes, encoder=None):

@@ -24,8 +24,9 @@ from lrcn.clips.pictures import is_picture
 from lrcn.clips.sampler import fraction
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at, sample_with_flow
-from lrcn.video.reader import Video, VideoError
-from lrcn.video.sampling import read_clip
+from lrcn.video.framefolder import frame_files, opened
+from lrcn.video.reader import VideoError
+from lrcn.video.sampling import read_clip, sample_video
 
 QUALITY = 95    # of the JPEG pictures; docs/flow.md has what it costs
 
@@ -107,8 +108,9 @@ def without_fields(out, clips, flow):
             if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames]
 
 
-def add_fields(job, raw, out, rank, count, rate, seed, flow):
-    """Write the flow of a sampled clip beside it. count: the clip's frames, or "all".
+def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
+    """Write the flow of a sampled clip beside it. count: the clip's frames, or "all"; pictures: the folder of
+    its fields, where they were made elsewhere.
 
     Returns ("done", bytes), ("failed", reason) or ("full", errno, text).
     """
@@ -118,8 +120,10 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow):
     target, source = clip_path(Path(out) / FLOW, job.cls, job.video), Path(raw, job.source)
     temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
     try:
-        if count == "all":
-            with Video(source) as video:
+        if pictures:
+            _write(temporary, _made_elsewhere(pictures, job, source, count, rate, seed, flow), flow)
+        elif count == "all":
+            with opened(source, rate.FPS) as video:
                 _write(temporary, (planes for *_, planes in sample_with_flow(video, rate, flow)), flow)
         else:
             _, _, indices, _ = read_clip(source, count, rate, fraction(seed, job))
@@ -136,6 +140,27 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow):
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _made_elsewhere(folder, job, source, count, rate, seed, flow):
+    """planes (H, W, 2L) of every sampled frame, from numbered pictures <folder>/u/<video>/ and v/<video>/."""
+    names = {Path(job.source).stem.lower(), job.video.lower()}
+    files = [next((frame_files(entry) for entry in sorted(Path(folder, plane).glob("*/"))
+                   if entry.name.lower() in names), []) for plane in "uv"]
+    last = min(map(len, files)) - 1
+    if last < 0:
+        raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}")
+    if count == "all":
+        with opened(source, rate.FPS) as video:
+            indices = [index for index, *_ in sample_video(video, rate)]
+    else:
+        indices = read_clip(source, count, rate, fraction(seed, job))[2]
+    for index in indices:
+        planes = [cv2.imread(plane[min(index + k, last)], cv2.IMREAD_GRAYSCALE)
+                  for plane in files for k in range(flow.length)]
+        if any(plane is None or plane.shape != planes[0].shape for plane in planes):
+            raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
+        yield np.stack(planes, -1)
 
 
 def _write(path, fields, flow):

@@ -17,7 +17,8 @@ import cv2
 from lrcn.clips.likeness import Look
 from lrcn.clips.manifest import FLOW, clip_path
 from lrcn.clips.pictures import is_picture, read_picture
-from lrcn.video.reader import Video, VideoError, VideoInfo
+from lrcn.video.framefolder import opened
+from lrcn.video.reader import VideoError, VideoInfo
 from lrcn.video.sampling import read_clip, sample_video
 from lrcn.video.writer import write_clip
 
@@ -60,14 +61,14 @@ def _write_picture(job, source, out, rank, rate):
 
 def _write_whole(job, source, out, rank, rate):
     """All sampled frames of a video, in constant memory."""
-    with Video(source) as opened:
-        frames = (frame for _, _, frame in sample_video(opened, rate))
+    with opened(source, rate.FPS) as video:
+        frames = (frame for _, _, frame in sample_video(video, rate))
         try:
-            kind, *detail = _write(job, opened.info, frames, 0, rate.spacing(opened.info.fps), out, rank)
+            kind, *detail = _write(job, video.info, frames, 0, rate.spacing(video.info.fps), out, rank)
         except ValueError:
             raise VideoError("not one frame of it can be decoded") from None
         if kind == "done":
-            detail[0][4] = opened.position + 1      # the frames that there were, whatever its head said
+            detail[0][4] = video.position + 1      # the frames that there were, whatever its head said
         return kind, *detail
 
 

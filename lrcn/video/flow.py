@@ -23,7 +23,8 @@ import numpy as np
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Text
 from lrcn.base.values import check as check_values
-from lrcn.video.reader import Video, VideoError
+from lrcn.video.framefolder import opened
+from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Beat
 
 # The first preset of each is its default.
@@ -85,10 +86,8 @@ class Flow:
         return self.estimator(before, after)
 
     def code(self, field):
-        """A field as planes uint8 (H, W, 2); the field is overwritten."""
-        field *= 127.5 / self.bound
-        field += 128        # 127.5, and a half for the rounding
-        return np.clip(field, 0, 255, out=field).astype(np.uint8)
+        """A field as planes uint8 (H, W, 2), in one pass: OpenCV rounds and clamps."""
+        return cv2.addWeighted(field, 127.5 / self.bound, field, 0, 127.5, dtype=cv2.CV_8U)
 
     def decode(self, planes):
         """Pixels a source frame, float32, of planes."""
@@ -206,7 +205,8 @@ class Fields:
 
     @staticmethod
     def _stacked(item, frame, fields):
-        return item, frame, np.stack([field[..., i] for i in (0, 1) for field in fields], -1)
+        planes = list(zip(*map(cv2.split, fields), strict=True))     # all u, all v
+        return item, frame, cv2.merge([*planes[0], *planes[1]])
 
 
 def sample_with_flow(video, rate, flow):
@@ -230,7 +230,7 @@ def fields_at(path, indices, flow):
     indices = [int(i) for i in indices]
     wanted = {i + k for i in indices for k in range(flow.length + 1)} | {max(0, indices[-1] - 1)}
     fields, found = Fields(flow), {}
-    with Video(path) as video:
+    with opened(path, 1) as video:     # the rate does not matter
         for index in sorted(wanted):
             if not video.advance(index):
                 break

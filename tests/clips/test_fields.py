@@ -25,18 +25,6 @@ def preprocess(raw, lists, out, *more, **options):
                out, "--num_workers", 1, "--no-report", *more, **options)
 
 
-@pytest.fixture(scope="session")
-def flowing(demo, sampled, once):
-    """The `sampled` folder with two fields of flow a frame. Do not change it: copy it."""
-    def make(folder):
-        out = shutil.copytree(sampled, folder / "sampled", ignore=shutil.ignore_patterns("features"))
-        before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
-        preprocess(demo / "UCF-101", demo / "ucfTrainTestlist", out, "--flow", "dis", "--flow_length", 2)
-        assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
-        return out
-    return once("flowing", make)
-
-
 def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowing):
     rows = {(row["class"], row["video"]): row for row in fields.files.read_csv(
         flowing / "manifest.csv", ("class", "video", "source", "start", "stride"))}
