@@ -15,7 +15,7 @@ import utils
 from lrcn import checkpoints, scores
 from lrcn.base import cli, files
 from lrcn.base.ranks import ranks
-from lrcn.base.values import COUNT, POSITIVE
+from lrcn.base.values import COUNT
 from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import grids, labels, plots
@@ -31,19 +31,12 @@ def make_parser():
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     testing, output = parser.group("testing"), parser.group("output")
-    testing.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
-                         help="windows of a video whose softmax is averaged; more than one needs videos "
-                              "sampled with --num_frames_to_extract all")
-    testing.add_boolean("--flip", default=False, help="average over every window and its mirror image")
+    utils.add_windows_flags(testing)
     output.add_argument("--num_videos", type=COUNT, default=30,
                         help="test clips drawn into videos/, half of them wrong where there are so many")
     output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
     parser.group("machine").add_boolean("--compile", default=False, help="torch.compile the encoder")
     return parser
-
-
-def number_or_all(text):
-    return text if text == "all" else POSITIVE(text)
 
 
 # ---------------------------------------------------------------- tables

@@ -12,6 +12,8 @@ from commands import ROOT, run
 from runs import (
     ONE_THREAD,
     TINY,
+    assert_same_run,
+    differences,
     flags,
     last_line,
     launched,
@@ -254,7 +256,7 @@ def parsed(words):
     return make_parser("").parse_args(words)
 
 
-def test_the_originals_flags_have_the_originals_defaults():
+def test_the_originals_withouthave_the_originals_defaults():
     words = [word.replace("''", "") for word in README.split()]
     given_ones = vars(parsed(words))
     defaults = vars(parsed(["--sampled_data_path", "D", "--ucf_list_dir", "D"]))
@@ -346,7 +348,7 @@ def test_a_wrong_path_or_value_is_one_line_that_names_the_flag(demo, sampled, tm
     one_line(run("train.py", *command, *words, ok=False), says)
 
 
-def test_help_says_each_flags_purpose_and_default():
+def test_help_says_each_withoutpurpose_and_default():
     for script in SCRIPTS:
         if not (ROOT / script).exists():
             continue
@@ -424,3 +426,17 @@ def test_weights_that_cannot_be_fetched_are_one_line_at_once(demo, sampled, tmp_
     result = run("train.py", *words, ok=False, env=elsewhere, fork=False)
     one_line(result, "--encoder_weights DEFAULT", "timm/resnet18")
     assert time.monotonic() - begun < 25
+
+
+def test_without_a_validation_all_clips_train_and_the_last_weights_are_the_best(demo, sampled, tmp_path):
+    without = "--split_size", 0, "--epochs", 2
+    whole = train(demo, sampled, tmp_path / "whole", *without, "--pictures")
+    assert [row["part"] for row in table(whole / "splits.csv")] == ["train"] * 24
+    assert not differences(weights(whole, "best"), weights(whole, "last"))
+    assert {row["val_top1"] for row in table(whole / "metrics.csv")} == {""}
+    assert (whole / "figures" / "curves.png").is_file()
+    half = train(demo, sampled, tmp_path / "half", *without, "--stop_after", 1)
+    run("train.py", "--resume", half, env=ONE_THREAD)
+    assert_same_run(whole, half)
+    one_line(run("train.py", *flags(demo, sampled, tmp_path, *without, "--scheduler", "plateau"), ok=False),
+             "--scheduler plateau", "--split_size")

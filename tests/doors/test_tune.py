@@ -1,0 +1,217 @@
+"""tune.py: a cross-validation that is what train.py and test.py do, goes on after a kill, and is blind to
+the test list."""
+import json
+import shutil
+import time
+
+import pytest
+from commands import run, start
+from runs import (
+    ONE_THREAD,
+    TINY,
+    data_flags,
+    half_files,
+    last_line,
+    one_line,
+    patched,
+    read_json,
+    table,
+    train,
+)
+
+FOUR = ("--set", "lr=1e-2,1e-3", "--set", "readout=final,none")
+
+
+def words(demo, sampled, output, *more):
+    """Of a tiny tuning, one process: 24 training clips in 2 folds."""
+    return (*data_flags(demo, sampled), *TINY, "--folds", 2, "--epochs", 2, "--jobs", 1, "--output", output,
+            *more)
+
+
+def tune(*arguments, **options):
+    return run("tune.py", *words(*arguments), env=ONE_THREAD, **options)
+
+
+def journal(output):
+    """The whole lines of trainings.jsonl."""
+    path = output / "trainings.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [line for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+@pytest.fixture(scope="module")
+def tuned(demo, sampled, tmp_path_factory):
+    """(output folder of four settings, its Result). Do not change it: copy it."""
+    output = tmp_path_factory.mktemp("tuned") / "tuning"
+    result = tune(demo, sampled, output, *FOUR)
+    assert last_line(result) == output
+    return output, result
+
+
+def test_a_fold_is_what_train_py_and_test_py_make_of_it(tuned, demo, sampled, tmp_path):
+    """The other folds as a training list, the fold as a test list: the same clips are right."""
+    output, _ = tuned
+    folds, lists = table(output / "folds.csv"), tmp_path / "lists"
+    assert len(folds) == 24 and {row["fold"] for row in folds} == {"1", "2"}
+    shutil.copytree(demo / "ucfTrainTestlist", lists)
+    for name, kept in (("trainlist01.txt", "1"), ("testlist01.txt", "2")):
+        (lists / name).write_text("".join(f"{r['class']}/{r['video']}.avi\n" for r in folds
+                                          if r["fold"] == kept))
+    folder = train(demo, sampled, tmp_path, "--ucf_list_dir", lists, "--epochs", 2, "--lr", 1e-2,
+                   "--split_size", 0)
+    assert {row["part"] for row in table(folder / "splits.csv")} == {"train"}
+    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0, "--device", "cpu",
+        env=ONE_THREAD)
+    right = "".join(row["right"] for row in table(folder / "test" / "predictions.csv"))
+    [entry] = [e for e in map(json.loads, journal(output)) if e["fold"] == 1
+               and e["setting"] == {"lr": 0.01, "readout": "final"}]
+    assert entry["right"] == right and "0" in right and "1" in right
+    assert entry["loss"] == pytest.approx(read_json(folder / "test" / "metrics.json")["loss"], abs=1e-6)
+
+
+def test_the_table_is_made_of_the_held_out_clips(tuned):
+    output, result = tuned
+    rows, entries = table(output / "tune.csv"), list(map(json.loads, journal(output)))
+    assert [(r["lr"], r["readout"]) for r in rows] == \
+        [("0.01", "final"), ("0.01", "none"), ("0.001", "final"), ("0.001", "none")]
+    assert [r["setting"] for r in rows] == ["lr 0.01, readout final", "readout none", "lr 0.001",
+                                            "lr 0.001, readout none"]
+    for row in rows:
+        mine = {e["fold"]: e["right"] for e in entries
+                if e["setting"] == {"lr": float(row["lr"]), "readout": row["readout"]}}
+        hits = "".join(mine.values())
+        assert len(mine) == 2 and len(hits) == 24
+        assert float(row["top1"]) == pytest.approx(hits.count("1") / 24, abs=1e-5)
+        assert float(row["fold_1"]) == pytest.approx(mine[0].count("1") / len(mine[0]), abs=1e-5)
+        assert float(row["ci95_low"]) < float(row["top1"]) < float(row["ci95_high"])
+        if row is not rows[0]:
+            assert float(row["minus_first"]) == pytest.approx(float(row["top1"]) - float(rows[0]["top1"]),
+                                                              abs=1e-5)
+    assert "8 trainings in " in result.out and "a minute" in result.out
+    assert result.out.count("encoding ") == 1       # every frame once, for all trainings
+    text = (output / "tune.md").read_text()
+    assert text.startswith("```\npython tune.py ") and text.count("\n|") == 2 + len(rows)
+    assert (output / "tune.png").stat().st_size > 10_000 and not half_files(output)
+
+
+def test_the_same_command_again_trains_nothing_and_says_the_same(tuned, demo, sampled, tmp_path):
+    output = tmp_path / "again"
+    shutil.copytree(tuned[0], output)
+    before = (output / "tune.csv").read_bytes(), (output / "trainings.jsonl").read_bytes()
+    result = tune(demo, sampled, output, *FOUR)
+    assert ((output / "tune.csv").read_bytes(), (output / "trainings.jsonl").read_bytes()) == before
+    assert "trainings in" not in result.out and "encoding" not in result.out
+    # other settings of the same folder take what is there, and train the rest
+    result = tune(demo, sampled, output, "--set", "lr=1e-3,2e-3", "--set", "readout=none")
+    assert "2 trainings in " in result.out and "2 settings, 4 trainings, 2 of them" in result.out
+
+
+@pytest.mark.slow
+def test_trainings_at_once_in_processes_of_their_own_say_the_same(tuned, demo, sampled, tmp_path):
+    result = tune(demo, sampled, tmp_path / "two", *FOUR, "--jobs", 2)
+    assert (tmp_path / "two" / "tune.csv").read_bytes() == (tuned[0] / "tune.csv").read_bytes()
+    assert "2 at once" in result.out and not result.err, result
+
+
+def test_a_killed_tuning_goes_on_and_ends_with_the_same_table(tuned, demo, sampled, tmp_path):
+    output = tmp_path / "killed"
+    process = start("tune.py", *words(demo, sampled, output, *FOUR), env=ONE_THREAD)
+    while len(journal(output)) < 2 and process.poll() is None:
+        time.sleep(0.002)
+    process.kill(group=True)
+    assert process.wait().code == -9
+    done = journal(output)
+    assert 2 <= len(done) < 8 and not (output / "tune.csv").exists()
+    with open(output / "trainings.jsonl", "a") as f:
+        f.write('{"key": "a line that a kill cut o')
+    result = tune(demo, sampled, output, *FOUR)
+    assert f"{8 - len(done)} trainings in " in result.out
+    assert journal(output)[:len(done)] == done and len(journal(output)) == 8
+    assert (output / "tune.csv").read_bytes() == (tuned[0] / "tune.csv").read_bytes()
+
+
+def test_neither_the_test_list_nor_a_test_video_is_looked_at(tuned, demo, sampled, tmp_path):
+    """Without them the table is the same, byte for byte."""
+    shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    lists = tmp_path / "ucfTrainTestlist"
+    shutil.copytree(demo / "ucfTrainTestlist", lists)
+    tested = [line.split("/")[1].removesuffix(".avi") for line in
+              (lists / "testlist01.txt").read_text().splitlines()]
+    for path in lists.glob("testlist*"):
+        path.unlink()
+    gone = [path for path in (tmp_path / "sampled").glob("*/*.avi") if path.stem in tested]
+    for path in gone:
+        path.unlink()
+    manifest = tmp_path / "sampled" / "manifest.csv"
+    kept = [line for line in manifest.read_text().splitlines() if line.split(",")[0] not in tested]
+    manifest.write_text("\n".join(kept) + "\n")
+    assert len(gone) == len(tested) == 42 and len(kept) == 25
+    tune(tmp_path, tmp_path / "sampled", tmp_path / "blind", *FOUR)
+    for name in ("tune.csv", "folds.csv"):
+        assert (tmp_path / "blind" / name).read_bytes() == (tuned[0] / name).read_bytes()
+
+
+def test_a_training_that_fails_costs_its_own_row(demo, sampled, tmp_path):
+    result = tune(demo, sampled, tmp_path / "out", "--set", "lr=1e-2,1e30", "--clip_grad", 0,
+                  "--optimizer", "sgd")
+    good, bad = table(tmp_path / "out" / "tune.csv")
+    assert good["top1"] and not good["fault"] and not bad["top1"]
+    assert "not finite" in bad["fault"] and "best: lr 0.01" in result.out
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (("--set", "readuot=mean"), ("--set readuot=mean", "did you mean readout?")),
+    (("--set", "lr=1e-4..1e-2"), ("--set lr", "--trials N")),
+    (("--set", "lr=1e-4", "--set", "lr=1e-3"), ("--set lr: given twice",)),
+    (("--trials", 3), ("--trials 3", "nothing to search")),
+    (("--folds", 25), ("--folds 25", "24 groups")),
+    (("--split", "random"), ("--split random",)),
+    (("--set", "scheduler=cosine,plateau"), ("--scheduler plateau",)),
+    (("--sampled_data_path", "nowhere"), ("--sampled_data_path nowhere",)),
+    (("--encoder", "resnet1"), ("resnet1",)),
+])
+def test_a_wrong_word_is_one_line(wrong, says, demo, sampled, tmp_path):
+    one_line(tune(demo, sampled, tmp_path / "out", *wrong, ok=False), *says)
+    assert not (tmp_path / "out" / "tune.csv").exists()
+
+
+def test_optuna_asks_within_the_ranges_and_asks_the_same_after_a_kill(demo, sampled, tmp_path):
+    pytest.importorskip("optuna")
+    search = ("--set", "lr=1e-4..1e-1", "--set", "readout=none,mean", "--hidden_size", 4, "--trials", 3)
+    output = tmp_path / "search"
+    tune(demo, sampled, output, *search, "--readout", "none")
+    rows, entries = table(output / "tune.csv"), journal(output)
+    assert rows[0]["setting"] == "lr 0.0005, readout none" and 2 <= len(rows) <= 4
+    assert all(1e-4 <= float(row["lr"]) <= 1e-1 and len(row["lr"]) < 9 for row in rows)
+    assert len(entries) == 2 * len(rows)
+    whole = (output / "tune.csv").read_bytes()
+    (output / "trainings.jsonl").write_text("\n".join(entries[:3]) + "\n")     # what a kill would have left
+    result = tune(demo, sampled, output, *search, "--readout", "none")
+    assert (output / "tune.csv").read_bytes() == whole
+    assert f"{len(entries) - 3} trainings in " in result.out
+
+
+def test_without_optuna_one_line_says_how_to_get_it(demo, sampled, tmp_path):
+    script = patched(tmp_path, "tune.py", "sys.modules['optuna'] = None")
+    result = run(script, *words(demo, sampled, tmp_path / "out", "--set", "lr=1e-4..1e-2", "--trials", 2),
+                 env=ONE_THREAD, ok=False)
+    one_line(result, "--trials 2", "pip install optuna")
+
+
+@pytest.mark.slow
+def test_refit_trains_the_best_on_all_and_tests_it_once(tuned, demo, sampled, tmp_path):
+    output = tmp_path / "refit"
+    shutil.copytree(tuned[0], output)
+    result = tune(demo, sampled, output, *FOUR, "--refit")
+    folder, rows = output / "refit" / "seed_42", table(output / "tune.csv")
+    best = max(rows, key=lambda row: float(row["top1"]))
+    settings, metrics = read_json(folder / "settings.json"), read_json(folder / "test" / "metrics.json")
+    assert (str(settings["lr"]), settings["readout"]) == (best["lr"], best["readout"])
+    assert [row["part"] for row in table(folder / "splits.csv")] == ["train"] * 24
+    assert metrics["videos"] == 42 and metrics["checkpoint"] == "best.pth.tar" and metrics["epoch"] == 2
+    stamp = (folder / "test" / "metrics.json").stat().st_mtime_ns
+    again = tune(demo, sampled, output, *FOUR, "--refit")
+    assert (folder / "test" / "metrics.json").stat().st_mtime_ns == stamp
+    assert "trained and tested before" in again.out and last_line(result) == output
+    one_line(tune(demo, sampled, output, "--set", "latent_dim=8", "--refit", ok=False),
+             "--refit", "latent_dim", "--output")
