@@ -97,7 +97,7 @@ def wanted_classes(args, there, what):
 
 
 def table_of(args, films):
-    """({film: [Stretch]}, {name of a film: why it is not there}) of --from."""
+    """([Stretch], by films those that are there, {name of a film: why it is not there}) of --from."""
     rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
     wanted_classes(args, dict.fromkeys(row.cls for row in rows), f"--from {args.table}")
     rows = [row for row in rows if not args.classes or row.cls in args.classes]
@@ -105,7 +105,8 @@ def table_of(args, films):
     if not by_film:
         raise UserError(f"--from {args.table}: none of its {len(absent)} films is in --video_path "
                         f"{args.video_path}")
-    return {film: list(dict.fromkeys(found)) for film, found in by_film.items()}, absent
+    there = [row for film in films for row in dict.fromkeys(by_film.get(film, ()))]
+    return there + [row for row in rows if row.film in absent], absent
 
 
 class Finder:
@@ -180,6 +181,8 @@ def work_through(folder, films, names, finder, args):
 def find(folder, films, names, args, absent, finder):
     """All of the work in an output folder that is held by this process; the exit status."""
     failed, written = work_through(folder, films, names, finder, args)
+    for film, reason in absent.items():
+        folder.failed(film, "", reason)
     folder.save()
     named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
     gone = folder.tidy(named, names.values())
@@ -233,9 +236,8 @@ def main():
     films, absent, finder, table = films_of(args.video_path), {}, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
-        by_film, absent = table_of(args, films)
-        films = {film: path for film, path in films.items() if film in by_film}
-        table = [stretch for film in films for stretch in by_film[film]]
+        table, absent = table_of(args, films)
+        films = {film: path for film, path in films.items() if any(row.film == film for row in table)}
         choices, flags = {"from": str(Path(args.table).resolve())}, ("every", "sampling_rate")
     else:
         finder, flags = Finder(args), FIXED

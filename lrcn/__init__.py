@@ -4,16 +4,18 @@ rooms; everything else is here, by topic, and never imports the root.
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
                 workers (processes and threads that may hang), ranks (torchrun's numbers, stop signals, seeds)
     video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
-                sampling (class Rate: FPS / sampling_rate)
+                cut (a stretch of a film), sampling (class Rate: FPS / sampling_rate)
     clips/      sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
                 and what changed since), manifest, splits (lists, groups, parts), frames (windows, views,
                 crops), streams (rgb, rgbdiff: what the encoder sees of a moment),
-                likeness (black, frozen, nearly equal clips), report (of the data)
+                pictures (clips of one frame), likeness (black, frozen, nearly equal clips), report (of
+                the data)
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), features, store (of features), contents (fingerprints of videos),
                 inventory (what the store holds, and less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
-    watching/   sliding, segments, films, live, recording, outputs: what test_on_video.py stands on
+    watching/   sliding, segments, truth, films, live, recording, outputs: what test_on_video.py stands
+                on; candidates, clipfolder: find_clips.py
     study/      movies, figures, states, network, report, plots, pictures, comparison: what
                 test_continues_movie.py stands on
     drawing/    style, plots, labels, grids, sheets

@@ -11,6 +11,7 @@ What is on the disk is whole: the tables are replaced after every film, a clip o
 its name when it is done, and the same command goes on from there.
 """
 import functools
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -63,8 +64,8 @@ class ClipFolder:
         for folder in [self.out, *(p for p in self.out.iterdir() if p.is_dir())]:
             files.remove_leftovers(folder)
         path = self.out / "films.csv"
-        self.films = {row["film"]: [row[name] for name in FILMS] for row in files.read_csv(path, FILMS)} \
-            if path.is_file() else {}
+        rows = files.read_csv(path, FILMS) if path.is_file() else []
+        self.films = {row["film"]: [row[name] for name in FILMS] for row in rows if not row["reason"]}
         if table is not None:
             self.stretches = list(table)
         elif self.table.is_file():
@@ -73,7 +74,7 @@ class ClipFolder:
     def knows(self, film, path):
         """Was this film looked through, as it is now?"""
         row = self.films.get(film)
-        return row is not None and not row[5] and row[1:3] == _stamp(path)
+        return row is not None and row[1:3] == _stamp(path)
 
     def of(self, film):
         return [stretch for stretch in self.stretches if stretch.film == film]
@@ -210,9 +211,9 @@ class ClipFolder:
 
 @functools.lru_cache(maxsize=4096)
 def _stamp(path):
-    """[bytes, time of change (ns)] of a file, as text."""
+    """[bytes, time of change (ns)] of a file, as text; empty where there is none ("")."""
     try:
-        known = Path(path).stat()
+        known = os.stat(path)
     except OSError:
         return ["", ""]
     return [str(known.st_size), str(known.st_mtime_ns)]

@@ -99,8 +99,12 @@ def test_rows_that_a_person_deleted_are_taken_out_and_the_rest_is_not_written_ag
     left = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     assert len(left) == len(before) - 2 and left.items() <= before.items()
     (next(iter(left))).unlink()
-    assert "1 clips written" in run("find_clips.py", "--from", out / "candidates.csv", "--video_path", films,
-                                    "--output_dir", out).out
+    before = (out / "candidates.csv").read_text()
+    words = ("find_clips.py", "--from", out / "candidates.csv", "--output_dir", out, "--video_path")
+    assert "1 clips written" in run(*words, films).out
+    run(*words, films / "two.mp4")
+    assert set(out.rglob("*.mp4")) == set(left)     # what was cut out of other films is as it was
+    assert sorted((out / "candidates.csv").read_text().splitlines()) == sorted(before.splitlines())
 
 
 def test_ctrl_c_keeps_whole_clips_and_the_same_command_goes_on(trained, films, found, tmp_path):
@@ -151,6 +155,7 @@ def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_p
     result = run("find_clips.py", "--from", tmp_path / "k.csv", "--video_path", tmp_path / "films",
                  "--output_dir", tmp_path / "k")
     assert "1 that the table names are not there, such as xxxxxxxxxxx" in result.err
+    assert table(tmp_path / "k" / "films.csv")[0]["reason"] == "not there"
     clip = tmp_path / "k" / "tying a knot" / "-3B32lodo2M_000002_000004.mp4"
     assert [number_of(f) for f in read_frames(clip, range(50))] == list(range(50, 100))
     assert probe(clip).frames == 50
