@@ -28,6 +28,7 @@ from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank, Stop, alone_environment, ranks, set_seed
+from lrcn.clips import fields
 from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import surgery
 from lrcn.encoding.features import Options
@@ -55,7 +56,7 @@ def make_model(recipe, classes, state, checkpoint):
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
     encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality,
-                                   recipe.flow_length)
+                                   recipe.flow_length, fit=recipe.resize, augment=recipe.augment)
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
                        recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
@@ -103,7 +104,9 @@ def saved_settings(recipe):
     test_on_video.py samples alike, wherever the clips are by then."""
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
+    flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **({"flow": flow} if flow else {}),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
 
 
@@ -121,6 +124,7 @@ def train(recipe, checkpoint, device, rank):
     state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     before = runs.RunFolder.of(checkpoint) if checkpoint else None
     samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
     if rank.first:
         say_samples(samples, classes)
     model = make_model(recipe, classes, state, checkpoint).to(device)

@@ -5,7 +5,7 @@
 """
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
+from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
@@ -64,6 +65,14 @@ class Trained:
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
 
+    @property
+    def flow(self):
+        """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
+        transform = self.model.encoder.transform
+        if "flow" not in transform.parts:
+            return None
+        return replace(Flow.of(self.settings["flow"], "flow"), length=transform.flow_length)
+
 
 def build(state, source):
     """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
@@ -74,6 +83,8 @@ def build(state, source):
         fault = SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
+    if "flow" in recipe.modality.split("+"):
+        Flow.of(settings.get("flow"), f"{source}: settings: flow")
     fit_head(state, source)
     encoder = models.encoder_from_spec(state["encoder_spec"])
     head = models.Head(**state["head_spec"])

@@ -21,8 +21,9 @@ from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
+from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
-from lrcn.video.sampling import read_clip, sample_video
+from lrcn.video.sampling import read_clip
 
 
 class Stream:
@@ -82,13 +83,14 @@ class Network:
 
     encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
     head: the values of windows, (n, T, ...), of the first encoder -> probabilities float32 (n, C).
-    block: frames that are encoded at once, where so many are there.
+    block: frames that are encoded at once, where so many are there. flow: the flow.Flow that they see.
     """
     encoders: list
     head: Callable
     length: int
     classes: int
     block: int
+    flow: Flow | None = None
 
 
 def network_of(trained, device, backend="torch", precision="auto"):
@@ -96,11 +98,12 @@ def network_of(trained, device, backend="torch", precision="auto"):
     length, head = trained.settings["num_frames_video"], trained.model.head.eval()
     return Network([fastest(trained.model.encoder, device, backend, precision)],
                    lambda windows: softmax(head(windows.float()).float()), length, head.spec["classes"],
-                   max(BLOCK[device.type], length))
+                   max(BLOCK[device.type], length), trained.flow)
 
 
 class Slider:
-    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run.
+    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run;
+    flow: the flow.Flow that they see, or None.
 
     trained: a utils.Trained, which runs on the device as backend and precision say, or a Network.
     """
@@ -110,7 +113,7 @@ class Slider:
             trained = network_of(trained, device, backend, precision)
         self.length, self.head, self.classes = trained.length, trained.head, trained.classes
         self.streams = [Stream(encoder, self.length) for encoder in trained.encoders]
-        self.block = trained.block
+        self.block, self.flow = trained.block, trained.flow and trained.flow.require()
         self.push([self.crop(*self.blank())] * 2)      # warm up
         self.restart()
 
@@ -119,15 +122,11 @@ class Slider:
         """Frames that were encoded since the last start."""
         return self.streams[0].encoded
 
-    @property
-    def flow_length(self):
-        """Fields of flow that the streams need of every sampled frame: 0, 1 or more."""
-        return max((s.transform.flow_length for s in self.streams if "flow" in s.transform.parts), default=0)
-
     def blank(self):
         """A frame on which nothing is, and its fields."""
         side = max(stream.transform.crop for stream in self.streams)
-        return np.zeros((side, side, 3), np.uint8), np.full((side, side, 2 * self.flow_length), 128, np.uint8)
+        fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
+        return np.zeros((side, side, 3), np.uint8), fields
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
@@ -195,9 +194,9 @@ def analyse(path, slider, history, rate):
     slider.restart()
     with Video(path) as source:
         crops = []
-        for _, seconds, frame in sample_video(source, rate):
+        for _, seconds, frame, fields in sample_with_flow(source, rate, slider.flow):
             history.times.append(seconds)
-            crops.append(slider.crop(frame))
+            crops.append(slider.crop(frame, fields))
             if len(crops) == slider.block:  # a block is at least a window long
                 yield history.add(slider.push(crops))
                 crops = []
@@ -207,6 +206,7 @@ def analyse(path, slider, history, rate):
     if len(history.times) < slider.length:
         frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
         history.times[:] = (indices / info.fps).tolist()
-        crops = [slider.crop(frame) for frame in frames]
+        fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)
+        crops = [slider.crop(*seen) for seen in zip(frames, fields, strict=True)]
     if crops:
         yield history.add(slider.push(crops))
