@@ -10,8 +10,8 @@ rooms; everything else is here, by topic, and never imports the root.
                 crops), streams (rgb, rgbdiff: what the encoder sees of a moment),
                 likeness (black, frozen, nearly equal clips), report (of the data)
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
-                onnxruntime; precision), onnx (its files), features, store (of features), contents (fingerprints of videos),
-                inventory (what the store holds, and less of it), predictions
+                onnxruntime; precision), onnx (its files), features, store (of features), contents
+                (fingerprints of videos), inventory (what the store holds, and less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
     watching/   sliding, exported (an ONNX file in the place of a run), segments, films, live, recording,
                 outputs: what test_on_video.py stands on
