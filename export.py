@@ -77,7 +77,7 @@ def check_exportable(trained, format):
     if lacking:
         raise UserError(f"--format {format}: {' and '.join(lacking)} not installed; pip install "
                         f"{' '.join(lacking)}, or give --format torch")
-    if type(trained.model) is not models.LRCN:
+    if hasattr(trained.model.encoder, "streams"):
         raise UserError(f"{trained.folder}: a fused run has several encoders, and a file takes the frames of "
                         f"one; export each of the runs that it was made of")
     size = sum(p.numel() * p.element_size() for p in trained.model.parameters())

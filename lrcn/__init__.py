@@ -11,11 +11,11 @@ rooms; everything else is here, by topic, and never imports the root.
                 pictures (clips of one frame), likeness (black, frozen, nearly equal clips), report (of
                 the data)
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
-                onnxruntime; precision), features, store (of features), contents (fingerprints of videos),
-                inventory (what the store holds, and less of it), predictions
+                onnxruntime; precision), onnx (its files), features, store (of features), contents
+                (fingerprints of videos), inventory (what the store holds, and less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
-    watching/   sliding, segments, truth, films, live, recording, outputs: what test_on_video.py stands
-                on; candidates, clipfolder: find_clips.py
+    watching/   sliding, exported (an ONNX file in the place of a run), segments, truth, films, live,
+                recording, outputs: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
     study/      movies, figures, states, network, report, plots, pictures, comparison: what
                 test_continues_movie.py stands on
     drawing/    style, plots, labels, grids, sheets

@@ -22,6 +22,7 @@ from lrcn.clips.frames import Transform
 from lrcn.encoding import onnx, surgery
 from lrcn.encoding.engines import BLOCK
 from lrcn.runs import RunFolder
+from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.sliding import Network
 
@@ -46,8 +47,8 @@ def describe(trained, part):
     entry, output = (layout.format(**words) for layout in LAYOUTS[part])
     return {"format": FORMAT, "part": part, "input": entry, "output": output, "encoder": encoder.name,
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),
-            "transform": asdict(encoder.transform), "FPS": rate.FPS, "sampling_rate": rate.sampling_rate,
-            "num_frames_video": words["T"]}
+            "transform": asdict(encoder.transform), "flow": trained.flow and trained.flow.settings(),
+            "FPS": rate.FPS, "sampling_rate": rate.sampling_rate, "num_frames_video": words["T"]}
 
 
 def picture_shape(transform):
@@ -80,6 +81,7 @@ class _File:
         said = self.said
         check_values(said, WHAT, source)
         self.transform = _transform(said.get("transform"), f"{source}: transform")
+        self.flow = Flow.of(said.get("flow"), f"{source}: flow") if "flow" in self.transform.parts else None
         frames, time = picture_shape(self.transform), (said["num_frames_video"],)
         classes = (len(said["classes"]),)
         entry, output = {"model": ((*time, *frames), classes), "encoder": (frames, (None,)),
@@ -137,7 +139,7 @@ class Exported:
                     "whole, each frame in as many windows as hold it")
             encode, head = _Pixels(self.transform), self.whole
         return Network([encode], lambda windows: self._probabilities(head.run(windows.numpy())), self.length,
-                       len(self.classes), max(BLOCK["cpu"], self.length))
+                       len(self.classes), max(BLOCK["cpu"], self.length), self.whole.flow)
 
     def _probabilities(self, shares):
         if not np.isfinite(shares).all():

@@ -83,8 +83,7 @@ class Network:
 
     encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
     head: the values of windows, (n, T, ...), of the first encoder -> probabilities float32 (n, C).
-    block: frames that are encoded at once, where so many are there.
-    flow: the flow.Flow that they see, or None.
+    block: frames that are encoded at once, where so many are there. flow: the flow.Flow that they see.
     """
     encoders: list
     head: Callable
@@ -99,7 +98,7 @@ def network_of(trained, device, backend="torch", precision="auto"):
     length, head = trained.settings["num_frames_video"], trained.model.head.eval()
     return Network([fastest(trained.model.encoder, device, backend, precision)],
                    lambda windows: softmax(head(windows.float()).float()), length, head.spec["classes"],
-                   max(BLOCK[device.type], length), trained.flow and trained.flow.require())
+                   max(BLOCK[device.type], length), trained.flow)
 
 
 class Slider:
@@ -114,7 +113,7 @@ class Slider:
             trained = network_of(trained, device, backend, precision)
         self.length, self.head, self.classes = trained.length, trained.head, trained.classes
         self.streams = [Stream(encoder, self.length) for encoder in trained.encoders]
-        self.block, self.flow = trained.block, trained.flow
+        self.block, self.flow = trained.block, trained.flow and trained.flow.require()
         self.push([self.crop(*self.blank())] * 2)      # warm up
         self.restart()
 
