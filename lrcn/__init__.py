@@ -12,8 +12,8 @@ rooms; everything else is here, by topic, and never imports the root.
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), features, store (of features), contents (fingerprints of videos),
                 inventory (what the store holds, and less of it), predictions
-    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures, folds (cross-validation),
-                tuning (which settings, and their table)
+    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures, folds
+                (cross-validation), tuning (which settings, and their table)
     watching/   sliding, segments, films, live, recording, outputs: what test_on_video.py stands on
     study/      movies, figures, states, network, report, plots, pictures, comparison: what
                 test_continues_movie.py stands on
