@@ -50,6 +50,9 @@ def make_parser():
                       help="values of a flag of train.py, or of test_windows and flip; may be given again")
     tune.add_boolean("--one_by_one", default=False, help="the first values of all flags, and every other "
                      "value alone, instead of all combinations")
+    tune.add_argument("--against", default=None, metavar="FLAG",
+                      help="take each row's difference from the row with the first value of this flag, all "
+                           "else equal (default: from the first row)")
     tune.add_argument("--trials", type=POSITIVE, default=None, metavar="N",
                       help="let Optuna ask for N settings (pip install optuna); ranges need this")
     tune.add_argument("--folds", type=Number(int, low=2), default=4,
@@ -187,17 +190,18 @@ def write_start(out, base, plan):
                     [(v.name, v.cls, v.group, k + 1) for v, k in zip(plan.videos, plan.folds, strict=True)])
 
 
-def write_tables(out, rows, plan):
+def write_tables(out, rows, plan, against):
     """tune.csv, tune.md and tune.png, and the table on the terminal."""
     groups = len({v.group for v in plan.videos})
     count = len(plan.numbers)
     note = (f"{len(plan.videos)} clips of {len(plan.classes)} classes in {groups} groups, {count} folds by "
             f"group, seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}; chance "
             f"{1 / len(plan.classes):.3f}")
+    minus = f"{against} {dict(rows[0].setting.chosen)[against]}" if against else "the first row"
     header, cells = tuning.csv_rows(rows, count)
     files.write_csv(out.table, header, cells)
     files.write_text(out.text, "\n".join(["```", command(), "```", "", note + ".", "",
-                                          *tuning.lines(rows, markdown=True), ""]))
+                                          *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
     best = set(map(id, sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]))
     drawn = [row for row in there if row is rows[0] or id(row) in best]
@@ -209,8 +213,8 @@ def write_tables(out, rows, plan):
             [row.top1 for row in drawn], [row.ends for row in drawn],
             [np.nan if row.minus_first is None else row.minus_first for row in drawn],
             [nothing if row.minus_first is None else row.minus_ends for row in drawn],
-            n=len(plan.videos), note=aside + note)
-    for line in tuning.lines(rows):
+            n=len(plan.videos), note=aside + note, minus_what=minus)
+    for line in tuning.lines(rows, minus):
         cli.say(line)
 
 
@@ -259,7 +263,7 @@ def main():
     if rank_and_world()[1] > 1:
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
     base, space = base_of(args), [tuning.dimension(text) for text in args.set]
-    tuning.check_space(space, args.trials)
+    against = tuning.check_space(space, args.trials, args.against)
     device = utils.choose_device(base.recipe.device)
     plan = make_plan(args, base.recipe, device)
     out = TuningFolder(Path(args.output).expanduser())
@@ -271,8 +275,8 @@ def main():
         write_start(out, base, plan)
         validation = CrossValidation(plan, utils.network_to_train, Journal(out.journal),
                                      jobs_of(args, device))
-        rows = tuning.table(compare(args, base, space, validation), validation)
-        write_tables(out, rows, plan)
+        rows = tuning.table(compare(args, base, space, validation), validation, against)
+        write_tables(out, rows, plan, against)
         best = tuning.best(rows)
         cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: "
                 f"{shlex.join(tuning.flags_of(best.setting.recipe))}")

@@ -13,7 +13,8 @@ rooms; everything else is here, by topic, and never imports the root.
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), onnx (its files), features, store (of features), contents
                 (fingerprints of videos), inventory (what the store holds, and less of it), predictions
-    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
+    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures, folds
+                (cross-validation), tuning (which settings, and their table)
     watching/   sliding, exported (an ONNX file in the place of a run), segments, truth, films, live,
                 recording, outputs: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
     study/      movies, figures, states, network, report, plots, pictures, comparison: what

@@ -315,7 +315,7 @@ def _segment_strip(ax, segments, colors, room, seconds=()):
 
 @style.styled
 def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=None, note="",
-                    title="Settings compared by cross-validation"):
+                    minus_what="the first row", title="Settings compared by cross-validation"):
     """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
 
     folds: (R, K); ends, minus_ends: (R, 2); minus: (R,), NaN where there is none, as in the first row.
@@ -336,6 +336,6 @@ def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=Non
         right.errorbar(minus[there], y[there], xerr=interval(minus[there], *minus_ends[there].T), fmt="s",
                        color=style.unit(style.RED), markersize=5)
     right.axvline(0, color="black", lw=1)
-    right.set(xlabel="minus the first row, paired, with 95% interval")
+    right.set(xlabel=f"minus {minus_what}, paired, with 95% interval")
     within(left, 0, 1)
     return style.save(fig, path)

@@ -55,7 +55,7 @@ class Range:
 def dimension(text):
     """Values or Range of `lr=1e-4,5e-4` or `lr=1e-5..1e-3`; UserError names what is wrong."""
     name, _, words = text.partition("=")
-    name = flag_name(name, text)
+    name = flag_name(name, f"--set {text}")
     if not words:
         raise UserError(f"--set {text}: give values, as in {name}=A,B, or a range, as in {name}=LOW..HIGH")
     low, dots, high = words.partition("..")
@@ -73,7 +73,7 @@ def dimension(text):
     return Values(name, values)
 
 
-def flag_name(word, text):
+def flag_name(word, source):
     """The field of Recipe (or flag of testing) that a word names; UserError says which is near."""
     word = word.strip().lstrip("-").replace("-", "_")
     name = ALIASES.get(word, word)
@@ -81,9 +81,9 @@ def flag_name(word, text):
         return name
     if name in KNOWN:
         hint = "--seeds N" if name == "seed" else f"--{name} itself, where there is such a flag"
-        raise UserError(f"--set {text}: all settings share clips, folds, seeds and machine; give {hint}")
+        raise UserError(f"{source}: all settings share clips, folds, seeds and machine; give {hint}")
     near = difflib.get_close_matches(name, [*KINDS, *ALIASES], n=1)
-    raise UserError(f"--set {text}: train.py has no flag {word}" +
+    raise UserError(f"{source}: train.py has no flag {word}" +
                     (f"; did you mean {near[0]}?" if near else "; its --help lists them"))
 
 
@@ -99,8 +99,9 @@ def value_of(name, word):
 
 # ---------------------------------------------------------------- settings
 
-def check_space(space, trials):
-    """UserError where a flag is named twice, or a range stands where no search is."""
+def check_space(space, trials, against=None):
+    """The name of the flag `against`; UserError where it is none of these, a flag is named twice, or a range
+    stands where no search is."""
     names = [d.name for d in space]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -110,6 +111,13 @@ def check_space(space, trials):
         raise UserError(f"--set {ranges[0]}: a range is searched with --trials N; or give values with commas")
     if trials and not space:
         raise UserError(f"--trials {trials}: there is nothing to search; give --set NAME=LOW..HIGH")
+    if against is None:
+        return None
+    name = flag_name(against, f"--against {against}")
+    if name not in names or trials:
+        raise UserError(f"--against {against}: this is for a flag whose values --set lists" +
+                        (", not for --trials" if trials else ""))
+    return name
 
 
 def grid(base, space):
@@ -126,9 +134,9 @@ def one_by_one(base, space):
 
 
 def words(setting, first):
-    """What a setting is called: in the first row all that was chosen, then what is other than there."""
-    before = dict(first.chosen)
-    told = {k: v for k, v in setting.chosen if setting is first or before.get(k, ...) != v}
+    """What a setting is called: all that was chosen, or, after a first row, what is other than there."""
+    before = dict(first.chosen) if first and setting is not first else {}
+    told = {k: v for k, v in setting.chosen if before.get(k, ...) != v}
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "as given"
 
 
@@ -207,7 +215,7 @@ COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first"
 class Row:
     """A setting's figures over all held-out clips and seeds; folds: its mean accuracy in each.
 
-    minus_first, minus_ends: the paired difference against the first row; None where there is none.
+    minus_first, minus_ends: the paired difference from the first row, or its `reference`; else None.
     fault: why there are no figures.
     """
     setting: object
@@ -228,18 +236,29 @@ class Row:
                 self.p, self.fault]
 
 
-def table(settings, validation):
-    """[Row] of settings, in their order."""
-    plan, first = validation.plan, validation.right(settings[0])
+def reference(setting, settings, against):
+    """The setting that another one's difference is taken from: the first, or the one that is as it is but for
+    the first value of the flag `against`."""
+    if against is None:
+        return settings[0]
+    wanted = {**dict(setting.chosen), against: dict(settings[0].chosen)[against]}
+    return next((s for s in settings if dict(s.chosen) == wanted), settings[0])
+
+
+def table(settings, validation, against=None):
+    """[Row] of settings, in their order, each with its difference from its `reference`."""
+    plan = validation.plan
     groups = [v.group for v in plan.videos]
     rows = []
     for setting in settings:
-        right, name = validation.right(setting), words(setting, settings[0])
+        right, name = validation.right(setting), words(setting, None if against else settings[0])
+        other = reference(setting, settings, against)
+        first = validation.right(other)
         if right is None:
             rows.append(Row(setting, name, fault=validation.fault(setting)))
             continue
         minus, ends, p = None, (None, None), None
-        if setting is not settings[0] and first is not None:
+        if setting is not other and first is not None:
             minus, ends, p = scores.paired(first, right, groups)
         rows.append(Row(setting, name, float(right.mean()), tuple(scores.share_of(right, groups).ci95),
                         tuple(float(right[:, plan.folds == k].mean()) for k in plan.numbers),
@@ -269,11 +288,12 @@ def csv_rows(rows, folds):
     return header, found
 
 
-def lines(rows, markdown=False):
-    """The rows as text, or as a table of a document."""
+def lines(rows, minus, markdown=False):
+    """The rows as text, or as a table of a document. minus: what differences are taken from, in words."""
     wide = max(len(row.name) for row in rows)
-    found = ["| setting | accuracy [95%] | folds | minus the first row [95%] |", "|---|---|---|---|"] \
-        if markdown else [f"{'setting':<{wide}}  accuracy [95%]        minus first [95%]         folds"]
+    head = f"minus {minus} [95%]"
+    found = [f"| setting | accuracy [95%] | folds | {head} |", "|---|---|---|---|"] if markdown else \
+        [f"{'setting':<{wide}}  {'accuracy [95%]':<20}  {head:<24}  folds"]
     for row in rows:
         if row.top1 is None:
             told = ["", "", row.fault or "not trained"]

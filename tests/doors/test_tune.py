@@ -106,6 +106,18 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(tuned, demo, sa
     assert "2 trainings in " in result.out and "2 settings, 4 trainings, 2 of them" in result.out
 
 
+def test_a_difference_can_be_taken_within_the_other_flags(tuned, demo, sampled, tmp_path):
+    output = tmp_path / "against"
+    shutil.copytree(tuned[0], output)
+    result = tune(demo, sampled, output, *FOUR, "--against", "readout")
+    rows = table(output / "tune.csv")
+    assert [bool(row["minus_first"]) for row in rows] == [False, True, False, True]
+    for row, other in ((rows[1], rows[0]), (rows[3], rows[2])):
+        assert float(row["minus_first"]) == pytest.approx(float(row["top1"]) - float(other["top1"]), abs=1e-5)
+        assert row["lr"] == other["lr"] and row["setting"] == f"lr {row['lr']}, readout none"
+    assert "minus readout final [95%]" in result.out
+
+
 @pytest.mark.slow
 def test_trainings_at_once_in_processes_of_their_own_say_the_same(tuned, demo, sampled, tmp_path):
     result = tune(demo, sampled, tmp_path / "two", *FOUR, "--jobs", 2)
@@ -166,6 +178,8 @@ def test_a_training_that_fails_costs_its_own_row(demo, sampled, tmp_path):
     (("--trials", 3), ("--trials 3", "nothing to search")),
     (("--folds", 25), ("--folds 25", "24 groups")),
     (("--split", "random"), ("--split random",)),
+    (("--set", "lr=1e-4,1e-3", "--against", "readout"), ("--against readout", "--set")),
+    (("--set", "lr=1e-4,1e-3", "--against", "readuot"), ("--against readuot", "did you mean readout?")),
     (("--set", "scheduler=cosine,plateau"), ("--scheduler plateau",)),
     (("--sampled_data_path", "nowhere"), ("--sampled_data_path nowhere",)),
     (("--encoder", "resnet1"), ("resnet1",)),
