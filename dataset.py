@@ -53,20 +53,40 @@ def training_samples(recipe, run=None, say=cli.say):
         return _as_before(run, videos, [*pool, *test], say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
-    train, val = ([v for v in pool if v.part == part] for part in ("train", "val")) if parted else (pool, [])
-    if not val:
+    train, val = pool, []
+    if parted and recipe.split_size:
+        train, val = ([v for v in pool if v.part == part] for part in ("train", "val"))
+    if not val and recipe.split_size:
         train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky)
     if recipe.smaller_dataset:
         train, val = splits.smaller(train), splits.smaller(val)
-    if not val:
-        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
+    if not val and recipe.split_size:
+        raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
+                        "0 trains on all, without a validation")
+    if not val and recipe.scheduler == "plateau":
+        raise UserError("--scheduler plateau: it follows the validation loss; give a --split_size above 0")
     return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
 
 
-def _listed(recipe, videos, say):
+def training_pool(recipe, say=cli.say):
+    """([SampledVideo], class names in label order): all that a run of this recipe may learn from.
+
+    For choices between recipes: neither the test list nor a test video is looked at.
+    """
+    _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
+    if recipe.ucf_list_dir:
+        pool, _, order = _listed(recipe, videos, say, splits.training_list)
+    else:
+        pool, _, order = (_parted if any(v.part for v in videos) else _drawn)(recipe, videos, say)
+    classes = _classes(recipe, pool, order)
+    pool = [v for v in pool if v.cls in set(classes)]
+    return splits.smaller(pool) if recipe.smaller_dataset else pool, classes
+
+
+def _listed(recipe, videos, say, read=lambda lists, split: splits.official_lists(lists, split)[0]):
     """(training videos, [], class order) of an official split."""
     lists = cli.folder("ucf_list_dir", recipe.ucf_list_dir, "give the folder of the split lists")
-    listed, _ = splits.official_lists(lists, recipe.split)
+    listed = read(lists, recipe.split)
     pool, sentence = splits.present(listed, videos, "training")
     say(sentence)
     if not pool:
@@ -118,7 +138,7 @@ def _as_before(run, videos, candidates, say):
                if (row["class"], row["video"]) in there]
     if len(samples) < len(rows):
         say(f"{len(samples)} of {len(rows)} videos of {run.splits} present")
-    if {s.part for s in samples} < {"train", "val"}:
+    if {s.part for s in samples} < {row["part"] for row in rows} & {"train", "val"}:
         raise UserError(f"--resume {run}: no training or no validation video of its splits.csv is in the "
                         f"sampled data; give the --sampled_data_path that it was trained on")
     known = {(row["class"], row["video"]) for row in rows}

@@ -1,7 +1,8 @@
-"""What every script with a model needs: a device, a trained run, and the flags that they share.
+"""What every script with a model needs: a device, a trained run, a network to train, and shared flags.
 
     device = choose_device("auto")
     trained = load_trained("20261121-110128")       # .model .classes .recipe .rate
+    network, encoder, groups = trained_part(recipe, new_model(recipe, classes))
 """
 import os
 import sys
@@ -14,8 +15,9 @@ import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.encoding import backbones
+from lrcn.base.ranks import set_seed
+from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
+from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
@@ -110,6 +112,79 @@ def say_disagreement(args, trained):
         cli.say(f"warning: {trained.folder}: {words}", file=sys.stderr)
 
 
+# ---------------------------------------------------------------- a network to train
+
+def continued_model(state, checkpoint, classes):
+    """The LRCN of a checkpoint's state, to go on with."""
+    model, known, *_ = build(state, f"--checkpoint_path {checkpoint}")
+    if known != classes:
+        raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
+                        f"has {len(classes)}; give the flags and folders of that run")
+    checkpoints.restore(model, state, checkpoint, "checkpoint_path")
+    return model
+
+
+def new_encoder(recipe):
+    """The encoder that a recipe names, with its weights."""
+    set_seed(recipe.seed)
+    weights = recipe.encoder_weights
+    if weights.lower() == "none":
+        weights = None
+    elif weights != "DEFAULT":
+        weights = checkpoints.load_file(weights, "encoder_weights")
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality)
+
+
+def new_model(recipe, classes, encoder=None):
+    """The LRCN to train, new, with --init_from's weights where given. encoder: new_encoder's of this recipe,
+    where it is there already."""
+    encoder = encoder or new_encoder(recipe)
+    set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
+    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
+                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
+                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden)
+    model = models.LRCN(encoder, head)
+    if recipe.init_from:
+        other = load_trained(recipe.init_from, flag="init_from").model
+        for line in checkpoints.take_over(model, other):
+            cli.say(line)
+    return model
+
+
+def network_to_train(recipe, classes, device, encoder=None):
+    """(LRCN, *trained_part) of a new run; encoder: as of new_model."""
+    model = new_model(recipe, classes, encoder).to(device)
+    return model, *trained_part(recipe, model)
+
+
+def trained_part(recipe, model):
+    """(network that is trained, what encodes for its feature cache or None, optimiser groups).
+
+    Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
+    activations of the part before them. Otherwise the whole network, on frames.
+    """
+    model.encoder.requires_grad_(False)
+    groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
+    if recipe.frozen:
+        if recipe.train_batch_norm:
+            raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
+                            "--train_encoder last:K or all, or leave the flag out")
+        return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
+    last = recipe.last_blocks
+    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})
+    if recipe.train_batch_norm:
+        model.encoder.moving_statistics = surgery.last_units(model.encoder.backbone, last)
+    if recipe.recompute:
+        surgery.recompute_activations(model.encoder)
+    parts = surgery.cut(model.encoder, last) if last and recipe.feature_cache else None
+    if parts:
+        return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
+    if last and recipe.feature_cache:
+        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
+                f"every epoch")
+    return model, None, groups
+
+
 # ---------------------------------------------------------------- flags
 
 def add_model_flags(parser, several=False, batch_size="accepted for old command lines; the result and the "
@@ -154,3 +229,11 @@ def add_data_flags(parser):
                       help="official split (default: that of the training)")
     parser.group("machine").add_boolean("--feature_cache", default=True,
                                         help="keep the features on disk, shared by all scripts")
+
+
+def add_windows_flags(group):
+    """How much of a test video is looked at."""
+    group.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
+                       help="windows of a video whose softmax is averaged; more than one needs videos "
+                            "sampled with --num_frames_to_extract all")
+    group.add_boolean("--flip", default=False, help="average over every window and its mirror image")

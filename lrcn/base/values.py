@@ -66,6 +66,11 @@ class Number:
 COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
 
 
+def number_or_all(text):
+    """A whole number >= 1, or the word all."""
+    return text if text == "all" else POSITIVE(text)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One of some words."""

@@ -50,6 +50,14 @@ class Album:
         progress, best = run.progress, run.progress.best
         self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes))
         val = [s for s in samples if s.part == "val"]
+        if val:
+            self.validation(run, val)
+        if best:
+            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
+            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
+
+    def validation(self, run, val):
+        """Frames and clips of the validation [Sample] with their labels, and the attention over one."""
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(val), min(SHOWN, len(val)), replace=False).tolist()
         if run.val_logits is None:      # resumed when all was done
@@ -61,15 +69,12 @@ class Album:
         self.picture("validation_labels", grids.label_grid, [clip[0] for clip in clips], true, said,
                      [shares[i].max().item() for i in chosen],
                      title="Validation clips: first frame, predicted and true class",
-                     note=f"The weights of epoch {progress.epoch} (last.pth.tar). {self.note}")
+                     note=f"The weights of epoch {run.progress.epoch} (last.pth.tar). {self.note}")
         for n in range(min(MOVING, len(chosen))):
             self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n], said[n], run.settings)
         if self.recipe.readout == "attention":
             self.picture("attention", grids.attention_picture, clips[0], attention(run, chosen[0]),
                          title=f"Attention over the frames of a clip of {true[0]}")
-        if best:
-            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
-            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
 
     def clip(self, video):
         """A clip as it was sampled: uint8 (T, H, W, 3)."""

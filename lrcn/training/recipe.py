@@ -37,8 +37,8 @@ class Recipe:
     split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
                       "and test on the three in turn; random: the leaky protocol, by video instead of "
                       "group, for comparison only", names=("--split", "--split_number"))
-    split_size: float = flag("data", 0.2, SHARE, "share of every class's training videos held out for "
-                             "validation, whole groups")
+    split_size: float = flag("data", 0.2, BELOW_ONE, "share of every class's training videos held out for "
+                             "validation, whole groups; 0: none, and the last epoch counts as the best")
     test_size: float = flag("data", 0.2, SHARE, "share held out for testing, where no list says it")
     group_pattern: str = flag("data", None, Text(none=True), "what names a video's group in its file name "
                               "(default: gNN of UCF-101, else the file)", "REGEX")
