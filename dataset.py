@@ -31,6 +31,11 @@ def _sampled(folder, settings):
 
 # ---------------------------------------------------------------- training
 
+def sampled_videos(recipe):
+    """[SampledVideo] of all that there is."""
+    return _sampled(recipe.sampled_data_path, recipe.as_settings())[1]
+
+
 def training_samples(recipe, run=None, say=cli.say):
     """([Sample] of train, val and, where no list says it, test; class names in label order).
 
@@ -50,7 +55,10 @@ def training_samples(recipe, run=None, say=cli.say):
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")
     if run is not None and run.splits.is_file():
-        return _as_before(run, videos, [*pool, *test], say)
+        return _as_written(run.splits, f"--resume {run}", videos, [*pool, *test], say)
+    if recipe.parts:
+        table = cli.file("parts", recipe.parts, "give a run's splits.csv")
+        return _as_written(table, f"--parts {table}", videos, [*pool, *test], say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
     train, val = pool, []
@@ -130,22 +138,24 @@ def _classes(recipe, pool, order):
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
-def _as_before(run, videos, candidates, say):
-    """The samples and classes of a resumed run: what came into the sampled data since is left out."""
-    rows = splits.read_splits(run.splits)
+def _as_written(table, flag, videos, candidates, say):
+    """The samples and classes of a run's splits.csv: what came into the sampled data since is left out."""
+    rows = splits.read_splits(table)
     there = {(v.cls, v.name): v for v in videos}
     samples = [splits.Sample(there[row["class"], row["video"]], row["label"], row["part"]) for row in rows
                if (row["class"], row["video"]) in there]
     if len(samples) < len(rows):
-        say(f"{len(samples)} of {len(rows)} videos of {run.splits} present")
+        say(f"{len(samples)} of {len(rows)} videos of {table} present")
     if {s.part for s in samples} < {row["part"] for row in rows} & {"train", "val"}:
-        raise UserError(f"--resume {run}: no training or no validation video of its splits.csv is in the "
+        raise UserError(f"{flag}: no training or no validation video of its splits.csv is in the "
                         f"sampled data; give the --sampled_data_path that it was trained on")
     known = {(row["class"], row["video"]) for row in rows}
     labels = {row["class"]: row["label"] for row in rows}
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
     new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
     if new:
-        say(f"{len(new)} videos that are not in {run.splits} are left out of the resumed run: "
+        say(f"{len(new)} videos that are not in {table} are left out of this run: "
             f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
     return samples, sorted(labels, key=labels.get)
 

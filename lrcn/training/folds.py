@@ -33,11 +33,12 @@ from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import clip_features, predict_videos
 from lrcn.training.engine import Progress, make_learner, train_epoch
 from lrcn.training.feeds import epoch_steps, make_feeds
-from lrcn.training.recipe import Recipe
+from lrcn.training.recipe import Recipe, as_word
 
 FORMAT = 1
 # What the features of a clip depend on, and a frozen encoder.
-OF_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "init_from", "train_encoder", "seed")
+OF_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "init_from", "train_encoder", "streams",
+              "seed")
 OF_FEATURES = (*OF_ENCODER, "num_frames_video", "views", "clips_per_video")
 
 
@@ -94,7 +95,7 @@ _encoders = {}      # the last frozen one of this process
 
 def _build(build, recipe, plan):
     """build's (model, network, encoder, groups), a frozen encoder made once."""
-    key = tuple(getattr(recipe, name) for name in OF_ENCODER)
+    key = tuple(as_word(getattr(recipe, name)) for name in OF_ENCODER)
     built = build(recipe, plan.classes, plan.device, _encoders.get(key))
     if recipe.frozen and key not in _encoders:
         _encoders.clear()
@@ -242,7 +243,8 @@ class CrossValidation:
             self._train_at_once(list(todo.values()), said)
 
     def _encode(self, setting):
-        key = (*(getattr(setting.recipe, name) for name in OF_FEATURES), setting.test_windows, setting.flip)
+        key = (*(as_word(getattr(setting.recipe, name)) for name in OF_FEATURES), setting.test_windows,
+               setting.flip)
         if key not in self.encoded:
             self.encoded.add(key)
             encode(self.build, setting, self.plan)
