@@ -1,4 +1,4 @@
-"""Several runs, one answer: the mean of their probabilities (late fusion), or a head trained over all of them.
+"""Several runs, one answer: the mean of their probabilities (late fusion), or a head over all of them.
 
     python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
     python fuse.py RUN_A RUN_B --weights 1 2
@@ -11,12 +11,13 @@ compare.py takes the folder as it takes a run. Prints it as the last line.
 
     python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
 
-trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature store
-under its own key: train.py with --streams, the first run's data, split and parts, and the flags of train.py that
-are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the rest, with the
-streams' own heads in its checkpoint. --folds K is for runs whose encoder was fine-tuned: what such an encoder
-says of the videos that it was trained on is better than what it says of new ones. Each is trained K times more,
-every time without one K-th of the training groups, which then get their features from that encoder.
+trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature
+store under its own key: train.py with --streams, the first run's data, split and parts, and the flags of
+train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
+rest, with the streams' own heads in its checkpoint. --folds K is for runs whose encoder was fine-tuned: what
+such an encoder says of the videos that it was trained on is better than what it says of new ones. Each is
+trained K times more, every time without one K-th of the training groups, which then get their features from
+that encoder.
 """
 import os
 import subprocess
@@ -42,9 +43,9 @@ from lrcn.testing.answers import read_metrics, read_shares
 from lrcn.training.recipe import Recipe, add_flag
 
 # What a trained fusion has from its streams, or cannot have.
-NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams", "parts",
-                   "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute", "feature_cache",
-                   "resume", "load_checkpoint", "checkpoint_path")
+NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
+                   "parts", "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
+                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
 TRAIN = Path(__file__).with_name("train.py")
@@ -60,9 +61,9 @@ def make_parser():
     parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
                         help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
     output = parser.group("output")
-    output.add_argument("--output_dir", metavar="DIR", help="where to write the report of a mean, instead of a "
-                                                            "new folder")
-    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn into videos/, of a mean")
+    output.add_argument("--output_dir", metavar="DIR", help="where a mean's report is written, instead of into "
+                                                            "a new folder")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
     for f in fields(Recipe):
         if f.name not in NOT_OF_A_FUSION:
             add_flag(parser.group(f.metadata["group"]), f, None, f"{f.metadata['help']} (default: "
@@ -203,8 +204,8 @@ def train(args):
     first = runs[0]
     parts = RunFolder(first.folder).splits
     if not parts.is_file():
-        raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which videos "
-                        f"were held out")
+        raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which "
+                        f"videos were held out")
     for run in runs:
         refuse_leak(run, first)
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
@@ -218,8 +219,9 @@ def train(args):
 
 
 def rows_of(run, *parts):
-    """The rows of a run's splits.csv that are in these parts."""
-    return [row for row in splits.read_splits(RunFolder(run.folder).splits) if row["part"] in parts]
+    """The rows of a run's splits.csv that are in these parts, or all."""
+    rows = splits.read_splits(RunFolder(run.folder).splits)
+    return [row for row in rows if not parts or row["part"] in parts]
 
 
 def pairs(rows):
@@ -232,8 +234,8 @@ def refuse_leak(run, first):
         return
     leaked = pairs(rows_of(run, "train")) & pairs(rows_of(first, "val", "test"))
     if leaked:
-        raise UserError(f"runs {run.folder}: its encoder was trained on {len(leaked)} videos that {first.folder} "
-                        f"held out; train it with --parts {RunFolder(first.folder).splits}")
+        raise UserError(f"runs {run.folder}: its encoder was trained on {len(leaked)} videos that "
+                        f"{first.folder} held out; train it with --parts {RunFolder(first.folder).splits}")
 
 
 def cross_fit(runs, count, recipe):
@@ -252,9 +254,9 @@ def cross_fit(runs, count, recipe):
     for k in range(count):
         parts = root / f"parts_{k + 1}.csv"
         held = pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
-        kept = [row for row in splits.read_splits(RunFolder(runs[0].folder).splits)
+        kept = [[row[name] for name in splits.SPLIT_COLUMNS] for row in rows_of(runs[0])
                 if (row["class"], row["video"]) not in held]
-        files.write_csv(parts, splits.SPLIT_COLUMNS, [[row[name] for name in splits.SPLIT_COLUMNS] for row in kept])
+        files.write_csv(parts, splits.SPLIT_COLUMNS, kept)
         for i, run in tuned:
             folder = root / f"stream_{i + 1}_fold_{k + 1}"
             train_again(run, folder, parts, f"fold {k + 1} of {count}")
@@ -266,8 +268,8 @@ def cross_fit(runs, count, recipe):
 
 def train_again(run, folder, parts, what):
     """Train a run's recipe on other parts."""
-    recipe = replace(run.recipe, local_dir=str(folder), open_new_folder="False", parts=str(parts), pictures=False,
-                     resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
+    recipe = replace(run.recipe, local_dir=str(folder), open_new_folder="False", parts=str(parts),
+                     pictures=False, resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
     cli.say(f"{run.folder}: {what}")
     folder.mkdir()
     process = subprocess.Popen([sys.executable, str(TRAIN), *recipe.words()], stdout=subprocess.DEVNULL)
@@ -287,7 +289,7 @@ def main():
     if args.train:
         return train(args)
     if args.folds:
-        raise UserError(f"--folds {args.folds}: it goes with --train; the mean of probabilities learns nothing")
+        raise UserError(f"--folds {args.folds}: it goes with --train; a mean of probabilities learns nothing")
     args.num_workers = Recipe.num_workers if args.num_workers is None else args.num_workers
     first = Stream(args.runs[0])
     streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]

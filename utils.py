@@ -152,8 +152,8 @@ def joined_encoder(recipe, classes):
         raise UserError(f"--train_encoder {recipe.train_encoder}: the encoders of --streams stay as they "
                         f"are; leave the flag out")
     if not recipe.feature_cache:
-        raise UserError("--no-feature_cache: a head over --streams is trained on their stored features; leave "
-                        "the flag out")
+        raise UserError("--no-feature_cache: a head over --streams is trained on stored features; leave the "
+                        "flag out")
     for run in runs:
         if isinstance(run.model.encoder, models.Streams):
             raise UserError(f"--streams {run.folder}: this is itself a fusion; give the runs that it "
