@@ -61,7 +61,7 @@ def make_parser():
     parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
                         help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
     output = parser.group("output")
-    output.add_argument("--output_dir", metavar="DIR", help="where a mean's report is written, instead of into "
+    output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
                                                             "a new folder")
     output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
     for f in fields(Recipe):
@@ -243,7 +243,7 @@ def cross_fit(runs, count, recipe):
     tuned = [(i, run) for i, run in enumerate(runs) if not run.recipe.frozen]
     for run in runs:
         if run.recipe.frozen:
-            cli.say(f"{run.folder}: its encoder is frozen and has learned from no video here: no folds needed")
+            cli.say(f"{run.folder}: its encoder is frozen, nothing here has taught it: no folds needed")
     if not tuned:
         return None
     known = {video.path: video for video in dataset.sampled_videos(recipe)}

@@ -1,13 +1,14 @@
 """Encoder, read-outs and the LRCN that they make up (Donahue et al. 2015, arXiv:1411.4389).
 
-    frames    uint8 (B, T, 3, H, W), RGB; (B, T, M, 3, H, W) with M > 1 modalities
+    frames    uint8 (B, T, 3, H, W), RGB; (B, T, M, 3, H, W) with M > 1 modalities; (B, T, 2L, H, W), L fields
+              of optical flow
     encoder   each frame -> features (B, T, D)
     head      projection (B, T, latent_dim) -> LSTM (B, T, width) -> read-out (B, width) -> logits (B, C)
 
 Logits leave the network, never probabilities: cross-entropy takes the softmax itself.
 """
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -17,13 +18,15 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.clips.frames import Transform
+from lrcn.clips.streams import ZERO
 from lrcn.encoding import backbones, surgery
 
 
 class Encoder(nn.Module):
     """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
 
-    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
+    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another. With stacks of
+    flow uint8 (N, 2L, H, W): the first convolution is made for them from the one that there is.
     It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
     `moving_statistics` names the modules whose batch norms follow the data all the same.
     """
@@ -32,7 +35,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.name, self.backbone, self.transform = name, backbone, transform
         self.moving_statistics = ()
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (transform.mean, transform.std))
+        mean, std = transform.mean, transform.std
+        if transform.channels != 3:
+            surgery.widen(backbone, transform.channels, name)
+            mean, std = ([x] * transform.channels for x in (ZERO / 255, sum(std) / 3))
+        mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (mean, std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
@@ -59,7 +66,7 @@ class Encoder(nn.Module):
 
     def spec(self):
         """What `encoder_from_spec` needs to build it again, in plain containers."""
-        return {"name": self.name, **asdict(self.transform)}
+        return {"name": self.name, **self.transform.spec()}
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -248,16 +255,18 @@ class LRCN(nn.Module):
     def check(self, frames):
         """Raise a ValueError unless these are frames as the encoder takes them."""
         parts = [self.encoder.transform.modalities] if self.encoder.transform.modalities > 1 else []
-        layout = ("B", "T", *parts, 3, "H", "W")
+        channels = self.encoder.transform.channels
+        layout = ("B", "T", *parts, channels, "H", "W")
         kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)   # mixup mixes two clips
         right = isinstance(frames, torch.Tensor) and frames.dtype in kinds and \
-            frames.dim() == len(layout) and frames.shape[-3] == 3 and list(frames.shape[2:-3]) == parts
+            frames.dim() == len(layout) and frames.shape[-3] == channels and list(frames.shape[2:-3]) == parts
         if not right:
             found = type(frames)
             if isinstance(frames, torch.Tensor):
                 found = f"{frames.dtype} {tuple(frames.shape)}"
-            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), RGB from 0 to 255 and "
-                             f"not normalised, not {found}")
+            what = "RGB" if channels == 3 else "planes of optical flow"
+            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
+                             f"and not normalised, not {found}")
 
     def forward(self, frames):
         return self.head(self.features(frames))
@@ -295,12 +304,12 @@ class Tail(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
     img_dim: side of the crop in pixels, instead of the one that the weights came with.
-    modality: one of MODALITIES, see Transform.
+    modality: one of MODALITIES, and flow_length: see Transform.
     UserError: no such model, weights that cannot be had or do not fit.
     """
     try:
@@ -312,7 +321,7 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
     if isinstance(weights, dict):
         name, backbone = _with_weights(name, backbone, weights, img_dim)
     try:
-        return Encoder(name, backbone, replace(transform, modality=modality))
+        return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
 

@@ -140,7 +140,7 @@ def new_encoder(recipe, classes):
         weights = None
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
-    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality)
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length)
 
 
 def joined_encoder(recipe, classes):

@@ -18,7 +18,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
 from lrcn.base.values import check as check_values
 from lrcn.clips.frames import INTERPOLATION
-from lrcn.clips.streams import MODALITIES
+from lrcn.clips.streams import LONGEST, MODALITIES
 from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
 
@@ -34,7 +34,7 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
         "dropout": Number(float, low=0, below=1), "per_step": Switch()}
 # What the first checkpoints did not know yet
-LATER = {"encoder_spec": {"modality": Choice(MODALITIES)},
+LATER = {"encoder_spec": {"modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST)},
          "head_spec": {"projection": Choice(PROJECTIONS),
                        "classifier_hidden": Number(int, low=1, high=1_000_000, none=True),
                        "rnn": Choice(RNNS), "classifier_activation": Choice(ACTIVATIONS),

@@ -113,7 +113,7 @@ def _view_words(video, view, seed):
 
 
 def clip_pictures(folder, clip, transform, seed):
-    """uint8 (T, [M,] S, S, 3) of a clip of Rows."""
+    """uint8 (T, [M,] S, S, C) of a clip of Rows."""
     if not isinstance(clip.view, MeanFrame):
         return clip_frames(folder, clip, transform, seed)
     if clip.video is None:
@@ -123,7 +123,7 @@ def clip_pictures(folder, clip, transform, seed):
 
 
 class Blocks:
-    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, 3).
+    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, C).
 
     The last one is filled up with its last picture. A file that cannot be read comes out as its
     error's text, because a worker cannot raise across to its parent in one line.

@@ -33,12 +33,11 @@ from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import clip_features, predict_videos
 from lrcn.training.engine import Progress, make_learner, train_epoch
 from lrcn.training.feeds import epoch_steps, make_feeds
-from lrcn.training.recipe import Recipe, as_word
+from lrcn.training.recipe import OF_AN_ENCODER, Recipe, as_word
 
 FORMAT = 1
 # What the features of a clip depend on, and a frozen encoder.
-OF_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "init_from", "train_encoder", "streams",
-              "seed")
+OF_ENCODER = (*OF_AN_ENCODER, "init_from", "train_encoder", "streams", "seed")
 OF_FEATURES = (*OF_ENCODER, "num_frames_video", "views", "clips_per_video")
 
 

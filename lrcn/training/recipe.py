@@ -12,7 +12,7 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
-from lrcn.clips.streams import MODALITIES
+from lrcn.clips.streams import LONGEST, MODALITIES
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
@@ -58,8 +58,11 @@ class Recipe:
     img_dim: int = flag("network", None, Number(int, low=1, high=4096, none=True), "side of the encoder's "
                         "input in pixels (default: as its weights were trained)")
     modality: str = flag("network", "rgb", Choice(MODALITIES), "what the encoder sees: frames, their "
-                         "differences from the frame before, or both, which takes twice as long and tells "
-                         "motions apart")
+                         "differences from the frame before, optical flow (see --flow of "
+                         "preprocessing_data.py), or several, which takes as many times as long")
+    flow_length: int = flag("network", 1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 "
+                            "is a picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
+                            "two-stream networks, for an encoder that is trained")
     streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
                          "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
                          "RUN,RUN,...")
@@ -196,7 +199,7 @@ class Recipe:
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
         aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir", "parts"}
         aside |= {"rnn", "hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
-        aside |= {"encoder", "encoder_weights", "img_dim", "modality"} if self.streams else set()
+        aside |= set(OF_AN_ENCODER) if self.streams else set()
         return {f.name: getattr(self, f.name) for f in fields(self)
                 if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
 
@@ -215,9 +218,9 @@ def _place(path):
 # With what older runs were made, where that is not the default of today.
 BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
-FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
-         "projection", "classifier_hidden", "rnn", "classifier_activation", "classifier_dropout", "streams",
-         "cross_fit", "parts", "optimizer", "bidirectional", "readout", "loss_per_step",
+OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length")
+FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
+         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer", "bidirectional", "readout", "loss_per_step",
          "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "cross_fit", "groups", "init_from", "encoder_weights",
@@ -282,7 +285,7 @@ def parse(description, argv=None):
     elif asked.load_checkpoint:
         path = cli.file("checkpoint_path", asked.checkpoint_path or ".", "give the checkpoint to go on from")
     if path is None:
-        return asked, None
+        return check_stack(asked), None
     source = f"--checkpoint_path {path}"
     state = checkpoints.load_file(path, "checkpoint_path")
     if not isinstance(state.get("settings"), dict) or "learner" not in state:
@@ -295,4 +298,17 @@ def parse(description, argv=None):
         if wanted[name] != before[name]:
             raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                             f"{before[name]}; leave the flag out, or start a new run")
-    return recipe, path
+    return check_stack(recipe), path
+
+
+def check_stack(recipe):
+    """The recipe; UserError where its stack of flow fields is one that no encoder can make sense of."""
+    if recipe.flow_length > 1 and recipe.modality != "flow":
+        raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
+                        f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
+    if recipe.flow_length > 1 and recipe.frozen:
+        raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
+                        f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
+                        f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
+                        f"reads")
+    return recipe

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lrcn.clips.frames import plain_box, to_input
+from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
@@ -24,56 +24,99 @@ from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip, sample_video
 
 
-class Slider:
-    """The model on a stream of frames: each is encoded once, however many windows share it.
+class Stream:
+    """One encoder on frames as they come: each is encoded once, however many windows share it.
 
-    `encoded` counts the frames that went through the encoder.
+    encoder: an engines.FrameEncoder. `encoded` counts the frames that went through it.
     """
 
-    def __init__(self, trained, device, backend="torch", precision="auto"):
-        self.length = trained.settings["num_frames_video"]
-        self.transform, self.device = trained.model.encoder.transform, device
-        self.encoder = fastest(trained.model.encoder, device, backend, precision)
-        self.head = trained.model.head.eval()
-        self.block = max(BLOCK[device.type], self.length)
-        self.restart()
-        self.push([np.zeros((self.transform.crop, self.transform.crop, 3), np.uint8)] * 2)      # warm up
+    def __init__(self, encoder, length):
+        self.encoder, self.transform, self.length = encoder, encoder.transform, length
         self.restart()
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
         self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
 
-    def crop(self, frame):
-        """uint8 (H, W, 3) -> (S, S, 3), the encoder's size."""
-        return to_input([frame], plain_box(*frame.shape[:2], self.transform), self.transform)[0]
+    def crop(self, frame, flow=None):
+        """{"rgb", "flow": uint8 (S, S, C)}, as far as the encoder sees them, of a frame uint8 (H, W, 3) and
+        its fields uint8 (H, W, 2L)."""
+        box, parts = plain_box(*frame.shape[:2], self.transform), self.transform.parts
+        seen = {}
+        if parts != ["flow"]:
+            seen["rgb"] = to_input([frame], box, self.transform)[0]
+        if "flow" in parts:
+            seen["flow"] = to_flow_input(flow[None], box, self.transform)[0]
+        return seen
 
     def inputs(self, crops):
-        """Crops uint8 (n, S, S, 3) as the encoder takes them, see frames.clip_frames: (n, [2,] S, S, 3)."""
-        if self.transform.modality == "rgb":
-            return crops
-        known = crops if self.last is None else np.concatenate([self.last, crops])
-        pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(crops):])
-        self.last = crops[-1:]
-        return as_modality(crops, differences(known[pairs[:, 1]], known[pairs[:, 0]]), self.transform)
+        """n successive frames as the encoder takes them, like frames.clip_frames: (n, [M,] S, S, C)."""
+        seen = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
+        if "rgbdiff" in self.transform.parts:
+            frames = seen["rgb"]
+            known = frames if self.last is None else np.concatenate([self.last, frames])
+            pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(frames):])
+            self.last = frames[-1:]
+            seen["rgbdiff"] = differences(known[pairs[:, 1]], known[pairs[:, 0]])
+        return as_modality(seen, self.transform)
 
-    @torch.inference_mode()
     def push(self, crops):
-        """Encode frames (S, S, 3); probabilities float32 (n, C) of the windows that end in them."""
+        """Encode frames (see `crop`); features (n, T, D) of the windows that end in them, or None."""
         crops = [*self.waiting, *crops]
-        if self.last is None and len(crops) == 1 and self.transform.modality != "rgb" and self.length > 1:
+        if "rgbdiff" in self.transform.parts and self.last is None and len(crops) == 1 and self.length > 1:
             self.waiting = crops    # its difference is that of the second, which has not come yet
-            return np.empty((0, self.head.spec["classes"]), np.float32)
+            return None
         self.waiting = []
-        values = self.encoder(torch.from_numpy(self.inputs(np.stack(crops)))).float()
+        values = self.encoder(torch.from_numpy(self.inputs(crops))).float()
         self.encoded += len(values)
         if self.tail is not None:
             values = torch.cat([self.tail, values])
         self.tail = values[max(0, len(values) - self.length + 1):]
-        if len(values) < self.length:
+        return values.unfold(0, self.length, 1).transpose(1, 2) if len(values) >= self.length else None
+
+
+class Slider:
+    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run."""
+
+    def __init__(self, trained, device, backend="torch", precision="auto"):
+        self.length = trained.settings["num_frames_video"]
+        self.streams = [Stream(fastest(trained.model.encoder, device, backend, precision), self.length)]
+        self.head = trained.model.head.eval()
+        self.block = max(BLOCK[device.type], self.length)
+        self.push([self.crop(*self.blank())] * 2)      # warm up
+        self.restart()
+
+    @property
+    def encoded(self):
+        """Frames that were encoded since the last start."""
+        return self.streams[0].encoded
+
+    @property
+    def flow_length(self):
+        """Fields of flow that the streams need of every sampled frame: 0, 1 or more."""
+        return max((s.transform.flow_length for s in self.streams if "flow" in s.transform.parts), default=0)
+
+    def blank(self):
+        """A frame on which nothing is, and its fields."""
+        side = max(stream.transform.crop for stream in self.streams)
+        return np.zeros((side, side, 3), np.uint8), np.full((side, side, 2 * self.flow_length), 128, np.uint8)
+
+    def restart(self):
+        """Forget the frames so far: the next ones are of another video."""
+        for stream in self.streams:
+            stream.restart()
+
+    def crop(self, frame, flow=None):
+        """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
+        return [stream.crop(frame, flow) for stream in self.streams]
+
+    @torch.inference_mode()
+    def push(self, crops):
+        """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
+        windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
+        if windows[0] is None:
             return np.empty((0, self.head.spec["classes"]), np.float32)
-        windows = values.unfold(0, self.length, 1).transpose(1, 2)
-        logits = [self.head(part.contiguous()) for part in windows.split(256)]
+        logits = [self.head(part.contiguous()) for part in windows[0].split(256)]
         return softmax(torch.cat(logits).float()).cpu().numpy()
 
 
