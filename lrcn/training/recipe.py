@@ -220,8 +220,8 @@ BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length")
 FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
-         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer", "bidirectional", "readout", "loss_per_step",
-         "num_frames_video", "train_encoder", "dropout",
+         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer",
+         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "cross_fit", "groups", "init_from", "encoder_weights",
           "local_dir")

@@ -157,9 +157,9 @@ class Classifier(_Thread):
             frame = self.source.next_due()
             if frame is None:
                 return
-            probabilities = self.slider.push([self.slider.crop(frame.image)])
+            answers = self.slider.answers([self.slider.crop(frame.image)])
             self.history.times.append(frame.seconds)
-            self.known = self.history.add(probabilities)
+            self.known = self.history.add(answers)
             self.delay = time.monotonic() - frame.taken
             self.delays += self.delay
 

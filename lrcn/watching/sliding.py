@@ -18,6 +18,7 @@ import torch
 
 from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
+from lrcn.drawing.labels import flow_colors
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
 from lrcn.video.reader import Video, VideoError
@@ -76,11 +77,18 @@ class Stream:
 
 
 class Slider:
-    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run."""
+    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run.
+
+    names: of the streams of a fusion, whose own answers stand beside the model's; else none.
+    """
 
     def __init__(self, trained, device, backend="torch", precision="auto"):
         self.length = trained.settings["num_frames_video"]
-        self.streams = [Stream(fastest(trained.model.encoder, device, backend, precision), self.length)]
+        encoder = trained.model.encoder
+        self.streams = [Stream(fastest(one, device, backend, precision), self.length)
+                        for one in getattr(encoder, "streams", [encoder])]
+        self.names = getattr(encoder, "names", [])
+        self.alone = encoder.answers if self.names else lambda features: []
         self.head = trained.model.head.eval()
         self.block = max(BLOCK[device.type], self.length)
         self.push([self.crop(*self.blank())] * 2)      # warm up
@@ -88,8 +96,8 @@ class Slider:
 
     @property
     def encoded(self):
-        """Frames that were encoded since the last start."""
-        return self.streams[0].encoded
+        """Frames that were encoded since the last start, by each stream."""
+        return max(stream.encoded for stream in self.streams)
 
     @property
     def flow_length(self):
@@ -110,13 +118,23 @@ class Slider:
         """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
         return [stream.crop(frame, flow) for stream in self.streams]
 
-    @torch.inference_mode()
+    def shown(self, crop):
+        """What there is to see of a frame beside itself, of each stream of a fusion: the colours of its flow,
+        uint8 (S, S, 3), or None."""
+        return [flow_colors(seen["flow"]) if "flow" in seen else None for seen in crop] if self.names else []
+
     def push(self, crops):
         """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
+        return self.answers(crops)[:, 0]
+
+    @torch.inference_mode()
+    def answers(self, crops):
+        """As push, and what each stream says alone: float32 (n, 1 + names, C)."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
-            return np.empty((0, self.head.spec["classes"]), np.float32)
-        logits = [self.head(part.contiguous()) for part in windows[0].split(256)]
+            return np.empty((0, 1 + len(self.names), self.head.spec["classes"]), np.float32)
+        parts = torch.cat(windows, 2).split(256)
+        logits = [torch.stack([self.head(part.contiguous()), *self.alone(part)], 1) for part in parts]
         return softmax(torch.cat(logits).float()).cpu().numpy()
 
 
@@ -127,9 +145,14 @@ class History:
     times: list = field(default_factory=list)       # seconds of every sampled frame
     windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
     end: float = 0.0                                # seconds at which the video ends
+    alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
+    seen: dict = field(default_factory=dict)        # {frame: Slider.shown}, until it is drawn
 
-    def add(self, probabilities):
-        self.windows += list(probabilities.astype(np.float16))
+    def add(self, answers):
+        """Take up Slider.answers (n, 1 + S, C), or (n, C); how many windows there are."""
+        answers = answers.reshape(len(answers), -1, answers.shape[-1]).astype(np.float16)
+        self.windows += list(answers[:, 0])
+        self.alone += list(answers[:, 1:])
         return len(self.windows)
 
     def cut(self, known):
@@ -144,8 +167,19 @@ class History:
 
     def at(self, frame):
         """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
-        inside = self.windows[max(0, frame - self.length + 1):frame + 1]
-        return np.mean(inside, 0, dtype=np.float32)
+        return np.mean(self._around(self.windows, frame), 0, dtype=np.float32)
+
+    def beside(self, frame, names):
+        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame that is
+        not before those that were asked for."""
+        if not names:
+            return []
+        self.seen.pop(frame - 1, None)
+        said = np.mean(self._around(self.alone, frame), 0, dtype=np.float32)
+        return list(zip(names, said, self.seen.get(frame, [None] * len(names)), strict=True))
+
+    def _around(self, windows, frame):
+        return windows[max(0, frame - self.length + 1):frame + 1]
 
     def smoothed(self):
         """at() of every sampled frame that a window contains, float32 (frames, C)."""
@@ -171,8 +205,9 @@ def analyse(path, slider, history, rate):
         for _, seconds, frame in sample_video(source, rate):
             history.times.append(seconds)
             crops.append(slider.crop(frame))
+            history.seen[len(history.times) - 1] = slider.shown(crops[-1])
             if len(crops) == slider.block:  # a block is at least a window long
-                yield history.add(slider.push(crops))
+                yield history.add(slider.answers(crops))
                 crops = []
         if not history.times:
             raise VideoError("not one frame of it can be decoded")
@@ -182,4 +217,4 @@ def analyse(path, slider, history, rate):
         history.times[:] = (indices / info.fps).tolist()
         crops = [slider.crop(frame) for frame in frames]
     if crops:
-        yield history.add(slider.push(crops))
+        yield history.add(slider.answers(crops))
