@@ -170,8 +170,8 @@ class History:
         return np.mean(self._around(self.windows, frame), 0, dtype=np.float32)
 
     def beside(self, frame, names):
-        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame that is
-        not before those that were asked for."""
+        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame not
+        before those that were asked for."""
         if not names:
             return []
         self.seen.pop(frame - 1, None)
