@@ -57,7 +57,9 @@ def make_parser():
     parser.add_argument("--weights", nargs="+", default=None, metavar="W",
                         help="a weight for every run, or `tuned`: chosen on the validation part alone "
                              "(default: equal)")
-    parser.add_boolean("--train", default=False, help="train a head over the features of the runs' encoders")
+    # no add_boolean: a RUN follows it
+    parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
+                                                             "encoders")
     parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
                         help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
     output = parser.group("output")

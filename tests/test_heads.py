@@ -1,4 +1,5 @@
-"""The heads of the first, the second and the fifth system, layer by layer beside each one's description in torch."""
+"""The heads of the first, the second and the fifth system, layer by layer beside
+their descriptions in torch."""
 import pytest
 import torch
 from networks import one_direction
@@ -66,8 +67,8 @@ SYSTEMS = {
                {"fc": "projection.0", "norm": "projection.1", "lstm": "lstm", "score": "score",
                 "between": "classifier.1", "second_norm": "classifier.2", "out": "classifier.4"}),
     "fifth": (Fifth, dict(rnn="gru", projection="none", hidden_size=128, lstm_layers=1, bidirectional=False,
-                          readout="attention", dropout=0.5, classifier_hidden=64, classifier_activation="selu",
-                          classifier_dropout=0),
+                          readout="attention", dropout=0.5, classifier_hidden=64, classifier_dropout=0,
+                          classifier_activation="selu"),
               {"gru": "lstm", "score": "score", "between": "classifier.1", "out": "classifier.3"})}
 
 
