@@ -14,7 +14,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips import splits
+from lrcn.clips import fields, splits
 from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
@@ -189,6 +189,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     split = split or saved.get("test_split", "drawn")
     refuse_moved(sampled_data_path, ucf_list_dir if split in ("1", "2", "3") else None)
     folder, videos = _sampled(sampled_data_path, saved)
+    fields.require(folder, trained.recipe, saved.get("flow"))
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")

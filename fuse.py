@@ -36,6 +36,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.clips import splits
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.testing import report
@@ -45,7 +46,7 @@ from lrcn.training.recipe import Recipe, add_flag
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
                    "parts", "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
-                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path")
+                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
 TRAIN = Path(__file__).with_name("train.py")
@@ -212,12 +213,20 @@ def train(args):
         refuse_leak(run, first)
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
-    recipe = replace(recipe, **given, streams=[str(run.folder) for run in runs], parts=str(parts))
+    recipe = replace(recipe, **given, **seen(runs), streams=[str(run.folder) for run in runs], parts=str(parts))
     if args.folds:
         recipe = replace(recipe, cross_fit=cross_fit(runs, args.folds, recipe))
     command = [sys.executable, str(TRAIN), *recipe.words()]
     sys.stdout.flush()
     os.execv(command[0], command)   # signals, exit status and the way to go on are train.py's
+
+
+def seen(runs):
+    """What the encoders of runs see, in the words of a Recipe: the data have to hold it."""
+    wanted = {part for run in runs for part in run.model.encoder.transform.parts}
+    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
+    return {"encoder": " + ".join(run.model.encoder.name for run in runs), "modality": modality,
+            "flow_length": max(run.model.encoder.transform.flow_length for run in runs)}
 
 
 def rows_of(run, *parts):

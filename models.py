@@ -18,8 +18,8 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.clips.frames import Transform
-from lrcn.clips.streams import ZERO
 from lrcn.encoding import backbones, surgery
+from lrcn.video.flow import ZERO
 
 
 class Encoder(nn.Module):
@@ -304,12 +304,13 @@ class Tail(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1):
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1,
+                  **more):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
     img_dim: side of the crop in pixels, instead of the one that the weights came with.
-    modality: one of MODALITIES, and flow_length: see Transform.
+    modality: one of MODALITIES; flow_length, and more (fit, augment): see Transform.
     UserError: no such model, weights that cannot be had or do not fit.
     """
     try:
@@ -321,7 +322,7 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
     if isinstance(weights, dict):
         name, backbone = _with_weights(name, backbone, weights, img_dim)
     try:
-        return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length))
+        return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length, **more))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
 

@@ -26,6 +26,7 @@ import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.ranks import Rank, Stop, alone_environment, ranks
+from lrcn.clips import fields
 from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding.features import Options
 from lrcn.training import run as training
@@ -41,7 +42,9 @@ def saved_settings(recipe):
     test_on_video.py samples alike, wherever the clips are by then."""
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
+    flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **({"flow": flow} if flow else {}),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
 
 
@@ -59,6 +62,7 @@ def train(recipe, checkpoint, device, rank):
     state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     before = runs.RunFolder.of(checkpoint) if checkpoint else None
     samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
     if rank.first:
         say_samples(samples, classes)
     model = (utils.continued_model(state, checkpoint, classes) if state else

@@ -6,7 +6,7 @@
 """
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from lrcn.encoding.features import CrossFitted, Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
+from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
 CROSS_FIT_COLUMNS = ("video", "class", "stream", "run")     # stream: its number, from 0
@@ -68,6 +69,14 @@ class Trained:
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
 
+    @property
+    def flow(self):
+        """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
+        encoder = self.model.encoder
+        lengths = [one.transform.flow_length for one in getattr(encoder, "streams", [encoder])
+                   if "flow" in one.transform.parts]
+        return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
+
 
 def build(state, source):
     """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
@@ -78,6 +87,8 @@ def build(state, source):
         fault = SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
+    if "flow" in recipe.modality.split("+"):
+        Flow.of(settings.get("flow"), f"{source}: settings: flow")
     fit_head(state, source)
     encoder = models.encoder_from_spec(state["encoder_spec"])
     head = models.Head(**state["head_spec"])
@@ -140,7 +151,8 @@ def new_encoder(recipe, classes):
         weights = None
     elif weights != "DEFAULT":
         weights = checkpoints.load_file(weights, "encoder_weights")
-    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length)
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length,
+                                fit=recipe.resize, augment=recipe.augment)
 
 
 def joined_encoder(recipe, classes):

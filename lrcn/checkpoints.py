@@ -17,10 +17,11 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
 from lrcn.base.values import check as check_values
-from lrcn.clips.frames import INTERPOLATION
-from lrcn.clips.streams import LONGEST, MODALITIES
+from lrcn.clips.frames import AUGMENT, FITS, INTERPOLATION
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
+from lrcn.video.flow import LONGEST
 
 FORMAT = 1
 PROJECTIONS = ("norm", "linear", "batchnorm", "none")
@@ -34,7 +35,8 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
         "dropout": Number(float, low=0, below=1), "per_step": Switch()}
 # What the first checkpoints did not know yet
-LATER = {"encoder_spec": {"modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST)},
+LATER = {"encoder_spec": {"modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST),
+                          "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT))},
          "head_spec": {"projection": Choice(PROJECTIONS),
                        "classifier_hidden": Number(int, low=1, high=1_000_000, none=True),
                        "rnn": Choice(RNNS), "classifier_activation": Choice(ACTIVATIONS),

@@ -34,6 +34,8 @@ class Transform:
     before (Wang et al. 2016, Temporal Segment Networks, section 3.2), "flow" the optical flow to the frame
     behind it, "rgb+rgbdiff" and the like several, one after the other: the feature is then as many times
     as long.
+    fit: "centre" the centre crop, "squeeze" the whole frame, whatever its ratio.
+    augment: what views past the plain one do to a clip, see AUGMENT.
     flow_length: of "flow" alone, the fields that one input holds, from one to the next source frame each.
     """
     resize: int
@@ -43,12 +45,15 @@ class Transform:
     interpolation: str = "bilinear"
     modality: str = "rgb"
     flow_length: int = 1
+    fit: str = "centre"
+    augment: str = "crop"
 
     def spec(self):
         """Names and values for a file. What came later is named where it is used alone, so that older
         features are found again."""
-        later = {"flow_length": self.channels == 3}
-        return {name: value for name, value in asdict(self).items() if not later.get(name)}
+        usual = {"flow_length": self.channels == 3, "fit": self.fit == "centre",
+                 "augment": self.augment == "crop"}
+        return {name: value for name, value in asdict(self).items() if not usual.get(name)}
 
     @property
     def parts(self):
@@ -75,6 +80,27 @@ class Transform:
 # RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
 CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 
+
+FITS = ("centre", "squeeze")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a clip, all its frames alike: in `share` of the clips each side is cropped by up to
+    `most` of it (a normal deviate of that width where `normal`), half of the clips are flipped, and frames,
+    not flow, change their colours by `jitter` and are blurred by up to `blur` pixels."""
+    share: float
+    most: float
+    jitter: float
+    blur: float
+    normal: bool = False
+
+
+# crop: a random crop (CROP_AREA) and flip, as for photographs; none: the moment alone is random. The
+# others follow three strengths of a two-stream network's training (docs/flow.md).
+AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
+           "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
+LEFT = 0.4      # of each side, at the least
 
 INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
                  "lanczos": cv2.INTER_LANCZOS4}
@@ -128,22 +154,52 @@ def training_clips(video, length, view, seed, number=1):
 
 
 def plain_box(height, width, transform):
-    """(x, y, width, height, flipped) of the centre crop in the source's pixels."""
+    """(x, y, width, height, flipped) of the plain view in the source's pixels: the centre, or all."""
+    if transform.fit == "squeeze":
+        return 0, 0, width, height, False
     side = round(min(height, width) * transform.crop / transform.resize)
     return (width - side) // 2, (height - side) // 2, side, side, False
 
 
 def crop_box(height, width, transform, clip, seed):
     """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
-    if clip.view <= 0:
+    if clip.view <= 0 or transform.augment == "none":
         return *plain_box(height, width, transform)[:4], clip.view == -1
     random = _random(seed, clip.video, clip.view)
     random.random()  # the window's draw comes first
+    if AUGMENT[transform.augment]:
+        return _cropped_sides(height, width, transform, random)
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
     w = min(width, round((area * ratio * height * width) ** 0.5))
     h = min(height, round((area / ratio * height * width) ** 0.5))
     x, y = random.integers(width - w + 1), random.integers(height - h + 1)
     return int(x), int(y), w, h, bool(random.integers(2))
+
+
+def _cropped_sides(height, width, transform, random):
+    """(x, y, width, height, flipped): the plain view with each of its sides cut."""
+    how, (x, y, w, h, _) = AUGMENT[transform.augment], plain_box(height, width, transform)
+    cut = random.normal(0, 0.5, 4).clip(0, how.most) if how.normal else random.uniform(0, how.most, 4)
+    cut = cut.reshape(2, 2) * (random.random() < how.share)         # left, right; top, bottom
+    cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
+    (left, _), (top, _) = cut
+    w_left, h_left = (1 - cut.sum(1)) * (w, h)
+    return int(x + left * w), int(y + top * h), max(1, int(w_left)), max(1, int(h_left)), \
+        bool(random.integers(2))
+
+
+def _coloured(crops, transform, clip, seed):
+    """Crops uint8 (T, S, S, 3) of an augmented view with other colours, and blurred: by torchvision."""
+    how = AUGMENT[transform.augment]
+    if clip.view <= 0 or not how:
+        return crops
+    import torch
+    from torchvision.transforms import v2
+    change = v2.Compose([v2.ColorJitter(how.jitter * 4, how.jitter * 4, how.jitter * 4, how.jitter),
+                         v2.GaussianBlur(5, (0.1, how.blur))])
+    with torch.random.fork_rng(devices=[]):     # the view alone decides
+        torch.manual_seed(int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
+        return change(torch.from_numpy(crops).movedim(-1, 1)).movedim(1, -1).contiguous().numpy()
 
 
 def to_input(frames, box, transform):
@@ -199,7 +255,8 @@ def clip_frames(folder, clip, transform, seed):
 
 def _crops(folder, clip, indices, transform, seed):
     frames = source_frames(folder, clip.video, indices)
-    return to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
+    crops = to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
+    return _coloured(crops, transform, clip, seed)
 
 
 class ClipFrames:

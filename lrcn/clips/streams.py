@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 
 MODALITIES = ("rgb", "rgbdiff", "flow", "rgb+rgbdiff", "rgb+flow", "rgbdiff+flow", "rgb+rgbdiff+flow")
-ZERO = 128      # what a plane of flow says where nothing moves
-LONGEST = 64    # fields of flow in one input
 
 
 def differences(frames, earlier):

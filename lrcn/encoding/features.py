@@ -23,7 +23,7 @@ from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import quiet, started
 from lrcn.clips.frames import Clip, clip_frames
-from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.contents import contents
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
 from lrcn.encoding.store import ENTRY, FORMAT, Store, older_caches, size_of, view_number
 
@@ -91,12 +91,13 @@ def unique_rows(clips):
     return rows, index.reshape(frames.shape).astype(np.int32)
 
 
-def entries_of(folder, rows, seed):
-    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame."""
-    paths = list({video.path for video, _ in rows.shots if video})
-    prints = dict(zip(paths, fingerprints(folder, paths), strict=True))
+def entries_of(folder, rows, seed, parts=("rgb",)):
+    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame. parts: what the
+    encoder sees of it; its flow counts where that is among them."""
+    shown = list({video for video, _ in rows.shots if video})
+    prints = dict(zip(shown, contents(folder, shown, parts), strict=True))
     none = np.zeros(2, np.uint64)
-    videos = np.array([prints[video.path] if video else none for video, _ in rows.shots], np.uint64)
+    videos = np.array([prints[video] if video else none for video, _ in rows.shots], np.uint64)
     plain = {view: view_number(str(view)) for view in (0, -1)}
     views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed))
                       for video, view in rows.shots], np.uint64)
@@ -322,7 +323,7 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
 def _plan(encoder, rows, folder, options, what, held):
     """(Plan, the FrameEncoder if it was needed to make one); `held` keeps the store for this run."""
     say_older(folder)
-    wanted = entries_of(folder, rows, options.seed)
+    wanted = entries_of(folder, rows, options.seed, encoder.transform.parts)
     for engine in options.engines:
         store, ready = Store(folder, store_key(encoder, engine, options)), None
         lock = held.enter_context(contextlib.ExitStack())

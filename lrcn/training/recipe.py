@@ -12,8 +12,10 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
-from lrcn.clips.streams import LONGEST, MODALITIES
+from lrcn.clips.frames import AUGMENT, FITS
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
+from lrcn.video.flow import LONGEST
 
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
 BELOW_ONE = Number(float, low=0, below=1)
@@ -63,6 +65,8 @@ class Recipe:
     flow_length: int = flag("network", 1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 "
                             "is a picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
                             "two-stream networks, for an encoder that is trained")
+    resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all "
+                       "of it, squeezed")
     streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
                          "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
                          "RUN,RUN,...")
@@ -124,6 +128,9 @@ class Recipe:
                       "is tested; 0 is off")
     views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
                       "random crop, flip and window")
+    augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: "
+                        "crop (a random crop and flip), none (another moment alone), or crops of each side, "
+                        "flips, other colours and blur, on flow crops and flips alone")
     clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
                                 "places; as many as there are in a short one")
     amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
@@ -218,7 +225,7 @@ def _place(path):
 # With what older runs were made, where that is not the default of today.
 BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
-OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length")
+OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
 FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
          "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer",
          "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",

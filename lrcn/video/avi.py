@@ -76,6 +76,15 @@ def pictures(path, numbers):
 
     ValueError: there is no such frame, or the file is damaged.
     """
+    found = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+             for jpeg in jpegs(path, numbers)]
+    if any(picture is None for picture in found):
+        raise ValueError("a frame cannot be decoded")
+    return found
+
+
+def jpegs(path, numbers):
+    """The bytes of the numbered frames of such a file, each a JPEG file of its own. ValueError as above."""
     found = []
     with open(path, "rb") as f:
         start = Writer.HEAD - 4
@@ -86,10 +95,7 @@ def pictures(path, numbers):
             raise ValueError("too few frames")
         for _, offset, size in entries["rest"][list(numbers)].tolist():
             f.seek(start + offset + 8)
-            picture = cv2.imdecode(np.frombuffer(f.read(size), np.uint8), cv2.IMREAD_GRAYSCALE)
-            if picture is None:
-                raise ValueError("a frame cannot be decoded")
-            found.append(picture)
+            found.append(f.read(size) or b"nothing")
     return found
 
 

@@ -23,7 +23,7 @@ def label_live(address, name, folder, slider, classes, rate, choices, stop):
     """
     shown = re.sub(r"//[^/@]*@", "//", address)     # a password is nobody's business
     try:
-        source = live.Source(address, rate)
+        source = live.Source(address, rate, slider.flow.length if slider.flow else 0)
     except VideoError as error:
         raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
                         f"it?") from None

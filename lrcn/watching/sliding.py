@@ -21,8 +21,9 @@ from lrcn.clips.streams import as_modality, change_at, differences
 from lrcn.drawing.labels import flow_colors
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
+from lrcn.video.flow import ZERO, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
-from lrcn.video.sampling import read_clip, sample_video
+from lrcn.video.sampling import read_clip
 
 
 class Stream:
@@ -77,7 +78,8 @@ class Stream:
 
 
 class Slider:
-    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run.
+    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run;
+    flow: the flow.Flow that they see, or None.
 
     names: of the streams of a fusion, whose own answers stand beside the model's; else none.
     """
@@ -89,7 +91,7 @@ class Slider:
                         for one in getattr(encoder, "streams", [encoder])]
         self.names = getattr(encoder, "names", [])
         self.alone = encoder.answers if self.names else lambda features: []
-        self.head = trained.model.head.eval()
+        self.flow, self.head = trained.flow and trained.flow.require(), trained.model.head.eval()
         self.block = max(BLOCK[device.type], self.length)
         self.push([self.crop(*self.blank())] * 2)      # warm up
         self.restart()
@@ -99,15 +101,11 @@ class Slider:
         """Frames that were encoded since the last start, by each stream."""
         return max(stream.encoded for stream in self.streams)
 
-    @property
-    def flow_length(self):
-        """Fields of flow that the streams need of every sampled frame: 0, 1 or more."""
-        return max((s.transform.flow_length for s in self.streams if "flow" in s.transform.parts), default=0)
-
     def blank(self):
         """A frame on which nothing is, and its fields."""
         side = max(stream.transform.crop for stream in self.streams)
-        return np.zeros((side, side, 3), np.uint8), np.full((side, side, 2 * self.flow_length), 128, np.uint8)
+        fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
+        return np.zeros((side, side, 3), np.uint8), fields
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
@@ -202,9 +200,9 @@ def analyse(path, slider, history, rate):
     slider.restart()
     with Video(path) as source:
         crops = []
-        for _, seconds, frame in sample_video(source, rate):
+        for _, seconds, frame, fields in sample_with_flow(source, rate, slider.flow):
             history.times.append(seconds)
-            crops.append(slider.crop(frame))
+            crops.append(slider.crop(frame, fields))
             history.seen[len(history.times) - 1] = slider.shown(crops[-1])
             if len(crops) == slider.block:  # a block is at least a window long
                 yield history.add(slider.answers(crops))
@@ -215,6 +213,7 @@ def analyse(path, slider, history, rate):
     if len(history.times) < slider.length:
         frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
         history.times[:] = (indices / info.fps).tolist()
-        crops = [slider.crop(frame) for frame in frames]
+        fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)
+        crops = [slider.crop(*seen) for seen in zip(frames, fields, strict=True)]
     if crops:
         yield history.add(slider.answers(crops))

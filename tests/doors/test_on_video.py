@@ -347,12 +347,12 @@ class Slow:
     """A slider that takes as long as ten frames of the source."""
 
     def __init__(self, length=3):
-        self.seen, self.length = [], length
+        self.seen, self.length, self.flow = [], length, None
 
     def restart(self):
         pass
 
-    def crop(self, frame):
+    def crop(self, frame, flow):
         return frame
 
     def push(self, crops):
