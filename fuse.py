@@ -213,7 +213,8 @@ def train(args):
         refuse_leak(run, first)
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
-    recipe = replace(recipe, **given, **seen(runs), streams=[str(run.folder) for run in runs], parts=str(parts))
+    recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
+                     streams=[str(run.folder) for run in runs])
     if args.folds:
         recipe = replace(recipe, cross_fit=cross_fit(runs, args.folds, recipe))
     command = [sys.executable, str(TRAIN), *recipe.words()]
