@@ -128,11 +128,12 @@ def stream_panels(frame, streams, classes, colors, most=3):
     line, bar = round(size * 1.6), max(2, size // 5)
     high, wide = (most + 1) * line + 2 * edge, frame.shape[1]
     canvas = np.full((high + high % 2, wide, 3), DARK, np.uint8)
-    ends = np.linspace(0, wide, len(streams) + 1).astype(int)
+    widths = [1 if picture is None else 1.6 for *_, picture in streams]
+    ends = (np.cumsum([0, *widths]) / sum(widths) * wide).astype(int)
     for (name, shares, picture), left, right in zip(streams, ends, ends[1:], strict=False):
         inner = right - left - 2 * edge
         if picture is not None:
-            side = min(high - 2 * edge, inner // 2)
+            side = min(high - 2 * edge, inner * 2 // 5)
             canvas[edge:edge + side, right - edge - side:right - edge] = cv2.resize(
                 picture, (side, side), interpolation=cv2.INTER_AREA)
             inner -= side + edge
