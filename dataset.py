@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.clips import fields, splits
-from lrcn.clips.manifest import read_sampled
+from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
 
@@ -30,6 +30,11 @@ def _sampled(folder, settings):
 
 
 # ---------------------------------------------------------------- training
+
+def sampled_videos(recipe):
+    """[SampledVideo] of all that there is."""
+    return _sampled(recipe.sampled_data_path, recipe.as_settings())[1]
+
 
 def training_samples(recipe, run=None, say=cli.say):
     """([Sample] of train, val and, where no list says it, test; class names in label order).
@@ -50,7 +55,10 @@ def training_samples(recipe, run=None, say=cli.say):
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")
     if run is not None and run.splits.is_file():
-        return _as_before(run, videos, [*pool, *test], say)
+        return _as_written(run.splits, f"--resume {run}", videos, [*pool, *test], say)
+    if recipe.parts:
+        table = cli.file("parts", recipe.parts, "give a run's splits.csv")
+        return _as_written(table, f"--parts {table}", videos, [*pool, *test], say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
     train, val = pool, []
@@ -130,22 +138,24 @@ def _classes(recipe, pool, order):
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
-def _as_before(run, videos, candidates, say):
-    """The samples and classes of a resumed run: what came into the sampled data since is left out."""
-    rows = splits.read_splits(run.splits)
+def _as_written(table, flag, videos, candidates, say):
+    """The samples and classes of a run's splits.csv: what came into the sampled data since is left out."""
+    rows = splits.read_splits(table)
     there = {(v.cls, v.name): v for v in videos}
     samples = [splits.Sample(there[row["class"], row["video"]], row["label"], row["part"]) for row in rows
                if (row["class"], row["video"]) in there]
     if len(samples) < len(rows):
-        say(f"{len(samples)} of {len(rows)} videos of {run.splits} present")
+        say(f"{len(samples)} of {len(rows)} videos of {table} present")
     if {s.part for s in samples} < {row["part"] for row in rows} & {"train", "val"}:
-        raise UserError(f"--resume {run}: no training or no validation video of its splits.csv is in the "
+        raise UserError(f"{flag}: no training or no validation video of its splits.csv is in the "
                         f"sampled data; give the --sampled_data_path that it was trained on")
     known = {(row["class"], row["video"]) for row in rows}
     labels = {row["class"]: row["label"] for row in rows}
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
     new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
     if new:
-        say(f"{len(new)} videos that are not in {run.splits} are left out of the resumed run: "
+        say(f"{len(new)} videos that are not in {table} are left out of this run: "
             f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
     return samples, sorted(labels, key=labels.get)
 
@@ -203,6 +213,43 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 
 
 test_data.__test__ = False
+
+
+def validation_data(trained):
+    """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
+    folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
+    rows = [r for r in splits.read_splits(RunFolder(trained.folder).splits) if r["part"] == "val"]
+    listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows]
+    found, note = splits.present(listed, videos, "validation")
+    labels = {(r["class"], r["video"]): r["label"] for r in rows}
+    return TestData(folder, found, np.array([labels[v.cls, v.name] for v in found], np.int64),
+                    trained.settings.get("test_split", "drawn"), note,
+                    np.zeros(len(trained.classes), np.int64))
+
+
+def tested_data(shares, run, split):
+    """The TestData of answers.Shares that were written for a RunFolder.
+
+    Its clips are those that the run was trained with, where all are still there; else folder is None.
+    """
+    counts = np.zeros(len(shares.classes), np.int64)
+    if run.splits.is_file():
+        trained_on = [shares.classes.index(r["class"]) for r in splits.read_splits(run.splits)
+                      if r["part"] == "train" and r["class"] in shares.classes]
+        counts = np.bincount(trained_on, minlength=len(shares.classes))
+    folder, frames = None, {}
+    if run.settings.is_file():
+        place = files.read_json(run.settings).get("sampled_data_path")
+        if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
+            folder, frames = Path(place), {(v.cls, v.name): v.frames for v in read_sampled(place)}
+    if not frames.keys() >= set(shares.videos):
+        folder = None
+    videos = [SampledVideo(name, cls, group, frames.get((cls, name), 1))
+              for (cls, name), group in zip(shares.videos, shares.groups, strict=True)]
+    return TestData(folder, videos, shares.labels, str(split), "", counts)
+
+
+tested_data.__test__ = False
 
 
 def refuse_moved(sampled_data_path, ucf_list_dir):

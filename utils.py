@@ -13,20 +13,21 @@ import torch
 
 import models
 from lrcn import checkpoints
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.clips.manifest import sampling_settings
+from lrcn.clips.manifest import SampledVideo, sampling_settings
 from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
-from lrcn.encoding.features import Options
+from lrcn.encoding.features import CrossFitted, Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
+CROSS_FIT_COLUMNS = ("video", "class", "stream", "run")     # stream: its number, from 0
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
@@ -73,10 +74,10 @@ class Trained:
     @property
     def flow(self):
         """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
-        transform = self.model.encoder.transform
-        if "flow" not in transform.parts:
-            return None
-        return replace(Flow.of(self.settings["flow"], "flow"), length=transform.flow_length)
+        encoder = self.model.encoder
+        lengths = [one.transform.flow_length for one in getattr(encoder, "streams", [encoder])
+                   if "flow" in one.transform.parts]
+        return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
 
 
 def build(state, source):
@@ -96,6 +97,10 @@ def build(state, source):
     if head.spec["feature_dim"] != encoder.feature_dim:
         raise UserError(f"{source}: its head reads {head.spec['feature_dim']} features and its encoder "
                         f"{encoder.name} gives {encoder.feature_dim}")
+    for stream, own in zip(getattr(encoder, "streams", ()), getattr(encoder, "heads", ()), strict=True):
+        if own.spec["feature_dim"] != stream.feature_dim:
+            raise UserError(f"{source}: the head of a stream reads {own.spec['feature_dim']} features and "
+                            f"its encoder {stream.name} gives {stream.feature_dim}")
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
@@ -167,8 +172,10 @@ def continued_model(state, checkpoint, classes):
     return model
 
 
-def new_encoder(recipe):
+def new_encoder(recipe, classes):
     """The encoder that a recipe names, with its weights."""
+    if recipe.streams:
+        return joined_encoder(recipe, classes)
     set_seed(recipe.seed)
     weights = recipe.encoder_weights
     if weights.lower() == "none":
@@ -179,14 +186,55 @@ def new_encoder(recipe):
                                 fit=recipe.resize, augment=recipe.augment)
 
 
+def joined_encoder(recipe, classes):
+    """models.Streams of the runs in --streams; UserError for runs that do not go together."""
+    runs = [load_trained(run, flag="streams") for run in recipe.streams]
+    if len(runs) < 2:
+        raise UserError(f"--streams {recipe.streams[0]}: one run is no fusion; give two or more")
+    if not recipe.frozen:
+        raise UserError(f"--train_encoder {recipe.train_encoder}: the encoders of --streams stay as they "
+                        f"are; leave the flag out")
+    if not recipe.feature_cache:
+        raise UserError("--no-feature_cache: a head over --streams is trained on stored features; leave the "
+                        "flag out")
+    for run in runs:
+        if isinstance(run.model.encoder, models.Streams):
+            raise UserError(f"--streams {run.folder}: this is itself a fusion; give the runs that it "
+                            f"is made of")
+        if run.classes != classes:
+            raise UserError(f"--streams {run.folder}: knows {len(run.classes)} classes, and the data has "
+                            f"{len(classes)}, or others; train all on the same")
+        if run.rate != runs[0].rate:
+            raise UserError(f"--streams {run.folder}: its clips were sampled at another rate than those of "
+                            f"{runs[0].folder}")
+    return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
+
+
+def cross_fitted(recipe, encoder):
+    """features.CrossFitted of models.Streams, as the table of --cross_fit says (fuse.py --folds wrote it)."""
+    if not recipe.streams:
+        raise UserError("--cross_fit: it is about --streams, and there are none")
+    table = cli.file("cross_fit", recipe.cross_fit, "give the table that fuse.py --folds wrote")
+    others, known = {}, {}
+    for line, row in enumerate(files.read_csv(table, CROSS_FIT_COLUMNS), 2):
+        if row["stream"] not in map(str, range(len(encoder.streams))):
+            raise UserError(f"{table} line {line}: {row['stream']!r:.20} is the number of no stream")
+        own = others.setdefault(SampledVideo(row["video"], row["class"], "", 1).path, list(encoder.streams))
+        if row["run"] not in known:
+            known[row["run"]] = load_trained(row["run"], flag="cross_fit").model.encoder.requires_grad_(False)
+        own[int(row["stream"])] = known[row["run"]]
+    return CrossFitted(list(encoder.streams), others)
+
+
 def new_model(recipe, classes, encoder=None):
     """The LRCN to train, new, with --init_from's weights where given. encoder: new_encoder's of this recipe,
     where it is there already."""
-    encoder = encoder or new_encoder(recipe)
+    encoder = encoder or new_encoder(recipe, classes)
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
     head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
                        recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
-                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden)
+                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden, recipe.rnn,
+                       recipe.classifier_activation, recipe.classifier_dropout)
     model = models.LRCN(encoder, head)
     if recipe.init_from:
         other = load_trained(recipe.init_from, flag="init_from").model
@@ -213,6 +261,8 @@ def trained_part(recipe, model):
         if recipe.train_batch_norm:
             raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
                             "--train_encoder last:K or all, or leave the flag out")
+        if recipe.cross_fit:
+            return model.head, cross_fitted(recipe, model.encoder), groups
         return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
     last = recipe.last_blocks
     groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})

@@ -192,6 +192,82 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
+class Joined:
+    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
+
+    def __init__(self, parts):
+        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
+        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def part(self, clips):
+        return Joined([part.part(clips) for part in self.parts])
+
+    def __getitem__(self, clips):
+        return np.concatenate([part[clips] for part in self.parts], -1)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.concatenate([np.asarray(part) for part in self.parts], -1).astype(dtype or self.dtype,
+                                                                                    copy=False)
+
+
+@dataclass
+class CrossFitted:
+    """Streams, and for some videos other encoders in their place, which were not trained on these.
+
+    streams: [encoder]; others: {path of a video: [encoder of every stream]}.
+    """
+    streams: list
+    others: dict
+
+    def encode(self, clips, *how):
+        """The features of clips, each by the encoders of its video; how: as of encode_clips."""
+        sets, which, place = {}, [], []
+        for clip in clips:
+            encoders = self.others.get(clip.video.path, self.streams)
+            number, mine = sets.setdefault(tuple(map(id, encoders)), (len(sets), (encoders, [])))
+            which.append(number)
+            place.append(len(mine[1]))
+            mine[1].append(clip)
+        parts = [Joined([encode_clips(encoder, own, *how) for encoder in encoders])
+                 for _, (encoders, own) in sets.values()]
+        return Gathered(parts, np.array(which), np.array(place))
+
+
+class Gathered:
+    """Features (clips, T, D) of which each lies in one of several parts: that of `which`, at `place`."""
+
+    def __init__(self, parts, which, place):
+        self.parts, self.which, self.place = parts, which, place
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+        self.shape = (*which.shape, *parts[0].shape[1:])
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def part(self, clips):
+        return Gathered(self.parts, self.which[clips], self.place[clips])
+
+    def __getitem__(self, clips):
+        which, place = self.which[clips], self.place[clips]
+        out = np.empty((len(which), *self.shape[1:]), self.dtype)
+        for number, part in enumerate(self.parts):
+            mine = which == number
+            if mine.any():
+                out[mine] = part[place[mine]]
+        return out
+
+
 @dataclass
 class Plan:
     """What there is to do, as rank 0 sees it: the rows of `found` that are -1 are to be encoded."""
@@ -206,9 +282,15 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     """Features of clips; every frame of a view is encoded once, in the life of a data set.
 
     float32 takes the place of float16 where the features would not fit into it.
-    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`).
+    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`), or several
+    as `streams` of one, each of which has its features under a key of its own.
     clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
     """
+    if isinstance(encoder, CrossFitted):
+        return encoder.encode(clips, folder, options, what)
+    if hasattr(encoder, "streams"):
+        clips = list(clips)
+        return Joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
     rows, index = unique_rows(clips)
     if not options.cache:
         return _in_memory(encoder, rows, index, folder, options, what)

@@ -38,7 +38,8 @@ from lrcn.training.recipe import Recipe
 FORMAT = 1
 # Flags of the network that an encoder does not depend on
 OF_A_HEAD = ("num_frames_video", "latent_dim", "hidden_size", "lstm_layers", "projection",
-             "classifier_hidden", "bidirectional", "readout", "dropout", "loss_per_step")
+             "classifier_hidden", "bidirectional", "readout", "dropout", "loss_per_step",
+             "rnn", "classifier_activation", "classifier_dropout")
 # What else decides which features are read
 OF_FEATURES = ("num_frames_video", "views", "clips_per_video")
 

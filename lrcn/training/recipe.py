@@ -11,7 +11,7 @@ from lrcn import checkpoints, runs
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
-from lrcn.checkpoints import PROJECTIONS, READOUTS
+from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.clips.frames import AUGMENT, FITS
 from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
@@ -49,6 +49,8 @@ class Recipe:
                                 "commas between (default: all)", "A,B,...", ("--classes",))
     number_of_classes: int = flag("data", None, POSITIVE_OR_NONE, "train on the first N classes (default: "
                                   "all)")
+    parts: str = flag("data", None, Text(none=True), "a table like a run's splits.csv that says which video "
+                      "is in which part (default: drawn)", "CSV")
     smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME",
@@ -65,16 +67,27 @@ class Recipe:
                             "two-stream networks, for an encoder that is trained")
     resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all "
                        "of it, squeezed")
+    streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
+                         "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
+                         "RUN,RUN,...")
+    cross_fit: str = flag("network", None, Text(none=True), "a table of fuse.py --folds: which run's encoder "
+                          "tells which training video", "CSV")
     num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
                                  names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction",
                             names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers")
+    rnn: str = flag("network", "lstm", Choice(RNNS), "what reads the frames one after another")
     projection: str = flag("network", "norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, "
-                           "linear layer and ReLU; the linear layer alone; or it and a batch norm")
-    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer with batch norm and "
-                                  "ReLU before the last one (default: no such layer)")
+                           "linear layer and ReLU; the linear layer alone; it and a batch norm; or nothing "
+                           "but dropout")
+    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer before the last one "
+                                  "(default: no such layer)")
+    classifier_activation: str = flag("network", "relu", Choice(ACTIVATIONS), "of that layer; relu has a "
+                                      "batch norm before it, selu none")
+    classifier_dropout: float = flag("network", None, Number(float, low=0, below=1, none=True), "share of "
+                                     "units dropped before the classifier (default: --dropout)")
     bidirectional: bool = flag("network", True, Switch(), "read the clip both ways")
     readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
                         "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"))
@@ -177,27 +190,48 @@ class Recipe:
         """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""
         settings = asdict(self)
         for name in PLACES:
-            if settings[name] and Path(settings[name]).expanduser().exists():
-                settings[name] = str(Path(settings[name]).expanduser().resolve())
+            if settings[name]:
+                settings[name] = _place(settings[name])
+        if self.streams:
+            settings["streams"] = [_place(run) for run in self.streams]
         return settings
+
+    def words(self):
+        """The command line of train.py that means this recipe."""
+        said = self.as_settings()
+        return [word for f in fields(self) if said[f.name] != f.default
+                for word in ((f.metadata["names"] or (f"--{f.name}",))[0], as_word(said[f.name]))]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
-        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir"}
-        aside |= {"hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
+        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir", "parts"}
+        aside |= {"rnn", "hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
+        aside |= set(OF_AN_ENCODER) if self.streams else set()
         return {f.name: getattr(self, f.name) for f in fields(self)
                 if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
+
+
+def as_word(value):
+    """A value of a Recipe as the command line says it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _place(path):
+    """A path as an absolute one, where there is something."""
+    path = Path(path).expanduser()
+    return str(path.resolve() if path.exists() else path)
 
 
 # With what older runs were made, where that is not the default of today.
 BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
-FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize",
-         "latent_dim", "hidden_size", "lstm_layers",
-         "projection", "classifier_hidden", "optimizer", "bidirectional", "readout", "loss_per_step",
-         "num_frames_video", "train_encoder", "dropout",
+OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
+FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
+         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer",
+         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
-PLACES = ("sampled_data_path", "ucf_list_dir", "groups", "init_from", "encoder_weights", "local_dir")
+PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "cross_fit", "groups", "init_from", "encoder_weights",
+          "local_dir")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 

@@ -172,9 +172,9 @@ class Classifier(_Thread):
             if frame is None:
                 return
             flow = self.slider.flow and fields_of(frame.before, frame.image, frame.behind, self.slider.flow)
-            probabilities = self.slider.push([self.slider.crop(frame.image, flow)])
+            answers = self.slider.answers([self.slider.crop(frame.image, flow)])
             self.history.times.append(frame.seconds)
-            self.known = self.history.add(probabilities)
+            self.known = self.history.add(answers)
             self.delay = time.monotonic() - frame.taken
             self.delays += self.delay
 

@@ -19,6 +19,7 @@ import torch
 
 from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
+from lrcn.drawing.labels import flow_colors
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
 from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
@@ -82,8 +83,10 @@ class Network:
     """What a Slider needs of a model.
 
     encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
-    head: the values of windows, (n, T, ...), of the first encoder -> probabilities float32 (n, C).
-    block: frames that are encoded at once, where so many are there. flow: the flow.Flow that they see.
+    head: the values of windows, (n, T, ...), those of all encoders side by side -> probabilities
+    float32 (n, C). block: frames that are encoded at once, where so many are there.
+    flow: the flow.Flow that they see. names, alone: of the streams of a fusion, and what each says by
+    itself, float32 (n, names, C).
     """
     encoders: list
     head: Callable
@@ -91,14 +94,24 @@ class Network:
     classes: int
     block: int
     flow: Flow | None = None
+    names: tuple = ()
+    alone: Callable | None = None
+
+    def answers(self, windows):
+        """What the model says of windows and, of a fusion, each stream alone: float32 (n, 1 + names, C)."""
+        whole = self.head(windows)[:, None]
+        return torch.cat([whole, self.alone(windows)], 1) if self.names else whole
 
 
 def network_of(trained, device, backend="torch", precision="auto"):
     """The Network of a trained run."""
-    length, head = trained.settings["num_frames_video"], trained.model.head.eval()
-    return Network([fastest(trained.model.encoder, device, backend, precision)],
-                   lambda windows: softmax(head(windows.float()).float()), length, head.spec["classes"],
-                   max(BLOCK[device.type], length), trained.flow)
+    encoder, head = trained.model.encoder, trained.model.head.eval()
+    length = trained.settings["num_frames_video"]
+    encoders = [fastest(one, device, backend, precision) for one in getattr(encoder, "streams", [encoder])]
+    return Network(encoders, lambda windows: softmax(head(windows.float()).float()), length,
+                   head.spec["classes"], max(BLOCK[device.type], length), trained.flow,
+                   getattr(encoder, "names", ()),
+                   lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()))
 
 
 class Slider:
@@ -106,12 +119,13 @@ class Slider:
     flow: the flow.Flow that they see, or None.
 
     trained: a utils.Trained, which runs on the device as backend and precision say, or a Network.
+    names: of the streams of a fusion, whose own answers stand beside the model's; else none.
     """
 
     def __init__(self, trained, device=None, backend="torch", precision="auto"):
         if not isinstance(trained, Network):
             trained = network_of(trained, device, backend, precision)
-        self.length, self.head, self.classes = trained.length, trained.head, trained.classes
+        self.network, self.length, self.names = trained, trained.length, trained.names
         self.streams = [Stream(encoder, self.length) for encoder in trained.encoders]
         self.block, self.flow = trained.block, trained.flow and trained.flow.require()
         self.push([self.crop(*self.blank())] * 2)      # warm up
@@ -119,8 +133,8 @@ class Slider:
 
     @property
     def encoded(self):
-        """Frames that were encoded since the last start."""
-        return self.streams[0].encoded
+        """Frames that were encoded since the last start, by each stream."""
+        return max(stream.encoded for stream in self.streams)
 
     def blank(self):
         """A frame on which nothing is, and its fields."""
@@ -137,13 +151,23 @@ class Slider:
         """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
         return [stream.crop(frame, flow) for stream in self.streams]
 
-    @torch.inference_mode()
+    def shown(self, crop):
+        """What there is to see of a frame beside itself, of each stream of a fusion: the colours of its flow,
+        uint8 (S, S, 3), or None."""
+        return [flow_colors(seen["flow"]) if "flow" in seen else None for seen in crop] if self.names else []
+
     def push(self, crops):
         """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
+        return self.answers(crops)[:, 0]
+
+    @torch.inference_mode()
+    def answers(self, crops):
+        """As push, and what each stream says alone: float32 (n, 1 + names, C)."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
-            return np.empty((0, self.classes), np.float32)
-        return torch.cat([self.head(part.contiguous()) for part in windows[0].split(256)]).cpu().numpy()
+            return np.empty((0, 1 + len(self.names), self.network.classes), np.float32)
+        parts = (windows[0] if len(windows) == 1 else torch.cat(windows, 2)).split(256)
+        return torch.cat([self.network.answers(part.contiguous()) for part in parts]).cpu().numpy()
 
 
 @dataclass
@@ -153,9 +177,14 @@ class History:
     times: list = field(default_factory=list)       # seconds of every sampled frame
     windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
     end: float = 0.0                                # seconds at which the video ends
+    alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
+    seen: dict = field(default_factory=dict)        # {frame: Slider.shown}, until it is drawn
 
-    def add(self, probabilities):
-        self.windows += list(probabilities.astype(np.float16))
+    def add(self, answers):
+        """Take up Slider.answers (n, 1 + S, C), or (n, C); how many windows there are."""
+        answers = answers.reshape(len(answers), -1, answers.shape[-1]).astype(np.float16)
+        self.windows += list(answers[:, 0])
+        self.alone += list(answers[:, 1:])
         return len(self.windows)
 
     def cut(self, known):
@@ -170,8 +199,19 @@ class History:
 
     def at(self, frame):
         """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
-        inside = self.windows[max(0, frame - self.length + 1):frame + 1]
-        return np.mean(inside, 0, dtype=np.float32)
+        return np.mean(self._around(self.windows, frame), 0, dtype=np.float32)
+
+    def beside(self, frame, names):
+        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame not
+        before those that were asked for."""
+        if not names:
+            return []
+        self.seen.pop(frame - 1, None)
+        said = np.mean(self._around(self.alone, frame), 0, dtype=np.float32)
+        return list(zip(names, said, self.seen.get(frame, [None] * len(names)), strict=True))
+
+    def _around(self, windows, frame):
+        return windows[max(0, frame - self.length + 1):frame + 1]
 
     def smoothed(self):
         """at() of every sampled frame that a window contains, float32 (frames, C)."""
@@ -197,8 +237,9 @@ def analyse(path, slider, history, rate):
         for _, seconds, frame, fields in sample_with_flow(source, rate, slider.flow):
             history.times.append(seconds)
             crops.append(slider.crop(frame, fields))
+            history.seen[len(history.times) - 1] = slider.shown(crops[-1])
             if len(crops) == slider.block:  # a block is at least a window long
-                yield history.add(slider.push(crops))
+                yield history.add(slider.answers(crops))
                 crops = []
         if not history.times:
             raise VideoError("not one frame of it can be decoded")
@@ -209,4 +250,4 @@ def analyse(path, slider, history, rate):
         fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)
         crops = [slider.crop(*seen) for seen in zip(frames, fields, strict=True)]
     if crops:
-        yield history.add(slider.push(crops))
+        yield history.add(slider.answers(crops))

@@ -1,0 +1,315 @@
+"""Several runs, one answer: the mean of their probabilities (late fusion), or a head over all of them.
+
+    python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
+    python fuse.py RUN_A RUN_B --weights 1 2
+    python fuse.py RUN_A RUN_B --weights tuned      # those of the least loss on the validation videos
+
+reads what test.py wrote of each run (encoders, modalities, lengths and windows may differ; videos, classes
+and split may not) and leaves <local_dir>/<YYYYmmdd-HHMMSS>-fused/ with test/ as test.py leaves it: its
+metrics.json also has every stream's accuracy, and the gain over it with its interval and McNemar's p.
+compare.py takes the folder as it takes a run. Prints it as the last line.
+
+    python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
+
+trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature
+store under its own key: train.py with --streams, the first run's data, split and parts, and the flags of
+train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
+rest, with the streams' own heads in its checkpoint. --folds K is for runs whose encoder was fine-tuned: what
+such an encoder says of the videos that it was trained on is better than what it says of new ones. Each is
+trained K times more, every time without one K-th of the training groups, which then get their features from
+that encoder.
+"""
+import os
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import models
+import utils
+from lrcn import scores
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.values import COUNT, POSITIVE, Number
+from lrcn.clips import splits
+from lrcn.clips.streams import MODALITIES
+from lrcn.encoding.predictions import predict_videos
+from lrcn.runs import RunFolder, new_run_folder
+from lrcn.testing import report
+from lrcn.testing.answers import read_metrics, read_shares
+from lrcn.training.recipe import Recipe, add_flag
+
+# What a trained fusion has from its streams, or cannot have.
+NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
+                   "parts", "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
+                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
+OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
+                "num_frames_video", "seed")
+TRAIN = Path(__file__).with_name("train.py")
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that test.py has tested")
+    parser.add_argument("--weights", nargs="+", default=None, metavar="W",
+                        help="a weight for every run, or `tuned`: chosen on the validation part alone "
+                             "(default: equal)")
+    # no add_boolean: a RUN follows it
+    parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
+                                                             "encoders")
+    parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
+                        help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
+    output = parser.group("output")
+    output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
+                                                            "a new folder")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
+    for f in fields(Recipe):
+        if f.name not in NOT_OF_A_FUSION:
+            add_flag(parser.group(f.metadata["group"]), f, None, f"{f.metadata['help']} (default: "
+                     f"{'the first run' if f.name in OF_THE_FIRST else 'train.py'}'s)")
+    return parser
+
+
+# ---------------------------------------------------------------- streams
+
+class Stream:
+    """A tested run: what its test/ says. shares: answers.Shares in the order of the first stream's."""
+
+    def __init__(self, folder, first=None):
+        self.run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
+        self.metrics = read_metrics(self.run.test)
+        self.shares = read_shares(self.run.test)
+        if first is not None:
+            self._refuse_other(first)
+            self.shares = self.shares.of(first.shares.videos).with_classes(first.shares.classes)
+
+    def _refuse_other(self, first):
+        """A UserError where this run was tested on something else than the first."""
+        split, other = (s.metrics.get("split") for s in (self, first))
+        if split != other:
+            raise UserError(f"{self.run}: tested on split {split}, and {first.run} on split {other}; test "
+                            f"both on one")
+        mine, theirs = (set(s.shares.classes) for s in (self, first))
+        if mine != theirs:
+            raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is of "
+                            f"one alone); train both on the same")
+        mine, theirs = (set(s.shares.videos) for s in (self, first))
+        if mine != theirs:
+            raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
+                            f"{len(theirs)}, {len(mine & theirs)} of both); test both on the same")
+
+    def on_validation(self, args, device):
+        """{(class, video): its probability of the true class} of the run's validation part."""
+        windows, flip = self.metrics.get("windows", 1), self.metrics.get("flip") is True
+        fault = windows != "all" and POSITIVE.fault(windows)
+        if fault:
+            raise UserError(f"{self.run.test.metrics}: windows: {fault}; run test.py again")
+        trained = utils.load_trained(self.run.path, self.metrics.get("checkpoint"), device, flag="runs")
+        data = dataset.validation_data(trained)
+        cli.say(f"{self.run}: {data.note}")
+        found = predict_videos(trained, data, utils.encoding_options(args, trained, device), windows, flip)
+        chosen = found[np.arange(len(found)), data.labels]
+        return {(v.cls, v.name): p for v, p in zip(data.videos, chosen, strict=True)}
+
+
+def choose_weights(words, streams, args):
+    """(weights (S,), where they are from) of --weights."""
+    if words is None:
+        return np.ones(len(streams)), "equal"
+    if words == ["tuned"]:
+        return tuned(streams, args)
+    kind = Number(float, low=0)
+    try:
+        weights = [kind(word) for word in words]
+    except (ValueError, ArgumentTypeError):
+        weights = []
+    if len(weights) != len(streams) or not sum(weights):
+        raise UserError(f"--weights {' '.join(words)}: expected {len(streams)} numbers >= 0, one for each "
+                        f"run and not all nil, or the word tuned")
+    return np.array(weights), "given"
+
+
+def tuned(streams, args):
+    """The weights of the least cross-entropy on the videos that all runs held out for validation."""
+    device = utils.choose_device(args.device or "auto")
+    said = [stream.on_validation(args, device) for stream in streams]
+    common = sorted(set.intersection(*map(set, said)))
+    if not common:
+        raise UserError("--weights tuned: no video is in the validation part of all runs; train them with "
+                        "one --seed and --split_size, or give numbers")
+    weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in said]))
+    words = ", ".join(f"{w:.3f}" for w in weights)
+    cli.say(f"--weights tuned: {words}, chosen on {len(common)} validation videos")
+    return weights, f"tuned on {len(common)} validation videos"
+
+
+# ---------------------------------------------------------------- late fusion
+
+def gain(stream, weight, right, groups):
+    """What metrics.json says of a stream beside the fusion's answers, right bool (N,)."""
+    value, ends, p = scores.paired(stream.shares.right[None], right[None], groups)
+    return {"run": str(stream.run.path.resolve()), "weight": float(weight),
+            "top1": float(stream.shares.right.mean()), "gain": value, "gain_ci95": ends, "mcnemar_p": p}
+
+
+def said_of(streams, name):
+    """What the streams' metrics.json say under a name: one value, or their words with + between."""
+    values = [stream.metrics.get(name) for stream in streams]
+    return values[0] if all(value == values[0] for value in values) else " + ".join(map(str, values))
+
+
+def fuse(streams, weights, origin, folder, args):
+    """Write the report of the weighted mean into a RunFolder."""
+    first = streams[0].shares
+    probabilities = scores.weighted_mean([s.shares.probabilities for s in streams], weights)
+    right = probabilities.argmax(1) == first.labels
+    gains = [gain(s, w, right, first.groups) for s, w in zip(streams, weights / weights.sum(), strict=True)]
+    sizes = [stream.metrics.get("parameters") for stream in streams]
+    data = dataset.tested_data(first, streams[0].run, streams[0].metrics.get("split"))
+    if data.folder is None:
+        cli.say("the sampled clips are not where the first run had them: no pictures of frames")
+    more = {**{name: said_of(streams, name) for name in
+               ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
+                "seed")},
+            "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
+    cli.say(report.write(folder.test, data, first.classes, probabilities, more, args.num_videos,
+                         Recipe.seed if args.seed is None else args.seed))
+    for stream, found in zip(streams, gains, strict=True):
+        low, high = found["gain_ci95"]
+        cli.say(f"{stream.run}: weight {found['weight']:.3f}, alone {found['top1']:.3f}; the fusion gains "
+                f"{found['gain']:+.3f} [{low:+.3f}, {high:+.3f}], McNemar p {found['mcnemar_p']:.2g}")
+
+
+def output_folder(args):
+    """The RunFolder to write to; UserError for one that holds a training."""
+    if not args.output_dir:
+        return RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused"))
+    folder = RunFolder(Path(args.output_dir).expanduser())
+    if folder.checkpoints.exists():
+        raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
+                        f"choose another")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+# ---------------------------------------------------------------- trained fusion
+
+def train(args):
+    """Become train.py with --streams."""
+    runs = [utils.load_trained(folder, flag="runs") for folder in args.runs]
+    for run in runs:
+        if isinstance(run.model.encoder, models.Streams):
+            raise UserError(f"runs {run.folder}: this is itself a fusion; give the runs that it is made of")
+    first = runs[0]
+    parts = RunFolder(first.folder).splits
+    if not parts.is_file():
+        raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which "
+                        f"videos were held out")
+    for run in runs:
+        refuse_leak(run, first)
+    given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
+    recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
+    recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
+                     streams=[str(run.folder) for run in runs])
+    if args.folds:
+        recipe = replace(recipe, cross_fit=cross_fit(runs, args.folds, recipe))
+    command = [sys.executable, str(TRAIN), *recipe.words()]
+    sys.stdout.flush()
+    os.execv(command[0], command)   # signals, exit status and the way to go on are train.py's
+
+
+def seen(runs):
+    """What the encoders of runs see, in the words of a Recipe: the data have to hold it."""
+    wanted = {part for run in runs for part in run.model.encoder.transform.parts}
+    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
+    return {"encoder": " + ".join(run.model.encoder.name for run in runs), "modality": modality,
+            "flow_length": max(run.model.encoder.transform.flow_length for run in runs)}
+
+
+def rows_of(run, *parts):
+    """The rows of a run's splits.csv that are in these parts, or all."""
+    rows = splits.read_splits(RunFolder(run.folder).splits)
+    return [row for row in rows if not parts or row["part"] in parts]
+
+
+def pairs(rows):
+    return {(row["class"], row["video"]) for row in rows}
+
+
+def refuse_leak(run, first):
+    """A UserError where an encoder was fine-tuned on what the first run held out."""
+    if run.recipe.frozen:
+        return
+    leaked = pairs(rows_of(run, "train")) & pairs(rows_of(first, "val", "test"))
+    if leaked:
+        raise UserError(f"runs {run.folder}: its encoder was trained on {len(leaked)} videos that "
+                        f"{first.folder} held out; train it with --parts {RunFolder(first.folder).splits}")
+
+
+def cross_fit(runs, count, recipe):
+    """The path of a table for --cross_fit, having trained each fine-tuned run on all folds but one."""
+    tuned = [(i, run) for i, run in enumerate(runs) if not run.recipe.frozen]
+    for run in runs:
+        if run.recipe.frozen:
+            cli.say(f"{run.folder}: its encoder is frozen, nothing here has taught it: no folds needed")
+    if not tuned:
+        return None
+    known = {video.path: video for video in dataset.sampled_videos(recipe)}
+    rows, table = rows_of(runs[0], "train"), []
+    videos = [known[f"{row['class']}/{row['video']}.avi"] for row in rows]
+    fold = splits.folds(videos, count, recipe.seed)
+    root = new_run_folder(recipe.local_dir, "True", "-folds")
+    for k in range(count):
+        parts = root / f"parts_{k + 1}.csv"
+        held = pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
+        kept = [[row[name] for name in splits.SPLIT_COLUMNS] for row in rows_of(runs[0])
+                if (row["class"], row["video"]) not in held]
+        files.write_csv(parts, splits.SPLIT_COLUMNS, kept)
+        for i, run in tuned:
+            folder = root / f"stream_{i + 1}_fold_{k + 1}"
+            train_again(run, folder, parts, f"fold {k + 1} of {count}")
+            table += [(video, cls, i, str(folder.resolve())) for cls, video in sorted(held)]
+    path = root / "cross_fit.csv"
+    files.write_csv(path, utils.CROSS_FIT_COLUMNS, table)
+    return str(path)
+
+
+def train_again(run, folder, parts, what):
+    """Train a run's recipe on other parts."""
+    recipe = replace(run.recipe, local_dir=str(folder), open_new_folder="False", parts=str(parts),
+                     pictures=False, resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
+    cli.say(f"{run.folder}: {what}")
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, str(TRAIN), *recipe.words()], stdout=subprocess.DEVNULL)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it too, and it has something to save
+        raise
+    if status:
+        raise UserError(f"--folds: training {folder} ended with exit status {status}")
+
+
+def main():
+    args = make_parser().parse_args()
+    if len(args.runs) < 2:
+        raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
+    if args.train:
+        return train(args)
+    if args.folds:
+        raise UserError(f"--folds {args.folds}: it goes with --train; a mean of probabilities learns nothing")
+    args.num_workers = Recipe.num_workers if args.num_workers is None else args.num_workers
+    first = Stream(args.runs[0])
+    streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]
+    weights, origin = choose_weights(args.weights, streams, args)
+    folder = output_folder(args)
+    fuse(streams, weights, origin, folder, args)
+    cli.say(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)
