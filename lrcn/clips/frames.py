@@ -209,7 +209,10 @@ def to_input(frames, box, transform):
     how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
     out = np.empty((len(frames), size, size, frames[0].shape[2]), np.uint8)
     for i, frame in enumerate(frames):
-        cv2.resize(frame[y:y + h, x:x + w], (size, size), dst=out[i], interpolation=how)
+        box = frame[y:y + h, x:x + w]
+        for c in range(0, box.shape[2], 3):     # OpenCV takes four channels at the most
+            out[i, ..., c:c + 3] = cv2.resize(np.ascontiguousarray(box[..., c:c + 3]), (size, size),
+                                              interpolation=how).reshape(size, size, -1)
     return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
 
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.clips.frames import AUGMENT, LEFT, Clip, Transform, clip_frames, crop_box, training_clip, windows
+from lrcn.clips.frames import (
+    AUGMENT,
+    LEFT,
+    Clip,
+    Transform,
+    clip_frames,
+    crop_box,
+    to_input,
+    training_clip,
+    windows,
+)
 from lrcn.clips.manifest import SampledVideo
 from lrcn.video.writer import write_clip
 
@@ -132,3 +142,13 @@ def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was(tmp_path)
     assert crop_box(240, 320, replace(SMALL, fit="squeeze"), Clip(None, (0,)), 0) == (0, 0, 320, 240, False)
     assert set(SMALL.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
     assert replace(SMALL, fit="squeeze").spec()["fit"] == "squeeze"
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 20])
+def test_any_number_of_channels_is_resized_each_as_by_itself(channels):
+    frames = np.random.default_rng(0).integers(0, 255, (2, 60, 80, channels), np.uint8)
+    box = (3, 5, 50, 50, True)
+    found = to_input(frames, box, SMALL)
+    for c in range(channels):
+        alone = to_input(frames[..., [c] * 3], box, SMALL)[..., 0]
+        assert np.array_equal(found[..., c], alone)

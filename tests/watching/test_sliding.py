@@ -13,7 +13,7 @@ PLAIN = Transform(8, 8, (0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.mark.parametrize("transform", [*(replace(PLAIN, modality=m) for m in MODALITIES),
-                                       replace(PLAIN, modality="flow", flow_length=3)],
+                                       replace(PLAIN, modality="flow", flow_length=10)],
                          ids=lambda t: f"{t.modality}, {t.flow_length}")
 def test_frames_pushed_one_by_one_are_encoded_as_those_of_a_clip(transform):
     seen = []
