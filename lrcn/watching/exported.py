@@ -29,8 +29,8 @@ from lrcn.watching.sliding import Network
 FORMAT, KEY = 1, "lrcn"     # the key under which an ONNX file keeps it; lrcn.json in PyTorch's
 PARTS = ("model", "encoder", "head")
 LAYOUTS = {
-    "model": ("frames: uint8 (B, {T}, {shape}), RGB from 0 to 255", "probabilities: float32 (B, {C})"),
-    "encoder": ("frames: uint8 (B, {shape}), RGB from 0 to 255", "features: float32 (B, {D})"),
+    "model": ("frames: uint8 (B, {T}, {shape}), {modality} from 0 to 255", "probabilities: float32 (B, {C})"),
+    "encoder": ("frames: uint8 (B, {shape}), {modality} from 0 to 255", "features: float32 (B, {D})"),
     "head": ("features: float32 (B, {T}, {D})", "probabilities: float32 (B, {C})")}
 SAMPLING = Number(float, above=1e-6, high=1e6)
 WHAT = {"format": Number(int, low=FORMAT, high=FORMAT), "part": Choice(PARTS), "network": Text(),
@@ -43,7 +43,8 @@ def describe(trained, part):
     """What a file says of itself: which part of which network it is, and all that one needs to use it."""
     encoder, rate = trained.model.encoder, trained.rate
     words = {"T": trained.settings["num_frames_video"], "C": len(trained.classes), "D": encoder.feature_dim,
-             "shape": ", ".join(map(str, picture_shape(encoder.transform)))}
+             "shape": ", ".join(map(str, picture_shape(encoder.transform))),
+             "modality": encoder.transform.modality}
     entry, output = (layout.format(**words) for layout in LAYOUTS[part])
     return {"format": FORMAT, "part": part, "input": entry, "output": output, "encoder": encoder.name,
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),

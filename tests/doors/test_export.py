@@ -62,10 +62,10 @@ def test_every_family_says_the_same_as_onnx(tmp_path, name, size, head, modality
                                      exported.describe(trained, part))
              for part, (module, example, names) in export.parts(trained).items()}
     found = export.differences(ready, clips, trained)
-    assert found.keys() == {"model", "encoder and head"} and max(found.values()) < 1e-5
+    assert found.keys() == {"model", "encoder and head"} and max(found.values()) < 1e-4
     with torch.inference_mode():
         wanted = encoder(torch.from_numpy(clips[:, 0])).numpy()
-    np.testing.assert_allclose(ready["encoder"](clips[:, 0]), wanted, atol=5e-5 * abs(wanted).max())
+    np.testing.assert_allclose(ready["encoder"](clips[:, 0]), wanted, rtol=0, atol=1e-4 * abs(wanted).max())
     assert np.ptp(wanted, 0).max() > 0.01 * abs(wanted).max()
 
 
