@@ -424,7 +424,8 @@ def within(test, pair):
 
 # A colour's or a motion's worth of a random ResNet-18's features, learned in a second
 CUES = (*HEAD, "--latent_dim", 64, "--batch_size", 8, "--readout", "none", "--projection", "batchnorm",
-        "--epochs", 40, "--lr", 0.005, "--dropout", 0.5, "--label_smoothing", 0.2, "--val_check_interval", 10)
+        "--epochs", 40, "--lr", 0.005, "--dropout", 0.5, "--label_smoothing", 0.2, "--val_check_interval",
+        10)
 
 
 @pytest.mark.slow
