@@ -60,6 +60,14 @@ def under_represented(train_counts):
     return train_counts <= 0.9 * np.mean(train_counts)
 
 
+def rank_correlation(a, b):
+    """(Spearman's rank correlation, its p) of a and b (N,); None where one of them does not vary."""
+    if len(a) < 3 or len(set(np.asarray(a).tolist())) < 2 or len(set(np.asarray(b).tolist())) < 2:
+        return None
+    found = stats.spearmanr(a, b)
+    return float(found.statistic), float(found.pvalue)
+
+
 # ---------------------------------------------------------------- groups
 
 class Units:
