@@ -191,7 +191,7 @@ def timeline(film, most=6):
         hovertext=[f"{a:.1f} to {b:.1f} s: {plain(label)}" + (f" {p:.2f}" if p is not None else "")
                    for a, b, label, p in film.segments]))
     return chart(traces, height=300, hovermode="x", margin={"l": 50, "r": 16, "t": 10, "b": 40},
-                 xaxis={"title": {"text": "seconds"}, "range": [0, end], "fixedrange": True},
+                 xaxis={"title": {"text": "seconds"}, "range": [0, end], "fixedrange": True, "anchor": "y2"},
                  yaxis={"range": [-0.03, 1.05], "domain": [0.2, 1], "fixedrange": True},
                  yaxis2={"domain": [0, 0.12], "showticklabels": False, "showgrid": False, "zeroline": False,
                          "fixedrange": True, "range": [-0.5, 0.5]})

@@ -61,7 +61,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setT
 
 // ---------------------------------------------------------------- lists that grow
 
-function grow(list, button, items, one, step = 40) {
+function grow(list, button, items, one, step = 24) {
   let shown = 0;
   const more = () => {
     list.append(...items.slice(shown, shown + step).map(one));
@@ -92,7 +92,6 @@ function bars([name, label, predicted, top, ofTrue]) {
       make("span", null, {}, length), make("span", p.toFixed(3)));
   });
 }
-// The bar's own length lies in a cell that takes the room that is left
 const row = (video) => {
   const [name, label, predicted, , , clip] = video, right = label === predicted;
   const item = make("li", null, {}, make("div", null, {}, mark(right), " ", make("strong", name)));
@@ -199,7 +198,7 @@ function setUpComparison() {
   byId("disagree-count").textContent = names.length > 1 ? `On ${apart.length} of ${videos.length} videos they give different answers.` : "";
   table.tHead.append(make("tr", null, {}, ...["video", "true", ...names].map((name) => make("th", name))));
   grow(table.tBodies[0], byId("disagree-more"), apart, (i) => make("tr", null, {}, make("th", videos[i][0], { scope: "row" }), make("td", videos[i][1]),
-    ...answers.map((own) => make("td", null, {}, mark(own[i] === videos[i][1]), ` ${own[i]}`))));
+    ...answers.map((own) => make("td", null, {}, mark(own[i] === videos[i][1]), ` ${own[i]}`))), 12);
 }
 
 // ---------------------------------------------------------------- films
