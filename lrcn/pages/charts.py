@@ -80,12 +80,13 @@ def confusion(matrix, classes):
     heat = go.Heatmap(z=cells, customdata=counts, zmin=0, zmax=1, xgap=1, ygap=1,
                       hovertemplate="true %{y}<br>predicted %{x}<br>%{customdata[0]} of %{customdata[1]} "
                                     "(%{z:.0%})<extra></extra>",
-                      colorbar={"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%"})
+                      colorbar={"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%",
+                                "lenmode": "pixels", "len": 220, "y": 1, "yanchor": "top"})
     if len(classes) <= 20:
         heat.update(text=[[str(n) if n else "" for n in row] for row in matrix], texttemplate="%{text}")
     side = cell * len(classes)
-    return chart([heat], width=int(side + room + 110), height=int(side + room + 60),
-                 margin={"l": int(room), "r": 90, "t": 16, "b": int(room)},
+    return chart([heat], width=int(side + room + 130), height=int(side + room + 60),
+                 margin={"l": int(room), "r": 110, "t": 16, "b": int(room)},
                  xaxis={**axis, "title": {"text": "predicted class"}, "tickangle": -90},
                  yaxis={**axis, "title": {"text": "true class"}, "autorange": "reversed"})
 
