@@ -21,6 +21,7 @@ from lrcn.base.cli import UserError
 from lrcn.drawing import plots
 from lrcn.encoding.features import FrameEncoder
 from lrcn.runs import RunFolder
+from lrcn.testing.answers import read_answers, read_metrics
 from lrcn.training.recipe import Recipe
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
@@ -43,13 +44,12 @@ class Tested:
 
     def __init__(self, word):
         self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
-        self.metrics = [read_metrics(RunFolder(folder)) for folder in self.folders]
-        tables = [read_answers(RunFolder(folder)) for folder in self.folders]
-        self.videos, self.groups, _ = tables[0]
-        for folder, (videos, *_) in zip(self.folders, tables, strict=True):
-            if videos != self.videos:
-                raise UserError(f"{folder}: tested on other videos than {self.folders[0]}")
-        self.right = np.array([right for *_, right in tables])
+        self.metrics = [read_metrics(RunFolder(folder).test) for folder in self.folders]
+        tables = [read_answers(RunFolder(folder).test) for folder in self.folders]
+        self.videos = sorted(tables[0].videos)
+        self.right = np.array([self._in_order(folder, answers).right
+                               for folder, answers in zip(self.folders, tables, strict=True)])
+        self.groups = self._in_order(self.folders[0], tables[0]).groups
         self.top1 = float(self.right.mean())
         self.interval = scores.share_of(self.right, self.groups).ci95
         self.flags, *others = [read_flags(RunFolder(folder)) for folder in self.folders]
@@ -59,27 +59,11 @@ class Tested:
                 raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
                                 f"of their own")
 
-
-def read_metrics(run):
-    """test/metrics.json of a run; UserError where it was not tested, or the file is not test.py's."""
-    if not run.test.metrics.is_file():
-        raise UserError(f"{run}: no test/metrics.json in this run; run test.py on it first")
-    found = files.read_json(run.test.metrics)
-    if type(found.get("parameters")) not in (int, type(None)):
-        raise UserError(f"{run.test.metrics}: parameters: expected a whole number; run test.py again")
-    return found
-
-
-def read_answers(run):
-    """((class, video) pairs, groups, right answers as bools) of a run's predictions.csv, in one order."""
-    path = run.test.predictions
-    rows = sorted(files.read_csv(path, ("video", "class", "group", "right")),
-                  key=lambda r: (r["class"], r["video"]))
-    if not rows or {r["right"] for r in rows} - {"0", "1"}:
-        raise UserError(f"{path}: expected a line for every tested video, right 0 or 1; run test.py again")
-    videos, groups, right = zip(*(((r["class"], r["video"]), r["group"], r["right"] == "1") for r in rows),
-                                strict=True)
-    return videos, groups, right
+    def _in_order(self, folder, answers):
+        try:
+            return answers.of(self.videos)
+        except ValueError:
+            raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
 
 
 def read_flags(run):
@@ -151,7 +135,8 @@ def main():
     tested = [Tested(word) for word in args.runs]
     names = args.names or [t.folders[0].name for t in tested]
     device = utils.choose_device(args.device)
-    speeds = [frames_per_second(t.folders[0], device) if args.speed else
+    # What fuse.py made of several runs has no network of its own to be timed
+    speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
     rows = [row_of(name, t, tested[0], speed) for name, t, speed in zip(names, tested, speeds, strict=True)]
     folder = Path(args.output)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
-from lrcn.clips.manifest import read_sampled
+from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
 
@@ -182,6 +182,43 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 
 
 test_data.__test__ = False
+
+
+def validation_data(trained):
+    """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
+    folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
+    rows = [r for r in splits.read_splits(RunFolder(trained.folder).splits) if r["part"] == "val"]
+    listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows]
+    found, note = splits.present(listed, videos, "validation")
+    labels = {(r["class"], r["video"]): r["label"] for r in rows}
+    return TestData(folder, found, np.array([labels[v.cls, v.name] for v in found], np.int64),
+                    trained.settings.get("test_split", "drawn"), note,
+                    np.zeros(len(trained.classes), np.int64))
+
+
+def tested_data(shares, run, split):
+    """The TestData of answers.Shares that were written for a RunFolder.
+
+    Its clips are those that the run was trained with, where all are still there; else folder is None.
+    """
+    counts = np.zeros(len(shares.classes), np.int64)
+    if run.splits.is_file():
+        trained_on = [shares.classes.index(r["class"]) for r in splits.read_splits(run.splits)
+                      if r["part"] == "train" and r["class"] in shares.classes]
+        counts = np.bincount(trained_on, minlength=len(shares.classes))
+    folder, frames = None, {}
+    if run.settings.is_file():
+        place = files.read_json(run.settings).get("sampled_data_path")
+        if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
+            folder, frames = Path(place), {(v.cls, v.name): v.frames for v in read_sampled(place)}
+    if not frames.keys() >= set(shares.videos):
+        folder = None
+    videos = [SampledVideo(name, cls, group, frames.get((cls, name), 1))
+              for (cls, name), group in zip(shares.videos, shares.groups, strict=True)]
+    return TestData(folder, videos, shares.labels, str(split), "", counts)
+
+
+tested_data.__test__ = False
 
 
 def refuse_moved(sampled_data_path, ucf_list_dir):

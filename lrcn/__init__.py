@@ -13,6 +13,8 @@ rooms; everything else is here, by topic, and never imports the root.
                 onnxruntime; precision), features, store (of features), contents (fingerprints of videos),
                 inventory (what the store holds, and less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures
+    testing/    answers (of a tested run, read again), report (tables and pictures): what test.py and
+                fuse.py leave
     watching/   sliding, segments, films, live, recording, outputs: what test_on_video.py stands on
     study/      movies, figures, states, network, report, plots, pictures, comparison: what
                 test_continues_movie.py stands on
@@ -22,8 +24,9 @@ rooms; everything else is here, by topic, and never imports the root.
     scores.py   top-k, losses, intervals, paired tests
 
 Imports run one way: doors -> rooms -> lrcn, and inside base <- video <- clips <- encoding (each may use
-those before it); drawing uses video; runs uses clips; checkpoints uses encoding and runs; training, watching
-and study stand on all of these and never on each other. tests/test_house.py names the arrow that breaks this.
+those before it); drawing uses video; runs uses clips; checkpoints uses encoding and runs; training, testing,
+watching and study stand on all of these and never on each other. tests/test_house.py names the arrow that
+breaks this.
 
 Two things are unlike the first plan. What a value of the command line or of a file may be is a topic of its
 own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it. And films.py and

@@ -80,8 +80,8 @@ class RunFolder(_Folder):
 ENDING = ".pth.tar"
 
 
-def new_run_folder(local_dir, open_new_folder):
-    """The run folder as --open_new_folder says, made: True a new one named by the second,
+def new_run_folder(local_dir, open_new_folder, ending=""):
+    """The run folder as --open_new_folder says, made: True a new one named by the second (and ending),
     'debug' <local_dir>/debug, False local_dir itself."""
     local_dir = Path(local_dir).expanduser()
     mode = str(open_new_folder).strip("'\"‘’").lower()
@@ -93,7 +93,7 @@ def new_run_folder(local_dir, open_new_folder):
             folder = local_dir / "debug" if mode == "debug" else local_dir
             folder.mkdir(exist_ok=True)
             return folder
-        name, number = time.strftime("%Y%m%d-%H%M%S"), 1
+        name, number = time.strftime("%Y%m%d-%H%M%S") + ending, 1
         while True:  # another run may have started in the same second
             folder = local_dir / (name if number == 1 else f"{name}-{number}")
             try:

@@ -1,4 +1,5 @@
-"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests.
+"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests; and
+the mean of several answers.
 
 Clips of one recording succeed or fail together, so groups, not clips, are what an interval counts. Every
 interval comes from the same three steps (docs/statistics.md has their coverage):
@@ -7,6 +8,7 @@ interval comes from the same three steps (docs/statistics.md has their coverage)
     variance   of their sum, and its degrees of freedom, few where few groups carry it
     interval   Wilson's for shares, which never ends on its estimate; Student's for other figures
 """
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -57,7 +59,32 @@ FEW_MEANS = "at most 0.9 of the training videos of a mean class"
 
 def under_represented(train_counts):
     """bool (C,): classes with as few training videos as FEW_MEANS says; 26 of 101 on UCF-101's split 1."""
-    return train_counts <= 0.9 * np.mean(train_counts)
+    return (train_counts <= 0.9 * np.mean(train_counts)) & np.any(train_counts)     # none: not known
+
+
+# ---------------------------------------------------------------- late fusion
+
+def weighted_mean(probabilities, weights):
+    """The fusion (N, C) of several streams' probabilities, each (N, C), the same in any order of them."""
+    total = math.fsum(weights)
+    parts = np.stack([p * (w / total) for p, w in zip(probabilities, weights, strict=True)])
+    return np.sort(parts, 0).sum(0)
+
+
+def likeliest_weights(chosen, steps=10_000):
+    """Weights (S,), of sum 1, with which the mean of S streams has the least cross-entropy.
+
+    chosen: what each stream says of the true classes, (S, N). The loss is convex in the weights; this is
+    expectation maximisation for the shares of a mixture (Dempster, Laird and Rubin 1977, section 4.3).
+    """
+    chosen = np.maximum(chosen, 1e-12)
+    weights = np.full(len(chosen), 1 / len(chosen))
+    for _ in range(steps):
+        before, mixed = weights, weights @ chosen
+        weights = weights * (chosen / mixed).mean(1)
+        if np.abs(weights - before).max() < 1e-9:
+            break
+    return weights / weights.sum()
 
 
 def rank_correlation(a, b):

@@ -1,0 +1,180 @@
+"""Several runs, one answer: the mean of their probabilities (late fusion), with test.py's report.
+
+    python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
+    python fuse.py RUN_A RUN_B --weights 1 2
+    python fuse.py RUN_A RUN_B --weights tuned      # those of the least loss on the validation videos
+
+reads what test.py wrote of each run (encoders, modalities, lengths and windows may differ; videos, classes
+and split may not) and leaves <local_dir>/<YYYYmmdd-HHMMSS>-fused/ with test/ as test.py leaves it: its
+metrics.json also has every stream's accuracy, and the gain over it with its interval and McNemar's p.
+compare.py takes the folder as it takes a run. Prints it as the last line.
+"""
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import utils
+from lrcn import scores
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.base.values import COUNT, POSITIVE, Number
+from lrcn.encoding.predictions import predict_videos
+from lrcn.runs import RunFolder, new_run_folder
+from lrcn.testing import report
+from lrcn.testing.answers import read_metrics, read_shares
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that test.py has tested")
+    parser.add_argument("--weights", nargs="+", default=None, metavar="W",
+                        help="a weight for every run, or `tuned`: chosen on the validation part alone "
+                             "(default: equal)")
+    output, machine = parser.group("output"), parser.group("machine")
+    output.add_argument("--output_dir", metavar="DIR", help="where to write instead of a new folder")
+    output.add_argument("--local_dir", default=".", metavar="DIR", help="where the new folder is made")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn into videos/")
+    output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
+    machine.add_argument("--device", default="auto", help="of --weights tuned: auto, cpu, cuda, mps")
+    machine.add_argument("--num_workers", type=COUNT, default=4, help="processes that decode frames")
+    utils.add_encoder_flags(machine)
+    return parser
+
+
+# ---------------------------------------------------------------- streams
+
+class Stream:
+    """A tested run: what its test/ says. shares: answers.Shares in the order of the first stream's."""
+
+    def __init__(self, folder, first=None):
+        self.run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
+        self.metrics = read_metrics(self.run.test)
+        self.shares = read_shares(self.run.test)
+        if first is not None:
+            self._refuse_other(first)
+            self.shares = self.shares.of(first.shares.videos).with_classes(first.shares.classes)
+
+    def _refuse_other(self, first):
+        """A UserError where this run was tested on something else than the first."""
+        split, other = (s.metrics.get("split") for s in (self, first))
+        if split != other:
+            raise UserError(f"{self.run}: tested on split {split}, and {first.run} on split {other}; test "
+                            f"both on one")
+        mine, theirs = (set(s.shares.classes) for s in (self, first))
+        if mine != theirs:
+            raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is of "
+                            f"one alone); train both on the same")
+        mine, theirs = (set(s.shares.videos) for s in (self, first))
+        if mine != theirs:
+            raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
+                            f"{len(theirs)}, {len(mine & theirs)} of both); test both on the same")
+
+    def on_validation(self, args, device):
+        """{(class, video): its probability of the true class} of the run's validation part."""
+        windows, flip = self.metrics.get("windows", 1), self.metrics.get("flip") is True
+        fault = windows != "all" and POSITIVE.fault(windows)
+        if fault:
+            raise UserError(f"{self.run.test.metrics}: windows: {fault}; run test.py again")
+        trained = utils.load_trained(self.run.path, self.metrics.get("checkpoint"), device, flag="runs")
+        data = dataset.validation_data(trained)
+        cli.say(f"{self.run}: {data.note}")
+        found = predict_videos(trained, data, utils.encoding_options(args, trained, device), windows, flip)
+        chosen = found[np.arange(len(found)), data.labels]
+        return {(v.cls, v.name): p for v, p in zip(data.videos, chosen, strict=True)}
+
+
+def choose_weights(words, streams, args):
+    """(weights (S,), where they are from) of --weights."""
+    if words is None:
+        return np.ones(len(streams)), "equal"
+    if words == ["tuned"]:
+        return tuned(streams, args)
+    kind = Number(float, low=0)
+    try:
+        weights = [kind(word) for word in words]
+    except (ValueError, ArgumentTypeError):
+        weights = []
+    if len(weights) != len(streams) or not sum(weights):
+        raise UserError(f"--weights {' '.join(words)}: expected {len(streams)} numbers >= 0, one for each "
+                        f"run and not all nil, or the word tuned")
+    return np.array(weights), "given"
+
+
+def tuned(streams, args):
+    """The weights of the least cross-entropy on the videos that all runs held out for validation."""
+    device = utils.choose_device(args.device)
+    said = [stream.on_validation(args, device) for stream in streams]
+    common = sorted(set.intersection(*map(set, said)))
+    if not common:
+        raise UserError("--weights tuned: no video is in the validation part of all runs; train them with "
+                        "one --seed and --split_size, or give numbers")
+    weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in said]))
+    words = ", ".join(f"{w:.3f}" for w in weights)
+    cli.say(f"--weights tuned: {words}, chosen on {len(common)} validation videos")
+    return weights, f"tuned on {len(common)} validation videos"
+
+
+# ---------------------------------------------------------------- late fusion
+
+def gain(stream, weight, right, groups):
+    """What metrics.json says of a stream beside the fusion's answers, right bool (N,)."""
+    value, ends, p = scores.paired(stream.shares.right[None], right[None], groups)
+    return {"run": str(stream.run.path.resolve()), "weight": float(weight),
+            "top1": float(stream.shares.right.mean()), "gain": value, "gain_ci95": ends, "mcnemar_p": p}
+
+
+def said_of(streams, name):
+    """What the streams' metrics.json say under a name: one value, or their words with + between."""
+    values = [stream.metrics.get(name) for stream in streams]
+    return values[0] if all(value == values[0] for value in values) else " + ".join(map(str, values))
+
+
+def fuse(streams, weights, origin, folder, args):
+    """Write the report of the weighted mean into a RunFolder."""
+    first = streams[0].shares
+    probabilities = scores.weighted_mean([s.shares.probabilities for s in streams], weights)
+    right = probabilities.argmax(1) == first.labels
+    gains = [gain(s, w, right, first.groups) for s, w in zip(streams, weights / weights.sum(), strict=True)]
+    sizes = [stream.metrics.get("parameters") for stream in streams]
+    data = dataset.tested_data(first, streams[0].run, streams[0].metrics.get("split"))
+    if data.folder is None:
+        cli.say("the sampled clips are not where the first run had them: no pictures of frames")
+    more = {**{name: said_of(streams, name) for name in
+               ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
+                "seed")},
+            "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
+    cli.say(report.write(folder.test, data, first.classes, probabilities, more, args.num_videos, args.seed))
+    for stream, found in zip(streams, gains, strict=True):
+        low, high = found["gain_ci95"]
+        cli.say(f"{stream.run}: weight {found['weight']:.3f}, alone {found['top1']:.3f}; the fusion gains "
+                f"{found['gain']:+.3f} [{low:+.3f}, {high:+.3f}], McNemar p {found['mcnemar_p']:.2g}")
+
+
+def output_folder(args):
+    """The RunFolder to write to; UserError for one that holds a training."""
+    if not args.output_dir:
+        return RunFolder(new_run_folder(args.local_dir, "True", "-fused"))
+    folder = RunFolder(Path(args.output_dir).expanduser())
+    if folder.checkpoints.exists():
+        raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
+                        f"choose another")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main():
+    args = make_parser().parse_args()
+    if len(args.runs) < 2:
+        raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
+    first = Stream(args.runs[0])
+    streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]
+    weights, origin = choose_weights(args.weights, streams, args)
+    folder = output_folder(args)
+    fuse(streams, weights, origin, folder, args)
+    cli.say(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)
