@@ -38,9 +38,11 @@ def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets every machine of the network in")
+    add("--host", default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets every machine of the network in")
     add("--port", type=Number(int, low=0, high=65535), default=7860, help="0: any free one")
-    add("--max_megabytes", type=Number(float, above=0), default=500, metavar="MB", help="a larger film is refused")
+    add("--max_megabytes", type=Number(float, above=0), default=500, metavar="MB",
+        help="a larger film is refused")
     add("--max_seconds", type=Number(float, above=0), default=600, metavar="SECONDS",
         help="a longer film is refused; one whose length is not known is labelled so far")
     add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
@@ -79,7 +81,8 @@ class Labeller:
             self.check(Path(film))
             return self.label(Path(film), report)
         except (VideoError, UserError) as error:
-            raise self.refusal(f"Cannot read this film ({cli.printable(error)}). Try another, or convert it.") from None
+            words = f"Cannot read this film ({cli.printable(error)}). Try another, or convert it."
+            raise self.refusal(words) from None
 
     def refusal(self, words):
         return self.gradio.Error(html.escape(words), duration=None, title="No labels", print_exception=False)
@@ -95,11 +98,11 @@ class Labeller:
     def label(self, path, report):
         shutil.rmtree(self.results, ignore_errors=True)     # gradio has its own copies by now
         folder = self.results / path.stem[:60]
-        choices = SimpleNamespace(min_probability=self.args.min_probability, min_segment=self.args.min_segment,
-                                  video=True, gif=False, time_limit=self.args.time_limit)
+        choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
-        done = label_film(path, path.stem, folder, self.slider, self.trained.classes, self.trained.rate, choices, stop,
-                          lambda **bar: Bar(report, stop, self.args.max_seconds * probe(path).fps, bar["total"]))
+        most = self.args.max_seconds * probe(path).fps
+        done = label_film(path, path.stem, folder, self.slider, self.trained.classes, self.trained.rate, choices,
+                          stop, lambda **bar: Bar(report, stop, most, bar["total"]))
         left = FilmFolder(folder)
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
         words = f"{len(rows)} segments in {done.seconds:.1f} s of film."
@@ -133,7 +136,8 @@ def make_page(gradio, labeller, args):
     """The gradio.Blocks of the app."""
     trained = labeller.trained
     known = ", ".join(trained.classes[:120]) + (" ..." if len(trained.classes) > 120 else "")
-    with gradio.Blocks(title="What happens in this film?", delete_cache=(600, KEPT), analytics_enabled=False) as page:
+    with gradio.Blocks(title="What happens in this film?", delete_cache=(600, KEPT),
+                       analytics_enabled=False) as page:
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
                     f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
                     f"{len(trained.classes)} classes only, and takes everything for one of them: "
@@ -145,12 +149,16 @@ def make_page(gradio, labeller, args):
         button = gradio.Button("Label it", variant="primary", elem_id="label")
         said = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
         timeline = gradio.Image(label="Timeline", interactive=False, elem_id="timeline")
-        table = gradio.Dataframe(headers=COLUMNS, datatype="str", interactive=False, label="Segments", elem_id="segments")
+        table = gradio.Dataframe(headers=COLUMNS, datatype="str", interactive=False, label="Segments",
+                                 elem_id="segments")
         taken = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
 
-        def label(film, report=gradio.Progress()):      # noqa: B008: gradio looks for it there
+        told = gradio.Progress()
+
+        def label(film, report=told):       # gradio looks for its Progress among the defaults
             return labeller(film, report)
-        button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1, api_visibility="private")
+        button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1,
+                     api_visibility="private")
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -171,12 +179,12 @@ def serve(gradio, page, args):
     try:
         return page.launch(
             server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
-            prevent_thread_lock=True, max_file_size=round(args.max_megabytes * 1e6), ssr_mode=False, pwa=False,
-            footer_links=[], theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            app_kwargs={"middleware": [Middleware(policy)]})[1]
+            prevent_thread_lock=True, max_file_size=round(args.max_megabytes * 1e6), ssr_mode=False,
+            pwa=False, footer_links=[], app_kwargs={"middleware": [Middleware(policy)]},
+            theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
     except OSError as error:
-        raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); try "
-                        f"another --port") from None
+        raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); "
+                        f"try another --port") from None
 
 
 def free_port(host):

@@ -44,6 +44,7 @@ class TestFolder(_Folder):
 class StudyFolder(_Folder):
     """What test_continues_movie.py leaves, of one run or of several."""
     metrics, windows, movie = _named("metrics.json"), _named("windows.csv"), _named("movie.mp4")
+    movie_gif, window_gif = _named("movie.gif"), _named("sliding_window.gif")
     comparison, comparison_table = _named("comparison.json"), _named("comparison.csv")
 
 

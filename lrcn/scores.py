@@ -95,6 +95,14 @@ def rank_correlation(a, b):
     return float(found.statistic), float(found.pvalue)
 
 
+def correlation_words(counts, accuracy):
+    """The rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
+    found = rank_correlation(counts, accuracy)
+    if found is None:
+        return "no rank correlation: too few classes, or all alike"
+    return f"Spearman's rank correlation {found[0]:+.2f} (p {found[1]:.2g}, {len(counts)} classes)"
+
+
 # ---------------------------------------------------------------- groups
 
 class Units:

@@ -130,16 +130,8 @@ def test_charts(run):
         accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
         found["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n,
                                                         scores.under_represented(counts),
-                                                        correlation_words(counts[n > 0], accuracy[n > 0]))
+                                                        scores.correlation_words(counts[n > 0], accuracy[n > 0]))
     return found
-
-
-def correlation_words(counts, accuracy):
-    """Spearman's rank correlation of accuracy and training videos over the classes, in words."""
-    found = scores.rank_correlation(counts, accuracy)
-    if found is None:
-        return "no rank correlation: all classes are alike"
-    return f"Spearman's rank correlation {found[0]:+.2f} (p {found[1]:.2g}, {len(counts)} classes)"
 
 
 def disagreements(runs, compared):

@@ -5,6 +5,7 @@
 
 A run folder may come from a stranger: numbers are numbers here or None, words are words.
 """
+import contextlib
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -16,23 +17,18 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips.splits import read_splits
 from lrcn.runs import FilmFolder, RunFolder
+from lrcn.testing import answers
 
 TOP = 5
 
 
-@dataclass(frozen=True)
-class Tested:
-    """test/predictions.csv. videos: (class, name) of N; labels, predicted: int (N,); probabilities (N, C)."""
-    classes: list
-    videos: list
-    groups: list
-    labels: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray
+@dataclass
+class Tested(answers.Shares):
+    """What test.py wrote of every video. predicted: int (N,)."""
+    predicted: np.ndarray = None
 
-    @property
-    def right(self):
-        return self.labels == self.predicted
+    def __post_init__(self):
+        self.predicted = self.probabilities.argmax(1)
 
     def matrix(self):
         """Videos (C, C), true class by row."""
@@ -78,14 +74,14 @@ def read_run(folder):
     run = RunFolder(folder)
     read = (run.settings, run.metrics, run.test.metrics, run.test.predictions)
     if not any(path.is_file() for path in read):
-        raise UserError(f"{run}: this is no run folder (no settings.json, no metrics.csv, no test/ in it); give "
-                        f"the folder that train.py printed")
+        raise UserError(f"{run}: this is no run folder (no settings.json, no metrics.csv, no test/ in it); "
+                        f"give the folder that train.py printed")
     parts = {}
     for row in read_splits(run.splits) if run.splits.is_file() else ():
         parts.setdefault(row["part"], Counter())[row["class"]] += 1
     return Run(run, _json(run.settings), read_history(run.metrics), parts, _json(run.test.metrics),
-               read_predictions(run.test.predictions) if run.test.predictions.is_file() else None,
-               _json(run.study.metrics), read_films(run))
+               Tested(**vars(answers.read_shares(run.test))) if run.test.predictions.is_file() else None,
+               read_study(run.study.metrics), read_films(run))
 
 
 def _json(path):
@@ -105,32 +101,22 @@ def read_history(path):
     """Rows of metrics.csv, {column: number or None}."""
     if not path.is_file():
         return []
-    return [{key: number(value) for key, value in row.items() if key} for row in files.read_csv(path, ("epoch",))]
+    rows = files.read_csv(path, ("epoch",))
+    return [{key: number(value) for key, value in row.items() if key} for row in rows]
+
+
+def read_study(path):
+    """metrics.json of test_continues_movie.py, {} without one; UserError where a page cannot show it."""
+    found = _json(path)
+    parts = [found.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
+    curves = parts[0].values() if isinstance(parts[0], dict) else [None]
+    if found and not (all(isinstance(part, dict) for part in parts)
+                      and all(isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in curves)):
+        raise UserError(f"{path}: not the figures of a study; run test_continues_movie.py again")
+    return found
 
 
 # ---------------------------------------------------------------- tests
-
-COLUMNS = ("video", "class", "label", "group", "predicted")
-
-
-def read_predictions(path):
-    """The Tested of a predictions.csv; UserError with the line where it is none of test.py's."""
-    rows = files.read_csv(path, COLUMNS)
-    classes = [column[2:] for column in rows[0] if column and column.startswith("p_")] if rows else []
-    if not rows or not classes:
-        raise UserError(f"{path}: expected a line for every tested video and a column for every class; run "
-                        f"test.py again")
-    labels, shares = np.zeros((len(rows), 2), int), np.zeros((len(rows), len(classes)))
-    for i, row in enumerate(rows):
-        values = [number(row[f"p_{cls}"]) for cls in classes]
-        said = [row[name] for name in ("label", "predicted")]
-        if None in values or not all(x.isascii() and x.isdecimal() and int(x) < len(classes) for x in said):
-            raise UserError(f"{path} line {i + 2}: not the labels and probabilities of {len(classes)} classes; "
-                            f"run test.py again")
-        labels[i], shares[i] = said, values
-    return Tested(classes, [(row["class"], row["video"]) for row in rows], [row["group"] for row in rows],
-                  *labels.T, shares)
-
 
 def share_words(metrics):
     """How the tested videos were chosen, as a sentence, and whether it is one to warn of."""
@@ -144,35 +130,31 @@ def share_words(metrics):
 
 
 def side_by_side(runs, choices):
-    """What a comparison shows: {rows, disagreements}, the first run being what the others are measured by.
+    """A row a run for a comparison, the first being what the others are measured by.
 
     choices: {flag: value} of every run. Runs that were tested on other videos get no paired test.
     """
-    first, found, order = runs[0].tested, [], {}
-    if first is None:
-        raise UserError(f"{runs[0].folder}: no test/predictions.csv in this run; run test.py on it first")
-    order = {video: i for i, video in enumerate(first.videos)}
-    for run, flags in zip(runs, choices, strict=True):
+    for run in runs:
         if run.tested is None:
             raise UserError(f"{run.folder}: no test/predictions.csv in this run; run test.py on it first")
+    found = []
+    for run, flags in zip(runs, choices, strict=True):
         estimate = scores.share_of(run.tested.right, run.tested.groups)
         row = {"name": run.name, "top1": estimate.value, "ci95": estimate.ci95, "n": len(run.tested.videos),
                "flags": [(name, value) for name, value in flags.items()
                          if name in choices[0] and value != choices[0][name]]}
-        if run is not runs[0] and set(run.tested.videos) == set(order):
-            row.update(_paired(first, run.tested, order))
+        with contextlib.suppress(ValueError):       # other videos
+            row.update(_paired(runs[0].tested, run.tested.of(runs[0].tested.videos)) if found else {})
         found.append(row)
     return found
 
 
-def _paired(first, other, order):
+def _paired(first, other):
     """The paired test of a run against the first, on the same videos; answers: its class for each of them."""
-    place = np.argsort([order[video] for video in other.videos])
-    right = other.right[place]
-    value, ends, p = scores.paired(first.right[None], right[None], first.groups)
-    both = {f"{a}{b}": int(((first.right == a) & (right == b)).sum()) for a in (0, 1) for b in (0, 1)}
+    value, ends, p = scores.paired(first.right[None], other.right[None], first.groups)
+    both = {f"{a}{b}": int(((first.right == a) & (other.right == b)).sum()) for a in (0, 1) for b in (0, 1)}
     return {"minus": value, "minus_ci95": ends, "p": p, "both": both,
-            "answers": [other.classes[i] for i in other.predicted[place]]}
+            "answers": [other.classes[i] for i in other.predicted]}
 
 
 # ---------------------------------------------------------------- films
