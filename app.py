@@ -101,8 +101,9 @@ class Labeller:
         choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
         most = self.args.max_seconds * probe(path).fps
-        done = label_film(path, path.stem, folder, self.slider, self.trained.classes, self.trained.rate, choices,
-                          stop, lambda **bar: Bar(report, stop, most, bar["total"]))
+        classes, rate = self.trained.classes, self.trained.rate
+        done = label_film(path, path.stem, folder, self.slider, classes, rate, choices, stop,
+                          lambda **bar: Bar(report, stop, most, bar["total"]))
         left = FilmFolder(folder)
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
         words = f"{len(rows)} segments in {done.seconds:.1f} s of film."

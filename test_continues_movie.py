@@ -155,6 +155,7 @@ def measured_on(trained, split, clips, args):
             **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
             "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
             "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
+            "command": cli.command(),
             "intervals": "95%, for other source groups of test videos"}
 
 

@@ -6,7 +6,6 @@
     checkpoint_path(model_dir, "last")                              # for everybody else
 """
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -147,4 +146,4 @@ def versions():
     import torchvision
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "opencv": cv2.__version__,
-            "machine": f"{platform.system()} {platform.machine()}", "command": " ".join(sys.argv)}
+            "machine": f"{platform.system()} {platform.machine()}", "command": cli.command()}

@@ -61,4 +61,4 @@ def dark(browser, value=True):
 
 def requested(browser):
     """Addresses that the page has asked for, whatever they answered."""
-    return browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    return browser.execute_script("return performance.getEntriesByType('resource').map((one) => one.name)")

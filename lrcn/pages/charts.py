@@ -33,8 +33,8 @@ def chart(traces, **layout):
 
 
 def line(x, y, name, i=0, **more):
-    return go.Scatter(x=list(x), y=[None if v is None or not np.isfinite(v) else float(v) for v in y], name=name,
-                      mode="lines+markers", connectgaps=True, marker={"size": 5},
+    y = [None if v is None or not np.isfinite(v) else float(v) for v in y]
+    return go.Scatter(x=list(x), y=y, name=name, mode="lines+markers", connectgaps=True, marker={"size": 5},
                       line={"color": SERIES[i % len(SERIES)], "dash": DASHES[i % len(DASHES)]}, **more)
 
 
@@ -59,7 +59,8 @@ def curves(history):
                             yaxis={"title": {"text": axis}, "rangemode": "tozero"})
     rate = line(epochs, [row.get("lr") for row in history], "learning rate", 2,
                 hovertemplate="epoch %{x}: %{y:.3g}<extra></extra>")
-    found["lr"] = chart([rate], title={"text": "Learning rate"}, xaxis={"title": {"text": "epoch"}}, height=330,
+    found["lr"] = chart([rate], title={"text": "Learning rate"}, height=330,
+                        xaxis={"title": {"text": "epoch"}},
                         yaxis={"rangemode": "tozero", "exponentformat": "power"})
     return found
 
@@ -103,7 +104,8 @@ def accuracy_by_training(classes, counts, accuracy, n, few, words):
             hovertext=[f"{plain(classes[k])}: {accuracy[k]:.1%} of {n[k]}, {counts[k]} training videos"
                        for k in where]))
     return chart(traces, title={"text": words}, height=380, xaxis={"title": {"text": "training videos"}},
-                 yaxis={"title": {"text": "accuracy of the class"}, "range": [-0.03, 1.05], "tickformat": ".0%"})
+                 yaxis={"title": {"text": "accuracy of the class"}, "range": [-0.03, 1.05],
+                        "tickformat": ".0%"})
 
 
 # ---------------------------------------------------------------- the movie study
@@ -115,13 +117,14 @@ def estimate(found):
     return found.get("value"), *ends, found.get("n")
 
 
-def points(x, estimates, name, i, more=""):
+def points(x, estimates, name, i):
     value, low, high, n = zip(*map(estimate, estimates), strict=True)
     keep = [k for k, v in enumerate(value) if v is not None]
     x, value, low, high, n = ([column[k] for k in keep] for column in (x, value, low, high, n))
-    words = [f"{plain(name)}: {v:.3f}" + (f" [{a:.3f}, {b:.3f}]" if a is not None else "") + f", n = {count}{more}"
+    words = [f"{plain(name)}: {v:.3f}" + (f" [{a:.3f}, {b:.3f}]" if a is not None else "") + f", n = {count}"
              for v, a, b, count in zip(value, low, high, n, strict=True)]
-    return line(x, value, plain(name), i, error_y=bars_of(low, high, value), hoverinfo="text", hovertext=words)
+    return line(x, value, plain(name), i, error_y=bars_of(low, high, value), hoverinfo="text",
+                hovertext=words)
 
 
 def switching(study):
@@ -151,7 +154,7 @@ def shares(study):
 
 
 def gates(study):
-    """{frames of the later action: chart} of the LSTM's mean gates step by step, every layer and direction."""
+    """{frames of the later action: chart} of the LSTM's mean gates by step, every layer and direction."""
     found = {}
     for k, by_gate in (study.get("lstm", {}).get("gates_by_step") or {}).items():
         traces = []

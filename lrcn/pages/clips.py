@@ -36,8 +36,8 @@ def write_clips(run, sampled, most):
         there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}
         fps = Rate.of(sampling_settings(sampled)).per_second if there else None
     except UserError as error:
-        there, words = {}, f"the sampled clips cannot be read ({error}): the page plays the films that test.py left"
-        return left_by_test(run), words
+        return left_by_test(run), (f"the sampled clips cannot be read ({error}): the page plays the films "
+                                   f"that test.py left")
     if not there:
         return left_by_test(run), None
     found = {}

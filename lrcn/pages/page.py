@@ -128,9 +128,9 @@ def test_charts(run):
     found = {"confusion": charts.confusion(tested.matrix(), tested.classes)}
     if counts.any():
         accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
+        words = scores.correlation_words(counts[n > 0], accuracy[n > 0])
         found["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n,
-                                                        scores.under_represented(counts),
-                                                        scores.correlation_words(counts[n > 0], accuracy[n > 0]))
+                                                        scores.under_represented(counts), words)
     return found
 
 
@@ -152,7 +152,8 @@ def facts(run):
     """[(what, how much)] of the data, for a table."""
     found = [(f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
              for part, counts in run.parts.items()]
-    for name in ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch", "seed"):
+    for name in ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch",
+                 "seed"):
         if name in run.metrics:
             found.append((f"tested {name}" if name in ("videos", "groups") else name, run.metrics[name]))
     return found

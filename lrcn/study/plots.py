@@ -111,7 +111,8 @@ def window_heat_map(path, probabilities, truth, classes, title="Probability of e
 
 TRUE, HIT, OTHER, NEITHER = range(1, 5)
 CELLS = {TRUE: (style.SKY, "true, and another one predicted"), HIT: (style.GREEN, "true = predicted"),
-         OTHER: (style.ORANGE, "predicted: the window's other action"), NEITHER: (style.RED, "predicted: neither")}
+         OTHER: (style.ORANGE, "predicted: the window's other action"),
+         NEITHER: (style.RED, "predicted: neither")}
 
 
 def window_cells(predicted, actions, counts):
@@ -145,7 +146,8 @@ def windows_by_class(path, predicted, actions, counts, classes, title="What is t
                        f"n = {cells.shape[1]} windows; of a tie both actions are true. {note}".strip())
     ax = fig.add_subplot()
     colors = ["white", *(style.unit(color) for color, _ in CELLS.values())]
-    ax.imshow(cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(colors), vmin=0, vmax=len(CELLS))
+    ax.imshow(cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(colors), vmin=0,
+              vmax=len(CELLS))
     class_ticks(ax, [classes[i] for i in shown], row, horizontal=False)
     ax.set_xticks(np.arange(cells.shape[1] + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
@@ -160,7 +162,8 @@ def windows_by_class(path, predicted, actions, counts, classes, title="What is t
 
 
 @style.styled
-def window_step(frames, actions, start, T, names, said, title="The window slides over a cut of your own clips"):
+def window_step(frames, actions, start, T, names, said,
+                title="The window slides over a cut of your own clips"):
     """One picture of the sliding window: uint8 (H, W, 3). frames: uint8 (N, H, W, 3), and the action of each.
 
     names: of the two actions; start: the window's first frame; said: what the network makes of it.
@@ -174,7 +177,8 @@ def window_step(frames, actions, start, T, names, said, title="The window slides
         ax.imshow(frame, extent=(i + 0.03, i + 0.97, tall, 0), zorder=1)
         ax.add_patch(Rectangle((i + 0.03, 0), 0.94, tall, fill=False, lw=2.5, zorder=2,
                                ec=style.unit(style.ORANGE if actions[i] else style.BLUE)))
-    ax.add_patch(Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3, clip_on=False))
+    ax.add_patch(Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3,
+                           clip_on=False))
     late = sum(actions[start:start + T])
     words = f"{T - late} + {late} frames of {style.short(names[0])} and {style.short(names[1])}"
     ax.set_title(f"{words}; predicted: {style.short(said)}", fontsize=style.SIZE)

@@ -1,4 +1,4 @@
-"""app.py, driven by a browser as a visitor would: a film in, labels, table and files out; bad films; a queue."""
+"""app.py, driven by a browser as by a visitor: a film in, labels, table and files out; bad films; a queue."""
 import os
 import signal
 import time
@@ -47,8 +47,7 @@ def label(browser, seconds=60):
 
 
 def done(browser, seconds=90):
-    return until(browser, "const box = document.querySelector('#said textarea, #said input'); return box && box.value",
-                 seconds)
+    return until(browser, "return document.querySelector('#said textarea, #said input')?.value", seconds)
 
 
 def toast(browser, seconds=60):
@@ -70,7 +69,8 @@ def test_a_film_comes_back_labelled_with_its_table_and_files(browser, app, tmp_p
     (table,) = {link for link in links if unquote(link).endswith("segments.csv")}
     assert urlopen(table).read().decode().startswith("start,end,label,probability\n0.000,")
     assert any(link.endswith(".srt") for link in links) and urlopen(labelled).read(8)[4:] == b"ftyp"
-    assert all(name.startswith((address, "blob:", "data:")) for name in requested(browser)), requested(browser)
+    asked = requested(browser)
+    assert all(name.startswith((address, "blob:", "data:")) for name in asked), asked
 
 
 def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browser, app, tmp_path):
