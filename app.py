@@ -142,7 +142,8 @@ def make_page(gradio, labeller, args):
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
                     f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
                     f"{len(trained.classes)} classes only, and takes everything for one of them: "
-                    f"{html.escape(known)}.</p>")
+                    f"{html.escape(known)}.</p><p>A film that the browser cannot play may be labelled all "
+                    "the same.</p>")
         with gradio.Row():
             film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
                                 webcam_options=gradio.WebcamOptions(mirror=False))
