@@ -88,8 +88,8 @@ def confusion(matrix, classes):
     side = cell * len(classes)
     return chart([heat], width=int(side + room + 130), height=int(side + room + 60),
                  margin={"l": int(room), "r": 110, "t": 16, "b": int(room)},
-                 xaxis={**axis, "title": {"text": "predicted class"}, "tickangle": -90},
-                 yaxis={**axis, "title": {"text": "true class"}, "autorange": "reversed"})
+                 xaxis={**axis, "title": {"text": "predicted class", "standoff": 12}, "tickangle": -90},
+                 yaxis={**axis, "title": {"text": "true class", "standoff": 12}, "autorange": "reversed"})
 
 
 def accuracy_by_training(classes, counts, accuracy, n, few, words):
