@@ -26,6 +26,7 @@ from lrcn.video.reader import VideoError, probe
 from lrcn.watching.films import label_film
 from lrcn.watching.sliding import Slider
 
+MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
 KEPT = 3600         # seconds that a visitor's files are kept
 # Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
@@ -89,7 +90,7 @@ class Labeller:
 
     def check(self, path):
         """Refuse what is too large or too long."""
-        if path.stat().st_size > self.args.max_megabytes * 1e6:
+        if path.stat().st_size > self.args.max_megabytes * MB:
             raise self.refusal(f"The film has more than {self.args.max_megabytes:g} MB.")
         info = probe(path)
         if info.frames / info.fps > self.args.max_seconds:
@@ -147,10 +148,12 @@ def make_page(gradio, labeller, args):
         with gradio.Row():
             film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
                                 webcam_options=gradio.WebcamOptions(mirror=False))
-            labelled = gradio.Video(label="With labels", interactive=False, elem_id="labelled")
+            labelled = gradio.Video(show_label=False, interactive=False, elem_id="labelled",
+                                    buttons=["download"])
         button = gradio.Button("Label it", variant="primary", elem_id="label")
         said = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
-        timeline = gradio.Image(label="Timeline", interactive=False, elem_id="timeline")
+        timeline = gradio.Image(show_label=False, interactive=False, elem_id="timeline",
+                                buttons=["download", "fullscreen"])
         table = gradio.Dataframe(headers=COLUMNS, datatype="str", interactive=False, label="Segments",
                                  elem_id="segments")
         taken = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
@@ -181,7 +184,7 @@ def serve(gradio, page, args):
     try:
         return page.launch(
             server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
-            prevent_thread_lock=True, max_file_size=round(args.max_megabytes * 1e6), ssr_mode=False,
+            prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
             pwa=False, footer_links=[], app_kwargs={"middleware": [Middleware(policy)]},
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
     except OSError as error:
