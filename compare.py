@@ -82,13 +82,14 @@ def differing(flags, first):
 def frames_per_second(folder, device):
     """(parameters, frames a second through encoder and head) of a run's best checkpoint."""
     trained = utils.load_trained(folder, device=device)
-    encode = FrameEncoder(trained.model.encoder, device)
-    length = trained.settings["num_frames_video"]
-    frames = torch.zeros(length, *trained.model.encoder.transform.shape, dtype=torch.uint8)
+    encoder, length = trained.model.encoder, trained.settings["num_frames_video"]
+    streams = [(FrameEncoder(one, device), torch.zeros(length, *one.transform.shape, dtype=torch.uint8))
+               for one in getattr(encoder, "streams", [encoder])]
 
     @torch.inference_mode()
     def clip():
-        return trained.model.head(encode(frames).float()[None]).cpu()
+        features = torch.cat([encode(frames).float() for encode, frames in streams], 1)
+        return trained.model.head(features[None]).cpu()
 
     clip()
     rates, end = [], time.monotonic() + 3

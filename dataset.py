@@ -14,7 +14,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips import splits
+from lrcn.clips import fields, splits
 from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
@@ -30,6 +30,11 @@ def _sampled(folder, settings):
 
 
 # ---------------------------------------------------------------- training
+
+def sampled_videos(recipe):
+    """[SampledVideo] of all that there is."""
+    return _sampled(recipe.sampled_data_path, recipe.as_settings())[1]
+
 
 def training_samples(recipe, run=None, say=cli.say):
     """([Sample] of train, val and, where no list says it, test; class names in label order).
@@ -50,23 +55,46 @@ def training_samples(recipe, run=None, say=cli.say):
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")
     if run is not None and run.splits.is_file():
-        return _as_before(run, videos, [*pool, *test], say)
+        return _as_written(run.splits, f"--resume {run}", videos, [*pool, *test], say)
+    if recipe.parts:
+        table = cli.file("parts", recipe.parts, "give a run's splits.csv")
+        return _as_written(table, f"--parts {table}", videos, [*pool, *test], say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
-    train, val = ([v for v in pool if v.part == part] for part in ("train", "val")) if parted else (pool, [])
-    if not val:
+    train, val = pool, []
+    if parted and recipe.split_size:
+        train, val = ([v for v in pool if v.part == part] for part in ("train", "val"))
+    if not val and recipe.split_size:
         train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky)
     if recipe.smaller_dataset:
         train, val = splits.smaller(train), splits.smaller(val)
-    if not val:
-        raise UserError("--split_size: no class has two groups, so that none can be held out for validation")
+    if not val and recipe.split_size:
+        raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
+                        "0 trains on all, without a validation")
+    if not val and recipe.scheduler == "plateau":
+        raise UserError("--scheduler plateau: it follows the validation loss; give a --split_size above 0")
     return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
 
 
-def _listed(recipe, videos, say):
+def training_pool(recipe, say=cli.say):
+    """([SampledVideo], class names in label order): all that a run of this recipe may learn from.
+
+    For choices between recipes: neither the test list nor a test video is looked at.
+    """
+    _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
+    if recipe.ucf_list_dir:
+        pool, _, order = _listed(recipe, videos, say, splits.training_list)
+    else:
+        pool, _, order = (_parted if any(v.part for v in videos) else _drawn)(recipe, videos, say)
+    classes = _classes(recipe, pool, order)
+    pool = [v for v in pool if v.cls in set(classes)]
+    return splits.smaller(pool) if recipe.smaller_dataset else pool, classes
+
+
+def _listed(recipe, videos, say, read=lambda lists, split: splits.official_lists(lists, split)[0]):
     """(training videos, [], class order) of an official split."""
     lists = cli.folder("ucf_list_dir", recipe.ucf_list_dir, "give the folder of the split lists")
-    listed, _ = splits.official_lists(lists, recipe.split)
+    listed = read(lists, recipe.split)
     pool, sentence = splits.present(listed, videos, "training")
     say(sentence)
     if not pool:
@@ -110,22 +138,24 @@ def _classes(recipe, pool, order):
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
-def _as_before(run, videos, candidates, say):
-    """The samples and classes of a resumed run: what came into the sampled data since is left out."""
-    rows = splits.read_splits(run.splits)
+def _as_written(table, flag, videos, candidates, say):
+    """The samples and classes of a run's splits.csv: what came into the sampled data since is left out."""
+    rows = splits.read_splits(table)
     there = {(v.cls, v.name): v for v in videos}
     samples = [splits.Sample(there[row["class"], row["video"]], row["label"], row["part"]) for row in rows
                if (row["class"], row["video"]) in there]
     if len(samples) < len(rows):
-        say(f"{len(samples)} of {len(rows)} videos of {run.splits} present")
-    if {s.part for s in samples} < {"train", "val"}:
-        raise UserError(f"--resume {run}: no training or no validation video of its splits.csv is in the "
+        say(f"{len(samples)} of {len(rows)} videos of {table} present")
+    if {s.part for s in samples} < {row["part"] for row in rows} & {"train", "val"}:
+        raise UserError(f"{flag}: no training or no validation video of its splits.csv is in the "
                         f"sampled data; give the --sampled_data_path that it was trained on")
     known = {(row["class"], row["video"]) for row in rows}
     labels = {row["class"]: row["label"] for row in rows}
+    if sorted(labels.values()) != list(range(len(labels))):
+        raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
     new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
     if new:
-        say(f"{len(new)} videos that are not in {run.splits} are left out of the resumed run: "
+        say(f"{len(new)} videos that are not in {table} are left out of this run: "
             f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
     return samples, sorted(labels, key=labels.get)
 
@@ -159,6 +189,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     split = split or saved.get("test_split", "drawn")
     refuse_moved(sampled_data_path, ucf_list_dir if split in ("1", "2", "3") else None)
     folder, videos = _sampled(sampled_data_path, saved)
+    fields.require(folder, trained.recipe, saved.get("flow"))
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")

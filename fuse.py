@@ -1,4 +1,4 @@
-"""Several runs, one answer: the mean of their probabilities (late fusion), with test.py's report.
+"""Several runs, one answer: the mean of their probabilities (late fusion), or a head over all of them.
 
     python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
     python fuse.py RUN_A RUN_B --weights 1 2
@@ -8,22 +8,48 @@ reads what test.py wrote of each run (encoders, modalities, lengths and windows 
 and split may not) and leaves <local_dir>/<YYYYmmdd-HHMMSS>-fused/ with test/ as test.py leaves it: its
 metrics.json also has every stream's accuracy, and the gain over it with its interval and McNemar's p.
 compare.py takes the folder as it takes a run. Prints it as the last line.
+
+    python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
+
+trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature
+store under its own key: train.py with --streams, the first run's data, split and parts, and the flags of
+train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
+rest, with the streams' own heads in its checkpoint. --folds K is for runs whose encoder was fine-tuned: what
+such an encoder says of the videos that it was trained on is better than what it says of new ones. Each is
+trained K times more, every time without one K-th of the training groups, which then get their features from
+that encoder.
 """
+import os
+import subprocess
+import sys
 from argparse import ArgumentTypeError
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 import dataset
+import models
 import utils
 from lrcn import scores
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
+from lrcn.clips import splits
+from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.testing import report
 from lrcn.testing.answers import read_metrics, read_shares
+from lrcn.training.recipe import Recipe, add_flag
+
+# What a trained fusion has from its streams, or cannot have.
+NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
+                   "parts", "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
+                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
+OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
+                "num_frames_video", "seed")
+TRAIN = Path(__file__).with_name("train.py")
 
 
 def make_parser():
@@ -32,14 +58,19 @@ def make_parser():
     parser.add_argument("--weights", nargs="+", default=None, metavar="W",
                         help="a weight for every run, or `tuned`: chosen on the validation part alone "
                              "(default: equal)")
-    output, machine = parser.group("output"), parser.group("machine")
-    output.add_argument("--output_dir", metavar="DIR", help="where to write instead of a new folder")
-    output.add_argument("--local_dir", default=".", metavar="DIR", help="where the new folder is made")
-    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn into videos/")
-    output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
-    machine.add_argument("--device", default="auto", help="of --weights tuned: auto, cpu, cuda, mps")
-    machine.add_argument("--num_workers", type=COUNT, default=4, help="processes that decode frames")
-    utils.add_encoder_flags(machine)
+    # no add_boolean: a RUN follows it
+    parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
+                                                             "encoders")
+    parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
+                        help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
+    output = parser.group("output")
+    output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
+                                                            "a new folder")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
+    for f in fields(Recipe):
+        if f.name not in NOT_OF_A_FUSION:
+            add_flag(parser.group(f.metadata["group"]), f, None, f"{f.metadata['help']} (default: "
+                     f"{'the first run' if f.name in OF_THE_FIRST else 'train.py'}'s)")
     return parser
 
 
@@ -104,7 +135,7 @@ def choose_weights(words, streams, args):
 
 def tuned(streams, args):
     """The weights of the least cross-entropy on the videos that all runs held out for validation."""
-    device = utils.choose_device(args.device)
+    device = utils.choose_device(args.device or "auto")
     said = [stream.on_validation(args, device) for stream in streams]
     common = sorted(set.intersection(*map(set, said)))
     if not common:
@@ -145,7 +176,8 @@ def fuse(streams, weights, origin, folder, args):
                ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
                 "seed")},
             "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
-    cli.say(report.write(folder.test, data, first.classes, probabilities, more, args.num_videos, args.seed))
+    cli.say(report.write(folder.test, data, first.classes, probabilities, more, args.num_videos,
+                         Recipe.seed if args.seed is None else args.seed))
     for stream, found in zip(streams, gains, strict=True):
         low, high = found["gain_ci95"]
         cli.say(f"{stream.run}: weight {found['weight']:.3f}, alone {found['top1']:.3f}; the fusion gains "
@@ -155,7 +187,7 @@ def fuse(streams, weights, origin, folder, args):
 def output_folder(args):
     """The RunFolder to write to; UserError for one that holds a training."""
     if not args.output_dir:
-        return RunFolder(new_run_folder(args.local_dir, "True", "-fused"))
+        return RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused"))
     folder = RunFolder(Path(args.output_dir).expanduser())
     if folder.checkpoints.exists():
         raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
@@ -164,10 +196,113 @@ def output_folder(args):
     return folder
 
 
+# ---------------------------------------------------------------- trained fusion
+
+def train(args):
+    """Become train.py with --streams."""
+    runs = [utils.load_trained(folder, flag="runs") for folder in args.runs]
+    for run in runs:
+        if isinstance(run.model.encoder, models.Streams):
+            raise UserError(f"runs {run.folder}: this is itself a fusion; give the runs that it is made of")
+    first = runs[0]
+    parts = RunFolder(first.folder).splits
+    if not parts.is_file():
+        raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which "
+                        f"videos were held out")
+    for run in runs:
+        refuse_leak(run, first)
+    given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
+    recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
+    recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
+                     streams=[str(run.folder) for run in runs])
+    if args.folds:
+        recipe = replace(recipe, cross_fit=cross_fit(runs, args.folds, recipe))
+    command = [sys.executable, str(TRAIN), *recipe.words()]
+    sys.stdout.flush()
+    os.execv(command[0], command)   # signals, exit status and the way to go on are train.py's
+
+
+def seen(runs):
+    """What the encoders of runs see, in the words of a Recipe: the data have to hold it."""
+    wanted = {part for run in runs for part in run.model.encoder.transform.parts}
+    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
+    return {"encoder": " + ".join(run.model.encoder.name for run in runs), "modality": modality,
+            "flow_length": max(run.model.encoder.transform.flow_length for run in runs)}
+
+
+def rows_of(run, *parts):
+    """The rows of a run's splits.csv that are in these parts, or all."""
+    rows = splits.read_splits(RunFolder(run.folder).splits)
+    return [row for row in rows if not parts or row["part"] in parts]
+
+
+def pairs(rows):
+    return {(row["class"], row["video"]) for row in rows}
+
+
+def refuse_leak(run, first):
+    """A UserError where an encoder was fine-tuned on what the first run held out."""
+    if run.recipe.frozen:
+        return
+    leaked = pairs(rows_of(run, "train")) & pairs(rows_of(first, "val", "test"))
+    if leaked:
+        raise UserError(f"runs {run.folder}: its encoder was trained on {len(leaked)} videos that "
+                        f"{first.folder} held out; train it with --parts {RunFolder(first.folder).splits}")
+
+
+def cross_fit(runs, count, recipe):
+    """The path of a table for --cross_fit, having trained each fine-tuned run on all folds but one."""
+    tuned = [(i, run) for i, run in enumerate(runs) if not run.recipe.frozen]
+    for run in runs:
+        if run.recipe.frozen:
+            cli.say(f"{run.folder}: its encoder is frozen, nothing here has taught it: no folds needed")
+    if not tuned:
+        return None
+    known = {video.path: video for video in dataset.sampled_videos(recipe)}
+    rows, table = rows_of(runs[0], "train"), []
+    videos = [known[f"{row['class']}/{row['video']}.avi"] for row in rows]
+    fold = splits.folds(videos, count, recipe.seed)
+    root = new_run_folder(recipe.local_dir, "True", "-folds")
+    for k in range(count):
+        parts = root / f"parts_{k + 1}.csv"
+        held = pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
+        kept = [[row[name] for name in splits.SPLIT_COLUMNS] for row in rows_of(runs[0])
+                if (row["class"], row["video"]) not in held]
+        files.write_csv(parts, splits.SPLIT_COLUMNS, kept)
+        for i, run in tuned:
+            folder = root / f"stream_{i + 1}_fold_{k + 1}"
+            train_again(run, folder, parts, f"fold {k + 1} of {count}")
+            table += [(video, cls, i, str(folder.resolve())) for cls, video in sorted(held)]
+    path = root / "cross_fit.csv"
+    files.write_csv(path, utils.CROSS_FIT_COLUMNS, table)
+    return str(path)
+
+
+def train_again(run, folder, parts, what):
+    """Train a run's recipe on other parts."""
+    recipe = replace(run.recipe, local_dir=str(folder), open_new_folder="False", parts=str(parts),
+                     pictures=False, resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
+    cli.say(f"{run.folder}: {what}")
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, str(TRAIN), *recipe.words()], stdout=subprocess.DEVNULL)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it too, and it has something to save
+        raise
+    if status:
+        raise UserError(f"--folds: training {folder} ended with exit status {status}")
+
+
 def main():
     args = make_parser().parse_args()
     if len(args.runs) < 2:
         raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
+    if args.train:
+        return train(args)
+    if args.folds:
+        raise UserError(f"--folds {args.folds}: it goes with --train; a mean of probabilities learns nothing")
+    args.num_workers = Recipe.num_workers if args.num_workers is None else args.num_workers
     first = Stream(args.runs[0])
     streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]
     weights, origin = choose_weights(args.weights, streams, args)

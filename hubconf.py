@@ -61,8 +61,9 @@ class Recogniser:
     def features(self, frames):
         """The encoder's features float (T, D) of successive frames, uint8 (T, H, W, 3) RGB."""
         self.slider.restart()
-        crops = np.stack([self.slider.crop(frame) for frame in frames])
-        return self.slider.encoder(torch.from_numpy(self.slider.inputs(crops))).float().cpu()
+        stream = self.slider.streams[0]
+        inputs = stream.inputs([stream.crop(frame) for frame in frames])
+        return stream.encoder(torch.from_numpy(inputs)).float().cpu()
 
 
 def lrcn(run, checkpoint=None, device="auto"):

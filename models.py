@@ -1,13 +1,14 @@
 """Encoder, read-outs and the LRCN that they make up (Donahue et al. 2015, arXiv:1411.4389).
 
-    frames    uint8 (B, T, 3, H, W), RGB; (B, T, M, 3, H, W) with M > 1 modalities
+    frames    uint8 (B, T, 3, H, W), RGB; (B, T, M, 3, H, W) with M > 1 modalities; (B, T, 2L, H, W), L fields
+              of optical flow
     encoder   each frame -> features (B, T, D)
     head      projection (B, T, latent_dim) -> LSTM (B, T, width) -> read-out (B, width) -> logits (B, C)
 
 Logits leave the network, never probabilities: cross-entropy takes the softmax itself.
 """
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -15,15 +16,17 @@ from torch.nn import functional as F
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.checkpoints import PROJECTIONS, READOUTS
+from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.clips.frames import Transform
 from lrcn.encoding import backbones, surgery
+from lrcn.video.flow import ZERO
 
 
 class Encoder(nn.Module):
     """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
 
-    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another.
+    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another. With stacks of
+    flow uint8 (N, 2L, H, W): the first convolution is made for them from the one that there is.
     It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
     `moving_statistics` names the modules whose batch norms follow the data all the same.
     """
@@ -32,7 +35,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.name, self.backbone, self.transform = name, backbone, transform
         self.moving_statistics = ()
-        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (transform.mean, transform.std))
+        mean, std = transform.mean, transform.std
+        if transform.channels != 3:
+            surgery.widen(backbone, transform.channels, name)
+            mean, std = ([x] * transform.channels for x in (ZERO / 255, sum(std) / 3))
+        mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (mean, std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
@@ -59,7 +66,7 @@ class Encoder(nn.Module):
 
     def spec(self):
         """What `encoder_from_spec` needs to build it again, in plain containers."""
-        return {"name": self.name, **asdict(self.transform)}
+        return {"name": self.name, **self.transform.spec()}
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -90,31 +97,41 @@ class Head(nn.Module):
       none       no LSTM: the mean of the frame features, the baseline that an LSTM must beat
     per_step: every time step makes a prediction of its own, and their probabilities are averaged
     (section 4 of the paper); the read-out then only says whether there is an LSTM.
-    projection: norm (layer norm, linear layer, ReLU), linear (the layer alone) or batchnorm (the layer,
-    then a batch norm). classifier_hidden: units of a layer with batch norm and ReLU before the last one.
+    rnn: lstm or gru, the one that reads the steps; either is the module `lstm`, as checkpoints call it.
+    projection: norm (layer norm, linear layer, ReLU), linear (the layer alone), batchnorm (the layer, then
+    a batch norm), or none: the features as they are, dropout apart.
+    classifier_hidden: units of a layer before the last one, with batch norm and ReLU, or with
+    classifier_activation selu (Klambauer et al. 2017) alone. classifier_dropout: before the classifier, where
+    it is not that of the projection.
     """
 
     def __init__(self, feature_dim, classes, latent_dim=512, hidden_size=256, lstm_layers=2,
                  bidirectional=True, readout="final", dropout=0.5,
-                 per_step=False, projection="norm", classifier_hidden=None):
+                 per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
+                 classifier_activation="relu", classifier_dropout=None):
         super().__init__()
-        for name, word, words in (("readout", readout, READOUTS), ("projection", projection, PROJECTIONS)):
+        for name, word, words in (("readout", readout, READOUTS), ("projection", projection, PROJECTIONS),
+                                  ("rnn", rnn, RNNS), ("classifier_activation", classifier_activation,
+                                                       ACTIVATIONS)):
             if word not in words:
                 raise ValueError(f"{name} {word!r} is none of {', '.join(words)}")
         self.spec = dict(feature_dim=feature_dim, classes=classes, latent_dim=latent_dim,
                          hidden_size=hidden_size, lstm_layers=lstm_layers, bidirectional=bidirectional,
                          readout=readout, dropout=dropout, per_step=per_step, projection=projection,
-                         classifier_hidden=classifier_hidden)
+                         classifier_hidden=classifier_hidden, rnn=rnn,
+                         classifier_activation=classifier_activation, classifier_dropout=classifier_dropout)
         self.readout, self.hidden_size, self.per_step = readout, hidden_size, per_step
         self.projection = _projection(projection, feature_dim, latent_dim, dropout)
-        self.lstm, width = None, latent_dim
+        self.lstm, width = None, feature_dim if projection == "none" else latent_dim
         if readout != "none":
-            self.lstm = nn.LSTM(latent_dim, hidden_size, lstm_layers, batch_first=True,
+            network = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
+            self.lstm = network(width, hidden_size, lstm_layers, batch_first=True,
                                 dropout=dropout if lstm_layers > 1 else 0, bidirectional=bidirectional)
             width = hidden_size * (2 if bidirectional else 1)
         if readout == "attention":
             self.score = nn.Linear(width, 1)
-        self.classifier = _classifier(width, classifier_hidden, classes, dropout)
+        dropped = dropout if classifier_dropout is None else classifier_dropout
+        self.classifier = _classifier(width, classifier_hidden, classes, dropped, classifier_activation)
 
     def steps(self, features):
         """The LSTM's outputs over time, (B, T, width); for `none` the projected mean, (B, 1, latent_dim)."""
@@ -155,20 +172,73 @@ class Head(nn.Module):
 
 def _projection(kind, feature_dim, latent_dim, dropout):
     """What follows the encoder at once: (..., feature_dim) -> (..., latent_dim)."""
+    if kind == "none":
+        return nn.Sequential(nn.Dropout(dropout))
     linear = nn.Linear(feature_dim, latent_dim)
     layers = {"norm": (nn.LayerNorm(feature_dim), linear, nn.ReLU()), "linear": (linear,),
               "batchnorm": (linear, BatchNorm(latent_dim))}[kind]
     return nn.Sequential(*layers, nn.Dropout(dropout))
 
 
-def _classifier(width, hidden, classes, dropout):
+def _classifier(width, hidden, classes, dropout, activation):
     """From the read-out to logits: (..., width) -> (..., classes)."""
-    between = (nn.Linear(width, hidden), BatchNorm(hidden), nn.ReLU()) if hidden else ()
+    between = ()
+    if hidden:
+        after = (BatchNorm(hidden), nn.ReLU()) if activation == "relu" else (nn.SELU(),)
+        between = (nn.Linear(width, hidden), *after)
     return nn.Sequential(nn.Dropout(dropout), *between, nn.Linear(hidden or width, classes))
 
 
+class Streams(nn.Module):
+    """Several encoders on the same moments, each with the head that it was trained with.
+
+    frames: a list, what each encoder takes of N moments -> float (N, feature_dim), side by side. The heads
+    only say what each stream would answer alone. Frozen for good.
+    """
+
+    def __init__(self, encoders, heads):
+        super().__init__()
+        self.streams, self.heads = nn.ModuleList(encoders), nn.ModuleList(heads)
+        self.feature_dims = [encoder.feature_dim for encoder in encoders]
+        self.feature_dim = sum(self.feature_dims)
+        self.eval()
+
+    @property
+    def name(self):
+        return " + ".join(encoder.name for encoder in self.streams)
+
+    @property
+    def names(self):
+        """A short name for every stream: its modality, numbered where two have the same."""
+        words = [encoder.transform.modality for encoder in self.streams]
+        return [f"{word} {i + 1}" if words.count(word) > 1 else word for i, word in enumerate(words)]
+
+    def forward(self, frames):
+        return torch.cat([encoder(part) for encoder, part in zip(self.streams, frames, strict=True)], 1)
+
+    def answers(self, features):
+        """Logits (B, classes) of each stream's own head, from features (B, T, feature_dim)."""
+        parts = features.split(self.feature_dims, -1)
+        return [head(part.contiguous()) for head, part in zip(self.heads, parts, strict=True)]
+
+    def train(self, mode=True):
+        return super().train(False)
+
+    def digest(self):
+        """A fingerprint of all weights and statistics, 16 hex digits."""
+        return surgery.weights_digest(self)
+
+    def spec(self):
+        """What `encoder_from_spec` needs to build it again, in plain containers."""
+        return {"streams": [encoder.spec() for encoder in self.streams],
+                "heads": [head.spec for head in self.heads]}
+
+
 class LRCN(nn.Module):
-    """frames uint8 (B, T, 3, H, W) -> logits (B, classes); ValueError for frames of another kind."""
+    """frames uint8 (B, T, 3, H, W) -> logits (B, classes); ValueError for frames of another kind.
+
+    Of Streams: a list with the frames of each.
+    """
 
     def __init__(self, encoder, head):
         super().__init__()
@@ -176,22 +246,27 @@ class LRCN(nn.Module):
 
     def features(self, frames):
         """(B, T, 3, H, W) -> (B, T, feature_dim)."""
+        if isinstance(self.encoder, Streams):
+            return torch.cat([LRCN(encoder, None).features(part) for encoder, part in
+                              zip(self.encoder.streams, frames, strict=True)], 2)
         self.check(frames)
         return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     def check(self, frames):
         """Raise a ValueError unless these are frames as the encoder takes them."""
         parts = [self.encoder.transform.modalities] if self.encoder.transform.modalities > 1 else []
-        layout = ("B", "T", *parts, 3, "H", "W")
+        channels = self.encoder.transform.channels
+        layout = ("B", "T", *parts, channels, "H", "W")
         kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)   # mixup mixes two clips
         right = isinstance(frames, torch.Tensor) and frames.dtype in kinds and \
-            frames.dim() == len(layout) and frames.shape[-3] == 3 and list(frames.shape[2:-3]) == parts
+            frames.dim() == len(layout) and frames.shape[-3] == channels and list(frames.shape[2:-3]) == parts
         if not right:
             found = type(frames)
             if isinstance(frames, torch.Tensor):
                 found = f"{frames.dtype} {tuple(frames.shape)}"
-            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), RGB from 0 to 255 and "
-                             f"not normalised, not {found}")
+            what = "RGB" if channels == 3 else "planes of optical flow"
+            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
+                             f"and not normalised, not {found}")
 
     def forward(self, frames):
         return self.head(self.features(frames))
@@ -229,12 +304,13 @@ class Tail(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1,
+                  **more):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
     img_dim: side of the crop in pixels, instead of the one that the weights came with.
-    modality: one of MODALITIES, see Transform.
+    modality: one of MODALITIES; flow_length, and more (fit, augment): see Transform.
     UserError: no such model, weights that cannot be had or do not fit.
     """
     try:
@@ -246,7 +322,7 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb"):
     if isinstance(weights, dict):
         name, backbone = _with_weights(name, backbone, weights, img_dim)
     try:
-        return Encoder(name, backbone, replace(transform, modality=modality))
+        return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length, **more))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
 
@@ -264,7 +340,11 @@ def _with_weights(name, backbone, weights, img_dim):
 
 
 def encoder_from_spec(spec):
-    """The encoder, without weights, that `Encoder.spec()` described."""
+    """The encoder, without weights, that `Encoder.spec()` or `Streams.spec()` described."""
+    if "streams" in spec:
+        with torch.device("meta"):  # they take memory when checkpoints.restore has seen how large they are
+            heads = [Head(**one) for one in spec["heads"]]
+        return Streams([encoder_from_spec(one) for one in spec["streams"]], heads)
     transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
                              for k, v in spec.items() if k != "name"})
     backbone, usual = backbones.build(spec["name"], False, None)

@@ -4,6 +4,7 @@
                                  --sampled_data_dir sampled
     python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips
     python preprocessing_data.py --report --sampled_data_dir my_clips
+    python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --flow dis
     torchrun --nproc_per_node 4 preprocessing_data.py ...       (also over several machines)
 
 Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the video's own rate,
@@ -17,6 +18,8 @@ Kinetics' tables) the listed videos are taken, without it all. What it leaves in
     clips.csv             size and time of the source, what the clip looks like in numbers
     failed.csv            source,reason: what could not be read (absent when all went well)
     settings.json         flags and versions
+    optical_flow/         with --flow: of every clip the optical flow from its frames to the source's next
+                          ones, for train.py --modality flow; to a folder that is there it is added
     features/             what encoders said of its frames, written by the other scripts; safe to delete
     data_report/          classes, sizes, what was left out, black, frozen and nearly identical clips,
                           a contact sheet of every class
@@ -43,10 +46,13 @@ from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import rank_and_world
 from lrcn.base.values import POSITIVE, Number
-from lrcn.clips.journal import Journal, digest, follow, merge
-from lrcn.clips.manifest import clip_path, sampling_settings
+from lrcn.clips import fields
+from lrcn.clips.journal import Journal, digest, flush, follow, merge
+from lrcn.clips.manifest import FLOW, clip_path, read_sampled, sampling_settings
 from lrcn.clips.sampler import remove_leftovers, sample
 from lrcn.clips.sources import class_names, find_sources, read_lists
+from lrcn.video import avi
+from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
 from lrcn.video.sampling import Rate
 
 # The flags that decide what a clip holds: one folder, one value of each.
@@ -60,7 +66,7 @@ def frames_or_all(text):
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    data, clips, running = (parser.group(title) for title in ("data", "clips", "running"))
+    data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
     data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
                       help="folder with the raw videos, one folder per class")
     data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
@@ -84,6 +90,23 @@ def make_parser():
     clips.add_argument("--num_frames_to_extract", type=frames_or_all, default=5, metavar="N|all",
                        help="frames of a clip, or all: the whole video")
     clips.add_argument("--seed", type=int, default=42, help="draws where a clip starts in its video")
+    flow.add_argument("--flow", choices=BACKENDS, default=None,
+                      help="optical flow beside the clips, by this method (default: what the folder has)")
+    flow.add_argument("--flow_length", type=KINDS["length"], default=1, metavar="L",
+                      help="fields of each sampled frame: to the next source frame, and on to the L-th")
+    flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
+                      help="motions are clamped to this many pixels a source frame")
+    flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
+                      help=f"dis: {', '.join(PRESETS['dis'])}; raft: {', '.join(PRESETS['raft'])} (default: "
+                           f"the first)")
+    flow.add_argument("--flow_dir", default=None, metavar="DIR",
+                      help="take fields that were made elsewhere by this method, the pictures "
+                           "u/<video>/<number>.jpg and v/<video>/<number>.jpg in this folder (of UCF-101's "
+                           "public tvl1_flow: --flow tvl1)")
+    flow.add_argument("--flow_weights", default=None, metavar="FILE",
+                      help="weights of raft (default: the library's, downloaded once)")
+    data.add_argument("--write_frames", default=None, metavar="DIR",
+                      help="write the sampled frames there too, as <Class>/<video>/<number>.jpg from 0")
     running.add_argument("--num_workers", type=POSITIVE, default=None, metavar="N",
                          help="processes (default: one a core)")
     running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
@@ -160,6 +183,64 @@ def sample_missing(mine, before, out, rank, world, args):
             journal.flush()
 
 
+# ---------------------------------------------------------------- flow
+
+def wanted_flow(args):
+    """The Flow of the flags, or None; UserError where it is not to be had."""
+    if not args.flow:
+        return None
+    if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
+        raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has {', '.join(PRESETS[args.flow])}")
+    if args.flow_weights and args.flow != "raft":
+        raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, or "
+                        f"give --flow raft")
+    weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
+    return Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
+                weights and weights_digest(weights))
+
+
+def add_flow(jobs, out, rank, flow, args, say):
+    """Put the flow beside the sampled clips of `jobs` that have none yet; how many that failed for."""
+    clips = {job.key: n for job in jobs if (n := avi.frames_in(clip_path(out, *job.key)))}
+    missing = set(fields.without_fields(out, clips, flow))
+    todo, done, failed, begin = [job for job in jobs if job.key in missing], [], 0, time.monotonic()
+    for cls in {job.cls for job in todo}:
+        (out / FLOW / cls).mkdir(exist_ok=True)
+    work = functools.partial(fields.add_fields, raw=args.row_data_dir, out=str(out), rank=rank,
+                             rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
+                             seed=args.seed, flow=flow, pictures=args.flow_dir)
+    outcomes = workers.results(work, todo, args.num_workers or default_workers(), args.time_limit)
+    with contextlib.closing(outcomes), cli.progress(total=len(todo), unit=" videos", desc="optical flow",
+                                                    show=rank == 0 and bool(todo), mininterval=0.2) as bar:
+        for job, outcome in outcomes:
+            kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", str(outcome))
+            if kind == "full":
+                raise OSError(*detail, str(clip_path(out / FLOW, *job.key)))
+            if kind == "done":
+                done.append(clip_path(out / FLOW, *job.key))
+            else:
+                failed += 1
+                cli.say(f"no flow: {job.source}: {detail[0]}", file=sys.stderr)
+            bar.update()
+    flush(done)
+    seconds = time.monotonic() - begin
+    new = f"{len(done)} in {seconds:.1f} s, {len(done) / seconds:.1f} videos/s" if done else "all there"
+    say(f"optical flow, {flow.backend} {flow.preset}, of {len(clips) - failed} clips: {new}")
+    return failed
+
+
+def write_frames(out, folder):
+    """The frames of all clips as pictures, the bytes that they have in the clips."""
+    for video in read_sampled(out):
+        place = folder / video.cls / video.name
+        place.mkdir(parents=True, exist_ok=True)
+        for number, jpeg in enumerate(avi.jpegs(out / video.path, range(video.frames))):
+            (place / f"{number}.jpg").write_bytes(jpeg)
+    cli.say(f"frames as pictures: {folder}")
+
+
+# ---------------------------------------------------------------- all of it
+
 def one_at_a_time(out):
     """One process of a torchrun launch reads or writes the tables; the others wait."""
     return files.lock(out, "sampled_data_dir", "another process", wait=True, name=".merge.lock")
@@ -175,6 +256,9 @@ def preprocess(args, out, rank, world, say):
     with one_at_a_time(out):    # whoever writes a table holds it: what is half written is a dead process's
         files.remove_leftovers(out)
         check_settings(out, args)
+        flow = fields.settle(out, wanted_flow(args))
+        if flow and not args.flow_dir:
+            flow.require()      # what is not to be had is said before hours of sampling
         followed = follow(out, jobs, args.keep)
     say_followed(followed, args.keep, say)
     mine = [job for job in jobs[rank::world] if job.key not in followed.done]
@@ -190,6 +274,10 @@ def preprocess(args, out, rank, world, say):
     say(f"{len(mine)} videos in {seconds:.1f} s, {len(mine) / seconds:.0f} videos/s" if mine else
         f"nothing to do: all {len(jobs)} videos are sampled")
     status = say_failed(failed, len(jobs), out)
+    if flow:
+        status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))
+    if args.write_frames and rank == 0:
+        write_frames(out, Path(args.write_frames).expanduser())
     moved = mine or followed.gone or not (out / "data_report").is_dir()
     if failed is not None and len(failed) < len(jobs) and args.report is not False and (moved or args.report):
         with one_at_a_time(out):
@@ -305,6 +393,10 @@ def main():
         lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder with the split lists, "
                            "or leave the flag out to take every video")
         args.ucf_list_dir = str(lists.resolve())
+    if args.flow_dir:
+        args.flow_dir = str(cli.folder("flow_dir", args.flow_dir, "give the folder with u/ and v/").resolve())
+        if not args.flow:
+            raise UserError(f"--flow_dir {args.flow_dir}: say by which method it was made, as --flow tvl1")
     if not args.sampled_data_dir:
         raise UserError("--sampled_data_dir is missing: give the folder to write the clips to")
     out = Path(args.sampled_data_dir).expanduser()

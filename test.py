@@ -12,7 +12,7 @@ import utils
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.ranks import ranks
-from lrcn.base.values import COUNT, POSITIVE
+from lrcn.base.values import COUNT
 from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder
@@ -26,19 +26,12 @@ def make_parser():
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     testing, output = parser.group("testing"), parser.group("output")
-    testing.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
-                         help="windows of a video whose softmax is averaged; more than one needs videos "
-                              "sampled with --num_frames_to_extract all")
-    testing.add_boolean("--flip", default=False, help="average over every window and its mirror image")
+    utils.add_windows_flags(testing)
     output.add_argument("--num_videos", type=COUNT, default=30,
                         help="test clips drawn into videos/, half of them wrong where there are so many")
     output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
     parser.group("machine").add_boolean("--compile", default=False, help="torch.compile the encoder")
     return parser
-
-
-def number_or_all(text):
-    return text if text == "all" else POSITIVE(text)
 
 
 def main():
@@ -73,7 +66,7 @@ def tested_with(args, trained, data):
     """What metrics.json holds beside the figures."""
     return {"windows": args.test_windows, "flip": args.flip, "note": data.note,
             "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
-            "encoder": trained.settings["encoder"], "readout": trained.settings["readout"],
+            "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
             "num_frames_video": trained.settings["num_frames_video"],
             "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
             "seed": trained.settings["seed"], "parameters": checkpoints.count_parameters(trained.model),

@@ -22,78 +22,18 @@ import numpy as np
 import torch
 
 import dataset
-import models
 import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.ranks import Rank, Stop, alone_environment, ranks, set_seed
+from lrcn.base.ranks import Rank, Stop, alone_environment, ranks
+from lrcn.clips import fields
 from lrcn.clips.manifest import sampling_settings
-from lrcn.encoding import surgery
 from lrcn.encoding.features import Options
 from lrcn.training import run as training
-from lrcn.training.engine import Learner
-from lrcn.training.feeds import epoch_steps, make_feeds
+from lrcn.training.engine import make_learner
+from lrcn.training.feeds import make_feeds
 from lrcn.training.pictures import Album
 from lrcn.training.recipe import parse
-
-# ---------------------------------------------------------------- model
-
-def make_model(recipe, classes, state, checkpoint):
-    """The LRCN to train: from a checkpoint's state, or new, with --init_from's weights where given."""
-    if state:
-        model, known, *_ = utils.build(state, f"--checkpoint_path {checkpoint}")
-        if known != classes:
-            raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
-                            f"has {len(classes)}; give the flags and folders of that run")
-        checkpoints.restore(model, state, checkpoint, "checkpoint_path")
-        return model
-    set_seed(recipe.seed)
-    weights = recipe.encoder_weights
-    if weights.lower() == "none":
-        weights = None
-    elif weights != "DEFAULT":
-        weights = checkpoints.load_file(weights, "encoder_weights")
-    encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality)
-    set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
-    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
-                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
-                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden)
-    model = models.LRCN(encoder, head)
-    if recipe.init_from:
-        other = utils.load_trained(recipe.init_from, flag="init_from").model
-        for line in checkpoints.take_over(model, other):
-            cli.say(line)
-    return model
-
-
-def trained_part(recipe, model):
-    """(network that is trained, what encodes for its feature cache or None, optimiser groups).
-
-    Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
-    activations of the part before them. Otherwise the whole network, on frames.
-    """
-    model.encoder.requires_grad_(False)
-    groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
-    if recipe.frozen:
-        if recipe.train_batch_norm:
-            raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
-                            "--train_encoder last:K or all, or leave the flag out")
-        return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
-    last = recipe.last_blocks
-    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})
-    if recipe.train_batch_norm:
-        model.encoder.moving_statistics = surgery.last_units(model.encoder.backbone, last)
-    if recipe.recompute:
-        surgery.recompute_activations(model.encoder)
-    parts = surgery.cut(model.encoder, last) if last and recipe.feature_cache else None
-    if parts:
-        return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
-    if last and recipe.feature_cache:
-        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
-                f"every epoch")
-    return model, None, groups
-
 
 # ---------------------------------------------------------------- run
 
@@ -102,7 +42,9 @@ def saved_settings(recipe):
     test_on_video.py samples alike, wherever the clips are by then."""
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
+    flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **({"flow": flow} if flow else {}),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate")}}
 
 
@@ -120,10 +62,12 @@ def train(recipe, checkpoint, device, rank):
     state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
     before = runs.RunFolder.of(checkpoint) if checkpoint else None
     samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+    fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
     if rank.first:
         say_samples(samples, classes)
-    model = make_model(recipe, classes, state, checkpoint).to(device)
-    network, encoder, groups = trained_part(recipe, model)
+    model = (utils.continued_model(state, checkpoint, classes) if state else
+             utils.new_model(recipe, classes)).to(device)
+    network, encoder, groups = utils.trained_part(recipe, model)
     options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank,
                       backend=recipe.encoder_backend, precision=recipe.encoder_precision)
     feeds = make_feeds(recipe, encoder or model.encoder, encoder is not None, samples, options)
@@ -133,9 +77,7 @@ def train(recipe, checkpoint, device, rank):
         rank = Rank()
     elif rank.world > 1:
         network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
-    steps = len(epoch_steps(len(feeds[0].names), recipe.batch_size, recipe.views, recipe.seed, 1, rank.world))
-    updates = -(-steps // recipe.accumulate)
-    learner = Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
+    learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
     settings, folder, album = saved_settings(recipe), None, None
     if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
         resumed = before if checkpoint and checkpoint.parent == before.checkpoints else None

@@ -1,28 +1,33 @@
-"""What every script with a model needs: a device, a trained run, and the flags that they share.
+"""What every script with a model needs: a device, a trained run, a network to train, and shared flags.
 
     device = choose_device("auto")
     trained = load_trained("20261121-110128")       # .model .classes .recipe .rate
+    network, encoder, groups = trained_part(recipe, new_model(recipe, classes))
 """
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 import models
 from lrcn import checkpoints
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.encoding import backbones
+from lrcn.base.ranks import set_seed
+from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
+from lrcn.clips.manifest import SampledVideo
+from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
-from lrcn.encoding.features import Options
+from lrcn.encoding.features import CrossFitted, Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
+from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
+CROSS_FIT_COLUMNS = ("video", "class", "stream", "run")     # stream: its number, from 0
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 
 
@@ -64,6 +69,14 @@ class Trained:
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
 
+    @property
+    def flow(self):
+        """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
+        encoder = self.model.encoder
+        lengths = [one.transform.flow_length for one in getattr(encoder, "streams", [encoder])
+                   if "flow" in one.transform.parts]
+        return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
+
 
 def build(state, source):
     """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
@@ -74,12 +87,18 @@ def build(state, source):
         fault = SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
+    if "flow" in recipe.modality.split("+"):
+        Flow.of(settings.get("flow"), f"{source}: settings: flow")
     fit_head(state, source)
     encoder = models.encoder_from_spec(state["encoder_spec"])
     head = models.Head(**state["head_spec"])
     if head.spec["feature_dim"] != encoder.feature_dim:
         raise UserError(f"{source}: its head reads {head.spec['feature_dim']} features and its encoder "
                         f"{encoder.name} gives {encoder.feature_dim}")
+    for stream, own in zip(getattr(encoder, "streams", ()), getattr(encoder, "heads", ()), strict=True):
+        if own.spec["feature_dim"] != stream.feature_dim:
+            raise UserError(f"{source}: the head of a stream reads {own.spec['feature_dim']} features and "
+                            f"its encoder {stream.name} gives {stream.feature_dim}")
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
@@ -108,6 +127,125 @@ def say_disagreement(args, trained):
     words = recipes.disagreement(args, trained.recipe)
     if words:
         cli.say(f"warning: {trained.folder}: {words}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- a network to train
+
+def continued_model(state, checkpoint, classes):
+    """The LRCN of a checkpoint's state, to go on with."""
+    model, known, *_ = build(state, f"--checkpoint_path {checkpoint}")
+    if known != classes:
+        raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
+                        f"has {len(classes)}; give the flags and folders of that run")
+    checkpoints.restore(model, state, checkpoint, "checkpoint_path")
+    return model
+
+
+def new_encoder(recipe, classes):
+    """The encoder that a recipe names, with its weights."""
+    if recipe.streams:
+        return joined_encoder(recipe, classes)
+    set_seed(recipe.seed)
+    weights = recipe.encoder_weights
+    if weights.lower() == "none":
+        weights = None
+    elif weights != "DEFAULT":
+        weights = checkpoints.load_file(weights, "encoder_weights")
+    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length,
+                                fit=recipe.resize, augment=recipe.augment)
+
+
+def joined_encoder(recipe, classes):
+    """models.Streams of the runs in --streams; UserError for runs that do not go together."""
+    runs = [load_trained(run, flag="streams") for run in recipe.streams]
+    if len(runs) < 2:
+        raise UserError(f"--streams {recipe.streams[0]}: one run is no fusion; give two or more")
+    if not recipe.frozen:
+        raise UserError(f"--train_encoder {recipe.train_encoder}: the encoders of --streams stay as they "
+                        f"are; leave the flag out")
+    if not recipe.feature_cache:
+        raise UserError("--no-feature_cache: a head over --streams is trained on stored features; leave the "
+                        "flag out")
+    for run in runs:
+        if isinstance(run.model.encoder, models.Streams):
+            raise UserError(f"--streams {run.folder}: this is itself a fusion; give the runs that it "
+                            f"is made of")
+        if run.classes != classes:
+            raise UserError(f"--streams {run.folder}: knows {len(run.classes)} classes, and the data has "
+                            f"{len(classes)}, or others; train all on the same")
+        if run.rate != runs[0].rate:
+            raise UserError(f"--streams {run.folder}: its clips were sampled at another rate than those of "
+                            f"{runs[0].folder}")
+    return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
+
+
+def cross_fitted(recipe, encoder):
+    """features.CrossFitted of models.Streams, as the table of --cross_fit says (fuse.py --folds wrote it)."""
+    if not recipe.streams:
+        raise UserError("--cross_fit: it is about --streams, and there are none")
+    table = cli.file("cross_fit", recipe.cross_fit, "give the table that fuse.py --folds wrote")
+    others, known = {}, {}
+    for line, row in enumerate(files.read_csv(table, CROSS_FIT_COLUMNS), 2):
+        if row["stream"] not in map(str, range(len(encoder.streams))):
+            raise UserError(f"{table} line {line}: {row['stream']!r:.20} is the number of no stream")
+        own = others.setdefault(SampledVideo(row["video"], row["class"], "", 1).path, list(encoder.streams))
+        if row["run"] not in known:
+            known[row["run"]] = load_trained(row["run"], flag="cross_fit").model.encoder.requires_grad_(False)
+        own[int(row["stream"])] = known[row["run"]]
+    return CrossFitted(list(encoder.streams), others)
+
+
+def new_model(recipe, classes, encoder=None):
+    """The LRCN to train, new, with --init_from's weights where given. encoder: new_encoder's of this recipe,
+    where it is there already."""
+    encoder = encoder or new_encoder(recipe, classes)
+    set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
+    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
+                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
+                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden, recipe.rnn,
+                       recipe.classifier_activation, recipe.classifier_dropout)
+    model = models.LRCN(encoder, head)
+    if recipe.init_from:
+        other = load_trained(recipe.init_from, flag="init_from").model
+        for line in checkpoints.take_over(model, other):
+            cli.say(line)
+    return model
+
+
+def network_to_train(recipe, classes, device, encoder=None):
+    """(LRCN, *trained_part) of a new run; encoder: as of new_model."""
+    model = new_model(recipe, classes, encoder).to(device)
+    return model, *trained_part(recipe, model)
+
+
+def trained_part(recipe, model):
+    """(network that is trained, what encodes for its feature cache or None, optimiser groups).
+
+    Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
+    activations of the part before them. Otherwise the whole network, on frames.
+    """
+    model.encoder.requires_grad_(False)
+    groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
+    if recipe.frozen:
+        if recipe.train_batch_norm:
+            raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
+                            "--train_encoder last:K or all, or leave the flag out")
+        if recipe.cross_fit:
+            return model.head, cross_fitted(recipe, model.encoder), groups
+        return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
+    last = recipe.last_blocks
+    groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})
+    if recipe.train_batch_norm:
+        model.encoder.moving_statistics = surgery.last_units(model.encoder.backbone, last)
+    if recipe.recompute:
+        surgery.recompute_activations(model.encoder)
+    parts = surgery.cut(model.encoder, last) if last and recipe.feature_cache else None
+    if parts:
+        return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
+    if last and recipe.feature_cache:
+        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
+                f"every epoch")
+    return model, None, groups
 
 
 # ---------------------------------------------------------------- flags
@@ -154,3 +292,11 @@ def add_data_flags(parser):
                       help="official split (default: that of the training)")
     parser.group("machine").add_boolean("--feature_cache", default=True,
                                         help="keep the features on disk, shared by all scripts")
+
+
+def add_windows_flags(group):
+    """How much of a test video is looked at."""
+    group.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
+                       help="windows of a video whose softmax is averaged; more than one needs videos "
+                            "sampled with --num_frames_to_extract all")
+    group.add_boolean("--flip", default=False, help="average over every window and its mirror image")

@@ -17,13 +17,15 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
 from lrcn.base.values import check as check_values
-from lrcn.clips.frames import INTERPOLATION
+from lrcn.clips.frames import AUGMENT, FITS, INTERPOLATION
 from lrcn.clips.streams import MODALITIES
 from lrcn.encoding import backbones
 from lrcn.runs import RunFolder
+from lrcn.video.flow import LONGEST
 
 FORMAT = 1
-PROJECTIONS = ("norm", "linear", "batchnorm")
+PROJECTIONS = ("norm", "linear", "batchnorm", "none")
+RNNS, ACTIVATIONS = ("lstm", "gru"), ("relu", "selu")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
 SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
 CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
@@ -33,9 +35,14 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
         "dropout": Number(float, low=0, below=1), "per_step": Switch()}
 # What the first checkpoints did not know yet
-LATER = {"encoder_spec": {"modality": Choice(MODALITIES)},
+LATER = {"encoder_spec": {"modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST),
+                          "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT))},
          "head_spec": {"projection": Choice(PROJECTIONS),
-                       "classifier_hidden": Number(int, low=1, high=1_000_000, none=True)}}
+                       "classifier_hidden": Number(int, low=1, high=1_000_000, none=True),
+                       "rnn": Choice(RNNS), "classifier_activation": Choice(ACTIVATIONS),
+                       "classifier_dropout": Number(float, low=0, below=1, none=True)}}
+TABLES = {"encoder_spec": ENCODER, "head_spec": HEAD}
+MOST_STREAMS = 16
 
 
 # ---------------------------------------------------------------- files
@@ -97,16 +104,39 @@ def check(state, source):
         raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
                         f"(format {said}, and this program reads {FORMAT})")
     check_values(state, {"classes": Names()}, source)
-    for name, table in (("encoder_spec", ENCODER), ("head_spec", HEAD)):
-        check_values(state.get(name), table, f"{source}: {name}")
-        later = {key: kind for key, kind in LATER[name].items() if key in state[name]}
-        check_values(state[name], later, f"{source}: {name}")
-        extra = [key for key in state[name] if key not in table and key not in later]
-        if extra:
-            raise UserError(f"{source}: {name}: nothing here is called {extra[0]!r:.60}")
+    encoder = state.get("encoder_spec")
+    if isinstance(encoder, dict) and "streams" in encoder:
+        check_streams(encoder, len(state["classes"]), f"{source}: encoder_spec")
+    else:
+        check_spec("encoder_spec", encoder, f"{source}: encoder_spec")
+    check_spec("head_spec", state.get("head_spec"), f"{source}: head_spec")
     if len(state["classes"]) != state["head_spec"]["classes"]:
         raise UserError(f"{source}: {len(state['classes'])} class names for a head of "
                         f"{state['head_spec']['classes']} classes")
+
+
+def check_spec(kind, spec, source):
+    """Refuse what is no spec of an encoder or a head. kind: encoder_spec or head_spec."""
+    table = TABLES[kind]
+    check_values(spec, table, source)
+    later = {key: value for key, value in LATER[kind].items() if key in spec}
+    check_values(spec, later, source)
+    extra = [key for key in spec if key not in table and key not in later]
+    if extra:
+        raise UserError(f"{source}: nothing here is called {extra[0]!r:.60}")
+
+
+def check_streams(spec, classes, source):
+    """Refuse what is no spec of models.Streams for so many classes."""
+    streams, heads = spec["streams"], spec.get("heads")
+    if not (isinstance(streams, list) and isinstance(heads, list) and set(spec) == {"streams", "heads"}
+            and len(streams) == len(heads) and 2 <= len(streams) <= MOST_STREAMS):
+        raise UserError(f"{source}: expected 2 to {MOST_STREAMS} streams, and a head for each")
+    for i, (stream, head) in enumerate(zip(streams, heads, strict=True), 1):
+        check_spec("encoder_spec", stream, f"{source}: stream {i}")
+        check_spec("head_spec", head, f"{source}: head of stream {i}")
+        if head["classes"] != classes:
+            raise UserError(f"{source}: head of stream {i}: {head['classes']} classes, expected {classes}")
 
 
 def check_weights(weights, source):
@@ -134,7 +164,11 @@ def restore(model, state, path, flag):
         encoder = load_file(sibling, flag).get("encoder", {})
     for part, weights in (("encoder", encoder), ("head", state.get("head"))):
         check_weights(weights, f"{source}, {part}")
-        backbones.load_state(getattr(model, part), weights, f"{source}, {part},")
+        module = getattr(model, part)
+        backbones.check_fit(module, weights, f"{source}, {part},")
+        for head in getattr(module, "heads", ()):   # of streams: not in memory yet
+            head.to_empty(device="cpu")
+        module.load_state_dict(weights)
     if model.encoder.digest() != state.get("encoder_digest"):
         raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
 

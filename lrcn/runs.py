@@ -77,6 +77,16 @@ class RunFolder(_Folder):
         return cls(folder.parent if folder.name == cls.checkpoints.fget(cls("")).name else folder)
 
 
+class TuningFolder(_Folder):
+    """What tune.py leaves."""
+    table, text, picture = _named("tune.csv"), _named("tune.md"), _named("tune.png")
+    settings, folds, journal = _named("settings.json"), _named("folds.csv"), _named("trainings.jsonl")
+
+    def refit(self, seed):
+        """The run of the winner on the whole training list, by its training seed."""
+        return RunFolder(self.path / "refit" / f"seed_{seed}")
+
+
 ENDING = ".pth.tar"
 
 

@@ -4,11 +4,13 @@ The fixtures are folders (command lines: commands.py; tiny trainings: runs.py; v
 
     demo     a small rendering of the embedded data set: demo/UCF-101, demo/ucfTrainTestlist
     sampled  its sampled clips, as preprocessing_data.py leaves them
+    flowing  the same with optical flow beside them
     trained  a run folder of train.py on them: six classes, told apart far better than by chance
     browser  chromium, driven by Selenium (browsers.py); skipped where there is none
     ucf101   the real clips, where the environment variable UCF101_DIR names them
 """
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch is imported: a worker is one core's work
@@ -65,6 +67,20 @@ def sampled(demo, once):
             folder / "sampled", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2)
         return folder / "sampled"
     return once("sampled", make)
+
+
+@pytest.fixture(scope="session")
+def flowing(demo, sampled, once):
+    """The `sampled` folder with two fields of optical flow a frame. Do not change it: copy it."""
+    def make(folder):
+        out = shutil.copytree(sampled, folder / "sampled", ignore=shutil.ignore_patterns("features"))
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
+        run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", out,
+            "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2, "--no-report", "--flow", "dis",
+            "--flow_length", 2)
+        assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
+        return out
+    return once("flowing", make)
 
 
 @pytest.fixture(scope="session")

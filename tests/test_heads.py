@@ -1,4 +1,5 @@
-"""The heads of the first and the second system, layer by layer beside each one's description in torch."""
+"""The heads of the first, the second and the fifth system, layer by layer beside
+their descriptions in torch."""
 import pytest
 import torch
 from networks import one_direction
@@ -42,6 +43,21 @@ class Second(nn.Module):
         return self.out(F.relu(self.second_norm(self.between(read))))
 
 
+class Fifth(nn.Module):
+    """Dropout on the features, a GRU, attention over time, 64 SELU, a linear layer (Keras' words: GRU(128,
+    dropout=0.5, return_sequences), Dense(1), softmax over time, Dense(64, selu), Dense(classes))."""
+
+    def __init__(self, hidden=128):
+        super().__init__()
+        self.gru, self.score = nn.GRU(DIM, hidden, batch_first=True), nn.Linear(hidden, 1)
+        self.between, self.out = nn.Linear(hidden, 64), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        steps = self.gru(F.dropout(x, 0.5, self.training))[0]
+        read = (self.score(steps).softmax(1) * steps).sum(1)
+        return self.out(F.selu(self.between(read)))
+
+
 # The options that build each, and what the description's layers are called in models.Head.
 SYSTEMS = {
     "first": (First, dict(projection="linear", readout="last", dropout=0),
@@ -49,7 +65,11 @@ SYSTEMS = {
     "second": (Second, dict(projection="batchnorm", readout="attention", dropout=0, lstm_layers=1,
                             hidden_size=1024, classifier_hidden=1024),
                {"fc": "projection.0", "norm": "projection.1", "lstm": "lstm", "score": "score",
-                "between": "classifier.1", "second_norm": "classifier.2", "out": "classifier.4"})}
+                "between": "classifier.1", "second_norm": "classifier.2", "out": "classifier.4"}),
+    "fifth": (Fifth, dict(rnn="gru", projection="none", hidden_size=128, lstm_layers=1, bidirectional=False,
+                          readout="attention", dropout=0.5, classifier_hidden=64, classifier_dropout=0,
+                          classifier_activation="selu"),
+              {"gru": "lstm", "score": "score", "between": "classifier.1", "out": "classifier.3"})}
 
 
 def both(name):
@@ -72,7 +92,11 @@ def features():
 def test_a_head_is_the_described_one_in_training_and_in_test(name, features):
     described, head = both(name)
     for mode in (True, False):      # in training first: the running statistics move alike
-        torch.testing.assert_close(head.train(mode)(features), described.train(mode)(features))
+        answers = []
+        for network in (head, described):
+            torch.manual_seed(2)    # of the dropout
+            answers.append(network.train(mode)(features))
+        torch.testing.assert_close(*answers)
     for moved, expected in zip(head.buffers(), described.buffers(), strict=True):
         torch.testing.assert_close(moved, expected)
 
@@ -85,7 +109,8 @@ def lstm_parameters(inputs, hidden, layers):
 @pytest.mark.parametrize("name, expected", [
     ("first", DIM * 512 + 512 + lstm_parameters(512, 256, 2) + 512 * CLASSES + CLASSES),
     ("second", DIM * 512 + 512 + 2 * 512 + lstm_parameters(512, 1024, 1) + 2048 + 1
-     + 2048 * 1024 + 1024 + 2 * 1024 + 1024 * CLASSES + CLASSES)])
+     + 2048 * 1024 + 1024 + 2 * 1024 + 1024 * CLASSES + CLASSES),
+    ("fifth", 3 * 128 * (DIM + 128 + 2) + 128 + 1 + 128 * 64 + 64 + 64 * CLASSES + CLASSES)])
 def test_the_parameters_are_those_of_the_description(name, expected):
     assert [sum(p.numel() for p in net.parameters()) for net in both(name)] == [expected] * 2
 
@@ -125,7 +150,8 @@ def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
 
 def test_an_old_spec_without_the_new_words_builds_the_default_head():
     head = models.Head(DIM, CLASSES)
-    old = {k: v for k, v in head.spec.items() if k not in ("projection", "classifier_hidden")}
+    later = ("projection", "classifier_hidden", "rnn", "classifier_activation", "classifier_dropout")
+    old = {k: v for k, v in head.spec.items() if k not in later}
     assert models.Head(**old).state_dict().keys() == head.state_dict().keys()
     with pytest.raises(ValueError, match="projection 'layers' is none of"):
         models.Head(DIM, CLASSES, projection="layers")

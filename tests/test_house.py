@@ -7,7 +7,7 @@ from commands import ROOT
 FOUNDATION = {"base", "video", "clips", "encoding", "drawing", "runs", "checkpoints", "scores"}
 LRCN = {"base": set(), "video": {"base"}, "clips": {"base", "video"}, "encoding": {"base", "video", "clips"},
         "drawing": {"base", "video"}, "runs": {"base", "clips"}, "scores": {"base"},
-        "checkpoints": {"base", "clips", "encoding", "runs"},
+        "checkpoints": {"base", "video", "clips", "encoding", "runs"},
         "training": FOUNDATION, "testing": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION,
         "pages": FOUNDATION | {"testing"}}
 ROOMS = {"models": {*LRCN}, "utils": {*LRCN, "models"}, "dataset": {*LRCN, "models", "utils"}}

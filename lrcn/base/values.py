@@ -66,6 +66,11 @@ class Number:
 COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
 
 
+def number_or_all(text):
+    """A whole number >= 1, or the word all."""
+    return text if text == "all" else POSITIVE(text)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One of some words."""
@@ -123,6 +128,7 @@ class Names:
     """Different names, none of them empty; on the command line with commas between."""
     none: bool = False
     most: int = 100_000
+    longest: int = 255
 
     def __call__(self, text):
         names = [name.strip() for name in text.split(",")]
@@ -137,9 +143,9 @@ class Names:
                  and len(set(value)) == len(value))
         return None if right else f"expected a list of different names, not {shown(value)}"
 
-    @staticmethod
-    def _name(value):
-        return bool(value) and isinstance(value, str) and len(value) <= 255 and Text().fault(value) is None
+    def _name(self, value):
+        return (bool(value) and isinstance(value, str) and len(value) <= self.longest
+                and Text().fault(value) is None)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
     for task, outcome in results(function, tasks, count=2, limit=60): ...   # processes
     for item in ahead(items, depth=4, limit=60): ...                        # a thread
+    with pool(2) as executor: executor.submit(function, task)               # tasks that may take their time
 
 Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
 ends by itself when the parent dies) with a pipe of its own, through which it gets a task ahead. The
 oldest task without an answer is the one it is at, and so the one to blame.
 """
+import concurrent.futures
 import contextlib
 import itertools
 import multiprocessing
@@ -52,6 +54,25 @@ def results(function, tasks, count, limit):
     finally:
         for worker in workers:
             worker.end()
+
+
+@contextlib.contextmanager
+def pool(count):
+    """A ProcessPoolExecutor of `count` fresh processes, which leave signals to this one and end with it."""
+    executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"),
+                                                      initializer=_in_pool)
+    try:
+        yield executor
+        executor.shutdown()
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+
+def _in_pool():
+    quiet()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 class _Worker:

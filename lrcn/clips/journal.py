@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.clips.manifest import CLIP_COLUMNS, FACTS, MANIFEST_COLUMNS, clip_path
+from lrcn.clips.manifest import CLIP_COLUMNS, FACTS, FLOW, MANIFEST_COLUMNS, clip_path
 from lrcn.video import avi
 
 MANY = 10       # clips that are not taken out unasked, if they are more than half of all
@@ -45,16 +45,21 @@ class Journal:
     def flush(self):
         lines, clips, self.lines, self.clips = self.lines, self.clips, [], []
         if lines:
-            with ThreadPoolExecutor(8) as pool:
-                list(pool.map(flush_file, clips))
-            for folder in {clip.parent for clip in clips}:
-                files.flush_folder(folder)
+            flush(clips)
             with open(self.path, "a", encoding="utf-8") as f:
                 # A line that a kill cut off must not swallow the next.
                 f.write("\n" + "\n".join(lines) + "\n")
                 f.flush()
                 os.fsync(f.fileno())
         self.flushed = time.monotonic()
+
+
+def flush(paths):
+    """Files and their names safe on the disk, many at a time."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(flush_file, paths))
+    for folder in {path.parent for path in paths}:
+        files.flush_folder(folder)
 
 
 def flush_file(path):
@@ -163,6 +168,8 @@ def follow(out, jobs, keep=None):
     for key in found.changed:
         found.changed[key] = digest(clip_path(out, *key))
     if found.gone or found.changed:
+        for key in (*found.gone, *found.changed):   # first: flow without its clip would pass for a new one's
+            remove_file(clip_path(out / FLOW, *key))
         if (out / "manifest.csv").is_file():
             _write_tables(out, found.done)
         for key in found.gone:
@@ -183,10 +190,15 @@ def digest(path):
 
 
 def _remove_clip(out, cls, name):
-    clip = clip_path(out, cls, name)
-    clip.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):      # other clips lie in it
-        clip.parent.rmdir()
+    for folder in (out / FLOW, out):
+        remove_file(clip_path(folder, cls, name))
+
+
+def remove_file(path):
+    """Delete a file that may be there, and its folder where it was the last in it."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):      # other clips lie in it, or there is none
+        path.parent.rmdir()
 
 
 def _write_tables(out, done):

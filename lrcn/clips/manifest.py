@@ -19,7 +19,8 @@ MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "
 # pixels, mean and spread of its brightness, the change between its frames, and perceptual hashes.
 FACTS = ("bytes", "modified", "width", "height", "light", "contrast", "change", "hashes")
 CLIP_COLUMNS = ("video", "class", *FACTS)
-RESERVED = ("features", "data_report")      # folders of the scripts beside those of the classes
+FLOW = "optical_flow"
+RESERVED = ("features", "data_report", FLOW)    # folders of the scripts beside those of the classes
 PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                 "validate": "val", "test": "test", "testing": "test"}
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import cv2
 
 from lrcn.clips.likeness import Look
-from lrcn.clips.manifest import clip_path
-from lrcn.video.reader import Video, VideoError
+from lrcn.clips.manifest import FLOW, clip_path
+from lrcn.video.framefolder import opened
+from lrcn.video.reader import VideoError
 from lrcn.video.sampling import read_clip, sample_video
 from lrcn.video.writer import write_clip
 
@@ -50,14 +51,14 @@ def sample(job, raw, out, rank, count, rate, seed):
 
 def _write_whole(job, source, out, rank, rate):
     """All sampled frames of a video, in constant memory."""
-    with Video(source) as opened:
-        frames = (frame for _, _, frame in sample_video(opened, rate))
+    with opened(source, rate.FPS) as video:
+        frames = (frame for _, _, frame in sample_video(video, rate))
         try:
-            kind, *detail = _write(job, opened.info, frames, 0, rate.spacing(opened.info.fps), out, rank)
+            kind, *detail = _write(job, video.info, frames, 0, rate.spacing(video.info.fps), out, rank)
         except ValueError:
             raise VideoError("not one frame of it can be decoded") from None
         if kind == "done":
-            detail[0][4] = opened.position + 1      # the frames that there were, whatever its head said
+            detail[0][4] = video.position + 1      # the frames that there were, whatever its head said
         return kind, *detail
 
 
@@ -77,7 +78,7 @@ def _write(job, info, frames, start, spacing, out, rank):
 
 def remove_leftovers(out, rank, world):
     """Delete what workers of this rank (of this launch or one before) were writing when they died."""
-    for path in out.glob("*/.*.tmp.avi"):
+    for path in (*out.glob("*/.*.tmp.avi"), *out.glob(f"{FLOW}/*/.*.tmp.avi")):
         writer = re.search(r"\.(\d+)-\d+\.tmp\.avi$", path.name)
         if writer and int(writer[1]) % world == rank:
             path.unlink(missing_ok=True)

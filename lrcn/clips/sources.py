@@ -8,10 +8,12 @@
 
 The class is the first folder below the one that is given, however deep the video lies; where train/
 and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
-the class is the folder that the list names, or what Kinetics' table says of the file's name.
+the class is the folder that the list names, or what Kinetics' table says of the file's name. A folder of
+numbered pictures below a class's folder, or with a name like v_<Class>_g01_c01, is a video too.
 """
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,10 @@ from pathlib import Path
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
 from lrcn.clips.manifest import PART_FOLDERS, RESERVED
+from lrcn.video.framefolder import frame_files, is_frame_folder
 from lrcn.video.reader import EXTENSIONS
+
+WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # that says the class too
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ def _walk(folder, leave_out):
             d for d in folders if not d.startswith(".")
             and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
         inside = os.path.relpath(root, top).replace(os.sep, "/")
+        if is_frame_folder(names) and _is_video(inside):
+            paths.append(inside)
+            continue
         if not folders and not names and inside.lower().endswith(EXTENSIONS):
             others.append((inside, "it is a folder, and empty"))
         inside = "" if inside == "." else f"{inside}/"
@@ -94,13 +102,20 @@ def _walk(folder, leave_out):
     return paths, others
 
 
+def _is_video(folder):
+    """Whether a folder of numbered pictures (its path below the top) is a video: not a class's folder."""
+    depth = folder.count("/") - (folder.split("/")[0].lower() in PART_FOLDERS)
+    return depth > 0 or WHOLE_NAME.fullmatch(folder.rpartition("/")[2]) is not None
+
+
 def _stat(raw, source):
-    """(bytes, time of change in ns); zeros where there is nothing behind a link."""
+    """(bytes, time of change in ns) of a file or of a folder's frames; zeros for a link to nothing."""
+    path = os.path.join(raw, source)
     try:
-        known = os.stat(os.path.join(raw, source))
+        known = [os.stat(name) for name in (frame_files(path) if os.path.isdir(path) else [path])]
     except OSError:
         return 0, 0
-    return known.st_size, known.st_mtime_ns
+    return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)
 
 
 # ---------------------------------------------------------------- by folder
@@ -117,6 +132,9 @@ def _foldered(paths, raw):
     parted, jobs, left_out = _parted(paths), [], []
     for path in paths:
         folders = path.split("/")[:-1]
+        named = WHOLE_NAME.fullmatch(path)     # a folder of frames may lie in no class's folder
+        if named:
+            folders = [named[1]]
         if parted and folders and folders[0].lower() not in PART_FOLDERS:
             left_out.append((path, "beside train/ and test/, in none of them"))
         elif len(folders) <= parted:
@@ -155,7 +173,7 @@ def _name(jobs, parted):
 
 
 def _below(path, depth):
-    return "_".join(path.split("/")[depth:])
+    return "_".join(path.split("/")[depth:]) or path
 
 
 def _say_folders(jobs, parted, raw):
@@ -189,11 +207,15 @@ def _listed(paths, lists):
     rows = [row for pair in lists.values() for part in pair for row in part]
     listed = {(row.cls, row.video) for row in rows}
     alone = {row.video: row.cls for row in rows if splits.KINETICS_NAME.fullmatch(row.video)}
+    # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
+    spelled = {row.video.lower(): row for row in rows if WHOLE_NAME.fullmatch(row.video)}
     jobs, left_out = {}, []
     for path in sorted(paths):
         *folders, file = path.split("/")
         name = os.path.splitext(file)[0]
         cls = next((f for f in reversed(folders) if (f, name) in listed), alone.get(name))
+        if cls is None and not os.path.splitext(file)[1] and name.lower() in spelled:
+            cls, name = spelled[name.lower()].cls, spelled[name.lower()].video
         if cls is None:
             left_out.append((path, "on no list"))
         elif (cls, name) in jobs:

@@ -192,6 +192,12 @@ def official_lists(folder, split):
     return train, test
 
 
+def training_list(folder, split):
+    """[Listed] of the training list of split 1, 2 or 3. Of UCF-101's format the test list is not opened."""
+    path = Path(folder) / f"trainlist{int(split):02d}.txt"
+    return read_list(path, read_class_index(folder)) if path.is_file() else official_lists(folder, split)[0]
+
+
 def class_order(folder, rows):
     """All class names in label order: that of classInd.txt, else of the alphabet."""
     index = (read_class_index(folder) if folder else None) or {}
@@ -302,6 +308,29 @@ def hold_out(videos, share, seed, by_video=False):
                 chosen.add(g)
                 left.subtract(members[g])
     return [v for v in videos if group(v) not in chosen], [v for v in videos if group(v) in chosen]
+
+
+def folds(videos, count, seed):
+    """int array (videos,): the fold 0 to count - 1 of each video, whole groups, every class spread evenly,
+    drawn by `seed`. UserError: a class of one group, which no network could have learned when it is held out.
+    """
+    members, groups_of = defaultdict(Counter), defaultdict(set)
+    for v in videos:
+        members[v.group][v.cls] += 1
+        groups_of[v.cls].add(v.group)
+    if len(members) < count:
+        raise UserError(f"--folds {count}: there are {len(members)} groups of clips; take fewer folds")
+    fold, held = {}, [Counter() for _ in range(count)]
+    for cls in sorted(groups_of):
+        drawn = _order([g for g in groups_of[cls] if g not in fold], seed, cls)
+        for g in sorted(drawn, key=lambda g: -members[g].total()):     # the large ones first: evener folds
+            fold[g] = min(range(count), key=lambda k: (held[k][cls], held[k].total(), k))
+            held[fold[g]].update(members[g])
+    alone = [cls for cls, groups in groups_of.items() if len({fold[g] for g in groups}) < 2]
+    if alone:
+        raise UserError(f"--folds {count}: all clips of {alone[0]} would be held out at once, as one group; "
+                        f"leave the class out with --classes")
+    return np.array([fold[v.group] for v in videos])
 
 
 def smaller(videos, share=0.1, least=4):

@@ -1,9 +1,14 @@
-"""What the encoder sees of a moment: the frame, its difference from the frame before, or both."""
+"""What the encoder sees of a moment: the frame, its difference from the frame before, the optical flow from
+it to the source frames behind it, or several of these.
+
+A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) holds those of L neighbouring
+pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
+"""
 
 import cv2
 import numpy as np
 
-MODALITIES = ("rgb", "rgbdiff", "rgb+rgbdiff")
+MODALITIES = ("rgb", "rgbdiff", "flow", "rgb+rgbdiff", "rgb+flow", "rgbdiff+flow", "rgb+rgbdiff+flow")
 
 
 def differences(frames, earlier):
@@ -23,8 +28,32 @@ def change_at(i, frames):
     return max(after - 1, 0), after
 
 
-def as_modality(frames, changes, transform):
-    """Crops and their differences, uint8 (T, S, S, 3), as the encoder takes them: (T, [2,] S, S, 3)."""
-    parts = {"rgb": frames, "rgbdiff": changes}
-    parts = [parts[name] for name in transform.modality.split("+")]
+def first_fields(planes, length):
+    """The first `length` of the L fields in planes uint8 (..., 2L): (..., 2 length)."""
+    there = planes.shape[-1] // 2
+    if there == length:
+        return planes
+    return np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)
+
+
+def mirrored_fields(planes):
+    """Planes (..., 2L) of a picture that was flipped: what went to the right goes to the left."""
+    half = planes.shape[-1] // 2
+    return np.concatenate([255 - planes[..., :half], planes[..., half:]], -1)
+
+
+def flow_pictures(planes):
+    """Planes uint8 (T, S, S, 2L) as the encoder takes them: the flow picture of the LRCN paper (section 4)
+    for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and Zisserman 2014,
+    section 3) for more."""
+    if planes.shape[-1] > 2:
+        return planes
+    away = planes.astype(np.float32) - 127.5
+    magnitude = np.minimum(np.hypot(away[..., 0], away[..., 1]) * 2, 255)
+    return np.concatenate([planes, magnitude.astype(np.uint8)[..., None]], -1)
+
+
+def as_modality(seen, transform):
+    """{part: uint8 (T, S, S, C)} of the transform's parts as its encoder takes them: (T, [M,] S, S, C)."""
+    parts = [seen[name] for name in transform.parts]
     return parts[0] if len(parts) == 1 else np.stack(parts, 1)

@@ -118,6 +118,48 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     return frame
 
 
+def stream_panels(frame, streams, classes, colors, most=3):
+    """What stands under a frame of a fusion: uint8 (high, W, 3), a panel a stream side by side.
+
+    streams: [(name, probabilities (C,) or none yet, picture uint8 (S, S, 3) or None)]; the leading classes
+    stand under the name as bars, the picture on the right.
+    """
+    size, edge = text_size(frame), max(2, text_size(frame) // 3)
+    line, bar = round(size * 1.6), max(2, size // 5)
+    high, wide = (most + 1) * line + 2 * edge, frame.shape[1]
+    canvas = np.full((high + high % 2, wide, 3), DARK, np.uint8)
+    ends = np.linspace(0, wide, len(streams) + 1).astype(int)
+    for (name, shares, picture), left, right in zip(streams, ends, ends[1:], strict=False):
+        inner = right - left - 2 * edge
+        if picture is not None:
+            side = min(high - 2 * edge, inner // 2)
+            canvas[edge:edge + side, right - edge - side:right - edge] = cv2.resize(
+                picture, (side, side), interpolation=cv2.INTER_AREA)
+            inner -= side + edge
+        put_text(canvas, name, left + edge, edge, inner, size)
+        for row, i in enumerate(np.argsort(-shares, kind="stable")[:most], 1):
+            y = edge + row * line
+            number = size // 2 + put_text(canvas, f"{shares[i]:.2f}", left + edge, y, inner, size, right=True)
+            put_text(canvas, classes[i], left + edge, y, inner - number, size)
+            _bar(canvas, left + edge, y + line - bar - 1, inner, bar, shares[i], colors[i])
+    return canvas
+
+
+def flow_colors(planes, full=10):
+    """Optical flow as colours, uint8 (S, S, 3): the hue is the direction, white is rest, and a motion of
+    `full` pixels is fully coloured.
+
+    planes: uint8 (S, S, 3) of a flow picture, or (S, S, 2L), u first and v after L planes, 20 pixels to
+    either side of their middle; of a stack the first field.
+    """
+    half = planes.shape[-1] // 2
+    u, v = ((planes[..., i].astype(np.float32) - 127.5) * 20 / 127.5 for i in (0, half))
+    hue = np.rad2deg(np.arctan2(v, u)) % 360 / 2
+    depth = np.minimum(np.hypot(u, v) / full, 1) * 255
+    hsv = np.stack([hue, depth, np.full_like(hue, 255)], -1).round().astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
 def _bar(frame, x, y, wide, high, share, color):
     """A probability as a bar of `wide` pixels at 1, on its rail."""
     frame[y:y + high, x:x + wide] = RAIL

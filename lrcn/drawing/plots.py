@@ -353,3 +353,31 @@ def _segment_strip(ax, segments, colors, room):
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)
 
+
+
+@style.styled
+def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=None, note="",
+                    title="Settings compared by cross-validation"):
+    """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
+
+    folds: (R, K); ends, minus_ends: (R, 2); minus: (R,), NaN where there is none, as in the first row.
+    """
+    folds, accuracy, ends, minus, minus_ends = (np.asarray(a, float) for a in
+                                                (folds, accuracy, ends, minus, minus_ends))
+    y = np.arange(len(names))
+    words = f"n = {n} held-out videos. Small dots: the folds. {note}".strip()
+    fig = style.figure(11, 0.24 * len(names) + 1.3, title, words)
+    left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    left.plot(folds, np.repeat(y[:, None], folds.shape[1], 1), ".", color="#999999", markersize=5, zorder=1)
+    left.errorbar(accuracy, y, xerr=interval(accuracy, *ends.T), fmt="o", zorder=3,
+                  color=style.unit(style.BLUE))
+    left.set_yticks(y, [style.short(name, 60) for name in names])
+    left.set(ylim=(len(names) - 0.4, -0.6), xlabel="accuracy of the held-out clips, with 95% interval")
+    there = np.isfinite(minus)
+    if there.any():
+        right.errorbar(minus[there], y[there], xerr=interval(minus[there], *minus_ends[there].T), fmt="s",
+                       color=style.unit(style.RED), markersize=5)
+    right.axvline(0, color="black", lw=1)
+    right.set(xlabel="minus the first row, paired, with 95% interval")
+    within(left, 0, 1)
+    return style.save(fig, path)

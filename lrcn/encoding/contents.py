@@ -16,6 +16,7 @@ import numpy as np
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.clips.fields import flow_path
 
 COLUMNS = ("video", "size", "mtime_ns", "ctime_ns", "inode", "fingerprint")
 # A file that changed this lately may change once more within one tick of the file system's clock.
@@ -40,6 +41,12 @@ def fingerprints(folder, paths):
         files.write_csv(table, COLUMNS, [(path, *row) for path, row in known.items()
                                          if now - max(int(row[1]), int(row[2])) > SETTLED_NS])
     return np.frombuffer(bytes.fromhex("".join(found)), "<u8").reshape(-1, 2)
+
+
+def contents(folder, videos, parts):
+    """uint64 (videos, 2): the fingerprints of sampled videos, and of their flow where the encoder sees it."""
+    found = fingerprints(folder, [video.path for video in videos])
+    return found ^ fingerprints(folder, [flow_path(video) for video in videos]) if "flow" in parts else found
 
 
 def _read(table):

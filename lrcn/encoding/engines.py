@@ -86,7 +86,7 @@ def candidates(backend, precision, device):
 
 
 class FrameEncoder:
-    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, 3) -> features (N, ...), float.
+    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, C) -> features (N, ...), float.
 
     Channels last, batch norm folded. engine: an Engine; PyTorch in float32, on CUDA in bfloat16, when
     there is none. A RuntimeError of an engine that cannot take the network leaves __init__ as it is.
@@ -138,7 +138,7 @@ def attempt(encoder, device, engine, frames, compile=False):
 
 def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     """The FrameEncoder of the fastest engine that serves, compared with PyTorch on coloured clouds."""
-    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, 3, 8, 8,
+    coarse = torch.rand(BLOCK["cpu"] * encoder.transform.modalities, encoder.transform.channels, 8, 8,
                         generator=torch.Generator().manual_seed(0)) * 255
     clouds = nn.functional.interpolate(coarse, size=[encoder.transform.crop] * 2, mode="bicubic")
     frames = clouds.clamp(0, 255).byte().movedim(1, -1).reshape(-1, *encoder.transform.shape)
@@ -159,7 +159,7 @@ def nothing_serves(backend):
 
 
 class _ChannelsLast(nn.Module):
-    """The encoder on frames as they lie in memory, (N, [M,] S, S, 3): the engine turns them around."""
+    """The encoder on frames as they lie in memory, (N, [M,] S, S, C): the engine turns them around."""
 
     def __init__(self, encoder):
         super().__init__()

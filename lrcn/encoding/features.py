@@ -23,7 +23,7 @@ from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import quiet, started
 from lrcn.clips.frames import Clip, clip_frames
-from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.contents import contents
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
 from lrcn.encoding.store import ENTRY, FORMAT, Store, older_caches, size_of, view_number
 
@@ -91,12 +91,13 @@ def unique_rows(clips):
     return rows, index.reshape(frames.shape).astype(np.int32)
 
 
-def entries_of(folder, rows, seed):
-    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame."""
-    paths = list({video.path for video, _ in rows.shots if video})
-    prints = dict(zip(paths, fingerprints(folder, paths), strict=True))
+def entries_of(folder, rows, seed, parts=("rgb",)):
+    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame. parts: what the
+    encoder sees of it; its flow counts where that is among them."""
+    shown = list({video for video, _ in rows.shots if video})
+    prints = dict(zip(shown, contents(folder, shown, parts), strict=True))
     none = np.zeros(2, np.uint64)
-    videos = np.array([prints[video.path] if video else none for video, _ in rows.shots], np.uint64)
+    videos = np.array([prints[video] if video else none for video, _ in rows.shots], np.uint64)
     plain = {view: view_number(str(view)) for view in (0, -1)}
     views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed))
                       for video, view in rows.shots], np.uint64)
@@ -113,7 +114,7 @@ def _view_words(video, view, seed):
 
 
 def clip_pictures(folder, clip, transform, seed):
-    """uint8 (T, [M,] S, S, 3) of a clip of Rows."""
+    """uint8 (T, [M,] S, S, C) of a clip of Rows."""
     if not isinstance(clip.view, MeanFrame):
         return clip_frames(folder, clip, transform, seed)
     if clip.video is None:
@@ -123,7 +124,7 @@ def clip_pictures(folder, clip, transform, seed):
 
 
 class Blocks:
-    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, 3).
+    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, C).
 
     The last one is filled up with its last picture. A file that cannot be read comes out as its
     error's text, because a worker cannot raise across to its parent in one line.
@@ -191,6 +192,82 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
+class Joined:
+    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
+
+    def __init__(self, parts):
+        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
+        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def part(self, clips):
+        return Joined([part.part(clips) for part in self.parts])
+
+    def __getitem__(self, clips):
+        return np.concatenate([part[clips] for part in self.parts], -1)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.concatenate([np.asarray(part) for part in self.parts], -1).astype(dtype or self.dtype,
+                                                                                    copy=False)
+
+
+@dataclass
+class CrossFitted:
+    """Streams, and for some videos other encoders in their place, which were not trained on these.
+
+    streams: [encoder]; others: {path of a video: [encoder of every stream]}.
+    """
+    streams: list
+    others: dict
+
+    def encode(self, clips, *how):
+        """The features of clips, each by the encoders of its video; how: as of encode_clips."""
+        sets, which, place = {}, [], []
+        for clip in clips:
+            encoders = self.others.get(clip.video.path, self.streams)
+            number, mine = sets.setdefault(tuple(map(id, encoders)), (len(sets), (encoders, [])))
+            which.append(number)
+            place.append(len(mine[1]))
+            mine[1].append(clip)
+        parts = [Joined([encode_clips(encoder, own, *how) for encoder in encoders])
+                 for _, (encoders, own) in sets.values()]
+        return Gathered(parts, np.array(which), np.array(place))
+
+
+class Gathered:
+    """Features (clips, T, D) of which each lies in one of several parts: that of `which`, at `place`."""
+
+    def __init__(self, parts, which, place):
+        self.parts, self.which, self.place = parts, which, place
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+        self.shape = (*which.shape, *parts[0].shape[1:])
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def part(self, clips):
+        return Gathered(self.parts, self.which[clips], self.place[clips])
+
+    def __getitem__(self, clips):
+        which, place = self.which[clips], self.place[clips]
+        out = np.empty((len(which), *self.shape[1:]), self.dtype)
+        for number, part in enumerate(self.parts):
+            mine = which == number
+            if mine.any():
+                out[mine] = part[place[mine]]
+        return out
+
+
 @dataclass
 class Plan:
     """What there is to do, as rank 0 sees it: the rows of `found` that are -1 are to be encoded."""
@@ -205,9 +282,15 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     """Features of clips; every frame of a view is encoded once, in the life of a data set.
 
     float32 takes the place of float16 where the features would not fit into it.
-    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`).
+    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`), or several
+    as `streams` of one, each of which has its features under a key of its own.
     clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
     """
+    if isinstance(encoder, CrossFitted):
+        return encoder.encode(clips, folder, options, what)
+    if hasattr(encoder, "streams"):
+        clips = list(clips)
+        return Joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
     rows, index = unique_rows(clips)
     if not options.cache:
         return _in_memory(encoder, rows, index, folder, options, what)
@@ -240,7 +323,7 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
 def _plan(encoder, rows, folder, options, what, held):
     """(Plan, the FrameEncoder if it was needed to make one); `held` keeps the store for this run."""
     say_older(folder)
-    wanted = entries_of(folder, rows, options.seed)
+    wanted = entries_of(folder, rows, options.seed, encoder.transform.parts)
     for engine in options.engines:
         store, ready = Store(folder, store_key(encoder, engine, options)), None
         lock = held.enter_context(contextlib.ExitStack())

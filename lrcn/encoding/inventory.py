@@ -11,8 +11,9 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.clips.fields import flow_path
 from lrcn.clips.manifest import read_sampled
-from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.contents import contents
 from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, older_caches, remove, size_of
 
 
@@ -29,9 +30,13 @@ def stores(folder):
 
 
 def needed_videos(folder):
-    """The fingerprints of the sampled videos, a set of (uint64, uint64); the grey picture's among them."""
-    prints = fingerprints(folder, [video.path for video in read_sampled(folder)])
-    return {(0, 0), *map(tuple, prints.tolist())}
+    """The fingerprints of the sampled videos, with and without flow, a set of (uint64, uint64); the grey
+    picture's among them."""
+    videos, needed = read_sampled(folder), {(0, 0)}
+    moving = [video for video in videos if (folder / flow_path(video)).is_file()]
+    for shown, parts in ((videos, ("rgb",)), (moving, ("rgb", "flow"))):
+        needed |= set(map(tuple, contents(folder, shown, parts).tolist()))
+    return needed
 
 
 def sort_out(store, videos):

@@ -91,6 +91,22 @@ def _fold(backbone, conv, name):
     setattr(backbone.get_submodule(parent), child, nn.Sequential(*rest) if rest else nn.Identity())
 
 
+def widen(backbone, channels, name):
+    """Let a network take `channels` in the place of three: the first convolution's weights become their mean
+    over its three inputs, once for each channel (Wang et al. 2015, arXiv:1507.02159, section 3.1).
+
+    UserError: its first layer is no convolution over three channels.
+    """
+    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.in_channels != 3 or first.groups != 1:
+        raise UserError(f"--encoder {name}: its first layer is no convolution over three channels, from "
+                        f"which one over {channels} could be made; take --flow_length 1, or another encoder")
+    weight = first.weight.detach().mean(1, keepdim=True).repeat(1, channels, 1, 1)
+    first.weight, first.in_channels = nn.Parameter(weight), channels
+    if getattr(backbone, "transform_input", False):     # of GoogLeNet and Inception: three channels
+        backbone.transform_input = False
+
+
 def units(backbone):
     """The blocks of a network in order, each a list of module names: `last:K` trains the last K.
 
@@ -143,7 +159,7 @@ def recompute_activations(encoder):
 
 
 class FrozenPart(nn.Module):
-    """What lies before the first trained block: uint8 (N, [M,] 3, H, W) -> activations (N, [M,] ...)."""
+    """What lies before the first trained block: uint8 (N, [M,] C, H, W) -> activations (N, [M,] ...)."""
 
     def __init__(self, encoder, backbone, where):
         super().__init__()

@@ -103,8 +103,9 @@ def analyse(head, classes, clips, movies, T, seed=42):
     for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey)):
         influence[name] = by_column(frame_influence(head, whole, replacement, clips.labels), of_clips)
     inside, attention = {}, []
-    if head.lstm is not None:
+    if isinstance(head.lstm, torch.nn.LSTM):    # a GRU has other gates, and no cell
         inside = lstm_figures(head, clips, movies, cuts, of_cuts, T)
+    if head.lstm is not None:
         margins["run through"] = streamed_margin(head, clips, movies, cuts, T)
         if head.readout == "attention":
             with torch.inference_mode():

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import set_seed
 from lrcn.base.values import Number, Numbers, check
-from lrcn.training.feeds import plain_steps
+from lrcn.training.feeds import epoch_steps, plain_steps
 
 METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top3", "val_top5",
            "seconds")
@@ -230,6 +230,13 @@ class Learner:
             words = " ".join(str(error).split())[:100]
             raise UserError(f"{source}: learner: its optimiser's or random state is damaged ({words}); go on "
                             f"from another checkpoint") from None
+
+
+def make_learner(network, groups, recipe, clips, device, world=1):
+    """The Learner of a whole run over `clips` training clips, which decide how long its schedule is."""
+    steps = len(epoch_steps(clips, recipe.batch_size, recipe.views, recipe.seed, 1, world))
+    updates = -(-steps // recipe.accumulate)
+    return Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
 
 
 def check_optimizer(saved, own, name):

@@ -72,6 +72,14 @@ class Album:
         """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
         progress, best = run.progress, run.progress.best
         self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes))
+        if self.val:
+            self.validation(run)
+        if best:
+            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
+            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
+
+    def validation(self, run):
+        """Frames and clips of the validation with their labels, and the attention over one."""
         if run.val_logits is None:      # resumed when all was done
             run.validate()
         (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
@@ -83,9 +91,6 @@ class Album:
         if self.recipe.readout == "attention":
             self.picture("attention", grids.attention_picture, clips[0], attention(run, chosen[0]),
                          title=f"Attention over the frames of a clip of {true[0]}")
-        if best:
-            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
-            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
 
     def clip(self, video):
         """A clip as it was sampled: uint8 (T, H, W, 3)."""

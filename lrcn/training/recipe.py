@@ -11,9 +11,11 @@ from lrcn import checkpoints, runs
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
-from lrcn.checkpoints import PROJECTIONS, READOUTS
+from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
+from lrcn.clips.frames import AUGMENT, FITS
 from lrcn.clips.streams import MODALITIES
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
+from lrcn.video.flow import LONGEST
 
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
 BELOW_ONE = Number(float, low=0, below=1)
@@ -37,8 +39,8 @@ class Recipe:
     split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
                       "and test on the three in turn; random: the leaky protocol, by video instead of "
                       "group, for comparison only", names=("--split", "--split_number"))
-    split_size: float = flag("data", 0.2, SHARE, "share of every class's training videos held out for "
-                             "validation, whole groups")
+    split_size: float = flag("data", 0.2, BELOW_ONE, "share of every class's training videos held out for "
+                             "validation, whole groups; 0: none, and the last epoch counts as the best")
     test_size: float = flag("data", 0.2, SHARE, "share held out for testing, where no list says it")
     group_pattern: str = flag("data", None, Text(none=True), "what names a video's group in its file name "
                               "(default: gNN of UCF-101, else the file)", "REGEX")
@@ -47,6 +49,8 @@ class Recipe:
                                 "commas between (default: all)", "A,B,...", ("--classes",))
     number_of_classes: int = flag("data", None, POSITIVE_OR_NONE, "train on the first N classes (default: "
                                   "all)")
+    parts: str = flag("data", None, Text(none=True), "a table like a run's splits.csv that says which video "
+                      "is in which part (default: drawn)", "CSV")
     smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME",
@@ -56,18 +60,34 @@ class Recipe:
     img_dim: int = flag("network", None, Number(int, low=1, high=4096, none=True), "side of the encoder's "
                         "input in pixels (default: as its weights were trained)")
     modality: str = flag("network", "rgb", Choice(MODALITIES), "what the encoder sees: frames, their "
-                         "differences from the frame before, or both, which takes twice as long and tells "
-                         "motions apart")
+                         "differences from the frame before, optical flow (see --flow of "
+                         "preprocessing_data.py), or several, which takes as many times as long")
+    flow_length: int = flag("network", 1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 "
+                            "is a picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
+                            "two-stream networks, for an encoder that is trained")
+    resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all "
+                       "of it, squeezed")
+    streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
+                         "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
+                         "RUN,RUN,...")
+    cross_fit: str = flag("network", None, Text(none=True), "a table of fuse.py --folds: which run's encoder "
+                          "tells which training video", "CSV")
     num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
                                  names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction",
                             names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers")
+    rnn: str = flag("network", "lstm", Choice(RNNS), "what reads the frames one after another")
     projection: str = flag("network", "norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, "
-                           "linear layer and ReLU; the linear layer alone; or it and a batch norm")
-    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer with batch norm and "
-                                  "ReLU before the last one (default: no such layer)")
+                           "linear layer and ReLU; the linear layer alone; it and a batch norm; or nothing "
+                           "but dropout")
+    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer before the last one "
+                                  "(default: no such layer)")
+    classifier_activation: str = flag("network", "relu", Choice(ACTIVATIONS), "of that layer; relu has a "
+                                      "batch norm before it, selu none")
+    classifier_dropout: float = flag("network", None, Number(float, low=0, below=1, none=True), "share of "
+                                     "units dropped before the classifier (default: --dropout)")
     bidirectional: bool = flag("network", True, Switch(), "read the clip both ways")
     readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
                         "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"))
@@ -108,6 +128,9 @@ class Recipe:
                       "is tested; 0 is off")
     views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
                       "random crop, flip and window")
+    augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: "
+                        "crop (a random crop and flip), none (another moment alone), or crops of each side, "
+                        "flips, other colours and blur, on flow crops and flips alone")
     clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
                                 "places; as many as there are in a short one")
     amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
@@ -167,26 +190,48 @@ class Recipe:
         """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""
         settings = asdict(self)
         for name in PLACES:
-            if settings[name] and Path(settings[name]).expanduser().exists():
-                settings[name] = str(Path(settings[name]).expanduser().resolve())
+            if settings[name]:
+                settings[name] = _place(settings[name])
+        if self.streams:
+            settings["streams"] = [_place(run) for run in self.streams]
         return settings
+
+    def words(self):
+        """The command line of train.py that means this recipe."""
+        said = self.as_settings()
+        return [word for f in fields(self) if said[f.name] != f.default
+                for word in ((f.metadata["names"] or (f"--{f.name}",))[0], as_word(said[f.name]))]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
-        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir"}
-        aside |= {"hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
+        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir", "parts"}
+        aside |= {"rnn", "hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
+        aside |= set(OF_AN_ENCODER) if self.streams else set()
         return {f.name: getattr(self, f.name) for f in fields(self)
                 if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
+
+
+def as_word(value):
+    """A value of a Recipe as the command line says it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _place(path):
+    """A path as an absolute one, where there is something."""
+    path = Path(path).expanduser()
+    return str(path.resolve() if path.exists() else path)
 
 
 # With what older runs were made, where that is not the default of today.
 BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
-FIXED = ("encoder", "encoder_weights", "img_dim", "modality", "latent_dim", "hidden_size", "lstm_layers",
-         "projection", "classifier_hidden", "optimizer", "bidirectional", "readout", "loss_per_step",
-         "num_frames_video", "train_encoder", "dropout",
+OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
+FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
+         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer",
+         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
-PLACES = ("sampled_data_path", "ucf_list_dir", "groups", "init_from", "encoder_weights", "local_dir")
+PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "cross_fit", "groups", "init_from", "encoder_weights",
+          "local_dir")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
@@ -247,7 +292,7 @@ def parse(description, argv=None):
     elif asked.load_checkpoint:
         path = cli.file("checkpoint_path", asked.checkpoint_path or ".", "give the checkpoint to go on from")
     if path is None:
-        return asked, None
+        return check_stack(asked), None
     source = f"--checkpoint_path {path}"
     state = checkpoints.load_file(path, "checkpoint_path")
     if not isinstance(state.get("settings"), dict) or "learner" not in state:
@@ -260,4 +305,17 @@ def parse(description, argv=None):
         if wanted[name] != before[name]:
             raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                             f"{before[name]}; leave the flag out, or start a new run")
-    return recipe, path
+    return check_stack(recipe), path
+
+
+def check_stack(recipe):
+    """The recipe; UserError where its stack of flow fields is one that no encoder can make sense of."""
+    if recipe.flow_length > 1 and recipe.modality != "flow":
+        raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
+                        f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
+    if recipe.flow_length > 1 and recipe.frozen:
+        raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
+                        f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
+                        f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
+                        f"reads")
+    return recipe

@@ -110,7 +110,7 @@ class Run:
         recipe, progress = self.recipe, self.progress
         final = progress.epoch == recipe.epochs
         validation = None
-        if final or progress.epoch % recipe.val_check_interval == 0:
+        if self.val_feed.names and (final or progress.epoch % recipe.val_check_interval == 0):
             validation = self.rank.share(self.validate() if self.rank.first else None)
         row = progress.finish_epoch(self.learner, validation)
         names = []
@@ -118,6 +118,8 @@ class Run:
             self.shown = {"val_top1": f"{validation['top1']:.3f}"}
             self.learner.validated(validation["loss"])
             names += ["best"] if progress.is_best(validation) else []
+        elif final:     # no validation (--split_size 0): the last weights are those to take
+            names += ["best"]
         if final or progress.epoch % recipe.checkpoint_interval == 0:
             names += [f"epoch_{progress.epoch}", "last"]
         elif progress.epoch == last or self.rank.most(time.monotonic() - self.saved_at > 60):

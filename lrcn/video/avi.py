@@ -1,4 +1,4 @@
-"""The AVI container: where a file's key frames lie, and Motion JPEG files written frame by frame.
+"""The AVI container: Motion JPEG files written frame by frame, and read again by the number.
 
 reader.py and writer.py are the doors to videos; this file knows bytes only.
 """
@@ -9,44 +9,6 @@ from fractions import Fraction
 
 import cv2
 import numpy as np
-
-
-def read_index(path):
-    """(is it an AVI, key frames (K,) or None, number of frames or None), from the file's idx1 chunk.
-
-    A file that was cut off has no index: 0 frames are sure then. No key frames where a chunk is
-    empty (a dropped frame: the decoder yields fewer frames than there are chunks, and a seek would
-    be off by one).
-    """
-    nothing = False, None, None
-    try:
-        if not path.is_file():
-            return nothing
-        with open(path, "rb") as f:
-            head = f.read(12)
-            if head[:4] + head[8:] != b"RIFFAVI ":
-                return nothing
-            nothing = True, None, 0
-            size = os.fstat(f.fileno()).st_size
-            while True:
-                head = f.read(8)
-                if len(head) < 8:
-                    return nothing
-                name, length = struct.unpack("<4sI", head)
-                if name == b"idx1":
-                    break
-                f.seek(length + length % 2, os.SEEK_CUR)
-            if f.tell() + length > size:
-                return nothing
-            raw = f.read(length - length % 16)
-    except OSError:
-        return nothing
-    entries = np.frombuffer(raw, dtype=[("id", "S4"), ("flags", "<u4"), ("at", "<u4"), ("size", "<u4")])
-    video = entries[np.isin(entries["id"], (b"00dc", b"00db"))]
-    # Eight bytes or fewer are no picture but a place holder ("the last one once more").
-    if not len(video) or (video["size"] <= 8).any() or not video["flags"][0] & 0x10:
-        return True, None, None
-    return True, np.flatnonzero(video["flags"] & 0x10), len(video)
 
 
 class Writer:
@@ -107,6 +69,34 @@ class Writer:
 
 def _chunk(name, content):
     return struct.pack("<4sI", name, len(content)) + content
+
+
+def pictures(path, numbers):
+    """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written.
+
+    ValueError: there is no such frame, or the file is damaged.
+    """
+    found = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+             for jpeg in jpegs(path, numbers)]
+    if any(picture is None for picture in found):
+        raise ValueError("a frame cannot be decoded")
+    return found
+
+
+def jpegs(path, numbers):
+    """The bytes of the numbered frames of such a file, each a JPEG file of its own. ValueError as above."""
+    found = []
+    with open(path, "rb") as f:
+        start = Writer.HEAD - 4
+        movi, = struct.unpack("<I", f.read(Writer.HEAD)[-8:-4])
+        f.seek(start + movi + 8)
+        entries = np.frombuffer(f.read(16 * (max(numbers) + 1)), [("id", "S4"), ("rest", "<u4", 3)])
+        if len(entries) <= max(numbers):
+            raise ValueError("too few frames")
+        for _, offset, size in entries["rest"][list(numbers)].tolist():
+            f.seek(start + offset + 8)
+            found.append(f.read(size) or b"nothing")
+    return found
 
 
 def frames_in(path):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn.video.reader import Video, VideoError, frames_at
+from lrcn.video.framefolder import opened
+from lrcn.video.reader import VideoError, frames_at
 
 # Kept frames may be this many source frames off the beat before a video counts as one of
 # variable rate: files of constant rate drop a frame here and there.
@@ -125,11 +126,13 @@ def sample_by_time(times, fps, spacing, count, fraction):
 def read_clip(path, count, rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
 
+    path: a file, or a folder of numbered pictures, of which rate.FPS are a second.
+
     Returns (list of frames (H, W, 3), VideoInfo, indices (count,), spacing). info.frames is the count
     of frames in the file's index, or those that could be decoded where the file had to be read
     through: its count was wrong, it is shorter than the clip, or its rate varies.
     """
-    with Video(path) as video:
+    with opened(path, rate.FPS) as video:
         info = video.info
         spacing = rate.spacing(info.fps)
         away = offsets(spacing, count)
@@ -138,13 +141,13 @@ def read_clip(path, count, rate, fraction):
             frames = _at_constant_rate(video, indices)
             if frames:
                 return frames, info, indices, spacing
-    with Video(path) as video:
+    with opened(path, rate.FPS) as video:
         times = video.times()
     if not len(times):
         raise VideoError("not one frame of it can be decoded")
     info.frames = len(times)
     indices, spacing = sample_by_time(times, info.fps, spacing, count, fraction)
-    with Video(path) as video:
+    with opened(path, rate.FPS) as video:
         return frames_at(video, [int(i) for i in indices]), info, indices, spacing
 
 

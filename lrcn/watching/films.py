@@ -44,13 +44,13 @@ class Labelling:
         self.painter, self.total, self.bar, self.stop = painter, max(1, total), bar, stop
         self.next = next(self.frames, None)
 
-    def until(self, seconds, shares):
-        """Draw the frames before `seconds` with these probabilities."""
+    def until(self, seconds, shares, beside):
+        """Draw the frames before `seconds` with these probabilities, and those of the streams of a fusion."""
         painter, color = self.painter, self.painter.color(shares)
         while self.next and self.next[0] < seconds and not self.stop.signal:
             progress = painter.frames / self.total
             labels.paint_timeline(painter.strip, progress, progress + 1 / self.total, color)
-            painter.draw(self.next[1], shares, progress, seconds=self.next[0])
+            painter.draw(self.next[1], shares, progress, seconds=self.next[0], beside=beside)
             self.next = next(self.frames, None)
             self.bar.update()
 
@@ -97,18 +97,20 @@ def _draw(path, slider, history, rate, choices, stop, table, painter, bar, info)
         for known in steps:
             table.catch_up(history, known)
             for f in range(drawn, known if film else 0):
-                film.until(history.times[f] + half, history.at(f))
+                film.until(history.times[f] + half, history.at(f), history.beside(f, slider.names))
             drawn = known
             if not film:
+                history.seen.clear()
                 bar.update(round(history.times[known - 1] * info.fps) - bar.n)
             if stop.signal:
                 break
         if not known:
             raise KeyboardInterrupt("nothing was done yet")
         for f in range(known, known + slider.length - 1) if film else ():
-            film.until(history.times[f] + half, history.at(f))
+            film.until(history.times[f] + half, history.at(f), history.beside(f, slider.names))
         if film and not stop.signal:
-            film.until(math.inf, history.at(known + slider.length - 2))
+            last = known + slider.length - 2
+            film.until(math.inf, history.at(last), history.beside(last, slider.names))
         if not film and not stop.signal:
             bar.update((info.frames or bar.n) - bar.n)
     return known

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from lrcn.video.flow import fields_of
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Beat
 
@@ -30,6 +31,8 @@ class Frame:
     seconds: float      # since the first frame
     taken: float        # time.monotonic() when it was read
     image: np.ndarray   # uint8 (H, W, 3) RGB
+    before: np.ndarray | None = None            # the image before it
+    behind: list = field(default_factory=list)  # of a sampled frame: those that its flow needs
 
 
 class _Thread:
@@ -82,11 +85,12 @@ class Source(_Thread):
     """Reads a camera's number or a stream's address. VideoError when there is none.
 
     The time of a frame is the clock's. A file at an address (or HLS, which comes in bursts) is
-    played at its own speed.
+    played at its own speed. behind: how many frames are to come before a sampled one is due.
     """
 
-    def __init__(self, source, rate):
+    def __init__(self, source, rate, behind=0):
         super().__init__()
+        self.behind, self.open = behind, []     # sampled frames that still wait for some
         self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
@@ -99,7 +103,7 @@ class Source(_Thread):
         self.sampled = 0
 
     def loop(self):
-        index, begin, first = 0, None, 0.0
+        index, begin, first, before = 0, None, 0.0, None
         try:
             while not self.ended and self.capture.grab():
                 stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -111,16 +115,26 @@ class Source(_Thread):
                     seconds = stamp - first
                 ok, image = self.capture.retrieve()
                 if ok:
-                    frame = Frame(index, seconds, time.monotonic(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-                    with self.changed:
-                        self.newest = frame
-                        if self.beat.keep(seconds):
-                            self.due = frame
-                            self.sampled += 1
-                        self.changed.notify_all()
-                    index += 1
+                    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                    self.take(Frame(index, seconds, time.monotonic(), image, before))
+                    index, before = index + 1, image if self.behind else None
         finally:
+            with self.changed:
+                self.due = self.open[-1] if self.open else self.due
             self.capture.release()
+
+    def take(self, frame):
+        """The newest frame; a sampled one is due when those behind it have come."""
+        with self.changed:
+            self.newest = frame
+            for sampled in self.open:
+                sampled.behind.append(frame.image)
+            if self.beat.keep(frame.seconds):
+                self.open.append(frame)
+                self.sampled += 1
+            while self.open and len(self.open[0].behind) == self.behind:
+                self.due = self.open.pop(0)
+            self.changed.notify_all()
 
     def newer_than(self, index, timeout=0.1):
         """The newest frame after number `index`, or None when none came within the time."""
@@ -157,9 +171,10 @@ class Classifier(_Thread):
             frame = self.source.next_due()
             if frame is None:
                 return
-            probabilities = self.slider.push([self.slider.crop(frame.image)])
+            flow = self.slider.flow and fields_of(frame.before, frame.image, frame.behind, self.slider.flow)
+            answers = self.slider.answers([self.slider.crop(frame.image, flow)])
             self.history.times.append(frame.seconds)
-            self.known = self.history.add(probabilities)
+            self.known = self.history.add(answers)
             self.delay = time.monotonic() - frame.taken
             self.delays += self.delay
 

@@ -53,7 +53,7 @@ class Painter:
         self.sound = sound
         self.colors = labels.class_colors(classes)
         self.strip = labels.empty_timeline()
-        self.writer, self.frames = None, 0
+        self.writer, self.frames, self.size = None, 0, None
         self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
 
     def color(self, shares):
@@ -67,17 +67,25 @@ class Painter:
         return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best],
                                            self.colors[best], self.strip, progress, unsure)
 
-    def draw(self, frame, shares, progress, times=1, seconds=None):
-        """Label a frame and write it `times` times, or once at its time; returns the picture."""
+    def draw(self, frame, shares, progress, times=1, seconds=None, beside=()):
+        """Label a frame and write it `times` times, or once at its time; returns the picture.
+
+        beside: [(name, probabilities, picture or None)] of the streams of a fusion, whose bars stand below.
+        """
         # H.264 counts pixels in pairs: an odd side gets its last row or column twice.
         high, wide = frame.shape[:2]
         if high % 2 or wide % 2:
             frame = np.pad(frame, ((0, high % 2), (0, wide % 2), (0, 0)), "edge")
-        if self.args.video and self.writer is None:
-            self.writer = Writer(self.film.film, self.fps, *frame.shape[1::-1], self.sound)
-        if self.writer and frame.shape[1::-1] != self.writer.size:
-            frame = labels.fit_frame(frame, *self.writer.size)
+        self.size = self.size or frame.shape[1::-1]
+        if frame.shape[1::-1] != self.size:
+            frame = labels.fit_frame(frame, *self.size)
         picture = self.overlay(frame, shares, progress)
+        if beside:
+            panels = [*beside, ("fusion", shares, None)]
+            below = labels.stream_panels(frame, panels, self.classes, self.colors)
+            picture = np.concatenate([picture, below])
+        if self.args.video and self.writer is None:
+            self.writer = Writer(self.film.film, self.fps, *picture.shape[1::-1], self.sound)
         for _ in range(times):
             if self.writer:
                 self.writer.write(picture, seconds)

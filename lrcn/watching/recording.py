@@ -23,7 +23,7 @@ def label_live(address, name, folder, slider, classes, rate, choices, stop):
     """
     shown = re.sub(r"//[^/@]*@", "//", address)     # a password is nobody's business
     try:
-        source = live.Source(address, rate)
+        source = live.Source(address, rate, slider.flow.length if slider.flow else 0)
     except VideoError as error:
         raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
                         f"it?") from None
@@ -69,10 +69,10 @@ def show_live(source, classifier, table, painter, window, bar, stop):
         frame = newer
         known = classifier.known
         table.catch_up(classifier.history, known)
-        shares = classifier.history.windows[known - 1] if known else np.zeros(0, np.float32)
+        shares, beside = latest(classifier, known)
         columns = roll(painter, columns, frame.seconds, shares)
         times = max(0, round(frame.seconds * source.fps) + 1 - painter.frames)
-        picture = painter.draw(frame.image, shares, 1, times)
+        picture = painter.draw(frame.image, shares, 1, times, beside=beside)
         if window:
             window.show(picture)
         bar.set_postfix_str(f"delay {classifier.delay:.2f} s, {classifier.skipped} of {source.sampled} "
@@ -80,6 +80,16 @@ def show_live(source, classifier, table, painter, window, bar, stop):
         bar.update()
         count += 1
     return frame, count
+
+
+def latest(classifier, known):
+    """(probabilities, those of the streams of a fusion) of the newest window; of none before there is one."""
+    history, names = classifier.history, classifier.slider.names
+    if not known:
+        none = np.zeros(0, np.float32)
+        return none, [(name, none, None) for name in names]
+    return history.windows[known - 1], [(name, said, None) for name, said in
+                                        zip(names, history.alone[known - 1], strict=True)]
 
 
 def roll(painter, before, seconds, shares):

@@ -16,64 +16,123 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lrcn.clips.frames import plain_box, to_input
+from lrcn.clips.frames import plain_box, to_flow_input, to_input
 from lrcn.clips.streams import as_modality, change_at, differences
+from lrcn.drawing.labels import flow_colors
 from lrcn.encoding.engines import BLOCK, fastest
 from lrcn.encoding.predictions import softmax
+from lrcn.video.flow import ZERO, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
-from lrcn.video.sampling import read_clip, sample_video
+from lrcn.video.sampling import read_clip
 
 
-class Slider:
-    """The model on a stream of frames: each is encoded once, however many windows share it.
+class Stream:
+    """One encoder on frames as they come: each is encoded once, however many windows share it.
 
-    `encoded` counts the frames that went through the encoder.
+    encoder: an engines.FrameEncoder. `encoded` counts the frames that went through it.
     """
 
-    def __init__(self, trained, device, backend="torch", precision="auto"):
-        self.length = trained.settings["num_frames_video"]
-        self.transform, self.device = trained.model.encoder.transform, device
-        self.encoder = fastest(trained.model.encoder, device, backend, precision)
-        self.head = trained.model.head.eval()
-        self.block = max(BLOCK[device.type], self.length)
-        self.restart()
-        self.push([np.zeros((self.transform.crop, self.transform.crop, 3), np.uint8)] * 2)      # warm up
+    def __init__(self, encoder, length):
+        self.encoder, self.transform, self.length = encoder, encoder.transform, length
         self.restart()
 
     def restart(self):
         """Forget the frames so far: the next ones are of another video."""
         self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
 
-    def crop(self, frame):
-        """uint8 (H, W, 3) -> (S, S, 3), the encoder's size."""
-        return to_input([frame], plain_box(*frame.shape[:2], self.transform), self.transform)[0]
+    def crop(self, frame, flow=None):
+        """{"rgb", "flow": uint8 (S, S, C)}, as far as the encoder sees them, of a frame uint8 (H, W, 3) and
+        its fields uint8 (H, W, 2L)."""
+        box, parts = plain_box(*frame.shape[:2], self.transform), self.transform.parts
+        seen = {}
+        if parts != ["flow"]:
+            seen["rgb"] = to_input([frame], box, self.transform)[0]
+        if "flow" in parts:
+            seen["flow"] = to_flow_input(flow[None], box, self.transform)[0]
+        return seen
 
     def inputs(self, crops):
-        """Crops uint8 (n, S, S, 3) as the encoder takes them, see frames.clip_frames: (n, [2,] S, S, 3)."""
-        if self.transform.modality == "rgb":
-            return crops
-        known = crops if self.last is None else np.concatenate([self.last, crops])
-        pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(crops):])
-        self.last = crops[-1:]
-        return as_modality(crops, differences(known[pairs[:, 1]], known[pairs[:, 0]]), self.transform)
+        """n successive frames as the encoder takes them, like frames.clip_frames: (n, [M,] S, S, C)."""
+        seen = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
+        if "rgbdiff" in self.transform.parts:
+            frames = seen["rgb"]
+            known = frames if self.last is None else np.concatenate([self.last, frames])
+            pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(frames):])
+            self.last = frames[-1:]
+            seen["rgbdiff"] = differences(known[pairs[:, 1]], known[pairs[:, 0]])
+        return as_modality(seen, self.transform)
 
-    @torch.inference_mode()
     def push(self, crops):
-        """Encode frames (S, S, 3); probabilities float32 (n, C) of the windows that end in them."""
+        """Encode frames (see `crop`); features (n, T, D) of the windows that end in them, or None."""
         crops = [*self.waiting, *crops]
-        if self.last is None and len(crops) == 1 and self.transform.modality != "rgb" and self.length > 1:
+        if "rgbdiff" in self.transform.parts and self.last is None and len(crops) == 1 and self.length > 1:
             self.waiting = crops    # its difference is that of the second, which has not come yet
-            return np.empty((0, self.head.spec["classes"]), np.float32)
+            return None
         self.waiting = []
-        values = self.encoder(torch.from_numpy(self.inputs(np.stack(crops)))).float()
+        values = self.encoder(torch.from_numpy(self.inputs(crops))).float()
         self.encoded += len(values)
         if self.tail is not None:
             values = torch.cat([self.tail, values])
         self.tail = values[max(0, len(values) - self.length + 1):]
-        if len(values) < self.length:
-            return np.empty((0, self.head.spec["classes"]), np.float32)
-        windows = values.unfold(0, self.length, 1).transpose(1, 2)
-        logits = [self.head(part.contiguous()) for part in windows.split(256)]
+        return values.unfold(0, self.length, 1).transpose(1, 2) if len(values) >= self.length else None
+
+
+class Slider:
+    """The model on frames as they come. streams: the Stream of each of its encoders, one of a single run;
+    flow: the flow.Flow that they see, or None.
+
+    names: of the streams of a fusion, whose own answers stand beside the model's; else none.
+    """
+
+    def __init__(self, trained, device, backend="torch", precision="auto"):
+        self.length = trained.settings["num_frames_video"]
+        encoder = trained.model.encoder
+        self.streams = [Stream(fastest(one, device, backend, precision), self.length)
+                        for one in getattr(encoder, "streams", [encoder])]
+        self.names = getattr(encoder, "names", [])
+        self.alone = encoder.answers if self.names else lambda features: []
+        self.flow, self.head = trained.flow and trained.flow.require(), trained.model.head.eval()
+        self.block = max(BLOCK[device.type], self.length)
+        self.push([self.crop(*self.blank())] * 2)      # warm up
+        self.restart()
+
+    @property
+    def encoded(self):
+        """Frames that were encoded since the last start, by each stream."""
+        return max(stream.encoded for stream in self.streams)
+
+    def blank(self):
+        """A frame on which nothing is, and its fields."""
+        side = max(stream.transform.crop for stream in self.streams)
+        fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
+        return np.zeros((side, side, 3), np.uint8), fields
+
+    def restart(self):
+        """Forget the frames so far: the next ones are of another video."""
+        for stream in self.streams:
+            stream.restart()
+
+    def crop(self, frame, flow=None):
+        """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
+        return [stream.crop(frame, flow) for stream in self.streams]
+
+    def shown(self, crop):
+        """What there is to see of a frame beside itself, of each stream of a fusion: the colours of its flow,
+        uint8 (S, S, 3), or None."""
+        return [flow_colors(seen["flow"]) if "flow" in seen else None for seen in crop] if self.names else []
+
+    def push(self, crops):
+        """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
+        return self.answers(crops)[:, 0]
+
+    @torch.inference_mode()
+    def answers(self, crops):
+        """As push, and what each stream says alone: float32 (n, 1 + names, C)."""
+        windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
+        if windows[0] is None:
+            return np.empty((0, 1 + len(self.names), self.head.spec["classes"]), np.float32)
+        parts = torch.cat(windows, 2).split(256)
+        logits = [torch.stack([self.head(part.contiguous()), *self.alone(part)], 1) for part in parts]
         return softmax(torch.cat(logits).float()).cpu().numpy()
 
 
@@ -84,9 +143,14 @@ class History:
     times: list = field(default_factory=list)       # seconds of every sampled frame
     windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
     end: float = 0.0                                # seconds at which the video ends
+    alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
+    seen: dict = field(default_factory=dict)        # {frame: Slider.shown}, until it is drawn
 
-    def add(self, probabilities):
-        self.windows += list(probabilities.astype(np.float16))
+    def add(self, answers):
+        """Take up Slider.answers (n, 1 + S, C), or (n, C); how many windows there are."""
+        answers = answers.reshape(len(answers), -1, answers.shape[-1]).astype(np.float16)
+        self.windows += list(answers[:, 0])
+        self.alone += list(answers[:, 1:])
         return len(self.windows)
 
     def cut(self, known):
@@ -101,8 +165,19 @@ class History:
 
     def at(self, frame):
         """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
-        inside = self.windows[max(0, frame - self.length + 1):frame + 1]
-        return np.mean(inside, 0, dtype=np.float32)
+        return np.mean(self._around(self.windows, frame), 0, dtype=np.float32)
+
+    def beside(self, frame, names):
+        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame not
+        before those that were asked for."""
+        if not names:
+            return []
+        self.seen.pop(frame - 1, None)
+        said = np.mean(self._around(self.alone, frame), 0, dtype=np.float32)
+        return list(zip(names, said, self.seen.get(frame, [None] * len(names)), strict=True))
+
+    def _around(self, windows, frame):
+        return windows[max(0, frame - self.length + 1):frame + 1]
 
     def smoothed(self):
         """at() of every sampled frame that a window contains, float32 (frames, C)."""
@@ -125,11 +200,12 @@ def analyse(path, slider, history, rate):
     slider.restart()
     with Video(path) as source:
         crops = []
-        for _, seconds, frame in sample_video(source, rate):
+        for _, seconds, frame, fields in sample_with_flow(source, rate, slider.flow):
             history.times.append(seconds)
-            crops.append(slider.crop(frame))
+            crops.append(slider.crop(frame, fields))
+            history.seen[len(history.times) - 1] = slider.shown(crops[-1])
             if len(crops) == slider.block:  # a block is at least a window long
-                yield history.add(slider.push(crops))
+                yield history.add(slider.answers(crops))
                 crops = []
         if not history.times:
             raise VideoError("not one frame of it can be decoded")
@@ -137,6 +213,7 @@ def analyse(path, slider, history, rate):
     if len(history.times) < slider.length:
         frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
         history.times[:] = (indices / info.fps).tolist()
-        crops = [slider.crop(frame) for frame in frames]
+        fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)
+        crops = [slider.crop(*seen) for seen in zip(frames, fields, strict=True)]
     if crops:
-        yield history.add(slider.push(crops))
+        yield history.add(slider.answers(crops))

@@ -2,15 +2,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.clips.frames import Clip, Transform, clip_frames, crop_box, training_clip, windows
+from lrcn.clips.frames import AUGMENT, LEFT, Clip, Transform, clip_frames, crop_box, training_clip, windows
 from lrcn.clips.manifest import SampledVideo
 from lrcn.video.writer import write_clip
 
 # ---------------------------------------------------------------- windows
 
+SMALL = Transform(32, 28, (0.5,) * 3, (0.2,) * 3)
 VIDEOS = st.builds(SampledVideo, st.text("abc", min_size=1, max_size=4), st.sampled_from("AB"), st.just("g"),
                    st.integers(1, 60))
 
@@ -95,3 +97,38 @@ def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
         seen.append(frames[0])
     assert np.array_equal(seen[0], seen[1][:, ::-1]), "view -1 is the plain one in the mirror"
     assert all(np.abs(a.astype(int) - b).mean() > 5 for i, a in enumerate(seen) for b in seen[:i])
+
+
+# ---------------------------------------------------------------- augmentation, and the whole frame
+
+@pytest.mark.parametrize("strength", ["light", "medium", "heavy"])
+def test_an_augmented_view_crops_its_sides_as_much_as_it_says(strength):
+    transform = replace(SMALL, fit="squeeze", augment=strength)
+    boxes = np.array([crop_box(240, 320, transform, Clip(SampledVideo(f"v{i}", "A", "g", 9), (0,), 1), 3)
+                      for i in range(400)])
+    x, y, w, h, flipped = boxes.T
+    assert (x >= 0).all() and (x + w <= 320).all() and (y >= 0).all() and (y + h <= 240).all()
+    assert (w >= LEFT * 320 - 1).all() and 0.4 < flipped.mean() < 0.6
+    most = AUGMENT[strength].most
+    assert x.max() <= most * 320 and x.max() > 0.8 * min(most, 1 - LEFT) * 320
+    assert ((w == 320) & (h == 240)).mean() == pytest.approx(1 - AUGMENT[strength].share, abs=0.1)
+
+
+def test_an_augmented_clip_has_one_change_of_colours_and_the_same_one_again(tmp_path):
+    (tmp_path / "A").mkdir()
+    frame = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    write_clip(tmp_path / "A" / "v.avi", [frame] * 3, 2.5)
+    clip = Clip(SampledVideo("v", "A", "g", 3), (0, 1, 2), 1)
+    seen = {how: clip_frames(tmp_path, clip, replace(SMALL, augment=how), 5) for how in AUGMENT}
+    for how, frames in seen.items():
+        assert (frames == frames[:1]).all() and frames.dtype == np.uint8
+        assert np.array_equal(frames, clip_frames(tmp_path, clip, replace(SMALL, augment=how), 5))
+        plain = clip_frames(tmp_path, replace(clip, view=0), replace(SMALL, augment=how), 5)
+        assert np.array_equal(plain, clip_frames(tmp_path, replace(clip, view=0), SMALL, 5))
+        assert np.array_equal(frames, plain) == (how == "none")
+
+
+def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was(tmp_path):
+    assert crop_box(240, 320, replace(SMALL, fit="squeeze"), Clip(None, (0,)), 0) == (0, 0, 320, 240, False)
+    assert set(SMALL.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
+    assert replace(SMALL, fit="squeeze").spec()["fit"] == "squeeze"

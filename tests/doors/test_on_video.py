@@ -347,12 +347,12 @@ class Slow:
     """A slider that takes as long as ten frames of the source."""
 
     def __init__(self, length=3):
-        self.seen, self.length = [], length
+        self.seen, self.length, self.flow = [], length, None
 
     def restart(self):
         pass
 
-    def crop(self, frame):
+    def crop(self, frame, flow):
         return frame
 
     def push(self, crops):
@@ -409,15 +409,16 @@ def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(model, t
     trained = utils.load_trained(model)
     slider = Slider(trained, torch.device("cpu"))
     passed = []
-    encoder = slider.encoder
-    slider.encoder = lambda frames: (passed.append(len(frames)), encoder(frames))[1]
+    stream = slider.streams[0]
+    encoder = stream.encoder
+    stream.encoder = lambda frames: (passed.append(len(frames)), encoder(frames))[1]
     source = film(tmp_path / "film.avi", 12, 25, width=80, height=60)
     history = History(slider.length)
     for known in analyse(source, slider, history, Rate()):
         assert known == len(history.windows)
     assert sum(passed) == len(history.times) == slider.encoded == 30 and known == 26
     frames = read_frames(source, range(0, 300, 10))
-    crops = torch.from_numpy(np.stack([slider.crop(f) for f in frames])).permute(0, 3, 1, 2)
+    crops = torch.from_numpy(np.stack([stream.crop(f)["rgb"] for f in frames])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         logits = trained.model(crops.unfold(0, 5, 1).movedim(-1, 1))
     assert np.stack(history.windows) == pytest.approx(logits.softmax(1).numpy(), abs=2e-3)

@@ -1,33 +1,35 @@
 """A stream that comes one frame at a time is seen as training sees the same frames in a clip."""
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from lrcn.clips.streams import as_modality, change_at, differences
-from lrcn.watching.sliding import Slider
+from lrcn.clips.frames import Transform, plain_box, to_flow_input
+from lrcn.clips.streams import MODALITIES, as_modality, change_at, differences
+from lrcn.watching.sliding import Stream
+
+PLAIN = Transform(8, 8, (0.5,) * 3, (0.2,) * 3)
 
 
-@pytest.mark.parametrize("modality", ["rgb", "rgbdiff", "rgb+rgbdiff"])
-def test_frames_pushed_one_by_one_are_encoded_as_those_of_a_clip(modality):
-    transform = SimpleNamespace(crop=8, modality=modality)
+@pytest.mark.parametrize("transform", [*(replace(PLAIN, modality=m) for m in MODALITIES),
+                                       replace(PLAIN, modality="flow", flow_length=3)],
+                         ids=lambda t: f"{t.modality}, {t.flow_length}")
+def test_frames_pushed_one_by_one_are_encoded_as_those_of_a_clip(transform):
     seen = []
-    slider = Slider.__new__(Slider)
-    slider.length, slider.transform = 5, transform
-    slider.head = lambda windows: windows.mean(1)
-    slider.head.spec = {"classes": 3}
 
     def encoder(inputs):
         seen.append(inputs.numpy())
         return torch.zeros(len(inputs), 3)
-    slider.encoder = encoder
-    slider.restart()
-    crops = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), np.uint8)
-    for crop in crops:
-        shares = slider.push([crop])
-    assert len(shares) == 1 and slider.encoded == 5
+    encoder.transform = transform
+    stream, random = Stream(encoder, 5), np.random.default_rng(0)
+    frames = random.integers(0, 255, (5, 8, 8, 3), np.uint8)
+    fields = random.integers(0, 255, (5, 8, 8, 2 * transform.flow_length), np.uint8)
+    for frame, flow in zip(frames, fields, strict=True):
+        windows = stream.push([stream.crop(frame, flow)])
+    assert windows.shape == (1, 5, 3) and stream.encoded == 5
     pairs = np.array([change_at(i, 5) for i in range(5)])
-    whole = crops if modality == "rgb" else as_modality(
-        crops, differences(crops[pairs[:, 1]], crops[pairs[:, 0]]), transform)
-    np.testing.assert_allclose(np.concatenate(seen).astype(float), whole.astype(float), atol=1e-4)
+    whole = as_modality({"rgb": frames, "rgbdiff": differences(frames[pairs[:, 1]], frames[pairs[:, 0]]),
+                         "flow": to_flow_input(fields, plain_box(8, 8, transform), transform)}, transform)
+    assert whole.shape == (5, *transform.shape)
+    np.testing.assert_array_equal(np.concatenate(seen), whole)

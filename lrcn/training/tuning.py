@@ -1,0 +1,284 @@
+"""Which settings are compared, and what their folds say, as rows of a table.
+
+    space = [dimension("lr=1e-4,5e-4"), dimension("readout=final,mean")]
+    settings = grid(base, space)                    # or one_by_one(base, space)
+    search(base, [dimension("lr=1e-5..1e-3")], 50, validation)      # Optuna asks for the next one
+    rows = table(settings, validation)
+"""
+import argparse
+import difflib
+import itertools
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from lrcn import scores
+from lrcn.base.cli import UserError
+from lrcn.base.values import Choice, Number, Switch, number_or_all
+from lrcn.training.recipe import Recipe
+
+KNOWN, DEFAULTS = ({f.name: getattr(f, part) for f in fields(Recipe)} for part in ("metadata", "default"))
+# What may differ between settings: they share their clips, folds, seeds and machine.
+KINDS = {name: m["kind"] for name, m in KNOWN.items()
+         if m["group"] in ("network", "training") and name not in ("seed", "stop_after", "recompute")}
+KINDS |= {"test_windows": number_or_all, "flip": Switch()}
+ALIASES = {word.lstrip("-"): name for name, m in KNOWN.items() for word in m["names"]}
+LOGARITHMIC = 10    # a range of positive numbers from one to this many times it is searched by its logarithm
+
+
+# ---------------------------------------------------------------- what --set says
+
+@dataclass(frozen=True)
+class Values:
+    """Some values of a flag."""
+    name: str
+    values: tuple
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from low to high."""
+    name: str
+    low: float
+    high: float
+    whole: bool
+
+    @property
+    def log(self):
+        return self.low > 0 and self.high >= LOGARITHMIC * self.low
+
+    def round(self, value):
+        """The number with three digits, so that it can be typed, and still within the range."""
+        return value if self.whole else min(max(float(f"{value:.3g}"), self.low), self.high)
+
+
+def dimension(text):
+    """Values or Range of `lr=1e-4,5e-4` or `lr=1e-5..1e-3`; UserError names what is wrong."""
+    name, _, words = text.partition("=")
+    name = flag_name(name, text)
+    if not words:
+        raise UserError(f"--set {text}: give values, as in {name}=A,B, or a range, as in {name}=LOW..HIGH")
+    low, dots, high = words.partition("..")
+    if dots:
+        kind = KINDS[name]
+        if not isinstance(kind, Number):
+            raise UserError(f"--set {text}: {name} is no number and has no range; give values with commas")
+        low, high = value_of(name, low), value_of(name, high)
+        if None in (low, high) or low >= high:
+            raise UserError(f"--set {text}: a range goes from a smaller number to a larger one")
+        return Range(name, low, high, kind.kind is int)
+    values = tuple(value_of(name, word) for word in words.split(","))
+    if len(set(map(repr, values))) < len(values):
+        raise UserError(f"--set {text}: one value stands there twice")
+    return Values(name, values)
+
+
+def flag_name(word, text):
+    """The field of Recipe (or flag of testing) that a word names; UserError says which is near."""
+    word = word.strip().lstrip("-").replace("-", "_")
+    name = ALIASES.get(word, word)
+    if name in KINDS:
+        return name
+    if name in KNOWN:
+        hint = "--seeds N" if name == "seed" else f"--{name} itself, where there is such a flag"
+        raise UserError(f"--set {text}: all settings share clips, folds, seeds and machine; give {hint}")
+    near = difflib.get_close_matches(name, [*KINDS, *ALIASES], n=1)
+    raise UserError(f"--set {text}: train.py has no flag {word}" +
+                    (f"; did you mean {near[0]}?" if near else "; its --help lists them"))
+
+
+def value_of(name, word):
+    """The value that a word says, as its flag takes it."""
+    kind, word = KINDS[name], word.strip()
+    try:
+        return kind(word.lower() if isinstance(kind, Choice) else word)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        said = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected {kind}, not {word}"
+        raise UserError(f"--set {name}={word}: {said}") from None
+
+
+# ---------------------------------------------------------------- settings
+
+def check_space(space, trials):
+    """UserError where a flag is named twice, or a range stands where no search is."""
+    names = [d.name for d in space]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"--set {twice[0]}: given twice; put all its values into one, with commas")
+    ranges = [d.name for d in space if isinstance(d, Range)]
+    if ranges and not trials:
+        raise UserError(f"--set {ranges[0]}: a range is searched with --trials N; or give values with commas")
+    if trials and not space:
+        raise UserError(f"--trials {trials}: there is nothing to search; give --set NAME=LOW..HIGH")
+
+
+def grid(base, space):
+    """Every combination of the values, the first flag's changing slowest."""
+    return [base.with_(dict(zip([d.name for d in space], values, strict=True)))
+            for values in itertools.product(*(d.values for d in space))]
+
+
+def one_by_one(base, space):
+    """All first values, and then every other value with the first ones of the other flags."""
+    first = {d.name: d.values[0] for d in space}
+    return [base.with_(first), *(base.with_({**first, d.name: value})
+                                 for d in space for value in d.values[1:])]
+
+
+def words(setting, first):
+    """What a setting is called: in the first row all that was chosen, then what is other than there."""
+    before = dict(first.chosen)
+    told = {k: v for k, v in setting.chosen if setting is first or before.get(k, ...) != v}
+    return ", ".join(f"{name} {value}" for name, value in told.items()) or "as given"
+
+
+def flags_of(recipe):
+    """The words of train.py's command line that ask for a recipe."""
+    asked = {name: getattr(recipe, name) for name, default in DEFAULTS.items()
+             if getattr(recipe, name) != default}
+    return [f"{(KNOWN[name]['names'] or [f'--{name}'])[0]}="
+            f"{','.join(value) if isinstance(value, list) else value}" for name, value in asked.items()]
+
+
+# ---------------------------------------------------------------- Optuna
+
+def search(base, space, trials, validation, train):
+    """[Setting]: the one as given, and what Optuna's tree of Parzen estimators asked for in `trials` turns.
+
+    train(settings) does the trainings. Nothing but the journal is kept: with the same seed the same answers
+    lead to the same questions, so that a search that was killed goes on where it was.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(f"--trials {trials}: this needs the package optuna: pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize",
+                                sampler=optuna.samplers.TPESampler(seed=base.recipe.seed))
+    asked = {d.name: _distribution(optuna, d) for d in space}
+    first = base.with_({d.name: _given(base, d.name) for d in space})
+    settings = [first]
+    train(settings)
+    accuracy = _accuracy(validation, first)
+    if accuracy is not None and all(_inside(d, dict(first.chosen)[d.name]) for d in space):
+        study.add_trial(optuna.trial.create_trial(params=dict(first.chosen), distributions=asked,
+                                                  value=accuracy))
+    for _ in range(trials):
+        trial = study.ask(asked)
+        setting = base.with_({d.name: d.round(trial.params[d.name]) if isinstance(d, Range) else
+                              trial.params[d.name] for d in space})
+        train([setting])
+        accuracy = _accuracy(validation, setting)
+        study.tell(trial, accuracy, state=None if accuracy is not None else optuna.trial.TrialState.FAIL)
+        if setting not in settings:
+            settings.append(setting)
+    return settings
+
+
+def _distribution(optuna, d):
+    kinds = optuna.distributions
+    if isinstance(d, Values):
+        return kinds.CategoricalDistribution(d.values)
+    return (kinds.IntDistribution if d.whole else kinds.FloatDistribution)(d.low, d.high, log=d.log)
+
+
+def _given(base, name):
+    return getattr(base.recipe, name, None) if name in KNOWN else getattr(base, name)
+
+
+def _inside(d, value):
+    if isinstance(d, Values):
+        return value in d.values
+    return value is not None and d.low <= value <= d.high
+
+
+def _accuracy(validation, setting):
+    right = validation.right(setting)
+    return None if right is None else float(right.mean())
+
+
+# ---------------------------------------------------------------- table
+
+COLUMNS = ("setting", "top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first",
+           "minus_first_low", "minus_first_high", "mcnemar_p", "fault")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting's figures over all held-out clips and seeds; folds: its mean accuracy in each.
+
+    minus_first, minus_ends: the paired difference against the first row; None where there is none.
+    fault: why there are no figures.
+    """
+    setting: object
+    name: str
+    top1: float = None
+    ends: tuple = (None, None)
+    folds: tuple = ()
+    sd_of_seeds: float = None
+    loss: float = None
+    minus_first: float = None
+    minus_ends: tuple = (None, None)
+    p: float = None
+    fault: str = None
+
+    def cells(self):
+        """In the order of COLUMNS, the folds' at the end."""
+        return [self.name, self.top1, *self.ends, self.sd_of_seeds, self.loss, self.minus_first,
+                *self.minus_ends, self.p, self.fault, *self.folds]
+
+
+def table(settings, validation):
+    """[Row] of settings, in their order."""
+    plan, first = validation.plan, validation.right(settings[0])
+    groups = [v.group for v in plan.videos]
+    rows = []
+    for setting in settings:
+        right, name = validation.right(setting), words(setting, settings[0])
+        if right is None:
+            rows.append(Row(setting, name, fault=validation.fault(setting)))
+            continue
+        minus, ends, p = None, (None, None), None
+        if setting is not settings[0] and first is not None:
+            minus, ends, p = scores.paired(first, right, groups)
+        rows.append(Row(setting, name, float(right.mean()), tuple(scores.share_of(right, groups).ci95),
+                        tuple(float(right[:, plan.folds == k].mean()) for k in plan.numbers),
+                        float(np.std(right.mean(1), ddof=1)) if len(right) > 1 else None,
+                        validation.loss(setting), minus, tuple(ends), p))
+    return rows
+
+
+def best(rows):
+    """The Row of the highest accuracy, the first of equals; UserError where none has one."""
+    there = [row for row in rows if row.top1 is not None]
+    if not there:
+        raise UserError(f"no setting could be trained: {rows[0].fault}")
+    return max(there, key=lambda row: row.top1)
+
+
+def csv_rows(rows, folds):
+    """(header, cells) of tune.csv; what is missing is empty."""
+    header = [*COLUMNS, *(f"fold_{k + 1}" for k in range(folds))]
+    cells = [[*row.cells(), *[None] * (len(header) - len(row.cells()))] for row in rows]
+    return header, [["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in row]
+                    for row in cells]
+
+
+def lines(rows, markdown=False):
+    """The rows as text, or as a table of a document."""
+    wide = max(len(row.name) for row in rows)
+    found = ["| setting | accuracy [95%] | folds | minus the first row [95%] |", "|---|---|---|---|"] \
+        if markdown else [f"{'setting':<{wide}}  accuracy [95%]        minus first [95%]         folds"]
+    for row in rows:
+        if row.top1 is None:
+            told = ["", "", row.fault or "not trained"]
+        else:
+            told = [f"{row.top1:.3f} [{row.ends[0]:.3f}, {row.ends[1]:.3f}]",
+                    "" if row.minus_first is None else
+                    f"{row.minus_first:+.3f} [{row.minus_ends[0]:+.3f}, {row.minus_ends[1]:+.3f}]",
+                    " ".join(f"{x:.2f}" for x in row.folds)]
+        if markdown:
+            found.append(f"| {row.name} | {told[0]} | {told[2]} | {told[1]} |")
+        else:
+            found.append(f"{row.name:<{wide}}  {told[0]:<20}  {told[1]:<24}  {told[2]}".rstrip())
+    return found

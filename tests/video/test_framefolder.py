@@ -1,0 +1,100 @@
+"""Numbered pictures are read like the video that they came from, frames and flow alike."""
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from runs import one_line, table
+from videos import class_folders, number_of, numbered
+
+from lrcn.clips.fields import source_fields
+from lrcn.clips.frames import source_frames
+from lrcn.clips.manifest import read_sampled
+from lrcn.video.flow import Flow
+from lrcn.video.framefolder import is_frame_folder, opened
+from lrcn.video.reader import Video, VideoError
+
+
+@pytest.mark.parametrize("names, said", [
+    (["0.jpg", "1.jpg", "10.jpg"], True), (["frame000001.jpg", ".DS_Store"], True),
+    (["a.jpg", "1.jpg"], False), (["1.jpg", "01.jpg"], False), (["1.jpg", "1.txt"], False), ([], False),
+    (["img_0001.png"], True)])
+def test_a_folder_of_frames_is_one_of_numbered_pictures(names, said):
+    assert is_frame_folder(names) is said
+
+
+def test_frames_come_in_the_order_of_their_numbers(tmp_path):
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), numbered(i))
+    with opened(tmp_path, 25) as video:
+        seen = []
+        while video.grab():
+            seen.append((number_of(video.frame()), video.time))
+        assert seen == [(i, i / 25) for i in range(12)] and video.info.frames == 12
+    (tmp_path / "3.jpg").write_bytes(b"no picture")
+    with opened(tmp_path, 25) as video, pytest.raises(VideoError, match="3.jpg is no picture"):
+        video.advance(3)
+        video.frame()
+
+
+@pytest.fixture
+def layouts(tmp_path):
+    """Two classes of videos, and their frames and flow in the layout of UCF-101's public pictures."""
+    raw = class_folders(tmp_path / "raw", classes=("Jump", "Run"), videos=2, frames=50)
+    for path in raw.rglob("*.avi"):
+        with Video(path) as video:
+            frames = [video.frame() for _ in iter(video.grab, False)]
+        flow = Flow("farneback")
+        for i, frame in enumerate(frames, 1):
+            pictures = [("jpegs_256", frame[..., ::-1])]
+            if i < len(frames):
+                u, v = np.moveaxis(flow.code(flow.between(*map(flow.prepare, frames[i - 1:i + 1]))), -1, 0)
+                pictures += [("tvl1_flow/u", u), ("tvl1_flow/v", v)]
+            for kind, picture in pictures:
+                file = tmp_path / kind / path.stem / f"frame{i:06d}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(file), picture, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    return tmp_path
+
+
+def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
+    run("preprocessing_data.py", "--row_data_dir", layouts / "raw", "--sampled_data_dir", layouts / "one",
+        "--flow", "farneback", "--flow_length", 2, "--num_workers", 1, "--no-report")
+    run("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
+        layouts / "two", "--flow", "farneback", "--flow_length", 2, "--flow_dir", layouts / "tvl1_flow",
+        "--num_workers", 1, "--no-report", "--write_frames", layouts / "frames")
+    one, two = (table(layouts / name / "manifest.csv") for name in ("one", "two"))
+    assert len(one) == 4 and [r | {"source": ""} for r in one] == [r | {"source": ""} for r in two]
+    for video in read_sampled(layouts / "one"):
+        frames = [source_frames(layouts / name, video, range(5)).astype(int) for name in ("one", "two")]
+        assert abs(frames[0] - frames[1]).mean() < 3
+        flows = [source_fields(layouts / name, video, range(5), 2).astype(int) for name in ("one", "two")]
+        assert abs(flows[0] - flows[1]).mean() < 2
+    # The frames that were written are a data set themselves: five frames of 2.5 a second.
+    run("preprocessing_data.py", "--row_data_dir", layouts / "frames", "--sampled_data_dir",
+        layouts / "three", "--FPS", 2.5, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
+    three = table(layouts / "three" / "manifest.csv")
+    assert [(r["class"], r["video"], r["frames"], r["stride"]) for r in three] == \
+        [(r["class"], r["video"], "5", "1") for r in one]
+
+
+def test_flow_that_is_not_there_is_said(layouts):
+    shutil.rmtree(layouts / "tvl1_flow" / "u" / "v_Run_g02_c01")
+    words = ("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
+             layouts / "out", "--flow_dir", layouts / "tvl1_flow", "--num_workers", 1, "--no-report")
+    one_line(run(*words, ok=False), "--flow_dir", "--flow tvl1")
+    result = run(*words, "--flow", "tvl1", ok=False)
+    assert result.code == 1 and "no flow: v_Run_g02_c01: no u/v_Run_g02_c01/" in result.err
+
+
+def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
+    from lrcn.clips.sources import find_sources
+    from lrcn.clips.splits import Listed
+    folder = tmp_path / "v_HandstandPushups_g01_c01"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "frame000001.jpg"), numbered(1))
+    row = Listed("HandstandPushups", "v_HandStandPushups_g01_c01", 0, "")
+    jobs = find_sources(tmp_path, lists={1: ([row], [])}).jobs
+    assert [(job.cls, job.video, job.source) for job in jobs] == [(row.cls, row.video, folder.name)]
+    assert [job.key for job in find_sources(tmp_path).jobs] == [("HandstandPushups", folder.name)]

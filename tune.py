@@ -1,0 +1,283 @@
+"""Compare settings of train.py by cross-validation on the training list alone.
+
+    python tune.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist --folds 4 \\
+        --set lr=1e-4,5e-4 --set readout=final,mean,attention --epochs 30
+    python tune.py ... --set lr=1e-5..1e-3 --set dropout=0.2..0.7 --trials 50      # pip install optuna
+
+trains every combination (--one_by_one: one change at a time; --trials: what Optuna asks for) on all folds
+but one and tests its last epoch on that one, whole groups, and leaves <output>/ with tune.csv, tune.md,
+tune.png (each setting's accuracy, folds, and paired difference from the first), folds.csv, settings.json
+and trainings.jsonl: every training that is done, so that the same command goes on after a kill. Any flag of
+train.py holds for all settings. Neither the test list nor a test video is looked at; only --refit, which
+trains the best setting on the whole training list (<output>/refit/seed_<n>, a run as any other), has test.py
+test that run, once. Prints the output folder as the last line.
+"""
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import utils
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import rank_and_world
+from lrcn.base.values import POSITIVE, Number
+from lrcn.clips import splits
+from lrcn.drawing import plots
+from lrcn.runs import TuningFolder, versions
+from lrcn.training import recipe as recipes
+from lrcn.training import tuning
+from lrcn.training.folds import CrossValidation, Journal, Plan, Setting
+from lrcn.training.recipe import Recipe
+
+# What has no meaning here: nothing is held out within a fold, and a training is not stopped in the middle.
+ASIDE = ("split_size", "stop_after")
+DRAWN = 60      # rows on the picture
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    tune = parser.group("tuning")
+    tune.add_argument("--set", action="append", default=[], metavar="FLAG=A,B,...|LOW..HIGH",
+                      help="values of a flag of train.py, or of test_windows and flip; may be given again")
+    tune.add_boolean("--one_by_one", default=False, help="the first values of all flags, and every other "
+                     "value alone, instead of all combinations")
+    tune.add_argument("--trials", type=POSITIVE, default=None, metavar="N",
+                      help="let Optuna ask for N settings (pip install optuna); ranges need this")
+    tune.add_argument("--folds", type=Number(int, low=2), default=4,
+                      help="parts of the training list, by group")
+    tune.add_argument("--seeds", type=POSITIVE, default=1, metavar="N",
+                      help="training seeds of every setting: --seed and the numbers after it")
+    tune.add_argument("--jobs", type=POSITIVE, default=None, metavar="N",
+                      help="trainings at once, with a thread each (default: as many as there are CPU cores; "
+                           "1 on a GPU)")
+    tune.add_boolean("--refit", default=False, help="train the best setting on the whole training list, with "
+                     "every seed, and test it once")
+    utils.add_windows_flags(parser.group("testing"))
+    output = parser.group("output")
+    output.add_argument("--output", default="tuning", metavar="DIR", help="folder to write into")
+    for f in dataclasses.fields(Recipe):
+        if f.metadata["group"] != "output" and f.name not in ASIDE or f.name == "pictures":
+            recipes.add_flag(parser.group(f.metadata["group"]), f, f.default, f.metadata["help"])
+    return parser
+
+
+# ---------------------------------------------------------------- what is compared
+
+def base_of(args):
+    """The Setting that the flags say, before any --set."""
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    given = {name: value for name, value in vars(args).items() if name in known}
+    recipe = Recipe(split_size=0, **given)
+    if recipe.split in ("all", "random"):
+        raise UserError(f"--split {recipe.split}: settings are compared by groups of one training list; give "
+                        f"--split 1, 2 or 3")
+    return Setting(recipe, args.test_windows, args.flip)
+
+
+def refuse_plateau(settings):
+    if any(s.recipe.scheduler == "plateau" for s in settings):
+        raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
+                        "choose nothing; take another course")
+
+
+def make_plan(args, recipe, device):
+    """The Plan: the training list's clips in their folds."""
+    videos, classes = dataset.training_pool(recipe)
+    if len(classes) < 2:
+        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of one class alone")
+    label = {cls: i for i, cls in enumerate(classes)}
+    return Plan(Path(recipe.sampled_data_path).expanduser(), videos, np.array([label[v.cls] for v in videos]),
+                classes, splits.folds(videos, args.folds, recipe.seed),
+                tuple(range(recipe.seed, recipe.seed + args.seeds)), device)
+
+
+def jobs_of(args, device):
+    if args.jobs:
+        return args.jobs
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores if device.type == "cpu" else 1
+
+
+# ---------------------------------------------------------------- trainings
+
+class Reporter:
+    """A bar on a terminal, a line a setting in a log."""
+
+    def __init__(self, validation, total):
+        self.validation, self.begun = validation, time.monotonic()
+        self.bar = cli.progress(total=total, unit="training", desc="tuning")
+
+    def train(self, settings):
+        """Do these settings' trainings, and say what came out."""
+        pending = {t.key for t in self.validation.pending(settings)}
+        self.bar.update(sum(len(self.validation.trainings(s)) for s in settings) - len(pending))
+        left = {}
+        for setting in settings:
+            left.setdefault(frozenset(t.key for t in self.validation.trainings(setting)) & pending, setting)
+
+        def said(training):
+            pending.discard(training.key)
+            self.bar.update()
+            for keys in [keys for keys in left if keys and not keys & pending]:
+                self.say(left.pop(keys))
+
+        self.validation.train(settings, said)
+
+    def say(self, setting):
+        right = self.validation.right(setting)
+        name = ", ".join(f"{k} {v}" for k, v in setting.chosen) or "as given"
+        if self.bar.disable:
+            cli.say(f"{name}: " + (f"{right.mean():.3f}" if right is not None else
+                                   self.validation.fault(setting)))
+
+    def close(self, settings):
+        """Say how fast it was."""
+        self.bar.close()
+        done, seconds = self.validation.trained, time.monotonic() - self.begun
+        if done:
+            share = self.validation.seconds / seconds / self.validation.jobs
+            cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
+                    f"{self.validation.jobs} at once; {share:.0%} of that time within their epochs")
+        total = len({t.key for s in settings for t in self.validation.trainings(s)})
+        cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
+                f"all")
+
+
+def compare(args, base, space, validation):
+    """[Setting], trained."""
+    refuse_plateau([base])
+    settings = None if args.trials else (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
+    refuse_plateau(settings or [base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
+                                for v in d.values])
+    rows = args.trials + 1 if args.trials else len(settings)
+    plan = validation.plan
+    cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "
+            f"{len(plan.classes)} classes")
+    reporter = Reporter(validation, rows * args.folds * args.seeds)
+    with validation.processes():
+        if args.trials:
+            settings = tuning.search(base, space, args.trials, validation, reporter.train)
+        else:
+            reporter.train(settings)
+    reporter.close(settings)
+    return settings
+
+
+# ---------------------------------------------------------------- what is written
+
+def command():
+    """The command line, as it would be typed."""
+    return f"python {Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}"
+
+
+def write_start(out, base, plan):
+    files.write_json(out.settings, {**base.recipe.as_settings(), "test_windows": base.test_windows,
+                                    "flip": base.flip, "classes": plan.classes, "seeds": list(plan.seeds),
+                                    "versions": versions()})
+    files.write_csv(out.folds, ("video", "class", "group", "fold"),
+                    [(v.name, v.cls, v.group, k + 1) for v, k in zip(plan.videos, plan.folds, strict=True)])
+
+
+def write_tables(out, rows, plan):
+    """tune.csv, tune.md and tune.png, and the table on the terminal."""
+    groups = len({v.group for v in plan.videos})
+    count = len(plan.numbers)
+    note = (f"{len(plan.videos)} clips of {len(plan.classes)} classes in {groups} groups, {count} folds by "
+            f"group, seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}; chance "
+            f"{1 / len(plan.classes):.3f}")
+    header, cells = tuning.csv_rows(rows, count)
+    files.write_csv(out.table, header, cells)
+    files.write_text(out.text, "\n".join(["```", command(), "```", "", note + ".", "",
+                                          *tuning.lines(rows, markdown=True), ""]))
+    there = [row for row in rows if row.top1 is not None]
+    best = set(map(id, sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]))
+    drawn = [row for row in there if row is rows[0] or id(row) in best]
+    if drawn:
+        aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
+        nothing = (np.nan, np.nan)
+        plots.changes_picture(
+            out.picture, [row.name for row in drawn], [row.folds for row in drawn],
+            [row.top1 for row in drawn], [row.ends for row in drawn],
+            [np.nan if row.minus_first is None else row.minus_first for row in drawn],
+            [nothing if row.minus_first is None else row.minus_ends for row in drawn],
+            n=len(plan.videos), note=aside + note)
+    for line in tuning.lines(rows):
+        cli.say(line)
+
+
+# ---------------------------------------------------------------- the best one
+
+def refit(out, args, setting, plan):
+    """Train the best setting on the whole training list, with every seed, and test each run once."""
+    if not setting.recipe.ucf_list_dir and len(plan.seeds) > 1:
+        raise UserError(f"--refit --seeds {args.seeds}: without --ucf_list_dir another seed draws another "
+                        f"test part, of clips that the choice was made by; give one seed")
+    for seed in plan.seeds:
+        run = out.refit(seed)
+        recipe = dataclasses.replace(setting.recipe, seed=seed, split_size=0, local_dir=str(run),
+                                     open_new_folder="False")
+        refuse_other(run, recipe)
+        if run.test.metrics.is_file():
+            cli.say(f"{run}: trained and tested before")
+            continue
+        begun = run.checkpoint("last").is_file()
+        script("train.py", *(["--resume", str(run)] if begun else tuning.flags_of(recipe)))
+        script("test.py", "--model_dir", str(run), "--test_windows", str(setting.test_windows),
+               f"--flip={setting.flip}", "--device", recipe.device)
+
+
+def refuse_other(run, recipe):
+    """UserError where another recipe's run lies in the place of this one."""
+    if run.settings.is_file():
+        there = Recipe.of(files.read_json(run.settings), run.settings)
+        differ = [name for name, value in recipe.choices().items()
+                  if name not in recipes.PLACES and there.choices().get(name) != value]
+        if differ:
+            raise UserError(f"--refit: {run} was trained with another {', '.join(differ)}; move it away, or "
+                            f"give another --output")
+
+
+def script(name, *words):
+    """Run a script of this repository; SystemExit with its status where it fails."""
+    cli.say(f"--- {name}")
+    status = subprocess.run([sys.executable, Path(__file__).with_name(name), *words]).returncode
+    if status:
+        sys.exit(status)
+
+
+def main():
+    args = make_parser().parse_args()
+    if rank_and_world()[1] > 1:
+        raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
+    base, space = base_of(args), [tuning.dimension(text) for text in args.set]
+    tuning.check_space(space, args.trials)
+    device = utils.choose_device(base.recipe.device)
+    plan = make_plan(args, base.recipe, device)
+    out = TuningFolder(Path(args.output).expanduser())
+    try:
+        out.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot make this folder ({error.strerror})") from None
+    with files.lock(out.path, "output", "tune.py"):
+        write_start(out, base, plan)
+        validation = CrossValidation(plan, utils.network_to_train, Journal(out.journal),
+                                     jobs_of(args, device))
+        rows = tuning.table(compare(args, base, space, validation), validation)
+        write_tables(out, rows, plan)
+        best = tuning.best(rows)
+        cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: "
+                f"{shlex.join(tuning.flags_of(best.setting.recipe))}")
+        if args.refit:
+            refit(out, args, best.setting, plan)
+    cli.say(out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
