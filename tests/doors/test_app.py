@@ -83,7 +83,7 @@ def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browse
     huge = film(tmp_path / "huge.mp4", 1)
     os.truncate(huge, 3 * 2**30)
     visit(browser, address, huge)
-    told(browser, "maximum allowed size of 30 mb")
+    told(browser, "maximum allowed size of 30")
     visit(browser, address, film(tmp_path / "long.mp4", 41))
     label(browser)
     told(browser, "longer than 40 s")
