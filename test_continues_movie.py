@@ -31,7 +31,7 @@ from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
 
-PICTURES = ("*.png", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
+PICTURES = ("*.png", "*.gif", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
 
 
 def parse_args():
