@@ -4,7 +4,8 @@
 
 It leaves the videos in demo/data, the sampled clips in demo/sampled and two run folders in
 demo/runs: an LRCN, and the same without its LSTM, which sees the mean of the frames and so cannot
-tell the classes of a pair apart. Exit status 1 when the LRCN gets less than 90% of the test right.
+tell the classes of a pair apart. The last line is the path of a page that shows both. Exit status 1
+when the LRCN gets less than 90% of the test right.
 """
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from lrcn.base import cli, files
+from lrcn.runs import RunFolder
 
 DATA = "--sampled_data_path demo/sampled --ucf_list_dir demo/data/ucfTrainTestlist"
 # Without weights nothing is downloaded, and a small network suffices for six classes.
@@ -29,6 +31,7 @@ COMMANDS = (
     f"test.py {DATA} --model_dir demo/runs/lrcn",
     f"test.py {DATA} --model_dir demo/runs/no_lstm",
     f"test_continues_movie.py {DATA} --model_dir demo/runs/lrcn",
+    "report.py demo/runs/lrcn demo/runs/no_lstm",
 )
 RUNS = (("LRCN", "demo/runs/lrcn"), ("mean of frames, no LSTM", "demo/runs/no_lstm"))
 
@@ -67,7 +70,8 @@ def main():
     if top1["LRCN"] < 0.9:
         cli.say("demo: the LRCN should get 90% right", file=sys.stderr)
         return 1
-    cli.say("Look into demo/runs/lrcn: figures/, test/, test_continues_movie/")
+    cli.say("Open this page in a browser; the same and more lies beside it as files:")
+    cli.say(RunFolder("demo/runs/lrcn").report)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 joins test clips of different actions into movies (--num_movies of --movie_clips clips), slides a
 window over each by one frame, and leaves in RUN/test_continues_movie/: metrics.json, windows.csv
-(one row a window), movie.mp4 (the first movie, labelled) and the figures, which TensorBoard shows
+(one row a window), movie.mp4 (the first movie, labelled; with --gif movie.gif too), sliding_window.gif
+(the window over its first cut) and the figures, which TensorBoard shows
 too. Folders and split are those that the run was trained with, unless flags say otherwise.
 
     python test_continues_movie.py --model_dir RUN1 RUN2 RUN3 ...
@@ -30,7 +31,7 @@ from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
 
-PICTURES = ("*.png", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
+PICTURES = ("*.png", "*.gif", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
 
 
 def parse_args():
@@ -52,6 +53,7 @@ def parse_args():
     output = parser.group("output")
     output.add_boolean("--pictures", default=None,
                        help="draw the figures and the movie of every run (default: with one run only)")
+    output.add_boolean("--gif", default=False, help="write the labelled movie as movie.gif too")
     output.add_argument("--output_dir", default=None, metavar="DIR", help="for the comparison of several "
                         "runs (default: test_continues_movie beside the first run)")
     args = parser.parse_args()
@@ -138,6 +140,9 @@ def study_run(model_dir, args, device, drawn):
         if drawn:
             pictures.show(path, pictures.draw(found, path, report.note(settings)))
             pictures.write_movie(new.movie, data.folder, source, found)
+            pictures.write_window_gif(new.window_gif, data.folder, source, found)
+            if args.gif:
+                pictures.write_gif(new.movie_gif, new.movie)
     return settings, trained.recipe.choices(), clips, found, folder
 
 
@@ -150,6 +155,7 @@ def measured_on(trained, split, clips, args):
             **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
             "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
             "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
+            "command": cli.command(),
             "intervals": "95%, for other source groups of test videos"}
 
 

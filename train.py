@@ -97,17 +97,17 @@ def train(recipe, checkpoint, device, rank):
         resumed = before if checkpoint and checkpoint.parent == before.checkpoints else None
         settings["device_used"] = str(device)
         folder = training.open_folder(resumed, recipe, settings, classes, samples, model)
-        album = Album(folder, recipe, classes, state["progress"]["epoch"] if state else None)
+        album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
     run = training.Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
     if state:
         run.take_up(state, source)
-    return go(run, samples)
+    return go(run)
 
 
-def go(run, samples):
+def go(run):
     """All epochs of a run, and its pictures; the exit status."""
     if run.album and run.recipe.pictures:
-        run.album.class_distribution(samples)
+        run.album.class_distribution()
     with Stop() as stop:
         complete = run.train(stop)
     if run.rank.first and not complete:
@@ -115,7 +115,7 @@ def go(run, samples):
                 file=sys.stderr)
     elif run.rank.first:
         if run.recipe.pictures:
-            run.album.final(run, samples)
+            run.album.final(run)
         best = run.progress.best
         if best:
             cli.say(f"best validation top-1 {best['top1']:.3f} of {len(run.val_feed.names)} clips, "

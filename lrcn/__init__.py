@@ -21,6 +21,7 @@ rooms; everything else is here, by topic, and never imports the root.
                 recording, outputs: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
     study/      movies, figures, states, network, report, plots, pictures, comparison: what
                 test_continues_movie.py stands on
+    pages/      reading (a run folder), charts, clips, page: what report.py stands on
     drawing/    style, plots, labels, grids, sheets
     runs.py     the run folder: every file name in it, once
     checkpoints.py  safe loading, atomic saving, what a checkpoint may say
@@ -28,8 +29,8 @@ rooms; everything else is here, by topic, and never imports the root.
 
 Imports run one way: doors -> rooms -> lrcn, and inside base <- video <- clips <- encoding (each may use
 those before it); drawing uses video; runs uses clips; checkpoints uses encoding and runs; training, testing,
-watching and study stand on all of these and never on each other. tests/test_house.py names the arrow that
-breaks this.
+watching and study stand on all of these and never on each other, pages on these and on testing.
+tests/test_house.py names the arrow that breaks this.
 
 Two things are unlike the first plan. What a value of the command line or of a file may be is a topic of its
 own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it. And films.py and

@@ -6,7 +6,6 @@
     checkpoint_path(model_dir, "last")                              # for everybody else
 """
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -44,6 +43,7 @@ class TestFolder(_Folder):
 class StudyFolder(_Folder):
     """What test_continues_movie.py leaves, of one run or of several."""
     metrics, windows, movie = _named("metrics.json"), _named("windows.csv"), _named("movie.mp4")
+    movie_gif, window_gif = _named("movie.gif"), _named("sliding_window.gif")
     comparison, comparison_table = _named("comparison.json"), _named("comparison.csv")
 
 
@@ -66,7 +66,7 @@ class ExportFolder(_Folder):
 class RunFolder(_Folder):
     """What train.py leaves, with the places of what other scripts add."""
     settings, splits, metrics = _named("settings.json"), _named("splits.csv"), _named("metrics.csv")
-    figures, report = _named("figures"), _named("report.html")
+    figures, report, clips = _named("figures"), _named("report.html"), _named("report_clips")
     checkpoints = _named("Saved_model_checkpoint")
     study = property(lambda run: StudyFolder(run.path / "test_continues_movie"))
     test = property(lambda run: TestFolder(run.path / "test"))
@@ -166,4 +166,4 @@ def versions():
     import torchvision
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "opencv": cv2.__version__,
-            "machine": f"{platform.system()} {platform.machine()}", "command": " ".join(sys.argv)}
+            "machine": f"{platform.system()} {platform.machine()}", "command": cli.command()}

@@ -87,6 +87,22 @@ def likeliest_weights(chosen, steps=10_000):
     return weights / weights.sum()
 
 
+def rank_correlation(a, b):
+    """(Spearman's rank correlation, its p) of a and b (N,); None where one of them does not vary."""
+    if len(a) < 3 or len(set(np.asarray(a).tolist())) < 2 or len(set(np.asarray(b).tolist())) < 2:
+        return None
+    found = stats.spearmanr(a, b)
+    return float(found.statistic), float(found.pvalue)
+
+
+def correlation_words(counts, accuracy):
+    """The rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
+    found = rank_correlation(counts, accuracy)
+    if found is None:
+        return "no rank correlation: too few classes, or all alike"
+    return f"Spearman's rank correlation {found[0]:+.2f} (p {found[1]:.2g}, {len(counts)} classes)"
+
+
 # ---------------------------------------------------------------- groups
 
 class Units:

@@ -6,6 +6,7 @@ The fixtures are folders (command lines: commands.py; tiny trainings: runs.py; v
     sampled  its sampled clips, as preprocessing_data.py leaves them
     flowing  the same with optical flow beside them
     trained  a run folder of train.py on them: six classes, told apart far better than by chance
+    browser  chromium, driven by Selenium (browsers.py); skipped where there is none
     ucf101   the real clips, where the environment variable UCF101_DIR names them
 """
 import os
@@ -90,6 +91,13 @@ def trained(demo, sampled, once):
         demo, sampled, folder, "--encoder", "resnet18", "--epochs", 20, "--lr", 0.01, "--dropout", 0,
         "--latent_dim", 64, "--hidden_size", 16, "--label_smoothing", 0, "--checkpoint_interval", 20,
         "--val_check_interval", 5, "--pictures"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    from browsers import chromium
+    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

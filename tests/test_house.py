@@ -8,7 +8,8 @@ FOUNDATION = {"base", "video", "clips", "encoding", "drawing", "runs", "checkpoi
 LRCN = {"base": set(), "video": {"base"}, "clips": {"base", "video"}, "encoding": {"base", "video", "clips"},
         "drawing": {"base", "video"}, "runs": {"base", "clips"}, "scores": {"base"},
         "checkpoints": {"base", "video", "clips", "encoding", "runs"},
-        "training": FOUNDATION, "testing": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION}
+        "training": FOUNDATION, "testing": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION,
+        "pages": FOUNDATION | {"testing"}}
 ROOMS = {"models": {*LRCN}, "utils": {*LRCN, "models"}, "dataset": {*LRCN, "models", "utils"}}
 MAY_IMPORT = {**LRCN, **ROOMS, "door": {*LRCN, *ROOMS}}
 

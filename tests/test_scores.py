@@ -5,6 +5,7 @@ import simulations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from simulations import near
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
@@ -12,6 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 from lrcn import scores
+from lrcn.clips import splits
 from lrcn.scores import Units, residuals
 
 
@@ -122,3 +124,19 @@ def test_the_paired_interval_covers_as_often_as_it_says(groups):
 @pytest.mark.slow
 def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
     assert near(simulations.window_share(40, 0.9, 200), 0.93, 0.97, 200)
+
+
+def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101):
+    train, _ = splits.official_lists(ucf101 / "ucfTrainTestlist", 1)
+    counts = np.unique([video.cls for video in train], return_counts=True)[1]
+    assert len(counts) == 101 and scores.under_represented(counts).sum() == 26
+
+
+def test_the_rank_correlation_is_scipys_and_none_where_nothing_varies():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(70, 120, 101), rng.random(101)
+    found = stats.spearmanr(a, b)
+    assert scores.rank_correlation(a, b) == (pytest.approx(found.statistic), pytest.approx(found.pvalue))
+    assert scores.rank_correlation(a, -2.0 * a)[0] == pytest.approx(-1)
+    assert scores.rank_correlation(np.full(9, 5), b[:9]) is None
+    assert "-1.00 (p" in scores.correlation_words(a, -2.0 * a)

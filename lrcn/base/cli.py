@@ -18,6 +18,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -152,6 +153,11 @@ def progress(*iterable, desc="", show=True, **options):
     """tqdm's bar on a terminal, nothing in a log. show: False for all processes but the first."""
     from tqdm import tqdm
     return tqdm(*iterable, desc=printable(desc), disable=None if show else True, **options)
+
+
+def command():
+    """This process's command line, as a shell takes it: "train.py --seed 1"."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 # ---------------------------------------------------------------- the way out

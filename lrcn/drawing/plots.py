@@ -49,6 +49,25 @@ def class_distribution(path, classes, train_counts, val_counts, title=None, note
     return style.save(fig, path)
 
 
+@style.styled
+def test_videos(path, classes, n, right, title="Test videos per class", note=""):
+    """Bars: how many test videos each class has, and how many of them are right. n, right: int (C,)."""
+    n, right = np.asarray(n), np.asarray(right)
+    words = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
+    wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
+    fig = style.figure(wide, 4.2, title, words)
+    ax = fig.add_subplot()
+    x = np.arange(len(classes))
+    ax.bar(x, right, 0.75, color=style.unit(style.BLUE), label="right")
+    ax.bar(x, n - right, 0.75, bottom=right, color=style.unit(style.ORANGE), hatch="///", edgecolor="black",
+           linewidth=0, label="wrong")
+    class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
+    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class", ylim=(0, max(1, *n) * 1.05))
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    style.legend(ax)
+    return style.save(fig, path)
+
+
 def _column(rows, key):
     """A column of `rows` as floats; NaN where it is missing, None or empty."""
     return np.array([float("nan") if row.get(key) in (None, "") else float(row[key]) for row in rows])
@@ -203,6 +222,37 @@ def _class_legend(ax, few, few_means):
                    Patch(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black",
                          linewidth=0, label=style.wrap(few_means, 240, style.SMALL))]
         style.legend(ax, above=True, handles=patches)
+
+
+@style.styled
+def accuracy_by_training(path, classes, counts, accuracy, n, few, words, few_means="under-represented",
+                         title="Is it the number of training videos?", note=""):
+    """A point a class: its accuracy against its training videos. counts, accuracy, n, few: (C,).
+
+    words: the rank correlation. The classes that are worst are named, as far as their names do not touch.
+    """
+    counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
+    fig = style.figure(7.6, 4.6, title, f"{words}. n = {n.sum():g} test videos. {note}".strip())
+    ax = fig.add_subplot()
+    for chosen, color, marker, name in ((~few, style.BLUE, "o", "other classes"),
+                                        (few, style.ORANGE, "D", style.wrap(few_means, 110, style.SMALL))):
+        where = np.flatnonzero(chosen & (n > 0))
+        if len(where):
+            ax.plot(counts[where], accuracy[where], marker, color=style.unit(color), mec="black", mew=0.5,
+                    label=name)
+    named, (wide, high) = [], (np.ptp(counts) / 4 + 1e-9, 0.05)
+    for i in np.lexsort((counts, np.where(n > 0, accuracy, 2))):
+        apart = all(abs(counts[i] - x) > wide or abs(accuracy[i] - y) > high for x, y in named)
+        if apart and n[i] and len(named) < 8:
+            named.append((counts[i], accuracy[i]))
+            right = counts[i] > counts.min() + 0.75 * np.ptp(counts)
+            ax.annotate(style.short(classes[i], 22), (counts[i], accuracy[i]), (-6 if right else 6, 0),
+                        textcoords="offset points", ha="right" if right else "left", va="center",
+                        fontsize=style.SMALL)
+    ax.set(xlabel="training videos of the class", ylabel="accuracy of the class", ylim=(-0.04, 1.04))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    style.legend(ax)
+    return style.save(fig, path)
 
 
 @style.styled

@@ -5,6 +5,7 @@ from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import labels, style
 from lrcn.study import plots
+from lrcn.video.reader import Video
 from lrcn.video.sampling import Rate
 
 R_LABEL = "p(later action) / p(both actions), mean"
@@ -54,6 +55,9 @@ def draw(found, folder, note):
     first = found.windows.movie == 0
     add("heat_map", plots.window_heat_map, found.p[first].T, found.windows.majority[first],
         found.classes, title="Probability of every class in the windows of the first movie")
+    w = found.windows
+    add("windows_by_class", plots.windows_by_class, found.predicted[first], w.actions[first], w.counts[first],
+        found.classes)
     add("accuracy_by_frames", plots.accuracy_by_frames, list(found.by_frames),
         *ends(found.by_frames.values()))
     add("accuracy_by_phase", plots.accuracy_by_phase, [str(p) for p in found.by_phase],
@@ -130,6 +134,35 @@ def show(folder, pictures):
     with SummaryWriter(str(folder)) as writer:
         for name, picture in pictures.items():
             writer.add_image(f"test_continues_movie/{name}", picture, dataformats="HWC")
+
+
+def write_window_gif(path, data, source, found):
+    """The window sliding over the first cut of the first movie, with the clips themselves, as a GIF.
+
+    data, source: as in write_movie.
+    """
+    T, movies = found.length, found.movies
+    cut = int(np.argmax(movies.clip != movies.clip[0]))
+    span = np.arange(max(0, cut - T), min(cut + T, np.searchsorted(movies.movie, 1)))
+    frames = [source_frames(data, source[movies.video[i]].video,
+                            [source[movies.video[i]].frames[movies.frame[i]]])[0] for i in span]
+    names = [found.classes[found.labels[movies.video[i]]] for i in (cut - 1, cut)]
+    steps = [plots.window_step(frames, (span >= cut).tolist(), start, T, names,
+                               found.classes[found.predicted[span[0] + start]])
+             for start in range(len(span) - T + 1)]
+    size = np.max([step.shape for step in steps], 0)
+    labels.clip_gif(path, (labels.fit_frame(step, size[1], size[0]) for step in steps), 1.25, 900)
+
+
+def write_gif(path, movie):
+    """The labelled movie (an .mp4) as a GIF."""
+    with Video(movie) as film:
+        labels.clip_gif(path, _frames(film), film.info.fps, 480)
+
+
+def _frames(film):
+    while film.grab():
+        yield film.frame()
 
 
 def write_movie(path, data, source, found):

@@ -109,6 +109,85 @@ def window_heat_map(path, probabilities, truth, classes, title="Probability of e
     return style.save(fig, path)
 
 
+TRUE, HIT, OTHER, NEITHER = range(1, 5)
+CELLS = {TRUE: (style.SKY, "true, and another one predicted"), HIT: (style.GREEN, "true = predicted"),
+         OTHER: (style.ORANGE, "predicted: the window's other action"),
+         NEITHER: (style.RED, "predicted: neither")}
+
+
+def window_cells(predicted, actions, counts):
+    """(classes in order of appearance, the picture's cells int (K, W), 0 where nothing is to be said).
+
+    predicted: int (W,). actions, counts: int (W, 3), a window's actions in their order, -1 for none,
+    and the frames of each. True is the action with the most frames: of a tie, both are.
+    """
+    shown = list(dict.fromkeys(a for row, said in zip(actions.tolist(), predicted.tolist(), strict=True)
+                               for a in (*row, said) if a >= 0))
+    cells = np.zeros((len(shown), len(predicted)), int)
+    for w, (row, frames, said) in enumerate(zip(actions, counts, predicted, strict=True)):
+        true = set(row[(frames == frames.max()) & (row >= 0)].tolist())
+        for action in true:
+            cells[shown.index(action), w] = TRUE
+        kind = HIT if said in true else OTHER if said in row else NEITHER
+        cells[shown.index(said), w] = kind
+    return shown, cells
+
+
+@style.styled
+def windows_by_class(path, predicted, actions, counts, classes, title="What is true and what is predicted, "
+                     "window by window", note=""):
+    """Class by window, the classes in order of appearance in the movie; arguments as in window_cells."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+    shown, cells = window_cells(np.asarray(predicted), np.asarray(actions), np.asarray(counts))
+    row, wide = max(0.16, min(0.24, 8 / len(shown))), min(15, max(7, 2.5 + 0.1 * cells.shape[1]))
+    n = [int((cells == kind).any(0).sum()) for kind in CELLS]
+    fig = style.figure(wide, max(1.8, row * len(shown) + 1.3), title,
+                       f"n = {cells.shape[1]} windows; of a tie both actions are true. {note}".strip())
+    ax = fig.add_subplot()
+    colors = ["white", *(style.unit(color) for color, _ in CELLS.values())]
+    ax.imshow(cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(colors), vmin=0,
+              vmax=len(CELLS))
+    class_ticks(ax, [classes[i] for i in shown], row, horizontal=False)
+    ax.set_xticks(np.arange(cells.shape[1] + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(which="minor", lw=0.4)
+    ax.tick_params(which="minor", length=0)
+    ax.set(xlabel="window (its first frame)", ylabel="class, in order of appearance")
+    style.legend(ax, above=True, ncols=2, handles=[
+        Patch(fc=style.unit(color), ec="black", lw=0.5, label=f"{name} ({count})")
+        for (color, name), count in zip(CELLS.values(), n, strict=True)])
+    return style.save(fig, path)
+
+
+@style.styled
+def window_step(frames, actions, start, T, names, said,
+                title="The window slides over a cut of your own clips"):
+    """One picture of the sliding window: uint8 (H, W, 3). frames: uint8 (N, H, W, 3), and the action of each.
+
+    names: of the two actions; start: the window's first frame; said: what the network makes of it.
+    """
+    from matplotlib.patches import Rectangle
+    high, wide = frames[0].shape[:2]
+    tall = high / wide
+    fig = style.figure(8, 8 / len(frames) * tall + 0.9, title)
+    ax = fig.add_subplot()
+    for i, frame in enumerate(frames):
+        ax.imshow(frame, extent=(i + 0.03, i + 0.97, tall, 0), zorder=1)
+        ax.add_patch(Rectangle((i + 0.03, 0), 0.94, tall, fill=False, lw=2.5, zorder=2,
+                               ec=style.unit(style.ORANGE if actions[i] else style.BLUE)))
+    ax.add_patch(Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3,
+                           clip_on=False))
+    late = sum(actions[start:start + T])
+    words = f"{T - late} + {late} frames of {style.short(names[0])} and {style.short(names[1])}"
+    ax.set_title(f"{words}; predicted: {style.short(said)}", fontsize=style.SIZE)
+    ax.set(xlim=(-0.1, len(frames) + 0.1), ylim=(tall + 0.15, -0.15))
+    ax.set_aspect("equal")
+    ax.axis("off")
+    return style.save(fig, None)
+
+
 def _leading(probabilities, truth, most):
     """Ascending indices of the true classes and, up to `most` in all, of the most probable others."""
     true = set(int(t) for t in truth if t >= 0)

@@ -85,6 +85,12 @@ def draw(folder, data, classes, probabilities, tables, note, num_videos, seed):
     plots.accuracy_per_class(folder.accuracy_picture, classes, accuracy, n, few, few_means=scores.FEW_MEANS,
                              note=note)
     guesses = probabilities.argmax(1)
+    right = np.bincount(data.labels, guesses == data.labels, minlength=len(classes)).astype(int)
+    plots.test_videos(folder.figures / "videos_per_class.png", classes, n, right, note=note)
+    if data.train_counts.any():
+        words = scores.correlation_words(data.train_counts[n > 0], accuracy[n > 0])
+        plots.accuracy_by_training(folder.figures / "accuracy_by_training_videos.png", classes,
+                                   data.train_counts, accuracy, n, few, words, scores.FEW_MEANS, note=note)
     chosen = choose(guesses == data.labels, num_videos if data.folder else 0, seed)
     if chosen:
         draw_grid(folder, data, classes, probabilities, chosen[:16], note)

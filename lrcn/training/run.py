@@ -140,6 +140,8 @@ class Run:
         rows = [["" if r[k] is None else r[k] for k in engine.METRICS] for r in self.progress.history]
         files.write_csv(self.folder.metrics, engine.METRICS, rows)
         self.album.scalars(row)
+        if row["val_top1"] is not None and self.recipe.pictures:
+            self.album.validated(self)
         if not self.watched:    # in a log, a line an epoch stands in the place of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
                 f"{key} {row[key]:.3f}" for key in engine.METRICS[2:6] if row[key] is not None))

@@ -80,19 +80,20 @@ def unique_names(paths):
             for p in paths]
 
 
-def label_film(path, name, folder, slider, classes, rate, choices, stop, truth=None):
+def label_film(path, name, folder, slider, classes, rate, choices, stop, truth=None,
+               progress=cli.progress):
     """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
 
     stop: a ranks.Stop; a film that is stopped is labelled as far as it was seen. truth: [(start, end,
-    class)] of it, where that is known.
+    class)] of it, where that is known. progress: what shows how far it is, called as cli.progress is.
     """
     info, begin = probe(path), time.monotonic()
     if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
         raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
     history = History(slider.length)
     with outputs.outputs(folder, classes, info.fps, choices, sound=path) as (new, table, painter), \
-            cli.progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
-                         mininterval=0.3) as bar:
+            progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
+                     mininterval=0.3) as bar:
         try:
             known = _draw(path, slider, history, rate, choices, stop, table, painter, bar, info)
         except Lost as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 from commands import run, start
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def runs(demo, sampled, tmp_path_factory):
 def studied(runs):
     """(the script's Result, its folder) for one run, with few movies."""
     result = run("test_continues_movie.py", "--model_dir", runs["last1"], "--num_movies", 5,
-                 "--movie_clips", 6, *FAST)
+                 "--movie_clips", 6, "--gif", *FAST)
     return result, Path(result.out.strip().splitlines()[-1])
 
 
@@ -92,7 +93,9 @@ def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
     names = {p.stem for p in folder.glob("*.png")}
     assert {"sliding_window", "heat_map", "accuracy_by_frames", "accuracy_by_phase", "shares_by_mix",
             "switching_curve", "controls", "influence_by_position", "gates_window", "gates_movie",
-            "memory"} == names
+            "memory", "windows_by_class"} == names
+    with Image.open(folder / "movie.gif") as gif, Image.open(folder / "sliding_window.gif") as window:
+        assert gif.n_frames == 30 and window.n_frames == 6 and window.size[0] <= 900
     movie = cv2.VideoCapture(str(folder / "movie.mp4"))
     assert movie.get(cv2.CAP_PROP_FRAME_COUNT) == 30 and movie.get(cv2.CAP_PROP_FPS) == 2.5
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

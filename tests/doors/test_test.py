@@ -42,7 +42,8 @@ def test_the_report_holds_what_the_readme_lists(report):
     assert report.name == "test"
     names = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
     assert {"metrics.json", "predictions.csv", "mistakes.csv", "confusion_matrix.png", "confusion_matrix.csv",
-            "accuracy_per_class.png", "accuracy_per_class.csv", "figures/labels.png"} <= names
+            "accuracy_per_class.png", "accuracy_per_class.csv", "figures/labels.png",
+            "figures/videos_per_class.png", "figures/accuracy_by_training_videos.png"} <= names
     videos = sorted((report / "videos").rglob("*.mp4"))
     assert len(videos) == 4
     right = {(row["class"], row["video"]): row["right"] for row in table(report / "predictions.csv")}

@@ -81,6 +81,7 @@ def test_tensorboard_shows_curves_and_pictures(trained):
     expected = [float(row["train_loss"]) for row in rows]
     np.testing.assert_allclose([e.value for e in scalars], expected, rtol=1e-5)
     assert {"class_distribution", "curves", "validation_labels"} <= set(tags["images"])
+    assert [e.step for e in events.Images("validation_labels")] == [5, 10, 15, 20]      # at every validation
 
 
 def test_the_checkpoint_holds_state_dicts_and_plain_containers(trained):

@@ -87,6 +87,8 @@ def training_pictures(count):
     few = np.arange(count) % 3 == 0
     return [
         ("distribution.jpg", plots.class_distribution, (classes, n * 3, n), {}),
+        ("tested.png", plots.test_videos, (classes, n, n // 2), {}),
+        ("training.png", plots.accuracy_by_training, (classes, n * 3, accuracy, n, few, "words"), {}),
         ("grid.png", grids.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
          {"title": "Validation frames " + "and a long title " * 6}),
         ("matrix.png", plots.confusion_matrix, (matrix, classes), {"note": "official split 1, seed 42"}),
@@ -108,6 +110,9 @@ def study_pictures(count):
     segments = [(0, 10, classes[0]), (10, 11, "unsure"), (11, 30, classes[1])]
     return [
         ("heat.png", study_plots.window_heat_map, (windows.T, truth, classes), {}),
+        ("by_class.png", study_plots.windows_by_class,
+         (windows.argmax(1), np.stack([truth, (truth + 1) % count, truth * 0 - 1], 1),
+          np.array([[3, 2, 0]] * 60), classes), {}),
         ("switching.png", study_plots.switching_curve,
          (k, share, share - 0.1, share + 0.1, [15000] * 6, fit), {}),
         ("runs.png", study_plots.switching_curves, (runs,), {}),
@@ -221,6 +226,24 @@ def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["b", "a", "c"]
     assert [bar.get_hatch() for bar in ax.patches] == [None, "///", None]
     assert [t.get_text() for t in ax.texts] == ["0.90  n=9", "0.20  n=5", "no test video"]
+
+
+def test_windows_by_class_say_what_is_true_and_what_else_is_predicted():
+    actions = np.array([[3, -1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [1, -1, -1]])
+    counts = np.array([[4, 0, 0], [3, 1, 0], [3, 1, 0], [2, 2, 0], [2, 2, 0], [4, 0, 0]])
+    shown, cells = study_plots.window_cells(np.array([3, 1, 0, 1, 0, 1]), actions, counts)
+    true, hit, other, neither = study_plots.CELLS
+    assert shown == [3, 1, 0]       # in order of appearance; 0 is only ever predicted
+    assert cells.tolist() == [[hit, true, true, true, true, 0], [0, other, 0, hit, true, hit],
+                              [0, 0, neither, 0, neither, 0]]
+
+
+def test_accuracy_by_training_videos_names_the_worst_classes_and_leaves_out_the_untested(checked):
+    plots.accuracy_by_training(None, ["a", "b", "c", "d"], [70, 90, 110, 120], [0.1, 0.9, 0.5, np.nan],
+                               [5, 5, 5, 0], np.array([True, False, False, False]), "words")
+    ax = checked[0].axes[0]
+    assert [t.get_text() for t in ax.texts] == ["a", "c", "b"]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[90, 110], [70]]
 
 
 def test_heat_map_of_many_classes_keeps_the_true_ones(checked):

@@ -93,23 +93,6 @@ def test_sound_stays_in_step_at_a_variable_rate_and_ends_with_a_film_that_was_st
     assert end == pytest.approx(1.6, abs=0.1)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("no chromium and chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", "autoplay-policy=no-user-gesture-required",
-                 f"user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(f"--{flag}")
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as driver:
-        driver.set_script_timeout(30)
-        yield driver
-
-
 PLAY = """
 const done = arguments[arguments.length - 1], film = document.createElement("video");
 const say = () => done([film.error && film.error.message, film.currentTime, film.videoWidth]);

@@ -1,0 +1,225 @@
+"""A trained model in the browser: drop a film or record one, and see what happens in it from when to when.
+
+    pip install -r requirements-app.txt
+    python app.py --model_dir 20261121-110128       # then open the address that it prints
+
+The film is labelled as test_on_video.py does it: the labelled film, its timeline, its segments, and the
+tables to take along. Whoever comes second waits in a queue and sees it. Only this machine reaches the page
+unless --host says otherwise, the page asks no other machine for anything, and what visitors bring is
+deleted when the app ends, or an hour after they left. Ctrl-C ends it. It leaves nothing on disk.
+"""
+import html
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import utils
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.base.values import Number
+from lrcn.runs import FilmFolder
+from lrcn.video.reader import VideoError, probe
+from lrcn.watching.films import label_film
+from lrcn.watching.sliding import Slider
+
+MB = 2 ** 20        # as gradio counts them
+WAITING = 20        # visitors in the queue
+KEPT = 3600         # seconds that a visitor's files are kept
+# Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
+POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
+          "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
+COLUMNS = ["from (s)", "to (s)", "label", "probability"]
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    utils.add_model_flags(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets every machine of the network in")
+    add("--port", type=Number(int, low=0, high=65535), default=7860, help="0: any free one")
+    add("--max_megabytes", type=Number(float, above=0), default=500, metavar="MB",
+        help="a larger film is refused")
+    add("--max_seconds", type=Number(float, above=0), default=600, metavar="SECONDS",
+        help="a longer film is refused; one whose length is not known is labelled so far")
+    add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
+        help="a best label under this is drawn as unsure")
+    add("--min_segment", type=Number(float, low=0), default=1.0,
+        help="seconds; a shorter run of one label joins a neighbour")
+    add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
+        help="a film whose decoder takes longer for a step is given up")
+    return parser
+
+
+def import_gradio(folder):
+    """gradio, its files in `folder`, told to send nothing to anybody; UserError where it is not installed."""
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1",
+                      GRADIO_TEMP_DIR=str(folder))
+    try:
+        import gradio
+    except ImportError:
+        raise UserError("app.py needs gradio: pip install -r requirements-app.txt") from None
+    return gradio
+
+
+class Labeller:
+    """What one visitor's film goes through; visitors come one after another (concurrency_limit)."""
+
+    def __init__(self, gradio, trained, slider, args, folder):
+        self.gradio, self.trained, self.slider, self.args = gradio, trained, slider, args
+        self.results = Path(folder, "results")
+        self.stop = SimpleNamespace(signal=None)
+
+    def __call__(self, film, report):
+        """(labelled film, timeline, rows of segments, files, sentence); gradio's Error in plain words."""
+        if not film:
+            raise self.refusal("Drop a film, or record one, first.")
+        try:
+            self.check(Path(film))
+            return self.label(Path(film), report)
+        except (VideoError, UserError) as error:
+            words = f"Cannot read this film ({cli.printable(error)}). Try another, or convert it."
+            raise self.refusal(words) from None
+
+    def refusal(self, words):
+        return self.gradio.Error(html.escape(words), duration=None, title="No labels", print_exception=False)
+
+    def check(self, path):
+        """Refuse what is too large or too long."""
+        if path.stat().st_size > self.args.max_megabytes * MB:
+            raise self.refusal(f"The film has more than {self.args.max_megabytes:g} MB.")
+        info = probe(path)
+        if info.frames / info.fps > self.args.max_seconds:
+            raise self.refusal(f"The film is longer than {self.args.max_seconds:g} s.")
+
+    def label(self, path, report):
+        shutil.rmtree(self.results, ignore_errors=True)     # gradio has its own copies by now
+        folder = self.results / path.stem[:60]
+        choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
+        self.stop = stop = SimpleNamespace(signal=None)
+        most = self.args.max_seconds * probe(path).fps
+        classes, rate = self.trained.classes, self.trained.rate
+        done = label_film(path, path.stem, folder, self.slider, classes, rate, choices, stop,
+                          lambda **bar: Bar(report, stop, most, bar["total"]))
+        left = FilmFolder(folder)
+        rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
+        words = f"{len(rows)} segments in {done.seconds:.1f} s of film."
+        if stop.signal:
+            words += f" Only so far: more than {self.args.max_seconds:g} s are not labelled here."
+        return (str(left.film), str(left.timeline), rows,
+                [str(left.segments), str(left.predictions), str(left.subtitles)], words)
+
+
+class Bar:
+    """The progress of a film, told to its visitor; it stops the film after `most` frames."""
+
+    def __init__(self, report, stop, most, total):
+        self.report, self.stop, self.most, self.total, self.n = report, stop, most, total, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, n=1):
+        self.n += n
+        if self.n > self.most:
+            self.stop.signal = "length"
+        if self.total and self.n % 5 == 0:
+            self.report(min(self.n / self.total, 1), desc=f"frame {self.n} of {self.total}")
+
+
+def make_page(gradio, labeller, args):
+    """The gradio.Blocks of the app."""
+    trained = labeller.trained
+    known = ", ".join(trained.classes[:120]) + (" ..." if len(trained.classes) > 120 else "")
+    with gradio.Blocks(title="What happens in this film?", delete_cache=(600, KEPT),
+                       analytics_enabled=False) as page:
+        gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
+                    f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
+                    f"{len(trained.classes)} classes only, and takes everything for one of them: "
+                    f"{html.escape(known)}.</p><p>A film that the browser cannot play may be labelled all "
+                    "the same.</p>")
+        with gradio.Row():
+            film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
+                                webcam_options=gradio.WebcamOptions(mirror=False))
+            labelled = gradio.Video(show_label=False, interactive=False, elem_id="labelled",
+                                    buttons=["download"])
+        button = gradio.Button("Label it", variant="primary", elem_id="label")
+        said = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
+        timeline = gradio.Image(show_label=False, interactive=False, elem_id="timeline",
+                                buttons=["download", "fullscreen"])
+        table = gradio.Dataframe(headers=COLUMNS, datatype="str", interactive=False, label="Segments",
+                                 elem_id="segments")
+        taken = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
+
+        told = gradio.Progress()
+
+        def label(film, report=told):       # gradio looks for its Progress among the defaults
+            return labeller(film, report)
+        button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1,
+                     api_visibility="private")
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def policy(app):
+    """The ASGI app, its answers with POLICY."""
+    async def call(scope, receive, send):
+        async def headed(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+        await app(scope, receive, headed)
+    return call
+
+
+def serve(gradio, page, args):
+    """Start the server; the address. UserError where it cannot listen there."""
+    from starlette.middleware import Middleware
+    try:
+        return page.launch(
+            server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
+            prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
+            pwa=False, footer_links=[], app_kwargs={"middleware": [Middleware(policy)]},
+            theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
+    except OSError as error:
+        raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); "
+                        f"try another --port") from None
+
+
+def free_port(host):
+    import socket
+    with socket.create_server((host, 0)) as server:
+        return server.getsockname()[1]
+
+
+def main():
+    args = make_parser().parse_args()
+    device = utils.choose_device(args.device)
+    trained = utils.load_trained(args.model_dir, args.model_name, device)
+    with tempfile.TemporaryDirectory(prefix="lrcn-app-", ignore_cleanup_errors=True) as folder:
+        gradio = import_gradio(folder)
+        slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
+                        args.encoder_precision or trained.recipe.encoder_precision)
+        labeller = Labeller(gradio, trained, slider, args, folder)
+        page = make_page(gradio, labeller, args)
+        if args.host not in ("127.0.0.1", "localhost", "::1"):
+            cli.say(f"--host {args.host}: other machines reach this page, and nobody is asked for a password",
+                    file=sys.stderr)
+        cli.say(f"open {serve(gradio, page, args)}  (Ctrl-C ends it)")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            cli.say("the app has ended; what visitors brought is deleted")
+        finally:
+            labeller.stop.signal = "end"
+            page.close(verbose=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

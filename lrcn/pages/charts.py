@@ -1,0 +1,201 @@
+"""The charts of a report page, as plotly's own figures in plain containers: colours come with the page.
+
+Every name of the data passes `plain`: plotly reads some markup in its texts.
+"""
+import html
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lrcn.drawing import style
+
+SERIES = ["rgb({},{},{})".format(*color) for color in
+          (style.BLUE, style.RED, style.GREEN, style.PINK, style.ORANGE, style.SKY)]
+DASHES = ("solid", "dash", "dot", "dashdot")
+SHORT = 28      # letters of a name on an axis
+
+
+def plain(text, limit=None):
+    """A name as plotly shows it letter by letter, shortened in its middle."""
+    text = "".join(c if c.isprintable() else "�" for c in str(text))
+    if limit and len(text) > limit:
+        text = f"{text[:limit // 2]}…{text[-(limit - limit // 2 - 1):]}"
+    return html.escape(text, quote=False)
+
+
+def chart(traces, **layout):
+    """{data, layout}: a plotly figure, checked by plotly and without its template."""
+    layout = {"margin": {"l": 60, "r": 16, "t": 34, "b": 50}, "hovermode": "closest", "dragmode": False,
+              "legend": {"orientation": "h", "y": -0.22}, **layout}
+    found = go.Figure(traces, layout).to_plotly_json()
+    found["layout"].pop("template", None)
+    return found
+
+
+def line(x, y, name, i=0, **more):
+    y = [None if v is None or not np.isfinite(v) else float(v) for v in y]
+    return go.Scatter(x=list(x), y=y, name=name, mode="lines+markers", connectgaps=True, marker={"size": 5},
+                      line={"color": SERIES[i % len(SERIES)], "dash": DASHES[i % len(DASHES)]}, **more)
+
+
+def bars_of(low, high, value):
+    """plotly's error bars from the ends of intervals; a figure without one gets no bar."""
+    return {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
+            "array": [0 if h is None else max(h - v, 0) for h, v in zip(high, value, strict=True)],
+            "arrayminus": [0 if a is None else max(v - a, 0) for a, v in zip(low, value, strict=True)]}
+
+
+# ---------------------------------------------------------------- training
+
+def curves(history):
+    """{name: chart}: training and validation in one chart each for loss and accuracy; the learning rate."""
+    epochs = [row["epoch"] for row in history]
+    found = {}
+    for name, title, axis in (("loss", "Cross-entropy", "nats a clip"), ("top1", "Accuracy", "share right")):
+        traces = [line(epochs, [row.get(f"{part}_{name}") for row in history], word, i,
+                       hovertemplate=f"epoch %{{x}}: %{{y:.3f}}<extra>{word}</extra>")
+                  for i, (part, word) in enumerate((("train", "training"), ("val", "validation")))]
+        found[name] = chart(traces, title={"text": title}, xaxis={"title": {"text": "epoch"}}, height=330,
+                            yaxis={"title": {"text": axis}, "rangemode": "tozero"})
+    rate = line(epochs, [row.get("lr") for row in history], "learning rate", 2,
+                hovertemplate="epoch %{x}: %{y:.3g}<extra></extra>")
+    found["lr"] = chart([rate], title={"text": "Learning rate"}, height=330,
+                        xaxis={"title": {"text": "epoch"}},
+                        yaxis={"rangemode": "tozero", "exponentformat": "power"})
+    return found
+
+
+# ---------------------------------------------------------------- test
+
+def confusion(matrix, classes):
+    """The matrix as shares of each row; customdata: videos, the row's videos."""
+    total = matrix.sum(1, keepdims=True)
+    share = np.where(total > 0, matrix / np.maximum(total, 1), np.nan)
+    cells = [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in share]
+    places, names = list(range(len(classes))), [plain(cls, SHORT) for cls in classes]
+    cell = 44 if len(classes) <= 20 else 26 if len(classes) <= 40 else 13
+    axis = {"tickmode": "array", "tickvals": places, "ticktext": names, "showgrid": False, "zeroline": False,
+            "tickfont": {"size": 12 if len(classes) <= 40 else 9}, "fixedrange": True}
+    room = 20 + (7 if len(classes) <= 40 else 5.5) * max(map(len, names))
+    counts = [[[int(n), int(row.sum())] for n in row] for row in matrix]
+    heat = go.Heatmap(z=cells, customdata=counts, zmin=0, zmax=1, xgap=1, ygap=1,
+                      hovertemplate="true %{y}<br>predicted %{x}<br>%{customdata[0]} of %{customdata[1]} "
+                                    "(%{z:.0%})<extra></extra>",
+                      colorbar={"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%",
+                                "lenmode": "pixels", "len": 220, "y": 1, "yanchor": "top"})
+    if len(classes) <= 20:
+        heat.update(text=[[str(n) if n else "" for n in row] for row in matrix], texttemplate="%{text}")
+    side = cell * len(classes)
+    return chart([heat], width=int(side + room + 130), height=int(side + room + 60),
+                 margin={"l": int(room), "r": 110, "t": 16, "b": int(room)},
+                 xaxis={**axis, "title": {"text": "predicted class", "standoff": 12}, "tickangle": -90},
+                 yaxis={**axis, "title": {"text": "true class", "standoff": 12}, "autorange": "reversed"})
+
+
+def accuracy_by_training(classes, counts, accuracy, n, few, words):
+    """Does a class with few training videos do worse? A point a class; words: the rank correlation."""
+    traces = []
+    for i, (chosen, name) in enumerate(((~few, "other classes"), (few, "under-represented"))):
+        where = np.flatnonzero(chosen & (n > 0))
+        traces.append(go.Scatter(
+            x=counts[where].tolist(), y=accuracy[where].round(4).tolist(), mode="markers", name=name,
+            marker={"size": 10, "symbol": ("circle", "diamond")[i], "color": (SERIES[0], SERIES[4])[i],
+                    "line": {"width": 1}}, hoverinfo="text",
+            hovertext=[f"{plain(classes[k])}: {accuracy[k]:.1%} of {n[k]}, {counts[k]} training videos"
+                       for k in where]))
+    return chart(traces, title={"text": words}, height=380, xaxis={"title": {"text": "training videos"}},
+                 yaxis={"title": {"text": "accuracy of the class"}, "range": [-0.03, 1.05],
+                        "tickformat": ".0%"})
+
+
+# ---------------------------------------------------------------- the movie study
+
+def estimate(found):
+    """(value, low, high, n) of a figure in the study's metrics.json; None where it has none."""
+    found = found if isinstance(found, dict) else {}
+    ends = found.get("ci95") or (None, None)
+    return found.get("value"), *ends, found.get("n")
+
+
+def points(x, estimates, name, i):
+    value, low, high, n = zip(*map(estimate, estimates), strict=True)
+    keep = [k for k, v in enumerate(value) if v is not None]
+    x, value, low, high, n = ([column[k] for k in keep] for column in (x, value, low, high, n))
+    words = [f"{plain(name)}: {v:.3f}" + (f" [{a:.3f}, {b:.3f}]" if a is not None else "") + f", n = {count}"
+             for v, a, b, count in zip(value, low, high, n, strict=True)]
+    return line(x, value, plain(name), i, error_y=bars_of(low, high, value), hoverinfo="text",
+                hovertext=words)
+
+
+def switching(study):
+    """The switching curves: share of the later action against its frames in the window."""
+    traces = []
+    for i, (name, curve) in enumerate(study["switching"].items()):
+        ks = sorted(curve["curve"], key=int)
+        trace = points([int(k) for k in ks], [curve["curve"][k] for k in ks], name, i)
+        trace.visible = True if name in ("hard", "both ways") else "legendonly"
+        traces.append(trace)
+    return chart(traces, title={"text": "When does the later action win?"}, height=430,
+                 xaxis={"title": {"text": "frames of the later action in the window"}, "dtick": 1},
+                 yaxis={"title": {"text": "p(later) / p(both), mean"}, "range": [-0.03, 1.05]})
+
+
+def shares(study):
+    """Which action wins a window of two, by how many of its frames are the second's."""
+    rows = sorted((tuple(map(int, mix.split("+"))), row) for mix, row in study["shares_by_mix"].items()
+                  if mix.count("+") == 1)
+    if not rows:
+        return None
+    names = ("first", "second", "neither")
+    return chart([points([counts[1] for counts, _ in rows], [row[who] for _, row in rows], who, i)
+                  for i, who in enumerate(names)], title={"text": "Which action wins a mixed window"},
+                 height=430, xaxis={"title": {"text": "frames of the second action"}, "dtick": 1},
+                 yaxis={"title": {"text": "share of windows won"}, "range": [-0.03, 1.05]})
+
+
+def gates(study):
+    """{frames of the later action: chart} of the LSTM's mean gates by step, every layer and direction."""
+    found = {}
+    for k, by_gate in (study.get("lstm", {}).get("gates_by_step") or {}).items():
+        traces = []
+        for name, layers in by_gate.items():
+            for layer, directions in enumerate(layers or ()):
+                for reverse, values in enumerate(directions):
+                    words = f"{name}, layer {layer + 1}, {'backward' if reverse else 'forward'}"
+                    traces.append(line(range(1, len(values) + 1), values, words, len(traces),
+                                       hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{words}</extra>"))
+        if traces:
+            found[k] = chart(traces, title={"text": "The LSTM's gates, step by step"}, height=430,
+                             xaxis={"title": {"text": "frame in the window"}, "dtick": 1},
+                             yaxis={"title": {"text": "mean of the gate"}, "range": [-0.03, 1.05]})
+    return found
+
+
+# ---------------------------------------------------------------- films
+
+def timeline(film, most=6):
+    """Probability of a film's leading classes at the middle of every window; its segments underneath."""
+    total = {}
+    for _, _, best in film.windows:
+        for label, p in best.items():
+            total[label] = total.get(label, 0) + (p or 0)
+    leading = sorted(total, key=total.get, reverse=True)[:most]
+    middles = [round((a + b) / 2, 3) for a, b, _ in film.windows]
+    traces = [line(middles, [best.get(label, 0) for _, _, best in film.windows], plain(label, SHORT), i,
+                   hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")
+              for i, label in enumerate(leading)]
+    for trace in traces:
+        trace.update(mode="lines")
+    color = {label: SERIES[i % len(SERIES)] for i, label in enumerate(leading)}
+    end = max([b for _, b, *_ in film.segments] + [b for _, b, _ in film.windows] + [1e-3])
+    traces.append(go.Bar(
+        orientation="h", base=[a for a, *_ in film.segments], x=[b - a for a, b, *_ in film.segments],
+        y=[0] * len(film.segments), width=1, yaxis="y2", showlegend=False, hoverinfo="text",
+        marker={"color": [color.get(label, "rgb(140,140,140)") for _, _, label, _ in film.segments]},
+        hovertext=[f"{a:.1f} to {b:.1f} s: {plain(label)}" + (f" {p:.2f}" if p is not None else "")
+                   for a, b, label, p in film.segments]))
+    return chart(traces, height=300, hovermode="x", margin={"l": 50, "r": 16, "t": 10, "b": 40},
+                 xaxis={"title": {"text": "seconds"}, "range": [0, end], "fixedrange": True, "anchor": "y2"},
+                 yaxis={"range": [-0.03, 1.05], "domain": [0.2, 1], "fixedrange": True},
+                 yaxis2={"domain": [0, 0.12], "showticklabels": False, "showgrid": False, "zeroline": False,
+                         "fixedrange": True, "range": [-0.5, 0.5]})

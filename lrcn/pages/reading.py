@@ -1,0 +1,185 @@
+"""What lies in a run folder, read for its report: every value checked, and what is absent left out.
+
+    run = read_run("20261121-110128")       # .tested, .history, .study, .films ... or None, or empty
+    table = side_by_side([run, other])      # the comparison with paired tests
+
+A run folder may come from a stranger: numbers are numbers here or None, words are words.
+"""
+import contextlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrcn import scores
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.clips.splits import read_splits
+from lrcn.runs import FilmFolder, RunFolder
+from lrcn.testing import answers
+
+TOP = 5
+
+
+@dataclass
+class Tested(answers.Shares):
+    """What test.py wrote of every video. predicted: int (N,)."""
+    predicted: np.ndarray = None
+
+    def __post_init__(self):
+        self.predicted = self.probabilities.argmax(1)
+
+    def matrix(self):
+        """Videos (C, C), true class by row."""
+        found = np.zeros((len(self.classes),) * 2, int)
+        np.add.at(found, (self.labels, self.predicted), 1)
+        return found
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film of test_on_video.py. windows: [(start, end, {label: probability})], in seconds."""
+    name: str
+    folder: FilmFolder
+    segments: list      # (start, end, label, probability)
+    windows: list
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a page shows of one run; None or empty where a script has not run yet."""
+    folder: RunFolder
+    settings: dict
+    history: list       # rows of metrics.csv, numbers or None
+    parts: dict         # {part: Counter of classes}
+    metrics: dict       # of test.py
+    tested: Tested | None
+    study: dict
+    films: list
+
+    @property
+    def name(self):
+        return self.folder.path.resolve().name
+
+    @property
+    def train_counts(self):
+        """int (C,): training videos of the tested classes."""
+        counts = self.parts.get("train", Counter())
+        return np.array([counts[cls] for cls in self.tested.classes])
+
+
+def read_run(folder):
+    """The Run of a run folder; UserError where there is nothing of one, or a file is damaged."""
+    run = RunFolder(folder)
+    read = (run.settings, run.metrics, run.test.metrics, run.test.predictions)
+    if not any(path.is_file() for path in read):
+        raise UserError(f"{run}: this is no run folder (no settings.json, no metrics.csv, no test/ in it); "
+                        f"give the folder that train.py printed")
+    parts = {}
+    for row in read_splits(run.splits) if run.splits.is_file() else ():
+        parts.setdefault(row["part"], Counter())[row["class"]] += 1
+    return Run(run, _json(run.settings), read_history(run.metrics), parts, _json(run.test.metrics),
+               Tested(**vars(answers.read_shares(run.test))) if run.test.predictions.is_file() else None,
+               read_study(run.study.metrics), read_films(run))
+
+
+def _json(path):
+    return files.read_json(path) if path.is_file() else {}
+
+
+def number(text):
+    """A finite number, or None for anything else."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) and not isinstance(text, bool) else None
+
+
+def read_history(path):
+    """Rows of metrics.csv, {column: number or None}."""
+    if not path.is_file():
+        return []
+    rows = files.read_csv(path, ("epoch",))
+    return [{key: number(value) for key, value in row.items() if key} for row in rows]
+
+
+def read_study(path):
+    """metrics.json of test_continues_movie.py, {} without one; UserError where a page cannot show it."""
+    found = _json(path)
+    parts = [found.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
+    curves = parts[0].values() if isinstance(parts[0], dict) else [None]
+    if found and not (all(isinstance(part, dict) for part in parts)
+                      and all(isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in curves)):
+        raise UserError(f"{path}: not the figures of a study; run test_continues_movie.py again")
+    return found
+
+
+# ---------------------------------------------------------------- tests
+
+def share_words(metrics):
+    """How the tested videos were chosen, as a sentence, and whether it is one to warn of."""
+    split = str(metrics.get("split", ""))
+    if metrics.get("leaky"):
+        return ("random split by video: near copies of the tested clips were trained on, and the accuracy is "
+                "inflated"), True
+    if split in ("1", "2", "3"):
+        return f"official split {split}, whole groups", False
+    return "test part drawn by whole groups" if split == "drawn" else f"split {split}", False
+
+
+def side_by_side(runs, choices):
+    """A row a run for a comparison, the first being what the others are measured by.
+
+    choices: {flag: value} of every run. Runs that were tested on other videos get no paired test.
+    """
+    for run in runs:
+        if run.tested is None:
+            raise UserError(f"{run.folder}: no test/predictions.csv in this run; run test.py on it first")
+    found = []
+    for run, flags in zip(runs, choices, strict=True):
+        estimate = scores.share_of(run.tested.right, run.tested.groups)
+        row = {"name": run.name, "top1": estimate.value, "ci95": estimate.ci95, "n": len(run.tested.videos),
+               "flags": [(name, value) for name, value in flags.items()
+                         if name in choices[0] and value != choices[0][name]]}
+        with contextlib.suppress(ValueError):       # other videos
+            row.update(_paired(runs[0].tested, run.tested.of(runs[0].tested.videos)) if found else {})
+        found.append(row)
+    return found
+
+
+def _paired(first, other):
+    """The paired test of a run against the first, on the same videos; answers: its class for each of them."""
+    value, ends, p = scores.paired(first.right[None], other.right[None], first.groups)
+    both = {f"{a}{b}": int(((first.right == a) & (other.right == b)).sum()) for a in (0, 1) for b in (0, 1)}
+    return {"minus": value, "minus_ci95": ends, "p": p, "both": both,
+            "answers": [other.classes[i] for i in other.predicted]}
+
+
+# ---------------------------------------------------------------- films
+
+def read_films(run):
+    """[Film] of a run's test_on_video/, by name; a folder that holds no such tables is passed over."""
+    found = []
+    for path in sorted(run.films.iterdir()) if run.films.is_dir() else ():
+        film = FilmFolder(path)
+        if film.segments.is_file() and film.predictions.is_file():
+            segments = [(*_span(row, film.segments), row["label"], number(row["probability"]))
+                        for row in files.read_csv(film.segments, ("start", "end", "label", "probability"))]
+            found.append(Film(path.name, film, segments, _windows(film.predictions)))
+    return found
+
+
+def _span(row, path):
+    start, end = number(row["start"]), number(row["end"])
+    if start is None or end is None:
+        raise UserError(f"{path}: start and end have to be seconds; run test_on_video.py again")
+    return start, end
+
+
+def _windows(path):
+    rows = files.read_csv(path, ("start", "end", "label_1", "probability_1"))
+    top = range(1, 1 + sum(1 for name in (rows[0] if rows else ()) if name and name.startswith("label_")))
+    return [(*_span(row, path), {row[f"label_{i}"]: number(row[f"probability_{i}"]) for i in top
+                                 if row.get(f"label_{i}")}) for row in rows]

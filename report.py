@@ -1,0 +1,56 @@
+"""One page of a run: its accuracy, mistakes, clips, curves, study and films, to open in a browser.
+
+    python report.py 20261121-110128
+    python report.py RUN_A RUN_B            # a page each, with the runs compared
+
+leaves <run>/report.html, one file that opens from the disk without a server or a network, and
+<run>/report_clips/, small films of the test clips which the page plays (--clips_per_cell 0: none). What has
+not been made yet (test.py, test_continues_movie.py, test_on_video.py) is left out. With several runs
+each is tested against the first on the same videos. The path of the first page is the last printed line.
+"""
+import sys
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.values import COUNT
+from lrcn.pages.clips import write_clips
+from lrcn.pages.page import write_page
+from lrcn.pages.reading import read_run, side_by_side
+from lrcn.training.recipe import Recipe
+
+
+def make_parser():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train.py")
+    parser.add_argument("--clips_per_cell", type=COUNT, default=3, metavar="N",
+                        help="clips to draw of every cell of the confusion matrix, the surest first")
+    parser.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
+                        help="folder of the sampled clips (default: that of the training)")
+    return parser
+
+
+def choices(run):
+    """{flag: value} of what makes the run's network, for a comparison."""
+    return Recipe.of(run.settings, run.folder.settings).choices() if run.settings else {}
+
+
+def main():
+    args = make_parser().parse_args()
+    runs = [read_run(cli.folder("runs", word, "give run folders of train.py")) for word in args.runs]
+    if len({run.folder.path.resolve() for run in runs}) < len(runs):
+        raise UserError("RUN: the same run twice; give different ones")
+    compared = side_by_side(runs, list(map(choices, runs))) if len(runs) > 1 else []
+    for run in runs:
+        clips, words = {}, None
+        if run.tested:
+            clips, words = write_clips(run, args.sampled_data_path or run.settings.get("sampled_data_path"),
+                                       args.clips_per_cell)
+        if words:
+            cli.say(f"warning: {words}", file=sys.stderr)
+        size = write_page(run, clips, compared, runs, [words] if words else [])
+        cli.say(f"{run.folder.report}: {files.gigabytes(size)}, {len(clips)} clips that play in it")
+    cli.say(runs[0].folder.report)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""app.py, driven by a browser as by a visitor: a film in, labels, table and files out; bad films; a queue."""
+import os
+import signal
+import time
+from urllib.parse import unquote
+from urllib.request import urlopen
+
+import pytest
+from browsers import requested, until
+from commands import run, start
+from runs import ONE_THREAD, one_line
+from videos import numbered, write_video
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def app(trained):
+    """(address, process) of an app that takes 40 seconds and 30 MB at most."""
+    pytest.importorskip("gradio", reason="no gradio here: pip install -r requirements-app.txt")
+    process = start("app.py", "--model_dir", trained, "--port", 0, "--max_seconds", 40, "--max_megabytes", 30,
+                    "--device", "cpu", "--encoder_backend", "torch", env=ONE_THREAD)
+    end = time.monotonic() + 120
+    while "open http" not in process.out:
+        assert process.poll() is None and time.monotonic() < end, process.wait()
+        time.sleep(0.1)
+    yield process.out.split()[1], process
+    process.kill(signal.SIGINT)
+    assert process.wait(60).code in (0, 130)
+
+
+def film(path, seconds=4):
+    return write_video(path, [numbered(i // 5, 128, 96) for i in range(25 * seconds)])
+
+
+def visit(browser, address, path):
+    """Open the app and drop a film into it."""
+    browser.get(address)
+    until(browser, "return document.querySelector('#film input[type=file]') !== null", 60)
+    browser.find_element("css selector", "#film input[type=file]").send_keys(str(path))
+
+
+def label(browser, seconds=60):
+    """Click; the words below the button when it is done."""
+    until(browser, "return document.querySelector('#film video') !== null", seconds)
+    browser.find_element("css selector", "#label").click()
+
+
+def done(browser, seconds=90):
+    return until(browser, "return document.querySelector('#said textarea, #said input')?.value", seconds)
+
+
+def told(browser, words, seconds=60):
+    """Wait until one of the messages on the page says so."""
+    until(browser, "return [...document.querySelectorAll('.toast-body, [data-testid=toast-body]')]"
+                   ".some((one) => one.innerText.toLowerCase().includes(arguments[0]))", seconds, words)
+
+
+def test_a_film_comes_back_labelled_with_its_table_and_files(browser, app, tmp_path):
+    address, _ = app
+    visit(browser, address, film(tmp_path / "ünser <b>film</b> 😀.mp4"))
+    label(browser)
+    assert "segments in 4.0 s" in done(browser)
+    labelled = until(browser, "const v = document.querySelector('#labelled video'); return v && v.src")
+    assert until(browser, "const v = document.querySelector('#labelled video'); return v.videoWidth") == 128
+    until(browser, "return document.querySelector('#timeline img') !== null")
+    cells = until(browser, "const t = document.querySelector('#segments'); return t && t.innerText")
+    assert "from (s)" in cells and "probability" in cells and "0" in cells
+    links = browser.execute_script("return [...document.querySelectorAll('#files a')].map((a) => a.href)")
+    (table,) = {link for link in links if unquote(link).endswith("segments.csv")}
+    assert urlopen(table).read().decode().startswith("start,end,label,probability\n0.000,")
+    assert any(link.endswith(".srt") for link in links) and urlopen(labelled).read(8)[4:] == b"ftyp"
+    asked = requested(browser)
+    assert all(name.startswith((address, "blob:", "data:")) for name in asked), asked
+
+
+def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browser, app, tmp_path):
+    address, _ = app
+    (tmp_path / "text.mp4").write_text("no film\n" * 100)
+    visit(browser, address, tmp_path / "text.mp4")
+    label(browser)
+    told(browser, "cannot read this film")
+    huge = film(tmp_path / "huge.mp4", 1)
+    os.truncate(huge, 3 * 2**30)
+    visit(browser, address, huge)
+    told(browser, "maximum allowed size of 30")
+    visit(browser, address, film(tmp_path / "long.mp4", 41))
+    label(browser)
+    told(browser, "longer than 40 s")
+
+
+def test_a_second_visitor_waits_and_gets_the_own_film(browser, app, tmp_path):
+    address, _ = app
+    for name, seconds in (("first", 38), ("second", 4)):
+        film(tmp_path / f"{name}.mp4", seconds)
+    first = browser.current_window_handle
+    visit(browser, address, tmp_path / "first.mp4")
+    browser.switch_to.new_window("tab")
+    visit(browser, address, tmp_path / "second.mp4")
+    until(browser, "return document.querySelector('#film video') !== null")
+    second = browser.current_window_handle
+    browser.switch_to.window(first)
+    label(browser)
+    browser.switch_to.window(second)
+    label(browser)
+    until(browser, "return /queue/i.test(document.body.innerText)", 20)
+    browser.switch_to.window(first)
+    assert "38.0 s" in done(browser, 120)
+    browser.switch_to.window(second)
+    assert "4.0 s" in done(browser)
+    browser.close()
+    browser.switch_to.window(first)
+
+
+def test_without_its_package_or_run_it_says_so(trained, tmp_path):
+    one_line(run("app.py", "--model_dir", tmp_path, ok=False), "--model_dir", "no run folder")
+    blocked = tmp_path / "gradio.py"
+    blocked.write_text("raise ImportError")
+    one_line(run("app.py", "--model_dir", trained, "--device", "cpu", ok=False, fork=False,
+                 env={"PYTHONPATH": tmp_path}), "pip install -r requirements-app.txt")
