@@ -71,6 +71,7 @@ class Labeller:
 
     def __init__(self, gradio, trained, slider, args, folder):
         self.gradio, self.trained, self.slider, self.args = gradio, trained, slider, args
+        self.rate = utils.watching_rate(trained)
         self.results = Path(folder, "results")
         self.stop = SimpleNamespace(signal=None)
 
@@ -102,9 +103,9 @@ class Labeller:
         choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
         most = self.args.max_seconds * probe(path).fps
-        classes, rate = self.trained.classes, self.trained.rate
+        classes, rate = self.trained.classes, self.rate
         done = label_film(path, path.stem, folder, self.slider, classes, rate, choices, stop,
-                          lambda **bar: Bar(report, stop, most, bar["total"]))
+                          progress=lambda **bar: Bar(report, stop, most, bar["total"]))
         left = FilmFolder(folder)
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
         words = f"{len(rows)} segments in {done.seconds:.1f} s of film."

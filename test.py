@@ -69,8 +69,7 @@ def tested_with(args, trained, data):
             "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
             "num_frames_video": trained.settings["num_frames_video"],
             "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
-            "seed": trained.settings["seed"], "parameters": checkpoints.count_parameters(trained.model),
-            "command": cli.command()}
+            "seed": trained.settings["seed"], "parameters": checkpoints.count_parameters(trained.model)}
 
 
 if __name__ == "__main__":

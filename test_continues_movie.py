@@ -136,6 +136,7 @@ def study_run(model_dir, args, device, drawn):
     with files.replaced_folder(folder.path, own=PICTURES if drawn else ()) as path:
         new = StudyFolder(path)
         files.write_json(new.metrics, report.metrics(found, settings))
+        files.write_text(new.command, cli.command() + "\n")
         files.write_csv(new.windows, report.WINDOW_COLUMNS, report.window_rows(found))
         if drawn:
             pictures.show(path, pictures.draw(found, path, report.note(settings)))
@@ -155,7 +156,6 @@ def measured_on(trained, split, clips, args):
             **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
             "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
             "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
-            "command": cli.command(),
             "intervals": "95%, for other source groups of test videos"}
 
 

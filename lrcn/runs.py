@@ -30,7 +30,7 @@ class TestFolder(_Folder):
     """What test.py leaves (and fuse.py, of several runs)."""
     __test__ = False    # no test, says pytest otherwise
     metrics, predictions = _named("metrics.json"), _named("predictions.csv")
-    mistakes = _named("mistakes.csv")
+    mistakes, command = _named("mistakes.csv"), _named("command.txt")
     confusion, confusion_picture = _named("confusion_matrix.csv"), _named("confusion_matrix.png")
     accuracy, accuracy_picture = _named("accuracy_per_class.csv"), _named("accuracy_per_class.png")
     figures, videos = _named("figures"), _named("videos")
@@ -44,6 +44,7 @@ class StudyFolder(_Folder):
     """What test_continues_movie.py leaves, of one run or of several."""
     metrics, windows, movie = _named("metrics.json"), _named("windows.csv"), _named("movie.mp4")
     movie_gif, window_gif = _named("movie.gif"), _named("sliding_window.gif")
+    command = _named("command.txt")
     comparison, comparison_table = _named("comparison.json"), _named("comparison.csv")
 
 

@@ -85,7 +85,8 @@ def write_tested(run, names, tested, groups, labels, shares):
                                 "note": f"{len(tested)} of {len(tested)} listed test videos present",
                                 "windows": 1, "encoder": "none", "readout": "final",
                                 "num_frames_video": 5, "seed": 0, "parameters": 1_250_000,
-                                "checkpoint": "best.pth.tar", "command": "test.py --model_dir RUN"})
+                                "checkpoint": "best.pth.tar"})
+    run.test.command.write_text("test.py --model_dir RUN\n")
 
 
 def write_sampled(folder, tested):

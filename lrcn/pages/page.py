@@ -7,6 +7,7 @@ no other one run: by their hashes, so that the same run gives the same page. Nam
 as text: through Jinja2's escaping, as JSON, or through charts.plain.
 """
 import base64
+import contextlib
 import functools
 import hashlib
 import shlex
@@ -21,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from lrcn import scores
 from lrcn.base import files
 from lrcn.pages import charts, reading
+from lrcn.runs import RunFolder
 
 HERE = Path(__file__).parent
 
@@ -163,8 +165,11 @@ def commands(run):
     """The command lines that made the run, in the order of the work, where the files tell them."""
     sampled = run.settings.get("sampled_data_path")
     versions = run.settings.get("versions")
-    told = [made.get("command") for made in (versions if isinstance(versions, dict) else {}, run.metrics,
-                                             run.study.get("measured_on") or {})]
+    told = [versions.get("command") if isinstance(versions, dict) else None]
+    folder = RunFolder(run.folder)
+    for path in (folder.test.command, folder.study.command):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            told.append(path.read_text(encoding="utf-8").strip())
     told += [f"report.py {shlex.quote(str(run.folder))}"]
     before = [f"preprocessing_data.py --sampled_data_dir {shlex.quote(str(sampled))} ..."] if sampled else []
     return [f"python {line}" for line in [*before, *told] if isinstance(line, str)]

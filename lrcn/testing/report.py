@@ -34,6 +34,7 @@ def write(test, data, classes, probabilities, more, num_videos, seed):
         for sub in (folder.figures, folder.videos):
             sub.mkdir()
         files.write_json(folder.metrics, metrics)
+        files.write_text(folder.command, cli.command() + "\n")
         tables = write_tables(folder, data, classes, probabilities)
         draw(folder, data, classes, probabilities, tables, note, num_videos, seed)
     top5 = f"top-5 {metrics['top5']:.3f}, " if len(classes) > 5 else ""

@@ -182,7 +182,7 @@ class History:
 
     def add(self, answers):
         """Take up Slider.answers (n, 1 + S, C), or (n, C); how many windows there are."""
-        answers = answers.reshape(len(answers), -1, answers.shape[-1]).astype(np.float16)
+        answers = (answers if answers.ndim == 3 else answers[:, None]).astype(np.float16)
         self.windows += list(answers[:, 0])
         self.alone += list(answers[:, 1:])
         return len(self.windows)

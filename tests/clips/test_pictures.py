@@ -98,12 +98,12 @@ def test_broken_and_huge_pictures_are_refused(tmp_path):
 
 
 def test_which_pictures_count(tmp_path):
-    for path in ("A/1.jpg", "A/1.png", "A/deep/2.jpg", "B/3.webp", "top.jpg"):
+    for path in ("A/1.jpg", "A/1.png", "A/deep/two.jpg", "B/3.webp", "top.jpg"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(corner()).save(tmp_path / path)
     found = find_sources(tmp_path)
     assert [(j.cls, j.video) for j in found.jobs] == [("A", "1.jpg"), ("A", "1.png"), ("B", "3")]
-    assert dict(found.left_out) == {"A/deep/2.jpg": "a picture that lies deeper than its class folder",
+    assert dict(found.left_out) == {"A/deep/two.jpg": "a picture that lies deeper than its class folder",
                                     "top.jpg": "in no class folder"}
     write_video(tmp_path / "B" / "film.avi", 30)
     found = find_sources(tmp_path)

@@ -292,7 +292,8 @@ def test_every_flag_is_taken_with_underscores_dashes_and_long_dashes():
             if name.startswith("--no_") or name in ("-h", "--help"):
                 continue
             usual = action.choices[0] if action.choices else action.default
-            value = [] if action.nargs == "?" else [str("1" if usual in (None, "") else usual)]
+            absent = "0.5" if name == "--classifier_dropout" else "1"
+            value = [] if action.nargs == "?" else [str(absent if usual in (None, "") else usual)]
             forms = [name, name.replace("_", "-"), "–-" + name[2:], "—" + name[2:], "-" + name[2:],
                      "––" + name[2:].replace("_", "-")]
             results = [getattr(parsed([form, *value]), action.dest) for form in forms]
