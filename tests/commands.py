@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
 PRELOADED = ("torch", "torchvision", "cv2", "numpy", "matplotlib.pyplot", "sklearn.metrics",
-             "torch.utils.tensorboard", "tqdm", "timm")
+             "torch.utils.tensorboard", "tqdm", "timm", "plotly.graph_objects")
 
 
 @dataclass
