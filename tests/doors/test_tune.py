@@ -88,7 +88,7 @@ def test_the_table_is_made_of_the_held_out_clips(tuned):
             assert float(row["minus_first"]) == pytest.approx(float(row["top1"]) - float(rows[0]["top1"]),
                                                               abs=1e-5)
     assert "8 trainings in " in result.out and "a minute" in result.out
-    assert result.out.count("encoding ") <= 1       # every frame once for all trainings, here or by another test
+    assert result.out.count("encoding ") <= 1       # every frame once for all trainings, or none
     text = (output / "tune.md").read_text()
     assert text.startswith("```\npython tune.py ") and text.count("\n|") == 2 + len(rows)
     assert (output / "tune.png").stat().st_size > 10_000 and not half_files(output)
