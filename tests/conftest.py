@@ -94,10 +94,16 @@ def trained(demo, sampled, once):
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+def _chromium(tmp_path_factory):
     from browsers import chromium
     with chromium(tmp_path_factory.mktemp("browser")) as driver:
         yield driver
+
+
+@pytest.fixture
+def browser(_chromium):
+    yield _chromium
+    _chromium.get("about:blank")    # films that play on would take a core from the tests to come
 
 
 @pytest.fixture(scope="session")
