@@ -159,9 +159,13 @@ def started(loader):
     came = []
     before = {number: signal.signal(number, lambda number, _: came.append(number))
               for number in (signal.SIGINT, signal.SIGTERM)}
+    # Workers inherit that these are blocked, until they are `quiet`: torch's own handler lets one die of them
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before) if hasattr(signal, "pthread_sigmask") else None
     try:
         iterator = iter(loader)
     finally:
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler)
     for number in came:

@@ -22,7 +22,6 @@ from plotly.offline import get_plotlyjs
 from lrcn import scores
 from lrcn.base import files
 from lrcn.pages import charts, reading
-from lrcn.runs import RunFolder
 
 HERE = Path(__file__).parent
 
@@ -166,8 +165,7 @@ def commands(run):
     sampled = run.settings.get("sampled_data_path")
     versions = run.settings.get("versions")
     told = [versions.get("command") if isinstance(versions, dict) else None]
-    folder = RunFolder(run.folder)
-    for path in (folder.test.command, folder.study.command):
+    for path in (run.folder.test.command, run.folder.study.command):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             told.append(path.read_text(encoding="utf-8").strip())
     told += [f"report.py {shlex.quote(str(run.folder))}"]

@@ -19,7 +19,7 @@ READY = "return document.documentElement.dataset.ready === '1'"
 
 
 def report(*words, **options):
-    return run("report.py", *words, fork=False, **options)
+    return run("report.py", *words, **options)
 
 
 def embedded(page):
