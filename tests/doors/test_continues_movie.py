@@ -198,7 +198,7 @@ def test_a_run_on_flow_sees_its_clips_own_flow_or_that_of_the_cut(demo, flowing,
     for name, more in {"own": (), "cut": ("--cut_flow",), "again": ("--cut_flow", "--pictures")}.items():
         run("test_continues_movie.py", *flags, "--no-pictures", *more)
         found[name] = read(folder / "test_continues_movie")
-    assert found["cut"][1] == found["again"][1] and found["cut"][0]["cut_flow"]
+    assert found["cut"][1] == found["again"][1] and found["cut"][0]["measured_on"]["cut_flow"]
     assert (folder / "test_continues_movie" / "movie.mp4").is_file()
     same = [own == cut for own, cut in zip(found["own"][1], found["cut"][1], strict=True)]
     assert [row["start"] for row, alike in zip(found["own"][1], same, strict=True) if alike] == ["15", "15"]
