@@ -13,6 +13,7 @@ too. Folders and split are those that the run was trained with, unless flags say
 studies each and compares: runs that differ in their seed alone are pooled. It leaves
 comparison.csv, comparison.json and pictures in --output_dir.
 """
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.clips.frames import Clip, windows
+from lrcn.clips.frames import Clip, Cut, windows
 from lrcn.encoding.features import MeanFrame, encode_clips
 from lrcn.runs import RunFolder, StudyFolder
 from lrcn.study import comparison, pictures, report
@@ -41,12 +42,15 @@ def parse_args():
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     parser.set_defaults(batch_size=None)
-    add = parser.group("study").add_argument
+    study = parser.group("study")
+    add = study.add_argument
     add("--num_movies", type=POSITIVE, default=100, help="movies")
     add("--movie_clips", type=Number(int, low=2), default=None,
         help="clips in a movie (default: --batch_size, where it is given, else 16)")
     add("--segment_frames", type=POSITIVE, nargs=2, metavar=("LOW", "HIGH"), default=None,
         help="join LOW to HIGH frames of each clip instead of a whole window's length")
+    study.add_boolean("--cut_flow", default=False, help="show a run on optical flow the flow across every "
+                      "cut, from a clip's last frame to the next one's first, instead of the clip's own")
     add("--bootstrap", type=Number(int, low=20), default=None,
         help="accepted for old command lines; intervals need no resampling any more")
     add("--seed", type=COUNT, default=42, help="of the movies and the shuffling")
@@ -96,6 +100,41 @@ def mean_frame_features(encoder, clips, folder, options):
     return torch.from_numpy(np.asarray(found)[:, 0]).float()
 
 
+def require_flow(encoder):
+    """UserError unless the network sees one field of optical flow a frame."""
+    transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
+    if any(t.flow_length > 1 for t in transforms if "flow" in t.parts):
+        raise UserError("--cut_flow: across a cut there is one field, and this run sees a stack of them; "
+                        "give a run of --flow_length 1")
+    if not any("flow" in t.parts for t in transforms):
+        raise UserError(f"--cut_flow: this run sees no optical flow (--modality {transforms[0].modality}); "
+                        f"give one that does, or leave the flag out")
+
+
+def with_cut_flow(encoder, movies, source, clips, folder, options):
+    """(movies, source, clips) in which the frame before a cut is one more frame of its clip, with the flow
+    to the frame behind the cut.
+
+    movies: movies.Movies. source: [frames.Clip] of the frames that clips.features (V, L, D) are of.
+    """
+    def at(i):
+        return source[movies.video[i]].video, source[movies.video[i]].frames[movies.frame[i]]
+
+    cuts = np.flatnonzero((movies.movie[1:] == movies.movie[:-1]) & (movies.clip[1:] != movies.clip[:-1]))
+    views = [Clip(video, (frame,), Cut(*at(i + 1))) for i in cuts for video, frame in [at(i)]]
+    found = np.asarray(encode_clips(encoder, views, folder, options, "cuts"))
+    more, column = [list(clip.frames) for clip in source], movies.frame.copy()
+    for i, view in zip(cuts, views, strict=True):
+        column[i] = len(more[movies.video[i]])
+        more[movies.video[i]] += view.frames
+    longer = max(map(len, more)) - clips.features.shape[1]
+    features = torch.nn.functional.pad(clips.features, (0, 0, 0, longer))
+    features[movies.video[cuts], column[cuts]] = torch.from_numpy(found[:, 0]).to(features)
+    return (replace(movies, frame=column),
+            [replace(clip, frames=tuple(frames)) for clip, frames in zip(source, more, strict=True)],
+            replace(clips, features=features))
+
+
 # ---------------------------------------------------------------- the study
 
 def join_clips(clips, args, length):
@@ -127,9 +166,15 @@ def study_run(model_dir, args, device, drawn):
     StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
     utils.say_disagreement(args, trained)
+    if args.cut_flow:
+        require_flow(trained.model.encoder)
     data, source, clips = load_clips(trained, args, device)
     length = trained.settings["num_frames_video"]
     movies = join_clips(clips, args, length)
+    if args.cut_flow:
+        options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
+        movies, source, clips = with_cut_flow(trained.model.encoder, movies, source, clips, data.folder,
+                                              options)
     found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed)
     folder = RunFolder(trained.folder).study
     settings = measured_on(trained, data.split, clips, args)
@@ -155,7 +200,8 @@ def measured_on(trained, split, clips, args):
             "num_frames_video": trained.settings["num_frames_video"], "encoder": trained.model.encoder.name,
             **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
             "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
-            "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "seed": args.seed,
+            "movie_clips": args.movie_clips, "segment_frames": args.segment_frames,
+            "cut_flow": args.cut_flow, "seed": args.seed,
             "intervals": "95%, for other source groups of test videos"}
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from lrcn.base.cli import UserError
-from lrcn.clips.fields import source_fields
+from lrcn.clips.fields import flow_of, source_fields
 from lrcn.clips.manifest import SampledVideo
 from lrcn.clips.streams import (
     as_modality,
@@ -112,6 +112,14 @@ class Clip:
     video: SampledVideo
     frames: tuple
     view: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The view of a clip of one frame behind which a movie goes on with `frame` of another sampled video:
+    its flow is the one across this cut, from picture to picture; all else is as in the plain view."""
+    video: SampledVideo
+    frame: int
 
 
 def window(video, start, length):
@@ -239,7 +247,9 @@ def mirrored(clip):
 
 def clip_frames(folder, clip, transform, seed):
     """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities."""
-    seen = {}
+    seen, cut = {}, None
+    if isinstance(clip.view, Cut):
+        cut, clip = clip.view, Clip(clip.video, clip.frames)
     if "rgbdiff" in transform.parts:
         pairs = np.array([change_at(i, clip.video.frames) for i in clip.frames])
         wanted = sorted({*clip.frames, *pairs.flat})
@@ -251,9 +261,19 @@ def clip_frames(folder, clip, transform, seed):
         seen["rgb"] = _crops(folder, clip, clip.frames, transform, seed)
     if "flow" in transform.parts:
         planes = source_fields(folder, clip.video, clip.frames, transform.flow_length)
+        if cut:
+            planes = _across(folder, clip, cut, planes.shape[1:3])
         box = crop_box(*planes.shape[1:3], transform, clip, seed)
         seen["flow"] = to_flow_input(planes, box, transform)
     return as_modality(seen, transform)
+
+
+def _across(folder, clip, cut, shape):
+    """Planes uint8 (1, H, W, 2) of the field across a cut, by the folder's method, on pictures of `shape`."""
+    flow = flow_of(str(folder))
+    before, after = (flow.prepare(cv2.resize(source_frames(folder, video, [frame])[0], shape[::-1]))
+                     for video, frame in ((clip.video, clip.frames[0]), (cut.video, cut.frame)))
+    return flow.code(flow.between(before, after))[None]
 
 
 def _crops(folder, clip, indices, transform, seed):

@@ -22,7 +22,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import quiet, started
-from lrcn.clips.frames import Clip, clip_frames
+from lrcn.clips.frames import Clip, Cut, clip_frames
 from lrcn.encoding.contents import contents
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
 from lrcn.encoding.store import ENTRY, FORMAT, Store, older_caches, size_of, view_number
@@ -94,22 +94,25 @@ def unique_rows(clips):
 def entries_of(folder, rows, seed, parts=("rgb",)):
     """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame. parts: what the
     encoder sees of it; its flow counts where that is among them."""
-    shown = list({video for video, _ in rows.shots if video})
+    shown = list({video for video, _ in rows.shots if video}
+                 | {view.video for _, view in rows.shots if isinstance(view, Cut)})
     prints = dict(zip(shown, contents(folder, shown, parts), strict=True))
     none = np.zeros(2, np.uint64)
     videos = np.array([prints[video] if video else none for video, _ in rows.shots], np.uint64)
     plain = {view: view_number(str(view)) for view in (0, -1)}
-    views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed))
+    views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed, prints))
                       for video, view in rows.shots], np.uint64)
     found = np.zeros(len(rows), ENTRY)
     found["video"], found["view"], found["frame"] = videos[rows.owner], views[rows.owner], rows.frame
     return found
 
 
-def _view_words(video, view, seed):
+def _view_words(video, view, seed, prints):
     """All that a view's pictures depend on, beside what the video holds."""
     if isinstance(view, MeanFrame):
         return f"mean of {view.frames}"
+    if isinstance(view, Cut):
+        return f"cut to {view.frame} of {prints[view.video].tolist()}"
     return f"{seed}/{video.cls}/{video.name}/{view}"
 
 

@@ -10,7 +10,7 @@ from runs import one_line
 import models
 from lrcn.base.cli import UserError
 from lrcn.clips import fields
-from lrcn.clips.frames import Clip, clip_frames, windows
+from lrcn.clips.frames import Clip, Cut, clip_frames, windows
 from lrcn.clips.manifest import FLOW, read_sampled
 from lrcn.encoding.features import Options, encode_clips
 from lrcn.encoding.inventory import needed_videos
@@ -80,6 +80,16 @@ def test_a_flipped_clip_negates_the_horizontal_motion(flowing, modality, length)
         plain, flipped = plain[:, 2], flipped[:, 2]
     np.testing.assert_array_equal(flipped[..., :length], 255 - plain[..., :length])
     np.testing.assert_array_equal(flipped[..., length:], plain[..., length:])
+
+
+def test_the_flow_of_a_cut_leads_from_picture_to_picture(flowing):
+    one, other = read_sampled(flowing)[:2]
+    transform = models.build_encoder("squeezenet1_1", None, 64, "rgb+flow").transform
+    own, still, cut = (clip_frames(flowing, Clip(one, (3,), view), transform, 0)
+                       for view in (0, Cut(one, 3), Cut(other, 3)))
+    assert (abs(still[0, 1, ..., :2].astype(int) - 128) <= 1).all()      # onto itself: nothing moves
+    assert abs(cut[0, 1].astype(int) - own[0, 1]).mean() > 3
+    assert (cut[0, 0] == own[0, 0]).all() and (still[0, 0] == own[0, 0]).all()
 
 
 def test_features_of_flow_are_those_of_the_flow_that_is_there(flowing, tmp_path):

@@ -9,6 +9,7 @@ import cv2
 import pytest
 from commands import run, start
 from PIL import Image
+from runs import train
 
 pytestmark = pytest.mark.slow
 
@@ -173,6 +174,7 @@ def test_damaged_features_are_made_again(runs, sampled):
     (("--segment_frames", 4, 3), "--segment_frames 4 3"),
     (("--segment_frames", 6, 9), "--segment_frames 6 9"),
     (("--movie_clips", 1), "--movie_clips"),
+    (("--cut_flow",), "--cut_flow: this run sees no optical flow"),
     (("--sampled_data_path", "nowhere"), "--sampled_data_path nowhere"),
     (("--model_name", "epoch_77"), "--model_name epoch_77")])
 def test_wrong_flags_take_one_line(runs, flags, words):
@@ -187,3 +189,16 @@ def test_the_originals_command_line_works(runs, demo, sampled):
         demo / "ucfTrainTestlist", "--model_dir", runs["none"] / "Saved_model_checkpoint",
         "--model_name", "epoch_2.pth.tar", "-num_workers", 0, "--batch-size", 32, "--num_movies", 2,
         "--bootstrap", 20, "--no-pictures")
+
+
+def test_a_run_on_flow_sees_its_clips_own_flow_or_that_of_the_cut(demo, flowing, tmp_path):
+    folder = train(demo, flowing, tmp_path, "--modality", "rgb+flow", "--epochs", 1)
+    flags = ("--model_dir", folder, "--num_movies", 2, "--movie_clips", 4, *FAST)
+    found = {}
+    for name, more in {"own": (), "cut": ("--cut_flow",), "again": ("--cut_flow", "--pictures")}.items():
+        run("test_continues_movie.py", *flags, "--no-pictures", *more)
+        found[name] = read(folder / "test_continues_movie")
+    assert found["cut"][1] == found["again"][1] and found["cut"][0]["measured_on"]["cut_flow"]
+    assert (folder / "test_continues_movie" / "movie.mp4").is_file()
+    same = [own == cut for own, cut in zip(found["own"][1], found["cut"][1], strict=True)]
+    assert [row["start"] for row, alike in zip(found["own"][1], same, strict=True) if alike] == ["15", "15"]
