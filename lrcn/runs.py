@@ -67,7 +67,7 @@ class ExportFolder(_Folder):
 class RunFolder(_Folder):
     """What train.py leaves, with the places of what other scripts add."""
     settings, splits, metrics = _named("settings.json"), _named("splits.csv"), _named("metrics.csv")
-    figures, report, clips = _named("figures"), _named("report.html"), _named("report_clips")
+    figures, report, report_clips = _named("figures"), _named("report.html"), _named("report_clips")
     checkpoints = _named("Saved_model_checkpoint")
     study = property(lambda run: StudyFolder(run.path / "test_continues_movie"))
     test = property(lambda run: TestFolder(run.path / "test"))

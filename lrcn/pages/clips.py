@@ -41,12 +41,12 @@ def write_clips(run, sampled, most):
     if not there:
         return left_by_test(run), None
     found = {}
-    with files.replaced_folder(folder.clips, own=("*",)) as new:
+    with files.replaced_folder(folder.report_clips, own=("*",)) as new:
         for i in cli.progress(chosen(tested, most), desc="drawing clips", unit="clip"):
             video = there.get(tested.videos[i])
             path = new / f"{i}.mp4"
             if video and _write(path, sampled, video, fps):
-                found[i] = folder.clips.name + f"/{path.name}"
+                found[i] = folder.report_clips.name + f"/{path.name}"
     return found, None
 
 
