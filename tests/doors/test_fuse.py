@@ -236,6 +236,7 @@ def test_a_fused_run_is_a_run_like_any_other(joint, pair, demo, tmp_path):
     study = last_line(run("test_continues_movie.py", "--model_dir", fused, "--num_movies", 5, "--movie_clips",
                           4, "--no-pictures", "--num_workers", 0, "--device", "cpu"))
     assert read_json(study / "metrics.json")["windows"] > 0
+    one_line(run("export.py", fused, ok=False), "a fused run has several encoders")
     resumed = run("train.py", "--resume", fused, "--epochs", 4, env=ONE_THREAD)
     assert last_line(resumed) == fused and len(table(fused / "metrics.csv")) == 4
 
