@@ -11,9 +11,8 @@ Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the 
 and of these num_frames_to_extract (5) from a start drawn by the seed and the video's name alone.
 --row_data_dir holds one folder of videos per class, which may lie deeper in it; where train/ and
 test/ (or val/) stand on top, they are the parts. With --ucf_list_dir (UCF-101's lists, HMDB-51's or
-Kinetics' tables) the listed videos are taken, without it all. Where there are no
-videos, the pictures in class folders (.jpg .png .webp .bmp) are clips of one frame. What it leaves in
---sampled_data_dir:
+Kinetics' tables) the listed videos are taken, without it all. Where there are no videos, the pictures
+in class folders (.jpg .png .webp .bmp) are clips of one frame. What it leaves in --sampled_data_dir:
 
     <Class>/<video>.avi   the clip: Motion JPEG, quality 95, the source's size
     manifest.csv          video,class,source,source_fps,source_frames,start,stride,frames

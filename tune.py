@@ -177,11 +177,6 @@ def compare(args, base, space, validation):
 
 # ---------------------------------------------------------------- what is written
 
-def command():
-    """The command line, as it would be typed."""
-    return f"python {Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}"
-
-
 def write_start(out, base, plan):
     files.write_json(out.settings, {**base.recipe.as_settings(), "test_windows": base.test_windows,
                                     "flip": base.flip, "classes": plan.classes, "seeds": list(plan.seeds),
@@ -200,7 +195,7 @@ def write_tables(out, rows, plan, against):
     minus = f"{against} {dict(rows[0].setting.chosen)[against]}" if against else "the first row"
     header, cells = tuning.csv_rows(rows, count)
     files.write_csv(out.table, header, cells)
-    files.write_text(out.text, "\n".join(["```", command(), "```", "", note + ".", "",
+    files.write_text(out.text, "\n".join(["```", f"python {cli.command()}", "```", "", note + ".", "",
                                           *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
     best = set(map(id, sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]))

@@ -195,12 +195,8 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
-class Joined:
-    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
-
-    def __init__(self, parts):
-        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
-        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+class _Parts:
+    """Features of several parts that look like one; `shape` and `dtype` are born with them."""
 
     def __len__(self):
         return self.shape[0]
@@ -208,6 +204,14 @@ class Joined:
     @property
     def nbytes(self):
         return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+class Joined(_Parts):
+    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
+
+    def __init__(self, parts):
+        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
+        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
 
     def part(self, clips):
         return Joined([part.part(clips) for part in self.parts])
@@ -243,20 +247,13 @@ class CrossFitted:
         return Gathered(parts, np.array(which), np.array(place))
 
 
-class Gathered:
+class Gathered(_Parts):
     """Features (clips, T, D) of which each lies in one of several parts: that of `which`, at `place`."""
 
     def __init__(self, parts, which, place):
         self.parts, self.which, self.place = parts, which, place
         self.dtype = np.result_type(*(part.dtype for part in parts))
         self.shape = (*which.shape, *parts[0].shape[1:])
-
-    def __len__(self):
-        return self.shape[0]
-
-    @property
-    def nbytes(self):
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def part(self, clips):
         return Gathered(self.parts, self.which[clips], self.place[clips])
