@@ -53,7 +53,7 @@ def make_parser():
     add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")
     add("--epochs", type=POSITIVE, default=100, help="epochs of the whole job")
     add("--repeats", type=POSITIVE, default=3, help="measurements of each rate")
-    add("--num_workers", type=COUNT, default=2, help="processes that decode frames")
+    add("--num_workers", type=COUNT, default=2, help="how many decode frames at once")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--encoder_backend", choices=BACKENDS, default="auto", help="what runs the encoder")
     add("--encoder_precision", choices=PRECISIONS, default="auto", help="in which precision")
@@ -135,9 +135,8 @@ def measure_encoding(args, device, folder, scratch):
             clip_frames(folder, clip, encoder.transform, 0)
 
     def encode_bare():
-        for _ in range(blocks):
-            bare(batch)
-        bare(batch).cpu()  # waits for the device
+        for values in bare.each([batch] * (blocks + 1)):
+            values.cpu()    # waits for the device
 
     decoded, bare_rates, cached, ratios = [], [], [], []
     encode_bare()
@@ -167,9 +166,8 @@ def measure_engines(args, encoder, device, batch, blocks):
     rates = {kind: [] for kind, encode in ready.items() if encode}
 
     def work(encode):
-        for _ in range(blocks):
-            values = encode(batch)
-        values.cpu()
+        for values in encode.each([batch] * blocks):
+            values.cpu()
 
     for _ in range(args.repeats):
         for kind, values in rates.items():

@@ -9,7 +9,6 @@ when the LRCN gets less than 90% of the test right.
 """
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,12 +38,7 @@ RUNS = (("LRCN", "demo/runs/lrcn"), ("mean of frames, no LSTM", "demo/runs/no_ls
 def run_command(command):
     """Run `python <command>`; the demo ends where a command fails."""
     cli.say("", f"$ python {command}", sep="\n")
-    process = subprocess.Popen([sys.executable, *shlex.split(command)])
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reached it too, and it has something to save
-        raise
+    status = cli.run_script(*shlex.split(command))
     if status:
         raise cli.UserError(f"this command ended with exit status {status}: python {command}")
 

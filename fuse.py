@@ -236,15 +236,11 @@ def rows_of(run, *parts):
     return [row for row in rows if not parts or row["part"] in parts]
 
 
-def pairs(rows):
-    return {(row["class"], row["video"]) for row in rows}
-
-
 def refuse_leak(run, first):
     """A UserError where an encoder was fine-tuned on what the first run held out."""
     if run.recipe.frozen:
         return
-    leaked = pairs(rows_of(run, "train")) & pairs(rows_of(first, "val", "test"))
+    leaked = splits.pairs(rows_of(run, "train")) & splits.pairs(rows_of(first, "val", "test"))
     if leaked:
         raise UserError(f"runs {run.folder}: its encoder was trained on {len(leaked)} videos that "
                         f"{first.folder} held out; train it with --parts {RunFolder(first.folder).splits}")
@@ -265,7 +261,7 @@ def cross_fit(runs, count, recipe):
     root = new_run_folder(recipe.local_dir, "True", "-folds")
     for k in range(count):
         parts = root / f"parts_{k + 1}.csv"
-        held = pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
+        held = splits.pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
         kept = [[row[name] for name in splits.SPLIT_COLUMNS] for row in rows_of(runs[0])
                 if (row["class"], row["video"]) not in held]
         files.write_csv(parts, splits.SPLIT_COLUMNS, kept)
@@ -284,12 +280,7 @@ def train_again(run, folder, parts, what):
                      pictures=False, resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
     cli.say(f"{run.folder}: {what}")
     folder.mkdir()
-    process = subprocess.Popen([sys.executable, str(TRAIN), *recipe.words()], stdout=subprocess.DEVNULL)
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reached it too, and it has something to save
-        raise
+    status = cli.run_script(TRAIN, *recipe.words(), stdout=subprocess.DEVNULL)
     if status:
         raise UserError(f"--folds: training {folder} ended with exit status {status}")
 

@@ -14,7 +14,6 @@ that is given again wins, or is refused where it changes the network. --split al
 the three official splits in turn, in split_1/ to split_3/ of the folder, and adds splits_summary.csv.
 """
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 
@@ -140,8 +139,8 @@ def train_all_splits(recipe, device, rank):
                                   open_new_folder="False")
         status = rank.most(train(one, None, device, rank))
         if not status and rank.first:
-            test = [sys.executable, Path(__file__).with_name("test.py"), "--model_dir", one.local_dir]
-            status = subprocess.run([*test, "--device", recipe.device], env=alone_environment()).returncode
+            status = cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", one.local_dir,
+                                    "--device", recipe.device, env=alone_environment())
         status = rank.share(status)
         if status:
             return status

@@ -15,7 +15,6 @@ test that run, once. Prints the output folder as the last line.
 import dataclasses
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,16 +29,16 @@ from lrcn.base.ranks import rank_and_world
 from lrcn.base.values import POSITIVE, Number
 from lrcn.clips import splits
 from lrcn.drawing import plots
-from lrcn.runs import TuningFolder, versions
+from lrcn.runs import RunFolder, TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
 from lrcn.training.folds import CrossValidation, Journal, Plan, Setting
 from lrcn.training.recipe import Recipe
 
-# What has no meaning here: nothing is held out within a fold, a training is not stopped in the middle and
-# leaves no run folder.
-ASIDE = ("split_size", "stop_after", "local_dir", "open_new_folder", "resume", "load_checkpoint",
-         "checkpoint_path")
+# What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
+# stopped in the middle and leaves no run folder.
+ASIDE = ("split_size", "parts", "cross_fit", "stop_after", "local_dir", "open_new_folder", "resume",
+         "load_checkpoint", "checkpoint_path")
 DRAWN = 60      # rows on the picture
 
 
@@ -86,10 +85,23 @@ def base_of(args):
     return Setting(recipe, args.test_windows, args.flip)
 
 
-def refuse_plateau(settings):
+def refuse_leaks(settings, plan):
+    """UserError where held-out clips would have a say in what is tested on them."""
     if any(s.recipe.scheduler == "plateau" for s in settings):
         raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
                         "choose nothing; take another course")
+    mine = {(video.cls, video.name) for video in plan.videos}
+    starts = {("init_from", s.recipe.init_from) for s in settings if s.recipe.init_from}
+    starts |= {("streams", run) for s in settings for run in s.recipe.streams or ()}
+    for flag, folder in sorted(starts):
+        run = utils.load_trained(folder, flag=flag)
+        if flag == "streams" and run.recipe.frozen:
+            continue    # its encoder has learned nothing here, and its head is not used
+        rows = [row for row in splits.read_splits(RunFolder(run.folder).splits) if row["part"] == "train"]
+        learned = len(mine & splits.pairs(rows))
+        if learned:
+            raise UserError(f"--{flag} {folder}: it was trained on {learned} of these clips, and each of "
+                            f"them is held out once; give a run of other clips, or leave it out")
 
 
 def make_plan(args, recipe, device):
@@ -157,12 +169,12 @@ class Reporter:
 
 def compare(args, base, space, validation):
     """[Setting], trained."""
-    refuse_plateau([base])
-    settings = None if args.trials else (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
-    refuse_plateau(settings or [base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
-                                for v in d.values])
+    settings, plan = None, validation.plan
+    if not args.trials:
+        settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
+    refuse_leaks(settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
+                                      for v in d.values)], plan)
     rows = args.trials + 1 if args.trials else len(settings)
-    plan = validation.plan
     cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "
             f"{len(plan.classes)} classes")
     reporter = Reporter(validation, rows * args.folds * args.seeds)
@@ -229,7 +241,7 @@ def refit(out, args, setting, plan):
             cli.say(f"{run}: trained and tested before")
             continue
         begun = run.checkpoint("last").is_file()
-        script("train.py", *(["--resume", str(run)] if begun else tuning.flags_of(recipe)))
+        script("train.py", *(["--resume", str(run)] if begun else recipe.words()))
         script("test.py", "--model_dir", str(run), "--test_windows", str(setting.test_windows),
                f"--flip={setting.flip}", "--device", recipe.device)
 
@@ -248,7 +260,7 @@ def refuse_other(run, recipe):
 def script(name, *words):
     """Run a script of this repository; SystemExit with its status where it fails."""
     cli.say(f"--- {name}")
-    status = subprocess.run([sys.executable, Path(__file__).with_name(name), *words]).returncode
+    status = cli.run_script(Path(__file__).with_name(name), *words)
     if status:
         sys.exit(status)
 
@@ -274,7 +286,7 @@ def main():
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)
         cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: "
-                f"{shlex.join(tuning.flags_of(best.setting.recipe))}")
+                f"{shlex.join(best.setting.recipe.words())}")
         if args.refit:
             refit(out, args, best.setting, plan)
     cli.say(out)

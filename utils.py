@@ -292,7 +292,7 @@ def add_model_flags(parser, several=False, required=True,
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add_encoder_flags(machine)
-    machine.add_argument("--num_workers", type=COUNT, default=4, help="processes that decode frames")
+    machine.add_argument("--num_workers", type=COUNT, default=4, help="how many decode frames at once")
     machine.add_argument("--batch_size", type=POSITIVE, default=32,
                          help=batch_size)
 

@@ -20,6 +20,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -158,6 +159,16 @@ def progress(*iterable, desc="", show=True, **options):
 def command():
     """This process's command line, as a shell takes it: "train.py --seed 1"."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def run_script(script, *words, **options):
+    """Run `python script words ...` and wait for it: its exit status. options: of subprocess.Popen."""
+    process = subprocess.Popen([sys.executable, *map(str, (script, *words))], **options)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # Ctrl-C reached it too, and it has something to save
+        raise
 
 
 # ---------------------------------------------------------------- the way out

@@ -3,6 +3,7 @@
     for task, outcome in results(function, tasks, count=2, limit=60): ...   # processes
     for item in ahead(items, depth=4, limit=60): ...                        # a thread
     with pool(2) as executor: executor.submit(function, task)               # tasks that may take their time
+    for outcome in in_threads(function, tasks, count=2): ...                # C code that lets others run
 
 Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
 ends by itself when the parent dies) with a pipe of its own, through which it gets a task ahead. The
@@ -190,7 +191,27 @@ def _die_with_parent():
     os._exit(1)
 
 
-# ---------------------------------------------------------------- a thread
+# ---------------------------------------------------------------- threads
+
+def in_threads(function, tasks, count):
+    """function(task) of every task, in order, by `count` threads a few tasks ahead of the reader; 0: by none.
+
+    For work that lets other threads run, as decoding does: nothing has to be sent between processes.
+    """
+    if not count:
+        yield from map(function, tasks)
+        return
+    executor, begun = concurrent.futures.ThreadPoolExecutor(count), deque()
+    try:
+        for task in tasks:
+            begun.append(executor.submit(function, task))
+            if len(begun) > AHEAD * count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
 
 def ahead(items, depth, limit=None):
     """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader.

@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,6 +83,7 @@ CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 
 
 FITS = ("centre", "squeeze")
+_alone = threading.Lock()   # torch's random numbers and OpenCV's flow are one for all threads
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _coloured(crops, transform, clip, seed):
     from torchvision.transforms import v2
     change = v2.Compose([v2.ColorJitter(how.jitter * 4, how.jitter * 4, how.jitter * 4, how.jitter),
                          v2.GaussianBlur(5, (0.1, how.blur))])
-    with torch.random.fork_rng(devices=[]):     # the view alone decides
+    with _alone, torch.random.fork_rng(devices=[]):     # the view alone decides
         torch.manual_seed(int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
         return change(torch.from_numpy(crops).movedim(-1, 1)).movedim(1, -1).contiguous().numpy()
 
@@ -273,7 +275,8 @@ def _across(folder, clip, cut, shape):
     flow = flow_of(str(folder))
     before, after = (flow.prepare(cv2.resize(source_frames(folder, video, [frame])[0], shape[::-1]))
                      for video, frame in ((clip.video, clip.frames[0]), (cut.video, cut.frame)))
-    return flow.code(flow.between(before, after))[None]
+    with _alone:
+        return flow.code(flow.between(before, after))[None]
 
 
 def _crops(folder, clip, indices, transform, seed):

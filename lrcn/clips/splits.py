@@ -370,6 +370,11 @@ def read_splits(path):
     return rows
 
 
+def pairs(rows):
+    """{(class, video)} of rows of read_splits."""
+    return {(row["class"], row["video"]) for row in rows}
+
+
 def class_counts(samples, part, classes):
     """int array (C,): videos of each class in a part."""
     return np.bincount([s.label for s in samples if s.part == part], minlength=len(classes))

@@ -7,10 +7,13 @@
 OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of the first real
 frames is compared with PyTorch in float32 before anything of theirs is used.
 """
+import concurrent.futures
 import functools
 import importlib.metadata
 import importlib.util
 import math
+import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "f
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
 # Frames the encoder takes at once: what fills the device, whatever --batch_size says.
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
+PART, STREAMS = 4, 16   # frames that one of OpenVINO's streams takes, and how many of these there are at most
 # Least cosine of a frame's features to PyTorch's in float32 with which an engine serves.
 AGREEMENT = {"float32": 0.9999, "bfloat16": 0.95}
 
@@ -95,23 +99,32 @@ class FrameEncoder:
         self.device, self.engine = device, engine or candidates("torch", "auto", device)[0]
         self.transform = encoder.transform
         self.encoder = surgery.for_inference(encoder.to(device))
-        self.run = self._torch
+        self.runner = AtOnce(self._torch)
         if self.engine.backend != "torch":
-            self.run = RUNNERS[self.engine.backend](self.encoder, self.engine.precision)
+            self.runner = RUNNERS[self.engine.backend](self.encoder, self.engine.precision)
         elif compile:
             self.encoder = torch.compile(self.encoder)
 
-    @torch.inference_mode()
     def __call__(self, frames):
-        return self.run(frames)
+        return self.runner.start(frames)()
 
+    def each(self, batches):
+        """The features of batches of frames, in their order, as many begun at once as fill the engine."""
+        begun = deque()
+        for frames in batches:
+            begun.append(self.runner.start(frames))
+            if len(begun) > self.runner.ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+
+    @torch.inference_mode()
     def _torch(self, frames, precision=None):
         frames = frames.to(self.device, non_blocking=True).movedim(-1, -3)  # channels last as it is
         half = (precision or self.engine.precision) == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return self.encoder(frames)
 
-    @torch.inference_mode()
     def fault(self, frames):
         """None where the features of frames agree with PyTorch's in float32, else how they differ."""
         if self.engine == Engine():
@@ -179,34 +192,73 @@ def _example(encoder):
     return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
 
 
-def _openvino(encoder, precision):
-    import openvino
-    with torch.no_grad(), onnx.without_words():
-        model = openvino.convert_model(_ChannelsLast(encoder), example_input=_example(encoder))
-    compiled = {}
+class AtOnce:
+    """What runs a batch in one go, run: frames -> features.
 
-    def infer(frames):
-        n = len(frames)
-        if n not in compiled:   # made for one shape it is half as fast again
-            model.reshape([n, *encoder.transform.shape])
-            options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-                       "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-            compiled[n] = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-        return compiled[n].infer([frames], share_inputs=True)[0].copy()
+    start(frames) begins, and what it gives back is called for the features. ahead: how many batches the
+    engine wants to have begun before the first one is asked for; a device computes one while another is
+    fetched.
+    """
+    ahead = 1
 
-    def run(frames):
-        block, frames = BLOCK["cpu"], np.ascontiguousarray(frames.numpy())
-        whole = len(frames) // block * block
-        parts = [infer(frames[i:i + block]) for i in range(0, whole, block)]
-        parts += [infer(frames[i:i + 1]) for i in range(whole, len(frames))]   # of a camera: one by one
-        return torch.from_numpy(np.concatenate(parts))
-    return run
+    def __init__(self, run):
+        self.run = run
+
+    def start(self, frames):
+        values = self.run(frames)
+        return lambda: values
+
+
+class OpenVINO:
+    """An encoder in OpenVINO: batches in parts, as many at once as there are threads, each of which runs the
+    network by itself. They wait for one another less than threads that share one network do, most of all
+    where the processes that decode need the same cores."""
+
+    def __init__(self, encoder, precision):
+        import openvino
+        self.core, self.shape = openvino.Core(), encoder.transform.shape
+        self.threads = torch.get_num_threads()
+        with torch.no_grad(), onnx.without_words():
+            trace = torch.jit.trace(_ChannelsLast(encoder), _example(encoder), check_trace=False)
+            self.model = openvino.convert_model(trace, example_input=_example(encoder))
+        self.precision = {"float32": "f32", "bfloat16": "bf16"}[precision]
+        self.streams = min(self.threads, STREAMS)
+        self.pool = concurrent.futures.ThreadPoolExecutor(self.streams)
+        self.ahead = 1 + self.streams * PART // BLOCK["cpu"]
+        self.own, self.compiled, self.compiling = threading.local(), {}, threading.Lock()
+
+    def start(self, frames):
+        frames = np.ascontiguousarray(frames.numpy())
+        whole = len(frames) // PART * PART      # the rest, of a camera, one by one
+        parts = [frames[i:i + PART] for i in range(0, whole, PART)]
+        begun = [self.pool.submit(self._infer, part) for part in
+                 (*parts, *(frames[i:i + 1] for i in range(whole, len(frames))))]
+        return lambda: torch.from_numpy(np.concatenate([part.result() for part in begun]))
+
+    def _infer(self, frames):
+        size = len(frames)
+        if not hasattr(self.own, "requests"):
+            self.own.requests = {}
+        if size not in self.own.requests:
+            with self.compiling:
+                self.own.requests[size] = self._compile(size).create_infer_request()
+        return self.own.requests[size].infer([frames], share_inputs=True)[0].copy()
+
+    def _compile(self, size):
+        """The network for one shape of batch, with which it is half as fast again as for any."""
+        if size not in self.compiled:
+            self.model.reshape([size, *self.shape])
+            streams = {"PERFORMANCE_HINT": "LATENCY"} if size < PART else \
+                {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
+            self.compiled[size] = self.core.compile_model(self.model, "CPU", {
+                "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": self.threads, **streams})
+        return self.compiled[size]
 
 
 def _onnxruntime(encoder, precision):
     file = onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames")
     run = onnx.runner(file, torch.get_num_threads())
-    return lambda frames: torch.from_numpy(run(frames.numpy()))
+    return AtOnce(lambda frames: torch.from_numpy(run(frames.numpy())))
 
 
-RUNNERS = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+RUNNERS = {"openvino": OpenVINO, "onnxruntime": _onnxruntime}

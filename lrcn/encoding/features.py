@@ -9,19 +9,17 @@ neither on its neighbours nor on interruptions, ranks or the list of clips. See 
 import contextlib
 import json
 import time
-from collections import deque
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
-from lrcn.base.workers import quiet, started
+from lrcn.base.workers import in_threads
 from lrcn.clips.frames import Clip, Cut, clip_frames
 from lrcn.encoding.contents import contents
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
@@ -127,15 +125,14 @@ def clip_pictures(folder, clip, transform, seed):
 
 
 class Blocks:
-    """Chosen rows as a map-style data set of batches: i -> uint8 (size, [M,] S, S, C).
+    """The pictures of chosen rows in batches: i -> uint8 (size, [M,] S, S, C).
 
-    The last one is filled up with its last picture. A file that cannot be read comes out as its
-    error's text, because a worker cannot raise across to its parent in one line.
+    The last one is filled up with its last picture. UserError names a file that cannot be read.
     """
 
     def __init__(self, rows, chosen, folder, transform, options):
         self.rows, self.chosen, self.size = rows, chosen, BLOCK[options.device.type]
-        self.source = folder, transform, options.seed
+        self.source, self.pinned = (folder, transform, options.seed), options.device.type == "cuda"
 
     def __len__(self):
         return -(-len(self.chosen) // self.size)
@@ -147,19 +144,10 @@ class Blocks:
     def __getitem__(self, i):
         cv2.setNumThreads(1)
         folder, transform, seed = self.source
-        try:
-            found = np.concatenate([clip_pictures(folder, clip, transform, seed)
-                                    for clip in self.rows[self.numbers(i)]])
-        except UserError as error:
-            return str(error)
-        return np.concatenate([found, found[-1:].repeat(self.size - len(found), 0)])
-
-
-def frame_loader(frames, options, device):
-    """Blocks of decoded frames, in order, made in worker processes ahead of the encoder."""
-    return DataLoader(frames, batch_size=None, num_workers=options.num_workers,
-                      pin_memory=device.type == "cuda",
-                      prefetch_factor=4 if options.num_workers else None, worker_init_fn=quiet)
+        found = np.concatenate([clip_pictures(folder, clip, transform, seed)
+                                for clip in self.rows[self.numbers(i)]])
+        found = torch.from_numpy(np.concatenate([found, found[-1:].repeat(self.size - len(found), 0)]))
+        return found.pin_memory() if self.pinned else found
 
 
 # ---------------------------------------------------------------- features
@@ -376,10 +364,7 @@ def _first_use(encoder, engine, rows, folder, options):
 
     It sees noise, which says how large features get, and the first real frames.
     """
-    first = Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options)[0]
-    if isinstance(first, str):
-        raise UserError(first)
-    frames = torch.from_numpy(first)
+    frames = Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options)[0]
     frames[0] = torch.randint(0, 256, frames.shape[1:], dtype=torch.uint8,
                               generator=torch.Generator().manual_seed(0))
     ready, values, fault = attempt(encoder, options.device, engine, frames, options.compile)
@@ -415,7 +400,7 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
     """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
     bar = cli.progress(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
                        show=options.rank.first, mininterval=0.5, smoothing=0.05)
-    under_way, done, kept_at = deque(), [], time.monotonic()
+    done, kept_at = [], time.monotonic()
 
     def flush():
         nonlocal done, kept_at
@@ -423,22 +408,15 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
             keep(*map(np.concatenate, zip(*done, strict=True)))
         done, kept_at = [], time.monotonic()
 
-    def finish():
-        numbers, values = under_way.popleft()
-        done.append((numbers, values[:len(numbers)].cpu().numpy()))
-        bar.update(len(numbers))
-        if time.monotonic() - kept_at > KEEP_SECONDS:
-            flush()
-
+    decoded = in_threads(blocks.__getitem__, range(len(blocks)), options.num_workers)
     try:
-        for i, frames in enumerate(started(frame_loader(blocks, options, options.device))):
-            if isinstance(frames, str):
-                raise UserError(frames)
-            under_way.append((blocks.numbers(i), frame_encoder(frames).to(dtype)))
-            if len(under_way) > 1:  # one block runs on the device while the last one is fetched
-                finish()
-        while under_way:
-            finish()
+        for i, values in enumerate(frame_encoder.each(decoded)):
+            numbers = blocks.numbers(i)
+            done.append((numbers, values[:len(numbers)].to(dtype).cpu().numpy()))
+            bar.update(len(numbers))
+            if time.monotonic() - kept_at > KEEP_SECONDS:
+                flush()
     finally:
+        decoded.close()
         bar.close()
         flush()  # what was encoded before a Ctrl-C is kept

@@ -157,7 +157,7 @@ class Recipe:
     encoder_precision: str = flag("machine", "auto", Choice(PRECISIONS), "of a frozen encoder; auto: "
                                   "bfloat16 where the machine computes with it, else float32")
     device: str = flag("machine", "auto", Text(), "auto, cpu, cuda, cuda:1, mps")
-    num_workers: int = flag("machine", 4, COUNT, "processes that decode frames")
+    num_workers: int = flag("machine", 4, COUNT, "how many decode frames at once")
     compile: bool = flag("machine", False, Switch(), "torch.compile the encoder: slow start, faster on "
                          "long jobs")
 
@@ -199,8 +199,8 @@ class Recipe:
     def words(self):
         """The command line of train.py that means this recipe."""
         said = self.as_settings()
-        return [word for f in fields(self) if said[f.name] != f.default
-                for word in ((f.metadata["names"] or (f"--{f.name}",))[0], as_word(said[f.name]))]
+        return [f"{(f.metadata['names'] or (f'--{f.name}',))[0]}={as_word(said[f.name])}"
+                for f in fields(self) if getattr(self, f.name) != f.default]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""

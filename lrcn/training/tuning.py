@@ -17,7 +17,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Switch, number_or_all
 from lrcn.training.recipe import Recipe
 
-KNOWN, DEFAULTS = ({f.name: getattr(f, part) for f in fields(Recipe)} for part in ("metadata", "default"))
+KNOWN = {f.name: f.metadata for f in fields(Recipe)}
 # What may differ between settings: they share their clips, folds, seeds and machine.
 KINDS = {name: m["kind"] for name, m in KNOWN.items()
          if m["group"] in ("network", "training") and name not in ("seed", "stop_after", "recompute")}
@@ -138,14 +138,6 @@ def words(setting, first):
     before = dict(first.chosen) if first and setting is not first else {}
     told = {k: v for k, v in setting.chosen if before.get(k, ...) != v}
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "as given"
-
-
-def flags_of(recipe):
-    """The words of train.py's command line that ask for a recipe."""
-    asked = {name: getattr(recipe, name) for name, default in DEFAULTS.items()
-             if getattr(recipe, name) != default}
-    return [f"{(KNOWN[name]['names'] or [f'--{name}'])[0]}="
-            f"{','.join(value) if isinstance(value, list) else value}" for name, value in asked.items()]
 
 
 # ---------------------------------------------------------------- Optuna

@@ -10,6 +10,9 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+EMPTY = 8   # bytes of a chunk that is no picture: the one before stays
+INDEX = [("id", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
+
 
 class Writer:
     """Motion JPEG in an AVI file, 4.5 times as fast as OpenCV's own writer, and every error is seen.
@@ -87,15 +90,21 @@ def jpegs(path, numbers):
     """The bytes of the numbered frames of such a file, each a JPEG file of its own. ValueError as above."""
     found = []
     with open(path, "rb") as f:
-        start = Writer.HEAD - 4
-        movi, = struct.unpack("<I", f.read(Writer.HEAD)[-8:-4])
-        f.seek(start + movi + 8)
-        entries = np.frombuffer(f.read(16 * (max(numbers) + 1)), [("id", "S4"), ("rest", "<u4", 3)])
-        if len(entries) <= max(numbers):
+        start, head = Writer.HEAD - 4, f.read(Writer.HEAD)
+        if len(head) < Writer.HEAD or (head[:4], head[-12:-8], head[-4:]) != (b"RIFF", b"LIST", b"movi"):
+            raise ValueError("not a file of this writer, or not a whole one")
+        f.seek(start + struct.unpack("<I", head[-8:-4])[0])
+        name, size = struct.unpack("<4sI", f.read(8).ljust(8))
+        entries = np.frombuffer(f.read(min(size, 16 * (max(numbers) + 1)) // 16 * 16), INDEX)
+        if name != b"idx1" or len(entries) <= max(numbers):
             raise ValueError("too few frames")
-        for _, offset, size in entries["rest"][list(numbers)].tolist():
-            f.seek(start + offset + 8)
-            found.append(f.read(size) or b"nothing")
+        if (entries["size"] <= EMPTY).any():
+            raise ValueError("frames are left out, so that their numbers are not those of the chunks")
+        for _, _, offset, size in entries[list(numbers)].tolist():
+            f.seek(start + offset)
+            if f.read(8) != struct.pack("<4sI", b"00dc", size):
+                raise ValueError("a frame is not where the index has it")
+            found.append(f.read(size))
     return found
 
 

@@ -229,3 +229,16 @@ def test_refit_trains_the_best_on_all_and_tests_it_once(tuned, demo, sampled, tm
     assert "trained and tested before" in again.out and last_line(result) == output
     one_line(tune(demo, sampled, output, "--set", "latent_dim=8", "--refit", ok=False),
              "--refit", "latent_dim", "--output")
+
+
+def test_a_run_that_has_learned_the_held_out_clips_is_no_start(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 1, "--split_size", 0)
+    for name in ("init_from", "streams"):
+        learned = folder if name == "init_from" else train(
+            demo, sampled, tmp_path, "--epochs", 1, "--split_size", 0, "--train_encoder", "last:1")
+        value = folder if name == "init_from" else f"{folder},{learned}"
+        one_line(tune(demo, sampled, tmp_path / "out", f"--{name}", value, ok=False),
+                 f"--{name} {learned}", "24 of these clips")
+    other = train(demo, sampled, tmp_path, "--epochs", 1, "--modality", "rgbdiff")
+    result = tune(demo, sampled, tmp_path / "frozen", "--set", "lr=1e-2", "--streams", f"{folder},{other}")
+    assert "1 settings, 2 trainings" in result.out

@@ -80,6 +80,8 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
     other = pictures.clone()
     other[1:] = 255 - other[1:]
     assert torch.equal(ready(other)[0], values[0]), "a feature depends on its neighbours"
+    begun = list(ready.each([pictures, other] * 3))     # several of them at once
+    assert [torch.equal(a, b) for a, b in zip(begun, [values, ready(other)] * 3, strict=True)] == [True] * 6
     for few in (pictures[:3], pictures.repeat(2, 1, 1, 1)[:11]):
         error = ready(few).float() - FrameEncoder(encoder, CPU)(few)
         assert len(error) == len(few) and error.abs().max() / plain.abs().max() < 0.05
@@ -99,7 +101,7 @@ def test_an_engine_takes_two_modalities_and_the_frozen_part_of_a_network(picture
 
 
 def wrong(encoder, precision):
-    return lambda frames: torch.randn(len(frames), 512)
+    return engines.AtOnce(lambda frames: torch.randn(len(frames), 512))
 
 
 def broken(encoder, precision):

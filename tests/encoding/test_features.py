@@ -307,7 +307,7 @@ def test_encoding_that_was_stopped_goes_on_where_it_was(encoder, folder, clips, 
     assert encoded == [45, 45, 45 - 16], "what was encoded before is encoded again"
 
 
-def test_worker_processes_change_no_bit(encoder, folder, clips):
+def test_threads_that_decode_change_no_bit(encoder, folder, clips):
     values = [np.asarray(encode_clips(encoder, clips, folder, replace(CPU, cache=False, num_workers=n)))
               for n in (0, 1, 3)]
     assert np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2])

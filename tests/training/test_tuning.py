@@ -11,7 +11,7 @@ from lrcn.base.cli import UserError
 from lrcn.clips.splits import folds
 from lrcn.training.folds import Journal, Setting
 from lrcn.training.recipe import Recipe, parse
-from lrcn.training.tuning import Range, Values, best, dimension, flags_of, grid, one_by_one, words
+from lrcn.training.tuning import Range, Values, best, dimension, grid, one_by_one, words
 
 BASE = Setting(Recipe())
 
@@ -63,8 +63,8 @@ def test_a_grid_is_every_combination_and_one_by_one_every_change():
     Recipe(), Recipe(lr=3e-4, bidirectional=False, readout="attention", classifier_hidden=64),
     Recipe(sampled_data_path="a b", chosen_classes=["x", "y z"], train_encoder="last:2", split_size=0),
 ])
-def test_flags_of_a_recipe_are_understood_as_that_recipe(recipe):
-    assert parse("", flags_of(recipe)) == (recipe, None)
+def test_the_words_of_a_recipe_are_understood_as_that_recipe(recipe):
+    assert parse("", recipe.words()) == (recipe, None)
 
 
 def test_the_best_row_is_the_first_of_equals_and_a_failed_one_never():

@@ -17,8 +17,8 @@ from videos import (
     write_video,
 )
 
-from lrcn.video import avi
-from lrcn.video.reader import Video, VideoError, probe, read_frames
+from lrcn.video import avi, reader
+from lrcn.video.reader import Video, VideoError, frames_at, probe, read_frames
 from lrcn.video.sampling import Beat, Rate, read_clip, sample_by_time, sample_video
 
 VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
@@ -256,6 +256,54 @@ def test_a_truncated_file_ends_before_the_frame_that_is_cut(folder):
             count = len(opened.times())
         assert 0 < count < 60
         np.testing.assert_array_equal(read_frames(whole, range(count)), expected[:count])
+
+
+def as_a_container(path, wanted):
+    with Video(path) as video:
+        return np.stack(frames_at(video, wanted))
+
+
+def outcome(read, path, wanted):
+    """The frames' bytes, or VideoError."""
+    try:
+        return read(path, wanted).tobytes()
+    except VideoError:
+        return VideoError
+
+
+@pytest.fixture(scope="module")
+def own(folder):
+    """A sampled clip as preprocessing_data.py writes it: 12 frames of noise, 48 x 32."""
+    path = folder / "own.avi"
+    with open(path, "wb") as stream:
+        writer = avi.Writer(stream, 2.5, 48, 32)
+        for i in range(12):
+            writer.write(np.random.default_rng(i).integers(0, 256, (32, 48, 3), np.uint8))
+        writer.release()
+    return path
+
+
+def test_a_sampled_clip_is_read_by_its_index_as_its_container_says(own, monkeypatch):
+    wanted = [0, 3, 3, 11]
+    expected = as_a_container(own, wanted)
+    monkeypatch.setattr(reader, "Video", None)      # nothing is opened
+    assert np.array_equal(read_frames(own, wanted), expected)
+
+
+@given(st.integers(0, 15_000), st.integers(1, 255), st.lists(st.integers(0, 12), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_sampled_clip_gives_right_frames_or_what_its_container_says(own, place, flip, wanted):
+    """Where a chunk is damaged the container counts on without it; the index does not."""
+    wanted = sorted(wanted)
+    right = outcome(as_a_container, own, wanted)
+    data = bytearray(own.read_bytes())
+    if place < len(data):
+        data[place] ^= flip
+    else:
+        del data[-(place % 700) - 1:]
+    path = own.with_name("damaged.avi")
+    path.write_bytes(data)
+    assert outcome(read_frames, path, wanted) in (right, outcome(as_a_container, path, wanted))
 
 
 def noise(seed):
