@@ -220,6 +220,9 @@ def to_input(frames, box, transform):
     out = np.empty((len(frames), size, size, frames[0].shape[2]), np.uint8)
     for i, frame in enumerate(frames):
         box = frame[y:y + h, x:x + w]
+        if box.shape[2] == 3:
+            cv2.resize(box, (size, size), dst=out[i], interpolation=how)
+            continue
         for c in range(0, box.shape[2], 3):     # OpenCV takes four channels at the most
             out[i, ..., c:c + 3] = cv2.resize(np.ascontiguousarray(box[..., c:c + 3]), (size, size),
                                               interpolation=how).reshape(size, size, -1)

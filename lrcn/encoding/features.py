@@ -144,9 +144,14 @@ class Blocks:
     def __getitem__(self, i):
         cv2.setNumThreads(1)
         folder, transform, seed = self.source
-        found = np.concatenate([clip_pictures(folder, clip, transform, seed)
-                                for clip in self.rows[self.numbers(i)]])
-        found = torch.from_numpy(np.concatenate([found, found[-1:].repeat(self.size - len(found), 0)]))
+        numbers = self.numbers(i)
+        found = np.empty((self.size, *transform.shape), np.uint8)
+        at = 0
+        for clip in self.rows[numbers]:
+            found[at:at + len(clip.frames)] = clip_pictures(folder, clip, transform, seed)
+            at += len(clip.frames)
+        found[at:] = found[at - 1]
+        found = torch.from_numpy(found)
         return found.pin_memory() if self.pinned else found
 
 
