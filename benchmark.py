@@ -117,55 +117,63 @@ def make_encoder(args, device):
     return models.build_encoder(args.encoder, state, args.img_dim).to(device)
 
 
+def some_clips(args, folder):
+    """Clips of --frames frames in all, none of them twice."""
+    length = args.num_frames_video
+    clips = [clip for v in read_sampled(folder) for clip in windows(v, length, "all")[::length]]
+    return clips[:max(2, args.frames // length)]
+
+
 def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
-    encoder = make_encoder(args, device)
-    videos = read_sampled(folder)
-    length = args.num_frames_video
-    clips = [clip for v in videos for clip in windows(v, length, "all")[::length]]      # no frame twice
-    clips = clips[:max(2, args.frames // length)]
-    frames = len(unique_rows(clips)[0])
+    encoder, clips = make_encoder(args, device), some_clips(args, folder)
     bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
     cli.say(f"{args.encoder}: {bare.engine}")
     block = BLOCK[device.type]
     batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
+    frames, few = (len(unique_rows(some)[0]) for some in (clips, clips[:1]))
     blocks = max(1, frames // block)
 
     def decode():
         for clip in clips:
             clip_frames(folder, clip, encoder.transform, 0)
 
-    def encode_bare():
-        for values in bare.each([batch] * (blocks + 1)):
-            values.cpu()    # waits for the device
+    def store(name, some):
+        options = Options(device, args.num_workers, compile=args.compile, backend=args.encoder_backend,
+                          precision=args.encoder_precision)
+        encode_clips(encoder, some, linked_copy(folder, scratch / name), options)
 
-    options = Options(device, args.num_workers, compile=args.compile, backend=args.encoder_backend,
-                      precision=args.encoder_precision)
-
-    def seconds_to_store(name, some):
-        fresh = linked_copy(folder, scratch / name)
-        return timed(lambda: encode_clips(encoder, some, fresh, options))
-
-    decoded, bare_rates, starts, cached, ratios, whole = [], [], [], [], [], []
-    few = len(unique_rows(clips[:1])[0])
-    encode_bare()
+    said = {name: [] for name in RATES}
+    bare_rate(bare, batch, blocks)
     for i in range(args.repeats):
-        decoded.append(frames / timed(decode))
-        before = (blocks + 1) * block / timed(encode_bare)
-        starts.append(seconds_to_store(f"one{i}", clips[:1]))
-        took = seconds_to_store(f"all{i}", clips)
-        cached.append((frames - few) / (took - starts[-1]))
-        bare_rates.append((before + (blocks + 1) * block / timed(encode_bare)) / 2)
-        ratios.append(cached[-1] / bare_rates[-1])
-        whole.append(frames / took)
+        said["decode"].append(frames / timed(decode))
+        before = bare_rate(bare, batch, blocks)
+        said["start"].append(timed(lambda: store(f"one{i}", clips[:1])))                # noqa: B023
+        took = timed(lambda: store(f"all{i}", clips))                                   # noqa: B023
+        said["encode_bare"].append((before + bare_rate(bare, batch, blocks)) / 2)
+        # Of few frames the start is not told from the rest
+        said["encode_cached"].append((frames - few) / max(took - said["start"][-1], took / 10))
+        said["fraction"].append(said["encode_cached"][-1] / said["encode_bare"][-1])
+        said["whole"].append(frames / took)
     engines = measure_engines(args, encoder, device, batch, blocks) if args.engines else {}
-    return {"engines": engines, "engine": str(bare.engine),
-            "decode": rate("decode and resize, one process", "frames/s", decoded, frames=frames),
-            "encode_bare": rate(f"{args.encoder}, bare", "frames/s", bare_rates, batch=block),
-            "start": rate("one clip into an empty store", "s", starts),
-            "encode_cached": rate("files to store, once under way", "frames/s", cached),
-            "fraction": rate("... of the bare rate", "", ratios),
-            "whole": rate("... with the start", "frames/s", whole)}, encoder.feature_dim
+    rates = {name: rate(*RATES[name], values) for name, values in said.items()}
+    return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
+
+
+# {name in benchmark.json: (words, unit)}
+RATES = {"decode": ("decode and resize, one thread", "frames/s"),
+         "encode_bare": ("the bare encoder", "frames/s"),
+         "start": ("one clip into an empty store", "s"),
+         "encode_cached": ("files to store, once under way", "frames/s"),
+         "fraction": ("... of the bare rate", ""), "whole": ("... with the start", "frames/s")}
+
+
+def bare_rate(encode, batch, blocks):
+    """Frames a second of an engine on a batch that lies ready."""
+    def work():
+        for values in encode.each([batch] * blocks):
+            values.cpu()    # waits for the device
+    return blocks * len(batch) / timed(work)
 
 
 def measure_engines(args, encoder, device, batch, blocks):
@@ -175,14 +183,9 @@ def measure_engines(args, encoder, device, batch, blocks):
              and (device.type == "cpu" or backend == "torch")]
     ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
     rates = {kind: [] for kind, encode in ready.items() if encode}
-
-    def work(encode):
-        for values in encode.each([batch] * blocks):
-            values.cpu()
-
     for _ in range(args.repeats):
         for kind, values in rates.items():
-            values.append(blocks * len(batch) / timed(lambda: work(ready[kind])))  # noqa: B023
+            values.append(bare_rate(ready[kind], batch, blocks))
     return {str(kind): rate(f"{kind}, bare", "frames/s", values) for kind, values in rates.items()}
 
 

@@ -70,7 +70,7 @@ def read_flags(run):
     """{flag: value} of the run's recipe but for the seed; {} without a settings.json."""
     if not run.settings.is_file():
         return {}
-    return Recipe.of(files.read_json(run.settings), run.settings).choices()
+    return Recipe.of(files.read_json(run.settings), run.settings).compared()
 
 
 def differing(flags, first):

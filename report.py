@@ -31,7 +31,7 @@ def make_parser():
 
 def choices(run):
     """{flag: value} of what makes the run's network, for a comparison."""
-    return Recipe.of(run.settings, run.folder.settings).choices() if run.settings else {}
+    return Recipe.of(run.settings, run.folder.settings).compared() if run.settings else {}
 
 
 def main():

@@ -189,7 +189,7 @@ def study_run(model_dir, args, device, drawn):
             pictures.write_window_gif(new.window_gif, data.folder, source, found)
             if args.gif:
                 pictures.write_gif(new.movie_gif, new.movie)
-    return settings, trained.recipe.choices(), clips, found, folder
+    return settings, trained.recipe.compared(), clips, found, folder
 
 
 def measured_on(trained, split, clips, args):

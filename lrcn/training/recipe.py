@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from lrcn import checkpoints, runs
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
@@ -209,6 +209,25 @@ class Recipe:
         aside |= set(OF_AN_ENCODER) if self.streams else set()
         return {f.name: getattr(self, f.name) for f in fields(self)
                 if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
+
+    def compared(self):
+        """choices() for a comparison of runs: streams by what they were trained with, not by their folders,
+        so that fusions of other seeds are alike too."""
+        said = self.choices()
+        if self.streams:
+            said |= {"streams": " | ".join(map(_trained_with, self.streams)),
+                     "cross_fit": True if self.cross_fit else None}
+        return said
+
+
+def _trained_with(run):
+    """The choices of a run that are not the defaults, in words; its place where it is gone."""
+    settings = runs.RunFolder(run).settings
+    if not settings.is_file():
+        return run
+    said, usual = Recipe.of(files.read_json(settings), settings).choices(), Recipe().choices()
+    return ", ".join(f"{name} {as_word(value)}" for name, value in said.items()
+                     if value != usual.get(name)) or "as given"
 
 
 def as_word(value):

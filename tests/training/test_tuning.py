@@ -1,4 +1,5 @@
 """What --set may say, which settings come of it, and which folds."""
+import json
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
@@ -65,6 +66,20 @@ def test_a_grid_is_every_combination_and_one_by_one_every_change():
 ])
 def test_the_words_of_a_recipe_are_understood_as_that_recipe(recipe):
     assert parse("", recipe.words()) == (recipe, None)
+
+
+def test_fusions_of_other_seeds_are_compared_as_one_recipe(tmp_path):
+    def fusion(seed, lr=0.1):
+        folders = [tmp_path / f"{modality}{seed}{lr}" for modality in ("rgb", "rgbdiff")]
+        for folder, modality in zip(folders, ("rgb", "rgbdiff"), strict=True):
+            folder.mkdir()
+            stream = Recipe(seed=seed, modality=modality, lr=lr)
+            (folder / "settings.json").write_text(json.dumps(stream.as_settings()))
+        return Recipe(seed=seed, streams=list(map(str, folders)), cross_fit=f"{tmp_path}/{seed}.csv")
+    first, other, third = fusion(1), fusion(2), fusion(3, lr=0.2)
+    assert first.choices() != other.choices() and first.compared() == other.compared() != third.compared()
+    assert first.compared()["streams"] == "lr 0.1 | modality rgbdiff, lr 0.1"
+    assert Recipe().compared() == Recipe().choices()
 
 
 def test_the_best_row_is_the_first_of_equals_and_a_failed_one_never():
