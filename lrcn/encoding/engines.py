@@ -213,7 +213,7 @@ class AtOnce:
 class OpenVINO:
     """An encoder in OpenVINO: batches in parts, as many at once as there are threads, each of which runs the
     network by itself. They wait for one another less than threads that share one network do, most of all
-    where the processes that decode need the same cores."""
+    where decoding needs the same cores."""
 
     def __init__(self, encoder, precision):
         import openvino
