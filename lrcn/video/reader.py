@@ -324,7 +324,7 @@ def _of_our_own(path, indices):
     """What read_frames gives of a file that avi.Writer finished, without opening it as a container, which
     takes as long as decoding three frames of it; None for other files, and where a frame is not whole."""
     decoder, reformatter = av.CodecContext.create("mjpeg", "r"), av.video.reformatter.VideoReformatter()
-    decoder.thread_count = 1
+    decoder.thread_count, decoder.options = 1, {"err_detect": "explode"}
     wanted = sorted(set(indices))
     try:
         found = {}
