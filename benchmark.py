@@ -29,12 +29,19 @@ from lrcn.clips import splits
 from lrcn.clips.frames import clip_frames, windows
 from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.encoding.engines import BACKENDS, BLOCK, PRECISIONS, Engine, attempt, fastest, installed
-from lrcn.encoding.features import Options, encode_clips, unique_rows
+from lrcn.encoding.features import Options, encode_clips
+from lrcn.encoding.rows import unique_rows
 from lrcn.training import engine
 from lrcn.training.feeds import FeatureFeed, epoch_steps
 from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
+# {name in benchmark.json: (words, unit)}
+RATES = {"decode": ("decode and resize, one thread", "frames/s"),
+         "encode_bare": ("the bare encoder", "frames/s"),
+         "start": ("one clip into an empty store", "s"),
+         "encode_cached": ("files to store, once under way", "frames/s"),
+         "fraction": ("... of the bare rate", ""), "whole": ("... with the start", "frames/s")}
 
 
 def make_parser():
@@ -158,14 +165,6 @@ def measure_encoding(args, device, folder, scratch):
     engines = measure_engines(args, encoder, device, batch, blocks) if args.engines else {}
     rates = {name: rate(*RATES[name], values) for name, values in said.items()}
     return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
-
-
-# {name in benchmark.json: (words, unit)}
-RATES = {"decode": ("decode and resize, one thread", "frames/s"),
-         "encode_bare": ("the bare encoder", "frames/s"),
-         "start": ("one clip into an empty store", "s"),
-         "encode_cached": ("files to store, once under way", "frames/s"),
-         "fraction": ("... of the bare rate", ""), "whole": ("... with the start", "frames/s")}
 
 
 def bare_rate(encode, batch, blocks):

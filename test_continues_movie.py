@@ -25,7 +25,8 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.clips.frames import Clip, Cut, windows
-from lrcn.encoding.features import MeanFrame, encode_clips
+from lrcn.encoding.features import encode_clips
+from lrcn.encoding.rows import MeanFrame
 from lrcn.runs import RunFolder, StudyFolder
 from lrcn.study import comparison, pictures, report
 from lrcn.study.movies import draw_movies, slide

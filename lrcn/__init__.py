@@ -4,15 +4,17 @@ rooms; everything else is here, by topic, and never imports the root.
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
                 workers (processes and threads that may hang), ranks (torchrun's numbers, stop signals, seeds)
     video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
-                cut (a stretch of a film), sampling (class Rate: FPS / sampling_rate)
+                cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
+                (class Rate: FPS / sampling_rate)
     clips/      sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
                 and what changed since), manifest, splits (lists, groups, parts), frames (windows, views,
-                crops), streams (rgb, rgbdiff: what the encoder sees of a moment),
-                pictures (clips of one frame), likeness (black, frozen, nearly equal clips), report (of
-                the data)
+                crops), fields (flow of sampled frames), streams (rgb, rgbdiff, flow: what the encoder sees
+                of a moment), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
+                report (of the data)
     encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
-                onnxruntime; precision), onnx (its files), features, store (of features), contents
-                (fingerprints of videos), inventory (what the store holds, and less of it), predictions
+                onnxruntime; precision), onnx (its files), rows (which pictures clips need), features,
+                store (of features), contents (fingerprints of videos), inventory (what the store holds, and
+                less of it), predictions
     training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures, folds
                 (cross-validation), tuning (which settings, and their table)
     testing/    answers (of a tested run, read again), report (tables and pictures): what test.py and

@@ -162,6 +162,32 @@ def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
         os.killpg(process.pid, 0)
 
 
+CHILD = """
+import signal, sys, time
+def save(*_):
+    time.sleep(1)
+    open(sys.argv[1], "w").write("saved")
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+print("at work", flush=True)
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_leaves_a_script_that_was_called_the_time_to_save(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    called = f"cli.run_script('child.py', {str(tmp_path / 'file')!r})"
+    caller = f"from lrcn.base import cli; cli.run(lambda: {called})"
+    process = subprocess.Popen([sys.executable, "-c", caller], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    assert process.stdout.readline() == "at work\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and len(err.splitlines()) == 1, err
+    assert (tmp_path / "file").read_text() == "saved"
+
+
 def test_the_demo_helps_when_it_is_asked_to(tmp_path):
     result = run("demo.py", "--help", cwd=tmp_path)
     assert "usage: demo.py" in result.out and not list(tmp_path.iterdir())

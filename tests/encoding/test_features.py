@@ -16,7 +16,8 @@ from lrcn.base.cli import UserError
 from lrcn.clips.frames import Clip, clip_frames, mirrored, training_clip, window, windows
 from lrcn.clips.manifest import read_sampled
 from lrcn.encoding import features
-from lrcn.encoding.features import Blocks, MeanFrame, Options, encode_clips
+from lrcn.encoding.features import Options, encode_clips
+from lrcn.encoding.rows import Blocks, MeanFrame
 from lrcn.encoding.store import ENTRY
 
 CPU = Options(torch.device("cpu"), num_workers=0)
