@@ -55,9 +55,9 @@ def test_no_name_is_given_twice_in_one_class():
     assert not twice, ", ".join(twice)
 
 
-def test_no_function_is_over_40_lines_but_a_table_of_flags():
+def test_no_function_is_over_60_lines_but_a_table_of_flags():
     long = [f"{module}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
             for module, tree in TREES.items() for node in ast.walk(tree)
             if isinstance(node, ast.FunctionDef) and node.name != "make_parser"
-            and node.end_lineno - node.lineno >= 40]
+            and node.end_lineno - node.lineno >= 60]
     assert not long, ", ".join(long)
