@@ -14,13 +14,9 @@ compare.py takes the folder as it takes a run. Prints it as the last line.
 trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature
 store under its own key: train.py with --streams, the first run's data, split and parts, and the flags of
 train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
-rest, with the streams' own heads in its checkpoint. --folds K is for runs whose encoder was fine-tuned: what
-such an encoder says of the videos that it was trained on is better than what it says of new ones. Each is
-trained K times more, every time without one K-th of the training groups, which then get their features from
-that encoder.
+rest, with the streams' own heads in its checkpoint.
 """
 import os
-import subprocess
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import fields, replace
@@ -32,7 +28,7 @@ import dataset
 import models
 import utils
 from lrcn import scores
-from lrcn.base import cli, files
+from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.clips import splits
@@ -45,7 +41,7 @@ from lrcn.training.recipe import Recipe, add_flag
 
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
-                   "parts", "cross_fit", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
+                   "parts", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
                    "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
@@ -61,8 +57,6 @@ def make_parser():
     # no add_boolean: a RUN follows it
     parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
                                                              "encoders")
-    parser.add_argument("--folds", type=Number(int, low=2), default=None, metavar="K",
-                        help="with --train: cross-fit the encoders that were fine-tuned, in K folds by group")
     output = parser.group("output")
     output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
                                                             "a new folder")
@@ -215,8 +209,6 @@ def train(args):
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
     recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
                      streams=[str(run.folder) for run in runs])
-    if args.folds:
-        recipe = replace(recipe, cross_fit=cross_fit(runs, args.folds, recipe))
     command = [sys.executable, str(TRAIN), *recipe.words()]
     sys.stdout.flush()
     os.execv(command[0], command)   # signals, exit status and the way to go on are train.py's
@@ -246,53 +238,12 @@ def refuse_leak(run, first):
                         f"{first.folder} held out; train it with --parts {RunFolder(first.folder).splits}")
 
 
-def cross_fit(runs, count, recipe):
-    """The path of a table for --cross_fit, having trained each fine-tuned run on all folds but one."""
-    tuned = [(i, run) for i, run in enumerate(runs) if not run.recipe.frozen]
-    for run in runs:
-        if run.recipe.frozen:
-            cli.say(f"{run.folder}: its encoder is frozen, nothing here has taught it: no folds needed")
-    if not tuned:
-        return None
-    known = {video.path: video for video in dataset.sampled_videos(recipe)}
-    rows, table = rows_of(runs[0], "train"), []
-    videos = [known[f"{row['class']}/{row['video']}.avi"] for row in rows]
-    fold = splits.folds(videos, count, recipe.seed)
-    root = new_run_folder(recipe.local_dir, "True", "-folds")
-    for k in range(count):
-        parts = root / f"parts_{k + 1}.csv"
-        held = splits.pairs([row for row, own in zip(rows, fold, strict=True) if own == k])
-        kept = [[row[name] for name in splits.SPLIT_COLUMNS] for row in rows_of(runs[0])
-                if (row["class"], row["video"]) not in held]
-        files.write_csv(parts, splits.SPLIT_COLUMNS, kept)
-        for i, run in tuned:
-            folder = root / f"stream_{i + 1}_fold_{k + 1}"
-            train_again(run, folder, parts, f"fold {k + 1} of {count}")
-            table += [(video, cls, i, str(folder.resolve())) for cls, video in sorted(held)]
-    path = root / "cross_fit.csv"
-    files.write_csv(path, utils.CROSS_FIT_COLUMNS, table)
-    return str(path)
-
-
-def train_again(run, folder, parts, what):
-    """Train a run's recipe on other parts."""
-    recipe = replace(run.recipe, local_dir=str(folder), open_new_folder="False", parts=str(parts),
-                     pictures=False, resume=None, load_checkpoint=False, checkpoint_path="", stop_after=None)
-    cli.say(f"{run.folder}: {what}")
-    folder.mkdir()
-    status = cli.run_script(TRAIN, *recipe.words(), stdout=subprocess.DEVNULL)
-    if status:
-        raise UserError(f"--folds: training {folder} ended with exit status {status}")
-
-
 def main():
     args = make_parser().parse_args()
     if len(args.runs) < 2:
         raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
     if args.train:
         return train(args)
-    if args.folds:
-        raise UserError(f"--folds {args.folds}: it goes with --train; a mean of probabilities learns nothing")
     args.num_workers = Recipe.num_workers if args.num_workers is None else args.num_workers
     first = Stream(args.runs[0])
     streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]

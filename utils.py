@@ -13,21 +13,20 @@ import torch
 
 import models
 from lrcn import checkpoints
-from lrcn.base import cli, files
+from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.clips.manifest import SampledVideo, sampling_settings
+from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
-from lrcn.encoding.features import CrossFitted, Options
+from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe as recipes
 from lrcn.training.recipe import Recipe
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
-CROSS_FIT_COLUMNS = ("video", "class", "stream", "run")     # stream: its number, from 0
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
@@ -210,22 +209,6 @@ def joined_encoder(recipe, classes):
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
 
 
-def cross_fitted(recipe, encoder):
-    """features.CrossFitted of models.Streams, as the table of --cross_fit says (fuse.py --folds wrote it)."""
-    if not recipe.streams:
-        raise UserError("--cross_fit: it is about --streams, and there are none")
-    table = cli.file("cross_fit", recipe.cross_fit, "give the table that fuse.py --folds wrote")
-    others, known = {}, {}
-    for line, row in enumerate(files.read_csv(table, CROSS_FIT_COLUMNS), 2):
-        if row["stream"] not in map(str, range(len(encoder.streams))):
-            raise UserError(f"{table} line {line}: {row['stream']!r:.20} is the number of no stream")
-        own = others.setdefault(SampledVideo(row["video"], row["class"], "", 1).path, list(encoder.streams))
-        if row["run"] not in known:
-            known[row["run"]] = load_trained(row["run"], flag="cross_fit").model.encoder.requires_grad_(False)
-        own[int(row["stream"])] = known[row["run"]]
-    return CrossFitted(list(encoder.streams), others)
-
-
 def new_model(recipe, classes, encoder=None):
     """The LRCN to train, new, with --init_from's weights where given. encoder: new_encoder's of this recipe,
     where it is there already."""
@@ -261,8 +244,6 @@ def trained_part(recipe, model):
         if recipe.train_batch_norm:
             raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
                             "--train_encoder last:K or all, or leave the flag out")
-        if recipe.cross_fit:
-            return model.head, cross_fitted(recipe, model.encoder), groups
         return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
     last = recipe.last_blocks
     groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})

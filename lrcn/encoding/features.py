@@ -78,8 +78,12 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
-class _Parts:
-    """Features of several parts that look like one; `shape` and `dtype` are born with them."""
+class Joined:
+    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
+
+    def __init__(self, parts):
+        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
+        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
 
     def __len__(self):
         return self.shape[0]
@@ -87,14 +91,6 @@ class _Parts:
     @property
     def nbytes(self):
         return int(np.prod(self.shape)) * self.dtype.itemsize
-
-
-class Joined(_Parts):
-    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
-
-    def __init__(self, parts):
-        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
-        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
 
     def part(self, clips):
         return Joined([part.part(clips) for part in self.parts])
@@ -105,50 +101,6 @@ class Joined(_Parts):
     def __array__(self, dtype=None, copy=None):
         return np.concatenate([np.asarray(part) for part in self.parts], -1).astype(dtype or self.dtype,
                                                                                     copy=False)
-
-
-@dataclass
-class CrossFitted:
-    """Streams, and for some videos other encoders in their place, which were not trained on these.
-
-    streams: [encoder]; others: {path of a video: [encoder of every stream]}.
-    """
-    streams: list
-    others: dict
-
-    def encode(self, clips, *how):
-        """The features of clips, each by the encoders of its video; how: as of encode_clips."""
-        sets, which, place = {}, [], []
-        for clip in clips:
-            encoders = self.others.get(clip.video.path, self.streams)
-            number, mine = sets.setdefault(tuple(map(id, encoders)), (len(sets), (encoders, [])))
-            which.append(number)
-            place.append(len(mine[1]))
-            mine[1].append(clip)
-        parts = [Joined([encode_clips(encoder, own, *how) for encoder in encoders])
-                 for _, (encoders, own) in sets.values()]
-        return Gathered(parts, np.array(which), np.array(place))
-
-
-class Gathered(_Parts):
-    """Features (clips, T, D) of which each lies in one of several parts: that of `which`, at `place`."""
-
-    def __init__(self, parts, which, place):
-        self.parts, self.which, self.place = parts, which, place
-        self.dtype = np.result_type(*(part.dtype for part in parts))
-        self.shape = (*which.shape, *parts[0].shape[1:])
-
-    def part(self, clips):
-        return Gathered(self.parts, self.which[clips], self.place[clips])
-
-    def __getitem__(self, clips):
-        which, place = self.which[clips], self.place[clips]
-        out = np.empty((len(which), *self.shape[1:]), self.dtype)
-        for number, part in enumerate(self.parts):
-            mine = which == number
-            if mine.any():
-                out[mine] = part[place[mine]]
-        return out
 
 
 @dataclass
@@ -169,8 +121,6 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     as `streams` of one, each of which has its features under a key of its own.
     clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
     """
-    if isinstance(encoder, CrossFitted):
-        return encoder.encode(clips, folder, options, what)
     if hasattr(encoder, "streams"):
         clips = list(clips)
         return Joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])

@@ -70,8 +70,6 @@ class Recipe:
     streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
                          "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
                          "RUN,RUN,...")
-    cross_fit: str = flag("network", None, Text(none=True), "a table of fuse.py --folds: which run's encoder "
-                          "tells which training video", "CSV")
     num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
                                  names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
@@ -215,8 +213,7 @@ class Recipe:
         so that fusions of other seeds are alike too."""
         said = self.choices()
         if self.streams:
-            said |= {"streams": " | ".join(map(_trained_with, self.streams)),
-                     "cross_fit": True if self.cross_fit else None}
+            said["streams"] = " | ".join(map(_trained_with, self.streams))
         return said
 
 
@@ -246,11 +243,10 @@ BEFORE = {"encoder_backend": "torch"}
 # The network itself, and what decides which step comes next, cannot change in the middle of a run.
 OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
 FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
-         "classifier_activation", "classifier_dropout", "streams", "cross_fit", "parts", "optimizer",
+         "classifier_activation", "classifier_dropout", "streams", "parts", "optimizer",
          "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
          "chosen_classes", "number_of_classes", "split")
-PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "cross_fit", "groups", "init_from", "encoder_weights",
-          "local_dir")
+PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
@@ -316,6 +312,9 @@ def parse(description, argv=None):
     state = checkpoints.load_file(path, "checkpoint_path")
     if not isinstance(state.get("settings"), dict) or "learner" not in state:
         raise UserError(f"{source}: not a checkpoint that training can go on from")
+    if state["settings"].get("cross_fit"):
+        raise UserError(f"{source}: a fusion that was cross-fitted, which this version cannot go on with; it "
+                        f"can be tested, or train a new one with fuse.py --train")
     saved = Recipe.of(state["settings"], source)
     parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
     recipe = Recipe(**vars(parser.parse_args(argv)))

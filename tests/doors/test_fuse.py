@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,10 +15,9 @@ from sklearn.metrics import accuracy_score, log_loss
 
 import utils
 from lrcn import scores
-from lrcn.clips.frames import windows
-from lrcn.clips.manifest import read_sampled
+from lrcn.base.cli import UserError
 from lrcn.drawing.labels import flow_colors
-from lrcn.encoding.features import CrossFitted, Options, encode_clips
+from lrcn.training.recipe import parse
 from lrcn.video.reader import read_frames
 from lrcn.video.writer import Writer
 from lrcn.watching.sliding import Slider
@@ -301,7 +299,6 @@ def test_flow_as_colours_is_white_at_rest_and_another_hue_each_way():
 
 @pytest.mark.parametrize("words, says", [
     (("--train", "rgb"), "one run is no fusion"),
-    (("rgb", "rgbdiff", "--folds", "3"), "it goes with --train"),
     (("--train", "rgb", "joint"), "itself a fusion")])
 def test_what_cannot_be_trained_is_refused_in_one_line(joint, pair, tmp_path, words, says):
     runs = {"rgb": pair / "rgb", "rgbdiff": pair / "rgbdiff", "joint": joint}
@@ -314,55 +311,25 @@ def test_streams_that_do_not_suit_train_py_are_one_line(joint, pair, demo, sampl
                         (("--streams", both, "--train_encoder", "all"), "--train_encoder"),
                         (("--streams", both, "--no-feature_cache"), "--no-feature_cache"),
                         (("--streams", both, "--classes", "Grow,Shrink"), "train all on the same"),
-                        (("--streams", both, "--parts", tmp_path / "no.csv"), "does not exist"),
-                        (("--cross_fit", joint / "splits.csv"), "there are none")):
+                        (("--streams", both, "--parts", tmp_path / "no.csv"), "does not exist")):
         one_line(run("train.py", *data_flags(demo, sampled), *HEAD, "--encoder", "squeezenet1_1",
                      "--encoder_weights", "none", "--img_dim", 32, "--local_dir", tmp_path / "x", *words,
                      ok=False), says)
 
 
-# ---------------------------------------------------------------- cross-fitting
-
-@pytest.fixture(scope="module")
-def tuned_stream(pair, demo, sampled, once):
-    """A run on frames whose last block was trained, on the parts of `pair`."""
-    return once("tuned_stream", lambda folder: train(
-        demo, sampled, folder, "--epochs", 1, "--train_encoder", "last:1", "--parts",
-        pair / "rgb" / "splits.csv"))
-
-
-def test_a_cross_fitted_video_is_told_by_an_encoder_that_has_not_seen_it(tuned_stream, pair, tmp_path):
-    result = run("fuse.py", "--train", tuned_stream, pair / "rgbdiff", *HEAD, "--folds", 2, "--local_dir",
-                 tmp_path, env=ONE_THREAD)
-    fused = last_line(result)
-    assert f"{(pair / 'rgbdiff').resolve()}: its encoder is frozen" in result.out
-    [folds] = tmp_path.glob("*-folds")
-    rows = table(folds / "cross_fit.csv")
-    trained_on = {(r["class"], r["video"]) for r in table(fused / "splits.csv") if r["part"] == "train"}
-    assert {(r["class"], r["video"]) for r in rows} == trained_on and len(rows) == len(trained_on)
-    assert {r["stream"] for r in rows} == {"0"} and len({r["run"] for r in rows}) == 2
-    for row in rows:
-        seen = table(Path(row["run"]) / "splits.csv")
-        assert (row["class"], row["video"]) not in {(r["class"], r["video"]) for r in seen}
-        assert {r["group"] for r in seen if r["part"] == "train"}.isdisjoint(
-            {r["group"] for r in table(fused / "splits.csv")
-             if (r["class"], r["video"]) == (row["class"], row["video"])})
-    report_of(fused)
-
-
-def test_cross_fitted_features_are_those_of_the_videos_own_encoders(tuned_stream, pair, sampled):
-    one, other = (utils.load_trained(folder).model.encoder.requires_grad_(False)
-                  for folder in (pair / "rgb", tuned_stream))
-    videos = read_sampled(sampled)[:5]
-    clips = [windows(video, 5)[0] for video in videos]
-    options = Options(torch.device("cpu"), 0, cache=False)
-    others = {videos[i].path: [one, other] for i in (1, 3)}
-    mixed = encode_clips(CrossFitted([one, one], others), clips, sampled, options)
-    plain, told = (np.asarray(encode_clips(e, clips, sampled, options)) for e in (one, other))
-    assert mixed.shape == (5, 5, 2 * plain.shape[2]) and np.abs(plain - told).max() > 1e-3
-    second = np.where(np.isin(np.arange(5), (1, 3))[:, None, None], told, plain)
-    np.testing.assert_array_equal(mixed[:], np.concatenate([plain, second], 2))
-    np.testing.assert_array_equal(mixed.part(slice(1, 4))[[2, 0]], mixed[:][[3, 1]])
+@pytest.mark.parametrize("table", [None, "cross_fit.csv"])
+def test_a_fusion_of_when_there_was_cross_fitting_loads(joint, tmp_path, table):
+    state = load(joint)
+    state["settings"]["cross_fit"] = table
+    old = shutil.copytree(joint / "Saved_model_checkpoint", tmp_path / "old") / "last.pth.tar"
+    torch.save(state, old)
+    now, words = utils.load_trained(joint), ("--load_checkpoint", "--checkpoint_path", str(old))
+    assert utils.load_trained(old).recipe == now.recipe
+    if table:
+        with pytest.raises(UserError, match="cross-fitted"):
+            parse("", words)
+    else:
+        assert parse("", words)[0].streams == now.recipe.streams
 
 
 def test_an_encoder_that_was_trained_on_what_the_first_run_held_out_is_refused(pair, demo, sampled, tmp_path):

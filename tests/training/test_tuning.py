@@ -75,7 +75,7 @@ def test_fusions_of_other_seeds_are_compared_as_one_recipe(tmp_path):
             folder.mkdir()
             stream = Recipe(seed=seed, modality=modality, lr=lr)
             (folder / "settings.json").write_text(json.dumps(stream.as_settings()))
-        return Recipe(seed=seed, streams=list(map(str, folders)), cross_fit=f"{tmp_path}/{seed}.csv")
+        return Recipe(seed=seed, streams=list(map(str, folders)))
     first, other, third = fusion(1), fusion(2), fusion(3, lr=0.2)
     assert first.choices() != other.choices() and first.compared() == other.compared() != third.compared()
     assert first.compared()["streams"] == "lr 0.1 | modality rgbdiff, lr 0.1"
