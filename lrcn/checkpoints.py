@@ -15,7 +15,7 @@ import torch
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text
+from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
 from lrcn.clips.frames import AUGMENT, FITS, INTERPOLATION
 from lrcn.clips.streams import MODALITIES
@@ -24,6 +24,8 @@ from lrcn.runs import RunFolder
 from lrcn.video.flow import LONGEST
 
 FORMAT = 1
+NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16,
+           torch.int32, torch.int64, torch.bool}
 PROJECTIONS = ("norm", "linear", "batchnorm", "none")
 RNNS, ACTIVATIONS = ("lstm", "gru"), ("relu", "selu")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
@@ -51,7 +53,8 @@ def load_file(path, flag):
     """What torch.save wrote, tensors and plain containers alone, on the CPU.
 
     UserError in one line, naming --flag: no such file, truncated, not a checkpoint, a pickle that
-    wants to run code, an archive that unpacks to more than it is.
+    wants to run code, an archive that unpacks to more than it is, a member that is not what its check sum
+    says, a tensor that is none of `tensor_fault`'s.
     """
     path = cli.file(flag, path, "give the path of a checkpoint file")
     try:
@@ -59,9 +62,11 @@ def load_file(path, flag):
             with zipfile.ZipFile(path) as archive:
                 # torch stores without compression; a packed entry is no checkpoint of torch's
                 unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > path.stat().st_size:
-                raise UserError(f"--{flag} {path}: a compressed archive that unpacks to "
-                                f"{files.gigabytes(unpacked)}, not a checkpoint; it was not read")
+                if unpacked > path.stat().st_size:
+                    raise UserError(f"--{flag} {path}: a compressed archive that unpacks to "
+                                    f"{files.gigabytes(unpacked)}, not a checkpoint; it was not read")
+                if archive.testzip():   # torch.load itself compares no check sum
+                    raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of sparse tensors, which are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -75,7 +80,38 @@ def load_file(path, flag):
         raise UserError(f"--{flag} {path}: {what}; take another file") from None
     if not isinstance(state, dict):
         raise UserError(f"--{flag} {path}: it holds a {type(state).__name__}, not a checkpoint")
+    check_tensors(state, f"--{flag} {path}")
     return state
+
+
+def tensor_fault(tensor):
+    """What keeps a tensor out of a checkpoint, in words, or None: it has to be dense, on the CPU, of NUMBERS,
+    and the file has to hold as many of them as its shape says."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"not a dense tensor ({'nested' if tensor.is_nested else tensor.layout})"
+    if tensor.device.type != "cpu":
+        return f"a tensor without its numbers ({tensor.device.type})"
+    if tensor.is_quantized or tensor.dtype not in NUMBERS:
+        return f"a tensor of {tensor.dtype}, which no checkpoint of this program has"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"a tensor of {tensor.numel()} numbers, of which the file holds fewer"
+    return None
+
+
+def check_tensors(state, source):
+    """Refuse nested dicts, lists and tuples with a tensor that is none for a checkpoint; no value is read."""
+    left, seen = [("", state)], set()
+    while left:
+        name, value = left.pop()
+        if isinstance(value, torch.Tensor):
+            fault = tensor_fault(value)
+            if fault:
+                raise UserError(f"{source}: {name[1:]} is {fault}; take another file")
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [(f"{name[:200]}.{key[:80] if isinstance(key, str) else shown(key)}", one)
+                     for key, one in inner]
 
 
 def save_file(path, state):
@@ -140,16 +176,12 @@ def check_streams(spec, classes, source):
 
 
 def check_weights(weights, source):
-    """Refuse what is no state dict of dense, real, finite tensors."""
+    """Refuse what is no state dict. Their shapes and values: backbones.check_fit."""
     if not isinstance(weights, dict) or not weights:
         raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
     for name, tensor in weights.items():
-        fault = ("no tensor" if not isinstance(tensor, torch.Tensor) else
-                 "a sparse tensor" if tensor.layout != torch.strided else
-                 "complex numbers" if tensor.is_complex() else
-                 "not finite" if tensor.is_floating_point() and not torch.isfinite(tensor).all() else None)
-        if fault:
-            raise UserError(f"{source}: the weights {name!s:.80} are {fault}")
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{source}: the weights {shown(name)} are no tensor")
 
 
 def restore(model, state, path, flag):

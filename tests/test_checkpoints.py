@@ -4,18 +4,21 @@ import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 from commands import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import ONE_THREAD, load, one_line, report_of
+from runs import ONE_THREAD, differences, load, one_line, report_of
 
 import utils
+from lrcn import checkpoints
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
 from lrcn.encoding import surgery
 from lrcn.encoding.predictions import softmax
+from lrcn.runs import RunFolder
 from lrcn.training.engine import Learner, Progress
 
 
@@ -69,6 +72,7 @@ ODD = [
     ("head.classifier.1.bias", torch.zeros(6).to_sparse(), "sparse"),
     ("head.classifier.1.bias", torch.zeros(6, dtype=torch.complex64), "complex"),
     ("head.classifier.1.bias", NAN.repeat(6), "not finite"),
+    ("head.classifier.1.bias", torch.zeros(6, dtype=torch.bool), "kind of number"),
     ("encoder", None, "encoder.pth.tar is missing"), ("encoder_digest", None, "not the one"),
 ]
 
@@ -161,6 +165,34 @@ def test_a_model_whose_answer_is_no_number_says_so(trained, copied, state):
     torch.save({**state, "encoder": encoder, "encoder_digest": digest}, path)
     one_line(run("test.py", "--model_dir", copied, "--num_videos", 0, "--no-feature_cache", ok=False,
                  env=ONE_THREAD), "not finite")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make, words", [
+    (lambda: torch.zeros(6).to(torch.float8_e4m3fn), "float8"),
+    (lambda: torch.quantize_per_tensor(torch.zeros(6), 1.0, 0, torch.qint8), "qint8"),
+    (lambda: torch.zeros(6, device="meta"), "without its numbers"),
+    (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
+    (lambda: torch.zeros(1).expand(10**12), "of which the file holds fewer")],
+    ids=["float8", "quantised", "meta", "nested", "expanded"])
+def test_a_tensor_of_another_kind_is_refused_before_its_values_are_read(tmp_path, make, words):
+    for state in ({"head": {"bias": make()}}, {"learner": [{"moments": (make(),)}]}):
+        torch.save(state, tmp_path / "odd.pth.tar")
+        with pytest.raises(UserError, match=words) as error:
+            checkpoints.load_file(tmp_path / "odd.pth.tar", "model_name")
+        assert "\n" not in str(error.value) and ("bias" in str(error.value) or "moments" in str(error.value))
+
+
+def test_a_bit_that_flips_is_seen_or_changes_nothing(trained, tmp_path):
+    whole, path = RunFolder(trained).checkpoint("last"), tmp_path / "last.pth.tar"
+    raw, state, random, refused = whole.read_bytes(), load(trained), np.random.default_rng(0), 0
+    for place in random.integers(0, len(raw), 200):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1 << int(random.integers(8))]) + raw[place + 1:])
+        try:
+            assert not differences(checkpoints.load_file(path, "model_name"), state)
+        except UserError:
+            refused += 1
+    assert refused > 150, "of 200; the rest lie between the members"
 
 
 def test_an_untouched_checkpoint_still_tests(copied):

@@ -145,13 +145,20 @@ def load_state(module, state, source):
 
 
 def check_fit(module, state, source):
-    """A UserError that names the keys and shapes of a state dict that are not the module's."""
+    """A UserError that names the keys, shapes and kinds of numbers of a state dict that are not the module's,
+    or else the weights that are not finite."""
     own = module.state_dict()
-    faults = [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-              for label, keys in (
-                  ("missing", [k for k in own if k not in state]),
-                  ("not of this network", [k for k in state if k not in own]),
-                  ("of another shape", [k for k in own if k in state and own[k].shape != state[k].shape]))
-              if keys]
+    both = [k for k in own if k in state]
+    faults = _listed({"missing": [k for k in own if k not in state],
+                      "not of this network": [k for k in state if k not in own],
+                      "of another shape": [k for k in both if own[k].shape != state[k].shape],
+                      "of another kind of number": [k for k in both if own[k].is_floating_point()
+                                                    != state[k].is_floating_point()]})
+    faults = faults or _listed({"not finite": [k for k in both if not torch.isfinite(state[k]).all()]})
     if faults:
         raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
+
+
+def _listed(faults):
+    return [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+            for label, keys in faults.items() if keys]
