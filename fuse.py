@@ -16,8 +16,6 @@ store under its own key: train.py with --streams, the first run's data, split an
 train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
 rest, with the streams' own heads in its checkpoint.
 """
-import os
-import sys
 from argparse import ArgumentTypeError
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,6 +28,7 @@ import utils
 from lrcn import scores
 from lrcn.base import cli
 from lrcn.base.cli import UserError
+from lrcn.base.ranks import ranks
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.clips import splits
 from lrcn.clips.streams import MODALITIES
@@ -37,7 +36,7 @@ from lrcn.encoding.predictions import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.testing import report
 from lrcn.testing.answers import read_metrics, read_shares
-from lrcn.training.recipe import Recipe, add_flag
+from lrcn.training.recipe import Recipe, add_flag, parse
 
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
@@ -45,7 +44,6 @@ NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_le
                    "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
-TRAIN = Path(__file__).with_name("train.py")
 
 
 def make_parser():
@@ -193,7 +191,7 @@ def output_folder(args):
 # ---------------------------------------------------------------- trained fusion
 
 def train(args):
-    """Become train.py with --streams."""
+    """Train a head with --streams, as train.py does; its exit status."""
     runs = [utils.load_trained(folder, flag="runs") for folder in args.runs]
     for run in runs:
         if isinstance(run.model.encoder, models.Streams):
@@ -209,9 +207,10 @@ def train(args):
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
     recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
                      streams=[str(run.folder) for run in runs])
-    command = [sys.executable, str(TRAIN), *recipe.words()]
-    sys.stdout.flush()
-    os.execv(command[0], command)   # signals, exit status and the way to go on are train.py's
+    recipe, _ = parse("", recipe.words())
+    device = utils.choose_device(recipe.device)
+    with ranks(device) as rank:
+        return utils.train(recipe, None, device, rank)
 
 
 def seen(runs):

@@ -241,9 +241,12 @@ def refit(out, args, setting, plan):
             cli.say(f"{run}: trained and tested before")
             continue
         begun = run.checkpoint("last").is_file()
-        script("train.py", *(["--resume", str(run)] if begun else recipe.words()))
-        script("test.py", "--model_dir", str(run), "--test_windows", str(setting.test_windows),
-               f"--flip={setting.flip}", "--device", recipe.device)
+        status = utils.train(*recipes.parse("", ["--resume", str(run)] if begun else recipe.words()))
+        status = status or cli.run_script(
+            Path(__file__).with_name("test.py"), "--model_dir", str(run), "--test_windows",
+            str(setting.test_windows), f"--flip={setting.flip}", "--device", recipe.device)
+        if status:
+            sys.exit(status)
 
 
 def refuse_other(run, recipe):
@@ -255,14 +258,6 @@ def refuse_other(run, recipe):
         if differ:
             raise UserError(f"--refit: {run} was trained with another {', '.join(differ)}; move it away, or "
                             f"give another --output")
-
-
-def script(name, *words):
-    """Run a script of this repository; SystemExit with its status where it fails."""
-    cli.say(f"--- {name}")
-    status = cli.run_script(Path(__file__).with_name(name), *words)
-    if status:
-        sys.exit(status)
 
 
 def main():

@@ -1,9 +1,10 @@
-"""What every script with a model needs: a device, a trained run, a network to train, and shared flags.
+"""What every script with a model needs: a device, a trained run, a training, and shared flags.
 
     device = choose_device("auto")
     trained = load_trained("20261121-110128")       # .model .classes .recipe .rate
-    network, encoder, groups = trained_part(recipe, new_model(recipe, classes))
+    status = train(Recipe(...))                     # what train.py does
 """
+import contextlib
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -11,24 +12,29 @@ from pathlib import Path
 
 import torch
 
+import dataset
 import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import set_seed
+from lrcn.base.ranks import Rank, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
+from lrcn.clips import fields
 from lrcn.clips.manifest import sampling_settings
 from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
-from lrcn.runs import RunFolder, checkpoint_path
+from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
 from lrcn.training import recipe as recipes
+from lrcn.training import run as running
+from lrcn.training.engine import make_learner
+from lrcn.training.feeds import make_feeds
 from lrcn.training.recipe import Recipe
+from lrcn.training.run import STEPS
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
-STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
 
 
@@ -258,6 +264,50 @@ def trained_part(recipe, model):
         cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
                 f"every epoch")
     return model, None, groups
+
+
+def train(recipe, checkpoint=None, device=None, rank=None):
+    """Train a run, new or from a checkpoint; its exit status, as of Run.go. Says the run folder last.
+
+    recipe, checkpoint: those of recipe.parse. UserError: another training is at work in the folder.
+    """
+    device, rank = device or choose_device(recipe.device), rank or Rank()
+    before = RunFolder.of(checkpoint) if checkpoint else None
+    resumed = before if before and checkpoint.parent == before.checkpoints else None
+    with contextlib.ExitStack() as held:
+        if resumed and rank.first:  # before its checkpoint is read, which another training may go past
+            held.enter_context(resumed.lock("resume"))
+        state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
+        samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+        fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
+        if rank.first:
+            running.say_samples(samples, classes)
+        model = continued_model(state, checkpoint, classes) if state else new_model(recipe, classes)
+        model.to(device)
+        network, encoder, groups = trained_part(recipe, model)
+        options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank,
+                          backend=recipe.encoder_backend, precision=recipe.encoder_precision)
+        feeds = make_feeds(recipe, encoder or model.encoder, encoder is not None, samples, options)
+        if network is model.head:   # a head on cached features trains in seconds: rank 0 does it alone
+            if not rank.first:
+                return 0
+            rank = Rank()
+        elif rank.world > 1:
+            network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
+        learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
+        settings, folder, album = running.saved_settings(recipe, samples), None, None
+        if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
+            from lrcn.training.pictures import Album
+            folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
+            if not resumed:
+                held.enter_context(folder.lock("local_dir"))
+            settings["device_used"] = str(device)
+            running.fill_folder(folder, resumed, recipe, settings, classes, samples, model)
+            album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
+        run = running.Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
+        if state:
+            run.take_up(state, f"--checkpoint_path {checkpoint}")
+        return run.go()
 
 
 # ---------------------------------------------------------------- flags

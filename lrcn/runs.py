@@ -9,7 +9,7 @@ import platform
 import time
 from pathlib import Path
 
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 
 
@@ -80,6 +80,10 @@ class RunFolder(_Folder):
     def checkpoint(self, name):
         """The file of the checkpoint `name`: best, last, epoch_5, or encoder for the frozen one."""
         return self.checkpoints / f"{name}{ENDING}"
+
+    def lock(self, flag):
+        """Hold this folder for one training; a second one gets a UserError that names the first."""
+        return files.lock(self.path, flag, "another training")
 
     @classmethod
     def of(cls, file):

@@ -10,7 +10,7 @@ LRCN = {"base": set(), "video": {"base"}, "clips": {"base", "video"}, "encoding"
         "checkpoints": {"base", "video", "clips", "encoding", "runs"},
         "training": FOUNDATION, "testing": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION,
         "pages": FOUNDATION | {"testing"}}
-ROOMS = {"models": {*LRCN}, "utils": {*LRCN, "models"}, "dataset": {*LRCN, "models", "utils"}}
+ROOMS = {"models": {*LRCN}, "dataset": {*LRCN, "models"}, "utils": {*LRCN, "models", "dataset"}}
 MAY_IMPORT = {**LRCN, **ROOMS, "door": {*LRCN, *ROOMS}}
 
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

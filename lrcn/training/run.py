@@ -2,34 +2,75 @@
 
     run = Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
     run.take_up(state, source)          # of a checkpoint, where there is one
-    complete = run.train(stop)
+    status = run.go()
 """
 import sys
 import time
 
+import numpy as np
+
 from lrcn import checkpoints, scores
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips import splits
-from lrcn.runs import RunFolder, new_run_folder, versions
+from lrcn.base.ranks import Stop
+from lrcn.clips import fields, splits
+from lrcn.clips.manifest import sampling_settings
+from lrcn.runs import ENDING, versions
 from lrcn.training import engine
 from lrcn.training.feeds import epoch_steps
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
 OF_A_STEP = ("batch_size", "accumulate", "views", "seed")
+STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 
 
-def open_folder(run, recipe, settings, classes, samples, model):
-    """The RunFolder to write to: `run` of a resumed one, else a new one with what it starts from."""
-    resumed = run is not None
-    run = run or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
+def saved_settings(recipe, samples):
+    """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
+    test_on_video.py samples alike, wherever the clips are by then.
+
+    frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
+    tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
+    """
+    sampled = sampling_settings(recipe.sampled_data_path)
+    listed = recipe.ucf_list_dir or recipe.split == "random"
+    flow = fields.require(recipe.sampled_data_path, recipe)
+    return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+            **({"flow": flow} if flow else {}),
+            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")},
+            **frame_steps([s.video for s in samples if s.part == "train"])}
+
+
+def frame_steps(videos):
+    """{name of STEPS: seconds between the frames of these clips}; nothing where clips have one frame."""
+    steps = [v.step for v in videos if v.step and v.frames > 1]
+    if not steps:
+        return {}
+    shares = np.percentile(steps, [50, 10, 90], method="nearest")
+    return {name: round(float(share), 6) for name, share in zip(STEPS, shares, strict=True)}
+
+
+def say_samples(samples, classes):
+    """How many videos, of which classes, in which part."""
+    parts = [f"{n} {word}" for part, word in (("train", "training"), ("val", "validation"), ("test", "test"))
+             if (n := sum(s.part == part for s in samples))]
+    names = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
+    cli.say(f"{', '.join(parts)} videos of {len(classes)} classes: {names}")
+
+
+def fill_folder(run, resumed, recipe, settings, classes, samples, model):
+    """Write into a RunFolder what a run, new or resumed, starts from."""
     make_room(run, model)
+    older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
+    if older:   # first of all, lest a kill leaves them beside the new one's parts: they may be other parts
+        cli.say(f"{len(older)} checkpoints of an older run in this folder are deleted")
+        for path in older:
+            path.unlink()
+        run.metrics.unlink(missing_ok=True)
     files.write_json(run.settings, {**settings, "classes": classes, "versions": versions()})
     if not resumed:
         splits.write_splits(run.splits, samples)
         if recipe.frozen:
             checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
-    return run
 
 
 def make_room(run, model):
@@ -75,10 +116,33 @@ class Run:
 
     # ------------------------------------------------------------ epochs
 
+    def go(self):
+        """All epochs that are left, and the pictures; the exit status: 130 or 143 after a signal, else 0."""
+        if self.album and self.recipe.pictures:
+            self.album.class_distribution()
+        with Stop() as stop:
+            complete = self.train(stop)
+        if self.rank.first and not complete:
+            cli.say(f"stopped in epoch {self.progress.epoch}; go on with: python train.py --resume "
+                    f"{self.folder}", file=sys.stderr)
+        elif self.rank.first:
+            if self.recipe.pictures:
+                self.album.final(self)
+            best = self.progress.best
+            if best:
+                cli.say(f"best validation top-1 {best['top1']:.3f} of {len(self.val_feed.names)} clips, "
+                        f"epoch {best['epoch']}")
+            cli.say(self.folder)
+        if self.album:
+            self.album.close()
+        return 0 if complete else 128 + (stop.signal or 2)
+
     def train(self, stop):
         """All epochs that are left; False when a signal ended them early."""
         recipe, progress = self.recipe, self.progress
         last = min(recipe.epochs, recipe.stop_after or recipe.epochs)
+        if self.rank.first and progress.history:    # a kill, or a person, may have left another
+            self.write_metrics()
         with self.bar() as bar:
             while progress.epoch < last or progress.step:
                 progress.begin_epoch(recipe.seed, self.rank)
@@ -136,9 +200,12 @@ class Run:
 
     # ------------------------------------------------------------ what is written
 
-    def log(self, row):
+    def write_metrics(self):
         rows = [["" if r[k] is None else r[k] for k in engine.METRICS] for r in self.progress.history]
         files.write_csv(self.folder.metrics, engine.METRICS, rows)
+
+    def log(self, row):
+        self.write_metrics()
         self.album.scalars(row)
         if row["val_top1"] is not None and self.recipe.pictures:
             self.album.validated(self)

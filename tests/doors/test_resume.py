@@ -1,4 +1,5 @@
 """Going on with a run: exactly where it stopped, on the data and with the recipe that it had."""
+import os
 import shutil
 
 import pytest
@@ -21,6 +22,8 @@ from runs import (
     weights,
 )
 from videos import class_folders, write_video
+
+from lrcn.runs import RunFolder
 
 # The n-th step of this process's training is told to stop.
 STOP_AT = """
@@ -98,6 +101,45 @@ def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, s
     gone_on(folder, "--epochs", 2)
     settings = read_json(folder / "settings.json")
     assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
+
+
+# ---------------------------------------------------------------- one training at a time, one run in a folder
+
+def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "Saved_model_checkpoint" / ".best.1.tmp.tar").touch()     # the first one is about to rename it
+    settings = read_json(folder / "settings.json")
+    anew = ("--sampled_data_path", settings["sampled_data_path"], *TINY, "--epochs", 1, "--local_dir", folder,
+            "--open_new_folder", "False")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    first = f"another training (process {os.getpid()})"
+    with RunFolder(folder).lock("resume"):
+        for flag, words in (("--resume", ("--resume", folder)), ("--local_dir", anew)):
+            one_line(run("train.py", *words, ok=False), f"{flag} {folder}", first)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_a_new_run_in_an_old_folder_leaves_no_checkpoint_beside_other_parts(demo, sampled, tmp_path):
+    """Killed before its first checkpoint it has nothing to go on from: the older run's would learn from what
+    it had held out."""
+    here = ("--open_new_folder", "False", "--epochs", 2)
+    folder = train(demo, sampled, tmp_path, *here)
+    killed = "from lrcn.clips import splits\nsplits.write_splits = lambda *_: os._exit(9)"
+    assert run(patched(tmp_path, "train.py", killed), *flags(demo, sampled, folder, *here, "--seed", 2),
+               env=ONE_THREAD, ok=False).code == 9
+    one_line(run("train.py", "--resume", folder, ok=False), "--resume", "no last.pth.tar", "there: none")
+    train(demo, sampled, folder, *here, "--seed", 2)
+    assert_same_run(folder, train(demo, sampled, tmp_path / "other", *here, "--seed", 2))
+
+
+@pytest.mark.slow
+def test_a_resumed_run_mends_its_metrics_also_when_all_is_done(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 2)
+    whole = (folder / "metrics.csv").read_bytes()
+    os.truncate(folder / "metrics.csv", len(whole) // 2)
+    gone_on(folder)
+    assert (folder / "metrics.csv").read_bytes() == whole
 
 
 # ---------------------------------------------------------------- on the data that it had
