@@ -143,6 +143,8 @@ class Run:
         last = min(recipe.epochs, recipe.stop_after or recipe.epochs)
         if self.rank.first and progress.history:    # a kill, or a person, may have left another
             self.write_metrics()
+        if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
+            self.save("last")
         with self.bar() as bar:
             while progress.epoch < last or progress.step:
                 progress.begin_epoch(recipe.seed, self.rank)

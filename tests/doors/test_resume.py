@@ -1,15 +1,30 @@
 """Going on with a run: exactly where it stopped, on the data and with the recipe that it had."""
+import contextlib
 import os
 import shutil
+import signal
+import tempfile
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from commands import run, start
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from runs import (
     ONE_THREAD,
     TINY,
     assert_same_run,
     flags,
+    half_files,
     last_line,
     launched,
     load,
@@ -23,7 +38,11 @@ from runs import (
 )
 from videos import class_folders, write_video
 
+import utils
+from lrcn.base.cli import UserError
 from lrcn.runs import RunFolder
+from lrcn.training import engine
+from lrcn.training.recipe import parse
 
 # The n-th step of this process's training is told to stop.
 STOP_AT = """
@@ -56,24 +75,161 @@ def gone_on(folder, *more):
 
 # ---------------------------------------------------------------- exactly where it stopped
 
-@pytest.mark.slow
-def test_a_plateau_run_goes_on_exactly_also_right_after_a_drop(demo, sampled, tmp_path):
-    more = ("--scheduler", "plateau", "--warmup_epochs", 0, "--lr", 0.5, "--epochs", 20,
-            "--checkpoint_interval", 1)
-    whole = train(demo, sampled, tmp_path / "whole", *more)
-    rates = [float(row["lr"]) for row in metrics(whole)]
-    drop = next(i for i in range(1, 20) if rates[i] < rates[i - 1])
-    folder = train(demo, sampled, tmp_path / "again", *more, "--stop_after", drop)
-    assert_same_run(gone_on(folder), whole)
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+@contextlib.contextmanager
+def killed_at(n):
+    """The n-th time that something reaches the disk raises, a checkpoint half written; so does every later
+    time, as if the process were gone."""
+    left, save = n, torch.save
+
+    def counted(function, half=None):
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0 and half:
+                half(*args, **options)
+            if left <= 0:
+                raise Killed
+            return function(*args, **options)
+        return call
+
+    def half_save(state, path):
+        save(state, path)
+        os.truncate(path, os.path.getsize(path) // 2)
+
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(contextlib.suppress(Killed))
+        for name in ("fsync", "replace", "mkdir", "unlink"):
+            patches.enter_context(mock.patch.object(os, name, counted(getattr(os, name))))
+        patches.enter_context(mock.patch.object(torch, "save", counted(save, half_save)))
+        yield
+
+
+@contextlib.contextmanager
+def stopped_at(n):
+    """The n-th step of a training is told to stop."""
+    loss, left = engine.Learner.loss, n
+
+    def stopping(*args):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(*args)
+
+    with mock.patch.object(engine.Learner, "loss", stopping):
+        yield
+
+
+# Courses whose rate does not depend on --epochs: a run that is made longer is the longer run.
+COURSES = (("--scheduler", "constant", "--views", 2, "--lr", 0.01),
+           ("--scheduler", "constant", "--accumulate", 2, "--mixup", 0.4, "--ema", 0.9, "--no-feature_cache"),
+           ("--scheduler", "plateau", "--warmup_epochs", 0, "--lr", 0.5, "--optimizer", "sgd"))
+
+
+class RunFolderMachine(RuleBasedStateMachine):
+    """A run folder through stops, kills and damage: it ends as that of the run that nothing happened to."""
+    words, oracles = (), {}     # of the data; {course, seed, epochs: run folder}
+    scratch = None
+
+    def __init__(self):
+        super().__init__()
+        self.run = RunFolder(tempfile.mkdtemp(dir=self.scratch))
+        self.epochs = self.seed = 1
+        self.course = None
+
+    @initialize(course=st.sampled_from(COURSES))
+    def choose(self, course):
+        self.course = course
+
+    def train(self, *words):
+        recipe, checkpoint = parse("", list(map(str, words)))
+        self.seed = recipe.seed
+        return utils.train(recipe, checkpoint)
+
+    def anew(self, folder):
+        return self.train(*self.words, *self.course, "--seed", self.seed, "--epochs", self.epochs,
+                          "--local_dir", folder, "--open_new_folder", "False")
+
+    def go_on(self):
+        """As a person would: from the last checkpoint, from an older one, or from the start."""
+        inside = self.run.checkpoints
+        for path in (self.run.checkpoint("last"), *inside.glob("epoch_*"), *inside.glob("best*")):
+            if path.is_file():
+                last = path == self.run.checkpoint("last")
+                try:
+                    return self.train(*(("--resume", self.run) if last else
+                                        ("--load_checkpoint", "--checkpoint_path", path)),
+                                      "--epochs", self.epochs)
+                except UserError as error:
+                    assert "not a whole checkpoint" in str(error)
+        return self.anew(self.run)
+
+    @rule(more=st.integers(0, 2))
+    def train_on(self, more):
+        self.epochs = min(self.epochs + more, 6)
+        assert self.go_on() == 0
+
+    @rule(n=st.integers(1, 12))
+    def be_stopped(self, n):
+        with stopped_at(n):
+            assert self.go_on() in (0, 143)
+
+    @rule(n=st.integers(1, 50), more=st.integers(0, 2))
+    def be_killed(self, n, more):
+        self.epochs = min(self.epochs + more, 6)
+        with killed_at(n):
+            self.go_on()
+
+    @rule(seed=st.integers(1, 2), n=st.integers(1, 50))
+    def begin_again_and_be_killed(self, seed, n):
+        self.seed = seed
+        with killed_at(n):
+            self.anew(self.run)
+
+    @precondition(lambda self: self.run.checkpoint("last").is_file())
+    @rule(share=st.floats(0, 1, exclude_max=True), how=st.sampled_from(("gone", "cut", "another bit")))
+    def lose_the_last_checkpoint(self, share, how):
+        path = self.run.checkpoint("last")
+        raw = bytearray(path.read_bytes())
+        at = int(share * len(raw))
+        raw[at] ^= 1
+        path.unlink() if how == "gone" else path.write_bytes(raw[:at] if how == "cut" else raw)
+
+    @precondition(lambda self: self.run.metrics.is_file())
+    @rule(share=st.floats(0, 1))
+    def cut_the_metrics(self, share):
+        os.truncate(self.run.metrics, int(share * self.run.metrics.stat().st_size))
+
+    @precondition(lambda self: self.run.checkpoint("last").is_file())
+    @rule()
+    def be_resumed_twice_at_once(self):
+        before = {path: path.stat().st_mtime_ns for path in self.run.path.rglob("*") if path.name != ".lock"}
+        with self.run.lock("resume"), pytest.raises(UserError, match=rf"--resume .*process {os.getpid()}"):
+            self.train("--resume", self.run)
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    def teardown(self):
+        if self.course is None:
+            return
+        assert self.go_on() == 0
+        of_what = self.course, self.seed, self.epochs
+        if of_what not in self.oracles:
+            self.oracles[of_what] = tempfile.mkdtemp(dir=self.scratch)
+            self.anew(self.oracles[of_what])
+        assert_same_run(self.run.path, Path(self.oracles[of_what]))
+        assert not half_files(self.run.path)
 
 
 @pytest.mark.slow
-def test_a_run_on_frames_goes_on_exactly_in_the_middle_of_an_epoch(demo, sampled, tmp_path):
-    more = ("--no-feature_cache", "--epochs", 2, "--lr", 0.01, "--views", 2)
-    whole = train(demo, sampled, tmp_path / "whole", *more)
-    folder = begun(demo, sampled, tmp_path, 3, *more)
-    assert load(folder)["progress"]["step"] == 3
-    assert_same_run(gone_on(folder), whole)
+def test_a_run_folder_ends_as_that_of_a_run_that_nothing_happened_to(demo, sampled, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunFolderMachine, "words", flags(demo, sampled, tmp_path))
+    monkeypatch.setattr(RunFolderMachine, "scratch", tmp_path)
+    run_state_machine_as_test(RunFolderMachine, settings=settings(
+        max_examples=10, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)))
 
 
 @pytest.mark.slow
@@ -103,7 +259,7 @@ def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, s
     assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
 
 
-# ---------------------------------------------------------------- one training at a time, one run in a folder
+# ---------------------------------------------------------------- one training at a time
 
 def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
@@ -117,29 +273,6 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
         for flag, words in (("--resume", ("--resume", folder)), ("--local_dir", anew)):
             one_line(run("train.py", *words, ok=False), f"{flag} {folder}", first)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-@pytest.mark.slow
-def test_a_new_run_in_an_old_folder_leaves_no_checkpoint_beside_other_parts(demo, sampled, tmp_path):
-    """Killed before its first checkpoint it has nothing to go on from: the older run's would learn from what
-    it had held out."""
-    here = ("--open_new_folder", "False", "--epochs", 2)
-    folder = train(demo, sampled, tmp_path, *here)
-    killed = "from lrcn.clips import splits\nsplits.write_splits = lambda *_: os._exit(9)"
-    assert run(patched(tmp_path, "train.py", killed), *flags(demo, sampled, folder, *here, "--seed", 2),
-               env=ONE_THREAD, ok=False).code == 9
-    one_line(run("train.py", "--resume", folder, ok=False), "--resume", "no last.pth.tar", "there: none")
-    train(demo, sampled, folder, *here, "--seed", 2)
-    assert_same_run(folder, train(demo, sampled, tmp_path / "other", *here, "--seed", 2))
-
-
-@pytest.mark.slow
-def test_a_resumed_run_mends_its_metrics_also_when_all_is_done(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--epochs", 2)
-    whole = (folder / "metrics.csv").read_bytes()
-    os.truncate(folder / "metrics.csv", len(whole) // 2)
-    gone_on(folder)
-    assert (folder / "metrics.csv").read_bytes() == whole
 
 
 # ---------------------------------------------------------------- on the data that it had
