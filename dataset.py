@@ -14,7 +14,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips import fields, splits
+from lrcn.clips import fields, learned, splits
 from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
@@ -39,12 +39,15 @@ def sampled_videos(recipe):
 def training_samples(recipe, run=None, say=cli.say):
     """([Sample] of train, val and, where no list says it, test; class names in label order).
 
-    run: the RunFolder of a resumed run, whose splits.csv decides.
+    run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table knows keeps its
+    part; what it does not know gets that of its group, or is drawn.
     """
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     leaky, listed = recipe.split == "random", recipe.ucf_list_dir and recipe.split != "random"
     parted = not listed and not leaky and any(v.part for v in videos)
-    pool, test, order = (_listed if listed else _parted if parted else _drawn)(recipe, videos, say)
+    rows = splits.read_splits(_table(recipe)) if recipe.parts else []
+    known = splits.known_parts(rows, videos, by_video=leaky)
+    pool, test, order = (_listed if listed else _parted if parted else _drawn)(recipe, videos, say, known)
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
         splits.look_alike([(v.cls, v.name) for v in [*pool, *test]])
     if alike:
@@ -56,24 +59,48 @@ def training_samples(recipe, run=None, say=cli.say):
             f"{recipe.num_frames_video} or more")
     if run is not None and run.splits.is_file():
         return _as_written(run.splits, f"--resume {run}", videos, [*pool, *test], say)
-    if recipe.parts:
-        table = cli.file("parts", recipe.parts, "give a run's splits.csv")
-        return _as_written(table, f"--parts {table}", videos, [*pool, *test], say)
-    classes = _classes(recipe, pool, order)
+    if rows and recipe.streams:     # a head over encoders that have these parts, and no others
+        return _as_written(_table(recipe), f"--parts {recipe.parts}", videos, [*pool, *test], say)
+    labels = {row["class"]: row["label"] for row in rows}
+    classes = _classes(recipe, pool, sorted(order, key=lambda cls: labels.get(cls, len(labels))))
     pool = [v for v in pool if v.cls in set(classes)]
     train, val = pool, []
     if parted and recipe.split_size:
         train, val = ([v for v in pool if v.part == part] for part in ("train", "val"))
-    if not val and recipe.split_size:
-        train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky)
+    if not val and recipe.split_size and (not rows or "val" in {row["part"] for row in rows}):
+        held = {group: part == "val" for group, part in known.items()}
+        train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky, known=held)
+    parts = {"train": train, "val": val, "test": test}
+    if rows:
+        parts = _kept(rows, parts, recipe.parts, say)
     if recipe.smaller_dataset:
-        train, val = splits.smaller(train), splits.smaller(val)
-    if not val and recipe.split_size:
+        parts = {part: found if part == "test" else splits.smaller(found) for part, found in parts.items()}
+    if not parts["val"] and recipe.split_size and not rows:
         raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
                         "0 trains on all, without a validation")
-    if not val and recipe.scheduler == "plateau":
+    if not parts["val"] and recipe.scheduler == "plateau":
         raise UserError("--scheduler plateau: it follows the validation loss; give a --split_size above 0")
-    return splits.make_samples({"train": train, "val": val, "test": test}, classes), classes
+    return splits.make_samples(parts, classes), classes
+
+
+def _table(recipe):
+    return cli.file("parts", recipe.parts, "give a run's splits.csv")
+
+
+def _kept(rows, parts, table, say):
+    """`parts` ({part: [SampledVideo]}) as they were drawn, but what --parts knows as it stands there."""
+    written = {(row["class"], row["video"]): row["part"] for row in rows}
+    drawn = {(v.cls, v.name): (v, part) for part, found in parts.items() for v in found}
+    new = {key: part for key, (_, part) in drawn.items() if key not in written}
+    kept = {part: [] for part in parts}
+    for key, (video, part) in drawn.items():
+        kept[written.get(key, part)].append(video)
+    say(f"--parts {table}: {len(drawn) - len(new)} of its {len(rows)} videos are there and keep their part"
+        + (f"; {len(new)} new ones: {', '.join(splits.counted(new.values()))}" if new else ""))
+    if not kept["train"]:
+        raise UserError(f"--parts {table}: no training video of it is in the sampled data; give the "
+                        f"--sampled_data_path that it was made of")
+    return kept
 
 
 def training_pool(recipe, say=cli.say):
@@ -83,7 +110,7 @@ def training_pool(recipe, say=cli.say):
     """
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     if recipe.ucf_list_dir:
-        pool, _, order = _listed(recipe, videos, say, splits.training_list)
+        pool, _, order = _listed(recipe, videos, say, read=splits.training_list)
     else:
         pool, _, order = (_parted if any(v.part for v in videos) else _drawn)(recipe, videos, say)
     classes = _classes(recipe, pool, order)
@@ -91,7 +118,8 @@ def training_pool(recipe, say=cli.say):
     return splits.smaller(pool) if recipe.smaller_dataset else pool, classes
 
 
-def _listed(recipe, videos, say, read=lambda lists, split: splits.official_lists(lists, split)[0]):
+def _listed(recipe, videos, say, known=None,
+            read=lambda lists, split: splits.official_lists(lists, split)[0]):
     """(training videos, [], class order) of an official split."""
     lists = cli.folder("ucf_list_dir", recipe.ucf_list_dir, "give the folder of the split lists")
     listed = read(lists, recipe.split)
@@ -103,7 +131,7 @@ def _listed(recipe, videos, say, read=lambda lists, split: splits.official_lists
     return pool, [], splits.class_order(lists, listed)
 
 
-def _parted(recipe, videos, say):
+def _parted(recipe, videos, say, known=None):
     """(videos of train/ and val/, of test/, class order) where the sources lie in such folders.
 
     Without a test/ the videos of val/ are the test, and the validation is cut from those of train/.
@@ -117,13 +145,18 @@ def _parted(recipe, videos, say):
     return parts["train"] + parts["val"], parts["test"], splits.class_order(recipe.ucf_list_dir, videos)
 
 
-def _drawn(recipe, videos, say):
-    """(training videos, test videos, class order) of a split drawn by group, or by video for comparison."""
+def _drawn(recipe, videos, say, known=None):
+    """(training videos, test videos, class order) of a split drawn by group, or by video for comparison.
+
+    known: {group: its part in a table that was given}; one without a test leaves all to the training.
+    """
     leaky = recipe.split == "random"
     if leaky:
         print("warning: --split random draws by video, not by group: near copies of the tested clips "
               "are trained on, and the accuracy is inflated", file=sys.stderr)
-    pool, test = splits.hold_out(videos, recipe.test_size, recipe.seed, by_video=leaky)
+    held = {group: part == "test" for group, part in (known or {}).items()}
+    share = recipe.test_size if not held or any(held.values()) else 0
+    pool, test = splits.hold_out(videos, share, recipe.seed, by_video=leaky, known=held)
     return pool, test, splits.class_order(recipe.ucf_list_dir, videos)
 
 
@@ -160,6 +193,43 @@ def _as_written(table, flag, videos, candidates, say):
     return samples, sorted(labels, key=labels.get)
 
 
+# ---------------------------------------------------------------- leaks
+
+UNKNOWN = ("what its weights had learned before is not known (an older run, whose splits.csv or whose run to "
+           "start from is gone): they may have seen the tested videos")
+
+
+def _video(row):
+    return SampledVideo(row["video"], row["class"], row["group"], 1)
+
+
+def refuse_leaks(start, marks, videos, advice, trained_on=()):
+    """UserError where weights that a training starts from have learned what it holds out.
+
+    start: the flag and its value; marks: of a Learned; trained_on: see learned.leaked.
+    """
+    leaked = learned.leaked(videos, marks, trained_on)
+    if leaked:
+        raise UserError(f"{start}: it was trained on {len(leaked)} of the {len(videos)} videos that are held "
+                        f"out, or on others of their groups, such as {leaked[0].path}; {advice}")
+
+
+def refuse_starts(recipe, samples, starts, say=cli.say):
+    """refuse_leaks for all that a run of these samples starts from ([(flag and value, Learned)]), with the
+    videos of its test list."""
+    if not starts:
+        return
+    videos = [s.video for s in samples if s.part != "train"]
+    if recipe.ucf_list_dir:
+        _, listed = splits.official_lists(recipe.ucf_list_dir, recipe.split)
+        videos += splits.present(listed, sampled_videos(recipe), "test")[0]
+    for start, known in starts:
+        refuse_leaks(start, known.network, videos, "give --parts with its splits.csv, which keeps its parts, "
+                     "or a run of other videos", [s.video for s in samples if s.part == "train"])
+        if not known.known:
+            say(f"warning: {start}: {UNKNOWN}", file=sys.stderr)
+
+
 # ---------------------------------------------------------------- testing
 
 @dataclass
@@ -170,8 +240,9 @@ class TestData:
     videos: list            # manifest.SampledVideo
     labels: np.ndarray      # int64 (N,)
     split: str              # 1, 2, 3, random or drawn
-    note: str               # what was left out
+    note: str               # what was left out, and what is not known
     train_counts: np.ndarray    # int64 (C,), training videos of each class
+    leak: str = ""          # why these are no unknown videos to the network
 
     @property
     def groups(self):
@@ -206,10 +277,19 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")
-    refuse_leaks(known, rows, split, run)
+    own = [_video(row) for row in rows if row["part"] != "test"]
+    seen = learned.leaked(known, learned.video_marks(own))
+    if seen:
+        raise UserError(f"--split {split}: {len(seen)} of its test videos, such as {seen[0].path}, were in "
+                        f"the training of {run}; test it on the split that it was trained for")
+    before = learned.leaked(known, trained.learned.network, own)
+    leak = before and (f"a run that it began with was trained on {len(before)} of these {len(known)} videos, "
+                       f"or on others of their groups") or ""
+    if not trained.learned.known:
+        note += f"; {UNKNOWN}"
     samples = splits.make_samples({"test": known}, trained.classes)
     counts = np.bincount([r["label"] for r in rows if r["part"] == "train"], minlength=len(trained.classes))
-    return TestData(folder, known, np.array([s.label for s in samples]), str(split), note, counts)
+    return TestData(folder, known, np.array([s.label for s in samples]), str(split), note, counts, leak)
 
 
 test_data.__test__ = False
@@ -260,10 +340,3 @@ def refuse_moved(sampled_data_path, ucf_list_dir):
                         f"these folders exists; give both, the sampled clips and the split lists")
 
 
-def refuse_leaks(videos, rows, split, run):
-    """A UserError where a test video was in the run's training. rows: of its splits.csv."""
-    trained_on = {(r["class"], r["video"]) for r in rows if r["part"] in ("train", "val")}
-    leaked = [v.path for v in videos if (v.cls, v.name) in trained_on]
-    if leaked:
-        raise UserError(f"--split {split}: {len(leaked)} of its test videos, such as {leaked[0]}, were in "
-                        f"the training of {run}; test it on the split that it was trained for")

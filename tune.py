@@ -29,7 +29,7 @@ from lrcn.base.ranks import rank_and_world
 from lrcn.base.values import POSITIVE, Number
 from lrcn.clips import splits
 from lrcn.drawing import plots
-from lrcn.runs import RunFolder, TuningFolder, versions
+from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
 from lrcn.training.folds import CrossValidation, Journal, Plan, Setting
@@ -90,18 +90,10 @@ def refuse_leaks(settings, plan):
     if any(s.recipe.scheduler == "plateau" for s in settings):
         raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
                         "choose nothing; take another course")
-    mine = {(video.cls, video.name) for video in plan.videos}
-    starts = {("init_from", s.recipe.init_from) for s in settings if s.recipe.init_from}
-    starts |= {("streams", run) for s in settings for run in s.recipe.streams or ()}
-    for flag, folder in sorted(starts):
-        run = utils.load_trained(folder, flag=flag)
-        if flag == "streams" and run.recipe.frozen:
-            continue    # its encoder has learned nothing here, and its head is not used
-        rows = [row for row in splits.read_splits(RunFolder(run.folder).splits) if row["part"] == "train"]
-        learned = len(mine & splits.pairs(rows))
-        if learned:
-            raise UserError(f"--{flag} {folder}: it was trained on {learned} of these clips, and each of "
-                            f"them is held out once; give a run of other clips, or leave it out")
+    begun = dict(start for s in settings for start in utils.starts(s.recipe))
+    for words, learned in sorted(begun.items()):
+        dataset.refuse_leaks(words, learned.network, plan.videos,
+                             "each is held out once; give a run of other clips, or leave it out")
 
 
 def make_plan(args, recipe, device):

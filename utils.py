@@ -5,6 +5,7 @@
     status = train(Recipe(...))                     # what train.py does
 """
 import contextlib
+import functools
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.clips import fields
-from lrcn.clips.manifest import sampling_settings
+from lrcn.clips import fields, splits
+from lrcn.clips.learned import Learned
+from lrcn.clips.manifest import SampledVideo, sampling_settings
 from lrcn.encoding import backbones, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
@@ -70,6 +72,7 @@ class Trained:
     checkpoint: Path
     folder: Path
     epoch: int
+    learned: Learned = Learned()    # this training, and those before it
 
     @property
     def rate(self):
@@ -126,7 +129,49 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     checkpoints.restore(model, state, path, flag)
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
-                   epoch if isinstance(epoch, int) else 0)
+                   epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
+
+
+def what_it_learned(state, path, flag, later=()):
+    """The Learned of a checkpoint. Of an older one, which says nothing of it, by the splits.csv beside it and
+    by the runs that it started from, as far as they are still there. later: checkpoints that started from it.
+    """
+    source = f"--{flag} {path}"
+    if "learned" in state:
+        return Learned.of(state["learned"], source)
+    recipe, table = Recipe.of(state.get("settings"), source), RunFolder.of(path).splits
+    learned = Learned()
+    for _, before in starts(recipe, (*later, Path(path).resolve())):
+        learned |= before
+    if not table.is_file():
+        return replace(learned, known=False)
+    rows = [row for row in splits.read_splits(table) if row["part"] == "train"]
+    videos = [SampledVideo(row["video"], row["class"], row["group"], 1) for row in rows]
+    return learned.after(videos, recipe.frozen)
+
+
+def starts(recipe, later=None):
+    """[(flag and run, Learned of what is taken over from it)] of --init_from and --streams.
+
+    later: None for a new training; else the checkpoints that started from this recipe's, and a run that is
+    gone, or that is one of them, is one of which nothing is known.
+    """
+    taken = [("init_from", recipe.init_from)] if recipe.init_from else []
+    found = []
+    for flag, run in [*taken, *(("streams", run) for run in recipe.streams or ())]:
+        try:
+            path = checkpoint_path(run, flag=flag)
+            if path.resolve() in (later or ()):
+                raise UserError("it began with itself, or lies in the place of what it began with")
+            learned = what_it_learned(checkpoints.load_file(path, flag), path, flag, later or ())
+        except UserError:
+            if later is None:
+                raise
+            learned = Learned(known=False)
+        # of a stream the encoder alone is used; of the other one the projection too
+        found.append((f"--{flag} {run}", replace(learned, network=learned.encoder) if flag == "streams" else
+                      learned))
+    return found
 
 
 def watching_rate(trained, sampling_rate=None):
@@ -266,6 +311,20 @@ def trained_part(recipe, model):
     return model, None, groups
 
 
+def before_training(recipe, state, checkpoint, samples, say):
+    """The Learned of the weights that a training starts from; UserError where these know what it holds out.
+
+    A resumed run with its splits.csv has its own parts, and was asked when it began.
+    """
+    if state:
+        found = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))]
+    else:
+        found = starts(recipe)
+    if recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
+        dataset.refuse_starts(recipe, samples, found, say)
+    return functools.reduce(Learned.__or__, (one for _, one in found), Learned())
+
+
 def train(recipe, checkpoint=None, device=None, rank=None):
     """Train a run, new or from a checkpoint; its exit status, as of Run.go. Says the run folder last.
 
@@ -278,7 +337,10 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         if resumed and rank.first:  # before its checkpoint is read, which another training may go past
             held.enter_context(resumed.lock("resume"))
         state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
-        samples, classes = dataset.training_samples(recipe, before, cli.say if rank.first else dataset.silent)
+        say = cli.say if rank.first else dataset.silent
+        samples, classes = dataset.training_samples(recipe, before, say)
+        learned = before_training(recipe, state, checkpoint, samples, say)
+        learned = learned.after([s.video for s in samples if s.part == "train"], recipe.frozen)
         fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
         if rank.first:
             running.say_samples(samples, classes)
@@ -304,7 +366,8 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             settings["device_used"] = str(device)
             running.fill_folder(folder, resumed, recipe, settings, classes, samples, model)
             album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
-        run = running.Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
+        run = running.Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder,
+                          album)
         if state:
             run.take_up(state, f"--checkpoint_path {checkpoint}")
         return run.go()

@@ -287,23 +287,42 @@ def _order(items, *seed):
     return sorted(items, key=lambda x: hashlib.sha256(repr((*seed, x)).encode()).digest())
 
 
-def hold_out(videos, share, seed, by_video=False):
+def _group_of(video, by_video):
+    return (video.cls, video.name) if by_video else video.group
+
+
+def known_parts(rows, videos, by_video=False):
+    """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now.
+
+    A group that is in several parts, by another --group_pattern, is in the most held out of them.
+    """
+    parts = {(row["class"], row["video"]): row["part"] for row in rows}
+    there = [(_group_of(v, by_video), parts[v.cls, v.name]) for v in videos if (v.cls, v.name) in parts]
+    gone = [((row["class"], row["video"]) if by_video else row["group"], row["part"]) for row in rows]
+    return dict(sorted([*there, *gone], key=lambda pair: PARTS.index(pair[1])))
+
+
+def hold_out(videos, share, seed, by_video=False, known=None):
     """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`.
 
     A class never loses its last group. by_video=True takes every video for a group of its own:
-    the leaky protocol, for comparison only.
+    the leaky protocol, for comparison only. known: {group: is it held out?} of groups that are not drawn.
     """
+    known = known or {}
+
     def group(v):
-        return (v.cls, v.name) if by_video else v.group
+        return _group_of(v, by_video)
 
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
     members, groups_of = defaultdict(Counter), defaultdict(set)
     for v in videos:
         members[group(v)][v.cls] += 1
         groups_of[v.cls].add(group(v))
-    chosen = set()
+    chosen = {g for g in members if known.get(g)}
+    for g in chosen:
+        left.subtract(members[g])
     for cls in sorted(total):
-        for g in _order(groups_of[cls] - chosen, seed, cls):
+        for g in _order(groups_of[cls] - chosen - known.keys(), seed, cls):
             wanted = share * total[cls] - (total[cls] - left[cls])
             nearer = abs(wanted - members[g][cls]) < abs(wanted)
             if wanted > 0 and nearer and all(left[c] > n for c, n in members[g].items()):
@@ -370,9 +389,9 @@ def read_splits(path):
     return rows
 
 
-def pairs(rows):
-    """{(class, video)} of rows of read_splits."""
-    return {(row["class"], row["video"]) for row in rows}
+def counted(parts):
+    """["3 train", "1 test"] of the parts of some videos."""
+    return [f"{n} {part}" for part in PARTS if (n := list(parts).count(part))]
 
 
 def class_counts(samples, part, classes):

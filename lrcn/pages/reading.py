@@ -122,8 +122,8 @@ def share_words(metrics):
     """How the tested videos were chosen, as a sentence, and whether it is one to warn of."""
     split = str(metrics.get("split", ""))
     if metrics.get("leaky"):
-        return ("random split by video: near copies of the tested clips were trained on, and the accuracy is "
-                "inflated"), True
+        leak = metrics.get("leak") if isinstance(metrics.get("leak"), str) else ""
+        return f"{leak or answers.RANDOM}, and the accuracy is inflated", True
     if split in ("1", "2", "3"):
         return f"official split {split}, whole groups", False
     return "test part drawn by whole groups" if split == "drawn" else f"split {split}", False

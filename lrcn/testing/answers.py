@@ -11,6 +11,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Number
 
+RANDOM = "random split by video: near copies of the tested clips were trained on"     # why a test is leaky
 SHARE = "p_"    # before a class's name, the column of its probability
 SHARE_OF_ONE = Number(float, low=0, high=1.000001)
 

@@ -14,7 +14,7 @@ from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import sampling_settings
 from lrcn.drawing import grids, labels, plots
 from lrcn.runs import TestFolder
-from lrcn.testing.answers import SHARE
+from lrcn.testing.answers import RANDOM, SHARE
 from lrcn.video.sampling import Rate
 
 
@@ -23,11 +23,13 @@ def write(test, data, classes, probabilities, more, num_videos, seed):
 
     probabilities: (videos, C). more: what metrics.json holds beside the figures, `seed` among it.
     """
-    metrics = {"split": data.split, "leaky": data.split == "random",
+    leak = data.leak or (RANDOM if data.split == "random" else "")
+    metrics = {"split": data.split, "leaky": bool(leak), "leak": leak,
                **scores.summarise(probabilities, data.labels, data.groups), **more}
     low, high = metrics["ci95"]
-    leak = "LEAKY random split by video" if metrics["leaky"] else f"split {data.split}"
-    note = (f"{leak}, n = {metrics['videos']} videos in {metrics['groups']} groups, top-1 "
+    share = "LEAKY random split by video" if leak == RANDOM else f"split {data.split}"
+    share += f", LEAKY: {leak}" if leak and leak != RANDOM else ""
+    note = (f"{share}, n = {metrics['videos']} videos in {metrics['groups']} groups, top-1 "
             f"{metrics['top1']:.3f} [{low:.3f}, {high:.3f}], seed {metrics['seed']}")
     with files.replaced_folder(test.path) as new:
         folder = TestFolder(new)

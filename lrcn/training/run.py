@@ -1,6 +1,6 @@
 """A training run: the epochs, and what is written into the run folder when.
 
-    run = Run(recipe, rank, model, learner, feeds, settings, classes, folder, album)
+    run = Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder, album)
     run.take_up(state, source)          # of a checkpoint, where there is one
     status = run.go()
 """
@@ -84,12 +84,14 @@ def make_room(run, model):
 
 
 class Run:
-    """One training run. folder: its RunFolder, and album a pictures.Album, on rank 0; None elsewhere."""
+    """One training run. folder: its RunFolder, and album a pictures.Album, on rank 0; None elsewhere.
+    learned: a clips.learned.Learned, this training included."""
 
-    def __init__(self, recipe, rank, model, learner, feeds, settings, classes, folder=None, album=None):
+    def __init__(self, recipe, rank, model, learner, feeds, settings, classes, learned, folder=None,
+                 album=None):
         self.recipe, self.rank, self.model, self.learner = recipe, rank, model, learner
         self.train_feed, self.val_feed = feeds
-        self.settings, self.classes = settings, classes
+        self.settings, self.classes, self.learned = settings, classes, learned
         self.folder, self.album = folder, album
         self.progress, self.saved_at = engine.Progress(), time.monotonic()
         self.encoder_digest = model.encoder.digest() if recipe.frozen else None
@@ -230,7 +232,7 @@ class Run:
                      "head": self.model.head.state_dict(),
                      "encoder_digest": self.encoder_digest or encoder.digest(),
                      "encoder": None if self.recipe.frozen else encoder.state_dict(),
-                     "learner": self.learner.state(random)}
+                     "learner": self.learner.state(random), "learned": self.learned.state()}
             for name in names:
                 whole = {"encoder": encoder.state_dict()} if name == "best" else {}
                 checkpoints.save_file(self.folder.checkpoint(name), {**state, **whole})
