@@ -51,9 +51,12 @@ def training_samples(recipe, run=None, say=cli.say):
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
         splits.look_alike([(v.cls, v.name) for v in [*pool, *test]])
     if alike:
-        cli.say(f"warning: {alike}", file=sys.stderr)
+        say(f"warning: {alike}", file=sys.stderr)
     short = sum(v.frames < recipe.num_frames_video for v in pool)
-    if short:
+    if short and all(v.frames == 1 for v in pool):
+        say(f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one frame, "
+            f"which is repeated; --num_frames_video 1 --readout none makes an image classifier")
+    elif short:
         say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")

@@ -46,10 +46,11 @@ import cv2
 from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import rank_and_world
-from lrcn.base.values import POSITIVE, Number
+from lrcn.base.values import POSITIVE, Number, number_or_all
 from lrcn.clips import fields
 from lrcn.clips.journal import Journal, digest, flush, follow, merge
 from lrcn.clips.manifest import FLOW, clip_path, read_sampled, sampling_settings
+from lrcn.clips.pictures import is_picture
 from lrcn.clips.sampler import remove_leftovers, sample
 from lrcn.clips.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
@@ -59,10 +60,6 @@ from lrcn.video.sampling import Rate
 # The flags that decide what a clip holds: one folder, one value of each.
 FIXED = ("sampling_rate", "FPS", "num_frames_to_extract", "seed", "row_data_dir", "ucf_list_dir", "classes")
 PILOT = 16      # the first videos, spread over all, from which the need of disk space is estimated
-
-
-def frames_or_all(text):
-    return text.lower() if text.lower() == "all" else POSITIVE(text)
 
 
 def make_parser():
@@ -83,12 +80,14 @@ def make_parser():
     data.add_boolean("--report", default=None,
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
+    data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
+                      help="clips on a class's contact sheet in the report")
     clips.add_argument("--sampling_rate", type=Number(float, above=0), default=Rate.sampling_rate,
                        help="down-sampling factor: FPS / sampling_rate frames a second are kept")
     clips.add_argument("--FPS", type=Number(float, above=0), default=Rate.FPS,
                        help="frames a second to which sampling_rate refers; a video of another rate is "
                             "sampled at the same times")
-    clips.add_argument("--num_frames_to_extract", type=frames_or_all, default=5, metavar="N|all",
+    clips.add_argument("--num_frames_to_extract", type=number_or_all, default=5, metavar="N|all",
                        help="frames of a clip, or all: the whole video")
     clips.add_argument("--seed", type=int, default=42, help="draws where a clip starts in its video")
     flow.add_argument("--flow", choices=BACKENDS, default=None,
@@ -236,7 +235,8 @@ def write_frames(out, folder):
         place = folder / video.cls / video.name
         place.mkdir(parents=True, exist_ok=True)
         for number, jpeg in enumerate(avi.jpegs(out / video.path, range(video.frames))):
-            (place / f"{number}.jpg").write_bytes(jpeg)
+            with files.atomic(place / f"{number}.jpg", lasting=False) as temporary:
+                temporary.write_bytes(jpeg)
     cli.say(f"frames as pictures: {folder}")
 
 
@@ -272,8 +272,9 @@ def preprocess(args, out, rank, world, say):
         failed = merge(out, jobs, args.keep)
     seconds = time.monotonic() - begin
     say_changed(followed, out, say)
-    say(f"{len(mine)} videos in {seconds:.1f} s, {len(mine) / seconds:.0f} videos/s" if mine else
-        f"nothing to do: all {len(jobs)} videos are sampled")
+    what = "pictures" if all(is_picture(job.source) for job in jobs) else "videos"
+    say(f"{len(mine)} {what} in {seconds:.1f} s, {len(mine) / seconds:.0f} {what}/s" if mine else
+        f"nothing to do: all {len(jobs)} {what} are sampled")
     status = say_failed(failed, len(jobs), out)
     if flow:
         status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))
@@ -328,7 +329,7 @@ def report(out, lists, left_out, args, say):
     from lrcn.clips.report import FOLDER, make_report
     from lrcn.drawing.sheets import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
-    found = make_report(out, lists, left_out, args.num_workers or default_workers())
+    found = make_report(out, lists, left_out, args.num_workers or default_workers(), args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
         found.write(folder)
         (folder / "sheets").mkdir()

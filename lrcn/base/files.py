@@ -24,20 +24,25 @@ except ImportError:  # Windows: no lock, the rest works
 
 
 @contextlib.contextmanager
-def atomic(path):
-    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well."""
+def atomic(path, lasting=True):
+    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well.
+
+    lasting: through a power cut too; False for many small files that are quickly made anew.
+    """
     path = Path(path)
     # The ending stays, because OpenCV and matplotlib choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
+        if lasting:
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    if lasting:
+        flush_folder(path.parent)
 
 
 def flush_folder(path):

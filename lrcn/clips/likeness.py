@@ -15,6 +15,7 @@ import numpy as np
 SIDE, LOW = 32, 8
 HELD = 64               # small pictures that a Look keeps of a long video
 BLACK, FLAT = 16, 4     # grey levels: darker, and with less spread, is black; with less spread has no hash
+CANDIDATES = 500_000    # pairs that are compared at once
 FROZEN = 0.1            # grey levels between the first, middle and last frame: less is frozen
 # The cosines of an orthonormal DCT-II, (LOW, SIDE): two small products are faster than a whole transform.
 _COSINES = np.sqrt(2 / SIDE) * np.cos(np.pi / SIDE * np.outer(np.arange(LOW), np.arange(SIDE) + 0.5))
@@ -76,7 +77,8 @@ def clusters(hashes, nearest=6):
 
     hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the
     hash differs in one bit at most: with up to seven bits between two hashes one of their four quarters
-    does, so that none is missed, and the time grows with the clips and not with their pairs.
+    does, so that none is missed. What is linked already is not compared: the clips of one camera, all of
+    them alike, take little more time than others, and memory does not grow with the pairs.
     """
     if nearest > 7:
         raise ValueError(f"at most 7 bits are found for certain, not {nearest}")
@@ -86,43 +88,43 @@ def clusters(hashes, nearest=6):
         return []
     values, place = np.unique(np.frombuffer(bytes.fromhex("".join(texts)), ">u8").astype(np.uint64),
                               return_inverse=True)
-    one, other = _near(values, nearest)
-    return _linked(len(hashes), len(values), np.concatenate([owner, len(hashes) + one]),
-                   np.concatenate([len(hashes) + place, len(hashes) + other]))
-
-
-def _near(values, nearest):
-    """(i, j) of all pairs of `values`, different uint64 (N,), with at most `nearest` bits between them."""
-    found = [np.empty((2, 0), np.int64)]
-    for quarter in range(4):
-        keys = (values >> np.uint64(16 * quarter) & np.uint64(0xFFFF)).astype(np.int64)
-        order = np.argsort(keys, kind="stable")
-        ranked = keys[order]
-        for flip in (0, *(1 << bit for bit in range(16))):
-            begin, end = (np.searchsorted(ranked, keys ^ flip, side) for side in ("left", "right"))
-            for rows in _portions(end - begin):
-                counts = (end - begin)[rows]
-                one = np.repeat(rows, counts)
-                first = np.repeat(begin[rows] - np.cumsum(counts) + counts, counts)
-                other = order[first + np.arange(len(one))]
-                near = (one < other) & (np.bitwise_count(values[one] ^ values[other]) <= nearest)
-                found.append(np.stack([one[near], other[near]]))
-    return np.concatenate(found, 1)
-
-
-def _portions(counts, most=4_000_000):
-    """Consecutive row numbers, int arrays, with about `most` candidates each, so that memory stays small."""
-    bounds = np.searchsorted(np.cumsum(counts), np.arange(most, counts.sum() + most, most))
-    return [rows for rows in np.split(np.arange(len(counts)), bounds) if len(rows)]
-
-
-def _linked(clips, values, one, other):
-    """The connected clips, ascending, of a graph over clips and hash values; those alone are left out."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    size = clips + values
-    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(size, size))
-    label = connected_components(graph, directed=False)[1][:clips]
+    label = _components(len(hashes) + len(values), owner, len(hashes) + _near(values, nearest)[place])
+    label = label[:len(hashes)]
     order = np.argsort(label, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
     return sorted((group.tolist() for group in groups if len(group) > 1), key=lambda g: g[0])
+
+
+def _near(values, nearest):
+    """int (N,): the component of each of `values`, different uint64 (N,), in the graph of those with at most
+    `nearest` bits between them."""
+    size, label = len(values), np.arange(len(values))
+    for quarter in range(4):
+        keys = (values >> np.uint64(16 * quarter) & np.uint64(0xFFFF)).astype(np.int64)
+        order = np.lexsort((label, keys))
+        for flip in (0, *(1 << bit for bit in range(16))):
+            rows = np.arange(size)
+            while len(rows):
+                ranked, bucket = (keys * size + label)[order], (keys[rows] ^ flip) * size
+                begin, end = np.searchsorted(ranked, bucket), np.searchsorted(ranked, bucket + size)
+                own = np.searchsorted(ranked, bucket + label[rows])
+                past = np.searchsorted(ranked, bucket + label[rows], "right")
+                counts = end - begin - (past - own)     # of those that it is not linked to
+                most = max(1, np.searchsorted(np.cumsum(counts), CANDIDATES, "right"))
+                now, counts, rows = rows[:most], counts[:most], rows[most:]
+                at = np.repeat(begin[:most] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+                at += np.where(at >= np.repeat(own[:most], counts), np.repeat((past - own)[:most], counts), 0)
+                one, other = np.repeat(now, counts), order[at]
+                near = np.bitwise_count(values[one] ^ values[other]) <= nearest
+                if near.any():
+                    label = _components(size, label[one[near]], label[other[near]])[label]
+                    order = np.lexsort((label, keys))
+    return label
+
+
+def _components(size, one, other):
+    """int (size,): the connected component of every node of a graph with edges from `one` to `other`."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(size, size))
+    return connected_components(graph, directed=False)[1]

@@ -22,7 +22,8 @@ MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "
 FACTS = ("bytes", "modified", "width", "height", "light", "contrast", "change", "hashes")
 CLIP_COLUMNS = ("video", "class", *FACTS)
 FLOW = "optical_flow"
-RESERVED = ("features", "data_report", FLOW)    # folders of the scripts beside those of the classes
+# Folders and files of the scripts beside the folders of the classes
+RESERVED = ("features", "data_report", FLOW, "manifest.csv", "clips.csv", "failed.csv", "settings.json")
 PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                 "validate": "val", "test": "test", "testing": "test"}
 

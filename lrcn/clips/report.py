@@ -17,11 +17,12 @@ from lrcn.base.cli import UserError
 from lrcn.clips import likeness, splits
 from lrcn.clips.journal import digest, read_facts, read_failed, write_facts
 from lrcn.clips.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
+from lrcn.clips.pictures import is_picture
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate
 
 FOLDER = "data_report"
-TILES = 20      # clips on a contact sheet
+TILES = 60      # clips on a contact sheet
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ class DataReport:
         files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in self.lines))
 
 
-def make_report(out, lists=None, left_out=(), processes=1):
+def make_report(out, lists=None, left_out=(), processes=1, tiles=TILES):
     """DataReport of a folder of sampled clips.
 
-    lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)].
+    lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)]; tiles: clips
+    on a contact sheet, or "all".
     """
     out = Path(out)
     clips = _with_copies(_read_clips(out, processes), sampling_settings(out).get("row_data_dir"))
@@ -89,12 +91,16 @@ def make_report(out, lists=None, left_out=(), processes=1):
                              [(number, *c.key, c.source, c.group, *(view.get(c.key, "") for _, view in views))
                               for number, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
-    lines = [_headline(clips), _say_parts(clips, views), _say_shapes(clips), _say_lengths(clips),
+    pictures = all(is_picture(c.source) for c in clips)
+    lines = [_headline(clips, pictures), _say_parts(clips, views), _say_shapes(clips, pictures),
+             None if pictures else _say_lengths(clips),
              _say_left_out(left_out, failed), *_say_odd(clips), _say_doubles(doubles, views),
-             splits.look_alike([c.key for c in clips]),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
-    sheets, counts = _sheets(clips, doubles, out), Counter(c.cls for c in clips)
-    titles = {cls: f"{cls}: {len(tiles)} of {counts[cls]} clips" for cls, tiles in sheets.items()}
+    counts = Counter(c.cls for c in clips)
+    sheets = _sheets(clips, doubles, out, max(counts.values()) if tiles == "all" else tiles)
+    titles = {cls: f"{cls}: {len(shown)} of {counts[cls]} clips"
+              + (" (--report --sheet_clips all shows all)" if len(shown) < counts[cls] else "")
+              for cls, shown in sheets.items()}
     return DataReport([line for line in lines if line], tables, sheets, titles)
 
 
@@ -203,8 +209,8 @@ def _mended(clips, doubles):
     return [(f"{c.cls}/{c.name}", find(c.group)) for c in clips]
 
 
-def _sheets(clips, doubles, out):
-    """{class: [Tile]}: what is odd first, then clips from all over the class."""
+def _sheets(clips, doubles, out, most):
+    """{class: [Tile]}, at most `most`: what is odd first, then clips from all over the class."""
     double = {c.key for cluster in doubles for c in cluster if len({d.group for d in cluster}) > 1}
     by_class = defaultdict(list)
     for clip in clips:
@@ -212,9 +218,9 @@ def _sheets(clips, doubles, out):
         by_class[clip.cls].append((clip, mark))
     sheets = {}
     for cls, members in by_class.items():
-        odd = [m for m in members if m[1]][:TILES // 2]
-        plain = [m for m in members if not m[1]]
-        room = min(len(plain), TILES - len(odd))
+        odd, plain = [m for m in members if m[1]], [m for m in members if not m[1]]
+        odd = odd[:max(-(-most // 2), most - len(plain))]
+        room = min(len(plain), most - len(odd))
         picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
         sheets[cls] = [Tile(clip_path(out, *c.key), c.middle, c.name, mark) for c, mark in picked]
     return sheets
@@ -233,13 +239,13 @@ def _many(n, what):
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _headline(clips):
+def _headline(clips, pictures):
     counts = Counter(c.cls for c in clips)
     (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
     groups, hours = len({c.group for c in clips}), sum(c.seconds for c in clips) / 3600
     length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
-    return (f"data: {len(clips)} videos of {len(counts)} classes, from {n} of {most} to {m} of {least}; "
-            f"{groups} groups; {length} of film")
+    return (f"data: {len(clips)} {'pictures' if pictures else 'videos'} of {len(counts)} classes, from {n} "
+            f"of {most} to {m} of {least}; {groups} groups" + ("" if pictures else f"; {length} of film"))
 
 
 def _say_parts(clips, views):
@@ -254,9 +260,9 @@ def _say_parts(clips, views):
     return "; ".join(words) or "parts: none given; train.py draws them by group"
 
 
-def _say_shapes(clips):
-    return (f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}; frames a second: "
-            f"{_shown(Counter(c.rate for c in clips), form='{:g}')}")
+def _say_shapes(clips, pictures):
+    rates = f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"
+    return f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}{'' if pictures else rates}"
 
 
 def _say_lengths(clips):

@@ -4,9 +4,12 @@ A group is clips cut from one source recording (gNN of v_<Class>_gNN_cNN.avi), n
 picture, and never on two sides of a split. The class of a listed video is its folder, whatever
 the file name says: HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
 """
+import contextlib
 import csv
 import hashlib
 import re
+import signal
+import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 
 PARTS = ("train", "val", "test")
+MATCHING = 2    # seconds for a name, by --group_pattern
 # Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
 # parts, motion, people, view, quality), Kinetics' YouTube address before the seconds, and the film before
 # those of find_clips.py.
@@ -231,20 +235,50 @@ def find_groups(names, pattern=None, table=None):
         if absent:
             raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
         return {(c, v): named.get(f"{c}/{v}", named.get(v)) for c, v in names}
+    if pattern:
+        return _by_pattern(names, pattern)
+    return {(c, v): _told(v) or f"{c}/{_told_in_class(v) or v}" for c, v in names}
+
+
+def _by_pattern(names, pattern):
     try:
-        finder = re.compile(pattern) if pattern else None
-    except re.error as error:
+        finder = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
     groups = {}
     for cls, video in names:
-        match = finder and finder.search(video)
-        if finder and not match:
+        try:
+            with _at_most(MATCHING):
+                match = finder.search(video)
+        except TimeoutError:
+            raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for the video "
+                            f"{cls}/{video}; a repetition in a repetition, as (a+)+, takes for ever: leave "
+                            f"one out") from None
+        if not match:
             raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
-        if match:
-            groups[cls, video] = match[1] if finder.groups else match[0]
-        else:
-            groups[cls, video] = _told(video) or f"{cls}/{_told_in_class(video) or video}"
+        groups[cls, video] = (match[1] or "") if finder.groups else match[0]
     return groups
+
+
+@contextlib.contextmanager
+def _at_most(seconds):
+    """TimeoutError after so many seconds of the process's own work, in the main thread of a Unix system.
+
+    The regular expressions of Python look for signals now and then, and so can be stopped by one.
+    """
+    def stop(*_):
+        raise TimeoutError
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _told(video):
@@ -262,22 +296,28 @@ def look_alike(names):
     """A sentence on those of [(class, video)] that share their name up to its last number, or None.
 
     Such clips are often cut from one recording. Names that tell their recording do not count, nor do
-    those that a camera gives, such as IMG_0001.
+    those that a camera gives, such as IMG_0001, nor a class whose names all differ in their number alone:
+    that is how people count files, and one group of all could not be split.
     """
-    stems = defaultdict(list)
+    stems, of_class = defaultdict(list), defaultdict(set)
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)
+        of_class[cls].add(stem)
         if stem != name and not (_told(name) or _told_in_class(name) or CAMERA.fullmatch(stem)):
             stems[cls, stem].append(name)
-    alike = [(key, sorted(found)) for key, found in stems.items() if len(found) > 1]
+    alike = [(key, sorted(found)) for key, found in stems.items()
+             if len(found) > 1 and len(of_class[key[0]]) > 1]
     if not alike:
         return None
     (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
     count = sum(len(found) for _, found in alike)
+    size = Counter(cls for cls, _ in names)
+    splits_all = all(len(found) > 1 or size[cls] == 1 for cls, found in of_class.items())
+    pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
             f"{', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''} of {cls}; if such clips were cut from "
-            f"one recording, say so with --group_pattern '^(.*?)\\d*$' or with a table (--groups), lest near "
-            f"copies of trained clips are tested; if each is a recording of its own, all is well")
+            f"one recording, say so with {pattern}a table (--groups), lest near copies of trained clips are "
+            f"tested; if each is a recording of its own, all is well")
 
 
 # ---------------------------------------------------------------- drawing

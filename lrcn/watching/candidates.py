@@ -131,10 +131,16 @@ def _stretch(row, names, where):
                    film if names[0] == "youtube_id" else None)
 
 
+# What lies beside the class folders that find_clips.py fills
+OWN_FILES = re.compile(r"(?:candidates|films)\.csv|candidates(?:_\d+)?\.png|settings\.json", re.IGNORECASE)
+
+
 def check_class(cls, where):
     """A UserError for a name that cannot be that of a folder: it comes out of a file."""
     if not cls or cls.startswith(".") or re.search(r"[/\\\0]", cls) or len(cls) > 200:
         raise UserError(f"{where}: {cls[:60]!r} cannot be the name of a folder or a file")
+    if OWN_FILES.fullmatch(cls):
+        raise UserError(f"{where}: no class can be called {cls!r}, as a file of find_clips.py is; rename it")
 
 
 def write_stretches(path, stretches):

@@ -30,6 +30,7 @@ from lrcn.watching.candidates import read_stretches, write_stretches
 
 FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
 ON_A_SHEET = 200    # candidates
+JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 class ClipFolder:
@@ -139,7 +140,8 @@ class ClipFolder:
                 if beat.keep(seconds):
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
                     with files.atomic(target) as temporary:
-                        cv2.imwrite(str(temporary), frame[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+                        # not imwrite, which says nothing of a full disk
+                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], JPEG)[1])
                     count += 1
                 yield count
         if not count:

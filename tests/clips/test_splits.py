@@ -317,10 +317,21 @@ def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
     pattern = re.search(r"--group_pattern '(.*?)'", said)[1]
     assert set(splits.find_groups([("A", "walk1"), ("A", "walk2"), ("A", "run")], pattern).values()) == \
         {"walk", "run"}
+    # a class of one such name would be one group, and could not be split: no pattern that makes it one
+    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "ski1"), ("B", "ski2")])
+    assert said.startswith("2 of 5 videos") and "--group_pattern" not in said and "--groups" in said
+
+
+def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
+    monkeypatch.setattr(splits, "MATCHING", 0.05)
+    with pytest.raises(UserError, match=r"--group_pattern \^\(a\+\)\+\$: more than 0.05 s for the video A/a"):
+        splits.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
+    assert splits.find_groups([("A", "aaa_1")], r"^(a+)") == {("A", "aaa_1"): "aaa"}
 
 
 @pytest.mark.parametrize("names", [
-    ["v_A_g01_c01", "v_A_g01_c02"], ["1", "2"], ["IMG_0001", "IMG_0002"], ["DSC00017", "DSC00018"],
+    ["v_A_g01_c01", "v_A_g01_c02"], ["jump_1", "jump_2", "jump_3"], ["1", "2"], ["IMG_0001", "IMG_0002"],
+    ["DSC00017", "DSC00018"],
     ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
     ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
 def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
@@ -396,6 +407,23 @@ def test_no_group_crosses_the_parts_of_an_official_split(ucf101, split):
         kept, held = check_held_out(train, share, seed)
         assert len({v.cls for v in held}) == len({v.cls for v in kept}) == 101
         assert abs(len(held) / len(train) - share) < 0.01
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.booleans()), min_size=6, max_size=60,
+                unique_by=lambda t: t), st.integers(0, 50))
+def test_a_data_set_that_grows_keeps_its_parts_and_no_group_crosses(drawn, seed):
+    """Of (class, group, was it there before?) the old ones are drawn, and then all with what is known."""
+    videos = [(Video(f"c{cls}", f"c{cls}_g{group}_{old}", f"g{group}"), old)
+              for cls, group, old in drawn]
+    before = [v for v, old in videos if old]
+    kept, held = splits.hold_out(before, 0.3, seed)
+    rows = [{"class": v.cls, "video": v.name, "group": v.group, "part": part}
+            for part, found in (("train", kept), ("test", held)) for v in found]
+    known = {g: part == "test" for g, part in splits.known_parts(rows, before).items()}
+    train, test = splits.hold_out([v for v, _ in videos], 0.3, seed + 1, known=known)
+    assert set(held) <= set(test) and set(kept) <= set(train) and len(train) + len(test) == len(videos)
+    assert not {v.group for v in train} & {v.group for v in test}
 
 
 def test_every_seed_draws_another_validation_part_and_one_seed_the_same():

@@ -335,7 +335,7 @@ def test_a_fusion_of_when_there_was_cross_fitting_loads(joint, tmp_path, table):
 def test_an_encoder_that_was_trained_on_what_the_first_run_held_out_is_refused(pair, demo, sampled, tmp_path):
     other = train(demo, sampled, tmp_path, "--epochs", 1, "--train_encoder", "last:1", "--seed", 5)
     one_line(run("fuse.py", "--train", pair / "rgb", other, *HEAD, "--local_dir", tmp_path, ok=False),
-             "its encoder was trained on")
+             "--streams", "it was trained on 5 of the 48 videos that are held out", "--parts")
 
 
 # ---------------------------------------------------------------- what one stream alone cannot tell

@@ -238,7 +238,7 @@ def test_a_run_that_has_learned_the_held_out_clips_is_no_start(demo, sampled, tm
             demo, sampled, tmp_path, "--epochs", 1, "--split_size", 0, "--train_encoder", "last:1")
         value = folder if name == "init_from" else f"{folder},{learned}"
         one_line(tune(demo, sampled, tmp_path / "out", f"--{name}", value, ok=False),
-                 f"--{name} {learned}", "24 of these clips")
+                 f"--{name} {learned}", "24 of the 24 videos")
     other = train(demo, sampled, tmp_path, "--epochs", 1, "--modality", "rgbdiff")
     result = tune(demo, sampled, tmp_path / "frozen", "--set", "lr=1e-2", "--streams", f"{folder},{other}")
     assert "1 settings, 2 trainings" in result.out
