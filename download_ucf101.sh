@@ -105,6 +105,8 @@ unpack() {
     rm -rf "$target.unpacking"
     mkdir "$target.unpacking"
     extract "$target.unpacking" || fail "$tool could not unpack $archive; delete it and run this again"
+    bad=$(find "$target.unpacking" -type l | head -n 1)
+    [ -z "$bad" ] || fail "$archive was refused: $bad is a link, and the data set has none; delete both and run this again"
     [ -d "$target.unpacking/$target" ] || fail "$archive has no folder $target; is it the right archive?"
     mv "$target.unpacking/$target" "$target"
     rm -rf "$target.unpacking"

@@ -92,7 +92,7 @@ def write_onnx(path, module, example, names, said):
     """The file, and what runs it: numpy -> numpy."""
     graph = onnx.exported(module, example, *names)
     graph.metadata_props.add(key=exported.KEY, value=json.dumps(said))
-    path.write_bytes(graph.SerializeToString())
+    path.write_bytes(onnx.sealed(graph.SerializeToString()))
     return onnx.runner(str(path), torch.get_num_threads())
 
 

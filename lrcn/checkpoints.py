@@ -31,7 +31,7 @@ RNNS, ACTIVATIONS = ("lstm", "gru"), ("relu", "selu")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
 SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
 CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
-ENCODER = {"name": Text(), "resize": Number(int, low=1, high=100_000), "crop": SIDE, "mean": CHANNELS,
+ENCODER = {"name": Text(), "resize": Number(int, low=1, high=8192), "crop": SIDE, "mean": CHANNELS,
            "std": Numbers(3, Number(float, above=0, high=1e6)), "interpolation": Choice(tuple(INTERPOLATION))}
 HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_size": WIDTH,
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),

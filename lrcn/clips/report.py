@@ -115,21 +115,32 @@ def _read_clips(out, processes):
     rate, clips = Rate.of(sampling_settings(out)), []
     for row in rows:
         key = row["class"], row["video"]
-        facts = dict(zip(FACTS, known[key], strict=True))
-        fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
-        marks = []
-        if likeness.is_black(float(facts["light"] or 255), float(facts["contrast"] or 255)):
-            marks.append("black")
-        elif kept > 1 and float(facts["change"] or 255) < likeness.FROZEN:
-            marks.append("frozen")
-        if frames < kept:
-            marks.append("its last frame is repeated")
-        elif int(row["stride"]) < rate.stride(fps):
-            marks.append("short: its frames are nearer in time")
-        clips.append(Clip(*key, row["source"], groups[key], part_of(row["source"], row["class"]), fps,
-                          frames / fps, facts["bytes"], (facts["width"], facts["height"]), kept // 2,
-                          tuple(facts["hashes"].split()), tuple(marks)))
+        try:
+            clips.append(_clip(row, key, groups[key], known[key], rate))
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(key)} are no numbers; "
+                            f"delete clips.csv, which is made anew, or restore manifest.csv") from None
     return clips
+
+
+def _clip(row, key, group, facts, rate):
+    """The Clip of a row of manifest.csv; facts: text. ValueError: it is damaged."""
+    facts = dict(zip(FACTS, facts, strict=True))
+    fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
+    marks = []
+    if likeness.is_black(float(facts["light"] or 255), float(facts["contrast"] or 255)):
+        marks.append("black")
+    elif kept > 1 and float(facts["change"] or 255) < likeness.FROZEN:
+        marks.append("frozen")
+    if frames < kept:
+        marks.append("its last frame is repeated")
+    elif int(row["stride"]) < rate.stride(fps):
+        marks.append("short: its frames are nearer in time")
+    hashes = tuple(facts["hashes"].split())
+    if any(len(bytes.fromhex(text)) != 8 for text in hashes):
+        raise ValueError("no hash")
+    return Clip(*key, row["source"], group, part_of(row["source"], row["class"]), fps, frames / fps,
+                facts["bytes"], (facts["width"], facts["height"]), kept // 2, hashes, tuple(marks))
 
 
 def _with_copies(clips, raw):

@@ -3,13 +3,18 @@
     graph = exported(module, example, "frames", "features")     # onnx.ModelProto, float32, any batch
     graph = traced(module, example, "frames")                    # bytes: in a second, for a plain network
     run = runner("model.onnx", threads)                          # numpy (B, ...) -> numpy (B, ...)
+    path.write_bytes(sealed(raw)); broken(path.read_bytes())     # with a digest of all its bytes; False
 
-Writing needs the packages onnx and onnxscript, running needs onnxruntime alone.
+Writing needs the packages onnx and onnxscript, running needs onnxruntime alone. A file is a protobuf
+message: what has to be known of a stranger's before it is run is read from that by `_fields`.
 """
 import contextlib
+import functools
+import hashlib
 import importlib.util
 import io
 import logging
+import os
 import warnings
 
 import numpy as np
@@ -63,11 +68,81 @@ def exported(module, example, name, output):
     return graph
 
 
-def session(file, threads):
-    """An onnxruntime session on the CPU. file: a path, or the file's bytes."""
+# A file's last 76 bytes: one more of its metadata_props, sha256 and 64 digits
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
+
+
+def sealed(raw):
+    """An ONNX file's bytes with the digest of all of them behind."""
+    return raw + SEAL + hashlib.sha256(raw).hexdigest().encode()
+
+
+def broken(raw):
+    """Whether a file has such a digest and it is not that of the bytes before."""
+    body, seal = raw[:-len(SEAL) - 64], raw[-len(SEAL) - 64:]
+    return seal.startswith(SEAL) and sealed(body) != raw
+
+
+def _fields(raw, *numbers):
+    """Yields the bytes of a protobuf message's fields of these numbers; IndexError, ValueError: none."""
+    at = 0
+
+    def number():
+        nonlocal at
+        value = shift = 0
+        while True:
+            at, byte = at + 1, raw[at]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("no number")
+    while at < len(raw):
+        field, kind = divmod(number(), 8)
+        if kind not in (0, 1, 2, 5):
+            raise ValueError("no message")
+        size = number() if kind in (0, 2) else {1: 8, 5: 4}[kind]
+        if kind:
+            at += size
+        if kind == 2 and field in numbers:
+            yield raw[at - size:at]
+
+
+def may_loop(raw):
+    """Whether a node of a file holds a graph of its own, as Loop, If and Scan do and no exported network's:
+    without one each node runs once, so that the run ends. IndexError, ValueError: no ONNX file."""
+    model = memoryview(raw)     # ModelProto: graph 7, functions 25
+    nodes = [node for graph in _fields(model, 7) for node in _fields(graph, 1)]
+    nodes += [node for function in _fields(model, 25) for node in _fields(function, 7)]
+    return any(True for node in nodes for attribute in _fields(node, 5) for _ in _fields(attribute, 6, 11))
+
+
+def most_memory():
+    """Bytes that a stranger's network may take: half of the machine's."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):   # Windows does not say
+        return 8 << 30
+
+
+@functools.cache
+def _limited():
+    """Give onnxruntime a memory that ends, for the sessions that ask for it."""
+    import onnxruntime as ort
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"max_mem": most_memory()}))
+
+
+def session(file, threads, limited=False):
+    """An onnxruntime session on the CPU. file: a path, or the file's bytes. limited: it takes `most_memory`
+    at the most, with all others that are, and a run that wants more raises."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4      # what it says is raised too
+    if limited:
+        _limited()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

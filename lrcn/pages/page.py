@@ -7,9 +7,9 @@ no other one run: by their hashes, so that the same run gives the same page. Nam
 as text: through Jinja2's escaping, as JSON, or through charts.plain.
 """
 import base64
-import contextlib
 import functools
 import hashlib
+import os
 import shlex
 from pathlib import Path
 from urllib.parse import quote
@@ -30,22 +30,27 @@ HERE = Path(__file__).parent
 def environment():
     """Jinja2 with escaping everywhere, and this page's ways of writing a figure."""
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    made.filters.update(share=share, interval=interval, figure=figure, url=quote)
+                              lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                              finalize=lambda value: "–" if value is None else value)
+    made.filters.update(share=share, interval=interval, figure=figure,
+                        url=lambda path: quote(os.fsencode(path)))
     return made
 
 
 def share(value):
-    return "–" if reading.number(value) is None else f"{value:.1%}"
+    value = reading.number(value)
+    return "–" if value is None else f"{value:.1%}"
 
 
 def figure(value, digits=3):
-    return "–" if reading.number(value) is None else f"{value:.{digits}f}"
+    value = reading.number(value)
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def interval(ends, sign=""):
     """The ends of an interval in words, nothing where there is none."""
-    if not isinstance(ends, list) or len(ends) != 2 or None in map(reading.number, ends):
+    ends = [reading.number(end) for end in ends] if isinstance(ends, list) else []
+    if len(ends) != 2 or None in ends:
         return ""
     return f"{ends[0]:{sign}.1%} to {ends[1]:{sign}.1%}"
 
@@ -65,6 +70,8 @@ def write_page(run, clips, compared, runs, words):
         css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=warning[0], leaky=warning[1],
         chance=chance(run.tested), facts=facts(run), commands=commands(run), few_means=scores.FEW_MEANS,
         here=run.folder.path)
+    # A film's name may be no UTF-8: here it gets marks of replacement, in addresses its own bytes.
+    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     files.write_text(run.folder.report, text)
     return len(text.encode())
 
@@ -162,12 +169,7 @@ def facts(run):
 
 def commands(run):
     """The command lines that made the run, in the order of the work, where the files tell them."""
-    sampled = run.settings.get("sampled_data_path")
     versions = run.settings.get("versions")
-    told = [versions.get("command") if isinstance(versions, dict) else None]
-    for path in (run.folder.test.command, run.folder.study.command):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            told.append(path.read_text(encoding="utf-8").strip())
-    told += [f"report.py {shlex.quote(str(run.folder))}"]
-    before = [f"preprocessing_data.py --sampled_data_dir {shlex.quote(str(sampled))} ..."] if sampled else []
-    return [f"python {line}" for line in [*before, *told] if isinstance(line, str)]
+    told = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
+            f"report.py {shlex.quote(str(run.folder))}"]
+    return [f"python {line}" for line in told if isinstance(line, str)]

@@ -37,6 +37,13 @@ class Tested(answers.Shares):
         return found
 
 
+class Figures(dict):
+    """A JSON object in which a name that is absent stands for None, which a page shows as a dash."""
+
+    def __missing__(self, key):
+        return None
+
+
 @dataclass(frozen=True)
 class Film:
     """One film of test_on_video.py. windows: [(start, end, {label: probability})], in seconds."""
@@ -57,6 +64,7 @@ class Run:
     tested: Tested | None
     study: dict
     films: list
+    commands: list      # of test.py and test_continues_movie.py, as they were written
 
     @property
     def name(self):
@@ -79,13 +87,43 @@ def read_run(folder):
     parts = {}
     for row in read_splits(run.splits) if run.splits.is_file() else ():
         parts.setdefault(row["part"], Counter())[row["class"]] += 1
-    return Run(run, _json(run.settings), read_history(run.metrics), parts, _json(run.test.metrics),
-               Tested(**vars(answers.read_shares(run.test))) if run.test.predictions.is_file() else None,
-               read_study(run.study.metrics), read_films(run))
+    metrics, tested, test = _at_once(run.test.path, lambda: (
+        _json(run.test.metrics),
+        Tested(**vars(answers.read_shares(run.test))) if run.test.predictions.is_file() else None,
+        _text(run.test.command)))
+    study, studied = _at_once(run.study.path, lambda: (
+        read_study(run.study.metrics), _text(run.study.command)))
+    return Run(run, _json(run.settings), read_history(run.metrics), parts, metrics, tested, study,
+               read_films(run), [words for words in (test, studied) if words])
+
+
+def _at_once(folder, read):
+    """What read() gives of a folder that another script may replace: read again until it was one folder."""
+    def stamp():
+        with contextlib.suppress(OSError):
+            status = folder.stat()
+            return status.st_ino, status.st_mtime_ns
+    while True:
+        before = stamp()
+        try:
+            found = read()
+        except (OSError, UserError):
+            if stamp() == before:
+                raise
+            continue
+        if stamp() == before:
+            return found
+
+
+def _text(path):
+    """The words in a file; "" where there is none."""
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
 
 
 def _json(path):
-    return files.read_json(path) if path.is_file() else {}
+    return Figures(files.read_json(path) if path.is_file() else {})
 
 
 def number(text):
@@ -165,10 +203,14 @@ def read_films(run):
     for path in sorted(run.films.iterdir()) if run.films.is_dir() else ():
         film = FilmFolder(path)
         if film.segments.is_file() and film.predictions.is_file():
-            segments = [(*_span(row, film.segments), row["label"], number(row["probability"]))
-                        for row in files.read_csv(film.segments, ("start", "end", "label", "probability"))]
-            found.append(Film(path.name, film, segments, _windows(film.predictions)))
+            found.append(Film(path.name, film, *_at_once(path, lambda film=film: (
+                _segments(film.segments), _windows(film.predictions)))))
     return found
+
+
+def _segments(path):
+    return [(*_span(row, path), row["label"], number(row["probability"]))
+            for row in files.read_csv(path, ("start", "end", "label", "probability"))]
 
 
 def _span(row, path):

@@ -23,7 +23,9 @@ from lrcn.video import avi
 from lrcn.video.reader import VideoError, open_container, probe
 
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
-H264 = {"preset": "veryfast", "crf": "20"}
+# The same frames give the same file: mbtree reads memory that was never written, and what is coded depends on
+# how many threads there are.
+H264 = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0:threads=4"}
 COPIED = ("aac", "mp3")         # sound that MP4 files and browsers take as it is
 RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, whose packets may begin before it
 

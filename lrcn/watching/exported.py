@@ -8,12 +8,13 @@ Where encoder.onnx and head.onnx of the same network lie beside model.onnx, each
 model.onnx alone computes every window whole.
 """
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
@@ -32,6 +33,7 @@ LAYOUTS = {
     "model": ("frames: uint8 (B, {T}, {shape}), {modality} from 0 to 255", "probabilities: float32 (B, {C})"),
     "encoder": ("frames: uint8 (B, {shape}), {modality} from 0 to 255", "features: float32 (B, {D})"),
     "head": ("features: float32 (B, {T}, {D})", "probabilities: float32 (B, {C})")}
+LARGEST = 4_000_000_000     # bytes of one window's frames
 SAMPLING = Number(float, above=1e-6, high=1e6)
 WHAT = {"format": Number(int, low=FORMAT, high=FORMAT), "part": Choice(PARTS), "network": Text(),
         "classes": Names(), "FPS": SAMPLING, "sampling_rate": SAMPLING,
@@ -65,18 +67,35 @@ class _File:
         source = f"--model {path}"
         if onnx.lacking("onnxruntime"):
             raise UserError(f"{source}: onnxruntime is not installed; pip install onnxruntime")
+        raw = path.read_bytes()
+        if onnx.broken(raw):
+            raise UserError(f"{source}: its digest is not that of its content: the file is damaged; write it "
+                            f"anew with export.py")
         try:
-            self.session = onnx.session(str(path), torch.get_num_threads())
+            loops = onnx.may_loop(raw)
+            self.session = None if loops else onnx.session(raw, torch.get_num_threads(), limited=True)
         except Exception:   # there are as many ways to fail as damages
             raise UserError(f"{source}: onnxruntime cannot load it: it is cut off, damaged, or no ONNX "
                             f"file; write it anew with export.py") from None
+        if loops:
+            raise UserError(f"{source}: its network has loops or branches (Loop, If, Scan), which may never "
+                            f"end and export.py does not write; take another file")
         try:
             self.said = json.loads(self.session.get_modelmeta().custom_metadata_map[KEY])
         except (KeyError, ValueError, RecursionError):
             raise UserError(f"{source}: it does not say which classes, transform and rate it has, as files "
                             f"of export.py do; write it with that") from None
         self._check(source)
-        self.run = onnx.running(self.session)
+        self.source, self._run = source, onnx.running(self.session)
+
+    def run(self, values):
+        """numpy (B, ...) -> numpy (B, ...); UserError where the network cannot be computed."""
+        try:
+            return self._run(values)
+        except Exception as error:      # of onnxruntime, which has one for every kind
+            raise UserError(f"{self.source}: its network cannot be computed in "
+                            f"{files.gigabytes(onnx.most_memory())} of memory ({str(error)[:200]!r}); write "
+                            f"it anew with export.py") from None
 
     def _check(self, source):
         said = self.said
@@ -84,6 +103,9 @@ class _File:
         self.transform = _transform(said.get("transform"), f"{source}: transform")
         self.flow = Flow.of(said.get("flow"), f"{source}: flow") if "flow" in self.transform.parts else None
         frames, time = picture_shape(self.transform), (said["num_frames_video"],)
+        if math.prod((*time, *frames)) > LARGEST:
+            raise UserError(f"{source}: one window of {time[0]} frames takes more than "
+                            f"{files.gigabytes(LARGEST)}; give a network of fewer or smaller frames")
         classes = (len(said["classes"]),)
         entry, output = {"model": ((*time, *frames), classes), "encoder": (frames, (None,)),
                          "head": ((*time, None), classes)}[said["part"]]
@@ -143,8 +165,9 @@ class Exported:
                        len(self.classes), max(BLOCK["cpu"], self.length), self.whole.flow)
 
     def _probabilities(self, shares):
-        if not np.isfinite(shares).all():
-            raise UserError(f"--model {self.path}: what this model says is not finite: it is damaged")
+        if not (np.all(shares >= 0) and np.all(abs(shares.sum(-1) - 1) < 1e-3)):      # nan fails too
+            raise UserError(f"--model {self.path}: what this model says are no probabilities (such as "
+                            f"{np.ravel(shares)[0]:.4g}): it is damaged, or not of export.py")
         return torch.from_numpy(shares)
 
 

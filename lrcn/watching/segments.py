@@ -21,9 +21,8 @@ def find_segments(times, end, probabilities, min_probability, least):
     extended = np.concatenate([limit, probabilities], 1)
     best = probabilities.max(1)
     runs = _runs(np.where(best >= min_probability, probabilities.argmax(1) + 1, 0))
-    for size in range(1, least):
-        while len(runs) > 1 and any(last - first <= size for first, last, _ in runs):
-            runs = _join(runs, extended, size)
+    while len(runs) > 1 and (shortest := min(last - first for first, last, _ in runs)) < least:
+        runs = _join(runs, extended, shortest)
     edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
     return [(float(edges[first]), float(edges[last]), int(label) - 1,
              float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))

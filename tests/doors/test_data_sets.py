@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import run
+from runs import one_line
 from videos import write_video
 
 from dataset import training_samples
@@ -147,6 +148,17 @@ def test_a_folder_without_clips_csv_is_taken_as_it_is(mine):
     later = (out / "jump/b.avi").stat().st_mtime_ns + 10**9
     os.utime(raw / "jump/b.avi", ns=(later, later))
     assert "sampled again: 1" in preprocess(raw, out).out
+
+
+@pytest.mark.parametrize("name, column", [("clips.csv", "light"), ("clips.csv", "hashes"),
+                                          ("manifest.csv", "source_fps")])
+def test_a_damaged_table_is_one_line_at_the_report(mine, name, column):
+    _, out = mine
+    header, first, *rest = (out / name).read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index(column)] = "xy"
+    (out / name).write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
+    one_line(run(SCRIPT, "--report", "--sampled_data_dir", out, ok=False), "clips.csv", "jump/")
 
 
 # ---------------------------------------------------------------- parts, names, lists

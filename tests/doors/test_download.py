@@ -184,6 +184,20 @@ def test_members_that_leave_the_folder_are_refused_before_anything_is_unpacked(s
     assert not (tmp_path / "data" / "UCF-101").exists() and not (tmp_path / "outside.avi").exists()
 
 
+def test_an_archive_with_a_link_is_refused(server, tmp_path):
+    """Its top itself may be one that leads to another folder with such a name."""
+    needs_a_tool()
+    write_archives(server.www)
+    (tmp_path / "elsewhere" / "UCF-101").mkdir(parents=True)
+    link = zipfile.ZipInfo("UCF-101")
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(server.www / RAR, "w") as archive:
+        archive.writestr(link, "../../elsewhere/UCF-101")
+    done = download(server, tmp_path / "data")
+    assert done.returncode == 1 and "is a link" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "data" / "UCF-101").exists()
+
+
 def test_says_what_to_install_where_nothing_unpacks(server, tmp_path):
     write_archives(server.www)
     done = download(server, tmp_path / "data", programs(tmp_path, without=TOOLS))

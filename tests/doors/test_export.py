@@ -89,7 +89,9 @@ def test_a_run_becomes_three_files_that_say_what_they_are(files):
         said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
         assert said["part"] == part and len(said["classes"]) == 6 and said["num_frames_video"] == 5
         assert (said["FPS"], said["sampling_rate"]) == (25, 10) and said["transform"]["modality"] == "rgb"
-        assert str(ROOT).encode() not in path.read_bytes(), "the file tells where its maker's code lies"
+        raw = path.read_bytes()
+        assert str(ROOT).encode() not in raw, "the file tells where its maker's code lies"
+        assert raw == onnx.sealed(raw[:-76]) and not onnx.broken(raw[:-76]), "files of before have no digest"
 
 
 def test_what_it_prints(files, tmp_path):
@@ -160,8 +162,9 @@ def test_the_whole_network_alone_does_it_too(model, files, film, tmp_path):
 def rewritten(path, change):
     import onnx as library
     graph = library.load(path)
+    del graph.metadata_props[1:]    # the digest
     change(graph)
-    Path(path).write_bytes(graph.SerializeToString())
+    Path(path).write_bytes(onnx.sealed(graph.SerializeToString()))
 
 
 def say(path, **values):
@@ -171,8 +174,47 @@ def say(path, **values):
     rewritten(path, change)
 
 
+def flip(path):
+    raw = path.read_bytes()
+    path.write_bytes(raw[:len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 4]) + raw[len(raw) // 2 + 1:])
+
+
+def transformed(path, **values):
+    said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
+    say(path, transform={**said["transform"], **values})
+
+
+def branch(graph):
+    graph.graph.node.add(op_type="If").attribute.add(name="then_branch").g.name = "never"
+
+
+def unsure(graph):
+    [last] = [node for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    assert last.op_type == "Softmax"
+    last.op_type = "Exp"
+    last.ClearField("attribute")
+
+
+def greedy(graph):
+    """Its probabilities times the mean of 400 GB."""
+    from onnx import helper
+    [last] = [node for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    name, last.output[0] = last.output[0], "shares"
+    graph.graph.initializer.append(helper.make_tensor("size", 7, [2], [10**5, 10**6]))
+    graph.graph.node.extend([helper.make_node("ReduceMean", ["shares"], ["one"], keepdims=0),
+                             helper.make_node("Expand", ["one", "size"], ["ones"]),
+                             helper.make_node("ReduceMean", ["ones"], ["mean"], keepdims=0),
+                             helper.make_node("Mul", ["shares", "mean"], [name])])
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "cut off, damaged"),
+    (flip, "its digest is not that of its content"),
+    (lambda path: transformed(path, resize=100_000), "resize: expected"),
+    (lambda path: say(path, num_frames_video=100_000_000), "num_frames_video: expected"),
+    (lambda path: rewritten(path, branch), "loops or branches"),
+    (lambda path: rewritten(path, unsure), "no probabilities (such as"),
+    (lambda path: rewritten(path, greedy), "of memory"),
     (lambda path: path.write_text("words"), "no ONNX file"),
     (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "does not say which"),
     (lambda path: say(path, classes=["a", "a"]), "classes: expected a list"),

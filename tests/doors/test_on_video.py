@@ -474,7 +474,7 @@ def test_short_runs_join_the_more_probable_neighbour():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=40),
-       st.floats(0, 1), st.integers(1, 6))
+       st.floats(0, 1), st.integers(1, 6) | st.just(10**12))
 def test_segments_cover_the_video_and_are_long_enough(shares, limit, least):
     frames = len(shares)
     segments = find_segments(list(range(frames)), frames, np.array(shares, np.float32), limit, least)

@@ -1,5 +1,6 @@
 """report.py: its page in a real browser, clicked through; hostile names; what it says of absent things."""
 import json
+import os
 import re
 import shutil
 
@@ -11,6 +12,8 @@ from runs import one_line, read_json
 from synthetic import write_run
 
 from lrcn import scores
+from lrcn.base import files
+from lrcn.pages import reading
 from lrcn.pages.reading import read_run
 
 HOSTILE = ["<script>alert(1)</script>", "a \"quoted\" & 'b'", "танец 😀", "$x^2$ %{y} {{ 7*7 }}",
@@ -84,6 +87,37 @@ def test_without_the_sampled_clips_it_says_so_and_plays_what_test_left(two, tmp_
     page = embedded(copy / "report.html")
     assert [i for i, video in enumerate(page["videos"]) if video[5]] == [3]
     assert (copy / page["videos"][3][5]).is_file()
+
+
+def test_a_figure_that_is_absent_is_a_dash_and_a_films_name_may_be_no_utf8(two, tmp_path):
+    copy = shutil.copytree(two[1].path, tmp_path / "run")
+    figures = read_json(copy / "test" / "metrics.json")
+    (copy / "test" / "metrics.json").write_text(json.dumps({"split": "1", "top1": "0.5", "ci95": "wide"}))
+    assert {"top5", "encoder"} <= figures.keys()
+    film = next((copy / "test_on_video").iterdir())
+    os.rename(film, os.path.join(os.fsencode(film.parent), b"caf\xe9"))
+    report(copy)
+    text = (copy / "report.html").read_text("utf-8")
+    assert "test_on_video/caf%E9/labelled.mp4" in text and "caf\ufffd" in text and "None" not in text
+    assert "..." not in "".join(re.findall("<pre tabindex.*?</pre>", text)), "a command that cannot be run"
+
+
+def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch):
+    """While another test takes the folder's place."""
+    copy, other = (shutil.copytree(two[0].path, tmp_path / name) for name in ("run", "other"))
+    (other / "test" / "metrics.json").write_text(json.dumps({"split": "2", "videos": 60}))
+    (other / "test" / "command.txt").write_text("test.py --split 2\n")
+    real = reading.answers.read_shares
+
+    def replaced(test):
+        if other.exists():
+            with files.replaced_folder(test.path) as new:
+                shutil.copytree(other / "test", new, dirs_exist_ok=True)
+            shutil.rmtree(other)
+        return real(test)
+    monkeypatch.setattr(reading.answers, "read_shares", replaced)
+    run = reading.read_run(copy)
+    assert run.metrics["split"] == "2" and "test.py --split 2" in run.commands
 
 
 def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):
