@@ -10,6 +10,9 @@ import numpy as np
 
 from lrcn.drawing import style
 
+# What stands for the few and the wrong: told apart without colours too
+HATCHED = {"facecolor": style.unit(style.ORANGE), "hatch": "///", "edgecolor": "black", "linewidth": 0}
+
 
 def class_ticks(ax, classes, room, horizontal=True, n=None):
     """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit.
@@ -32,37 +35,33 @@ def class_ticks(ax, classes, room, horizontal=True, n=None):
 @style.styled
 def class_distribution(path, classes, train_counts, val_counts, title=None, note=""):
     """Bars: how many training and validation videos each class has. counts: int (C,) each."""
-    train, val = np.asarray(train_counts, float), np.asarray(val_counts, float)
-    title = title or "Videos per class in training and validation"
+    train, val, x = np.asarray(train_counts, float), np.asarray(val_counts, float), np.arange(len(classes))
     n = f"n = {int(train.sum())} training and {int(val.sum())} validation videos, {len(classes)} classes"
-    wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
-    fig = style.figure(wide, 4.2, title, f"{n}. {note}" if note else n)
-    ax = fig.add_subplot()
-    x = np.arange(len(classes))
-    ax.bar(x - 0.2, train, 0.4, color=style.unit(style.BLUE), label="training")
-    ax.bar(x + 0.2, val, 0.4, color=style.unit(style.ORANGE), label="validation")
-    class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
-    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class",
-           ylim=(0, max(1, *train, *val) * 1.05))
-    ax.yaxis.get_major_locator().set_params(integer=True)
-    style.legend(ax)
-    return style.save(fig, path)
+    return _bars_by_class(path, classes, max(1, *train, *val), [
+        (x - 0.2, train, 0.4, {"color": style.unit(style.BLUE), "label": "training"}),
+        (x + 0.2, val, 0.4, {"color": style.unit(style.ORANGE), "label": "validation"})],
+        title or "Videos per class in training and validation", f"{n}. {note}" if note else n)
 
 
 @style.styled
 def test_videos(path, classes, n, right, title="Test videos per class", note=""):
     """Bars: how many test videos each class has, and how many of them are right. n, right: int (C,)."""
-    n, right = np.asarray(n), np.asarray(right)
+    n, right, x = np.asarray(n), np.asarray(right), np.arange(len(classes))
     words = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
+    return _bars_by_class(path, classes, max(1, *n), [
+        (x, right, 0.75, {"color": style.unit(style.BLUE), "label": "right"}),
+        (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})], title, words)
+
+
+def _bars_by_class(path, classes, highest, bars, title, words):
+    """Upright bars over the classes. bars: [(x (C,), height (C,), width, look)]."""
     wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
     fig = style.figure(wide, 4.2, title, words)
     ax = fig.add_subplot()
-    x = np.arange(len(classes))
-    ax.bar(x, right, 0.75, color=style.unit(style.BLUE), label="right")
-    ax.bar(x, n - right, 0.75, bottom=right, color=style.unit(style.ORANGE), hatch="///", edgecolor="black",
-           linewidth=0, label="wrong")
+    for x, height, width, look in bars:
+        ax.bar(x, height, width, **look)
     class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
-    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class", ylim=(0, max(1, *n) * 1.05))
+    ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class", ylim=(0, highest * 1.05))
     ax.yaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)
     return style.save(fig, path)
@@ -79,13 +78,6 @@ def _line(ax, epochs, values, **look):
     if seen.any():
         ax.plot(epochs[seen], values[seen], marker="o" if seen.sum() <= 30 else None,
                 markersize=3.5, **look)
-
-
-def _mark_best(ax, epochs, values, best):
-    """A star at the epoch `best`."""
-    for i in np.flatnonzero((epochs == best) & np.isfinite(values)):
-        ax.plot(epochs[i], values[i], "*", markersize=12, color="black", clip_on=False, zorder=5,
-                label=f"best: {values[i]:.3f}, epoch {epochs[i]:g}")
 
 
 @style.styled
@@ -108,24 +100,23 @@ def curves(path, rows, best=None, classes=None, title="Loss, accuracy and learni
         if classes is None or classes > k:
             _line(accuracy, epochs, _column(rows, f"val_top{k}"), label=f"validation top-{k}",
                   color=style.unit(color), ls=ls)
-    _mark_best(accuracy, epochs, _column(rows, "val_top1"), best)
+    top1 = _column(rows, "val_top1")
+    for i in np.flatnonzero((epochs == best) & np.isfinite(top1)):
+        accuracy.plot(epochs[i], top1[i], "*", markersize=12, color="black", clip_on=False, zorder=5,
+                      label=f"best: {top1[i]:.3f}, epoch {epochs[i]:g}")
     steps = _column(rows, "lr")
     _line(rate, epochs, steps, color=style.unit(style.GREEN))
     loss.set(title="Cross-entropy", ylabel="nats per clip")
     accuracy.set(title="Accuracy", ylabel="share of clips right", ylim=(0, 1.03))
     rate.set(title="Learning rate", ylim=(0, 1.05 * np.nanmax(steps, initial=1e-9)))
     for ax in (loss, accuracy, rate):
-        _epoch_axis(ax, epochs)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) < 3:
+            ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
     return style.save(fig, path)
-
-
-def _epoch_axis(ax, epochs):
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    if len(epochs) < 3:
-        ax.set_xlim(np.nanmin(epochs, initial=0.5) - 0.5, np.nanmax(epochs, initial=1) + 0.5)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend()
 
 
 def _confusions(matrix, classes, most=3):
@@ -162,19 +153,13 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     class_ticks(ax, classes, side / count, horizontal=False, n=total[:, 0])
     ax.set(xlabel="predicted class", ylabel="true class (n)")
     ax.spines[:].set_visible(True)
-    _cell_values(ax, share, matrix, side / count * 72)
+    size = min(style.SMALL, side / count * 72 * (0.3 if count <= 20 else 0.5))
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        value, n = share[row, column], f"{matrix[row, column]:g}"
+        ax.text(column, row, f"{value:.2f}\n{n}" if count <= 20 else n, ha="center", va="center",
+                fontsize=size, linespacing=1.1, color="white" if value > 0.55 else "black")
     fig.colorbar(image, ax=ax, shrink=0.6, label="share of the true class's videos")
     return style.save(fig, path)
-
-
-def _cell_values(ax, share, counts, room):
-    """Share and count in every cell that is not empty; the count alone in small ones. room: points."""
-    wide = len(counts) <= 20
-    size = min(style.SMALL, room * (0.3 if wide else 0.5))
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        value, n = share[row, column], f"{counts[row, column]:g}"
-        ax.text(column, row, f"{value:.2f}\n{n}" if wide else n, ha="center", va="center",
-                fontsize=size, linespacing=1.1, color="white" if value > 0.55 else "black")
 
 
 @style.styled
@@ -197,7 +182,11 @@ def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
         _class_bars(ax, [classes[i] for i in part], accuracy[part], n[part], few[part])
         ax.axvline(mean, color="black", ls="--", lw=1)
-    _class_legend(axes[0], few, few_means)
+    if few.any():
+        from matplotlib.patches import Patch
+        style.legend(axes[0], above=True, handles=[
+            Patch(facecolor=style.unit(style.BLUE), label="other classes"),
+            Patch(label=style.wrap(few_means, 240, style.SMALL), **HATCHED)])
     return style.save(fig, path)
 
 
@@ -206,22 +195,13 @@ def _class_bars(ax, classes, accuracy, n, few):
     bars = ax.barh(y, np.nan_to_num(accuracy), 0.75, color=style.unit(style.BLUE))
     for bar, is_few in zip(bars, few, strict=True):
         if is_few:
-            bar.set(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black", linewidth=0)
+            bar.set(**HATCHED)
     for i, (value, count) in enumerate(zip(accuracy, n, strict=True)):
         text = f"{value:.2f}  n={count:g}" if np.isfinite(value) else "no test video"
         ax.text(1.02, i, text, va="center", fontsize=7)
     class_ticks(ax, classes, 0.2, horizontal=False)
     ax.set(xlim=(0, 1.22), ylim=(len(classes) - 0.4, -0.6), xlabel="share of the class's videos right")
     ax.set_xticks(np.linspace(0, 1, 6))
-
-
-def _class_legend(ax, few, few_means):
-    from matplotlib.patches import Patch
-    if few.any():
-        patches = [Patch(facecolor=style.unit(style.BLUE), label="other classes"),
-                   Patch(facecolor=style.unit(style.ORANGE), hatch="///", edgecolor="black",
-                         linewidth=0, label=style.wrap(few_means, 240, style.SMALL))]
-        style.legend(ax, above=True, handles=patches)
 
 
 @style.styled
@@ -263,19 +243,16 @@ def runs_table_picture(path, names, accuracy, low, high, parameters, frames_per_
     parameters and frames_per_second may hold None where they are not known.
     """
     accuracy, low, high = (np.asarray(a, float) for a in (accuracy, low, high))
-    y = np.arange(len(names))
     words = f"n = {n} test videos. {note}".strip() if n is not None else note
     fig = style.figure(10, 0.34 * len(names) + 1.2, title, words)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    ax.errorbar(accuracy, y, xerr=interval(accuracy, low, high), fmt="o", color=style.unit(style.BLUE))
-    ax.set_yticks(y, [style.short(name, 44) for name in names])
-    ax.set(ylim=(len(names) - 0.4, -0.9), xlabel="top-1 accuracy (share of videos right)")
-    within(ax, 0, 1)
+    forest(ax, [style.short(name, 44) for name in names], accuracy, low, high, (0, 1), top=-0.9)
+    ax.set_xlabel("top-1 accuracy (share of videos right)")
     table.axis("off")
     table.set_xlim(0, 1)
     for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
         table.text(x, -0.7, head, ha="right", va="bottom", fontsize=style.SMALL, fontweight="bold")
-    for i in y:
+    for i in range(len(names)):
         cells = (f"{accuracy[i]:.3f} [{low[i]:.3f}, {high[i]:.3f}]", _count(parameters[i]),
                  _count(frames_per_second[i]))
         for x, cell in zip((0.36, 0.68, 1.0), cells, strict=True):
@@ -291,11 +268,17 @@ def interval(value, low, high):
     return np.maximum(np.stack([value - low, high - value]), 0)
 
 
-def within(ax, low, high):
-    """End the horizontal axis where no value can be, with room for the marks of values at its ends."""
-    left, right = ax.get_xlim()
-    edge = 0.015 * (high - low)
-    ax.set_xlim(max(left, low - edge), min(right, high + edge))
+def forest(ax, names, value, low, high, limits, top=-0.6, null=None, **look):
+    """A line a name: its value with the interval, and a dashed one at the null hypothesis. The axis ends at
+    the limits, the least and the largest value that there can be, with room for the marks there."""
+    ax.errorbar(value, range(len(names)), xerr=interval(value, low, high), fmt="o",
+                color=style.unit(style.BLUE), **look)
+    if null is not None:
+        ax.axvline(null, color="black", ls="--", lw=1)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, top)
+    edge, (left, right) = 0.015 * (limits[1] - limits[0]), ax.get_xlim()
+    ax.set_xlim(max(left, limits[0] - edge), min(right, limits[1] + edge))
 
 
 def _count(value):
@@ -377,15 +360,12 @@ def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=Non
     fig = style.figure(11, 0.24 * len(names) + 1.3, title, words)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
-    left.errorbar(accuracy, y, xerr=interval(accuracy, *ends.T), fmt="o", zorder=3,
-                  color=style.unit(style.BLUE))
-    left.set_yticks(y, [style.short(name, 60) for name in names])
-    left.set(ylim=(len(names) - 0.4, -0.6), xlabel="accuracy of the held-out clips, with 95% interval")
+    forest(left, [style.short(name, 60) for name in names], accuracy, *ends.T, (0, 1), zorder=3)
+    left.set_xlabel("accuracy of the held-out clips, with 95% interval")
     there = np.isfinite(minus)
     if there.any():
         right.errorbar(minus[there], y[there], xerr=interval(minus[there], *minus_ends[there].T), fmt="s",
                        color=style.unit(style.RED), markersize=5)
     right.axvline(0, color="black", lw=1)
     right.set(xlabel=f"minus {minus_what}, paired, with 95% interval")
-    within(left, 0, 1)
     return style.save(fig, path)

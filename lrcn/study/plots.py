@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from lrcn.drawing import style
-from lrcn.drawing.plots import class_ticks, interval, within
+from lrcn.drawing.plots import class_ticks, forest, interval
 
 
 def _points(ax, x, y, low, high, color, label=None, marker="o", line="-", crowded=False):
@@ -318,13 +318,8 @@ def intervals_by_run(path, names, value, low, high, n=None, title="Recency index
         names = [f"{name} (n={c:g})" for name, c in zip(names, np.broadcast_to(n, len(names)), strict=True)]
     fig = style.figure(8, 0.3 * len(names) + 0.9, title, _bars_mean(low, note))
     ax = fig.add_subplot()
-    y = np.arange(len(names))
-    ax.errorbar(value, y, xerr=interval(value, low, high), fmt="o", color=style.unit(style.BLUE))
-    if null is not None:
-        ax.axvline(null, color="black", ls="--", lw=1)
-    ax.set_yticks(y, names)
-    ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
-    within(ax, *limits)
+    forest(ax, names, value, low, high, limits, null=null)
+    ax.set_xlabel(xlabel)
     return style.save(fig, path)
 
 
