@@ -15,6 +15,7 @@ import numpy as np
 
 from lrcn.base import files
 from lrcn.drawing import style
+from lrcn.video.reader import fit_frame
 from lrcn.video.writer import Writer
 
 WHITE, DARK, UNSEEN, RAIL = (255, 255, 255), (24, 24, 24), (64, 64, 64), (105, 105, 105)
@@ -166,18 +167,6 @@ def _bar(frame, x, y, wide, high, share, color):
     frame[y:y + high, x:x + wide] = RAIL
     if np.isfinite(share):
         frame[y:y + high, x:x + round(wide * min(max(float(share), 0), 1))] = color
-
-
-def fit_frame(frame, wide, high):
-    """The frame scaled into wide x high, black where its shape leaves room."""
-    scale = min(wide / frame.shape[1], high / frame.shape[0])
-    w, h = (max(1, min(limit, round(side * scale))) for limit, side in
-            ((wide, frame.shape[1]), (high, frame.shape[0])))
-    shrunk = cv2.resize(frame, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas = np.zeros((high, wide, 3), np.uint8)
-    top, left = (high - h) // 2, (wide - w) // 2
-    canvas[top:top + h, left:left + w] = shrunk
-    return canvas
 
 
 def label_frame(frame, true, predicted):

@@ -8,12 +8,14 @@ before the end.
 """
 import contextlib
 import errno
+import functools
 import itertools
+import os
 
 import av
 
 from lrcn.base import files
-from lrcn.video.reader import Video, VideoError, open_container
+from lrcn.video.reader import INDEXED, Video, VideoError, on_one_line, open_container
 from lrcn.video.writer import Sound, Writer, even_sides
 
 SLACK = 0.0006      # seconds: stretches are written down in milliseconds
@@ -39,8 +41,6 @@ def cut(source, target, start, end):
             if out is None:
                 first, size = seconds, frame.shape[1::-1]
                 out = stack.enter_context(Writer(target, film.info.fps, *size, source, (first, end)))
-            if frame.shape[1::-1] != size:
-                raise VideoError(f"the frame size changes at {seconds:.2f} s")
             out.write(frame, seconds - first)
             yield out.frames
         if out is None:
@@ -51,18 +51,21 @@ def copy(source, target, start, end):
     """Write the stretch as its pictures are stored, from the last key frame before it; (start, end) of
     what is in the file, in seconds. The sound is that of the same time.
 
-    VideoError: pictures that an .mp4 cannot hold, or that are not stored with their times.
+    VideoError: pictures that an .mp4 cannot hold, or that are not stored with their times, or where
+    recordings were joined, so that a time does not say which picture is meant.
     """
     with Video(source) as film:
         if film.is_avi and film.stream.codec_context.has_b_frames:
             raise VideoError("its frames are stored without their times; leave --copy out")
-        number = film.stream.index
+        number, origin = film.stream.index, round((film.grab() and film.origin or 0) / film.stream.time_base)
+    if _starts_over(source, os.stat(source).st_mtime_ns, number):
+        raise VideoError("its time stamps start over where recordings were joined; leave --copy out")
     with open_container(source) as container, files.atomic(target) as temporary:
         stream = container.streams[number]
         try:
-            key = _go_to_key(container, stream, start)
+            key = _go_to_key(container, stream, origin, start)
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as out:
-                span = _copy_packets(container, stream, out, source, key, end)
+                span = _copy_packets(container, stream, out, source, key, origin, end)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -72,6 +75,8 @@ def copy(source, target, start, end):
         if span is None or not _whole(temporary):
             raise VideoError(f"its pictures ({stream.codec_context.name}) cannot be copied into an .mp4; "
                              f"leave --copy out")
+        if span[1] <= start:
+            raise VideoError(f"no frame from {start:.3f} to {end:.3f} s")
     return span
 
 
@@ -80,9 +85,21 @@ def _shown(packet):
     return packet.dts if packet.pts is None else packet.pts
 
 
-def _go_to_key(container, stream, start):
-    """Seek to, or before, the last key frame that is shown by `start`; its time in ticks."""
-    origin, key = stream.start_time or 0, None
+@functools.lru_cache(maxsize=16)
+def _starts_over(source, _changed, number):
+    """Whether the time stamps of the pictures jump somewhere; those of formats with an index do not."""
+    with open_container(source) as container:
+        if any(name in INDEXED for name in container.format.name.split(",")):
+            return False
+        stored = [packet.dts for packet in container.demux(container.streams[number])]
+    with open_container(source) as container:
+        return stored != [packet.dts for packet in on_one_line(container, container.streams[number])]
+
+
+def _go_to_key(container, stream, origin, start):
+    """Seek to, or before, the last key frame that is shown by `start`; its time in ticks. origin: that of the
+    first picture."""
+    key = None
     wanted = origin + round((start + SLACK) / stream.time_base)
     for back in (0, 10, start):     # some files' indexes lead behind what was asked for
         place = max(origin, wanted - round(back / stream.time_base))
@@ -113,9 +130,9 @@ def _from_key(packets, key):
             early = []
 
 
-def _copy_packets(container, stream, out, source, key, end):
+def _copy_packets(container, stream, out, source, key, origin, end):
     """Put the pictures' packets from that of `key` on and the sound into an open file; (start, end)."""
-    base, origin, last = stream.time_base, stream.start_time or 0, 0.0
+    base, last = stream.time_base, 0.0
     begin, into = float((key - origin) * base), out.add_stream_from_template(stream)
     sound = Sound(source, out, (begin, end))
     for packet in _from_key(container.demux(stream), key):

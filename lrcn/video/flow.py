@@ -25,7 +25,6 @@ from lrcn.base.values import Choice, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import Beat
 
 # The first preset of each is its default.
 PRESETS = {"dis": ("medium", "fast", "ultrafast"), "farneback": ("default",), "tvl1": ("default",),
@@ -212,7 +211,7 @@ class Fields:
 def sample_with_flow(video, rate, flow):
     """Yields (source frame index, seconds, frame, planes uint8 (H, W, 2L)) of an open Video, as
     sampling.sample_video its frames; without a flow, planes are None."""
-    beat, fields = Beat(video.info.fps, rate.spacing(video.info.fps)), flow and Fields(flow)
+    beat, fields = rate.beat(video.info.fps), flow and Fields(flow)
     while video.grab():
         kept = beat.keep(video.time)
         if flow:

@@ -6,9 +6,10 @@
         while film.grab():
             film.position, film.time, film.frame()
 
-As they are shown: turned as a phone's rotation says, with square pixels. A frame counts only if the
-decoder gave a whole one. A video that cannot be read raises VideoError, whose text is the reason in
-one line. Nothing but the file itself is read: no playlist, address or device that its content names.
+As they are shown: turned and mirrored as a phone's matrix says, with square pixels, all of the first one's
+size, on one line of time where recordings were joined. A frame counts only if the decoder gave a whole
+one. A video that cannot be read raises VideoError, whose text is the reason in one line. Nothing but the
+file itself is read: no playlist, address or device that its content names.
 """
 import math
 import os
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from lrcn.video import avi
@@ -28,6 +30,8 @@ FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,
            "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
 INDEXED = ("avi", "mov", "matroska")    # files that say where their key frames lie
 NEAR = 12       # frames that are decoded sooner than a key frame is looked for
+# Seconds by which time stamps jump back, or ahead in broadcast formats, where another recording begins.
+BACK, AHEAD = 0.5, 10
 
 
 class VideoError(Exception):
@@ -53,15 +57,14 @@ class Video:
         self.stream.codec_context.thread_count = 1
         self.position, self.time = -1, None
         self._decoded, self._frame = self._decode(), None
-        self._origin, self._reformatter = None, av.video.reformatter.VideoReformatter()
+        self.origin, self._reformatter = None, av.video.reformatter.VideoReformatter()
         fps = self.stream.average_rate or self.stream.guessed_rate or 0
         if not 0 < fps < math.inf:
             self.close()
             raise VideoError(f"the file gives no frame rate ({fps})")
         self.is_avi = self.container.format.name == "avi"
         self.key_frames, count = _index(self.stream, self.is_avi)
-        width, height = self._shape()
-        self.info = VideoInfo(float(fps), count, width, height)
+        self.info = VideoInfo(float(fps), count, *self._shape())
 
     def __enter__(self):
         return self
@@ -82,19 +85,13 @@ class Video:
         return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
 
     def _shape(self):
-        """(width, height) of the frames as they are shown."""
-        context = self.stream.codec_context
-        size = _squared(context.width, context.height, self.stream.sample_aspect_ratio)
-        turned = self._first_rotation() % 180 == 90
-        return size[::-1] if turned else size
-
-    def _first_rotation(self):
-        """Degrees by which the first frame is turned; it is decoded, and kept for grab()."""
+        """(width, height) of the first frame as it is shown; it is decoded, and kept for grab()."""
         first = next(self._decoded, None)
         if first is None:
-            return 0
+            return self.stream.codec_context.width, self.stream.codec_context.height
         self._decoded = _before(first, self._decoded)
-        return first.rotation
+        size = _squared(first.width, first.height, self.stream.sample_aspect_ratio)
+        return size[::-1] if _orientation(first)[0] else size
 
     def _decode(self):
         """The decoder's whole frames; packets and frames that are damaged are passed over."""
@@ -106,7 +103,7 @@ class Video:
             yield from (frame for frame in frames if not frame.is_corrupt)
 
     def _packets(self):
-        packets = self.container.demux(self.stream)
+        packets = on_one_line(self.container, self.stream)
         while True:
             try:
                 packet = next(packets)
@@ -122,9 +119,9 @@ class Video:
         self._frame = frame
         self.position += 1
         seconds = self._seconds(frame)
-        if self._origin is None:
-            self._origin = seconds
-        seconds -= self._origin
+        if self.origin is None:
+            self.origin = seconds
+        seconds -= self.origin
         # Some frames carry no time, or an earlier one.
         if self.time is not None and seconds <= self.time:
             seconds = self.time + 1 / self.info.fps
@@ -149,8 +146,9 @@ class Video:
             picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"frame {self.position} cannot be decoded ({error})") from None
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+        turned, flip = _orientation(frame)
+        picture = (picture.swapaxes(0, 1) if turned else picture)[flip]
+        return fit_frame(np.ascontiguousarray(picture), self.info.width, self.info.height)
 
     # ------------------------------------------------------------ going forward
 
@@ -173,13 +171,13 @@ class Video:
         Where that leads behind it, or to a frame whose time is not that of a number, start again from
         the first frame.
         """
-        if self._origin is None and not self.grab():
+        if self.origin is None and not self.grab():
             return
         if self.key_frames is not None:
             key = self.key_frames[np.searchsorted(self.key_frames, index, "right") - 1]
             if key - self.position <= NEAR:
                 return
-        origin, fps = self._origin, self.info.fps
+        origin, fps = self.origin, self.info.fps
         target = int(key) if self.key_frames is not None else index
         tick = self.stream.time_base
         start = round(origin / tick)
@@ -203,7 +201,7 @@ class Video:
         indexed = any(name in INDEXED for name in self.container.format.name.split(","))
         if seconds < NEAR / self.info.fps or not indexed or self._counted() or not self.grab():
             return
-        origin = self._origin
+        origin = self.origin
         if not self._seek(round((origin + seconds) / self.stream.time_base)):
             return self._restart()
         found = next(self._decoded, None)
@@ -224,7 +222,7 @@ class Video:
         self.close()
         fresh = Video(self.path)
         self.container, self.stream, self._decoded = fresh.container, fresh.stream, fresh._decoded
-        self.position, self.time, self._origin = -1, None, None
+        self.position, self.time, self.origin = -1, None, None
 
     def times(self):
         """Seconds of all frames that can be decoded, float64 (N,); reads the video to its end."""
@@ -237,6 +235,68 @@ class Video:
 def _before(first, rest):
     yield first
     yield from rest
+
+
+def on_one_line(container, picture, sound=None):
+    """The packets of a film's pictures, and of its sound, on one line of time.
+
+    Where recordings were joined end to end, their time stamps start over: what follows is moved to where
+    the pictures before it end, and the sound by as much as the pictures are.
+    """
+    limit = AHEAD if container.format.flags & av.format.Flags.ts_discont.value else math.inf
+    shifts, last, part, waiting = [0.0], {}, {}, []     # seconds by recording; of each stream: where it is
+    for packet in container.demux([s for s in (picture, sound) if s is not None]):
+        stream, ticks = packet.stream, packet.pts if packet.dts is None else packet.dts
+        if ticks is not None:
+            now, number = float(ticks * packet.time_base), part.get(stream.index, 0)
+            before = last.get(stream.index, now)
+            if not before - BACK <= now <= before + limit:
+                number += 1
+                if stream.index == picture.index:
+                    step = 1 / float(picture.average_rate or 25)
+                    shifts.append(shifts[-1] + before + step - now)
+            last[stream.index], part[stream.index] = now, number
+        waiting.append((packet, part.get(stream.index, 0)))
+        while waiting and waiting[0][1] < len(shifts):
+            yield _moved(waiting[0][0], shifts[waiting.pop(0)[1]])
+    yield from (_moved(packet, shifts[-1]) for packet, _ in waiting)
+
+
+def _moved(packet, seconds):
+    """The packet, that many seconds later."""
+    if seconds:
+        ticks = round(seconds / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts + ticks
+        packet.dts = None if packet.dts is None else packet.dts + ticks
+    return packet
+
+
+def _orientation(frame):
+    """How a frame is shown: (whether rows and columns change places, the slices that mirror it then).
+
+    The display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); of any other angle the nearest of
+    these eight is taken (ISO/IEC 14496-12, section 6.2.2).
+    """
+    for data in frame.side_data:
+        if data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            turned = abs(a) + abs(d) < abs(b) + abs(c)
+            across, down = (c, b) if turned else (a, d)
+            return turned, tuple(slice(None, None, -1 if side < 0 else 1) for side in (down, across))
+    return False, ()
+
+
+def fit_frame(frame, wide, high):
+    """The frame uint8 (H, W, 3) scaled into wide x high, black where its shape leaves room."""
+    if frame.shape[:2] == (high, wide):
+        return frame
+    scale = min(wide / frame.shape[1], high / frame.shape[0])
+    w, h = (max(1, min(limit, round(side * scale))) for limit, side in
+            ((wide, frame.shape[1]), (high, frame.shape[0])))
+    canvas, top, left = np.zeros((high, wide, 3), np.uint8), (high - h) // 2, (wide - w) // 2
+    canvas[top:top + h, left:left + w] = cv2.resize(
+        frame, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return canvas
 
 
 def _squared(width, height, ratio):
@@ -349,6 +409,4 @@ def frames_at(video, indices):
         if not video.advance(index):
             raise VideoError(f"frame {index} is not there: the video ends after {video.position + 1} frames")
         frames.append(video.frame())
-        if frames[-1].shape != frames[0].shape:
-            raise VideoError(f"the frame size changes at frame {index}")
     return frames

@@ -57,6 +57,16 @@ class Rate:
         whole = max(1, math.floor(exact + 0.5))
         return whole if abs(exact - whole) <= 0.005 * exact or exact < 1 else exact
 
+    def beat(self, source_fps):
+        """The Beat that keeps this rate's frames of a video, whose file tells an average of `source_fps`."""
+        return Beat(source_fps, self.spacing(source_fps), self.seconds(source_fps))
+
+    def seconds(self, source_fps):
+        """Seconds from one kept frame to the next: those of the spacing, and those of this rate where the
+        file tells fewer frames a second, as an average over pauses: its bursts may hold more."""
+        return min(self.step, 1 / source_fps) if source_fps < self.per_second else \
+            self.spacing(source_fps) / source_fps
+
     def stride(self, source_fps):
         """The spacing as a whole number, for the manifest: 25 fps -> 10, 29.97 -> 12, 24 -> 10."""
         return math.floor(self.spacing(source_fps) + 0.5)
@@ -68,18 +78,19 @@ def offsets(spacing, count):
 
 
 class Beat:
-    """Decides, frame by frame, which frames of a video to keep: one every `spacing / fps` seconds.
+    """Decides, frame by frame, which frames of a video to keep: one every `step` seconds.
 
     At a constant rate that is the frame nearest to each multiple of the spacing. Once the time stamps
     leave the beat, the time stamps decide: the first frame that is due, to half a frame.
     """
 
-    def __init__(self, fps, spacing):
+    def __init__(self, fps, spacing, step=None):
         self.fps, self.spacing = fps, spacing
-        self.step = spacing / fps
+        self.step = spacing / fps if step is None else step
         self.last = None        # seconds at which the last kept frame was due
         self.kept = self.skipped = 0
-        self.constant = True
+        self.constant = self.step * fps > 0.99      # else an average over pauses: no frame rate at all
+        self.slack = 0.5 if self.constant else 0.01 * self.step * fps       # in source frames
 
     def keep(self, seconds):
         if self.last is None:
@@ -91,7 +102,7 @@ class Beat:
             if self.skipped < self._gap() and late <= TOLERANCE:
                 return False
             self.constant = abs(late) <= TOLERANCE
-        if not self.constant and late < -0.5:
+        if not self.constant and late < -self.slack:
             return False
         # The beat goes on through a frame that came late, unless a whole beat was missed. At a
         # constant rate it gives way a little, because file headers round their rates.
@@ -108,21 +119,29 @@ class Beat:
         return due - before
 
 
-def sample_by_time(times, fps, spacing, count, fraction):
+def sample_by_time(times, fps, spacing, count, fraction, step=None):
     """Which frames to take for one clip of a video whose frame times are known.
 
-    times: seconds (N,), N >= 1; fraction: where to start, in [0, 1) of the possible starts.
+    times: seconds (N,), N >= 1; fraction: where to start, in [0, 1) of the possible starts; step: seconds
+    between the frames (default: spacing / fps), see Rate.seconds.
     Returns (indices, spacing): `count` ascending indices, and the spacing between them, smaller than
     the one asked for when the video is too short. With fewer frames than `count`, the last is
     repeated. At a variable rate, each frame is the one on screen at its time.
     """
-    length, step, slack = len(times), spacing / fps, 0.5 / fps
+    length, step = len(times), spacing / fps if step is None else step
+    slack = 0.5 / fps
+    if step * fps < 0.99:       # an average over pauses: the frames that the beat keeps, one after another
+        beat = Beat(fps, spacing, step)
+        kept = np.flatnonzero([beat.keep(seconds) for seconds in times])
+        if len(kept) >= count:
+            first = int(fraction * (len(kept) - count + 1))
+            return kept[first:first + count], spacing
     possible = int(np.searchsorted(times, times[-1] + slack - (count - 1) * step, "right"))
     if possible < 1:
         stride = max(1, min(int(spacing), (length - 1) // (count - 1)))
         start = int(fraction * max(1, length - (count - 1) * stride))
         return np.minimum(start + stride * np.arange(count), length - 1), stride
-    indices = int(fraction * possible) + offsets(spacing, count)
+    indices = int(fraction * possible) + offsets(spacing, count)     # at a constant rate
     due = times[min(indices[0], length - 1)] + step * np.arange(count)
     if indices[-1] < length and (abs(times[indices] - due) * fps <= TOLERANCE).all():
         return indices, spacing
@@ -142,7 +161,7 @@ def read_clip(path, count, rate, fraction):
         info = video.info
         spacing = rate.spacing(info.fps)
         away = offsets(spacing, count)
-        if info.frames > away[-1]:
+        if info.frames > away[-1] and info.fps >= rate.per_second * 0.99:
             indices = int(fraction * (info.frames - away[-1])) + away
             frames = _at_constant_rate(video, indices)
             if frames:
@@ -152,7 +171,7 @@ def read_clip(path, count, rate, fraction):
     if not len(times):
         raise VideoError("not one frame of it can be decoded")
     info.frames = len(times)
-    indices, spacing = sample_by_time(times, info.fps, spacing, count, fraction)
+    indices, spacing = sample_by_time(times, info.fps, spacing, count, fraction, rate.seconds(info.fps))
     with opened(path, rate.FPS) as video:
         return frames_at(video, [int(i) for i in indices]), info, indices, spacing
 
@@ -172,8 +191,6 @@ def _at_constant_rate(video, indices):
         if abs((video.time - first) * fps - (index - begin)) > TOLERANCE:
             return None
         frames.append(video.frame())
-        if frames[-1].shape != frames[0].shape:
-            raise VideoError(f"the frame size changes at frame {index}")
     return frames
 
 
@@ -182,7 +199,7 @@ def sample_video(video, rate):
 
     Seconds count from the first frame. Memory stays the same however long the video is.
     """
-    beat = Beat(video.info.fps, rate.spacing(video.info.fps))
+    beat = rate.beat(video.info.fps)
     while video.grab():
         if beat.keep(video.time):
             yield video.position, video.time, video.frame()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import math
 import os
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from lrcn.base import files
 from lrcn.video import avi
-from lrcn.video.reader import VideoError, open_container, probe
+from lrcn.video.reader import INDEXED, Video, VideoError, on_one_line, open_container, probe
 
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
 # The same frames give the same file: mbtree reads memory that was never written, and what is coded depends on
@@ -150,22 +151,26 @@ class Writer:
 
 
 class Sound:
-    """The sound of a source, put into a film as its pictures are: copied, or as AAC.
+    """The sound of a source, put into a film as its pictures are: copied, or as AAC. What of it cannot be
+    read or written is left out: it never costs the pictures.
 
     span: (start, end) of the stretch whose sound it is; coded as AAC then, because a copied packet
     neither begins at any moment nor is heard rightly without those before it.
     """
 
     def __init__(self, source, out, span=None):
+        with Video(source) as film:
+            # Times count from the first picture that can be decoded: broadcasts begin between key frames.
+            film.grab()
+            self.begin, number = (film.origin or 0) + (span[0] if span else 0), film.stream.index
         self.container, self.out, self.stream = open_container(Path(source)), out, None
         self.early = 0.001 if span is None else RUN_UP
         self.end = math.inf if span is None else span[1] - span[0]
-        if not self.container.streams.audio or not self.container.streams.video:
+        self.next, self.put = None, 0       # samples that were given to the encoder end here
+        if not self.container.streams.audio:
             self.packets = iter(())
             return
-        mine, picture = self.container.streams.audio[0], self.container.streams.video[0]
-        # Times count from the first picture, which may come before or after the first sound.
-        self.begin = float((picture.start_time or 0) * picture.time_base) + (span[0] if span else 0)
+        mine, picture = self.container.streams.audio[0], self.container.streams[number]
         self.copied = span is None and mine.codec_context is not None and mine.codec_context.name in COPIED
         if self.copied:
             self.stream = out.add_stream_from_template(mine)
@@ -174,17 +179,18 @@ class Sound:
             self.stream = out.add_stream("aac", rate=rate if rate in (44_100, 48_000) else 48_000)
             self.stream.layout = "mono" if mine.codec_context.channels == 1 else "stereo"
             self.resampler = av.AudioResampler("fltp", self.stream.layout, self.stream.rate)
-        self.packets = self._packets(mine) if self.stream else iter(())
+        self.packets = _in_order(self._packets(mine, picture)) if self.stream else iter(())
         self.next = next(self.packets, None)
 
-    def _packets(self, stream):
+    def _packets(self, stream, picture):
         """(seconds from the first picture, packet) of all sound that does not come before it."""
+        indexed = any(name in INDEXED for name in self.container.format.name.split(","))
         with contextlib.suppress(av.FFmpegError):
-            if self.begin > 4 * RUN_UP:
+            if self.begin > 4 * RUN_UP and indexed:     # elsewhere time stamps may start over on the way
                 self.container.seek(round((self.begin - 2 * RUN_UP) / stream.time_base), stream=stream)
         with contextlib.suppress(av.FFmpegError):
-            for packet in self.container.demux(stream):
-                if packet.pts is not None:
+            for packet in on_one_line(self.container, picture, stream):
+                if packet.stream.index == stream.index and packet.pts is not None:
                     seconds = float(packet.pts * packet.time_base) - self.begin
                     if seconds > -self.early:
                         yield max(0.0, seconds), packet
@@ -193,7 +199,7 @@ class Sound:
         """Put in what sounds before this moment."""
         while self.stream and self.next and self.next[0] < seconds:
             at, packet = self.next
-            with contextlib.suppress(av.FFmpegError):
+            with contextlib.suppress(av.FFmpegError, ValueError):
                 self._put(at, packet)
             self.next = next(self.packets, None)
 
@@ -209,7 +215,9 @@ class Sound:
                 first = round(begin * part.sample_rate)
                 begin += part.samples / part.sample_rate
                 part, first = self._inside(part, first)
-                if part:
+                if part and first >= self.put - part.samples // 2:
+                    first = max(first, self.put)
+                    self.put = first + part.samples
                     part.pts, part.time_base = first, Fraction(1, part.sample_rate)
                     self.out.mux(self.stream.encode(part))
 
@@ -231,8 +239,21 @@ class Sound:
         """Put in the rest: to the end of the span, or until this moment."""
         self.until(seconds if self.end == math.inf else self.end)
         if self.stream and not self.copied:
-            self.out.mux(self.stream.encode(None))
+            with contextlib.suppress(av.FFmpegError, ValueError):
+                self.out.mux(self.stream.encode(None))
         self.container.close()
+
+
+def _in_order(packets):
+    """(seconds, packet) in order of time: where recordings were joined, the sound of the later one counts."""
+    held = deque()
+    for seconds, packet in packets:
+        while held and held[-1][0] >= seconds:
+            held.pop()
+        held.append((seconds, packet))
+        while held[0][0] < seconds - RUN_UP:
+            yield held.popleft()
+    yield from held
 
 
 def even_sides(frame):

@@ -19,7 +19,6 @@ import numpy as np
 
 from lrcn.video.flow import fields_of
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import Beat
 
 TITLE = "test_on_video (Esc or q ends)"
 
@@ -94,7 +93,7 @@ class Source(_Thread):
         self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
-        self.beat = Beat(self.fps, rate.spacing(self.fps))
+        self.beat = rate.beat(self.fps)
         self.beat.constant = False      # a live source drops frames: only the time counts
         address = "://" in str(source)
         self.paced = address and (self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0

@@ -195,7 +195,7 @@ def test_a_stream_of_sampled_frames_has_the_stride_of_its_rate(folder):
 def test_memory_does_not_grow_with_the_length(folder):
     resource = pytest.importorskip("resource")
     path = write_video(folder / "long.avi", [numbered(0, 640, 480)] * 1500)
-    list(itertools.islice(sampled(path), 5))
+    list(itertools.islice(sampled(path), 40))      # what the allocator keeps of earlier tests counts too
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in sampled(path)) == 150     # 138 MB, were they kept
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

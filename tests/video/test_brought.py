@@ -1,0 +1,155 @@
+"""Films as people bring them: joined, begun late, mirrored, with pauses, of two sizes."""
+import itertools
+import struct
+
+import av
+import numpy as np
+import pytest
+from videos import number_of
+from zoo import encode
+
+from lrcn.video.cut import copy, cut
+from lrcn.video.reader import Video, VideoError, read_frames
+from lrcn.video.sampling import Rate, read_clip, sample_video
+from lrcn.video.writer import Writer
+
+RATE = 48_000
+
+
+def beeping(path, codec, sound, seconds=6, shift=0, **options):
+    """A film of 25 frames a second with a beep at frames 0, 25, 50 ..."""
+    t = np.arange(RATE * seconds) / RATE
+    wave = np.where(t % 1 < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
+    return encode(path, codec, count=25 * seconds, g="25", bf="0", sound=(sound, RATE, wave),
+                  container={"output_ts_offset": str(shift)}, **options)
+
+
+def apart(path):
+    """Seconds between each beep and the frame that it belongs to (a number that 25 divides)."""
+    samples = np.zeros(RATE * 60, np.float32)
+    with av.open(str(path)) as film:
+        resampler = av.AudioResampler("flt", "mono", RATE)
+        for frame in film.decode(audio=0):
+            for part in resampler.resample(frame):
+                first = round(float(frame.pts * frame.time_base) * RATE)
+                samples[first:first + part.samples] = part.to_ndarray()[0]
+    loud = np.flatnonzero(np.abs(samples) > 0.1) / RATE
+    beeps = loud[np.diff(loud, prepend=-1) > 0.5]
+    with av.open(str(path)) as film:
+        whole = [float(frame.pts * frame.time_base) for frame in film.decode(video=0)
+                 if number_of(frame.to_ndarray(format="rgb24")) % 25 == 0]
+    assert len(whole) == len(beeps) > 1
+    return np.abs(np.array(whole) - beeps).max()
+
+
+def labelled(source, target):
+    """The film written again, as the scripts do it; the numbers of its frames."""
+    numbers = []
+    with Video(source) as film, \
+            Writer(target, film.info.fps, film.info.width, film.info.height, source) as out:
+        while film.grab():
+            out.write(film.frame(), film.time)
+            numbers.append(number_of(film.frame()))
+    return numbers
+
+
+JOINED = [(".vob", "mpeg2video", "mp2", 0), (".mpg", "mpeg1video", "mp2", 0), (".ts", "libx264", "aac", 0),
+          (".ts", "mpeg2video", "mp2", 3600), (".ts", "libx264", "mp2", -3), (".m2ts", "libx264", "ac3", 40)]
+
+
+@pytest.mark.parametrize("ending, codec, sound, jump", JOINED)
+def test_joined_recordings_go_on_in_time_with_their_sound(tmp_path, ending, codec, sound, jump):
+    halves = [beeping(tmp_path / f"{i}{ending}", codec, sound, shift=10 + i * jump) for i in range(2)]
+    film = tmp_path / f"joined{ending}"
+    film.write_bytes(b"".join(half.read_bytes() for half in halves))
+    numbers = labelled(film, tmp_path / "out.mp4")
+    # Where a transport stream was joined, the packet on the seam is damaged
+    assert numbers in ([*range(150)] * 2, [*range(149), *range(150)])
+    with Video(film) as video:
+        np.testing.assert_allclose(np.diff(video.times()), 0.04, atol=2e-3)
+    assert apart(tmp_path / "out.mp4") < 0.04
+    *_, count = cut(film, tmp_path / "cut.mp4", 4, 9)
+    assert count in (124, 125) and apart(tmp_path / "cut.mp4") < 0.04
+    with pytest.raises(VideoError, match="time stamps start over"):
+        copy(film, tmp_path / "copy.mp4", 7, 9)
+
+
+def test_a_recording_of_one_piece_is_copied_from_its_first_picture_that_can_be_decoded(tmp_path):
+    whole = beeping(tmp_path / "whole.ts", "libx264", "aac", 8).read_bytes()
+    for part in (4, 9, 30):
+        late = tmp_path / f"late{part}.ts"
+        late.write_bytes(whole[len(whole) // part // 188 * 188:])
+        numbers = labelled(late, tmp_path / "out.mp4")
+        assert numbers == list(range(numbers[0], 200)) and numbers[0] % 25 == 0
+        assert apart(tmp_path / "out.mp4") < 0.04
+        begin, _ = copy(late, tmp_path / "copy.mp4", 3, 5)
+        with Video(tmp_path / "copy.mp4") as video:
+            assert video.grab() and number_of(video.frame()) == numbers[0] + round(25 * begin)
+        assert begin <= 3 and apart(tmp_path / "copy.mp4") < 0.04
+        with pytest.raises(VideoError, match="no frame from"):
+            copy(late, tmp_path / "copy.mp4", 30, 32)
+
+
+def test_sound_that_cannot_be_put_in_costs_no_picture(tmp_path, monkeypatch):
+    film = beeping(tmp_path / "film.mkv", "libx264", "pcm_s16le", 2)
+
+    def fault(*_):
+        raise av.error.ArgumentError(22, "Invalid argument")
+    monkeypatch.setattr("lrcn.video.writer.Sound._put", fault)
+    assert labelled(film, tmp_path / "out.mp4") == [*range(50)]
+
+
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize("a, b, c, d", [(a, 0, 0, d) for a, d in itertools.product((ONE, -ONE), repeat=2)]
+                         + [(0, b, c, 0) for b, c in itertools.product((ONE, -ONE), repeat=2)])
+def test_all_eight_display_matrices(tmp_path, a, b, c, d):
+    film = encode(tmp_path / "film.mp4", count=3, width=64, height=48, bf="0")
+    plain = read_frames(film, [1])[0]
+    raw = bytearray(film.read_bytes())
+    at = raw.rindex(b"tkhd") + 44
+    raw[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    film.write_bytes(raw)
+    # Every pixel goes where the matrix says, and all of them to where the picture begins
+    y, x = np.mgrid[:48, :64]
+    column, row = (np.sign(a) * x + np.sign(c) * y, np.sign(b) * x + np.sign(d) * y)
+    column, row = column - column.min(), row - row.min()
+    expected = np.zeros((row.max() + 1, column.max() + 1, 3), np.uint8)
+    expected[row, column] = plain
+    assert np.array_equal(read_frames(film, [1])[0], expected)
+    with Video(film) as video:
+        assert (video.info.height, video.info.width) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("ending, fps", [(".mp4", 30), (".mov", 25), (".mkv", 30), (".mp4", 10)])
+def test_a_film_with_long_pauses_is_sampled_by_its_times(tmp_path, ending, fps):
+    burst = [k / fps for k in range(4 * fps)]
+    film = encode(tmp_path / f"screen{ending}", count=8 * fps, fps=fps, g="30",
+                  times=[*burst, *(400 + t for t in burst)])
+    with Video(film) as video:
+        seconds = [seconds for _, seconds, _ in sample_video(video, Rate())]
+    due = [0.4 * k for k in range(10)]
+    np.testing.assert_allclose(seconds, [*due, *(400 + t for t in due)], atol=0.51 / fps)
+    for fraction in (0, 0.999):
+        frames, _, indices, _ = read_clip(film, 5, Rate(), fraction)
+        assert [number_of(frame) for frame in frames] == list(indices)
+        np.testing.assert_allclose(np.diff(indices), 0.4 * fps, atol=1)
+    slow = encode(tmp_path / "slow.mp4", count=8, fps=1, times=range(8))
+    assert list(read_clip(slow, 5, Rate(), 0)[2]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("second", [(128, 96), (48, 64), (32, 24)])
+def test_a_recording_whose_size_changes_keeps_the_first_one(tmp_path, second):
+    halves = [encode(tmp_path / f"{i}.ts", "mpeg2video", count=30, width=wide, height=high, bf="0")
+              for i, (wide, high) in enumerate([(64, 48), second])]
+    film = tmp_path / "call.ts"
+    film.write_bytes(b"".join(half.read_bytes() for half in halves))
+    with Video(film) as video:
+        frames = []
+        while video.grab():
+            frames.append(video.frame())
+    assert {frame.shape for frame in frames} == {(48, 64, 3)} and len(frames) >= 58
+    wide = round(48 * second[0] / second[1])        # the picture within its black sides
+    left = (64 - wide) // 2
+    assert [number_of(frame[:, left:left + wide]) for frame in frames[-28:]] == list(range(2, 30))
