@@ -7,7 +7,8 @@ rooms; everything else is here, by topic, and never imports the root.
                 cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
                 (class Rate: FPS / sampling_rate)
     clips/      sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
-                and what changed since), manifest, splits (lists, groups, parts), frames (windows, views,
+                and what changed since), manifest, splits (lists, groups, parts), learned (what weights were
+                trained on, through any number of runs), frames (windows, views,
                 crops), fields (flow of sampled frames), streams (rgb, rgbdiff, flow: what the encoder sees
                 of a moment), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
                 report (of the data)

@@ -50,7 +50,7 @@ class Recipe:
     number_of_classes: int = flag("data", None, POSITIVE_OR_NONE, "train on the first N classes (default: "
                                   "all)")
     parts: str = flag("data", None, Text(none=True), "a table like a run's splits.csv that says which video "
-                      "is in which part (default: drawn)", "CSV")
+                      "is in which part; others are drawn by group (default: all are drawn)", "CSV")
     smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME",

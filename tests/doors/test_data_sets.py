@@ -1,7 +1,10 @@
 """preprocessing_data.py on a folder of one's own: parts and names, a source that changes, the data report."""
 import csv
+import errno
 import os
+import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +13,10 @@ from commands import run
 from runs import one_line
 from videos import write_video
 
+import preprocessing_data
 from dataset import training_samples
 from lrcn.clips.manifest import MANIFEST_COLUMNS, read_sampled
+from lrcn.clips.report import make_report
 from lrcn.training.recipe import Recipe
 from tests.doors.test_own_data import TINY
 from tests.doors.test_preprocessing import SCRIPT, manifest, preprocess, snapshot, write_lists
@@ -195,6 +200,45 @@ def test_a_mov_beside_an_mp4_and_other_endings_are_all_sampled(tmp_path):
     (raw / "A/notes.txt").write_text("no video")
     preprocess(raw, tmp_path / "out")
     assert names(tmp_path / "out") == {"A/a.mov", "A/a.mp4", *(f"A/{letter}" for letter in "bcdefgh")}
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "clips.csv", "settings.json", "features"])
+def test_a_class_cannot_be_called_as_what_lies_beside_the_classes(tmp_path, name):
+    write_video(tmp_path / "raw" / name / "a.avi", 12)
+    result = preprocess(tmp_path / "raw", tmp_path / "out", ok=False)
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and repr(name) in result.err
+
+
+def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):
+    whole, left = Path.write_bytes, [7]
+
+    def write_bytes(path, data):
+        left[0] -= 1
+        if left[0] <= 0:
+            whole(path, data[:len(data) // 2])
+            raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        whole(path, data)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OSError, match="no space left"):
+        preprocessing_data.write_frames(sampled_source, tmp_path)
+    pictures = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(pictures) == 6 and all(cv2.imread(str(path)) is not None for path in pictures)
+
+
+def test_pictures_are_called_pictures(tmp_path):
+    for cls in "AB":
+        for i in range(23):
+            path = tmp_path / "raw" / cls / f"{cls}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), scene(i)[0])
+    said = run(SCRIPT, "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", tmp_path / "out",
+               "--num_workers", 1, "--sheet_clips", 20).out
+    assert "data: 46 pictures of 2 classes" in said and "46 pictures in" in said
+    assert not re.search("film|frames a second|seconds:|videos", said) and "--group_pattern" not in said
+    report = make_report(tmp_path / "out", tiles=20)
+    assert report.titles["A"] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
+    assert {cls: len(tiles) for cls, tiles in make_report(tmp_path / "out", tiles="all").sheets.items()} == {
+        "A": 23, "B": 23}
 
 
 @pytest.mark.slow
