@@ -5,7 +5,8 @@
 reads each run's test/metrics.json and test/predictions.csv (run test.py first), times each model,
 and leaves comparison.csv and comparison.png in the output folder, its last printed line. Runs that
 differ in their training seed alone are given in one word, with commas: RUN_A1,RUN_A2,RUN_A3; their
-figures are averaged. The column flags says in what else a recipe differs from the first.
+figures are averaged. The column flags says in what else a recipe differs from the first, remark what
+keeps two rows from being compared: a leaky split, or other test videos.
 """
 import statistics
 import time
@@ -26,7 +27,8 @@ from lrcn.training.recipe import Recipe
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
-           "minus_first_high", "mcnemar_p", "flags", "checkpoint")
+           "minus_first_high", "mcnemar_p", "flags", "checkpoint", "remark")
+LEAKY = "LEAKY random split by video"
 
 
 def make_parser():
@@ -44,26 +46,42 @@ class Tested:
 
     def __init__(self, word):
         self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
-        self.metrics = [read_metrics(RunFolder(folder).test) for folder in self.folders]
-        tables = [read_answers(RunFolder(folder).test) for folder in self.folders]
+        runs = [RunFolder(folder) for folder in self.folders]
+        self.metrics = [read_metrics(run.test) for run in runs]
+        self.leaky = any(metrics.get("leaky") for metrics in self.metrics)
+        tables = [read_answers(run.test) for run in runs]
         self.videos = sorted(tables[0].videos)
         self.right = np.array([self._in_order(folder, answers).right
                                for folder, answers in zip(self.folders, tables, strict=True)])
         self.groups = self._in_order(self.folders[0], tables[0]).groups
         self.top1 = float(self.right.mean())
         self.interval = scores.share_of(self.right, self.groups).ci95
-        self.flags, *others = [read_flags(RunFolder(folder)) for folder in self.folders]
+        self.flags, *others = [read_flags(run) for run in runs]
         for folder, flags in zip(self.folders[1:], others, strict=True):
             other = differing(flags, self.flags)
             if other:
                 raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
                                 f"of their own")
+        refuse_twice(word, runs)
 
     def _in_order(self, folder, answers):
         try:
             return answers.of(self.videos)
         except ValueError:
             raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
+
+
+def refuse_twice(word, runs):
+    """UserError where one run, or one seed of the recipe, stands twice in the word."""
+    known = {}
+    for run in runs:
+        settings = files.read_json(run.settings) if run.settings.is_file() else {}
+        seed = f"seed {settings.get('seed', run)}"
+        for what in (f"folder {run.path.resolve()}", seed):
+            before = known.setdefault(what, run)
+            if before is not run:
+                raise UserError(f"runs {word}: {before} and {run} have the same {what} and count once; give "
+                                f"trainings with other seeds, or this one alone")
 
 
 def read_flags(run):
@@ -101,32 +119,37 @@ def frames_per_second(folder, device):
 
 
 
-def row_of(name, tested, first, speed):
+def row_of(name, tested, first, first_name, speed):
     some = tested.metrics[0]
     spread = float(np.std(tested.right.mean(1), ddof=1)) if len(tested.right) > 1 else None
-    minus, ends, p = None, (None, None), None
-    if tested is not first and tested.videos == first.videos:
+    minus, ends, p, remarks = None, (None, None), None, [LEAKY] if tested.leaky else []
+    if tested.videos != first.videos:
+        common = len(set(tested.videos) & set(first.videos))
+        remarks.append(f"tested on other videos than {first_name} ({common} of its {len(tested.videos)} in "
+                       f"common): no paired difference")
+    elif tested is not first:
         minus, ends, p = scores.paired(first.right, tested.right, tested.groups)
     return dict(zip(COLUMNS, (name, len(tested.right), some.get("encoder"), some.get("readout"),
                               some.get("split"), len(tested.videos), tested.top1, *tested.interval, spread,
                               *speed, minus, *ends, p, differing(tested.flags, first.flags),
-                              some.get("checkpoint")), strict=True))
+                              some.get("checkpoint"), "; ".join(remarks)), strict=True))
 
 
 def show(rows):
     """The table, as text."""
     wide = max(len(r["run"]) for r in rows)
     cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
-            f"minus first [95%]; what differs")
+            f"minus {rows[0]['run']} [95%]; what differs")
     for r in rows:
         against = ""
         if r["minus_first"] is not None:
             against = f"{r['minus_first']:+.3f} [{r['minus_first_low']:+.3f}, {r['minus_first_high']:+.3f}]"
             against += "" if r["mcnemar_p"] is None else f", McNemar p {r['mcnemar_p']:.2g}"
+        against = "; ".join(part for part in (against, r["flags"], r["remark"]) if part)
         fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
         cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {r['top1']:.3f} "
                 f"[{r['ci95_low']:.3f}, {r['ci95_high']:.3f}]   {r['parameters'] or '-':>12}  {fps:>8}  "
-                f"{against}{'; ' if against and r['flags'] else ''}{r['flags']}")
+                f"{against}".rstrip())
 
 
 def main():
@@ -139,17 +162,19 @@ def main():
     # What fuse.py made of several runs has no network of its own to be timed
     speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
-    rows = [row_of(name, t, tested[0], speed) for name, t, speed in zip(names, tested, speeds, strict=True)]
+    rows = [row_of(name, t, tested[0], names[0], speed)
+            for name, t, speed in zip(names, tested, speeds, strict=True)]
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_csv(folder / "comparison.csv", COLUMNS,
                     [["" if r[c] is None else r[c] for c in COLUMNS] for r in rows])
-    leaky = any(t.metrics[0].get("leaky") for t in tested)
+    alike = all(t.videos == tested[0].videos for t in tested)
+    notes = [f"some runs use a {LEAKY}"] * any(t.leaky for t in tested)
+    notes += [] if alike else ["the runs were tested on different videos"]
     plots.runs_table_picture(folder / "comparison.png", names, [r["top1"] for r in rows],
                              [r["ci95_low"] for r in rows], [r["ci95_high"] for r in rows],
                              [r["parameters"] for r in rows], [r["frames_per_second"] for r in rows],
-                             n=rows[0]["videos"],
-                             note="some runs use a LEAKY random split by video" if leaky else "")
+                             n=rows[0]["videos"] if alike else None, note="; ".join(notes))
     show(rows)
     cli.say(folder)
 

@@ -172,3 +172,12 @@ def versions():
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "opencv": cv2.__version__,
             "machine": f"{platform.system()} {platform.machine()}", "command": cli.command()}
+
+
+def loss_words(settings):
+    """What the training loss of a run with these settings holds and its validation loss does not, as a
+    sentence; "" where they are one and the same."""
+    held = [f"{word} ({settings[name]:g})" for name, word in (("label_smoothing", "label smoothing"),
+                                                              ("mixup", "mixup"))
+            if isinstance(settings.get(name), int | float) and settings[name] > 0]
+    return f"The training loss holds {' and '.join(held)}; the validation loss does not." if held else ""

@@ -6,7 +6,8 @@ interval comes from the same three steps (docs/statistics.md has their coverage)
 
     errors     what each group adds to the error of a figure (its influence, from the linearised figure)
     variance   of their sum, and its degrees of freedom, few where few groups carry it
-    interval   Wilson's for shares, which never ends on its estimate; Student's for other figures
+    interval   Wilson's for shares, which never ends on its estimate, Tango's for the difference of two
+               shares of the same answers; Student's for other figures
 """
 import math
 from dataclasses import dataclass, replace
@@ -140,27 +141,31 @@ class Units:
                 found.append((size, np.concatenate(rows), number))
         return found
 
-    def variance(self, errors, seen):
+    def variance(self, errors, seen, alike=None):
         """(variance, degrees of freedom, groups) of a figure with these errors by unit, (U,), that was
         counted over the units `seen`, bool (U,).
 
         Two units vary together where they share a group (dyadic clustering: Cameron, Gelbach and
         Miller 2011, Aronow, Samii and Assenova 2015): sums over groups, minus those over pairs of groups
-        that were counted twice, and so on. Degrees of freedom: Satterthwaite's, from the kurtosis of the
-        groups' sums: where few of many groups carry the variance, it is known that badly.
+        that were counted twice, and so on. Degrees of freedom: Satterthwaite's, from how far the groups'
+        squared sums lie from those expected: all the same, or in proportion to `alike` (U,). Where few of
+        many groups carry the variance, it is known that badly.
         """
-        total, by_group = 0.0, np.zeros(1)
-        for size, rows, number in self._shared:
-            sums = np.bincount(number, errors[rows])
-            total += (-1) ** (size + 1) * (sums ** 2).sum()
-            if size == 1:
-                by_group = sums
+        total, squares, expected = 0.0, np.zeros(1), None
         there = self.members[seen] >= 0
         groups, size = len(np.unique(self.members[seen][there])), there.sum() / max(len(there), 1)
-        square = (by_group ** 2).sum()
+        for shared, rows, number in self._shared:
+            sums = np.bincount(number, errors[rows]) ** 2
+            total += (-1) ** (shared + 1) * sums.sum()
+            if shared == 1:
+                squares, expected = sums, None if alike is None else np.bincount(number, alike[rows])
+        square = squares.sum()
         # What chance leaves of windows over S groups each is counted S times in `square`, and no more
         total = max(total, square / self.members.shape[1]) * residuals(groups, size)
-        spread = (by_group ** 4).sum() - square ** 2 / max(groups, 1)
+        if expected is None or not expected.sum():
+            spread = (squares ** 2).sum() - square ** 2 / max(groups, 1)
+        else:
+            spread = ((squares - expected * square / expected.sum()) ** 2).sum()
         freedom = 2 * square ** 2 / spread if spread > 1e-9 * square ** 2 else np.inf
         return total, freedom, groups
 
@@ -173,11 +178,11 @@ class Units:
         total = np.bincount(key[chosen], values[chosen], minlength=keys)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total / n
-        errors, seen = np.zeros((keys, len(self.members))), np.zeros((keys, len(self.members)), bool)
+        errors, counts = np.zeros((keys, len(self.members))), np.zeros((keys, len(self.members)), int)
         where = key[chosen], self.unit[chosen]
         np.add.at(errors, where, (values[chosen] - mean[where[0]]) / n[where[0]])
-        seen[where] = True
-        return [Estimate(mean[i:i + 1], errors[i:i + 1], self, seen[i], n[i], share) for i in range(keys)]
+        np.add.at(counts, where, 1)
+        return [Estimate(mean[i:i + 1], errors[i:i + 1], self, counts[i], n[i], share) for i in range(keys)]
 
 
 def residuals(groups, size):
@@ -206,8 +211,8 @@ def wilson(share, variance, freedom, groups, n):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over, in
-    the units `seen`, bool (U,).
+    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over:
+    `counts` observations of each unit, int (U,).
 
     share: whether it lies between 0 and 1. parts: the two shares whose difference it is, or None.
     Runs differ in their training seed; a run alone is R = 1.
@@ -215,7 +220,7 @@ class Estimate:
     values: np.ndarray
     errors: np.ndarray
     units: Units
-    seen: np.ndarray
+    counts: np.ndarray
     n: int
     share: bool = False
     parts: tuple = None
@@ -225,7 +230,7 @@ class Estimate:
         return float(np.mean(self.values))
 
     def _variance(self, errors):
-        return self.units.variance(errors, self.seen)
+        return self.units.variance(errors, self.counts > 0)
 
     @cached_property
     def of_groups(self):
@@ -257,7 +262,7 @@ class Estimate:
         if self.share:
             return list(wilson(self.value, variance, freedom, groups, self.n * len(self.values)))
         if self.parts:
-            return mover(*self.parts)
+            return of_difference(*self.parts)
         half = float(stats.t.ppf(0.975, max(min(freedom, groups - 1), 1)) * np.sqrt(variance))
         return [self.value - half, self.value + half]
 
@@ -292,7 +297,7 @@ def combined(estimates, value, slopes):
     """The Estimate of a figure made of others, of one run each: its value, and its slope for each of them."""
     errors = sum(slope * e.errors for slope, e in zip(slopes, estimates, strict=True) if slope)
     return Estimate(np.atleast_1d(value), errors + np.zeros_like(estimates[0].errors), estimates[0].units,
-                    np.any([e.seen for e in estimates], 0), min(e.n for e in estimates))
+                    np.max([e.counts for e in estimates], 0), min(e.n for e in estimates))
 
 
 def difference(a, b, exclusive=False):
@@ -303,41 +308,67 @@ def difference(a, b, exclusive=False):
     return replace(combined([a, b], a.value - b.value, (1, -1)), parts=(a, b) if exclusive else None)
 
 
-def mover(plus, minus):
-    """95% interval [low, high] of the difference of two shares, from Wilson's of each.
+def of_difference(won, lost, seeds=(0.0, np.inf), runs=1):
+    """95% interval [low, high] of the difference of two shares, Estimates over the same observations of
+    which each counts for one of them at most. seeds: (variance, degrees of freedom) of what comes on top,
+    where the answers are means over `runs`.
 
-    Newcombe 1998 (method 10 is the paired case), Zou and Donner 2008: where neither ever happened, the
-    interval is as wide as theirs, when a Student's would have no width.
+    Tango's, with the effective n as in `wilson`. A score interval knows the variance that an answer has
+    under each difference it asks about; what is left to learn from the groups is how many times that they
+    vary, and the degrees of freedom are those of this ratio: infinitely many where a group is one clip.
     """
-    (low, high), (lower, higher) = (wilson(e.value, *e.uncertainty(), e.n * len(e.values))
-                                    for e in (plus, minus))
-    a, b = plus.errors.mean(0), minus.errors.mean(0)
-    spread = np.sqrt(plus.of_groups[0] * minus.of_groups[0])
-    both = plus._variance(a + b)[0] - plus._variance(a - b)[0]
-    r = np.clip(both / (4 * spread), -1, 1) if spread > 0 else 0
-    value, other = plus.value, minus.value
-    down, up = (np.sqrt(max(x * x + y * y - 2 * r * x * y, 0))
-                for x, y in ((value - low, higher - other), (high - value, other - lower)))
+    value, other = won.value, lost.value
+    spread = value + other - (value - other) ** 2
+    errors, counts = (won.errors - lost.errors).mean(0), won.counts
+    gained, missed = (e.errors.mean(0) * e.n + counts * e.value for e in (won, lost))
+    alike = gained + missed - 2 * (value - other) * (gained - missed) + counts * (value - other) ** 2
+    variance, freedom, groups = won.units.variance(errors, counts > 0, alike)
+    most = 1.5 * won.n * max(runs, len(won.values))
+    n = min(spread / variance, most) if variance > 1e-12 * max(spread, 1e-12) else groups
+    more, _ = _together(won.of_seeds, lost.of_seeds, seeds)
+    t = stats.t.ppf(0.975, max(_together((variance, freedom), won.of_seeds, lost.of_seeds, seeds)[1], 1))
+    low, high = tango(n * value, n * other, n, t)
+    down, up = (np.sqrt((end - value + other) ** 2 + t * t * more) for end in (low, high))
     return [float(max(value - other - down, -1)), float(min(value - other + up, 1))]
 
 
+def tango(won, lost, n, z):
+    """Interval [low, high] of (won - lost) / n, of n pairs of answers of which `won` are right in the first
+    alone and `lost` in the other alone (Tango 1998): all differences that a score test does not refuse.
+
+    Where neither ever happened it still has a width. Its test of nil is McNemar's (chi-squared).
+    """
+    def refused(d):
+        b = (2 * n - won + lost) * d - won - lost
+        share = (np.sqrt(max(b * b + 8 * n * lost * d * (1 - d), 0)) - b) / (4 * n)    # likeliest of `lost`
+        return (won - lost - n * d) ** 2 > z * z * n * max(2 * share + d * (1 - d), 0)
+
+    ends = []
+    for far in (-1.0, 1.0):
+        near = (won - lost) / n
+        for _ in range(50):
+            middle = (near + far) / 2
+            near, far = (near, middle) if refused(middle) else (middle, far)
+        ends.append(far)
+    return ends
+
+
 def paired(first, other, groups):
-    """(difference of top-1, its 95% interval, McNemar's exact p or None), other minus first.
+    """(difference of top-1, its 95% interval, McNemar's p or None), other minus first.
 
     first, other: right answers, bool (runs, N), of recipes tested on the same clips. McNemar (1947)
-    counts the clips that only one of two classifiers has right; it is given where each recipe has one
-    run.
+    counts the clips that only one of two classifiers has right; the p is the mid-P one (Lancaster 1961),
+    which takes groups for one clip each, and is given where each recipe has one run.
     """
     change, units = other.mean(0) - first.mean(0), Units.of(groups)
-    low, high = mover(*(units.means(np.maximum(part, 0), share=True)[0] for part in (change, -change)))
-    seeds, freedom = _together(*(share_of(right, groups).of_seeds for right in (first, other)))
-    wider, value = stats.t.ppf(0.975, freedom) ** 2 * seeds, float(change.mean())
-    ends = [float(value + side * np.sqrt((end - value) ** 2 + wider)) for side, end in ((-1, low), (1, high))]
+    won, lost = (units.means(np.maximum(part, 0), share=True)[0] for part in (change, -change))
+    seeds = _together(*(share_of(right, groups).of_seeds for right in (first, other)))
+    ends = of_difference(won, lost, seeds, max(len(first), len(other)))
     p = None
     if len(first) == len(other) == 1:
-        won, lost = int((change > 0).sum()), int((change < 0).sum())
-        p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
-    return value, ends, p
+        n, k = int((change != 0).sum()), int(min((change > 0).sum(), (change < 0).sum()))
+        p = float(min(2 * stats.binom.cdf(k, n, 0.5) - stats.binom.pmf(k, n, 0.5), 1))
+    return float(change.mean()), ends, p
 
 
 def ratio(a, b):

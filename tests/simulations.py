@@ -53,22 +53,34 @@ def accuracy(groups, truth, correlation, replicates, seed=0):
     return held / replicates
 
 
-def difference(groups, first, other, correlation, replicates, seed=0):
-    """Coverage of the paired interval of two runs' difference. Both answers come from normal variables
-    that share a group's effect (`correlation`) and a clip's; groups of one clip where it is None."""
-    rng, held = np.random.default_rng((seed, groups)), 0
+def two_recipes(rng, group, truths, runs, agreement, within):
+    """[right bool (runs, N)] of two recipes. Answers come from normal variables that share the clip's effect
+    between recipes (correlation `agreement`; half of the rest with a recipe's own seeds, where it has
+    several), and a group's within each (correlation `within`)."""
+    def effect(*more):
+        group_s = rng.normal(size=(*more, group[-1] + 1))[..., group]
+        return np.sqrt(within) * group_s + np.sqrt(1 - within) * rng.normal(size=(*more, len(group)))
+
+    common, found = np.sqrt(agreement) * effect(), []
+    for truth in truths:
+        recipe, own = (1, 0) if runs == 1 else (0.5, 0.5)
+        score = np.sqrt(recipe * (1 - agreement)) * effect() + np.sqrt(own * (1 - agreement)) * effect(runs)
+        found.append(np.atleast_2d(common + score) < stats.norm.ppf(truth))
+    return found
+
+
+def difference(groups, size, first, other, agreement, within, replicates, runs=1, spread=0, seed=0):
+    """Of the paired interval of two recipes over groups of `size` clips: {coverage, width, excludes: share of
+    intervals without zero, mcnemar: share of p under 0.05}. runs: training seeds of each, whose true
+    accuracies have the standard deviation `spread`. within: correlation of the clips of a group."""
+    rng, rows = np.random.default_rng((seed, groups, size)), []
+    group = np.repeat(np.arange(groups), size)
     for _ in range(replicates):
-        n = sizes(rng, groups, correlation is None)
-        group, share = np.repeat(np.arange(groups), n), correlation or 0
-        common = np.sqrt(0.8) * rng.normal(size=groups)[group], rng.normal(size=len(group))
-        right = []
-        for truth in (first, other):
-            of_group = common[0] + np.sqrt(0.2) * rng.normal(size=groups)[group]
-            of_clip = np.sqrt(0.5) * (common[1] + rng.normal(size=len(group)))
-            score = np.sqrt(share) * of_group + np.sqrt(1 - share) * of_clip
-            right.append(score[None] < stats.norm.ppf(truth))
-        held += holds(scores.paired(*right, group)[1], other - first)
-    return held / replicates
+        truths = [np.clip(p + spread * rng.normal(size=(runs, 1)), 0.01, 0.99) for p in (first, other)]
+        _, ends, p = scores.paired(*two_recipes(rng, group, truths, runs, agreement, within), group)
+        rows.append((holds(ends, other - first), ends[1] - ends[0], not holds(ends, 0),
+                     p is not None and p < 0.05))
+    return dict(zip(("coverage", "width", "excludes", "mcnemar"), np.mean(rows, 0).tolist(), strict=True))
 
 
 def pooled(groups, runs, spread, replicates, seed=0):
@@ -84,15 +96,19 @@ def pooled(groups, runs, spread, replicates, seed=0):
     return held / replicates
 
 
-def window_share(groups, truth, replicates, seed=0):
-    """Coverage of a share of windows, each over clips of two groups, whose effects are normal."""
-    rng, held = np.random.default_rng((seed, groups)), 0
+def windows(groups, truth, replicates, seed=0):
+    """(coverage of a share of windows, of the difference of that share and one that excludes it) over windows
+    of clips of two groups each, whose effects are normal. The other share is half of what is left."""
+    rng, held = np.random.default_rng((seed, groups)), []
     for _ in range(replicates):
         pairs = np.array([rng.choice(groups, 2, replace=False) for _ in range(10 * groups)])
         effect = np.sqrt(0.3) * rng.normal(size=groups)
-        won = effect[pairs].sum(1) + np.sqrt(0.4) * rng.normal(size=len(pairs)) < stats.norm.ppf(truth)
-        held += holds(Units(pairs).means(won, share=True)[0].ci95, truth)
-    return held / replicates
+        score = effect[pairs].sum(1) + np.sqrt(0.4) * rng.normal(size=len(pairs))
+        units, rest = Units(pairs), (1 - truth) / 2
+        won, lost = (units.means(own, share=True)[0] for own in (score < stats.norm.ppf(truth),
+                                                                 score > stats.norm.ppf(1 - rest)))
+        held.append((holds(won.ci95, truth), holds(scores.difference(won, lost, True).ci95, truth - rest)))
+    return np.mean(held, 0)
 
 
 def planted_margins(rng, weights, gain, drift, groups, seed):
@@ -135,6 +151,27 @@ def table(title, header, rows):
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def differences(replicates):
+    pairs = [(*p, rho) for p in ((0.5, 0.5), (0.5, 0.6), (0.8, 0.8), (0.8, 0.88), (0.9, 0.95), (0.95, 0.95))
+             for rho in (0.2, 0.5, 0.9)]
+    for n in (111, 400):
+        table(f"Difference of two runs, {n} clips", ["accuracies, agreement", "coverage", "width",
+                                                     "without zero", "McNemar", "groups of four, correlation "
+                                                     "0.2", "0.5", "0.9"],
+              ([f"{a} and {b}, {rho}", *difference(n, 1, a, b, rho, 0, replicates).values(),
+                *(difference(n // 4, 4, a, b, rho, w, replicates)["coverage"] for w in (0.2, 0.5, 0.9))]
+               for a, b, rho in pairs))
+    few = [(10, 1), (10, 4), (40, 1), (40, 4)]
+    table("Few groups, agreement 0.5, correlation 0.3", ["accuracies", *(f"{g} of {m}" for g, m in few)],
+          ([f"{a} and {b}", *(difference(g, m, a, b, 0.5, 0.3, replicates)["coverage"] for g, m in few)]
+           for a, b, rho in pairs if rho == 0.5))
+    table("Difference of several seeds each, 0.8 and 0.85", ["groups, runs", "seeds alike", "deviation 0.02",
+                                                             "0.05"],
+          ([f"{g} of {m}, {r}", *(difference(g, m, 0.8, 0.85, 0.6, 0.3, replicates // 2, r, sd)["coverage"]
+                                  for sd in (0, 0.02, 0.05))]
+           for g, m in ((111, 1), (28, 4)) for r in (2, 3, 8)))
+
+
 def main(replicates=4000):
     columns = [(g, p) for g in GROUPS for p in TRUTHS]
     header = [f"{g} groups, {p}" for g, p in columns]
@@ -142,15 +179,14 @@ def main(replicates=4000):
         0.3, "0.3"), (0.5, "0.5"), (0.7, "0.7")
     table("Accuracy", ["", *header], ([name, *(accuracy(*c, rho, replicates) for c in columns)]
                                       for rho, name in kinds))
-    pairs = [(g, *p) for g in GROUPS for p in ((0.5, 0.5), (0.5, 0.6), (0.9, 0.9), (0.9, 0.95), (0.99, 0.99))]
-    table("Difference of two runs", ["groups, accuracies", "one clip a group", "4 to 7 clips, 0.3", "0.6"],
-          ([f"{g}, {a} and {b}", *(difference(g, a, b, rho, replicates // 2) for rho in (None, 0.3, 0.6))]
-           for g, a, b in pairs))
+    differences(replicates)
     table("Mean of several training seeds", ["groups, runs", "seeds alike", "deviation 0.02", "0.05"],
           ([f"{g}, {r}", *(pooled(g, r, spread, replicates // 2) for spread in (0, 0.02, 0.05))]
            for g in (10, 40, 100) for r in (2, 3, 8)))
-    table("Share of windows over two groups", ["groups", *map(str, TRUTHS)],
-          ([str(g), *(window_share(g, p, replicates // 2) for p in TRUTHS)] for g in (10, 40, 110)))
+    table("Share of windows over two groups, and its difference from another", ["groups", *(
+          f"{what} {p}" for p in TRUTHS for what in ("share", "difference"))],
+          ([str(g), *np.concatenate([windows(g, p, replicates // 2) for p in TRUTHS])]
+           for g in (10, 40, 110)))
     table("Recency index", ["weights", "gain", "drift", "groups", "truth", "index", "coverage",
                             "as joined alone"],
           ([name, str(gain), str(drift), str(g), *recency(w, gain, drift, g, replicates // 4)]

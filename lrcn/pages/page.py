@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from lrcn import scores
 from lrcn.base import files
 from lrcn.pages import charts, reading
+from lrcn.runs import loss_words
 
 HERE = Path(__file__).parent
 
@@ -69,7 +70,7 @@ def write_page(run, clips, compared, runs, words):
         hashes=[hashed(script) for script in scripts],
         css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=warning[0], leaky=warning[1],
         chance=chance(run.tested), facts=facts(run), commands=commands(run), few_means=scores.FEW_MEANS,
-        here=run.folder.path)
+        here=run.folder.path, loss_words=loss_words(run.settings))
     # A film's name may be no UTF-8: here it gets marks of replacement, in addresses its own bytes.
     text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     files.write_text(run.folder.report, text)

@@ -11,6 +11,7 @@ import torch
 from lrcn.clips import splits
 from lrcn.clips.frames import source_frames, windows
 from lrcn.drawing import grids, labels, plots
+from lrcn.runs import loss_words
 from lrcn.video.sampling import Rate
 
 SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
@@ -71,7 +72,8 @@ class Album:
     def final(self, run):
         """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
         progress, best = run.progress, run.progress.best
-        self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes))
+        self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes),
+                     note=f"{loss_words(self.recipe.as_settings())} {self.note}".strip())
         if self.val:
             self.validation(run)
         if best:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from commands import run
 from runs import last_line, one_line, report_of, table, train
-from scipy.stats import binomtest
+
+from lrcn import scores
 
 
 def made_up_run(folder, right, videos=None, **metrics):
@@ -34,10 +35,10 @@ def test_two_runs_are_compared_video_by_video(tmp_path):
     assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
     assert float(first["top1"]) == pytest.approx(one.mean())
     assert float(second["minus_first"]) == pytest.approx(other.mean() - one.mean())
-    won, lost = int((other & ~one).sum()), int((one & ~other).sum())
-    assert float(second["mcnemar_p"]) == pytest.approx(binomtest(won, won + lost).pvalue)
-    low, high = float(second["minus_first_low"]), float(second["minus_first_high"])
-    assert low < other.mean() - one.mean() < high
+    _, ends, p = scores.paired(one[None], other[None], np.arange(60) // 2)
+    assert float(second["mcnemar_p"]) == pytest.approx(p)
+    assert [float(second["minus_first_low"]), float(second["minus_first_high"])] == pytest.approx(ends)
+    assert "minus frames [95%]" in result.out and first["remark"] == second["remark"] == ""
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).std() > 1
 
 
@@ -51,6 +52,24 @@ def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_
     assert [(row["runs"], row["top1"]) for row in rows] == [("2", "0.375"), ("1", "0.25"), ("1", "0.5")]
     assert float(rows[1]["minus_first"]) == pytest.approx(-0.125) and rows[1]["mcnemar_p"] == ""
     assert rows[2]["minus_first"] == "" == rows[2]["minus_first_low"]
+    remark = "tested on other videos than seed0 (0 of its 4 in common): no paired difference"
+    assert rows[2]["remark"] == remark and remark in result.out
+
+
+def test_a_leaky_run_is_called_so_in_the_table_and_on_the_terminal(tmp_path):
+    fair, leaky = (made_up_run(tmp_path / name, [True, False] * 9, leaky=name == "leaky")
+                   for name in ("fair", "leaky"))
+    result = run("compare.py", fair, leaky, "--output", tmp_path / "out", "--no-speed")
+    rows = table(last_line(result) / "comparison.csv")
+    assert ["LEAKY" in row["remark"] for row in rows] == [False, True]
+    assert ["LEAKY" in line for line in result.out.splitlines()[1:3]] == [False, True]
+
+
+def test_one_run_or_one_seed_twice_is_no_two_seeds(tmp_path):
+    one, again = (with_settings(made_up_run(tmp_path / name, [True, False]), seed=3)
+                  for name in ("one", "again"))
+    for word, says in ((f"{one},{one}", "folder"), (f"{one},{again}", "seed 3")):
+        one_line(run("compare.py", again, word, "--output", tmp_path / "out", "--no-speed", ok=False), says)
 
 
 def with_settings(folder, **settings):

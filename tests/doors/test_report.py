@@ -69,7 +69,13 @@ def test_the_same_run_gives_the_same_page_and_what_is_absent_is_left_out(two, tm
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "settings.json").write_text("{}")
+    (bare / "metrics.csv").write_text("epoch,lr,train_loss,val_loss\n1,0.1,2,1\n")
     report(bare)
+    assert "training loss holds" not in (bare / "report.html").read_text("utf-8")
+    (bare / "settings.json").write_text('{"label_smoothing": 0.1, "mixup": 0.4}')
+    report(bare)
+    assert "The training loss holds label smoothing (0.1) and mixup (0.4); the validation loss does not." in (
+        bare / "report.html").read_text("utf-8")
     assert "Not tested yet" in (bare / "report.html").read_text("utf-8")
     assert not (bare / "report_clips").exists()
 

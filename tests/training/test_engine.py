@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
 from lrcn.training import engine
+from lrcn.training.pictures import Album
+from lrcn.training.recipe import Recipe
 
 
 def options(**changes):
@@ -128,3 +130,13 @@ def test_the_average_of_the_weights_is_used_for_testing_and_put_back():
     assert torch.equal(network.weight, raw)
     low, high = torch.minimum(start, raw), torch.maximum(start, raw)
     assert ((between > low) & (between < high)).all()
+
+
+def test_the_curves_say_what_the_training_loss_alone_holds():
+    said, run = [], SimpleNamespace(progress=SimpleNamespace(best=None, history=[]))
+    for recipe in (Recipe(label_smoothing=0.1, mixup=0.4), Recipe(label_smoothing=0, mixup=0)):
+        album = SimpleNamespace(recipe=recipe, classes=[], val=[], note="seed 1",
+                                picture=lambda *_, note: said.append(note))
+        Album.final(album, run)
+    assert said == ["The training loss holds label smoothing (0.1) and mixup (0.4); the validation loss does "
+                    "not. seed 1", "seed 1"]
