@@ -218,15 +218,46 @@ def lock(folder, flag, what, group=None, wait=False, name=".lock"):
     together. name: that of the lock's file. The kernel drops the lock with its holder, so that nothing
     has to be cleaned up after a kill.
     """
-    with open(Path(folder, name), "a+") as f:
+    with contextlib.ExitStack() as opened:
+        f = opened.enter_context(open(Path(folder, name), "a+"))
         if fcntl and wait:
             fcntl.flock(f, fcntl.LOCK_EX)
+            while not _leads_to(f.name, f.fileno()):    # its folder was deleted while this one waited
+                opened.close()
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                f = opened.enter_context(open(Path(folder, name), "a+"))
+                fcntl.flock(f, fcntl.LOCK_EX)
         elif fcntl and not _locked(f, group):
             f.seek(0)
             holder = (f.read().split() or ["?"])[0]
             raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
                             f"wait for it or choose another")
         yield
+
+
+def _leads_to(path, handle):
+    """Whether the file of an open handle is still the one at `path`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def take(path):
+    """The handle of a file, made if need be, that is this process's alone while it is open.
+
+    None where another process has it, it may not be written, or the file system has no locks.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        return None
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _leads_to(path, handle):
+            return handle
+    os.close(handle)
+    return None
 
 
 def _locked(f, group, patience=2.0):

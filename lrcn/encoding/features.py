@@ -16,12 +16,11 @@ import torch
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.files import gigabytes
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import in_threads
 from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
 from lrcn.encoding.rows import Blocks, entries_of, unique_rows
-from lrcn.encoding.store import FORMAT, Store, older_caches, size_of
+from lrcn.encoding.store import FORMAT, Store
 
 # What a kill costs at the most; a store that is written more often slows the encoder.
 KEEP_SECONDS = 2
@@ -51,6 +50,7 @@ class Features:
     """Features of clips, (clips, T, ...), that are read when asked for: 4 bytes a frame in memory.
 
     features[i], features[[3, 1]], features[5:9] are arrays; np.asarray(features) is all of them.
+    read: index (...) -> array (..., *shape).
     """
 
     def __init__(self, read, index, shape, dtype):
@@ -78,29 +78,12 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
-class Joined:
+def joined(parts):
     """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
-
-    def __init__(self, parts):
-        self.parts, self.dtype = parts, np.result_type(*(part.dtype for part in parts))
-        self.shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
-
-    def __len__(self):
-        return self.shape[0]
-
-    @property
-    def nbytes(self):
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def part(self, clips):
-        return Joined([part.part(clips) for part in self.parts])
-
-    def __getitem__(self, clips):
-        return np.concatenate([part[clips] for part in self.parts], -1)
-
-    def __array__(self, dtype=None, copy=None):
-        return np.concatenate([np.asarray(part) for part in self.parts], -1).astype(dtype or self.dtype,
-                                                                                    copy=False)
+    first = parts[0].shape
+    return Features(lambda clips: np.concatenate([part[clips] for part in parts], -1), np.arange(first[0]),
+                    (*first[1:-1], sum(part.shape[-1] for part in parts)),
+                    np.result_type(*(part.dtype for part in parts)))
 
 
 @dataclass
@@ -111,6 +94,7 @@ class Plan:
     description: dict
     wanted: np.ndarray
     found: np.ndarray
+    stamps: dict
 
 
 def encode_clips(encoder, clips, folder, options, what="frames"):
@@ -123,40 +107,47 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     """
     if hasattr(encoder, "streams"):
         clips = list(clips)
-        return Joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
+        return joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
     rows, index = unique_rows(clips)
     if not options.cache:
         return _in_memory(encoder, rows, index, folder, options, what)
+    for _ in range(3):      # features/ may be deleted under this run
+        store, found = _encode_missing(encoder, rows, folder, options, what)
+        if (found >= 0).all():
+            store.forget_entries()
+            return Features(store.read, found.astype(np.uint32 if len(found) < 2**32 else np.int64)[index],
+                            store.shape, store.dtype)
+    raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
+                    f"as it was; look after this disk, or give --no-feature_cache")
+
+
+def _encode_missing(encoder, rows, folder, options, what):
+    """(Store, the number of each row in it, int64): what was not there is encoded, by all ranks."""
     rank = options.rank
     with contextlib.ExitStack() as held:
-        plan, ready = _plan(encoder, rows, folder, options, what, held) if rank.first else (None, None)
+        plan, ready, store = _plan(encoder, rows, folder, options, what, held) if rank.first else (None,) * 3
         plan = rank.share(plan)
-        store = Store(folder, plan.key).lay_out(plan.description)
+        store = store or Store(folder, plan.key).lay_out(plan.description)
         pending = np.flatnonzero(plan.found < 0)
         if len(pending):
             mine = np.array_split(pending, rank.world)[rank.number]
             ready = ready or FrameEncoder(encoder, options.device, options.compile, plan.engine)
             with contextlib.closing(store.writer(rank.number)) as writer:
-                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options),
+                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options, plan.stamps),
                         lambda numbers, values: writer.put(plan.wanted[numbers], values),
                         getattr(torch, plan.description["dtype"]), options, what)
             rank.wait()
-            store.open()
             if rank.first:
-                plan.found[pending] = store.find(plan.wanted[pending])
-            plan.found = rank.share(plan.found)
-    if (plan.found < 0).any():
-        raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
-                        f"as it was; look after this disk, or give --no-feature_cache")
-    store.forget_entries()
-    return Features(store.read, plan.found.astype(np.uint32 if len(plan.found) < 2**32 else np.int64)[index],
-                    store.shape, store.dtype)
+                plan.found[pending] = store.open().find(plan.wanted[pending])
+        found, layout = rank.share((plan.found, store.layout) if rank.first else None)
+        if not rank.first:
+            store.take(layout)
+    return store, found
 
 
 def _plan(encoder, rows, folder, options, what, held):
-    """(Plan, the FrameEncoder if it was needed to make one); `held` keeps the store for this run."""
-    say_older(folder)
-    wanted = entries_of(folder, rows, options.seed, encoder.transform.parts)
+    """(Plan, the FrameEncoder if it was needed to make one, Store); `held` keeps the store for this run."""
+    wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
     for engine in options.engines:
         store, ready = Store(folder, store_key(encoder, engine, options)), None
         lock = held.enter_context(contextlib.ExitStack())
@@ -166,34 +157,24 @@ def _plan(encoder, rows, folder, options, what, held):
             ready, said = _first_use(encoder, engine, rows, folder, options)
             store.describe(**said)
         if "refused" not in store.description:
-            found = store.lay_out(store.description).find(wanted)
-            store.require_space((found < 0).sum())
-            _say_work(what, found, engine)
-            return Plan(engine, store.key, store.description, wanted, found), ready
+            found = store.lay_out(store.description).open().find(wanted)
+            if (found < 0).any():
+                store.require_space((found < 0).sum())
+            _say_work(what, found, engine, store)
+            return Plan(engine, store.key, store.description, wanted, found, stamps), ready, store
         lock.close()
         cli.say(not_used(engine, store.description["refused"]))
     raise nothing_serves(options.backend)
 
 
-def _say_work(what, found, engine):
+def _say_work(what, found, engine, store):
     missing = int((found < 0).sum())
     if missing:
         cli.say(f"encoding {what}: {missing} frames, {len(found) - missing} more are in the feature store; "
-                f"{engine}")
+                f"{engine}" + (f"; {store.places[-1].parent} cannot be written, they go to {store.path}"
+                               if store.places[1:] else ""))
     else:
         cli.say(f"{what}: all {len(found)} frames are in the feature store; {engine}")
-
-
-def say_older(folder):
-    """Say once what earlier versions left, which is of no use any more."""
-    old = [path for path in older_caches(folder) if path not in _said]
-    _said.update(old)
-    if old:
-        cli.say(f"{len(old)} feature caches of an older format ({gigabytes(sum(map(size_of, old)))}) are not "
-                f"used any more; python -m lrcn.encoding.inventory {folder} --prune removes them")
-
-
-_said = set()
 
 
 def store_key(encoder, engine, options):

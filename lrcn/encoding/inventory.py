@@ -5,6 +5,7 @@
     python -m lrcn.encoding.inventory sampled --remove KEY  # removes all features of one encoder
 """
 import contextlib
+import shutil
 import time
 
 import numpy as np
@@ -14,18 +15,20 @@ from lrcn.base.cli import UserError
 from lrcn.clips.fields import flow_path
 from lrcn.clips.manifest import read_sampled
 from lrcn.encoding.contents import contents
-from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, older_caches, remove, size_of
+from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, size_of, writable
 
 
 def stores(folder):
     """[Store] of every key in a folder, laid out; what cannot be read as one is left aside."""
     found = []
-    for path in sorted((folder / "features").glob("*/key.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-            said = files.read_json(path)
-            store = Store(folder, said["key"])
-            if store.path == path.parent and "shape" in said:
-                found.append(store.lay_out(said))
+    for root in {folder / "features", writable(folder)}:
+        for path in sorted(root.glob("*/key.json")):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                said = files.read_json(path)
+                store = Store(folder, said["key"])
+                if path.parent in store.places and "shape" in said:
+                    store.path, store.places = path.parent, [path.parent]
+                    found.append(store.lay_out(said).open())
     return found
 
 
@@ -35,7 +38,7 @@ def needed_videos(folder):
     videos, needed = read_sampled(folder), {(0, 0)}
     moving = [video for video in videos if (folder / flow_path(video)).is_file()]
     for shown, parts in ((videos, ("rgb",)), (moving, ("rgb", "flow"))):
-        needed |= set(map(tuple, contents(folder, shown, parts).tolist()))
+        needed |= set(map(tuple, contents(folder, shown, parts)[0].tolist()))
     return needed
 
 
@@ -52,8 +55,7 @@ def sort_out(store, videos):
 def prune(store, videos):
     """Keep of a store what `videos` need; a kill leaves the old entries, the new ones or both."""
     with store.alone():
-        store.open()
-        entries, rows = sort_out(store, videos)
+        entries, rows = sort_out(store.open(), videos)
         if len(rows) == len(entries):
             return
         old = [path for kind in ("*.index", "*.rows") for path in store.path.glob(kind)]
@@ -63,6 +65,7 @@ def prune(store, videos):
                 writer.put(entries[rows[i:i + step]], store.read(rows[i:i + step]))
         for path in old:
             path.unlink()
+        store.segments, store.seen = [], {}
         store.open()
 
 
@@ -81,7 +84,7 @@ def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("sampled_data_path", metavar="SAMPLED",
                         help="folder that preprocessing_data.py wrote")
-    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs, and older formats")
+    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs")
     parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
@@ -93,17 +96,11 @@ def main():
     for store in there:
         if store.path.name in args.remove:
             with store.alone():
-                remove(store.path)
+                shutil.rmtree(store.path)
             continue
         if args.prune:
             prune(store, videos)
         say_store(store, videos)
-    older = older_caches(folder)
-    for path in older:
-        cli.say(f"{path.name}  of an older format, {files.gigabytes(size_of(path))}"
-                + (", removed" if args.prune else ", of no use"))
-        if args.prune:
-            remove(path)
     root = folder / "features"
     cli.say(f"{root}: {files.gigabytes(size_of(root) if root.is_dir() else 0)}")
 

@@ -1,7 +1,7 @@
 """Which pictures some clips need, each once, and these pictures in batches.
 
     rows, index = unique_rows(clips)                # rows[index[i, t]] is frame t of clip i
-    entries = entries_of("sampled", rows, seed)     # what the store knows each of them by
+    entries, stamps = entries_of("sampled", rows, seed)     # what the store knows each of them by
     Blocks(rows, numbers, "sampled", transform, options)[0]     # uint8 (size, [M,] S, S, C)
 """
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import torch
 
+from lrcn.clips.fields import flow_path
 from lrcn.clips.frames import Clip, Cut, clip_frames
-from lrcn.encoding.contents import contents
+from lrcn.encoding.contents import contents, require_unchanged
 from lrcn.encoding.engines import BLOCK
 from lrcn.encoding.store import ENTRY, view_number
 
@@ -55,11 +56,12 @@ def unique_rows(clips):
 
 
 def entries_of(folder, rows, seed, parts=("rgb",)):
-    """The store's ENTRY of every row, (rows,): what its video holds, its view, its frame. parts: what the
-    encoder sees of it; its flow counts where that is among them."""
+    """(The store's ENTRY of every row, (rows,): what its video holds, its view, its frame; the stamps of the
+    files, see contents.py). parts: what the encoder sees of it; its flow counts where that is among them."""
     shown = list({video for video, _ in rows.shots if video}
                  | {view.video for _, view in rows.shots if isinstance(view, Cut)})
-    prints = dict(zip(shown, contents(folder, shown, parts), strict=True))
+    values, stamps = contents(folder, shown, parts)
+    prints = dict(zip(shown, values, strict=True))
     none = np.zeros(2, np.uint64)
     videos = np.array([prints[video] if video else none for video, _ in rows.shots], np.uint64)
     plain = {view: view_number(str(view)) for view in (0, -1)}
@@ -67,7 +69,7 @@ def entries_of(folder, rows, seed, parts=("rgb",)):
                       for video, view in rows.shots], np.uint64)
     found = np.zeros(len(rows), ENTRY)
     found["video"], found["view"], found["frame"] = videos[rows.owner], views[rows.owner], rows.frame
-    return found
+    return found, stamps
 
 
 def _view_words(video, view, seed, prints):
@@ -89,14 +91,22 @@ def clip_pictures(folder, clip, transform, seed):
     return frames.mean(0, keepdims=True).round().astype(np.uint8)
 
 
+def _files(clip):
+    """The files that a clip's pictures may come from."""
+    videos = (clip.video, clip.view.video if isinstance(clip.view, Cut) else None)
+    return {path for video in videos if video for path in (video.path, flow_path(video))}
+
+
 class Blocks:
     """The pictures of chosen rows in batches: i -> uint8 (size, [M,] S, S, C).
 
-    The last one is filled up with its last picture. UserError names a file that cannot be read.
+    The last one is filled up with its last picture. UserError names a file that cannot be read, or that
+    is not what its stamp says when its pictures are there. stamps: see entries_of.
     """
 
-    def __init__(self, rows, chosen, folder, transform, options):
+    def __init__(self, rows, chosen, folder, transform, options, stamps=None):
         self.rows, self.chosen, self.size = rows, chosen, BLOCK[options.device.type]
+        self.stamps = stamps or {}
         self.source, self.pinned = (folder, transform, options.seed), options.device.type == "cuda"
 
     def __len__(self):
@@ -116,5 +126,7 @@ class Blocks:
             found[at:at + len(clip.frames)] = clip_pictures(folder, clip, transform, seed)
             at += len(clip.frames)
         found[at:] = found[at - 1]
+        require_unchanged(folder, self.stamps, [path for clip in self.rows[numbers] for path in _files(clip)
+                                                if path in self.stamps])
         found = torch.from_numpy(found)
         return found.pin_memory() if self.pinned else found

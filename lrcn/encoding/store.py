@@ -6,10 +6,11 @@
         <key>/<writer>.rows  features, one row an entry, appended
         <key>/<writer>.index one ENTRY a row: which frame of which content in which view, check sum
 
-Safe to delete. Entries are only ever appended, by one writer a file (a machine's process of one
-number), rows before their index. A row counts when its check sum, which its index entry is part of,
-is right: what a kill cut off, what a disk damaged and what two machines without a common lock wrote
-across each other is not there, and is encoded again.
+Safe to delete. Entries are only ever appended, by one writer a file (the process that has locked it;
+without locks each makes files of its own), rows before their index. A row counts when its check sum,
+which its index entry is part of, is right: what a kill cut off and what a disk damaged is not there,
+and is encoded again. A row that was found is read from the file that was open then, at its place
+there: neither another writer nor --prune nor a deletion gives its number to another row.
 """
 import contextlib
 import errno
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
+import uuid
 import zlib
 from pathlib import Path
 
@@ -29,8 +30,26 @@ from lrcn.base.cli import UserError
 FORMAT = 3      # of the entries, and of the pictures that the reader makes of a sampled file
 ENTRY = np.dtype([("video", "<u8", 2), ("view", "<u8"), ("frame", "<u4"), ("crc", "<u4")])
 CHUNK = 1 << 24     # bytes read at once while check sums are looked at
-# What a file system without locks says; the files stay whole there, and work may be done twice.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+# What a file system without locks says, and one that is only read; work may be done twice there.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def writable(folder, name=""):
+    """<folder>/features/<name>; where that may not be written, a folder of the user's own in its place:
+    in $LRCN_FEATURES, or in the user's cache."""
+    path = there = Path(folder) / "features" / name
+    while not there.exists():
+        there = there.parent
+    if os.access(there, os.W_OK | os.X_OK):
+        return path
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    own = os.environ.get("LRCN_FEATURES") or Path(cache, "lrcn", "features")
+    return Path(own, hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16], name)
+
+
+def _sum(said):
+    """The check sum of a key.json: another shape or dtype there would make other features of the rows."""
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
 
 
 def view_number(words):
@@ -64,17 +83,18 @@ class Store:
 
     def __init__(self, folder, key):
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        self.path, self.key = Path(folder) / "features" / name, key
-        self.description, self.segments, self.starts = None, [], np.zeros(0, np.int64)
+        self.path, self.key, self.description = writable(folder, name), key, None
+        self.places = list(dict.fromkeys((self.path, Path(folder) / "features" / name)))
+        self.segments, self.starts, self.seen = [], np.zeros(0, np.int64), {}
 
     # ------------------------------------------------------------ what it is
 
     @contextlib.contextmanager
     def alone(self):
         """Hold the key for one run; another one waits, and finds there what this one has encoded."""
-        self.path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
+                self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(files.lock(self.path, "sampled_data_path", "another run", wait=True))
             except OSError as error:
                 if error.errno not in NO_LOCKS:
@@ -82,40 +102,69 @@ class Store:
             yield
 
     def look(self):
-        """Read key.json; what lies there under another key is removed. Only while `alone`."""
-        try:
-            said = files.read_json(self.path / "key.json")
-        except UserError:
-            return None
-        if said.get("key") != self.key:
-            for path in (*self.path.glob("*.rows"), *self.path.glob("*.index")):
-                path.unlink()
-            return None
-        self.description = said
-        return said
+        """Read key.json, None if none is whole; what lies under another key is removed. While `alone`."""
+        for place in list(self.places):
+            with contextlib.suppress(UserError):
+                said = files.read_json(place / "key.json")
+                if said.get("key") != self.key:
+                    if place != self.path:
+                        self.places.remove(place)
+                        continue
+                    for path in (*place.glob("*.rows"), *place.glob("*.index")):
+                        path.unlink()
+                elif said.pop("sum", None) == _sum(said):
+                    self.description = said
+                    return said
+        return None
 
     def describe(self, **more):
         """Write key.json. shape, dtype: of a row; or refused: why this engine does not serve."""
         self.description = {"key": self.key, **more}
-        files.write_json(self.path / "key.json", self.description)
+        self._make_folder()
+        files.write_json(self.path / "key.json", self.description | {"sum": _sum(self.description)})
+
+    def _make_folder(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--sampled_data_path: features cannot be written, neither beside the clips nor "
+                            f"in {self.path} ({error.strerror}); set LRCN_FEATURES to a folder of your own"
+                            ) from None
 
     def lay_out(self, description):
-        """Take up the shape of a row, and see what entries there are."""
+        """Take up the shape of a row."""
         self.description = description
         self.shape, self.dtype = tuple(description["shape"]), np.dtype(description["dtype"])
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self.open()
         return self
 
     # ------------------------------------------------------------ reading
 
     def open(self):
-        """See the entries that all writers have left until now."""
-        names = sorted(path.stem for path in self.path.glob("*.index"))
-        self.segments = [Segment(self.path / name, self.row_bytes) for name in names]
-        ends = np.cumsum([0] + [len(s.entries) for s in self.segments])
-        self.starts = ends[:-1]
+        """See the entries that all writers have left until now. Those seen before keep their numbers."""
+        for path in (path for place in self.places for path in sorted(place.glob("*.index"))):
+            with contextlib.suppress(FileNotFoundError):    # another process prunes or deletes
+                segment = Segment(path, self.row_bytes)
+                first = self.seen.get(segment.identity, 0)
+                self._add(segment, first, len(segment.entries) - first)
         return self
+
+    @property
+    def layout(self):
+        """[(path, first row, number of rows)]: what gives another process's Store the same numbers."""
+        return [(s.path, s.first, s.count) for s in self.segments]
+
+    def take(self, layout):
+        for path, first, count in layout:
+            self._add(Segment(path, self.row_bytes), first, count)
+
+    def _add(self, segment, first, count):
+        if count > 0:
+            segment.first, segment.count = first, count
+            segment.entries = segment.entries[first:first + count]
+            self.segments.append(segment)
+            self.seen[segment.identity] = first + count
+            self.starts = np.cumsum([0] + [s.count for s in self.segments])[:-1]
 
     def forget_entries(self):
         """Free their memory; the rows that `find` named can still be read."""
@@ -167,7 +216,8 @@ class Store:
         raw = out.view(np.uint8).reshape(len(flat), self.row_bytes)
         for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(flat)], strict=True):
             if a < b:
-                self.segments[segment[a]].read_into(raw[a:b], int(flat[a] - self.starts[segment[a]]))
+                owner = self.segments[segment[a]]
+                owner.read_into(raw[a:b], int(flat[a] - self.starts[segment[a]]) + owner.first)
         return out.reshape(*np.shape(rows), *self.shape)
 
     # ------------------------------------------------------------ writing
@@ -178,36 +228,34 @@ class Store:
         return Writer(self.path / f"{machine}-{number}", self.row_bytes)
 
     def require_space(self, rows):
+        self._make_folder()
         files.require_space(self.path, rows * (self.row_bytes + ENTRY.itemsize), "the feature store")
 
 
 class Segment:
-    """What one writer has left: `entries` (ENTRY,), and its rows."""
+    """What one writer has left: `entries` (ENTRY,), and its rows in a file that stays open."""
 
     def __init__(self, path, row_bytes):
-        self.row_bytes = row_bytes
-        whole = path.with_suffix(".index").stat().st_size // ENTRY.itemsize
-        self.entries = np.fromfile(path.with_suffix(".index"), ENTRY, whole)
-        try:
-            self.file = open(path.with_suffix(".rows"), "rb", buffering=0)  # noqa: SIM115, as long as this
-        except FileNotFoundError:
-            self.entries = self.entries[:0]
-            return
-        self.entries = self.entries[:os.fstat(self.file.fileno()).st_size // row_bytes]
+        self.path, self.row_bytes, self.first = path, row_bytes, 0
+        self.file = open(path.with_suffix(".rows"), "rb", buffering=0)  # noqa: SIM115, as long as this
+        there = os.fstat(self.file.fileno())
+        self.identity, whole = (there.st_dev, there.st_ino), path.stat().st_size // ENTRY.itemsize
+        self.entries = np.fromfile(path, ENTRY, whole)[:there.st_size // row_bytes]
+        self.count = len(self.entries)
 
     def read_into(self, out, row):
-        """Fill out, uint8 (n, row_bytes), from `row` on; what the file has not is 0, and its sum wrong."""
+        """Fill out, uint8 (n, row_bytes), from `row` on."""
         done, view = 0, memoryview(out).cast("B")
         while done < len(view):
             got = os.preadv(self.file.fileno(), [view[done:]], row * self.row_bytes + done)
             if not got:
-                view[done:] = bytes(len(view) - done)
-                return
+                raise UserError(f"{self.path.with_suffix('.rows')} became shorter while it was read; look "
+                                f"after this disk and run the same command again")
             done += got
 
 
 class Writer:
-    """Appends entries to one pair of files; they are made with the first."""
+    """Appends entries to one pair of files; they are made with the first, and no other process's."""
 
     def __init__(self, path, row_bytes):
         self.path, self.row_bytes, self.handles = path, row_bytes, None
@@ -216,21 +264,33 @@ class Writer:
         """Store values (N, ...) under entries (ENTRY, their check sums still to be made)."""
         if not len(entries):
             return
-        if self.handles is None:
-            self.handles = [os.open(self.path.with_suffix(kind), os.O_RDWR | os.O_CREAT, 0o666)
-                            for kind in (".rows", ".index")]
-            self.count = os.fstat(self.handles[1]).st_size // ENTRY.itemsize
         raw = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
         entries = entries.copy()
         entries["crc"] = check_sums(entries, raw)
-        for handle, data, size in ((self.handles[0], raw, self.row_bytes),
-                                   (self.handles[1], entries, ENTRY.itemsize)):
-            _write(handle, data.tobytes(), self.count * size)
-            os.fsync(handle)
-        self.count += len(entries)
+        try:
+            self.handles = self.handles or self._open()
+            count = os.fstat(self.handles[1]).st_size // ENTRY.itemsize
+            for handle, data, size in ((self.handles[0], raw, self.row_bytes),
+                                       (self.handles[1], entries, ENTRY.itemsize)):
+                _write(handle, data.tobytes(), count * size)
+                os.fsync(handle)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.path, *(self.path.with_name(f"{self.path.name}-{n}") for n in range(1, 9))):
+            if index := files.take(path.with_suffix(".index")):
+                break
+        else:
+            path = self.path.with_name(uuid.uuid4().hex)
+            index = os.open(path.with_suffix(".index"), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        return os.open(path.with_suffix(".rows"), os.O_RDWR | os.O_CREAT, 0o666), index
 
     def close(self):
-        for handle in self.handles or ():
+        handles, self.handles = self.handles, None
+        for handle in handles or ():
             os.close(handle)
 
 
@@ -241,16 +301,6 @@ def _write(handle, data, at):
         view, at = view[done:], at + done
 
 
-def older_caches(folder):
-    """Paths of what earlier versions kept in the store's place."""
-    root = Path(folder) / "features"
-    return [*(p.parent for p in root.glob("*/features.bin")), *root.glob("mean-*.npy")]
-
-
 def size_of(path):
     """Bytes of a file, or of all files in a folder."""
     return sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
-
-
-def remove(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()

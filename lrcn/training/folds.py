@@ -215,7 +215,7 @@ class CrossValidation:
     def __init__(self, plan, build, journal, jobs=1):
         self.plan, self.build, self.journal, self.jobs = plan, build, journal, jobs
         paths = [v.path for v in plan.videos]
-        prints = fingerprints(plan.folder, paths).tolist()
+        prints = fingerprints(plan.folder, paths)[0].tolist()
         self.clips = [_digest([paths, prints, plan.labels.tolist(), (plan.folds == fold).tolist()])
                       for fold in plan.numbers]
         self.faults, self.encoded, self.executor = {}, set(), None

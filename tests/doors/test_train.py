@@ -375,7 +375,7 @@ def test_a_resumed_run_refuses_another_network_and_other_classes(trained, demo, 
 def cached(folder):
     """Features (frames, D) of a folder's sampled clips, by what their entries in the store say."""
     [path] = folder.glob("features/*/key.json")
-    store = Store(folder, read_json(path)["key"]).lay_out(read_json(path))
+    store = Store(folder, read_json(path)["key"]).lay_out(read_json(path)).open()
     entries = np.concatenate([segment.entries for segment in store.segments])
     order = np.argsort(entries, order=("video", "view", "frame"))
     assert len(np.unique(entries[["video", "view", "frame"]])) == len(entries), "a frame was encoded twice"
