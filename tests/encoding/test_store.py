@@ -215,7 +215,8 @@ class StoreMachine(RuleBasedStateMachine):
         for name, fake in {
                 "unique_rows": lambda entries: (entries, np.arange(len(entries))[:, None]),
                 "entries_of": lambda folder, entries, seed, parts: (entries, {}),
-                "store_key": lambda *_: KEY, "_encode": self.put_all, "cli": mock.Mock(), "FrameEncoder": mock.Mock(),
+                "store_key": lambda *_: KEY, "_encode": self.put_all, "cli": mock.Mock(),
+                "FrameEncoder": mock.Mock(),
                 "_first_use": lambda *_: (True, {"shape": [2], "dtype": "float16"}),
                 "Blocks": lambda rows, chosen, *_: SimpleNamespace(rows=rows, chosen=chosen)}.items():
             self.patches.enter_context(mock.patch.object(features, name, fake))
