@@ -249,6 +249,7 @@ class StoreMachine(RuleBasedStateMachine):
         entries = self.entries(videos)
         found = encode_clips(SimpleNamespace(transform=SimpleNamespace(parts=("rgb",))), entries, self.folder,
                              CPU)
+        self.during = None      # nothing was missing: it must not happen under another rule's lock
         self.check(entries, found)
         self.readers = [*self.readers[-4:], (entries, found)]
 
