@@ -6,14 +6,16 @@
 The film is labelled as test_on_video.py does it: the labelled film, its timeline, its segments, and the
 tables to take along. Whoever comes second waits in a queue and sees it. Only this machine reaches the page
 unless --host says otherwise, the page asks no other machine for anything, and what visitors bring is
-deleted when the app ends, or an hour after they left. Ctrl-C ends it. It leaves nothing on disk.
+deleted when the app ends, or after an hour. Ctrl-C ends it. It leaves nothing on disk.
 """
 import html
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +34,28 @@ KEPT = 3600         # seconds that a visitor's files are kept
 # Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
+# gradio's page knows the endings of films in small letters only; cameras write capitals
+SMALL_LETTERS = """<script>
+function small(files) {
+    const all = new DataTransfer();
+    for (const file of files) {
+        const [, stem, end] = file.name.match(/^(.*)[.]([^.]*)$/);
+        all.items.add(new File([file], `${stem}.${end.toLowerCase()}`, {type: file.type || "video/x-film"}));
+    }
+    return all;
+}
+const capitals = (files) => files?.length && [...files].every(({name}) => /[.][^.]*[A-Z][^.]*$/.test(name));
+addEventListener("change", ({target}) => {
+    if (target.type === "file" && capitals(target.files)) target.files = small(target.files).files;
+}, true);
+addEventListener("drop", (event) => {
+    if (!capitals(event.dataTransfer?.files)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    event.target.dispatchEvent(new DragEvent("drop", {
+        bubbles: true, cancelable: true, dataTransfer: small(event.dataTransfer.files)}));
+}, true);
+</script>"""
 COLUMNS = ["from (s)", "to (s)", "label", "probability"]
 
 
@@ -67,39 +91,43 @@ def import_gradio(folder):
 
 
 class Labeller:
-    """What one visitor's film goes through; visitors come one after another (concurrency_limit)."""
+    """What one visitor's film goes through; visitors come one after another (concurrency_limit).
 
-    def __init__(self, gradio, trained, slider, args, folder):
-        self.gradio, self.trained, self.slider, self.args = gradio, trained, slider, args
+    folder: what is written for them lies there, where the server does not reach, a folder of a random name
+    for each film; gradio takes copies, under the hashes of their contents.
+    """
+
+    def __init__(self, trained, slider, args, folder):
+        self.trained, self.slider, self.args, self.folder = trained, slider, args, folder
         self.rate = utils.watching_rate(trained)
-        self.results = Path(folder, "results")
         self.stop = SimpleNamespace(signal=None)
 
     def __call__(self, film, report):
-        """(labelled film, timeline, rows of segments, files, sentence); gradio's Error in plain words."""
-        if not film:
-            raise self.refusal("Drop a film, or record one, first.")
+        """(labelled film, timeline, rows of segments, files, sentence); of a film that is refused the
+        sentence alone."""
         try:
+            if not film:
+                raise UserError("Drop a film, or record one, first.")
             self.check(Path(film))
             return self.label(Path(film), report)
-        except (VideoError, UserError) as error:
-            words = f"Cannot read this film ({cli.printable(error)}). Try another, or convert it."
-            raise self.refusal(words) from None
-
-    def refusal(self, words):
-        return self.gradio.Error(html.escape(words), duration=None, title="No labels", print_exception=False)
+        except VideoError as error:
+            return None, None, [], [], f"Cannot read this film ({error}). Try another, or convert it."
+        except UserError as error:
+            return None, None, [], [], str(error)
 
     def check(self, path):
         """Refuse what is too large or too long."""
         if path.stat().st_size > self.args.max_megabytes * MB:
-            raise self.refusal(f"The film has more than {self.args.max_megabytes:g} MB.")
+            raise UserError(f"The film has more than {self.args.max_megabytes:g} MB.")
         info = probe(path)
         if info.frames / info.fps > self.args.max_seconds:
-            raise self.refusal(f"The film is longer than {self.args.max_seconds:g} s.")
+            raise UserError(f"The film is longer than {self.args.max_seconds:g} s.")
 
     def label(self, path, report):
-        shutil.rmtree(self.results, ignore_errors=True)     # gradio has its own copies by now
-        folder = self.results / path.stem[:60]
+        for old in self.folder.iterdir():
+            if old.stat().st_mtime < time.time() - KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=self.folder), "film")
         choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
         most = self.args.max_seconds * probe(path).fps
@@ -164,7 +192,7 @@ def make_page(gradio, labeller, args):
         def label(film, report=told):       # gradio looks for its Progress among the defaults
             return labeller(film, report)
         button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1,
-                     api_visibility="private")
+                     api_visibility="private", show_progress_on=said)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -186,7 +214,7 @@ def serve(gradio, page, args):
         return page.launch(
             server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
-            pwa=False, footer_links=[], app_kwargs={"middleware": [Middleware(policy)]},
+            pwa=False, footer_links=[], head=SMALL_LETTERS, app_kwargs={"middleware": [Middleware(policy)]},
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
     except OSError as error:
         raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); "
@@ -203,11 +231,15 @@ def main():
     args = make_parser().parse_args()
     device = utils.choose_device(args.device)
     trained = utils.load_trained(args.model_dir, args.model_name, device)
+    if hasattr(signal, "SIGHUP"):       # the terminal is closed: what visitors brought goes all the same
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="lrcn-app-", ignore_cleanup_errors=True) as folder:
-        gradio = import_gradio(folder)
+        served, written = (Path(folder, name) for name in ("served", "written"))
+        written.mkdir()
+        gradio = import_gradio(served)
         slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
                         args.encoder_precision or trained.recipe.encoder_precision)
-        labeller = Labeller(gradio, trained, slider, args, folder)
+        labeller = Labeller(trained, slider, args, written)
         page = make_page(gradio, labeller, args)
         if args.host not in ("127.0.0.1", "localhost", "::1"):
             cli.say(f"--host {args.host}: other machines reach this page, and nobody is asked for a password",

@@ -2,11 +2,12 @@
 import os
 import signal
 import time
+from urllib.error import HTTPError
 from urllib.parse import unquote
 from urllib.request import urlopen
 
 import pytest
-from browsers import requested, until
+from browsers import chromium, requested, until
 from commands import run, start
 from runs import ONE_THREAD, one_line
 from videos import numbered, write_video
@@ -15,18 +16,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def app(trained):
-    """(address, process) of an app that takes 40 seconds and 30 MB at most."""
+def app(trained, tmp_path_factory):
+    """(address, folder for what visitors bring) of an app that takes 40 seconds and 30 MB at most."""
+    folder = tmp_path_factory.mktemp("visitors")
     pytest.importorskip("gradio", reason="no gradio here: pip install -r requirements-app.txt")
     process = start("app.py", "--model_dir", trained, "--port", 0, "--max_seconds", 40, "--max_megabytes", 30,
-                    "--device", "cpu", "--encoder_backend", "torch", env=ONE_THREAD)
+                    "--device", "cpu", "--encoder_backend", "torch", fork=False,
+                    env={**ONE_THREAD, "TMPDIR": folder})
     end = time.monotonic() + 120
     while "open http" not in process.out:
         assert process.poll() is None and time.monotonic() < end, process.wait()
         time.sleep(0.1)
-    yield process.out.split()[1], process
-    process.kill(signal.SIGINT)
-    assert process.wait(60).code in (0, 130)
+    yield process.out.split()[1], folder
+    assert any(folder.glob("lrcn-app-*"))
+    process.kill(signal.SIGHUP)     # as when the terminal is closed; Ctrl-C and SIGTERM go the same way
+    process.wait(60)
+    assert not any(folder.glob("lrcn-app-*"))
 
 
 def film(path, seconds=4):
@@ -79,37 +84,44 @@ def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browse
     (tmp_path / "text.mp4").write_text("no film\n" * 100)
     visit(browser, address, tmp_path / "text.mp4")
     label(browser)
-    told(browser, "cannot read this film")
+    assert done(browser).startswith("Cannot read this film (")
+    assert "error" not in browser.find_element("css selector", "#labelled").text.lower()
     huge = film(tmp_path / "huge.mp4", 1)
     os.truncate(huge, 3 * 2**30)
     visit(browser, address, huge)
     told(browser, "maximum allowed size of 30")
     visit(browser, address, film(tmp_path / "long.mp4", 41))
     label(browser)
-    told(browser, "longer than 40 s")
+    assert done(browser) == "The film is longer than 40 s."
 
 
-def test_a_second_visitor_waits_and_gets_the_own_film(browser, app, tmp_path):
+def test_two_visitors_with_films_of_one_name_get_each_the_own_and_nobody_elses(browser, app, tmp_path):
+    address, folder = app
+    with chromium(tmp_path / "profile") as other:
+        for visitor, part, seconds in ((browser, "a", 38), (other, "b", 4)):
+            visit(visitor, address, film(tmp_path / part / "holiday.mp4", seconds))
+            label(visitor)
+        until(other, "return /queue/i.test(document.body.innerText)", 20)
+        for visitor, seconds in ((browser, 38), (other, 4)):
+            assert f"in {seconds}.0 s" in done(visitor, 120)
+            length = until(visitor, "return document.querySelector('#labelled video')?.duration")
+            assert length == pytest.approx(seconds, abs=0.1)
+    written = [path for path in folder.rglob("labelled.mp4") if "written" in path.parts]
+    assert len({path.parent.parent for path in written}) == len(written) >= 2
+    served = next(path for path in folder.rglob("served"))
+    for guess in (*written, f"{served}/../written", served / "holiday" / "labelled.mp4",
+                  f"{served}/%2e%2e/written/{written[0].parent.parent.name}/film/labelled.mp4"):
+        with pytest.raises(HTTPError):
+            urlopen(f"{address}gradio_api/file={guess}")
+
+
+@pytest.mark.parametrize("name", ["VISITOR.MP4", "visitor.MOV", "CAM.MTS", "...mp4"])
+def test_names_in_capitals_and_of_dots_are_taken(browser, app, tmp_path, name):
     address, _ = app
-    for name, seconds in (("first", 38), ("second", 4)):
-        film(tmp_path / f"{name}.mp4", seconds)
-    first = browser.current_window_handle
-    visit(browser, address, tmp_path / "first.mp4")
-    browser.switch_to.new_window("tab")
-    visit(browser, address, tmp_path / "second.mp4")
-    until(browser, "return document.querySelector('#film video') !== null")
-    second = browser.current_window_handle
-    browser.switch_to.window(first)
+    film(tmp_path / "film.mp4").rename(tmp_path / name)
+    visit(browser, address, tmp_path / name)
     label(browser)
-    browser.switch_to.window(second)
-    label(browser)
-    until(browser, "return /queue/i.test(document.body.innerText)", 20)
-    browser.switch_to.window(first)
-    assert "38.0 s" in done(browser, 120)
-    browser.switch_to.window(second)
-    assert "4.0 s" in done(browser)
-    browser.close()
-    browser.switch_to.window(first)
+    assert "segments in 4.0 s" in done(browser)
 
 
 def test_without_its_package_or_run_it_says_so(trained, tmp_path):
