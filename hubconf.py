@@ -5,6 +5,7 @@
     model.classes                               # names in label order
     said = model.predict("holiday.mp4")         # .segments, .times, .probabilities
     model.features(frames)                      # uint8 (T, H, W, 3) RGB -> float (T, D)
+    model.features(frames, flow)                # of a run on optical flow: its fields, uint8 (T, H, W, 2L)
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if Path(utils.__file__).resolve().parent != Path(__file__).resolve().parent:
                       f"first, or in a process of its own")
 
 from lrcn.base.cli import UserError
+from lrcn.video.reader import VideoError
 from lrcn.watching.segments import UNSURE, find_segments
 from lrcn.watching.sliding import History, Slider, analyse
 
@@ -39,7 +41,8 @@ class Recogniser:
 
     def __init__(self, trained, device):
         self.trained, self.classes = trained, trained.classes
-        self.slider = Slider(trained, device)
+        self.slider = Slider(trained, device, trained.recipe.encoder_backend,
+                             trained.recipe.encoder_precision)
 
     def predict(self, video, min_probability=0.4, min_segment=1.0):
         """The Prediction of a video file, as test_on_video.py makes it.
@@ -48,8 +51,11 @@ class Recogniser:
         runs of a label join a neighbour. lrcn.video.reader.VideoError: a file that cannot be read.
         """
         history = History(self.slider.length)
-        for _ in analyse(Path(video), self.slider, history, self.trained.rate):
-            pass
+        try:
+            for _ in analyse(Path(video), self.slider, history, self.trained.rate):
+                pass
+        except VideoError as error:
+            raise VideoError(f"{video}: {error}") from None
         shares = history.smoothed()
         least = int(np.ceil(min_segment * self.trained.rate.per_second))
         found = find_segments(history.times, history.end, shares, min_probability, least)
@@ -58,12 +64,24 @@ class Recogniser:
         return Prediction(segments, np.array(history.times), shares)
 
     @torch.inference_mode()
-    def features(self, frames):
-        """The encoder's features float (T, D) of successive frames, uint8 (T, H, W, 3) RGB."""
+    def features(self, frames, flow=None):
+        """What the head reads of successive frames uint8 (T, H, W, 3) RGB: float (T, D), the features of a
+        fusion's streams side by side.
+
+        flow: their fields, uint8 (T, H, W, 2L) as lrcn.video.flow.fields_at makes them. ValueError: a run on
+        optical flow without these.
+        """
+        planes = self.slider.flow and 2 * self.slider.flow.length
+        shape = () if flow is None else np.shape(flow)
+        if planes and (shape[:1], shape[3:]) != ((len(frames),), (planes,)):
+            raise ValueError(f"this run sees optical flow: expected flow uint8 ({len(frames)}, H, W, "
+                             f"{planes}), got {shape}; lrcn.video.flow.fields_at(film, indices, "
+                             f"trained.flow) makes it")
         self.slider.restart()
-        stream = self.slider.streams[0]
-        inputs = stream.inputs([stream.crop(frame) for frame in frames])
-        return stream.encoder(torch.from_numpy(inputs)).float().cpu()
+        crops = [self.slider.crop(*seen) for seen in
+                 zip(frames, flow if planes else [None] * len(frames), strict=True)]
+        return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
+                          .float().cpu() for i, stream in enumerate(self.slider.streams)], 1)
 
 
 def lrcn(run, checkpoint=None, device="auto"):

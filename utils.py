@@ -23,7 +23,7 @@ from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.clips import fields, splits
 from lrcn.clips.learned import Learned
 from lrcn.clips.manifest import SampledVideo, sampling_settings
-from lrcn.encoding import backbones, surgery
+from lrcn.encoding import backbones, engines, surgery
 from lrcn.encoding.engines import BACKENDS, PRECISIONS
 from lrcn.encoding.features import Options
 from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
@@ -101,6 +101,7 @@ def build(state, source):
         Flow.of(settings.get("flow"), f"{source}: settings: flow")
     fit_head(state, source)
     encoder = models.encoder_from_spec(state["encoder_spec"])
+    engines.keep(encoder, settings.get("engines"), source)
     head = models.Head(**state["head_spec"])
     if head.spec["feature_dim"] != encoder.feature_dim:
         raise UserError(f"{source}: its head reads {head.spec['feature_dim']} features and its encoder "
@@ -357,7 +358,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         elif rank.world > 1:
             network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
         learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
-        settings, folder, album = running.saved_settings(recipe, samples), None, None
+        settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
             from lrcn.training.pictures import Album
             folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))

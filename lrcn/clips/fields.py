@@ -11,6 +11,7 @@
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
 import errno
+import functools
 import os
 from pathlib import Path
 
@@ -143,24 +144,45 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
 
 
 def _made_elsewhere(folder, job, source, count, rate, seed, flow):
-    """planes (H, W, 2L) of every sampled frame, from numbered pictures <folder>/u/<video>/ and v/<video>/."""
+    """planes (H, W, 2L) of every sampled frame, from numbered pictures <folder>/u/<video>/ and v/<video>/.
+
+    A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
+    first field's of a film. VideoError names a picture that is missing.
+    """
     names = {Path(job.source).stem.lower(), job.video.lower()}
-    files = [next((frame_files(entry) for entry in sorted(Path(folder, plane).glob("*/"))
-                   if entry.name.lower() in names), []) for plane in "uv"]
-    last = min(map(len, files)) - 1
-    if last < 0:
+    files = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
+             for plane in "uv"]
+    if not all(files):
         raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}")
     if count == "all":
         with opened(source, rate.FPS) as video:
-            indices = [index for index, *_ in sample_video(video, rate)]
+            indices, frames = [index for index, *_ in sample_video(video, rate)], video.position + 1
     else:
-        indices = read_clip(source, count, rate, fraction(seed, job))[2]
+        _, info, indices, _ = read_clip(source, count, rate, fraction(seed, job))
+        frames = info.frames
+    first = min(min(plane) for plane in files)
+    numbers = list(frame_files(source) if source.is_dir() else range(first, first + frames))
+    if numbers[0] != first:
+        raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
+    last = max(len(numbers) - 2, 0)     # the last frame has no field of its own
+    for plane, there in zip("uv", files, strict=True):
+        lacking = [number for number in numbers[:last + 1] if number not in there]
+        if lacking:
+            raise VideoError(f"{plane}/{job.video}/ in {folder} has no picture of number {lacking[0]} "
+                             f"({len(lacking)} of {last + 1} are missing); make its flow again")
     for index in indices:
-        planes = [cv2.imread(plane[min(index + k, last)], cv2.IMREAD_GRAYSCALE)
+        planes = [cv2.imread(plane[numbers[min(index + k, last)]], cv2.IMREAD_GRAYSCALE)
                   for plane in files for k in range(flow.length)]
         if any(plane is None or plane.shape != planes[0].shape for plane in planes):
             raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
         yield np.stack(planes, -1)
+
+
+@functools.lru_cache
+def _subfolders(folder, plane):
+    """[(name in small letters, path)] of what one plane's folder holds, listed once a process."""
+    return sorted((entry.name.lower(), entry.path) for entry in os.scandir(Path(folder, plane))
+                  if entry.is_dir())
 
 
 def _write(path, fields, flow):

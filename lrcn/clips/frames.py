@@ -118,8 +118,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Cut:
-    """The view of a clip of one frame behind which a movie goes on with `frame` of another sampled video:
-    its flow is the one across this cut, from picture to picture; all else is as in the plain view."""
+    """The view of frames behind each of which a movie goes on with `frame` of another sampled video: their
+    flow is the one across this cut, from picture to picture; all else is as in the plain view."""
     video: SampledVideo
     frame: int
 
@@ -267,19 +267,21 @@ def clip_frames(folder, clip, transform, seed):
     if "flow" in transform.parts:
         planes = source_fields(folder, clip.video, clip.frames, transform.flow_length)
         if cut:
-            planes = _across(folder, clip, cut, planes.shape[1:3])
+            planes = _across(folder, clip, cut, planes.shape[2:0:-1])
         box = crop_box(*planes.shape[1:3], transform, clip, seed)
         seen["flow"] = to_flow_input(planes, box, transform)
     return as_modality(seen, transform)
 
 
-def _across(folder, clip, cut, shape):
-    """Planes uint8 (1, H, W, 2) of the field across a cut, by the folder's method, on pictures of `shape`."""
+def _across(folder, clip, cut, size):
+    """Planes uint8 (T, H, W, 2) of the fields from each of a clip's frames to the one behind the cut, by the
+    folder's method, on pictures of `size` (W, H)."""
     flow = flow_of(str(folder))
-    before, after = (flow.prepare(cv2.resize(source_frames(folder, video, [frame])[0], shape[::-1]))
-                     for video, frame in ((clip.video, clip.frames[0]), (cut.video, cut.frame)))
+    *before, after = (flow.prepare(cv2.resize(frame, size)) for video, frames in
+                      ((clip.video, clip.frames), (cut.video, [cut.frame]))
+                      for frame in source_frames(folder, video, frames))
     with _alone:
-        return flow.code(flow.between(before, after))[None]
+        return np.stack([flow.code(flow.between(frame, after)) for frame in before])
 
 
 def _crops(folder, clip, indices, transform, seed):

@@ -116,7 +116,7 @@ def _stat(raw, source):
     """(bytes, time of change in ns) of a file or of a folder's frames; zeros for a link to nothing."""
     path = os.path.join(raw, source)
     try:
-        known = [os.stat(name) for name in (frame_files(path) if os.path.isdir(path) else [path])]
+        known = [os.stat(name) for name in (frame_files(path).values() if os.path.isdir(path) else [path])]
     except OSError:
         return 0, 0
     return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)

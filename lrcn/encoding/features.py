@@ -18,7 +18,16 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank
 from lrcn.base.workers import in_threads
-from lrcn.encoding.engines import BLOCK, Engine, FrameEncoder, attempt, candidates, not_used, nothing_serves
+from lrcn.encoding.engines import (
+    BLOCK,
+    JUDGED,
+    Engine,
+    FrameEncoder,
+    attempt,
+    engines_of,
+    not_used,
+    nothing_serves,
+)
 from lrcn.encoding.rows import Blocks, entries_of, unique_rows
 from lrcn.encoding.store import FORMAT, Store
 
@@ -40,10 +49,6 @@ class Options:
     rank: Rank = field(default_factory=Rank)
     backend: str = "torch"
     precision: str = "auto"
-
-    @property
-    def engines(self):
-        return candidates(self.backend, self.precision, self.device)
 
 
 class Features:
@@ -148,19 +153,22 @@ def _encode_missing(encoder, rows, folder, options, what):
 def _plan(encoder, rows, folder, options, what, held):
     """(Plan, the FrameEncoder if it was needed to make one, Store); `held` keeps the store for this run."""
     wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
-    for engine in options.engines:
+    for engine in engines_of(encoder, options.backend, options.precision, options.device):
         store, ready = Store(folder, store_key(encoder, engine, options)), None
         lock = held.enter_context(contextlib.ExitStack())
         lock.enter_context(store.alone())
         said = store.look()
-        if said is None or said.get("refused_by", engine.version) != engine.version:
-            ready, said = _first_use(encoder, engine, rows, folder, options)
-            store.describe(**said)
+        if said is None or said.get("judged_by") != engine.judged_by:
+            ready, new = _first_use(encoder, engine, rows, folder, options)
+            # what is stored keeps its shape
+            layout = {name: said[name] for name in ("shape", "dtype") if ready and said and name in said}
+            store.describe(**{**new, **layout})
         if "refused" not in store.description:
             found = store.lay_out(store.description).open().find(wanted)
             if (found < 0).any():
                 store.require_space((found < 0).sum())
             _say_work(what, found, engine, store)
+            encoder.kept_engine = [engine.backend, engine.precision, options.device.type]
             return Plan(engine, store.key, store.description, wanted, found, stamps), ready, store
         lock.close()
         cli.say(not_used(engine, store.description["refused"]))
@@ -186,30 +194,34 @@ def store_key(encoder, engine, options):
 
 
 def _first_use(encoder, engine, rows, folder, options):
-    """(FrameEncoder, {shape, dtype}) of an engine that serves, else (None, {refused, refused_by}).
+    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves, else (None, {refused, judged_by}).
 
-    It sees noise, which says how large features get, and the first real frames.
+    It is judged by frames from all over the rows. Noise says how large features get.
     """
-    frames = Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options)[0]
-    frames[0] = torch.randint(0, 256, frames.shape[1:], dtype=torch.uint8,
-                              generator=torch.Generator().manual_seed(0))
-    ready, values, fault = attempt(encoder, options.device, engine, frames, options.compile)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, JUDGED).astype(int))
+    blocks = Blocks(rows, chosen, folder, encoder.transform, options)
+    frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
+    ready, _, fault = attempt(encoder, options.device, engine, frames, options.compile)
     if fault:
-        return None, {"refused": fault, "refused_by": engine.version}
-    small = options.dtype == "float16" and bool(values[0].abs().max() < FLOAT16_ROOM)
+        return None, {"refused": fault, "judged_by": engine.judged_by}
+    noise = torch.Generator().manual_seed(0)
+    values = ready(torch.randint(0, 256, blocks[0].shape, dtype=torch.uint8, generator=noise))
+    small = options.dtype == "float16" and bool(values.abs().max() < FLOAT16_ROOM)
     # Deep networks without trained weights let their activations grow without bound.
-    return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32"}
+    return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32",
+                   "judged_by": engine.judged_by}
 
 
 def _in_memory(encoder, rows, index, folder, options, what):
     """The same features, kept nowhere."""
-    for engine in options.engines:
+    for engine in engines_of(encoder, options.backend, options.precision, options.device):
         ready, said = _first_use(encoder, engine, rows, folder, options)
         if ready:
             break
         cli.say(not_used(engine, said["refused"]))
     else:
         raise nothing_serves(options.backend)
+    encoder.kept_engine = [engine.backend, engine.precision, options.device.type]
     if options.rank.first:
         cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
     values = np.empty((len(rows), *said["shape"]), said["dtype"])

@@ -77,7 +77,7 @@ def _view_words(video, view, seed, prints):
     if isinstance(view, MeanFrame):
         return f"mean of {view.frames}"
     if isinstance(view, Cut):
-        return f"cut to {view.frame} of {prints[view.video].tolist()}"
+        return f"a cut to frame {view.frame} of {prints[view.video].tolist()}"
     return f"{seed}/{video.cls}/{video.name}/{view}"
 
 

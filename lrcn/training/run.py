@@ -15,6 +15,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.ranks import Stop
 from lrcn.clips import fields, splits
 from lrcn.clips.manifest import sampling_settings
+from lrcn.encoding import engines
 from lrcn.runs import ENDING, versions
 from lrcn.training import engine
 from lrcn.training.feeds import epoch_steps
@@ -24,7 +25,7 @@ OF_A_STEP = ("batch_size", "accumulate", "views", "seed")
 STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 
 
-def saved_settings(recipe, samples):
+def saved_settings(recipe, samples, encoder):
     """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
     test_on_video.py samples alike, wherever the clips are by then.
 
@@ -35,8 +36,8 @@ def saved_settings(recipe, samples):
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
-            **({"flow": flow} if flow else {}),
-            **{name: sampled.get(name) for name in ("FPS", "sampling_rate")},
+            **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
+            **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},
             **frame_steps([s.video for s in samples if s.part == "train"])}
 
 

@@ -27,9 +27,9 @@ def is_frame_folder(names):
 
 
 def frame_files(folder):
-    """The paths of a folder's pictures in the order of their numbers."""
+    """{number: path} of a folder's pictures, in the order of their numbers."""
     found = [(int(n[1]), entry.path) for entry in os.scandir(folder) if (n := NUMBERED.fullmatch(entry.name))]
-    return [path for _, path in sorted(found)]
+    return dict(sorted(found))
 
 
 def opened(path, fps):
@@ -41,7 +41,7 @@ class FrameFolder:
     """Numbered pictures as a Video: the same methods, and no more than one picture in memory."""
 
     def __init__(self, path, fps):
-        self.path, self.files = Path(path), frame_files(path)
+        self.path, self.files = Path(path), list(frame_files(path).values())
         if not self.files:
             raise VideoError("no numbered pictures in this folder")
         self.position, self.time = -1, None

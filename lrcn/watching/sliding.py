@@ -86,7 +86,7 @@ class Network:
     head: the values of windows, (n, T, ...), those of all encoders side by side -> probabilities
     float32 (n, C). block: frames that are encoded at once, where so many are there.
     flow: the flow.Flow that they see. names, alone: of the streams of a fusion, and what each says by
-    itself, float32 (n, names, C).
+    itself, float32 (n, names, C). extract: how many frames of a video the run's clips hold, or "all".
     """
     encoders: list
     head: Callable
@@ -96,6 +96,7 @@ class Network:
     flow: Flow | None = None
     names: tuple = ()
     alone: Callable | None = None
+    extract: int | str | None = None
 
     def answers(self, windows):
         """What the model says of windows and, of a fusion, each stream alone: float32 (n, 1 + names, C)."""
@@ -111,7 +112,8 @@ def network_of(trained, device, backend="torch", precision="auto"):
     return Network(encoders, lambda windows: softmax(head(windows.float()).float()), length,
                    head.spec["classes"], max(BLOCK[device.type], length), trained.flow,
                    getattr(encoder, "names", ()),
-                   lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()))
+                   lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
+                   trained.settings.get("num_frames_to_extract"))
 
 
 class Slider:
@@ -228,8 +230,9 @@ class History:
 def analyse(path, slider, history, rate):
     """Fill `history` from a video file; yields how many windows are known, as they become known.
 
-    A video shorter than a window is seen as in training: with a smaller stride, and the last frame
-    repeated where there are too few. VideoError when the file cannot be read.
+    A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips that
+    hold all of their videos, and the last frame repeated where there are too few. VideoError when the file
+    cannot be read.
     """
     slider.restart()
     with Video(path) as source:
@@ -244,7 +247,11 @@ def analyse(path, slider, history, rate):
         if not history.times:
             raise VideoError("not one frame of it can be decoded")
         history.end = source.time + 1 / source.info.fps
-    if len(history.times) < slider.length:
+    short = slider.length - len(history.times)
+    if short > 0 and slider.network.extract == "all":
+        history.times += history.times[-1:] * short
+        crops += crops[-1:] * short
+    elif short > 0:
         frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
         history.times[:] = (indices / info.fps).tolist()
         fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)

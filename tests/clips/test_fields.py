@@ -89,6 +89,10 @@ def test_the_flow_of_a_cut_leads_from_picture_to_picture(flowing):
                        for view in (0, Cut(one, 3), Cut(other, 3)))
     assert (abs(still[0, 1, ..., :2].astype(int) - 128) <= 1).all()      # onto itself: nothing moves
     assert abs(cut[0, 1].astype(int) - own[0, 1]).mean() > 3
+    both = clip_frames(flowing, Clip(one, (1, 3), Cut(other, 3)), transform, 0)     # one view, two frames
+    early = clip_frames(flowing, Clip(one, (1,), Cut(other, 3)), transform, 0)
+    np.testing.assert_array_equal(both, np.concatenate([early, cut]))
+    assert (early[0, 1] != cut[0, 1]).any()
     assert (cut[0, 0] == own[0, 0]).all() and (still[0, 0] == own[0, 0]).all()
 
 

@@ -1,4 +1,6 @@
 """What runs the encoder: the fastest that is there, agrees with PyTorch, and is said."""
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -108,7 +110,62 @@ def broken(encoder, precision):
     raise RuntimeError("no such operator:\nFancy")
 
 
-@pytest.mark.parametrize("runner, words", [(wrong, "cosine of"), (broken, "no such operator: Fancy")])
+@pytest.mark.parametrize("share, serves", [(0.2, True), (0.35, False)])
+def test_an_engine_is_judged_by_each_modality_in_parts_of_its_deviation(encoder, pictures, share, serves):
+    torch.manual_seed(0)
+    both = models.build_encoder("resnet18", None, 64, "rgb+flow")
+    frames = torch.stack([pictures, 128 + (pictures // 64)], 1)     # the flow is nearly alike everywhere
+    ready = FrameEncoder(both, CPU, engine=Engine("torch", "bfloat16"))
+    plain = ready._torch(frames, "float32").unflatten(1, (2, -1))
+    deviation = (plain[:, 1] - plain[:, 1].mean(0)).norm(dim=1).square().mean().sqrt()
+    deviation = max(deviation, plain[:, 1].norm(dim=1).mean() * engines.LEAST)
+    error = torch.nn.functional.normalize(torch.randn(8, 512), dim=1) * share * deviation
+    cosine = torch.nn.functional.cosine_similarity(
+        plain.flatten(1), torch.cat([plain[:, 0], plain[:, 1] + error], 1)).mean()
+    assert cosine > 0.99        # a mean cosine says nothing of it
+    ready.runner = engines.AtOnce(lambda x: torch.cat([plain[:, 0], plain[:, 1] + error], 1))
+    fault = ready.fault(frames)
+    assert fault is None if serves else "on flow" in fault and "0.35" in fault
+
+
+def test_a_run_keeps_its_engine_and_another_machine_says_so(encoder, machine, capsys):
+    machine(["openvino", "onnxruntime"], True)
+    own = models.build_encoder("resnet18", None, 64)
+    engines.keep(own, [["onnxruntime", "float32", "cpu"]], "a file")
+    assert engines.kept(own) == [["onnxruntime", "float32", "cpu"]]
+    assert engines.engines_of(own, "auto", "auto", CPU)[0] == Engine("onnxruntime")
+    assert engines.engines_of(own, "openvino", "auto", CPU)[0] == Engine("openvino", "bfloat16")
+    assert not capsys.readouterr().out
+    machine([], False)
+    assert engines.engines_of(own, "auto", "auto", CPU) == engines.engines_of(own, "auto", "auto", CPU)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 1 and "trained with onnxruntime in float32 on cpu, which is not" in out
+    for said in ("auto", [["torch"]], [["torch", "auto", "cpu"]], [None, None]):
+        with pytest.raises(UserError, match="a file: settings: engines"):
+            engines.keep(own, said, "a file")
+
+
+def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, machine, monkeypatch):
+    machine(["openvino"], False)
+    monkeypatch.setitem(engines.RUNNERS, "openvino", broken)
+    monkeypatch.setattr(Engine, "version", "1.0")
+    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:2]]
+    options = Options(CPU, 0, backend="auto")
+    encode_clips(encoder, clips, folder, options)
+    refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
+    plain = engines.AtOnce(FrameEncoder(encoder, CPU)._torch)
+    monkeypatch.setitem(engines.RUNNERS, "openvino", lambda *_: plain)
+    encoder.kept_engine = None
+    encode_clips(encoder, clips, folder, options)
+    assert encoder.kept_engine == ["torch", "float32", "cpu"]
+    monkeypatch.setattr(torch, "__version__", "99")
+    encoder.kept_engine = None
+    encode_clips(encoder, clips, folder, options)
+    assert encoder.kept_engine == ["openvino", "float32", "cpu"] and "refused" not in refused[0].read_text()
+
+
+@pytest.mark.parametrize("runner, words", [(wrong, "is the limit"), (broken, "no such operator: Fancy")])
 def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
                                                  runner, words):
     machine(["openvino"], False)
@@ -116,9 +173,11 @@ def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, mac
     monkeypatch.setattr(Engine, "version", "1.0")
     (tmp_path / "sampled").symlink_to(sampled)
     clips = [windows(video, 5)[0] for video in read_sampled(sampled)[:2]]
+    encoder.kept_engine = None
     plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
     capsys.readouterr()
     auto = Options(CPU, 0, backend="auto", cache=False)
+    encoder.kept_engine = None
     assert np.array_equal(encode_clips(encoder, clips, sampled, auto), plain)
     out = capsys.readouterr().out
     assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out

@@ -80,12 +80,22 @@ def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
 
 
 def test_flow_that_is_not_there_is_said(layouts):
-    shutil.rmtree(layouts / "tvl1_flow" / "u" / "v_Run_g02_c01")
+    flow = layouts / "tvl1_flow"
+    shutil.rmtree(flow / "u" / "v_Run_g02_c01")
+    (flow / "u" / "v_Run_g01_c01" / "frame000003.jpg").unlink()
+    for plane in "uv":
+        (flow / plane / "v_Jump_g01_c01" / "frame000001.jpg").unlink()
+    for number in range(25, 50):
+        (flow / "v" / "v_Jump_g02_c01" / f"frame{number:06d}.jpg").unlink()
     words = ("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
              layouts / "out", "--flow_dir", layouts / "tvl1_flow", "--num_workers", 1, "--no-report")
     one_line(run(*words, ok=False), "--flow_dir", "--flow tvl1")
     result = run(*words, "--flow", "tvl1", ok=False)
-    assert result.code == 1 and "no flow: v_Run_g02_c01: no u/v_Run_g02_c01/" in result.err
+    assert result.code == 1
+    for words in ("v_Run_g02_c01: no u/v_Run_g02_c01/", "has no picture of number 3 (1 of 49",
+                  "begin with number 1, and its flow", "has no picture of number 25 (25 of 49"):
+        assert words in result.err
+    assert not list((layouts / "out").rglob("optical_flow/*/*.avi"))
 
 
 def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):

@@ -4,10 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from videos import number_of, write_video
 
 from lrcn.clips.frames import Transform, plain_box, to_flow_input
 from lrcn.clips.streams import MODALITIES, as_modality, change_at, differences
-from lrcn.watching.sliding import Stream
+from lrcn.video.sampling import Rate
+from lrcn.watching.sliding import History, Network, Slider, Stream, analyse
 
 PLAIN = Transform(8, 8, (0.5,) * 3, (0.2,) * 3)
 
@@ -33,3 +35,20 @@ def test_frames_pushed_one_by_one_are_encoded_as_those_of_a_clip(transform):
                          "flow": to_flow_input(fields, plain_box(8, 8, transform), transform)}, transform)
     assert whole.shape == (5, *transform.shape)
     np.testing.assert_array_equal(np.concatenate(seen), whole)
+
+
+@pytest.mark.parametrize("extract, frames", [("all", [0, 10, 20, 20, 20]), (5, [0, 7, 14, 21, 28]),
+                                             (None, [0, 7, 14, 21, 28])])
+def test_a_film_shorter_than_a_window_is_seen_as_in_training(tmp_path, extract, frames):
+    film, seen = write_video(tmp_path / "film.avi", 29), []
+
+    def encoder(inputs):
+        seen.extend(number_of(picture) for picture in inputs.numpy())
+        return torch.zeros(len(inputs), 2)
+    encoder.transform = replace(PLAIN, resize=240, crop=240)
+    slider = Slider(Network([encoder], lambda windows: torch.full((len(windows), 2), 0.5), 5, 2, 8,
+                            extract=extract))
+    seen.clear()
+    history = History(5)
+    assert list(analyse(film, slider, history, Rate())) == [1]
+    assert seen == frames and history.times == pytest.approx([i / 25 for i in frames])
