@@ -159,8 +159,10 @@ class FrameEncoder:
 
 
 def kept(encoder):
-    """[[backend, precision, device] or None] of each stream of an encoder: what has run it for a training."""
-    return [getattr(one, "kept_engine", None) for one in getattr(encoder, "streams", [encoder])]
+    """[[backend, precision, device] or None] of each stream of an encoder: what ran it here, else what ran
+    it in the run's training."""
+    return [getattr(one, "ran_on", getattr(one, "kept_engine", None))
+            for one in getattr(encoder, "streams", [encoder])]
 
 
 def keep(encoder, said, source):

@@ -168,7 +168,7 @@ def _plan(encoder, rows, folder, options, what, held):
             if (found < 0).any():
                 store.require_space((found < 0).sum())
             _say_work(what, found, engine, store)
-            encoder.kept_engine = [engine.backend, engine.precision, options.device.type]
+            encoder.ran_on = [engine.backend, engine.precision, options.device.type]
             return Plan(engine, store.key, store.description, wanted, found, stamps), ready, store
         lock.close()
         cli.say(not_used(engine, store.description["refused"]))
@@ -221,7 +221,7 @@ def _in_memory(encoder, rows, index, folder, options, what):
         cli.say(not_used(engine, said["refused"]))
     else:
         raise nothing_serves(options.backend)
-    encoder.kept_engine = [engine.backend, engine.precision, options.device.type]
+    encoder.ran_on = [engine.backend, engine.precision, options.device.type]
     if options.rank.first:
         cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
     values = np.empty((len(rows), *said["shape"]), said["dtype"])

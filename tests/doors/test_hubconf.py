@@ -5,11 +5,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, environment
+from commands import ROOT, environment, run
+from runs import last_line, train
 from videos import write_video
 
 import utils
-from lrcn.video.reader import read_frames
+from lrcn.video.flow import fields_at
+from lrcn.video.reader import VideoError, read_frames
 
 NOTEBOOK = """
 import sys, torch
@@ -64,3 +66,25 @@ def test_frames_of_another_kind_are_refused_with_the_right_one(model, frames, sa
     with pytest.raises(ValueError, match="expected frames uint8") as error:
         model.trained.model(frames)
     assert says in str(error.value)
+
+
+def test_a_film_that_is_not_there_is_named(model):
+    with pytest.raises(VideoError, match="nothere.mp4: "):
+        model.predict("nothere.mp4")
+
+
+def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(demo, flowing, tmp_path):
+    runs = [train(demo, flowing, tmp_path / name, "--modality", name, "--epochs", 1)
+            for name in ("rgb", "flow")]
+    both = last_line(run("fuse.py", "--train", *runs, "--epochs", 1, "--device", "cpu", "--num_workers", 0,
+                         "--no-pictures", "--encoder_backend", "torch", "--local_dir", tmp_path))
+    rgb, flow, fused = (torch.hub.load(str(ROOT), "lrcn", run=str(one), device="cpu", source="local")
+                        for one in (*runs, both))
+    assert utils.load_trained(runs[0]).settings["engines"] == [["torch", "float32", "cpu"]]
+    film = next((demo / "UCF-101").rglob("*.avi"))
+    frames, fields = read_frames(film, [0, 10, 20]), fields_at(film, [0, 10, 20], flow.trained.flow)
+    parts = [rgb.features(frames), flow.features(frames, fields)]
+    torch.testing.assert_close(fused.features(frames, fields), torch.cat(parts, 1))
+    assert fused.features(frames, fields).shape[1] == fused.trained.model.encoder.feature_dim
+    with pytest.raises(ValueError, match="expected flow uint8 .3, H, W, 2."):
+        flow.features(frames)

@@ -156,13 +156,11 @@ def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, ma
     refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
     plain = engines.AtOnce(FrameEncoder(encoder, CPU)._torch)
     monkeypatch.setitem(engines.RUNNERS, "openvino", lambda *_: plain)
-    encoder.kept_engine = None
     encode_clips(encoder, clips, folder, options)
-    assert encoder.kept_engine == ["torch", "float32", "cpu"]
+    assert encoder.ran_on == ["torch", "float32", "cpu"]
     monkeypatch.setattr(torch, "__version__", "99")
-    encoder.kept_engine = None
     encode_clips(encoder, clips, folder, options)
-    assert encoder.kept_engine == ["openvino", "float32", "cpu"] and "refused" not in refused[0].read_text()
+    assert encoder.ran_on == ["openvino", "float32", "cpu"] and "refused" not in refused[0].read_text()
 
 
 @pytest.mark.parametrize("runner, words", [(wrong, "is the limit"), (broken, "no such operator: Fancy")])
@@ -173,11 +171,9 @@ def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, mac
     monkeypatch.setattr(Engine, "version", "1.0")
     (tmp_path / "sampled").symlink_to(sampled)
     clips = [windows(video, 5)[0] for video in read_sampled(sampled)[:2]]
-    encoder.kept_engine = None
     plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
     capsys.readouterr()
     auto = Options(CPU, 0, backend="auto", cache=False)
-    encoder.kept_engine = None
     assert np.array_equal(encode_clips(encoder, clips, sampled, auto), plain)
     out = capsys.readouterr().out
     assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out
