@@ -32,7 +32,7 @@ from lrcn.drawing import plots
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
-from lrcn.training.folds import CrossValidation, Journal, Plan, Setting
+from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting
 from lrcn.training.recipe import Recipe
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
@@ -272,8 +272,11 @@ def main():
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)
+        chosen = dict(best.setting.chosen)
+        tested = [f"--{name}={chosen[name]}" for name in TESTING if name in chosen]
         cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: "
-                f"{shlex.join(best.setting.recipe.words())}")
+                f"{shlex.join(best.setting.recipe.words(always=chosen))}"
+                + (f"; of test.py: {' '.join(tested)}" if tested else ""))
         if args.refit:
             refit(out, args, best.setting, plan)
     cli.say(out)

@@ -5,12 +5,15 @@
     script = patched(tmp_path, "train.py", "from lrcn.base import files\\nfiles.flush_folder = ...")
 """
 import csv
+import dataclasses
 import json
 import socket
 from pathlib import Path
 
 import torch
 from commands import ROOT, Result, run, start
+
+from lrcn.training.recipe import Recipe
 
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
 TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
@@ -69,6 +72,15 @@ def weights(folder, name="last"):
     state = load(folder, name)
     return {f"{part}.{key}": value for part in ("encoder", "head")
             for key, value in (state[part] or {}).items()}
+
+
+def other_value(name, recipe):
+    """A value that a field of Recipe may have, and that this recipe has not."""
+    [kind] = [f.metadata["kind"] for f in dataclasses.fields(Recipe) if f.name == name]
+    special = {"img_dim": 40, "encoder": "squeezenet1_0", "encoder_weights": "none.pth",
+               "train_encoder": "last:2", "streams": ["one", "two"], "chosen_classes": ["one", "two"]}
+    candidates = [special.get(name, "other"), *getattr(kind, "words", ()), True, False, 3, 2, 0.3]
+    return next(value for value in candidates if kind.fault(value) is None and value != getattr(recipe, name))
 
 
 def table(path):

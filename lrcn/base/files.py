@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 from lrcn.base.cli import UserError
@@ -74,6 +75,27 @@ def read_json(path):
     if not isinstance(value, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
     return value
+
+
+def append_lines(path, values):
+    """Append JSON values to a journal, a line and a check sum each, and see them safe on the disk."""
+    lines = [json.dumps(value) for value in values]
+    with open(path, "a", encoding="utf-8") as f:
+        # A line that a kill cut off must not swallow the next.
+        f.write("\n" + "".join(f"{zlib.crc32(line.encode()):08x}\t{line}\n" for line in lines))
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def read_lines(path):
+    """The values in a journal without lines that were cut off or altered; older ones have no check sum."""
+    found = []
+    for line in Path(path).read_bytes().split(b"\n"):
+        check, tab, text = line.partition(b"\t")
+        with contextlib.suppress(ValueError, RecursionError):
+            if not tab or int(check, 16) == zlib.crc32(text):
+                found.append(json.loads(text if tab else line))
+    return found
 
 
 def write_csv(path, header, rows):

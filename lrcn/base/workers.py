@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 
+PATIENCE = 5    # seconds for the end of a process that was killed
 AHEAD = 2   # tasks that a worker holds, so that it does not wait for its parent
 
 
@@ -67,8 +68,10 @@ def pool(count):
         executor.shutdown()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
+        # Not by SIGTERM: a thread of torch's that does not block it takes it, and the child lives on.
         for child in multiprocessing.active_children():
-            child.terminate()
+            child.kill()
+            child.join(PATIENCE)
 
 
 def _in_pool():

@@ -9,7 +9,6 @@ A kill at any moment costs at most the videos of the last two seconds: they are 
 """
 import contextlib
 import hashlib
-import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +35,7 @@ class Journal:
 
     def add(self, kind, job, detail, facts=None):
         """kind "done": detail is the row of the manifest, facts that of clips.csv; "failed": the reason."""
-        self.lines.append(json.dumps([kind, job.source if kind == "failed" else None, detail, facts]))
+        self.lines.append([kind, job.source if kind == "failed" else None, detail, facts])
         if kind == "done":
             self.clips.append(clip_path(self.out, job.cls, job.video))
         if len(self.lines) >= 256 or time.monotonic() - self.flushed > 2:
@@ -46,11 +45,7 @@ class Journal:
         lines, clips, self.lines, self.clips = self.lines, self.clips, [], []
         if lines:
             flush(clips)
-            with open(self.path, "a", encoding="utf-8") as f:
-                # A line that a kill cut off must not swallow the next.
-                f.write("\n" + "\n".join(lines) + "\n")
-                f.flush()
-                os.fsync(f.fileno())
+            files.append_lines(self.path, lines)
         self.flushed = time.monotonic()
 
 
@@ -87,9 +82,9 @@ class Entry:
 def read_journal(path):
     """[(kind, source, detail, facts)]; a line that a kill cut off is left out."""
     lines = []
-    for line in path.read_bytes().split(b"\n"):
+    for value in files.read_lines(path):
         with contextlib.suppress(ValueError, TypeError):
-            kind, source, detail, *rest = json.loads(line)
+            kind, source, detail, *rest = value
             facts = rest[0] if rest and rest[0] and len(rest[0]) == len(FACTS) else None
             if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
                 lines.append((kind, source, detail, None))

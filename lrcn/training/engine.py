@@ -209,6 +209,8 @@ class Learner:
         try:
             check_optimizer(state["optimizer"], self.optimizer.state_dict(), self.recipe.optimizer)
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:   # which has those of before
+                group["weight_decay"] = self.recipe.weight_decay
             self.plateau.load_state_dict(state["plateau"])
             self.plateau.optimizer.param_groups[0]["lr"] = float(state["plateau"]["_last_lr"][0])
             self.updates = int(state["schedule"]["last_epoch"])

@@ -13,35 +13,31 @@ import functools
 import hashlib
 import io
 import json
-import os
 from collections import namedtuple
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lrcn import runs
+from lrcn import checkpoints, runs
+from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.ranks import Rank, Stop
 from lrcn.base.workers import pool
+from lrcn.clips.fields import flow_of
 from lrcn.clips.splits import Sample
-from lrcn.encoding.contents import fingerprints
+from lrcn.encoding.contents import contents
 from lrcn.encoding.features import Options
 from lrcn.encoding.predictions import clip_features, predict_videos
 from lrcn.training.engine import Progress, make_learner, train_epoch
 from lrcn.training.feeds import epoch_steps, make_feeds
 from lrcn.training.recipe import Recipe
 
-FORMAT = 1
-# Flags of the network that an encoder does not depend on
-OF_A_HEAD = ("num_frames_video", "latent_dim", "hidden_size", "lstm_layers", "projection",
-             "classifier_hidden", "bidirectional", "readout", "dropout", "loss_per_step",
-             "rnn", "classifier_activation", "classifier_dropout")
-# What else decides which features are read
-OF_FEATURES = ("num_frames_video", "views", "clips_per_video")
+FORMAT = 2
+REPLACED = "a file that it depends on was replaced meanwhile; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -90,21 +86,60 @@ class Plan:
         return range(int(self.folds.max()) + 1)
 
 
+# ---------------------------------------------------------------- what it depends on
+
+def depends(recipe, *stages):
+    """{flag: value} of those that decide these stages (see recipe.flag), of files what they hold.
+
+    The key of whatever is kept is made of this.
+    """
+    named = {"encoder_weights": [Path(recipe.encoder_weights).expanduser()], "streams": _streams(recipe),
+             "init_from": recipe.init_from and [runs.checkpoint_path(recipe.init_from, flag="init_from")]}
+    contents = {name: [_content(path) for path in paths] for name, paths in named.items() if paths}
+    return {**recipe.deciding(*stages), **contents}
+
+
+def _streams(recipe):
+    return [runs.checkpoint_path(run, flag="streams") for run in recipe.streams or ()]
+
+
+def _content(path):
+    """A fingerprint of a file; the name itself where there is none."""
+    if not path.is_file():
+        return str(path)
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@functools.cache
+def _hash(path, *stamp):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+
+
+def sees_flow(recipe):
+    """Whether the encoder sees optical flow, or one of its streams does."""
+    return any("flow" in modality.split("+") for modality in
+               [recipe.modality, *(_modality(path, _content(path)) for path in _streams(recipe))])
+
+
+@functools.cache
+def _modality(path, content):
+    return Recipe.of(checkpoints.load_file(path, "streams").get("settings"), f"--streams {path}").modality
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 # ---------------------------------------------------------------- one training
 
 _encoders = {}      # the last frozen one of this process
 
 
-def encoder_key(recipe):
-    """What an encoder depends on, as text. A random one depends on the seed too."""
-    network = {f.name: getattr(recipe, f.name) for f in fields(recipe)
-               if f.metadata["group"] == "network" and f.name not in OF_A_HEAD}
-    return repr((network, recipe.train_encoder, recipe.seed))
-
-
 def _build(build, recipe, plan):
     """build's (model, network, encoder, groups), a frozen encoder made once."""
-    key = encoder_key(recipe)
+    key = _digest(depends(recipe, "encoder"))
     built = build(recipe, plan.classes, plan.device, _encoders.get(key))
     if recipe.frozen and key not in _encoders:
         _encoders.clear()
@@ -182,31 +217,14 @@ class Journal:
 
     def __init__(self, path):
         self.path, self.done = Path(path), {}
-        for line in self.path.read_bytes().split(b"\n") if self.path.is_file() else ():
+        for entry in files.read_lines(self.path) if self.path.is_file() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                entry = json.loads(line)
                 if not set(entry["right"]) - {"0", "1"} and np.isfinite(entry["loss"]):
                     self.done[str(entry["key"])] = entry
 
     def add(self, key, entry):
         self.done[key] = {"key": key, **entry}
-        with open(self.path, "a", encoding="utf-8") as f:
-            # A line that a kill cut off must not swallow the next.
-            f.write("\n" + json.dumps(self.done[key]) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _content(path):
-    """A fingerprint of a file that a flag names; the word itself where it names none."""
-    with contextlib.suppress(OSError), open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
-    return path
+        files.append_lines(self.path, [self.done[key]])
 
 
 class CrossValidation:
@@ -214,10 +232,7 @@ class CrossValidation:
 
     def __init__(self, plan, build, journal, jobs=1):
         self.plan, self.build, self.journal, self.jobs = plan, build, journal, jobs
-        paths = [v.path for v in plan.videos]
-        prints = fingerprints(plan.folder, paths)[0].tolist()
-        self.clips = [_digest([paths, prints, plan.labels.tolist(), (plan.folds == fold).tolist()])
-                      for fold in plan.numbers]
+        self.clips = {}     # {is flow seen?: a digest of each fold's clips}
         self.faults, self.encoded, self.executor = {}, set(), None
         self.trained, self.seconds = 0, 0.0     # of this call: trainings, and within their epochs
 
@@ -229,13 +244,16 @@ class CrossValidation:
 
     def _key(self, setting, fold):
         """What a training's answers depend on, as 16 hex digits."""
-        recipe = setting.recipe
-        other = recipe.init_from and runs.checkpoint_path(recipe.init_from, flag="init_from")
-        said = {"format": FORMAT, **recipe.choices(), "seed": recipe.seed, "device": self.plan.device.type,
-                "backend": recipe.encoder_backend, "precision": recipe.encoder_precision,
-                "encoder_weights": _content(recipe.encoder_weights), "init_from": other and _content(other),
-                "test": [setting.test_windows, setting.flip], "clips": self.clips[fold]}
-        return _digest(said)
+        recipe, plan = setting.recipe, self.plan
+        flow = sees_flow(recipe)
+        if flow not in self.clips:
+            prints = contents(plan.folder, plan.videos, ["flow"] if flow else [])[0].tolist()
+            held = [[v.path for v in plan.videos], prints, plan.labels.tolist(),
+                    flow and flow_of(plan.folder).settings()]
+            self.clips[flow] = [_digest([held, (plan.folds == k).tolist()]) for k in plan.numbers]
+        return _digest({"format": FORMAT, **recipe.choices(), **depends(recipe, "encoder"),
+                        "device": plan.device.type, "test": [setting.test_windows, setting.flip],
+                        "clips": self.clips[flow][fold]})
 
     def pending(self, settings):
         return [t for setting in settings for t in self.trainings(setting) if t.key not in self.journal.done]
@@ -252,8 +270,7 @@ class CrossValidation:
             self._train_at_once(list(todo.values()), said)
 
     def _encode(self, setting):
-        key = (encoder_key(setting.recipe), *(getattr(setting.recipe, name) for name in OF_FEATURES),
-               setting.test_windows, setting.flip)
+        key = _digest([depends(setting.recipe, "encoder", "clips"), setting.test_windows, setting.flip])
         if key not in self.encoded:
             self.encoded.add(key)
             encode(self.build, setting, self.plan)
@@ -272,8 +289,11 @@ class CrossValidation:
                             f"the same command again to go on, with fewer of them") from None
 
     def _take(self, training, outcome, said):
+        key = self._key(training.setting, training.fold)
+        if key != training.key:
+            outcome = {"fault": REPLACED}
         if "fault" in outcome:
-            self.faults[training.key] = outcome["fault"]
+            self.faults[key] = outcome["fault"]
         else:
             self.journal.add(training.key, {"fold": training.fold, "seed": training.setting.recipe.seed,
                                             "setting": dict(training.setting.chosen), **outcome})
@@ -290,8 +310,9 @@ class CrossValidation:
     # ------------------------------------------------------------ answers
 
     def fault(self, setting):
-        """Why a training of this setting came to nothing, or None."""
-        return next((self.faults[t.key] for t in self.trainings(setting) if t.key in self.faults), None)
+        """Why a training of this setting has no answers."""
+        return next((self.faults[t.key] for t in self.trainings(setting) if t.key in self.faults),
+                    REPLACED)
 
     def right(self, setting):
         """bool (seeds, videos): whether each clip was told rightly when its fold was held out; None where a

@@ -21,10 +21,22 @@ SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, ab
 BELOW_ONE = Number(float, low=0, below=1)
 
 
-def flag(group, default, kind, help, metavar=None, names=()):
-    """A field of Recipe and its flag. names: of the flag, where the field's own is not enough."""
+def flag(group, default, kind, help, metavar=None, names=(), decides=None):
+    """A field of Recipe and its flag. names: of the flag, where the field's own is not enough.
+
+    decides: the first of these that its value changes, from which every key and refusal follows:
+      place     nothing: where data lie that are known by what they hold
+      parts     which videos there are, and in which part
+      encoder   the encoder, its weights, and the views and features that it gives
+      clips     which clips of a video are seen
+      head      the head, or the optimiser, whose state a checkpoint holds
+      steps     how it is trained
+      nothing   neither weights nor answers
+    Without the word the earliest of its group, so that a flag that is new is in every key.
+    """
+    usual = {"data": "parts", "network": "encoder", "training": "encoder"}
     return field(default=default, metadata=dict(group=group, kind=kind, help=help, metavar=metavar,
-                                                names=names))
+                                                names=names, decides=decides or usual.get(group, "nothing")))
 
 
 @dataclass(frozen=True)
@@ -32,10 +44,10 @@ class Recipe:
     """Every choice of a training run, by the names of train.py's flags."""
     sampled_data_path: str = flag("data", None, Text(none=True), "folder that preprocessing_data.py wrote",
                                   "DIR", ("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
-                                          "--data_dir"))
+                                          "--data_dir"), decides="place")
     ucf_list_dir: str = flag("data", None, Text(none=True), "folder of the split lists; without it the "
                              "split is drawn by group from the sampled data", "DIR",
-                             ("--ucf_list_dir", "--split_path", "--annots_dir"))
+                             ("--ucf_list_dir", "--split_path", "--annots_dir"), decides="place")
     split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
                       "and test on the three in turn; random: the leaky protocol, by video instead of "
                       "group, for comparison only", names=("--split", "--split_number"))
@@ -71,68 +83,77 @@ class Recipe:
                          "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
                          "RUN,RUN,...")
     num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
-                                 names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
-    latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature")
+                                 names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
+                                 decides="clips")
+    latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature", decides="head")
     hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction",
-                            names=("--hidden_size", "--rnn_units"))
-    lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers")
-    rnn: str = flag("network", "lstm", Choice(RNNS), "what reads the frames one after another")
+                            names=("--hidden_size", "--rnn_units"), decides="head")
+    lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers", decides="head")
+    rnn: str = flag("network", "lstm", Choice(RNNS), "what reads the frames one after another",
+                    decides="head")
     projection: str = flag("network", "norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, "
                            "linear layer and ReLU; the linear layer alone; it and a batch norm; or nothing "
-                           "but dropout")
+                           "but dropout", decides="head")
     classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer before the last one "
-                                  "(default: no such layer)")
+                                  "(default: no such layer)", decides="head")
     classifier_activation: str = flag("network", "relu", Choice(ACTIVATIONS), "of that layer; relu has a "
-                                      "batch norm before it, selu none")
+                                      "batch norm before it, selu none", decides="head")
     classifier_dropout: float = flag("network", None, Number(float, low=0, below=1, none=True), "share of "
-                                     "units dropped before the classifier (default: --dropout)")
-    bidirectional: bool = flag("network", True, Switch(), "read the clip both ways")
+                                     "units dropped before the classifier (default: --dropout)",
+                                     decides="head")
+    bidirectional: bool = flag("network", True, Switch(), "read the clip both ways", decides="head")
     readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
-                        "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"))
-    dropout: float = flag("network", 0.5, BELOW_ONE, "share of units dropped")
+                        "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"),
+                        decides="head")
+    dropout: float = flag("network", 0.5, BELOW_ONE, "share of units dropped", decides="head")
     loss_per_step: bool = flag("network", False, Switch(), "predict at every time step and average, as in "
-                               "the LRCN paper")
+                               "the LRCN paper", decides="head")
     init_from: str = flag("network", None, Text(none=True), "start from another run's encoder and "
                           "projection; what fits is taken, and said", "RUN")
 
     train_encoder: str = flag("training", "none",
                               Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
                               "which blocks of the encoder are trained", "none|last:K|all")
-    encoder_lr: float = flag("training", 0.0001, ABOVE_ZERO, "peak learning rate of those blocks")
+    encoder_lr: float = flag("training", 0.0001, ABOVE_ZERO, "peak learning rate of those blocks",
+                             decides="steps")
     train_batch_norm: bool = flag("training", False, Switch(), "let their batch-norm statistics follow the "
-                                  "data")
+                                  "data", decides="steps")
     recompute: bool = flag("training", False, Switch(), "gradient checkpointing in the encoder: less "
-                           "memory, slower")
-    epochs: int = flag("training", 100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"))
+                           "memory, slower", decides="nothing")
+    epochs: int = flag("training", 100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"),
+                       decides="steps")
     stop_after: int = flag("training", None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume "
-                           "goes on to --epochs", "EPOCH")
-    batch_size: int = flag("training", 32, POSITIVE, "clips a step")
+                           "goes on to --epochs", "EPOCH", decides="nothing")
+    batch_size: int = flag("training", 32, POSITIVE, "clips a step", decides="steps")
     accumulate: int = flag("training", 1, POSITIVE, "steps whose gradients make one update",
-                           names=("--accumulate", "--grad_accum_steps"))
+                           names=("--accumulate", "--grad_accum_steps"), decides="steps")
     lr: float = flag("training", 0.0005, ABOVE_ZERO, "peak learning rate",
-                     names=("--lr", "--learning_rate"))
+                     names=("--lr", "--learning_rate"), decides="steps")
     weight_decay: float = flag("training", 0.01, FROM_ZERO, "of AdamW beside the gradient, of the others in "
-                               "it")
+                               "it", decides="steps")
     optimizer: str = flag("training", "adamw", Choice(("adamw", "adam", "sgd")), "what makes a step of the "
-                          "gradient; sgd has momentum 0.9")
+                          "gradient; sgd has momentum 0.9", decides="head")
     scheduler: str = flag("training", "cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
                           "course of the learning rate after the warm-up; onecycle has "
-                          "a warm-up of its own")
-    warmup_epochs: float = flag("training", 2, FROM_ZERO, "epochs of linear warm-up")
-    label_smoothing: float = flag("training", 0.1, BELOW_ONE, "share of the target spread over all classes")
-    mixup: float = flag("training", 0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
-    clip_grad: float = flag("training", 1.0, FROM_ZERO, "largest norm of the gradient; 0 is off")
+                          "a warm-up of its own", decides="steps")
+    warmup_epochs: float = flag("training", 2, FROM_ZERO, "epochs of linear warm-up", decides="steps")
+    label_smoothing: float = flag("training", 0.1, BELOW_ONE, "share of the target spread over all classes",
+                                  decides="steps")
+    mixup: float = flag("training", 0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off",
+                        decides="steps")
+    clip_grad: float = flag("training", 1.0, FROM_ZERO, "largest norm of the gradient; 0 is off",
+                            decides="steps")
     ema: float = flag("training", 0, BELOW_ONE, "decay a step of an average of the weights, which is what "
-                      "is tested; 0 is off")
+                      "is tested; 0 is off", decides="steps")
     views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
-                      "random crop, flip and window")
+                      "random crop, flip and window", decides="clips")
     augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: "
                         "crop (a random crop and flip), none (another moment alone), or crops of each side, "
                         "flips, other colours and blur, on flow crops and flips alone")
     clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
-                                "places; as many as there are in a short one")
+                                "places; as many as there are in a short one", decides="clips")
     amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
-                    "precision of training on CUDA")
+                    "precision of training on CUDA", decides="steps")
     seed: int = flag("training", 42, COUNT, "of the split, the views, the weights and the order")
 
     local_dir: str = flag("output", ".", Text(), "where run folders are made", "DIR")
@@ -149,15 +170,17 @@ class Recipe:
     checkpoint_path: str = flag("output", "", Text(), "checkpoint to go on from", "FILE")
 
     feature_cache: bool = flag("machine", True, Switch(), "encode every clip once and keep the features on "
-                               "disk")
+                               "disk", decides="encoder")
     encoder_backend: str = flag("machine", "auto", Choice(BACKENDS), "what runs a frozen encoder; auto: the "
-                                "fastest that is installed, suits the machine and agrees with PyTorch")
+                                "fastest that is installed, suits the machine and agrees with PyTorch",
+                                decides="encoder")
     encoder_precision: str = flag("machine", "auto", Choice(PRECISIONS), "of a frozen encoder; auto: "
-                                  "bfloat16 where the machine computes with it, else float32")
+                                  "bfloat16 where the machine computes with it, else float32",
+                                  decides="encoder")
     device: str = flag("machine", "auto", Text(), "auto, cpu, cuda, cuda:1, mps")
     num_workers: int = flag("machine", 4, COUNT, "how many decode frames at once")
     compile: bool = flag("machine", False, Switch(), "torch.compile the encoder: slow start, faster on "
-                         "long jobs")
+                         "long jobs", decides="encoder")
 
     @classmethod
     def of(cls, settings, source):
@@ -194,19 +217,25 @@ class Recipe:
             settings["streams"] = [_place(run) for run in self.streams]
         return settings
 
-    def words(self):
-        """The command line of train.py that means this recipe."""
+    def words(self, always=()):
+        """The command line of train.py for this recipe. always: flags to name where they are as usual."""
         said = self.as_settings()
-        return [f"{(f.metadata['names'] or (f'--{f.name}',))[0]}={as_word(said[f.name])}"
-                for f in fields(self) if getattr(self, f.name) != f.default]
+        told = [f for f in fields(self) if getattr(self, f.name) != f.default or (
+            f.name in always and not (said[f.name] is None and isinstance(f.metadata["kind"], Text | Names)))]
+        return [f"{(f.metadata['names'] or (f'--{f.name}',))[0]}={as_word(said[f.name])}" for f in told]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
-        aside = {"seed", "stop_after", "recompute", "sampled_data_path", "ucf_list_dir", "parts"}
+        aside = {"seed", "parts"}
         aside |= {"rnn", "hidden_size", "lstm_layers", "bidirectional"} if self.readout == "none" else set()
         aside |= set(OF_AN_ENCODER) if self.streams else set()
-        return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.metadata["group"] in ("data", "network", "training") and f.name not in aside}
+        decided = self.deciding("parts", "encoder", "clips", "head", "steps")
+        return {name: value for name, value in decided.items()
+                if DECIDED[name][0] != "machine" and name not in aside}
+
+    def deciding(self, *stages):
+        """{flag: value} of those that decide these, see `flag`."""
+        return {name: getattr(self, name) for name, (_, decides) in DECIDED.items() if decides in stages}
 
     def compared(self):
         """choices() for a comparison of runs: streams by what they were trained with, not by their folders,
@@ -240,12 +269,11 @@ def _place(path):
 
 # With what older runs were made, where that is not the default of today.
 BEFORE = {"encoder_backend": "torch"}
-# The network itself, and what decides which step comes next, cannot change in the middle of a run.
+DECIDED = {f.name: (f.metadata["group"], f.metadata["decides"]) for f in fields(Recipe)}
+# What a run has from its beginning, and what its checkpoint holds a state of: --resume goes on with that.
+FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "machine" and
+              decides in ("parts", "encoder", "head", "clips" if group == "network" else None))
 OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
-FIXED = (*OF_AN_ENCODER, "latent_dim", "hidden_size", "lstm_layers", "projection", "classifier_hidden", "rnn",
-         "classifier_activation", "classifier_dropout", "streams", "parts", "optimizer",
-         "bidirectional", "readout", "loss_per_step", "num_frames_video", "train_encoder", "dropout",
-         "chosen_classes", "number_of_classes", "split")
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
@@ -322,7 +350,7 @@ def parse(description, argv=None):
     for name in FIXED:
         if wanted[name] != before[name]:
             raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
-                            f"{before[name]}; leave the flag out, or start a new run")
+                            f"--{name} {before[name]}; leave the flag out, or start a new run")
     return check_stack(recipe), path
 
 

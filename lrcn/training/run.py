@@ -21,7 +21,7 @@ from lrcn.training import engine
 from lrcn.training.feeds import epoch_steps
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
-OF_A_STEP = ("batch_size", "accumulate", "views", "seed")
+OF_A_STEP = ("batch_size", "accumulate", "views", "clips_per_video")
 STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 
 
@@ -103,11 +103,11 @@ class Run:
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
         saved, recipe = state["settings"], self.recipe
         self.progress = engine.Progress.of(state.get("progress"), source)
-        for name in OF_A_STEP if self.progress.step else ("seed",):
+        for name in OF_A_STEP if self.progress.step else ():
             if saved.get(name, getattr(recipe, name)) != getattr(recipe, name):
-                where = f", in the middle of epoch {self.progress.epoch}" if self.progress.step else ""
+                where = f"--{name} {saved[name]}, in the middle of epoch {self.progress.epoch}"
                 raise UserError(f"--{name} {getattr(recipe, name)}: the run that is resumed stopped at "
-                                f"--{name} {saved[name]}{where}; leave the flag out")
+                                f"{where}; leave the flag out")
         known = self.learner.restore(state.get("learner"), self.rank, source)
         if self.progress.step and not known and self.rank.first:
             cli.say(f"the run was stopped with another number of processes: what is left of epoch "

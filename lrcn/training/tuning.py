@@ -20,7 +20,7 @@ from lrcn.training.recipe import Recipe
 KNOWN = {f.name: f.metadata for f in fields(Recipe)}
 # What may differ between settings: they share their clips, folds, seeds and machine.
 KINDS = {name: m["kind"] for name, m in KNOWN.items()
-         if m["group"] in ("network", "training") and name not in ("seed", "stop_after", "recompute")}
+         if m["group"] in ("network", "training") and name != "seed" and m["decides"] != "nothing"}
 KINDS |= {"test_windows": number_or_all, "flip": Switch()}
 ALIASES = {word.lstrip("-"): name for name, m in KNOWN.items() for word in m["names"]}
 LOGARITHMIC = 10    # a range of positive numbers from one to this many times it is searched by its logarithm

@@ -1,10 +1,14 @@
-"""Work by threads: in order, a few tasks ahead, and over when the reader is."""
+"""Work by threads and processes: in order, a few tasks ahead, and over when the reader is."""
+import contextlib
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
 import pytest
 
-from lrcn.base.workers import in_threads
+from lrcn.base.workers import in_threads, pool
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -44,3 +48,24 @@ def test_threads_work_side_by_side_and_no_more_than_a_few_tasks_ahead():
     outcomes.close()
     time.sleep(0.05)
     assert len(begun) < 10
+
+
+def be_deaf(path):
+    """Let SIGTERM come to this thread, where it is ignored, as a thread of a library may; and never end."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    open(path, "w").close()
+    threading.Event().wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pool_ends_at_once_with_workers_that_hear_no_signal(tmp_path):
+    os.mkfifo(tmp_path / "begun")
+    try:
+        with contextlib.suppress(KeyboardInterrupt), pool(1) as executor:
+            executor.submit(be_deaf, tmp_path / "begun")
+            open(tmp_path / "begun").close()    # until the worker has opened it
+            raise KeyboardInterrupt
+        assert not multiprocessing.active_children()
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import fields, replace
 from pathlib import Path
 from unittest import mock
 
@@ -30,6 +31,7 @@ from runs import (
     load,
     metrics,
     one_line,
+    other_value,
     patched,
     read_json,
     table,
@@ -42,7 +44,7 @@ import utils
 from lrcn.base.cli import UserError
 from lrcn.runs import RunFolder
 from lrcn.training import engine
-from lrcn.training.recipe import parse
+from lrcn.training.recipe import Recipe, parse
 
 # The n-th step of this process's training is told to stop.
 STOP_AT = """
@@ -302,9 +304,36 @@ def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_seed_would_be_another_split_and_is_refused(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--epochs", 2, "--stop_after", 1)
-    one_line(run("train.py", "--resume", folder, "--seed", 7, ok=False), "--seed 7", "--seed 42")
+def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
+    """None is taken, written into settings.json, and of no effect."""
+    words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS, *QUIET,
+                  "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
+                  "--open_new_folder", "False")
+    utils.train(*parse("", list(map(str, words))))
+    saved = Recipe.of(read_json(tmp_path / "begun" / "settings.json"), "settings")
+
+    def weights_after(name, *more):
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / name)
+        assert utils.train(*parse("", ["--resume", str(folder), "--no-pictures", *more])) == 0
+        return weights(folder)
+    usual = weights_after("usual")
+    refused, followed = set(), set()
+    for f in fields(Recipe):
+        # what is written where, by which machine; the data's places; precisions of CUDA; less memory
+        if f.metadata["group"] in ("output", "machine") or f.metadata["decides"] in ("place", "nothing") \
+                or f.name == "amp":
+            continue
+        other = replace(saved, **{f.name: other_value(f.name, saved)})
+        [word] = set(other.words()) - set(saved.words()) or [f"--{f.name}={f.default}"]
+        try:
+            found = weights_after(f.name, word)
+            assert any(not torch.equal(found[key], usual[key]) for key in usual) or f.name == "epochs", f.name
+            followed.add(f.name)
+        except UserError as error:
+            assert f"--{f.name}" in str(error)
+            refused.add(f.name)
+    assert {"augment", "seed", "split_size", "groups", "resize", "optimizer", "hidden_size"} <= refused
+    assert {"lr", "encoder_lr", "weight_decay", "views", "clips_per_video", "train_batch_norm"} <= followed
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 the test list."""
 import json
 import shutil
+import signal
 import time
 
 import pytest
@@ -35,7 +36,7 @@ def tune(*arguments, **options):
 def journal(output):
     """The whole lines of trainings.jsonl."""
     path = output / "trainings.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = [line.split("\t")[-1] for line in path.read_text().split("\n")] if path.is_file() else []
     return [line for line in lines if line.startswith("{") and line.endswith("}")]
 
 
@@ -102,8 +103,12 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(tuned, demo, sa
     assert ((output / "tune.csv").read_bytes(), (output / "trainings.jsonl").read_bytes()) == before
     assert "trainings in" not in result.out and "encoding" not in result.out
     # other settings of the same folder take what is there, and train the rest
-    result = tune(demo, sampled, output, "--set", "lr=1e-3,2e-3", "--set", "readout=none")
+    result = tune(demo, sampled, output, "--set", "lr=1e-3,5e-4", "--set", "readout=final", "--set",
+                  "flip=no")
     assert "2 trainings in " in result.out and "2 settings, 4 trainings, 2 of them" in result.out
+    # what was chosen is told where it is what train.py does without being asked, too
+    [best] = [line for line in result.out.splitlines() if line.startswith("best: ")]
+    assert "--readout=final" in best and "--lr=0.0" in best and best.endswith("; of test.py: --flip=False")
 
 
 def test_a_difference_can_be_taken_within_the_other_flags(tuned, demo, sampled, tmp_path):
@@ -123,6 +128,16 @@ def test_trainings_at_once_in_processes_of_their_own_say_the_same(tuned, demo, s
     result = tune(demo, sampled, tmp_path / "two", *FOUR, "--jobs", 2)
     assert (tmp_path / "two" / "tune.csv").read_bytes() == (tuned[0] / "tune.csv").read_bytes()
     assert "2 at once" in result.out and not result.err, result
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_tuning_and_its_processes_ends_them(demo, sampled, tmp_path):
+    process = start("tune.py", *words(demo, sampled, tmp_path / "out", *FOUR), "--jobs", 2, "--epochs", 200,
+                    env=ONE_THREAD)
+    while not journal(tmp_path / "out") and process.poll() is None:
+        time.sleep(0.002)
+    process.kill(signal.SIGTERM, group=True)
+    one_line(process.wait(60), "stopped", code=143)
 
 
 def test_a_killed_tuning_goes_on_and_ends_with_the_same_table(tuned, demo, sampled, tmp_path):

@@ -1,18 +1,32 @@
-"""What --set may say, which settings come of it, and which folds."""
+"""What --set may say, which settings come of it, which folds, and which answers the journal has."""
+import hashlib
 import json
+import os
 from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
+from hypothesis import settings as options
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from runs import other_value
 
+import utils
+from lrcn import checkpoints
 from lrcn.base.cli import UserError
+from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.clips.splits import folds
-from lrcn.training.folds import Journal, Setting
+from lrcn.training import folds as validating
+from lrcn.training.folds import CrossValidation, Journal, Plan, Setting, depends
 from lrcn.training.recipe import Recipe, parse
-from lrcn.training.tuning import Range, Values, best, dimension, grid, one_by_one, words
+from lrcn.training.tuning import KINDS, KNOWN, Range, Values, best, dimension, grid, one_by_one, words
 
 BASE = Setting(Recipe())
 
@@ -66,6 +80,7 @@ def test_a_grid_is_every_combination_and_one_by_one_every_change():
 ])
 def test_the_words_of_a_recipe_are_understood_as_that_recipe(recipe):
     assert parse("", recipe.words()) == (recipe, None)
+    assert parse("", recipe.words(always=KINDS)) == (recipe, None)
 
 
 def test_fusions_of_other_seeds_are_compared_as_one_recipe(tmp_path):
@@ -114,16 +129,194 @@ def test_a_class_of_one_group_and_too_few_groups_are_refused():
         folds(clips("a1", "a2"), 3, 0)
 
 
-def test_a_line_that_a_kill_cut_off_is_passed_over_and_swallows_no_other(tmp_path):
+def test_a_line_of_another_kind_is_passed_over_and_an_older_one_has_no_check_sum(tmp_path):
     path = tmp_path / "trainings.jsonl"
-    Journal(path).add("a", {"right": "01", "loss": 1.0})
-    whole = path.read_bytes()
-    for end in range(len(whole)):
-        path.write_bytes(whole[:end])
-        before = Journal(path).done
-        Journal(path).add("b", {"right": "1", "loss": 2.0})
-        assert Journal(path).done == {**before, "b": {"key": "b", "right": "1", "loss": 2.0}}
+    path.write_text('{"key": "c", "right": "01", "loss": 1}\n')
+    assert Journal(path).done == {"c": {"key": "c", "right": "01", "loss": 1}}
     for wrong in ('{"key": "c", "right": "2", "loss": 1}', '{"key": "c", "right": "1", "loss": NaN}',
                   '{"key": "c", "right": 3, "loss": 1}', "[]", "7"):
         path.write_text(wrong)
         assert Journal(path).done == {}
+
+
+# ---------------------------------------------------------------- what an answer depends on
+
+TINY = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32, device="cpu", num_workers=0,
+              epochs=2, latent_dim=8, hidden_size=4, batch_size=4, views=2, encoder_backend="torch",
+              split_size=0, num_frames_video=3, encoder_precision="float32")
+
+
+def test_every_flag_that_makes_another_encoder_is_in_its_key():
+    def made(recipe):
+        encoder = utils.new_encoder(recipe, ["a"])
+        return encoder.spec(), encoder.digest()
+    for name in KINDS.keys() & KNOWN.keys() - {"streams", "init_from", "encoder_weights"}:
+        usual = replace(TINY, modality="flow") if name == "flow_length" else TINY
+        other = replace(usual, **{name: other_value(name, usual)})
+        assert made(other) == made(usual) or depends(other, "encoder") != depends(usual, "encoder"), name
+
+
+def plan_of(folder, videos, device="cpu"):
+    classes = sorted({v.cls for v in videos})
+    return Plan(folder, videos, np.array([classes.index(v.cls) for v in videos]), classes,
+                folds(videos, 2, 0), (42,), torch.device(device))
+
+
+def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
+    """Of settings that see other views, frames and encoders, in one process."""
+    plan = plan_of(sampled, read_sampled(sampled)[::2])
+    several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
+               ({}, {"augment": "heavy"}, {"augment": "none"}, {"views": 3}, {"clips_per_video": 2},
+                {"img_dim": 40}, {"resize": "squeeze"}, {"modality": "rgbdiff"})]
+    together = CrossValidation(plan, utils.network_to_train, Journal(tmp_path / "together"))
+    together.train(several)
+    losses = [together.loss(setting) for setting in several]
+    assert len(set(losses)) == len(losses)
+    for i in (1, 2, 7):
+        validating._encoders.clear()
+        alone = CrossValidation(plan, utils.network_to_train, Journal(tmp_path / f"alone{i}"))
+        alone.train([several[i]])
+        assert alone.loss(several[i]) == losses[i]
+
+
+def test_what_streams_hold_is_in_the_key_and_their_flow_too(tmp_path):
+    videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(4)]
+    put_clips(tmp_path, videos)
+    def stream(name, **more):
+        recipe = Recipe(**more)
+        checkpoints.save_file(tmp_path / name, {"settings": recipe.as_settings(), "x": torch.zeros(1)})
+        return str(tmp_path / name)
+    setting = Setting(replace(TINY, streams=[stream("one"), stream("two", modality="flow")]))
+
+    def keys():
+        validation = CrossValidation(plan_of(tmp_path, videos), None, Journal(tmp_path / "journal"))
+        return {t.key for t in validation.trainings(setting)}
+    seen = keys()
+    stream("one", lr=0.5)
+    assert not seen & keys()
+    seen = keys()
+    put(tmp_path / "optical_flow" / videos[0].path, b"other flow")
+    assert not seen & keys()
+    stream("two")
+    seen = keys()
+    put(tmp_path / "optical_flow" / videos[0].path, b"of no stream")
+    assert seen == keys()
+
+
+# ---------------------------------------------------------------- the journal through any course of events
+
+def put(path, raw):
+    """Write a file at another time than it was written before, however coarse the clock is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat().st_mtime_ns if path.exists() else 10**18
+    path.write_bytes(raw)
+    os.utime(path, ns=(before + 10**9,) * 2)
+
+
+def put_clips(folder, videos, bound=20.0):
+    for v in videos:
+        put(folder / v.path, v.name.encode())
+        put(folder / "optical_flow" / v.path, v.name.encode())
+    put_flow(folder, bound)
+
+
+def put_flow(folder, bound):
+    put(folder / "optical_flow" / "settings.json", json.dumps(
+        {"backend": "dis", "length": 1, "bound": bound, "preset": "medium", "weights": None,
+         "digest": None}).encode())
+
+
+SETTINGS = [Setting(replace(TINY, **more), windows) for windows in (1, "all") for more in (
+    {}, {"lr": 0.1}, {"augment": "none"}, {"modality": "flow"}, {"encoder_weights": "WEIGHTS"},
+    {"init_from": "RUN"}, {"feature_cache": False})]
+
+
+class TuneJournal(RuleBasedStateMachine):
+    """Trainings whose answers are a hash of all that they depend on, through kills in mid line, other bits,
+    other files and other settings: an answer is the one of now, or it is trained anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = TemporaryDirectory()
+        self.folder = Path(self.place.name)
+        self.videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(6)]
+        put_clips(self.folder, self.videos)
+        for name in ("WEIGHTS", "RUN"):
+            put(self.folder / name, b"0")
+        self.trained = {}       # {key: the answer that was written last}
+        self.reopen()
+
+    def teardown(self):
+        self.place.cleanup()
+
+    @rule()
+    def reopen(self):
+        self.path = self.folder / "trainings.jsonl"
+        self.validation = CrossValidation(plan_of(self.folder, self.videos), None, Journal(self.path))
+
+    def placed(self, setting):
+        recipe = setting.recipe
+        return replace(setting, recipe=replace(
+            recipe, encoder_weights=recipe.encoder_weights.replace("WEIGHTS", str(self.folder / "WEIGHTS")),
+            init_from=recipe.init_from and str(self.folder / "RUN")))
+
+    def answer(self, build, training, plan):
+        """In the place of train_fold."""
+        recipe = training.setting.recipe
+        seen = [self.folder / v.path for v in self.videos]
+        if recipe.modality == "flow":
+            seen += [*(self.folder / "optical_flow").rglob("*.*")]
+        seen += [Path(x) for x in (recipe.encoder_weights, recipe.init_from) if x and Path(x).is_file()]
+        said = repr((recipe, training.setting.test_windows, training.fold,
+                     [path.read_bytes() for path in sorted(seen)]))
+        digest = hashlib.sha256(said.encode()).digest()
+        held = len(plan.held_out(training.fold))
+        return {"right": "".join("01"[b & 1] for b in digest[:held]), "loss": digest[8] / 7, "seconds": 0.0}
+
+    @rule(several=st.lists(st.sampled_from(SETTINGS), min_size=1, max_size=4))
+    def train(self, several):
+        several = [self.placed(setting) for setting in several]
+        with mock.patch.multiple(validating, encode=mock.DEFAULT, train_fold=self.answer):
+            self.validation.train(several)
+        for setting in several:
+            assert self.validation.pending([setting]) == []
+            for training in self.validation.trainings(setting):
+                entry = dict(self.validation.journal.done[training.key])
+                wanted = self.answer(None, training, self.validation.plan)
+                assert {name: entry[name] for name in wanted} == wanted
+                self.trained[training.key] = entry
+
+    @rule(cut=st.integers(1, 400))
+    def kill(self, cut):
+        if self.path.exists():
+            os.truncate(self.path, max(0, self.path.stat().st_size - cut))
+            self.reopen()
+
+    @rule(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+    def flip(self, share, bit):
+        raw = bytearray(self.path.read_bytes() if self.path.exists() else b"")
+        if raw:
+            raw[int(share * len(raw))] ^= 1 << bit
+            self.path.write_bytes(raw)
+            self.reopen()
+            assert len(self.validation.journal.done) >= len(self.known) - 1
+
+    @rule(name=st.sampled_from(["WEIGHTS", "RUN", "a/v0.avi", "optical_flow/a/v2.avi"]),
+          raw=st.binary(max_size=1))
+    def replace_a_file(self, name, raw):
+        put(self.folder / name, raw)
+        self.reopen()
+
+    @rule(bound=st.sampled_from([10.0, 20.0]))
+    def make_the_flow_in_another_way(self, bound):
+        put_flow(self.folder, bound)
+        self.reopen()
+
+    @invariant()
+    def whatever_is_read_was_written(self):
+        self.known = dict(self.validation.journal.done)
+        assert all(self.trained[key] == entry for key, entry in self.known.items())
+
+
+TuneJournal.TestCase.settings = options(max_examples=30, stateful_step_count=20, deadline=None)
+TestTuneJournal = TuneJournal.TestCase
