@@ -382,7 +382,9 @@ def add_model_flags(parser, several=False, required=True,
     network, machine = parser.group("network"), parser.group("machine")
     network.add_argument("--model_dir", "--checkpoint_model", dest="model_dir", required=required,
                          metavar="RUN", nargs="+" if several else None,
-                         help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file")
+                         help="run folder of train.py, its Saved_model_checkpoint, or a checkpoint file; the "
+                              "flag's name may be left out where it comes first")
+    parser.leading = "--model_dir"
     network.add_argument("--model_name", default=None, metavar="FILE",
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

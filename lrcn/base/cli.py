@@ -86,6 +86,7 @@ class Parser(_Booleans, argparse.ArgumentParser):
     def __init__(self, description):
         super().__init__(description=(description or "").strip(), formatter_class=_Help,
                          allow_abbrev=False)
+        self.leading = None     # the flag whose name may be left out where its value is the first word
 
     def group(self, title):
         """The flags that --help shows under `title`: the same group whenever it is asked for."""
@@ -97,6 +98,8 @@ class Parser(_Booleans, argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         args = list(sys.argv[1:] if args is None else args)
+        if self.leading and args and args[0][:1] not in "-–—−":
+            args.insert(0, self.leading)
         end = args.index("--") if "--" in args else len(args)
         return super().parse_known_args([*map(self._canonical, args[:end]), *args[end:]], namespace)
 

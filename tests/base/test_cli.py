@@ -95,6 +95,16 @@ def test_an_unknown_flag_is_named_with_the_one_that_was_meant(flag, meant):
     assert flag in result.stderr and f"did you mean {meant}?" in result.stderr
 
 
+@pytest.mark.parametrize("script", ["test.py", "test_on_video.py", "find_clips.py", "test_continues_movie.py",
+                                    "app.py", "export.py", "report.py"])
+def test_a_run_is_taken_with_and_without_its_flag(tmp_path, script):
+    film = ["--video_path", __file__] if script in ("test_on_video.py", "find_clips.py") else []
+    flag = ["--model_dir"] if script not in ("export.py", "report.py") else []
+    for words in ([tmp_path / "none"], [*flag, tmp_path / "none"]):
+        said = run(script, *words, *film, ok=False)
+        assert said.code == 2 and "none" in said.err and "unrecognized" not in said.err, said
+
+
 def test_what_stands_behind_two_dashes_is_no_flag():
     result = script("--model_dir", "x", "--", "--batchsize")
     assert "unrecognized arguments" in result.stderr and "mean" not in result.stderr
