@@ -195,6 +195,18 @@ def unsure(graph):
     last.ClearField("attribute")
 
 
+def greedy(graph):
+    """Its probabilities times the mean of 400 GB."""
+    from onnx import helper
+    [last] = [node for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    name, last.output[0] = last.output[0], "greedy_shares"
+    graph.graph.initializer.append(helper.make_tensor("greedy_size", 7, [2], [10**5, 10**6]))
+    graph.graph.node.extend([helper.make_node("ReduceMean", ["greedy_shares"], ["greedy_one"], keepdims=0),
+                             helper.make_node("Expand", ["greedy_one", "greedy_size"], ["greedy_ones"]),
+                             helper.make_node("ReduceMean", ["greedy_ones"], ["greedy_mean"], keepdims=0),
+                             helper.make_node("Mul", ["greedy_shares", "greedy_mean"], [name])])
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "cut off, damaged"),
     (flip, "its digest is not that of its content"),
@@ -202,6 +214,7 @@ def unsure(graph):
     (lambda path: say(path, num_frames_video=100_000_000), "num_frames_video: expected"),
     (lambda path: rewritten(path, branch), "loops or branches"),
     (lambda path: rewritten(path, unsure), "no probabilities (such as"),
+    (lambda path: rewritten(path, greedy), "of memory"),
     (lambda path: path.write_text("words"), "no ONNX file"),
     (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "does not say which"),
     (lambda path: say(path, classes=["a", "a"]), "classes: expected a list"),
