@@ -197,7 +197,11 @@ def remove_file(path):
 
 
 def _write_tables(out, done):
-    # In this order: a row without its facts is looked at anew, facts without a row are nothing.
+    # In this order: a row without its facts is looked at anew, facts without a row are nothing, and what
+    # settings.json counts before its rows are there is told as missing.
+    settings = out / "settings.json"
+    if settings.is_file() and (said := files.read_json(settings)).get("clips") != len(done):
+        files.write_json(settings, {**said, "clips": len(done)})
     files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
     write_facts(out, {key: entry.facts or [""] * len(FACTS) for key, entry in done.items()})
 

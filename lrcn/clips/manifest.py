@@ -6,12 +6,14 @@
 The class of a source is the first folder on its path, or the second, where train/, val/ and test/
 stand on top: these are its part then.
 """
+import functools
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrcn.base import files
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
 from lrcn.video.sampling import Rate
@@ -67,8 +69,9 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
     groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
-    settings = Path(folder) / "settings.json"
-    rate, videos = Rate.of(files.read_json(settings) if settings.is_file() else {}), []
+    settings = sampling_settings(folder) if (Path(folder) / "settings.json").is_file() else {}
+    _say_fewer(str(path), len(rows), settings.get("clips"))
+    rate, videos = Rate.of(settings), []
     for line, row in enumerate(rows, 2):
         inside = not {"/", os.sep, "\0"} & set(row["class"] + row["video"])
         inside = inside and row["class"] not in ("", ".", "..")
@@ -79,6 +82,14 @@ def read_sampled(folder, group_pattern=None, group_table=None):
                                    int(row["frames"]), part_of(row["source"], row["class"]),
                                    _step(row, rate)))
     return videos
+
+
+@functools.cache
+def _say_fewer(path, rows, written):
+    """Say once that a table does not hold the rows that settings.json counts: it may have been cut off."""
+    if isinstance(written, int) and rows != written:
+        cli.say(f"warning: {path} lists {rows} clips, and preprocessing_data.py wrote {written}: where "
+                f"nobody edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
 
 
 def _step(row, rate):

@@ -7,6 +7,7 @@ the file name says: HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing
 import contextlib
 import csv
 import hashlib
+import json
 import re
 import signal
 import threading
@@ -418,9 +419,28 @@ def write_splits(path, samples):
                     [(s.video.name, s.video.cls, s.label, s.video.group, s.part) for s in samples])
 
 
+def splits_seal(path):
+    """{"rows", "digest"} of a run's splits.csv, which its settings.json keeps as "splits"."""
+    return _seal(files.read_csv(path, SPLIT_COLUMNS))
+
+
+def _seal(rows):
+    content = json.dumps([[row[name] for name in SPLIT_COLUMNS] for row in rows])
+    return {"rows": len(rows), "digest": hashlib.sha256(content.encode()).hexdigest()}
+
+
 def read_splits(path):
-    """[{video, class, label, group, part}] of a run's splits.csv, label an int."""
+    """[{video, class, label, group, part}] of a run's splits.csv, label an int; UserError where it is not as
+    settings.json beside it says that it was written."""
     rows = files.read_csv(path, SPLIT_COLUMNS)
+    settings = Path(path).with_name("settings.json")
+    if Path(path).name == "splits.csv" and settings.is_file():
+        seal, now = files.read_json(settings).get("splits"), _seal(rows)
+        if seal and seal != now:
+            before = seal.get("rows") if isinstance(seal, dict) else seal
+            fault = "other rows than" if before == now["rows"] else f"{now['rows']} of the {before} rows"
+            raise UserError(f"{path}: it holds {fault} the run wrote; put back a whole copy, or, where "
+                            f"the change was meant, take \"splits\" out of {settings}")
     for number, row in enumerate(rows, 2):
         where = f"{path} line {number}"
         if row["part"] not in PARTS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn import scores
+from lrcn import checkpoints, scores
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips.splits import read_splits
@@ -93,7 +93,7 @@ def read_run(folder):
         _text(run.test.command)))
     study, studied = _at_once(run.study.path, lambda: (
         read_study(run.study.metrics), _text(run.study.command)))
-    return Run(run, _json(run.settings), read_history(run.metrics), parts, metrics, tested, study,
+    return Run(run, _json(run.settings), read_history(run), parts, metrics, tested, study,
                read_films(run), [words for words in (test, studied) if words])
 
 
@@ -135,11 +135,20 @@ def number(text):
     return value if math.isfinite(value) and not isinstance(text, bool) else None
 
 
-def read_history(path):
-    """Rows of metrics.csv, {column: number or None}."""
-    if not path.is_file():
+def read_history(run):
+    """Rows of a run's metrics.csv, {column: number or None}; UserError where they are not those that its
+    last checkpoint knows."""
+    if not run.metrics.is_file():
         return []
-    rows = files.read_csv(path, ("epoch",))
+    rows, known = files.read_csv(run.metrics, ("epoch",)), []
+    with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):     # damaged, or an older one
+        history = checkpoints.load_file(run.checkpoint("last"), "run")["progress"]["history"]
+        known = [{name: "" if value is None else str(value) for name, value in row.items()}
+                 for row in history]
+    for i, wanted in enumerate(known):
+        if len(rows) <= i or any(rows[i].get(name) != text for name, text in wanted.items()):
+            raise UserError(f"{run.metrics}: epoch {i + 1} is not there as it was trained: the file is cut "
+                            f"off or changed; train.py --resume {run} writes it anew")
     return [{key: number(value) for key, value in row.items() if key} for row in rows]
 
 

@@ -67,11 +67,13 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
         for path in older:
             path.unlink()
         run.metrics.unlink(missing_ok=True)
-    files.write_json(run.settings, {**settings, "classes": classes, "versions": versions()})
     if not resumed:
+        run.settings.unlink(missing_ok=True)    # it tells what an older splits.csv was
         splits.write_splits(run.splits, samples)
         if recipe.frozen:
             checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
+    seal = {"splits": splits.splits_seal(run.splits)} if run.splits.is_file() else {}
+    files.write_json(run.settings, {**settings, "classes": classes, **seal, "versions": versions()})
 
 
 def make_room(run, model):

@@ -131,6 +131,7 @@ class Preprocessing(RuleBasedStateMachine):
         rows, facts = ({(row["class"], row["video"]) for row in files.read_csv(self.out / name, columns)}
                        for name, columns in tables)
         assert rows == facts
+        assert files.read_json(self.out / "settings.json")["clips"] == len(rows)
         assert {(path.parent.name, path.stem) for path in self.out.glob("*/*.avi")} == rows
         for key in KEYS:
             there = self.level(key) if key in rows else None

@@ -271,6 +271,40 @@ def test_a_bad_row_of_a_table_is_refused_with_its_line(tmp_path):
         splits.read_splits(path)
 
 
+def test_splits_csv_that_is_not_as_the_run_wrote_it_is_refused(tmp_path):
+    """Cut at any row's end, a part changed, rows exchanged; other line ends, a copy elsewhere and a run that
+    wrote no digest are read."""
+    videos = [Video("A", f"v{i}", f"g{i}") for i in range(9)]
+    path, settings = tmp_path / "splits.csv", tmp_path / "settings.json"
+    splits.write_splits(path, splits.make_samples({"train": videos[:6], "test": videos[6:]}, ["A"]))
+    files.write_json(settings, {"splits": splits.splits_seal(path)})
+    whole, rows = path.read_bytes(), splits.read_splits(path)
+    lines = whole.splitlines(keepends=True)
+    for damaged in [*(lines[:n] for n in range(1, 10)), [lines[0], *lines[:0:-1]], [*lines, lines[-1]],
+                    [line.replace(b",test", b",train") for line in lines]]:
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(UserError, match=r"splits\.csv: it holds .* rows .*settings\.json"):
+            splits.read_splits(path)
+        assert splits.read_splits(path.rename(tmp_path / "mine.csv")) is not None
+    path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    assert splits.read_splits(path) == rows
+    path.write_bytes(b"".join(lines[:4]))
+    files.write_json(settings, {"classes": ["A"]})
+    assert len(splits.read_splits(path)) == 3
+
+
+def test_a_manifest_that_lists_fewer_clips_than_were_written_is_told(tmp_path, capsys):
+    rows = [(f"v{i}", "A", f"A/v{i}.avi", 25, 100, 0, 10, 5) for i in range(4)]
+    files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows[:3])
+    files.write_json(tmp_path / "settings.json", {"FPS": 25})
+    assert len(read_sampled(tmp_path)) == 3 and not capsys.readouterr().err
+    files.write_json(tmp_path / "settings.json", {"FPS": 25, "clips": 4})
+    assert len(read_sampled(tmp_path)) == 3
+    assert "manifest.csv lists 3 clips, and preprocessing_data.py wrote 4" in capsys.readouterr().err
+    files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
+    assert len(read_sampled(tmp_path)) == 4 and not capsys.readouterr().err
+
+
 def test_splits_csv_reads_back_what_was_written(tmp_path):
     videos = [Video("A, \"quoted\"", "v 1", "g01"), Video("B", "w", "g\n2")]
     samples = splits.make_samples({"train": videos[:1], "test": videos[1:]}, [v.cls for v in videos])

@@ -13,8 +13,10 @@ from synthetic import write_run
 
 from lrcn import scores
 from lrcn.base import files
+from lrcn.base.cli import UserError
 from lrcn.pages import reading
 from lrcn.pages.reading import read_run
+from lrcn.runs import RunFolder
 
 HOSTILE = ["<script>alert(1)</script>", "a \"quoted\" & 'b'", "танец 😀", "$x^2$ %{y} {{ 7*7 }}",
            "<b>bold</b>"]
@@ -125,6 +127,23 @@ def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch
     monkeypatch.setattr(reading.answers, "read_shares", replaced)
     run = reading.read_run(copy)
     assert run.metrics["split"] == "2" and "test.py --split 2" in run.commands
+
+
+def test_epochs_that_are_not_as_they_were_trained_are_refused(trained, tmp_path):
+    """metrics.csv cut at any row's end, or with a figure changed; a row more than the checkpoint is read."""
+    mine = shutil.copytree(trained, tmp_path / "mine", ignore=shutil.ignore_patterns("figures", "events*"))
+    found = RunFolder(mine)
+    lines = found.metrics.read_text().splitlines(keepends=True)
+    assert len(read_run(mine).history) == len(lines) - 1 == 20
+    found.metrics.write_text("".join([*lines, lines[-1].replace("20", "21", 1)]))
+    assert len(read_run(mine).history) == 21
+    changed = [*lines[:3], lines[3].replace("3", "4", 2), *lines[4:]]
+    for damaged in (lines[:1], lines[:8], lines[:-1], changed):
+        found.metrics.write_text("".join(damaged))
+        with pytest.raises(UserError, match=r"metrics\.csv: epoch \d+ is not there as it was trained"):
+            read_run(mine)
+    os.truncate(found.checkpoint("last"), 999)      # then nothing is known to compare it with
+    assert len(read_run(mine).history) == 20
 
 
 def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):

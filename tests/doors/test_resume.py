@@ -198,7 +198,7 @@ class RunFolderMachine(RuleBasedStateMachine):
         path = self.run.checkpoint("last")
         raw = bytearray(path.read_bytes())
         at = int(share * len(raw))
-        raw[at] ^= 1
+        raw[at:at + 1] = bytes(byte ^ 1 for byte in raw[at:at + 1])     # one that was cut before may be empty
         path.unlink() if how == "gone" else path.write_bytes(raw[:at] if how == "cut" else raw)
 
     @precondition(lambda self: self.run.metrics.is_file())
