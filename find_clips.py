@@ -246,7 +246,8 @@ def main():
     out = open_folder(args)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
-        folder = ClipFolder(out, kind, finder.rate if finder else lambda fps: plain_rate(args, fps))
+        rate = finder.rate if finder else lambda fps: plain_rate(args, fps)
+        folder = ClipFolder(out, kind, rate, args.every)
         folder.check(choices, table)
         return find(folder, films, names, args, absent, finder)
 

@@ -32,6 +32,7 @@ labelled.mp4; a moment whose best label has less than --min_probability is "unsu
 --min_segment join a neighbour. The network knows its own classes only, and what is none of them may
 still look like one. Ctrl-C keeps the tables and a playable video of what was done.
 """
+import errno
 import re
 import signal
 import sys
@@ -50,7 +51,7 @@ from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
 from lrcn.watching.candidates import of_films, read_stretches
 from lrcn.watching.exported import Exported
-from lrcn.watching.films import find_films, label_film, unique_names
+from lrcn.watching.films import find_films, label_film, short, unique_names
 from lrcn.watching.recording import label_live
 from lrcn.watching.sliding import Slider
 from lrcn.watching.truth import Verdict, sentence
@@ -93,7 +94,7 @@ def find_sources(text):
         stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
         return [(text, f"{live_name(text)}_{stamp}")]
     return [(cli.file("video_path", text, "give a video file, a folder, a camera's number or an address"),
-             path.stem)]
+             short(path.stem))]
 
 
 def live_name(source):
@@ -145,7 +146,11 @@ def label_files(sources, root, slider, classes, rate, args, stop):
     for path, name in sources:
         try:
             film = label_film(path, name, root / name, slider, classes, rate, args, stop, truth.get(path))
-        except VideoError as error:
+        except (VideoError, OSError, UserError) as error:    # it cannot be read, or its outputs not written
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if len(sources) == 1 and not isinstance(error, VideoError):
+                raise UserError(f"--video_path {path}: {error}") from None
             if len(sources) == 1:
                 raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
                                 f"convert it") from None

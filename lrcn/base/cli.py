@@ -87,6 +87,7 @@ class Parser(_Booleans, argparse.ArgumentParser):
         super().__init__(description=(description or "").strip(), formatter_class=_Help,
                          allow_abbrev=False)
         self.leading = None     # the flag whose name may be left out where its value is the first word
+        self._given = []
 
     def group(self, title):
         """The flags that --help shows under `title`: the same group whenever it is asked for."""
@@ -101,7 +102,8 @@ class Parser(_Booleans, argparse.ArgumentParser):
         if self.leading and args and args[0][:1] not in "-–—−":
             args.insert(0, self.leading)
         end = args.index("--") if "--" in args else len(args)
-        return super().parse_known_args([*map(self._canonical, args[:end]), *args[end:]], namespace)
+        self._given = [*map(self._canonical, args[:end]), *args[end:]]
+        return super().parse_known_args(self._given, namespace)
 
     def _canonical(self, token):
         """The flag in `token` as it was declared; a word that is none, as it stands."""
@@ -117,6 +119,11 @@ class Parser(_Booleans, argparse.ArgumentParser):
         return token
 
     def error(self, message):
+        given = self._given
+        for flag, value in zip(given, given[1:], strict=False):     # a file called -x.mp4 is taken for a flag
+            if f"{flag}: expected" in message and re.match(r"-[^-]", value) and \
+                    value not in self._option_string_actions:
+                message += f"; what begins with a dash is given as ./{value} or {flag}={value}"
         self.exit(2, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 

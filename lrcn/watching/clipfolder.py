@@ -25,7 +25,6 @@ from lrcn.clips.splits import FILM_NAME, KINETICS_NAME
 from lrcn.drawing.sheets import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
-from lrcn.video.sampling import Beat
 from lrcn.watching.candidates import read_stretches, write_stretches
 
 FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
@@ -35,10 +34,11 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 class ClipFolder:
     """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate(fps): the
-    sampling.Rate at which pictures are taken from a film of so many frames a second."""
+    sampling.Rate at which pictures are taken from a film of so many frames a second; every: or one of so
+    many frames, counted, because the rate that a file tells may be a guess."""
 
-    def __init__(self, out, kind, rate):
-        self.out, self.kind, self.rate = Path(out), kind, rate
+    def __init__(self, out, kind, rate, every=None):
+        self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
         self.settings, self.table = self.out / "settings.json", self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
 
@@ -135,9 +135,9 @@ class ClipFolder:
         count = 0
         with Video(path) as film:
             fps = film.info.fps
-            beat = Beat(fps, self.rate(fps).spacing(fps))
-            for seconds, frame in frames_between(film, stretch.start, stretch.end):
-                if beat.keep(seconds):
+            beat = self.rate(fps).beat(fps)
+            for number, (seconds, frame) in enumerate(frames_between(film, stretch.start, stretch.end)):
+                if number % self.every == 0 if self.every else beat.keep(seconds):
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
                     with files.atomic(target) as temporary:
                         # not imwrite, which says nothing of a full disk

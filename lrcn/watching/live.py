@@ -7,19 +7,26 @@ Nothing is queued: a thread reads every frame that the source gives and keeps th
 another takes the newest sampled frame as soon as it is done with the last, and counts those that it
 had to leave out.
 """
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
+from lrcn.base import cli
 from lrcn.video.flow import fields_of
 from lrcn.video.reader import VideoError
 
+PAGES = re.compile(r"(^|\.)(youtube(-nocookie)?\.com|youtu\.be|vimeo\.com|twitch\.tv|bilibili\.com)$")
+FILES = ("http", "https", "ftp", "file")    # schemes at which a film lies, more often than a camera
+PATIENCE = (1, 2, 4)    # seconds before a stream that dropped is opened again, and again
 TITLE = "test_on_video (Esc or q ends)"
 
 
@@ -72,6 +79,9 @@ def is_live(source):
 def open_live(source):
     """cv2.VideoCapture of a camera's number or a stream's address; video.VideoError when there is none."""
     if "://" in str(source):
+        if PAGES.search(urlsplit(str(source)).hostname or ""):
+            raise VideoError("this is the address of a page, not of a stream; give the stream's own, which "
+                             "yt-dlp -g prints, or download the film")
         capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
     else:
         capture = cv2.VideoCapture(int(source))
@@ -84,31 +94,37 @@ class Source(_Thread):
     """Reads a camera's number or a stream's address. VideoError when there is none.
 
     The time of a frame is the clock's. A file at an address (or HLS, which comes in bursts) is
-    played at its own speed. behind: how many frames are to come before a sampled one is due.
+    played at its own speed, by its time stamps. A stream that drops is opened again, a few times.
+    behind: how many frames are to come before a sampled one is due.
     """
 
     def __init__(self, source, rate, behind=0):
         super().__init__()
-        self.behind, self.open = behind, []     # sampled frames that still wait for some
+        self.source, self.behind, self.open = source, behind, []    # open: sampled, waiting for some behind
         self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
         self.beat = rate.beat(self.fps)
         self.beat.constant = False      # a live source drops frames: only the time counts
-        address = "://" in str(source)
-        self.paced = address and (self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-                                  or ".m3u8" in str(source))
+        address, bursts = "://" in str(source), ".m3u8" in str(source)
+        length = self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        pictures = self.capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"MJPG")
+        film = urlsplit(str(source)).scheme in FILES and not pictures   # whose head may tell none
+        self.paced = address and (length or bursts or film)
+        self.may_drop = address and not length and (bursts or not film)
         self.newest = self.due = None
         self.sampled = 0
 
     def loop(self):
-        index, begin, first, before = 0, None, 0.0, None
+        index, begin, first, before, last = 0, None, 0.0, None, 0.0
         try:
-            while not self.ended and self.capture.grab():
+            while not self.ended and (self.capture.grab() or self.opened_again()):
                 stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if begin is None:
                     begin, first = time.monotonic(), stamp
-                seconds = time.monotonic() - begin
+                elif stamp <= last:     # its time stamps start over, or stand still
+                    first += stamp - last - 1 / self.fps
+                last, seconds = stamp, time.monotonic() - begin
                 if self.paced:
                     time.sleep(min(max(0.0, stamp - first - seconds), 1.0))
                     seconds = stamp - first
@@ -121,6 +137,23 @@ class Source(_Thread):
             with self.changed:
                 self.due = self.open[-1] if self.open else self.due
             self.capture.release()
+
+    def opened_again(self):
+        """Whether a stream that dropped is there again, and gives a frame."""
+        for number, seconds in enumerate(PATIENCE if self.may_drop else (), 1):
+            cli.say(f"the stream dropped; opened again in {seconds} s ({number} of {len(PATIENCE)})",
+                    file=sys.stderr)
+            with self.changed:
+                if self.changed.wait_for(lambda: self.ended, seconds):
+                    return False
+            self.capture.release()
+            with contextlib.suppress(VideoError):
+                self.capture = open_live(self.source)
+                if self.capture.grab():
+                    return True
+        if self.may_drop:
+            cli.say("the stream did not come back: it is taken to be at its end", file=sys.stderr)
+        return False
 
     def take(self, frame):
         """The newest frame; a sampled one is due when those behind it have come."""

@@ -252,8 +252,9 @@ def analyse(path, slider, history, rate):
         history.times += history.times[-1:] * short
         crops += crops[-1:] * short
     elif short > 0:
-        frames, info, indices, _ = read_clip(path, slider.length, rate, fraction=0)
-        history.times[:] = (indices / info.fps).tolist()
+        frames, _, indices, _ = read_clip(path, slider.length, rate, fraction=0)
+        with Video(path) as source:
+            history.times[:] = source.times()[indices].tolist()
         fields = fields_at(path, indices, slider.flow) if slider.flow else [None] * len(frames)
         crops = [slider.crop(*seen) for seen in zip(frames, fields, strict=True)]
     if crops:

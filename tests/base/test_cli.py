@@ -105,6 +105,21 @@ def test_a_run_is_taken_with_and_without_its_flag(tmp_path, script):
         assert said.code == 2 and "none" in said.err and "unrecognized" not in said.err, said
 
 
+@pytest.mark.parametrize("value", ["-3B32lodo2M_000059_000069.mp4", "-x.mp4", "-_a"])
+def test_a_value_that_begins_with_a_dash_is_told_how_to_be_given(value, capsys):
+    parser = cli.Parser("")
+    parser.add_argument("--video_path")
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--video-path", value])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and len(said.splitlines()) == 1
+    assert f"given as ./{value} or --video_path={value}" in said
+    assert parser.parse_args([f"--video_path={value}"]).video_path == value
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--video_path"])
+    assert "dash" not in capsys.readouterr().err
+
+
 def test_what_stands_behind_two_dashes_is_no_flag():
     result = script("--model_dir", "x", "--", "--batchsize")
     assert "unrecognized arguments" in result.stderr and "mean" not in result.stderr

@@ -10,8 +10,11 @@ from runs import TINY, half_files, last_line, one_line, table
 from videos import number_of, write_video
 
 from lrcn.drawing.labels import fit_frame
-from lrcn.video.reader import Video, probe, read_frames
+from lrcn.video.reader import Video, VideoInfo, probe, read_frames
+from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
+from lrcn.watching.candidates import Stretch
+from lrcn.watching.clipfolder import ClipFolder
 
 WINDOW = ("--clip_seconds", 1.6, "--min_probability", 0.2, "--encoder_backend", "torch")
 
@@ -183,6 +186,23 @@ def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, nu
     assert [number_of(read_picture(p)) for p in pictures] == numbers
     assert pictures[0].name == "holiday_00001.200.jpg"
     assert "0 candidates' frames written" in run(*words).out
+
+
+def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypatch):
+    """A file that says a thousand frames a second, and holds 25."""
+    numbered_film(tmp_path / "films" / "holiday.mp4")
+    guess = VideoInfo(1000.0, 0, 64, 48)
+    real = Video.__init__
+
+    def guessing(video, path):
+        real(video, path)
+        video.info = guess
+    monkeypatch.setattr(Video, "__init__", guessing)
+    folder = ClipFolder(tmp_path, "frames", lambda fps: Rate(fps, 10), 10)
+    stretch = Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
+    assert [*folder.write([stretch], "holiday", tmp_path / "films" / "holiday.mp4", 60)] == [stretch]
+    seconds = [float(path.stem.rpartition("_")[2]) for path in (tmp_path / "Jump").glob("*.jpg")]
+    assert sorted(seconds) == pytest.approx([1.0, 1.4, 1.8, 2.2, 2.6])
 
 
 def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):

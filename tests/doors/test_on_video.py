@@ -1,5 +1,6 @@
 """test_on_video.py: files, folders, streams; what it writes, and that it encodes every frame once."""
 import csv
+import errno
 import functools
 import http.server
 import json
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from commands import run, start
@@ -22,10 +24,12 @@ from videos import write_video
 
 import test_on_video
 import utils
-from lrcn.video.reader import Video, probe, read_frames
+from lrcn.base.cli import UserError
+from lrcn.base.ranks import Stop
+from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer, write_clip
-from lrcn.watching import live
+from lrcn.watching import films, live
 from lrcn.watching.segments import find_segments
 from lrcn.watching.sliding import History, Slider, analyse
 
@@ -378,6 +382,99 @@ def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
     # What it takes next is the newest sampled frame, not the next one in a queue.
     assert slider.seen == sorted(set(slider.seen)) and slider.seen[-1] > 85
     assert np.diff(slider.seen).max() >= 4
+
+
+class Stream(Played):
+    """What a server sends: its frames' time stamps in seconds, then nothing more."""
+
+    def __init__(self, stamps, told=0, codec="H264"):
+        super().__init__()
+        self.stamps, self.told, self.codec = stamps, told, cv2.VideoWriter.fourcc(*codec)
+
+    def get(self, what):
+        return {cv2.CAP_PROP_FPS: 25, cv2.CAP_PROP_FRAME_COUNT: self.told, cv2.CAP_PROP_FOURCC: self.codec,
+                cv2.CAP_PROP_POS_MSEC: 1000 * self.stamps[max(0, self.count - 1)]}[what]
+
+    def grab(self):
+        self.count += 1
+        return self.count <= len(self.stamps)
+
+
+def streamed(monkeypatch, address, *captures):
+    """(Source, seconds of the frames that it gave, how long it slept in all, its seconds of waiting)."""
+    coming, slept, waits = iter(captures), [], []
+
+    def opened(_):
+        found = next(coming)
+        if found is None:
+            raise VideoError("the stream cannot be opened")
+        return found
+    monkeypatch.setattr(live, "open_live", opened)
+    monkeypatch.setattr(live.time, "sleep", slept.append)
+    monkeypatch.setattr(live.time, "monotonic", lambda: sum(slept))
+    source, seconds = live.Source(address, Rate()), []
+    monkeypatch.setattr(source.changed, "wait_for", lambda _, wait: bool(waits.append(wait)))
+    monkeypatch.setattr(source, "take", lambda frame: seconds.append(frame.seconds))
+    source.loop()
+    return seconds, sum(slept), waits
+
+
+@pytest.mark.parametrize("stamps", [np.arange(50) / 25, 7 + np.arange(50) / 25, np.zeros(50),
+                                    np.tile(np.arange(25) / 25, 2)])
+def test_a_film_at_an_address_that_tells_no_length_is_played_by_its_time_stamps(monkeypatch, stamps):
+    """From any first stamp; where they start over or stand still, a frame after the other."""
+    seconds, slept, waits = streamed(monkeypatch, "http://a/whole.ts", Stream(stamps))
+    assert seconds == pytest.approx(np.arange(50) / 25) and slept == pytest.approx(49 / 25)
+    assert not waits
+
+
+def test_a_camera_s_stream_that_drops_is_opened_again_a_few_times(monkeypatch, capsys):
+    stamps = np.arange(10) / 25
+    for address, codec in (("rtsp://cam/a", "H264"), ("http://cam/video", "MJPG")):
+        seconds, slept, waits = streamed(monkeypatch, address, Stream(stamps, codec=codec), None,
+                                         Stream(stamps, codec=codec), None, Stream([]), None)
+        assert len(seconds) == 20 and slept == 0 and waits == [1, 2, 1, 2, 4]
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 6 and "the stream dropped" in said[0] and "did not come back" in said[-1]
+
+
+@pytest.mark.parametrize("address", ["https://www.youtube.com/watch?v=x", "https://youtu.be/x",
+                                     "http://m.youtube.com/shorts/x", "https://vimeo.com/1"])
+def test_a_page_is_told_from_a_stream(address):
+    with pytest.raises(VideoError, match="a page, not of a stream"):
+        live.open_live(address)
+
+
+def test_long_names_are_shortened_and_kept_apart():
+    names = films.unique_names([f"{'прыжок' * 20}{i}.mp4" for i in range(3)] + ["a.mp4", "b" * 200 + ".mp4"])
+    assert len(set(names)) == 5 and names[3:] == ["a", "b" * 200]
+    assert all(len(name.encode()) <= 200 for name in names)
+
+
+def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
+    faults = {"a": OSError(errno.EACCES, "Permission denied"), "b": VideoError("broken"), "d": UserError("x"),
+              "e": OSError(errno.ENAMETOOLONG, "File name too long")}
+
+    def labelled(path, name, *_):
+        if name in faults:
+            raise faults[name]
+        return films.Done(f"{name} is done", [(0, 1, "A", 0.5)], 1.0, [0.0])
+    monkeypatch.setattr(test_on_video, "label_film", labelled)
+    args = test_on_video.make_parser().parse_args(["--video_path", "x"])
+
+    def label_all(names):
+        sources = [(tmp_path / name, name) for name in names]
+        return test_on_video.label_files(sources, tmp_path, None, ["A"], Rate(), args, Stop())
+    assert label_all("abcdef") == 4
+    assert [Path(row["file"]).name for row in table(tmp_path / "summary.csv")] == ["c", "f"]
+    said = capsys.readouterr()
+    assert "Permission denied" in said.err and "4 of 6 videos could not be read" in said.err
+    for name in "abde":
+        with pytest.raises(UserError):
+            label_all(name)
+    faults["a"] = OSError(errno.ENOSPC, "No space left")
+    with pytest.raises(OSError, match="No space"):
+        label_all("ab")
 
 
 def test_escape_or_q_ends_the_window_and_no_display_is_seen(monkeypatch):
