@@ -33,6 +33,7 @@ added or changed there is sampled, what was removed is taken out. Exit status 1:
 the videos could not be read.
 """
 import contextlib
+import errno
 import functools
 import os
 import platform
@@ -407,7 +408,9 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         with files.lock(out, "sampled_data_dir", "another preprocessing run", launch(world)):
             return preprocess(args, out, rank, world, cli.say if rank == 0 else lambda _: None)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in (*cli.CLOSED, errno.EEXIST, errno.ENOTDIR):
+            raise
         raise UserError(f"--sampled_data_dir {out}: cannot write there ({error.strerror}: "
                         f"{error.filename}); choose another folder") from None
 

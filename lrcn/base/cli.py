@@ -24,6 +24,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # what a folder says that may not be written
+
 
 class UserError(Exception):
     """Something that the caller can mend. Printed as one line on stderr, exit status 2.
@@ -215,9 +217,13 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            status, what = 1, (f"the disk is full ({error.filename or error.strerror}); "
+                               f"free some space and run the same command again")
+        elif error.errno in CLOSED and error.filename:
+            status, what = 2, (f"{error.filename}: no access ({error.strerror}); "
+                               f"choose another folder, or ask its owner")
+        else:
             raise
-        status = 1
-        say(f"{name}: error: the disk is full ({error.filename or error.strerror}); "
-            f"free some space and run the same command again", file=sys.stderr)
+        say(f"{name}: error: {what}", file=sys.stderr)
     sys.exit(status)

@@ -236,24 +236,32 @@ def remove_leftovers(folder):
 def lock(folder, flag, what, group=None, wait=False, name=".lock"):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
-    wait: the second one waits its turn instead. Processes that give the same `group` hold it
+    UserError: the folder cannot be written. wait: the second one waits its turn instead, and gets an
+    OSError where it cannot write. Processes that give the same `group` hold it
     together. name: that of the lock's file. The kernel drops the lock with its holder, so that nothing
     has to be cleaned up after a kill.
     """
     with contextlib.ExitStack() as opened:
-        f = opened.enter_context(open(Path(folder, name), "a+"))
-        if fcntl and wait:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            while not _leads_to(f.name, f.fileno()):    # its folder was deleted while this one waited
-                opened.close()
-                Path(folder).mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
                 f = opened.enter_context(open(Path(folder, name), "a+"))
+            except OSError as error:
+                if wait:
+                    raise
+                raise UserError(f"--{flag} {folder}: cannot write there ({error.strerror}); choose another "
+                                f"folder, or ask its owner") from None
+            if fcntl and wait:
                 fcntl.flock(f, fcntl.LOCK_EX)
-        elif fcntl and not _locked(f, group):
-            f.seek(0)
-            holder = (f.read().split() or ["?"])[0]
-            raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
-                            f"wait for it or choose another")
+            elif fcntl and not _locked(f, group):
+                f.seek(0)
+                holder = (f.read().split() or ["?"])[0]
+                raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
+                                f"wait for it or choose another")
+            if not fcntl or _leads_to(f.name, f.fileno()):
+                break
+            opened.close()      # its file was deleted meanwhile, and another process may have a new one
+            if wait:
+                Path(folder).mkdir(parents=True, exist_ok=True)
         yield
 
 

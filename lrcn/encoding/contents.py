@@ -47,7 +47,7 @@ def fingerprints(folder, paths):
         now = time.time_ns()
         settled = [(path, *row) for path, row in known.items()
                    if now - max(int(row[1]), int(row[2])) > SETTLED_NS]
-        with contextlib.suppress(PermissionError, FileNotFoundError):   # it is read again next time
+        with contextlib.suppress(OSError):      # it is read again next time
             table.parent.mkdir(parents=True, exist_ok=True)
             files.write_csv(table, COLUMNS, settled)
     return np.frombuffer(bytes.fromhex("".join(found)), "<u8").reshape(-1, 2), stamps

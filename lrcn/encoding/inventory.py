@@ -15,16 +15,24 @@ from lrcn.base.cli import UserError
 from lrcn.clips.fields import flow_path
 from lrcn.clips.manifest import read_sampled
 from lrcn.encoding.contents import contents
-from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, size_of, writable
+from lrcn.encoding.store import CHUNK, ENTRY, Store, Writer, read_description, size_of, writable
+
+
+def roots(folder):
+    """Where the features of a folder lie, the user's own first."""
+    return list(dict.fromkeys((writable(folder), folder / "features")))
 
 
 def stores(folder):
-    """[Store] of every key in a folder, laid out; what cannot be read as one is left aside."""
+    """[Store] of every key in a folder, laid out; what cannot be read as one is left aside.
+
+    With another shape or dtype than theirs --prune would take whole rows for damaged.
+    """
     found = []
-    for root in {folder / "features", writable(folder)}:
+    for root in roots(folder):
         for path in sorted(root.glob("*/key.json")):
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-                said = files.read_json(path)
+                said = read_description(path)
                 store = Store(folder, said["key"])
                 if path.parent in store.places and "shape" in said:
                     store.path, store.places = path.parent, [path.parent]
@@ -69,6 +77,18 @@ def prune(store, videos):
         store.open()
 
 
+@contextlib.contextmanager
+def changing(flag, path):
+    """A UserError where the folder of a key may only be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in cli.CLOSED:
+            raise
+        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}); ask its owner or leave it "
+                        f"as it is") from None
+
+
 def say_store(store, videos):
     key = store.key
     count = sum(len(s.entries) for s in store.segments)
@@ -89,18 +109,29 @@ def main():
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
     videos, there = needed_videos(folder), stores(folder)
-    unknown = set(args.remove) - {store.path.name for store in there}
+    whole = [store.path for store in there]
+    others = [rows[0].parent for root in roots(folder) for path in sorted(root.glob("*/key.json"))
+              if path.parent not in whole and (rows := list(path.parent.glob("*.rows")))]
+    unknown = set(args.remove) - {path.name for path in (*whole, *others)}
     if unknown:
         raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {folder / 'features'}; "
                         f"take the first word of a line of the list")
     for store in there:
         if store.path.name in args.remove:
-            with store.alone():
+            with changing("remove", store.path), store.alone():
                 shutil.rmtree(store.path)
             continue
         if args.prune:
-            prune(store, videos)
+            with changing("prune", store.path):
+                prune(store, videos)
         say_store(store, videos)
+    for path in others:
+        if path.name in args.remove:
+            with changing("remove", path):
+                shutil.rmtree(path)
+        else:
+            cli.say(f"{path.name}  key.json is damaged or old: a run that needs it writes it anew, its "
+                    f"features stay until then; {files.gigabytes(size_of(path))}")
     root = folder / "features"
     cli.say(f"{root}: {files.gigabytes(size_of(root) if root.is_dir() else 0)}")
 

@@ -25,13 +25,14 @@ from pathlib import Path
 import numpy as np
 
 from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base.cli import CLOSED, UserError
 
 FORMAT = 3      # of the entries, and of the pictures that the reader makes of a sampled file
 ENTRY = np.dtype([("video", "<u8", 2), ("view", "<u8"), ("frame", "<u4"), ("crc", "<u4")])
 CHUNK = 1 << 24     # bytes read at once while check sums are looked at
-# What a file system without locks says, and one that is only read; work may be done twice there.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EROFS)
+# What a file system without locks says, one that is only read, and a folder that is deleted or cannot be
+# made; work may be done twice there.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, *CLOSED)
 
 
 def writable(folder, name=""):
@@ -50,6 +51,14 @@ def writable(folder, name=""):
 def _sum(said):
     """The check sum of a key.json: another shape or dtype there would make other features of the rows."""
     return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
+def read_description(path):
+    """What a key.json says, its check sum aside; UserError: that is wrong, or there is none yet."""
+    said = files.read_json(path)
+    if said.pop("sum", None) != _sum(said):
+        raise UserError(f"{path}: its check sum is wrong")
+    return said
 
 
 def view_number(words):
@@ -112,9 +121,9 @@ class Store:
                         continue
                     for path in (*place.glob("*.rows"), *place.glob("*.index")):
                         path.unlink()
-                elif said.pop("sum", None) == _sum(said):
-                    self.description = said
-                    return said
+                else:
+                    self.description = read_description(place / "key.json")
+                    return self.description
         return None
 
     def describe(self, **more):

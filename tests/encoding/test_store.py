@@ -166,6 +166,22 @@ def test_prune_keeps_one_whole_row_of_an_entry(folder):
     assert contents(folder)[1] == 45 and np.array_equal(encode(folder), values)
 
 
+def test_a_description_without_its_check_sum_costs_no_rows(folder):
+    """Of another dtype, or of before there was one: rows are neither listed by it nor pruned."""
+    values = encode(folder)
+    [key] = folder.glob("features/*/key.json")
+    [rows] = folder.glob("features/*/*.rows")
+    before, said = rows.read_bytes(), files.read_json(key)
+    for change in ({"dtype": "float32"}, {"sum": None}):
+        files.write_json(key, said | change)
+        assert f"{key.parent.name}  key.json is damaged or old" in inventory(folder, "--prune").out
+        assert rows.read_bytes() == before
+        assert np.array_equal(encode(folder), values) and rows.read_bytes() == before
+    files.write_json(key, said | {"sum": None})
+    inventory(folder, "--remove", key.parent.name)
+    assert not key.parent.exists()
+
+
 def test_a_key_is_removed_by_its_name(folder):
     encode(folder)
     result = inventory(folder, "--remove", "nothing", ok=False)
@@ -358,7 +374,8 @@ def test_what_cannot_be_written_beside_the_clips_goes_to_the_user(folder, tmp_pa
     assert sorted(folder.rglob("*")) == before and len(list(tmp_path.glob("mine/*/*/*.rows"))) == 1
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(wait, tmp_path, monkeypatch):
     real = files.fcntl.flock
 
     def deleted_first(handle, how):
@@ -366,6 +383,6 @@ def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(tmp_path, monkeyp
         (tmp_path / ".lock").unlink()
         return real(handle, how)
     monkeypatch.setattr(files.fcntl, "flock", deleted_first)
-    with files.lock(tmp_path, "flag", "another", wait=True), open(tmp_path / ".lock") as f, \
+    with files.lock(tmp_path, "flag", "another", wait=wait), open(tmp_path / ".lock") as f, \
             pytest.raises(BlockingIOError):
         real(f, files.fcntl.LOCK_EX | files.fcntl.LOCK_NB)
