@@ -14,6 +14,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 from lrcn.clips import fields, learned, splits
 from lrcn.clips.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
@@ -66,6 +67,9 @@ def training_samples(recipe, run=None, say=cli.say):
         return _as_written(_table(recipe), f"--parts {recipe.parts}", videos, [*pool, *test], say)
     labels = {row["class"]: row["label"] for row in rows}
     classes = _classes(recipe, pool, sorted(order, key=lambda cls: labels.get(cls, len(labels))))
+    sided = splits.one_sided({v.cls for v in pool}, {v.cls for v in test}) if parted and test else ""
+    if sided:
+        say(f"warning: {sided}", file=sys.stderr)
     pool = [v for v in pool if v.cls in set(classes)]
     train, val = pool, []
     if parted and recipe.split_size:
@@ -166,11 +170,13 @@ def _drawn(recipe, videos, say, known=None):
 def _classes(recipe, pool, order):
     """The classes to train on, in label order; UserError for a chosen one that has no training video."""
     names = {v.cls for v in pool}
-    absent = [cls for cls in recipe.chosen_classes or () if cls not in names]
+    called = {composed(cls): cls for cls in names}
+    wanted = [called.get(composed(cls), cls) for cls in recipe.chosen_classes or ()]
+    absent = [cls for cls in wanted if cls not in names]
     if absent:
         raise UserError(f"--classes {','.join(recipe.chosen_classes)}: no training video of {absent[0]}; "
                         f"there are {', '.join(sorted(names)[:10])}{' ...' if len(names) > 10 else ''}")
-    chosen = set(recipe.chosen_classes or names) & names
+    chosen = set(wanted or names) & names
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
@@ -275,8 +281,14 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]
     found, note = splits.present(listed, videos, "test")
     known = [v for v in found if v.cls in set(trained.classes)]
-    if len(known) < len(found):
-        note += f", {len(found) - len(known)} of them of classes that the model does not know"
+    # Of folders train/ and test/, the run's table holds what it knows alone.
+    parted = split == "drawn" and ([v for v in videos if v.part == "test"]
+                                   or [v for v in videos if v.part == "val"])
+    unknown = [v for v in parted or found if v.cls not in set(trained.classes)]
+    if unknown:
+        note += f", {len(unknown)} {'more' if parted else 'of them'} of classes that the model does not know"
+    sided = splits.one_sided(trained.classes, {v.cls for v in [*found, *unknown]})
+    note += f"; {sided}" if sided and (parted or unknown) else ""
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")

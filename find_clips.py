@@ -29,6 +29,7 @@ from pathlib import Path
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 from lrcn.base.values import POSITIVE, Names, Number
 from lrcn.base.workers import Lost, ahead
 from lrcn.runs import RunFolder
@@ -89,18 +90,20 @@ def films_of(text):
 
 def wanted_classes(args, there, what):
     """The numbers of --classes among the names `there`; None where all are wanted."""
+    called = {composed(cls): number for number, cls in enumerate(there)}
     for cls in args.classes or ():
-        if cls not in there:
+        if composed(cls) not in called:
             raise UserError(f"--classes {','.join(args.classes)}: {what} does not know {cls}; there are "
                             f"{', '.join(list(there)[:10])}{' ...' if len(there) > 10 else ''}")
-    return args.classes and {list(there).index(cls) for cls in args.classes}
+    return args.classes and {called[composed(cls)] for cls in args.classes}
 
 
 def table_of(args, films):
     """([Stretch], by films those that are there, {name of a film: why it is not there}) of --from."""
     rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
     wanted_classes(args, dict.fromkeys(row.cls for row in rows), f"--from {args.table}")
-    rows = [row for row in rows if not args.classes or row.cls in args.classes]
+    wanted = set(map(composed, args.classes or ()))
+    rows = [row for row in rows if not wanted or composed(row.cls) in wanted]
     by_film, absent = of_films(rows, films)
     if not by_film:
         raise UserError(f"--from {args.table}: none of its {len(absent)} films is in --video_path "
@@ -169,7 +172,9 @@ def work_through(folder, films, names, finder, args):
                             + (f" ({kinds})" if kinds else ""))
                 for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
                     written += 1
-            except VideoError as error:
+            except (VideoError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in files.OF_ONE_FILE:
+                    raise
                 bar.clear()
                 cli.say(f"cannot read {film}: {error}", file=sys.stderr)
                 folder.failed(film, path, str(error))

@@ -103,7 +103,8 @@ def make_parser():
     flow.add_argument("--flow_dir", default=None, metavar="DIR",
                       help="take fields that were made elsewhere by this method, the pictures "
                            "u/<video>/<number>.jpg and v/<video>/<number>.jpg in this folder (of UCF-101's "
-                           "public tvl1_flow: --flow tvl1)")
+                           "public tvl1_flow: --flow tvl1), or flow_x_<number>.jpg and flow_y_<number>.jpg "
+                           "in folders as those of the videos; beside frames they are taken without it")
     flow.add_argument("--flow_weights", default=None, metavar="FILE",
                       help="weights of raft (default: the library's, downloaded once)")
     data.add_argument("--write_frames", default=None, metavar="DIR",
@@ -172,7 +173,7 @@ def sample_all(jobs, out, rank, args, journal, bar):
 def sample_missing(mine, before, out, rank, world, args):
     """Sample the jobs of this process, with a bar on which those sampled before count too."""
     for cls in {job.cls for job in mine}:
-        (out / cls).mkdir(exist_ok=True)
+        files.make_folder(out / cls)
     remove_leftovers(out, rank, world)
     journal = Journal(out, rank)
     with cli.progress(total=before + len(mine), initial=before, unit=" videos", show=rank == 0 and bool(mine),
@@ -206,7 +207,7 @@ def add_flow(jobs, out, rank, flow, args, say):
     missing = set(fields.without_fields(out, clips, flow))
     todo, done, failed, begin = [job for job in jobs if job.key in missing], [], 0, time.monotonic()
     for cls in {job.cls for job in todo}:
-        (out / FLOW / cls).mkdir(exist_ok=True)
+        files.make_folder(out / FLOW / cls)
     work = functools.partial(fields.add_fields, raw=args.row_data_dir, out=str(out), rank=rank,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
                              seed=args.seed, flow=flow, pictures=args.flow_dir)
@@ -259,7 +260,11 @@ def preprocess(args, out, rank, world, say):
         files.remove_leftovers(out)
         check_settings(out, args)
         flow = fields.settle(out, wanted_flow(args))
-        if flow and not args.flow_dir:
+        beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
+        if beside and not args.flow_dir:
+            say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "
+                f"flow, as made by --flow {flow.backend}")
+        if flow and not args.flow_dir and beside < len(jobs):
             flow.require()      # what is not to be had is said before hours of sampling
         followed = follow(out, jobs, args.keep)
     say_followed(followed, args.keep, say)

@@ -4,15 +4,20 @@ Every file that a script leaves goes through `atomic`: written under a temporary
 renamed, and its folder flushed, so that a kill at any moment leaves the old file or the new one.
 What belongs together goes through `replaced_folder`, which does the same for all of it.
 """
+import codecs
 import contextlib
 import csv
 import ctypes
 import errno
 import glob
+import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import time
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -23,6 +28,60 @@ try:
 except ImportError:  # Windows: no lock, the rest works
     fcntl = None
 
+
+# What is wrong with the name of one file, or with its rights, and not with the disk
+OF_ONE_FILE = {errno.EFBIG, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ,
+               errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
+# Hidden files, and what systems and network disks leave in folders
+SYSTEM = re.compile(r"\..*|(?:eh)?thumbs.*\.db.*|desktop\.ini|icon\r|\$recycle\.bin|recycle[dr]|"
+                    r"system volume information|__macosx|@(?:eadir|tmp|recycled?|recently-snapshot|__thumb)|"
+                    r"#(?:recycle|snapshot)|lost\+found|lost\.dir|found\.\d{3}|temporary items|"
+                    r"network trash folder", re.IGNORECASE | re.DOTALL)
+
+
+# ---------------------------------------------------------------- names
+
+def composed(name):
+    """A name as most write it: a Mac stores é as e and an accent, which compares as another name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def shortened(name, most=200):
+    """A name of at most `most` bytes: a longer one loses its end, for a mark that tells it from others."""
+    whole = name.encode("utf-8", "surrogateescape")
+    if len(whole) <= most:
+        return name
+    return f"{whole[:most - 9].decode(errors='ignore')}~{hashlib.sha256(whole).hexdigest()[:8]}"
+
+
+def make_folder(path):
+    """Make a folder, unless the disk cannot have its name: what is written into it fails by itself then."""
+    try:
+        Path(path).mkdir(exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+            raise
+
+
+def walk(top, flag, leave_out=None):
+    """(folder, its folders, its files) from `top` down, names sorted, what is SYSTEM's passed over.
+
+    Links are followed, but not in circles, nor to the folder `leave_out`. UserError names a folder that may
+    not be listed.
+    """
+    def refuse(error):
+        raise UserError(f"--{flag} {top}: cannot look into {error.filename} ({error.strerror}); make this "
+                        f"folder readable, or move it away") from None
+
+    for root, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        here = os.path.realpath(root)
+        folders[:] = sorted(
+            d for d in folders if not SYSTEM.fullmatch(d)
+            and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
+        yield root, folders, sorted(name for name in names if not SYSTEM.fullmatch(name))
+
+
+# ---------------------------------------------------------------- writing
 
 @contextlib.contextmanager
 def atomic(path, lasting=True):
@@ -106,23 +165,51 @@ def write_csv(path, header, rows):
         writer.writerows(rows)
 
 
-def read_csv(path, columns):
-    """[{column: text}] of a CSV file that has at least `columns`; else a UserError with file, line."""
+def read_text(path):
+    """The text of a file that a person wrote: UTF-8, else what Windows' programs write, UTF-16 or cp1252.
+
+    OSError, UnicodeDecodeError: it cannot be read as any of these.
+    """
+    whole = Path(path).read_bytes()
+    if whole[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return whole.decode("utf-16")
+    if whole[1:2] == b"\0":
+        return whole.decode("utf-16-le")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f, strict=True)
-            missing = [c for c in columns if c not in (reader.fieldnames or [])]
-            if missing:
-                raise UserError(f"{path} line 1: column {', '.join(missing)} is missing; "
-                                f"is this the file that the scripts wrote?")
-            rows = []
-            for row in reader:
-                if any(row[c] is None for c in columns):
-                    raise UserError(f"{path} line {reader.line_num}: {len(columns)} columns expected")
-                rows.append(row)
-            return rows
+        return whole.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return whole.decode("cp1252")
+
+
+def read_table(path, columns):
+    """(names of the columns, [(line, {column: text})]) of a table, divided by what its first line has between
+    `columns`: commas, semicolons, tabs or bars. UserError: no table."""
+    try:
+        text = read_text(path)
+        first, _, rest = text.partition("\n")
+        stated = re.fullmatch(r"sep=(.)\s*", first)     # Excel's way to say it
+        text, head = (rest, rest.partition("\n")[0]) if stated else (text, first)
+        found = {mark: {name.strip(' "\r') for name in head.split(mark)} for mark in ",;\t|"}
+        mark = stated[1] if stated else max(found, key=lambda mark: len(found[mark] & set(columns)))
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+        names = [name.strip() for name in next(rows, [])]
+        more = bool(stated)
+        return names, [(rows.line_num + more, dict(zip(names, row, strict=False))) for row in rows if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+
+
+def read_csv(path, columns):
+    """[{column: text}] of a CSV file that has at least `columns`; else a UserError with file, line."""
+    names, rows = read_table(path, columns)
+    missing = [c for c in columns if c not in names]
+    if missing:
+        raise UserError(f"{path} line 1: column {', '.join(missing)} is missing; "
+                        f"is this the file that the scripts wrote?")
+    for line, row in rows:
+        if any(c not in row for c in columns):
+            raise UserError(f"{path} line {line}: {len(columns)} columns expected")
+    return [row for _, row in rows]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@
 
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
-import errno
 import functools
 import os
 from pathlib import Path
@@ -25,7 +24,7 @@ from lrcn.clips.pictures import is_picture
 from lrcn.clips.sampler import fraction
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at, sample_with_flow
-from lrcn.video.framefolder import frame_files, opened
+from lrcn.video.framefolder import flow_files, frame_files, opened
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import read_clip, sample_video
 
@@ -111,7 +110,7 @@ def without_fields(out, clips, flow):
 
 def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
     """Write the flow of a sampled clip beside it. count: the clip's frames, or "all"; pictures: the folder of
-    its fields, where they were made elsewhere.
+    its fields, where they were made elsewhere; those beside a video's frames are taken by themselves.
 
     Returns ("done", bytes), ("failed", reason) or ("full", errno, text).
     """
@@ -121,8 +120,10 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
     target, source = clip_path(Path(out) / FLOW, job.cls, job.video), Path(raw, job.source)
     temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
     try:
-        if pictures:
-            _write(temporary, _made_elsewhere(pictures, job, source, count, rate, seed, flow), flow)
+        if pictures or lies_beside(source):
+            planes = _pictures(pictures, job) if pictures else flow_files(source)
+            _write(temporary, _made_elsewhere(planes, pictures or source, job, source, count, rate, seed,
+                                               flow), flow)
         elif count == "all":
             with opened(source, rate.FPS) as video:
                 _write(temporary, (planes for *_, planes in sample_with_flow(video, rate, flow)), flow)
@@ -132,7 +133,7 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
         os.replace(temporary, target)
         return "done", target.stat().st_size
     except OSError as error:
-        if error.errno in (errno.EFBIG, errno.ENOENT):
+        if error.errno in files.OF_ONE_FILE:
             return "failed", error.strerror
         return "full", error.errno, error.strerror
     except (VideoError, UserError) as error:
@@ -143,17 +144,34 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
         temporary.unlink(missing_ok=True)
 
 
-def _made_elsewhere(folder, job, source, count, rate, seed, flow):
-    """planes (H, W, 2L) of every sampled frame, from numbered pictures <folder>/u/<video>/ and v/<video>/.
+def lies_beside(source):
+    """Whether a source is a folder of frames with their flow, flow_x_ and flow_y_, in it."""
+    return os.path.isdir(source) and all(flow_files(source))
+
+
+def _pictures(folder, job):
+    """[{number: path} of the flow to the right, that of the flow down] of a video: numbered pictures in
+    u/<video>/ and v/<video>/ of `folder`, or flow_x_ and flow_y_ in a folder that lies or is called as the
+    video. VideoError: neither is there.
+    """
+    names = {Path(job.source).stem.lower(), job.video.lower()}
+    planes = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
+              if os.path.isdir(Path(folder, plane)) else {} for plane in "uv"]
+    for place in (job.source, os.path.splitext(job.source)[0], f"{job.cls}/{job.video}", job.video):
+        if not all(planes) and os.path.isdir(Path(folder, place)):
+            planes = flow_files(Path(folder, place))
+    if not all(planes):
+        raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}, nor "
+                         f"flow_x_ and flow_y_ pictures in its {job.source}/")
+    return planes
+
+
+def _made_elsewhere(files, folder, job, source, count, rate, seed, flow):
+    """planes (H, W, 2L) of every sampled frame, from numbered pictures: files [{number: path} of u, of v].
 
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
     first field's of a film. VideoError names a picture that is missing.
     """
-    names = {Path(job.source).stem.lower(), job.video.lower()}
-    files = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
-             for plane in "uv"]
-    if not all(files):
-        raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}")
     if count == "all":
         with opened(source, rate.FPS) as video:
             indices, frames = [index for index, *_ in sample_video(video, rate)], video.position + 1

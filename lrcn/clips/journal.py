@@ -191,7 +191,11 @@ def _remove_clip(out, cls, name):
 
 def remove_file(path):
     """Delete a file that may be there, and its folder where it was the last in it."""
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:                # a name that the disk cannot have
+        if error.errno not in files.OF_ONE_FILE or os.path.lexists(path):
+            raise
     with contextlib.suppress(OSError):      # other clips lie in it, or there is none
         path.parent.rmdir()
 

@@ -9,12 +9,14 @@ stand on top: these are its part then.
 import functools
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 from lrcn.clips import splits
 from lrcn.video.sampling import Rate
 
@@ -26,8 +28,13 @@ CLIP_COLUMNS = ("video", "class", *FACTS)
 FLOW = "optical_flow"
 # Folders and files of the scripts beside the folders of the classes
 RESERVED = ("features", "data_report", FLOW, "manifest.csv", "clips.csv", "failed.csv", "settings.json")
-PART_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-                "validate": "val", "test": "test", "testing": "test"}
+# The words of a folder's name that say a part, and those that say nothing: train_256, Validation, test-videos
+PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val",
+              "validation": "val", "validate": "val", "validating": "val", "dev": "val", "eval": "val",
+              "evaluation": "val", "test": "test", "testing": "test", "tests": "test"}
+PLAIN_WORD = re.compile(r"\d+|px?|x|sets?|splits?|parts?|lists?|data|datasets?|videos?|clips?|films?|frames?|"
+                        r"rawframes|images?|imgs?|pictures?|rgb|small|mini|tiny|full|resized|folder")
+SUFFIX = re.compile(r"(?<=.)(?=(?:set|split|data|videos?|clips)$)")
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,31 @@ def clip_path(folder, cls, name):
     return Path(folder, cls, f"{name}.avi")
 
 
+def part_named(folder):
+    """(part, the other words that say something) of a folder's name, (None, "") where no part is in it."""
+    words = [piece for word in re.findall(r"[^\W\d_]+|\d+", folder.lower()) for piece in SUFFIX.split(word)]
+    parts = [word for word in words if word in PART_WORDS]
+    if len(parts) != 1:
+        return None, ""
+    return PART_WORDS[parts[0]], " ".join(w for w in words if w != parts[0] and not PLAIN_WORD.fullmatch(w))
+
+
+def part_folders(paths):
+    """{folder: part} of the folders that stand on top of `paths` (with slashes) where they are the parts of a
+    data set; empty where they are classes: what they are called besides their part is nothing, or the same
+    of several parts, and train/ is one of them, with another or alone."""
+    tops = {path.split("/")[0] for path in paths if "/" in path}
+    told = {top: part_named(top) for top in {path.split("/")[0] for path in paths if path.count("/") > 1}}
+    sure = {top: part for top, (part, rest) in told.items() if part and (
+        not rest or any(other == rest and p not in (None, part) for p, other in told.values()))}
+    parts = set(sure.values())
+    return sure if "train" in parts and (len(parts) > 1 or len(tops) == 1) else {}
+
+
 def part_of(source, cls):
     """The part that a source's path (with slashes) names: train, val, test, or None."""
-    head, _, rest = source.partition("/")
-    return PART_FOLDERS.get(head.lower()) if rest.startswith(f"{cls}/") else None
+    head, _, rest = composed(source).partition("/")
+    return part_named(head)[0] if rest.startswith(f"{composed(cls)}/") else None
 
 
 def read_sampled(folder, group_pattern=None, group_table=None):

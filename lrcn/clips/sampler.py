@@ -5,7 +5,6 @@
 The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name
 alone decide.
 """
-import errno
 import hashlib
 import math
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import cv2
 
+from lrcn.base.files import OF_ONE_FILE
 from lrcn.clips.likeness import Look
 from lrcn.clips.manifest import FLOW, clip_path
 from lrcn.clips.pictures import is_picture, read_picture
@@ -79,8 +79,8 @@ def _write(job, info, frames, start, spacing, out, rank):
     try:
         written = write_clip(target, look.at(frames), info.fps / spacing, temporary)
     except OSError as error:
-        return ("failed", error.strerror) if error.errno == errno.EFBIG else (
-            "full", error.errno, error.strerror)
+        kind = ["failed"] if error.errno in OF_ONE_FILE else ["full", error.errno]
+        return *kind, error.strerror
     row = [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, int(start),
            math.floor(spacing + 0.5), written]
     return "done", row, [job.bytes, job.modified, *look.facts()]

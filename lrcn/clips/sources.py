@@ -20,13 +20,16 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 from lrcn.clips import splits
-from lrcn.clips.manifest import PART_FOLDERS, RESERVED
+from lrcn.clips.manifest import RESERVED, part_folders, part_named
 from lrcn.clips.pictures import PICTURES, is_picture
-from lrcn.video.framefolder import frame_files, is_frame_folder
+from lrcn.video.framefolder import NUMBERED, frame_files, series
 from lrcn.video.reader import EXTENSIONS
 
+LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
 WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # that says the class too
 
 
@@ -58,17 +61,22 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
     where nothing is left.
     """
     raw = Path(raw)
-    paths, left_out = _walk(raw, leave_out)
-    if not paths:
+    paths, left_out, unclear = _walk(raw, leave_out, lists or {})
+    if not paths and not unclear:
         raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
-                        f"({' '.join((*EXTENSIONS, *PICTURES))})")
+                        f"({' '.join((*EXTENSIONS[:6], *PICTURES))} and others)")
     found = _listed(paths, lists) if lists else _foldered(paths, raw)
-    found.left_out[:0] = left_out
+    found.left_out[:0] = left_out + unclear
+    if unclear:
+        found.words.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
+                           f"{unclear[0][0]}: {unclear[0][1]}")
     if not found.jobs:
+        reasons = Counter(reason for _, reason in found.left_out)
         raise UserError(
             f"--row_data_dir {raw}: none of the listed videos is in this folder; is --ucf_list_dir the list "
             f"of these videos?" if lists else
-            f"--row_data_dir {raw}: no class folder with videos in it; {len(paths)} videos lie in no folder")
+            f"--row_data_dir {raw}: nothing to sample in its class folders; "
+            + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
     if classes:
         _choose(found, classes)
     names = {job.cls for job in found.jobs} & set(RESERVED)
@@ -80,36 +88,40 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
     return found
 
 
-def _walk(folder, leave_out):
-    """(relative paths, with slashes, of all videos; [(other file, reason)]), hidden ones passed over."""
-    paths, others, top = [], [], os.fspath(folder)
-    for root, folders, names in os.walk(top, followlinks=True):
-        here = os.path.realpath(root)
-        folders[:] = sorted(
-            d for d in folders if not d.startswith(".")
-            and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
-        inside = os.path.relpath(root, top).replace(os.sep, "/")
-        if is_frame_folder(names) and _is_video(inside):
-            paths.append(inside)
+def _walk(top, leave_out, lists):
+    """(relative paths, with slashes, of all videos and pictures; [(other file, reason)]; [(folder of
+    pictures of which the video cannot be told, reason)])."""
+    paths, others, unclear = [], [], []
+    walked = [("" if root == os.fspath(top) else f"{os.path.relpath(root, top)}/".replace(os.sep, "/"),
+               folders, names) for root, folders, names in files.walk(top, "row_data_dir", leave_out)]
+    endings = (*EXTENSIONS, *PICTURES)
+    parts = part_folders([f"{inside}{name}" for inside, _, names in walked for name in names
+                          if name.lower().endswith(endings)])
+    listed = {row.video for pair in lists.values() for rows in pair for row in rows}
+    for inside, folders, names in walked:
+        if _may_be_video(inside[:-1], parts, listed) and any(map(NUMBERED.fullmatch, names)) \
+                and not any(name.lower().endswith(EXTENSIONS) and name[-4:].lower() != ".gif"
+                        for name in names):
+            fault = series(names).fault
+            paths += [] if fault else [inside[:-1]]
+            unclear += [(inside[:-1], fault)] if fault else []
             continue
-        if not folders and not names and inside.lower().endswith(EXTENSIONS):
-            others.append((inside, "it is a folder, and empty"))
-        inside = "" if inside == "." else f"{inside}/"
-        for name in sorted(names):
+        if not folders and not names and inside[:-1].lower().endswith(EXTENSIONS):
+            others.append((inside[:-1], "it is a folder, and empty"))
+        for name in names:
             ending = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if ending in EXTENSIONS or is_picture(name):
+            if ending in endings:
                 paths.append(inside + name)
             else:
                 others.append((inside + name, f"no video ({ending or 'no ending'})"))
-    return paths, others
+    return paths, others, unclear
 
 
-def _is_video(folder):
+def _may_be_video(folder, parts, listed):
     """Whether a folder of numbered pictures (its path below the top) is a video: not a class's folder."""
-    depth = folder.count("/") - (folder.split("/")[0].lower() in PART_FOLDERS)
-    return depth > 0 or WHOLE_NAME.fullmatch(folder.rpartition("/")[2]) is not None
+    top, _, name = folder.split("/")[0], *folder.rpartition("/")[1:]
+    depth = folder.count("/") - (top in parts)
+    return depth > 0 or WHOLE_NAME.fullmatch(name) is not None or composed(name) in listed
 
 
 def _stat(raw, source):
@@ -124,36 +136,29 @@ def _stat(raw, source):
 
 # ---------------------------------------------------------------- by folder
 
-def _parted(paths):
-    """Do train/ and test/ or val/ stand on top? One of them alone counts if nothing stands beside it."""
-    tops = {path.split("/")[0] for path in paths if "/" in path}
-    deep = {path.split("/")[0].lower() for path in paths if path.count("/") > 1}
-    parts = {PART_FOLDERS[top] for top in deep if top in PART_FOLDERS}
-    return "train" in parts and (len(parts) > 1 or len(tops) == 1)
-
-
 def _foldered(paths, raw):
-    parted, jobs, left_out = _parted(paths), [], []
+    parts, jobs, left_out = part_folders(paths), [], []
+    parted = bool(parts)
     for path in paths:
         folders = path.split("/")[:-1]
         named = WHOLE_NAME.fullmatch(path)     # a folder of frames may lie in no class's folder
         if named:
             folders = [named[1]]
-        if parted and folders and folders[0].lower() not in PART_FOLDERS:
+        if parted and folders and folders[0] not in parts:
             left_out.append((path, "beside train/ and test/, in none of them"))
         elif len(folders) <= parted:
             left_out.append((path, "in no class folder"))
         elif is_picture(path) and len(folders) > 1 + parted:
             left_out.append((path, "a picture that lies deeper than its class folder"))
         else:
-            jobs.append((folders[parted], path))
+            jobs.append((composed(folders[parted]), path))
     videos, words = [job for job in jobs if not is_picture(job[1])], []
     if videos and len(videos) < len(jobs):
         words.append(f"{len(jobs) - len(videos)} pictures beside {len(videos)} videos are left out: a data "
                      f"set is of one kind, and pictures alone become clips of one frame")
         left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
     named = _name(videos or jobs, parted)
-    return Found(named, left_out, words + _say_folders(named, parted, raw))
+    return Found(named, left_out, words + _say_folders(named, parts, raw))
 
 
 def _name(jobs, parted):
@@ -173,7 +178,7 @@ def _name(jobs, parted):
                  lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
         same, taken = defaultdict(list), {job.key for job in named}
         for cls, path in left:
-            same[cls, make(path)].append(path)
+            same[cls, files.shortened(composed(make(path)), LONGEST)].append(path)
         left = []
         for key, paths in same.items():
             if len(paths) == 1 and key not in taken:
@@ -187,12 +192,23 @@ def _below(path, depth):
     return "_".join(path.split("/")[depth:]) or path
 
 
-def _say_folders(jobs, parted, raw):
+def _say_folders(jobs, parts, raw):
     """What the user should know of the folders that were taken for classes."""
+    parted = bool(parts)
     words, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
+    tops = sorted({job.source.split("/")[0] for job in jobs})
+    alike = [top for top in tops if part_named(top)[0]]
     if parted:
-        counts = Counter(PART_FOLDERS[job.source.split("/")[0].lower()] for job in jobs)
+        part = {job: parts[job.source.split("/")[0]] for job in jobs}
+        counts, classes = Counter(part.values()), defaultdict(set)
+        for job in jobs:
+            classes["test" if part[job] == "test" else "train"].add(job.cls)
         words.append("parts by folder: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p]))
+        if counts["test"] and classes["train"] != classes["test"]:
+            words.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
+    elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
+        words.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
+                     f"of the data set, call them train, val and test")
     if deep and deep == len(jobs) and len({job.cls for job in jobs}) == 1:
         inner = Path(raw, *jobs[0].source.split("/")[:1 + parted])
         words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it "
@@ -217,22 +233,25 @@ def _listed(paths, lists):
     """The videos on any list; the words say how many of each list's videos are there."""
     rows = [row for pair in lists.values() for part in pair for row in part]
     listed = {(row.cls, row.video) for row in rows}
-    alone = {row.video: row.cls for row in rows if splits.KINETICS_NAME.fullmatch(row.video)}
+    alone = _by_name(row for row in rows if splits.KINETICS_NAME.fullmatch(row.video))
+    addresses = _by_name((row for row in rows if splits.KINETICS_NAME.fullmatch(row.video)),
+                         lambda row: row.video[:-len("_000000_000000")])
     # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
-    spelled = {row.video.lower(): row for row in rows if WHOLE_NAME.fullmatch(row.video)}
+    spelled = _by_name(rows, lambda row: row.video.lower())
     jobs, left_out = {}, []
     for path in sorted(paths, key=lambda path: (is_picture(path), path)):
-        *folders, file = path.split("/")
-        name = os.path.splitext(file)[0]
-        cls = next((f for f in reversed(folders) if (f, name) in listed), alone.get(name))
-        if cls is None and not os.path.splitext(file)[1] and name.lower() in spelled:
-            cls, name = spelled[name.lower()].cls, spelled[name.lower()].video
-        if cls is None:
+        *folders, file = composed(path).split("/")
+        name, ending = os.path.splitext(file)
+        row = next((splits.Listed(f, name, None, "") for f in reversed(folders) if (f, name) in listed),
+                   alone.get(name) or addresses.get(name))
+        if row is None and not ending and (not folders or WHOLE_NAME.fullmatch(name)):
+            row = spelled.get(name.lower())
+        if row is None:
             left_out.append((path, "on no list"))
-        elif (cls, name) in jobs:
-            left_out.append((path, f"the listed {cls}/{name} is {jobs[cls, name].source}"))
+        elif (row.cls, row.video) in jobs:
+            left_out.append((path, f"the listed {row.cls}/{row.video} is {jobs[row.cls, row.video].source}"))
         else:
-            jobs[cls, name] = Job(cls, name, path)
+            jobs[row.cls, row.video] = Job(row.cls, row.video, path)
     words = []
     for split, parts in lists.items():
         counts = []
@@ -243,8 +262,17 @@ def _listed(paths, lists):
     return Found(list(jobs.values()), left_out, words)
 
 
+def _by_name(rows, name=lambda row: row.video):
+    """{name(row): Listed}, of names that one video alone has."""
+    found = defaultdict(dict)
+    for row in rows:
+        found[name(row)][row.cls, row.video] = row
+    return {key: next(iter(same.values())) for key, same in found.items() if len(same) == 1}
+
+
 def _choose(found, classes):
     """Leave out the jobs of other classes; UserError for a wanted one that has no video."""
+    classes = [composed(cls) for cls in classes]
     there, wanted = {job.cls for job in found.jobs}, set(classes)
     absent = [cls for cls in classes if cls not in there]
     if absent:

@@ -5,7 +5,6 @@ picture, and never on two sides of a split. The class of a listed video is its f
 the file name says: HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
 """
 import contextlib
-import csv
 import hashlib
 import json
 import re
@@ -19,14 +18,16 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 
 PARTS = ("train", "val", "test")
 MATCHING = 2    # seconds for a name, by --group_pattern
 # Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
 # parts, motion, people, view, quality), Kinetics' YouTube address before the seconds, and the film before
 # those of find_clips.py.
-UCF_NAME = re.compile(r"_(g\d+)_c\d+$")
-HMDB_NAME = re.compile(r"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+")
+FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # behind it, where a clip is one picture of a video
+UCF_NAME = re.compile(rf"_(g\d+)_c\d+{FRAME}$")
+HMDB_NAME = re.compile(rf"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+{FRAME}")
 KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
 FILM_NAME = re.compile(r"(.+)_\d{5,}\.\d{3}(?:-\d{5,}\.\d{3})?")
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -57,7 +58,7 @@ class Sample:
 def _lines(path):
     """(place, text) of every line that is not blank; Windows line ends and a BOM are no matter."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = composed(files.read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the split list {path}: {error}") from None
     for number, line in enumerate(text.splitlines(), 1):
@@ -92,17 +93,18 @@ def read_class_index(folder):
 def read_list(path, class_index=None):
     """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind.
 
-    Only the last folder of a deeper path counts. UserError, with file and line: no class folder,
-    a path that leaves the data set's folder, a class or label that disagrees with classInd.txt.
+    Only the last folder of a deeper or absolute path counts. UserError, with file and line: no class
+    folder, a path with "..", a class or label that disagrees with classInd.txt.
     """
     rows, seen = [], set()
     for where, line in _lines(path):
         match = re.fullmatch(r"(.+\.\w+)\s+(\d+)", line)
         name, label = (match[1], _whole(match[2], where)) if match else (line, None)
         parts = name.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        if ".." in parts or "\0" in name:
             raise UserError(f"{where}: {name!r} leaves the data set's folder")
-        if len(parts) < 2 or any(part in ("", ".") or part != part.strip() for part in parts[-2:]):
+        if len(parts) < 2 or re.fullmatch("[A-Za-z]:", parts[-2]) or any(
+                part in ("", ".") or part != part.strip() for part in parts[-2:]):
             raise UserError(f"{where}: expected Class/video.avi, not {line!r}")
         cls, video = parts[-2], Path(parts[-1]).stem
         if class_index is not None:
@@ -122,7 +124,7 @@ def read_hmdb(folder, split):
     train, 2 test, 0 unused."""
     train, test = [], []
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
-        cls = path.name.removesuffix(f"_test_split{split}.txt")
+        cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
         for where, line in _lines(path):
             match = re.fullmatch(r"(.+\.\w+)\s+([012])", line)
             if not match or "/" in match[1] or "\\" in match[1]:
@@ -142,7 +144,9 @@ def read_kinetics(folder):
     """
     parts = {"train": {}, "validate": {}, "test": {}}
     for path in sorted(Path(folder).glob("*.csv")):
-        for number, row in _kinetics_rows(path):
+        columns, rows = files.read_table(path, KINETICS_COLUMNS)
+        for number, row in rows if set(KINETICS_COLUMNS) <= set(columns) else ():
+            row = {name: composed(row.get(name, "").strip()) for name in KINETICS_COLUMNS}
             part = {"val": "validate"}.get(row["split"], row["split"])
             if row["label"] and part in parts:
                 listed = _kinetics_row(row, f"{path} line {number}")
@@ -150,20 +154,8 @@ def read_kinetics(folder):
     return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
 
 
-def _kinetics_rows(path):
-    """(line, row) of a table with Kinetics' columns; nothing of another."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = csv.DictReader(f)
-            if set(KINETICS_COLUMNS) <= set(rows.fieldnames or ()):
-                for row in rows:
-                    yield rows.line_num, {name: (row[name] or "").strip() for name in KINETICS_COLUMNS}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the split list {path}: {error}") from None
-
-
 def _kinetics_row(row, where):
-    times = [re.fullmatch(r"(\d{1,6})(\.\d*)?", row[name]) for name in ("time_start", "time_end")]
+    times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
     if not all(times):
         raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no seconds")
     if {"/", "\\", "\0"} & set(row["label"] + row["youtube_id"]) or row["label"] in (".", ".."):
@@ -213,9 +205,18 @@ def class_order(folder, rows):
 
 def present(rows, videos, what):
     """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
-    by_name = {(v.cls, v.name): v for v in videos}
-    found = [by_name[row.cls, row.video] for row in rows if (row.cls, row.video) in by_name]
+    by_name = {(composed(v.cls), composed(v.name)): v for v in videos}
+    found = [by_name[key] for row in rows if (key := (composed(row.cls), composed(row.video))) in by_name]
     return found, f"{len(found)} of {len(rows)} listed {what} videos present"
+
+
+def one_sided(train, test):
+    """A sentence that names the classes that only the training, or only the test, has; "" where none is."""
+    only = [(what, sorted(one - set(other))) for what, one, other in
+            (("training", set(train), test), ("test", set(test), train))]
+    said = [f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''} in the {what} alone"
+            for what, names in only if names]
+    return f"classes of one side: {'; '.join(said)}; is one of them spelled otherwise?" if said else ""
 
 
 # ---------------------------------------------------------------- groups
@@ -231,11 +232,12 @@ def find_groups(names, pattern=None, table=None):
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
         rows = files.read_csv(table, ("video", "group"))
-        named = {row["video"]: row["group"] for row in rows}
-        absent = [v for c, v in names if f"{c}/{v}" not in named and v not in named]
+        named = {composed(row["video"]): row["group"] for row in rows}
+        groups = {(c, v): named.get(composed(f"{c}/{v}"), named.get(composed(v))) for c, v in names}
+        absent = [v for (_, v), group in groups.items() if group is None]
         if absent:
             raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
-        return {(c, v): named.get(f"{c}/{v}", named.get(v)) for c, v in names}
+        return groups
     if pattern:
         return _by_pattern(names, pattern)
     return {(c, v): _told(v) or f"{c}/{_told_in_class(v) or v}" for c, v in names}

@@ -3,13 +3,16 @@
     with opened("jpegs_256/v_Archery_g01_c01", fps=25) as video:    # or a video file: a reader.Video
         while video.grab():
             video.position, video.time, video.frame()
-    is_frame_folder(["0.jpg", "1.jpg", "10.jpg"])                   # True
+    series(["img_2.jpg", "img_10.jpg", "flow_x_2.jpg", "flow_y_2.jpg", "Thumbs.db"])
 
-The frames are in the order of their numbers (0.jpg, 1.jpg, 10.jpg or frame000001.jpg), whatever the first
-is. How many a second they are nobody can tell from them.
+A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
+in the order of their numbers, whatever the first is. The one series of a folder is the video; flow_x_ and
+flow_y_ beside it are its optical flow; other files are passed over. How many frames a second nobody can tell.
 """
 import os
 import re
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,19 +20,66 @@ import numpy as np
 
 from lrcn.video.reader import Video, VideoError, VideoInfo
 
-NUMBERED = re.compile(r"(?:frame|img|image)?[_-]?(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+NUMBERED = re.compile(r"(.*?)(\d+)\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.DOTALL)
+PICTURE = re.compile(r"[^.].*\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.DOTALL)
+FLOW = re.compile(r"(.*flow[\W_]*|)([xyuv])([\W_]*)", re.DOTALL)     # the word of a series of flow
+PLANES = {"x": "y", "u": "v"}
 
 
-def is_frame_folder(names):
-    """Whether the files of a folder, hidden ones aside, are numbered pictures, each number once."""
-    numbers = [NUMBERED.fullmatch(name) for name in names if not name.startswith(".")]
-    return bool(numbers) and all(numbers) and len({int(n[1]) for n in numbers}) == len(numbers)
+@dataclass(frozen=True)
+class Series:
+    """The pictures of a folder, {number: name} in order. frames: of its video; flow: (right, down),
+    both empty where there is none; fault: why there are no frames, "" where there are."""
+    frames: dict
+    flow: tuple
+    fault: str = ""
+
+
+def series(names):
+    """The Series of a folder's files."""
+    numbered, twice, others = defaultdict(dict), [], 0
+    for name in names:
+        match = NUMBERED.fullmatch(name) if PICTURE.fullmatch(name) else None
+        if match:
+            there = numbered[match[1].lower()].setdefault(int(match[2]), name)
+            twice += [f"{there} and {name}"] * (there != name)
+        elif PICTURE.fullmatch(name):
+            others += 1
+    words = {word: dict(sorted(found.items())) for word, found in numbered.items()}
+    flow = next(((word, other) for word in words if (match := FLOW.fullmatch(word)) and match[2] in PLANES
+                 and (other := f"{match[1]}{PLANES[match[2]]}{match[3]}") in words), ())
+    frames = {word: found for word, found in words.items() if word not in flow
+              and (len(words) == 1 or "flow" not in word or not FLOW.fullmatch(word))}
+    long = {word: found for word, found in frames.items() if len(found) > 1} or frames
+    others += sum(map(len, frames.values())) - sum(map(len, long.values()))
+    fault = ""
+    if twice:
+        fault = f"two pictures have one number ({sorted(twice)[0]})"
+    elif len(long) > 1:
+        shown = [long[word] for word in sorted(long)][:3]
+        fault = ("several series of numbered pictures, "
+                 + ", ".join(f"{next(iter(names.values()))} (of {len(names)})" for names in shown)
+                 + ": which is the video? Leave one of them")
+    elif not long:
+        fault = "optical flow alone, no frames" if words else "no numbered pictures in it"
+    elif others >= len(*long.values()):
+        fault = "as many pictures without a number as with one"
+    flow = tuple(words[word] for word in flow) or ({}, {})
+    return Series({} if fault else [*long.values()][0], flow, fault)
 
 
 def frame_files(folder):
-    """{number: path} of a folder's pictures, in the order of their numbers."""
-    found = [(int(n[1]), entry.path) for entry in os.scandir(folder) if (n := NUMBERED.fullmatch(entry.name))]
-    return dict(sorted(found))
+    """{number: path} of the pictures of a folder's video, in the order of their numbers."""
+    return _paths(folder, series(os.listdir(folder)).frames)
+
+
+def flow_files(folder):
+    """[{number: path} of the flow to the right, that of the flow down] that lie in a folder."""
+    return [_paths(folder, plane) for plane in series(os.listdir(folder)).flow]
+
+
+def _paths(folder, names):
+    return {number: os.path.join(folder, name) for number, name in names.items()}
 
 
 def opened(path, fps):
@@ -41,9 +91,10 @@ class FrameFolder:
     """Numbered pictures as a Video: the same methods, and no more than one picture in memory."""
 
     def __init__(self, path, fps):
-        self.path, self.files = Path(path), list(frame_files(path).values())
-        if not self.files:
-            raise VideoError("no numbered pictures in this folder")
+        self.path, found = Path(path), series(os.listdir(path))
+        if found.fault:
+            raise VideoError(found.fault)
+        self.files = list(_paths(path, found.frames).values())
         self.position, self.time = -1, None
         height, width = self._read(0).shape[:2]
         self.info = VideoInfo(float(fps), len(self.files), width, height)

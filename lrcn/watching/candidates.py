@@ -6,7 +6,6 @@
 
 A stretch's name, <film>_<start>-<end>, tells its film: lrcn.clips.splits takes it for the group.
 """
-import csv
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.files import composed
 from lrcn.clips.splits import KINETICS_COLUMNS
 
 COLUMNS = ("film", "class", "start", "end", "probability")
@@ -89,12 +89,11 @@ def read_stretches(path, flag):
     UserError: another table, or a row that is no stretch of a film.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = csv.DictReader(f)
-            names = _columns(rows.fieldnames or (), path, flag)
-            return [_stretch(row, names, f"--{flag} {path} line {rows.line_num}") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--{flag} {path}: cannot read this table ({error})") from None
+        there, rows = files.read_table(path, {*COLUMNS, "video", *KINETICS_COLUMNS})
+    except UserError as error:
+        raise UserError(f"--{flag} {path}: {error}") from None
+    names = _columns(there, path, flag)
+    return [_stretch(row, names, f"--{flag} {path} line {line}") for line, row in rows]
 
 
 def _columns(there, path, flag):
@@ -111,9 +110,9 @@ def _columns(there, path, flag):
 
 
 def _stretch(row, names, where):
-    film, cls, *seconds = ((row[name] or "").strip() for name in names)
+    film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
     try:
-        start, end = (float(text) for text in seconds)
+        start, end = (float(text.replace(",", ".")) for text in seconds)     # 1,5 where semicolons divide
     except ValueError:
         raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are no seconds") from None
     if not 0 <= start < end <= LAST_SECOND:
@@ -124,7 +123,7 @@ def _stretch(row, names, where):
     if names[0] == "youtube_id":
         check_class(film, where)
     try:
-        probability = float(row.get("probability") or "nan")
+        probability = float(row.get("probability", "").replace(",", ".") or "nan")
     except ValueError:
         probability = np.nan
     return Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
@@ -158,13 +157,14 @@ def of_films(stretches, films):
     for film in films:
         path = PurePosixPath(film)
         for name in {film, path.name, path.stem}:
-            known[name].append(film)
+            known[composed(name)].append(film)
         match = re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem)
         if match:
             known[match[1]].append(film)
     found, absent = defaultdict(list), {}
     for stretch in stretches:
-        named = [stretch.film] if stretch.film in films else dict.fromkeys(known.get(stretch.film, ()))
+        named = [stretch.film] if stretch.film in films else dict.fromkeys(
+            known.get(composed(stretch.film), ()))
         if len(named) == 1:
             [film] = named
             found[film].append(replace(stretch, film=film))

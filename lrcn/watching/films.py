@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
 from lrcn.drawing import labels
@@ -68,10 +68,10 @@ def find_films(folder, flag="video_path"):
     """{path below the folder, with slashes: Path} of all videos in it, hidden ones passed over; UserError
     where there is none."""
     folder = Path(folder)
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()
-                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    found = sorted(p for root, _, names in files.walk(folder, flag) for name in names
+                   if (p := Path(root, name)).suffix.lower() in EXTENSIONS and p.is_file())
     if not found:
-        raise UserError(f"--{flag} {folder}: no video in this folder ({' '.join(EXTENSIONS)})")
+        raise UserError(f"--{flag} {folder}: no video in this folder ({' '.join(EXTENSIONS[:6])} and others)")
     return {p.relative_to(folder).as_posix(): p for p in found}
 
 

@@ -1,10 +1,13 @@
-"""A folder is replaced whole or not at all, whatever happens in between."""
+"""A folder is replaced whole or not at all, whatever happens in between; a table is read in any form."""
+import csv
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
@@ -135,3 +138,24 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path):
         fill(out, "old", ["a.csv", "b.csv"])
     assert step > 10 and {"old", "new"} == set(states)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+CELL = st.text(st.characters(codec="cp1252", exclude_categories=["Cc", "Cs", "Zs", "Cf"]), min_size=1)
+
+
+@given(st.lists(st.tuples(CELL, CELL), max_size=5), st.sampled_from(",;\t|"), st.booleans(),
+       st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"]))
+def test_a_table_is_read_however_a_program_divides_and_encodes_it(tmp_path_factory, rows, mark, stated, code):
+    path = tmp_path_factory.getbasetemp() / "table.csv"
+    with open(path, "w", newline="", encoding=code) as f:
+        f.write(f"sep={mark}\r\n" if stated else "")
+        csv.writer(f, delimiter=mark).writerows([("video", "group, or so"), *rows])
+    if code == "cp1252" and not _is_utf8(path) or code != "cp1252":
+        assert [tuple(row.values()) for row in files.read_csv(path, ("video", "group, or so"))] == rows
+
+
+def _is_utf8(path):
+    try:
+        return bool(path.read_bytes().decode())
+    except UnicodeDecodeError:
+        return False

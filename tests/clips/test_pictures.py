@@ -110,8 +110,9 @@ def test_which_pictures_count(tmp_path):
     assert [j.video for j in found.jobs] == ["film"]
     assert "3 pictures beside 1 videos are left out" in found.words[0]
     assert dict(found.left_out)["B/3.webp"] == "a picture beside videos"
+    (tmp_path / "A/deep/deeper").mkdir()
     with pytest.raises(UserError, match="no class folder with videos or pictures"):
-        find_sources(tmp_path / "B" / "film.avi")
+        find_sources(tmp_path / "A" / "deep" / "deeper")
 
 
 def test_pictures_are_sampled_trained_and_tested(tmp_path):

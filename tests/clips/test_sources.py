@@ -1,5 +1,7 @@
 """Which videos a folder holds: classes, parts and names by folder or by lists, and what is left out."""
+import errno
 import os
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from lrcn.base.cli import UserError
 from lrcn.clips import sources, splits
-from lrcn.clips.manifest import part_of
+from lrcn.clips.manifest import part_folders, part_of
 from lrcn.clips.sources import find_sources
+from lrcn.watching.films import find_films
 
 
 def folder(path, *names):
@@ -50,6 +53,88 @@ def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_pa
     assert part_of("train/red/1.avi", "train") is None
 
 
+TRAIN = ("train", "Training", "TRAIN_256", "train-videos", "trainset", "01_train", "train_set", "trainval")
+VAL = ("val", "Valid", "validation", "val_256", "dev", "validate", "Val2017")
+TEST = ("test", "Testing", "test_256", "testset", "Test Videos", "TEST_SET")
+
+
+@given(st.sampled_from(TRAIN), st.sampled_from(VAL), st.sampled_from(TEST))
+def test_the_parts_are_told_however_their_folders_are_called(train, val, test):
+    names = [f"{top}/{cls}/1.avi" for top in (train, val, test) for cls in ("jump", "wave")]
+    parts = part_folders(names)
+    assert parts == {train: "train", val: "val", test: "test"}
+    assert [part_of(name, name.split("/")[1]) for name in names[::2]] == ["train", "val", "test"]
+    assert part_folders([f"{top}_mine/jump/1.avi" for top in (train, val)]) == {
+        f"{train}_mine": "train", f"{val}_mine": "val"}
+    assert not part_folders([f"{train}_station/red/1.avi", f"{test}_drive/red/1.avi"])
+    assert not part_folders([f"{train}/red/1.avi", "bus/red/1.avi"])
+
+
+def test_names_that_might_be_parts_are_asked_about(tmp_path):
+    found = find_sources(folder(tmp_path, "train_a/jump/1.avi", "val_b/jump/1.avi"))
+    assert {job.cls for job in found.jobs} == {"train_a", "val_b"}
+    assert any("train_a, val_b are taken for classes" in words for words in found.words)
+
+
+def test_classes_of_one_part_alone_are_named(tmp_path):
+    found = find_sources(folder(tmp_path, "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
+                                "test/Run_Fast/2.avi", "test/jump/2.avi"))
+    [said] = [words for words in found.words if "one side" in words]
+    assert "Run Fast in the training alone; Run_Fast, jump in the test alone" in said
+
+
+@pytest.mark.parametrize("junk", ["$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX",
+                                  "#recycle", "lost+found", ".Trashes", "RECYCLER"])
+def test_what_systems_leave_is_passed_over_among_classes_and_among_frames(tmp_path, junk):
+    files_ = ("Thumbs.db", "desktop.ini", ".DS_Store", "._001.jpg", "ehthumbs.db")
+    found = find_sources(folder(tmp_path, "A/one/001.jpg", "A/one/002.jpg", f"{junk}/x.avi",
+                                f"A/one/{junk}/1.jpg",
+                                *(f"{at}/{name}" for name in files_ for at in ("A", "A/one"))))
+    assert keys(found) == {"A/one": ("A", "one")} and not found.left_out
+    films = find_films(folder(tmp_path / "films", "a.avi", f"{junk}/b.avi", f"c/{junk}/d.mp4", "._e.avi"))
+    assert list(films) == ["a.avi"]
+
+
+@pytest.mark.parametrize("look", [find_sources, find_films])
+@pytest.mark.parametrize("shut", ["Run", "Jump/deep"])
+def test_a_folder_that_may_not_be_listed_is_an_error(tmp_path, monkeypatch, look, shut):
+    folder(tmp_path, "Jump/a.avi", "Jump/deep/b.avi", "Run/a.avi", "lost+found/c.avi")
+    whole = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith((shut, "lost+found")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"{shut} .Permission denied"):
+        look(tmp_path)
+
+
+def test_a_folder_of_frames_that_cannot_be_told_is_named(tmp_path):
+    found = find_sources(folder(tmp_path, "A/one/001.jpg", "A/one/002.jpg", "A/two/a1.jpg", "A/two/a2.jpg",
+                                "A/two/b1.jpg", "A/two/b2.jpg", "A/with film/1.jpg", "A/with film/2.mp4"))
+    assert set(keys(found)) == {"A/one", "A/with film/2.mp4"}
+    assert "several series" in dict(found.left_out)["A/two"] and "A/two" in found.words[-1] + found.words[0]
+
+
+def test_a_long_name_is_shortened_and_one_from_a_mac_is_as_others_write_it(tmp_path):
+    long, accent = "я" * 120, unicodedata.normalize("NFD", "Übung é")
+    found = find_sources(folder(tmp_path, f"A/{long}1.mp4", f"A/{long}2.mp4", f"{accent}/{accent}.avi",
+                                unicodedata.normalize("NFC", accent) + "/other.avi"))
+    assert {(job.cls, job.video) for job in found.jobs if job.cls != "A"} == {("Übung é", "Übung é"),
+                                                                             ("Übung é", "other")}
+    names = [job.video for job in found.jobs if job.cls == "A"]
+    assert len(set(names)) == 2 and all(len(name.encode()) <= 230 and name.startswith("яя") for name in names)
+    assert len(find_sources(tmp_path, classes=[unicodedata.normalize("NFD", "Übung é")]).jobs) == 2
+
+
+def test_every_ending_of_cameras_and_recorders_is_taken(tmp_path):
+    endings = ("h264 264 mod tod m2t lrv insv f4v qt rm rmvb ogm m2v mpe divx mjpeg MJPG vro 3gpp 360 wtv "
+               "dvr-ms mk3d hevc ivf y4m nut")
+    folder(tmp_path, *(f"A/{ending}.{ending}" for ending in endings.split()))
+    assert len(find_sources(tmp_path).jobs) == len(find_films(tmp_path)) == len(endings.split())
+
+
 def test_two_videos_of_one_name_both_live(tmp_path):
     found = find_sources(folder(tmp_path, "A/clip.mov", "A/clip.mp4", "A/other.mp4", "A/clip.mov.avi",
                                 "A/d_e.avi", "A/d/e.avi"))
@@ -82,7 +167,7 @@ def test_what_is_no_video_or_lies_nowhere_is_listed_with_its_reason(tmp_path):
     assert len(found.jobs) == 7
     assert dict(found.left_out) == {"A/notes.txt": "no video (.txt)", "A/README": "no video (no ending)",
                                     "loose.avi": "in no class folder"}
-    with pytest.raises(UserError, match="1 videos lie in no folder"):
+    with pytest.raises(UserError, match="1 left out: in no class folder"):
         find_sources(folder(tmp_path / "flat", "a.avi"))
 
 

@@ -1,5 +1,6 @@
 """Split lists, groups and drawn splits: read rightly, or refused with file and line."""
 import re
+import unicodedata
 from collections import Counter, namedtuple
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.clips import splits
-from lrcn.clips.manifest import MANIFEST_COLUMNS, read_sampled
+from lrcn.clips.manifest import MANIFEST_COLUMNS, SampledVideo, read_sampled
 
 Video = namedtuple("Video", "cls name group")
 FUZZ = settings(max_examples=100, deadline=None,
@@ -55,12 +56,12 @@ def test_a_list_is_read_whatever_its_line_ends_spaces_labels_and_depth(tmp_path,
     ("\n\nA/v_A_g02_c01.avi 1\n", "testlist01.txt line 1", "training list too"),
     ("A/v_A_g01_c01.avi 1\n../A/v.avi 1\n", "trainlist01.txt line 2", "leaves the data set's folder"),
     ("A/../../v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
-    ("/etc/A/v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
-    ("C:\\A\\v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
+    ("/v.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
+    ("C:\\v.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
     ("A\\..\\..\\v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
     ("v_A_g01_c01.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
     ("A/ 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
-    (b"A/v\xff\xfe.avi 1\n", "trainlist01.txt", "cannot read the split list"),
+    (b"A/v\x81\x8d.avi 1\n", "trainlist01.txt", "cannot read the split list"),
     ("A/v\0.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
 ])
 def test_a_bad_line_is_refused_with_file_and_line(tmp_path, train, where, what):
@@ -472,3 +473,20 @@ def test_a_smaller_data_set_is_a_tenth_of_every_class_and_four_videos_at_the_lea
     small = splits.smaller(videos)
     assert Counter(v.cls for v in small) == {"A": 10, "B": 4, "C": 3}
     assert small == [v for v in videos if v in set(small)]
+
+
+def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
+    mac = [unicodedata.normalize("NFD", word) for word in ("Übung", "é")]
+    (tmp_path / "list.txt").write_bytes("/data/set/Übung/é.avi 1\nC:\\set\\Übung\\b.avi\n".encode("utf-16"))
+    rows = splits.read_list(tmp_path / "list.txt")
+    assert [(row.cls, row.video) for row in rows] == [("Übung", "é"), ("Übung", "b")]
+    [found], said = splits.present(rows, [SampledVideo(mac[1], mac[0], "g", 5)], "training")
+    assert found.name == mac[1] and said.startswith("1 of 2")
+    (tmp_path / "groups.csv").write_bytes("video;group\nÜbung/é;one\n".encode("cp1252"))
+    assert splits.find_groups([tuple(mac)], table=tmp_path / "groups.csv") == {tuple(mac): "one"}
+
+
+@pytest.mark.parametrize("behind", ["", "-0001", "_frame12", ".7", "_0003"])
+def test_a_picture_of_a_clip_is_of_the_clips_group(behind):
+    names = [("A", f"v_A_g03_c01{behind}"), ("A", f"v_A_g03_c02{behind}")]
+    assert set(splits.find_groups(names).values()) == {"A/g03"}

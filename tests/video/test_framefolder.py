@@ -1,10 +1,13 @@
 """Numbered pictures are read like the video that they came from, frames and flow alike."""
+import re
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 from commands import run
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from runs import one_line, table
 from videos import class_folders, number_of, numbered
 
@@ -12,16 +15,35 @@ from lrcn.clips.fields import source_fields
 from lrcn.clips.frames import source_frames
 from lrcn.clips.manifest import read_sampled
 from lrcn.video.flow import Flow
-from lrcn.video.framefolder import is_frame_folder, opened
+from lrcn.video.framefolder import opened, series
 from lrcn.video.reader import Video, VideoError
 
 
-@pytest.mark.parametrize("names, said", [
-    (["0.jpg", "1.jpg", "10.jpg"], True), (["frame000001.jpg", ".DS_Store"], True),
-    (["a.jpg", "1.jpg"], False), (["1.jpg", "01.jpg"], False), (["1.jpg", "1.txt"], False), ([], False),
-    (["img_0001.png"], True)])
-def test_a_folder_of_frames_is_one_of_numbered_pictures(names, said):
-    assert is_frame_folder(names) is said
+@pytest.mark.parametrize("names, frames, fault", [
+    (["1.jpg", "10.jpg", "0.jpg"], ["0.jpg", "1.jpg", "10.jpg"], ""),
+    (["frame000001.jpg", ".DS_Store", "Thumbs.db", "n_frames"], ["frame000001.jpg"], ""),
+    (["IMG_2.JPG", "img_1.jpg", "cover.png"], ["img_1.jpg", "IMG_2.JPG"], ""),
+    (["v_A_g01_c01-2.webp", "v_A_g01_c01-1.webp"], ["v_A_g01_c01-1.webp", "v_A_g01_c01-2.webp"], ""),
+    (["f2.bmp", "f1.bmp", "poster1.jpg"], ["f1.bmp", "f2.bmp"], ""),
+    (["a.jpg", "1.jpg"], [], "without a number"), (["1.jpg", "01.jpg"], [], "two pictures have one number"),
+    (["a1.jpg", "a2.jpg", "b1.jpg", "b2.jpg"], [], r"a1.jpg \(of 2\), b1.jpg \(of 2\)"),
+    (["flow_x_1.jpg", "flow_y_1.jpg"], [], "optical flow alone"), ([], [], "no numbered pictures")])
+def test_the_one_series_of_numbered_pictures_in_a_folder_is_its_video(names, frames, fault):
+    found = series(names)
+    assert [*found.frames.values()] == frames
+    assert re.search(fault, found.fault) and bool(found.fault) is bool(fault)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Nd"], exclude_characters="/."), max_size=8),
+       st.sampled_from(["flow_x_ flow_y_", "flow_u flow_v", "x_ y_", "clip.flow-x- clip.flow-y-", "u v"]))
+def test_any_word_may_stand_before_the_number_and_flow_beside_it_is_no_video(word, flow):
+    planes = flow.split()
+    frames = [f"{word}{i:03d}.jpg" for i in range(1, 12)]
+    fields = [[f"{plane}{i:03d}.jpg" for i in range(1, 12)] for plane in planes]
+    assume(word.lower() not in planes and "flow" not in word.lower())
+    found = series({*frames, *fields[0], *fields[1]})
+    assert [[*names.values()] for names in (found.frames, *found.flow)] == [frames, *fields]
+    assert [*series(frames).frames.values()] == frames and series(frames).flow == ({}, {})
 
 
 def test_frames_come_in_the_order_of_their_numbers(tmp_path):
@@ -71,6 +93,23 @@ def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
         assert abs(frames[0] - frames[1]).mean() < 3
         flows = [source_fields(layouts / name, video, range(5), 2).astype(int) for name in ("one", "two")]
         assert abs(flows[0] - flows[1]).mean() < 2
+    # Frames and flow in one folder a video, as most public code has them, with what systems leave there.
+    for path in [*layouts.glob("jpegs_256/*/*"), *layouts.glob("tvl1_flow/*/*/*")]:
+        word = {"u": "flow_x_", "v": "flow_y_"}.get(path.parents[1].name, "img_")
+        video = path.parent.name
+        target = layouts / "both" / video.split("_")[1] / video / f"{word}{path.name[-10:]}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        (target.parent / "Thumbs.db").touch()
+    for name, more in (("four", ()), ("five", ("--flow_dir", layouts / "both"))):
+        said = run("preprocessing_data.py", "--row_data_dir", layouts / "both", "--sampled_data_dir",
+                   layouts / name, "--flow", "farneback", "--flow_length", 2, "--num_workers", 1,
+                   "--no-report", *more).out
+        assert ("beside the frames of 4 videos" in said) is (not more)
+        for video in read_sampled(layouts / "two"):
+            other = next(v for v in read_sampled(layouts / name) if v.name == video.name)
+            flows = [source_fields(layouts / n, v, range(5), 2) for n, v in (("two", video), (name, other))]
+            assert (flows[0] == flows[1]).all()
     # The frames that were written are a data set themselves: five frames of 2.5 a second.
     run("preprocessing_data.py", "--row_data_dir", layouts / "frames", "--sampled_data_dir",
         layouts / "three", "--FPS", 2.5, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
