@@ -30,31 +30,35 @@ from lrcn.watching.sliding import Slider
 
 MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
-KEPT = 3600         # seconds that a visitor's files are kept
+KEPT, SWEEP = 3600, 600     # seconds that a visitor's files are kept, and between two looks at their age
 # Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
-# gradio's page knows the endings of films in small letters only; cameras write capitals
-SMALL_LETTERS = """<script>
-function small(files) {
+# gradio's page takes what the browser calls a film, and browsers know few endings, in small letters; and it
+# calls a film that the browser cannot play an error, when it can be labelled all the same
+FILMS_OF_ALL_KINDS = """<script>
+const odd = (files) => [...(files || [])].some(({type}) => !type.startsWith("video/"));
+function films(files) {
     const all = new DataTransfer();
     for (const file of files) {
-        const [, stem, end] = file.name.match(/^(.*)[.]([^.]*)$/);
-        all.items.add(new File([file], `${stem}.${end.toLowerCase()}`, {type: file.type || "video/x-film"}));
+        const name = file.name.replace(/[.][^.]*$/, (end) => end.toLowerCase());
+        all.items.add(new File([file], name, {type: "video/x-film"}));
     }
     return all;
 }
-const capitals = (files) => files?.length && [...files].every(({name}) => /[.][^.]*[A-Z][^.]*$/.test(name));
 addEventListener("change", ({target}) => {
-    if (target.type === "file" && capitals(target.files)) target.files = small(target.files).files;
+    if (target.type === "file" && odd(target.files)) target.files = films(target.files).files;
 }, true);
 addEventListener("drop", (event) => {
-    if (!capitals(event.dataTransfer?.files)) return;
+    if (!odd(event.dataTransfer?.files)) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     event.target.dispatchEvent(new DragEvent("drop", {
-        bubbles: true, cancelable: true, dataTransfer: small(event.dataTransfer.files)}));
+        bubbles: true, cancelable: true, dataTransfer: films(event.dataTransfer.files)}));
 }, true);
+new MutationObserver(() => document.querySelectorAll("[data-testid=toast-body]").forEach((one) => {
+    if (one.innerText.includes("not playable")) one.style.display = "none";
+})).observe(document, {childList: true, subtree: true});
 </script>"""
 COLUMNS = ["from (s)", "to (s)", "label", "probability"]
 
@@ -123,10 +127,13 @@ class Labeller:
         if info.frames / info.fps > self.args.max_seconds:
             raise UserError(f"The film is longer than {self.args.max_seconds:g} s.")
 
-    def label(self, path, report):
+    def forget(self):
+        """Delete what was written for films of more than an hour ago."""
         for old in self.folder.iterdir():
             if old.stat().st_mtime < time.time() - KEPT:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def label(self, path, report):
         folder = Path(tempfile.mkdtemp(dir=self.folder), "film")
         choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
@@ -167,7 +174,7 @@ def make_page(gradio, labeller, args):
     """The gradio.Blocks of the app."""
     trained = labeller.trained
     known = ", ".join(trained.classes[:120]) + (" ..." if len(trained.classes) > 120 else "")
-    with gradio.Blocks(title="What happens in this film?", delete_cache=(600, KEPT),
+    with gradio.Blocks(title="What happens in this film?", delete_cache=(SWEEP, KEPT),
                        analytics_enabled=False) as page:
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
                     f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
@@ -197,12 +204,14 @@ def make_page(gradio, labeller, args):
 
 
 def policy(app):
-    """The ASGI app, its answers with POLICY."""
+    """The ASGI app, its answers with POLICY; addresses elsewhere are not fetched for anybody."""
     async def call(scope, receive, send):
         async def headed(message):
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
             await send(message)
+        if "file=http" in scope.get("path", ""):
+            scope = {**scope, "path": "/none", "raw_path": b"/none"}
         await app(scope, receive, headed)
     return call
 
@@ -214,7 +223,8 @@ def serve(gradio, page, args):
         return page.launch(
             server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
-            pwa=False, footer_links=[], head=SMALL_LETTERS, app_kwargs={"middleware": [Middleware(policy)]},
+            pwa=False, footer_links=[], head=FILMS_OF_ALL_KINDS,
+            app_kwargs={"middleware": [Middleware(policy)]},
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
     except OSError as error:
         raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); "
@@ -231,7 +241,8 @@ def main():
     args = make_parser().parse_args()
     device = utils.choose_device(args.device)
     trained = utils.load_trained(args.model_dir, args.model_name, device)
-    if hasattr(signal, "SIGHUP"):       # the terminal is closed: what visitors brought goes all the same
+    # The terminal is closed: what visitors brought goes all the same, unless nohup keeps the app at work
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="lrcn-app-", ignore_cleanup_errors=True) as folder:
         served, written = (Path(folder, name) for name in ("served", "written"))
@@ -246,7 +257,8 @@ def main():
                     file=sys.stderr)
         cli.say(f"open {serve(gradio, page, args)}  (Ctrl-C ends it)")
         try:
-            threading.Event().wait()
+            while not threading.Event().wait(SWEEP):
+                labeller.forget()
         except KeyboardInterrupt:
             cli.say("the app has ended; what visitors brought is deleted")
         finally:

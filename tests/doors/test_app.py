@@ -12,6 +12,8 @@ from commands import run, start
 from runs import ONE_THREAD, one_line
 from videos import numbered, write_video
 
+import app as app_script
+
 pytestmark = pytest.mark.slow
 
 
@@ -109,19 +111,31 @@ def test_two_visitors_with_films_of_one_name_get_each_the_own_and_nobody_elses(b
     written = [path for path in folder.rglob("labelled.mp4") if "written" in path.parts]
     assert len({path.parent.parent for path in written}) == len(written) >= 2
     served = next(path for path in folder.rglob("served"))
-    for guess in (*written, f"{served}/../written", served / "holiday" / "labelled.mp4",
+    for guess in (*written, f"{served}/../written", "https://127.0.0.1/", served / "holiday" / "labelled.mp4",
                   f"{served}/%2e%2e/written/{written[0].parent.parent.name}/film/labelled.mp4"):
         with pytest.raises(HTTPError):
             urlopen(f"{address}gradio_api/file={guess}")
 
 
-@pytest.mark.parametrize("name", ["VISITOR.MP4", "visitor.MOV", "CAM.MTS", "...mp4"])
-def test_names_in_capitals_and_of_dots_are_taken(browser, app, tmp_path, name):
+@pytest.mark.parametrize("name", ["VISITOR.MP4", "CAM.MTS", "film.ts", "...mp4"])
+def test_films_of_all_names_are_taken_without_a_word_of_an_error(browser, app, tmp_path, name):
     address, _ = app
     film(tmp_path / "film.mp4").rename(tmp_path / name)
     visit(browser, address, tmp_path / name)
     label(browser)
     assert "segments in 4.0 s" in done(browser)
+    toasts = browser.find_elements("css selector", ".toast-body, [data-testid=toast-body]")
+    assert not any(one.is_displayed() for one in toasts)
+
+
+def test_what_is_old_is_deleted_and_what_is_new_stays(tmp_path):
+    labeller = app_script.Labeller.__new__(app_script.Labeller)
+    labeller.folder = tmp_path
+    for name, age in (("old", app_script.KEPT + 60), ("new", 60)):
+        (tmp_path / name / "film").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    labeller.forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_without_its_package_or_run_it_says_so(trained, tmp_path):
