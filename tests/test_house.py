@@ -1,5 +1,6 @@
 """The plan of the house, read from the code: imports run doors -> rooms -> lrcn, and never round."""
 import ast
+import re
 from graphlib import TopologicalSorter
 
 from commands import ROOT
@@ -61,3 +62,39 @@ def test_no_function_is_over_60_lines_but_a_table_of_flags():
             if isinstance(node, ast.FunctionDef) and node.name != "make_parser"
             and node.end_lineno - node.lineno >= 60]
     assert not long, ", ".join(long)
+
+
+def takes(function, call):
+    """Whether a function would take what a call gives: so many values, and these names."""
+    plain = [a.arg for a in function.args.posonlyargs + function.args.args]
+    plain = plain[1:] if plain[:1] in (["self"], ["cls"]) else plain
+    names = {*plain, *(a.arg for a in function.args.kwonlyargs)}
+    given = len(call.args) + len(call.keywords)
+    return (function.args.vararg or len(call.args) <= len(plain)) and \
+        given >= len(plain) - len(function.args.defaults) and \
+        (function.args.kwarg or {keyword.arg for keyword in call.keywords} <= names)
+
+
+def test_the_calls_in_a_modules_docstring_are_calls_that_its_functions_take():
+    broken = []
+    for module, tree in TREES.items():
+        known = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                known.setdefault(node.name, []).append(node)
+            if isinstance(node, ast.ClassDef):
+                known.setdefault(node.name, []).extend(
+                    n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+        lines = [line for line in (ast.get_docstring(tree, clean=False) or "").split("\n")
+                 if line.startswith("    ")]
+        for piece in (part.strip() for line in lines for part in line.split("#")[0].rstrip(" :").split(";")):
+            try:
+                parsed = ast.parse(re.sub(r"^(with|if not|if|return) | as .*$", "", piece))
+            except SyntaxError:
+                continue        # prose, or a command
+            for call in (node for node in ast.walk(parsed) if isinstance(node, ast.Call)):
+                name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", None)
+                loose = any(isinstance(a, ast.Starred) or getattr(a, "value", 0) is ... for a in call.args)
+                if known.get(name) and not loose and not any(takes(one, call) for one in known[name]):
+                    broken.append(f"{module}: {piece}")
+    assert not broken, "; ".join(broken)

@@ -1,6 +1,6 @@
 """Small films of the test clips, beside the page that plays them.
 
-    found = write_clips(run, sampled, 3, say)       # {number of the tested video: path below the run}
+    shown, missing = write_clips(run, sampled, 3)   # {number of the tested video: path below the run}
 """
 import numpy as np
 

@@ -1,7 +1,7 @@
 """What lies in a run folder, read for its report: every value checked, and what is absent left out.
 
     run = read_run("20261121-110128")       # .tested, .history, .study, .films ... or None, or empty
-    table = side_by_side([run, other])      # the comparison with paired tests
+    table = side_by_side([run, other], choices)      # the comparison with paired tests
 
 A run folder may come from a stranger: numbers are numbers here or None, words are words.
 """

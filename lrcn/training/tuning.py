@@ -2,7 +2,7 @@
 
     space = [dimension("lr=1e-4,5e-4"), dimension("readout=final,mean")]
     settings = grid(base, space)                    # or one_by_one(base, space)
-    search(base, [dimension("lr=1e-5..1e-3")], 50, validation)      # Optuna asks for the next one
+    search(base, [dimension("lr=1e-5..1e-3")], 50, validation, train)   # Optuna asks for the next one
     rows = table(settings, validation)
 """
 import argparse

@@ -3,9 +3,9 @@
     folder = ClipFolder(out, "clips", rate)
     folder.check({"clip_seconds": 5.0})             # or refuse a folder that was made otherwise
     if not folder.knows(film, path):
-        folder.propose(film, path, stretches, seconds)
-    folder.write(film, name, path, time_limit)      # what is not there yet
-    folder.tidy(films); folder.draw()
+        folder.propose(film, name, path, stretches, seconds)
+    folder.write(stretches, name, path, time_limit)     # what is not there yet
+    folder.tidy(named, names); folder.draw(named)       # named: [(Stretch, film's name)]
 
 What is on the disk is whole: the tables are replaced after every film, a clip or picture appears under
 its name when it is done, and the same command goes on from there.

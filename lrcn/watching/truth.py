@@ -1,7 +1,7 @@
 """What a film really shows, from when to when, against what was said of it.
 
     verdict = Verdict(classes)
-    verdict.add("holiday", truth, segments, times)      # film after film
+    verdict.add(truth, segments, times)                 # film after film
     verdict.figures()                                   # the shares of truth.json
     wrong_places(truth, segments, end)                  # [(start, end, truth, said)]
 
