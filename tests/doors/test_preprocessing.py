@@ -209,7 +209,7 @@ def test_a_video_added_later_is_sampled_by_the_same_command(raw, done, tmp_path)
     (["--sampled_data_dir", "out"], "--row_data_dir is missing"),
     (["--row_data_dir", "{raw}"], "--sampled_data_dir is missing"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}"], "--sampled_data_dir {raw}"),
-    (["--row_data_dir", "{raw}/Jump", "--sampled_data_dir", "out"], "no class folder with videos"),
+    (["--row_data_dir", "{raw}/Jump", "--sampled_data_dir", "out"], "nothing to sample in its class folders"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}/Jump"], "inside the other"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "{raw}/new"], "inside the other"),
     (["--row_data_dir", "{raw}/Jump", "--sampled_data_dir", "{raw}"], "inside the other"),
