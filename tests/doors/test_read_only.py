@@ -5,6 +5,8 @@ import pytest
 from commands import ROOT, run
 from runs import ONE_THREAD, flags, last_line, one_line, train
 
+from lrcn.base import files
+
 READ_ONLY = f"""
 import ctypes, os, runpy, sys
 folder, sys.argv = sys.argv[1], [{str(ROOT)!r} + "/" + sys.argv[2], *sys.argv[3:]]
@@ -73,6 +75,7 @@ def test_the_clips(demo, folder, tmp_path, reading):
     assert listing(folder) == before
     manifest = folder / "manifest.csv"
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:20]))
+    files.write_json(folder / "settings.json", {**files.read_json(folder / "settings.json"), "clips": 19})
     before = listing(folder)
     one_line(reading(folder, INVENTORY, folder, "--prune"), f"--prune: {key.parent}")
     assert listing(folder) == before
