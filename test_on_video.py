@@ -51,7 +51,7 @@ from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
 from lrcn.watching.candidates import of_films, read_stretches
 from lrcn.watching.exported import Exported
-from lrcn.watching.films import find_films, label_film, short, unique_names
+from lrcn.watching.films import find_films, label_film, unique_names
 from lrcn.watching.recording import label_live
 from lrcn.watching.sliding import Slider
 from lrcn.watching.truth import Verdict, sentence
@@ -94,7 +94,7 @@ def find_sources(text):
         stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
         return [(text, f"{live_name(text)}_{stamp}")]
     return [(cli.file("video_path", text, "give a video file, a folder, a camera's number or an address"),
-             short(path.stem))]
+             files.shortened(path.stem))]
 
 
 def live_name(source):

@@ -68,7 +68,7 @@ def pool(count):
         executor.shutdown()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        # Not by SIGTERM: a thread of torch's that does not block it takes it, and the child lives on.
+        # Not by SIGTERM: one that is pending already, from somebody whom a worker does not hear, swallows it.
         for child in multiprocessing.active_children():
             child.kill()
             child.join(PATIENCE)

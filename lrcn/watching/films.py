@@ -7,9 +7,7 @@ choices: min_probability, min_segment (seconds), video, gif (whether to write th
 (seconds that the decoder may take for a step), as the flags of test_on_video.py say.
 """
 import contextlib
-import hashlib
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,6 @@ from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
 from lrcn.watching import outputs
 from lrcn.watching.sliding import History, analyse
-
-LONGEST = 200       # bytes of an output's name
 
 
 @dataclass(frozen=True)
@@ -80,17 +76,9 @@ def unique_names(paths):
     same."""
     paths = [Path(path) for path in paths]
     stems = [p.stem.lower() for p in paths]
-    return [short(p.stem if stems.count(p.stem.lower()) == 1 else "_".join(p.parts).replace(".", "_"))
-            for p in paths]
-
-
-def short(name):
-    """`name`, or what begins like it with a digest of it behind, so that outputs can be called after it: a
-    file's name has 255 bytes."""
-    raw = os.fsencode(name)
-    if len(raw) <= LONGEST:
-        return name
-    return raw[:LONGEST - 9].decode(errors="ignore") + "_" + hashlib.sha256(raw).hexdigest()[:8]
+    names = [p.stem if stems.count(p.stem.lower()) == 1 else "_".join(p.parts).replace(".", "_")
+             for p in paths]
+    return [files.shortened(name) for name in names]
 
 
 def label_film(path, name, folder, slider, classes, rate, choices, stop, truth=None,
