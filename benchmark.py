@@ -23,15 +23,15 @@ import models
 import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
-from lrcn.base.ranks import Rank
+from lrcn.base.distributed import Rank
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
-from lrcn.clips import splits
-from lrcn.clips.frames import clip_frames, windows
-from lrcn.clips.manifest import SampledVideo, read_sampled
-from lrcn.encoding.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
-from lrcn.encoding.features import Options, encode_clips
-from lrcn.encoding.rows import unique_rows
-from lrcn.training import engine
+from lrcn.data import splits
+from lrcn.data.frames import clip_frames, windows
+from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
+from lrcn.features.features import Options, encode_clips
+from lrcn.features.rows import unique_rows
+from lrcn.training import loop
 from lrcn.training.feeds import FeatureFeed, epoch_steps
 from lrcn.training.recipe import Recipe
 
@@ -198,12 +198,12 @@ def measure_head(args, device, width):
                for i in range(args.clips)]
     feed = FeatureFeed([values], samples, device)
     head = models.Head(width, 101).to(device)
-    learner = engine.Learner(head, [{"params": list(head.parameters())}], Recipe(), 1000, 9, device)
+    learner = loop.Learner(head, [{"params": list(head.parameters())}], Recipe(), 1000, 9, device)
     stop, seconds = SimpleNamespace(signal=None), []
     for epoch in range(1, args.repeats + 2):
         steps = epoch_steps(args.clips, 32, 1, 0, epoch)
-        progress = engine.Progress(epoch=epoch)
-        seconds.append(timed(lambda: engine.train_epoch(learner, feed, steps, progress, stop,  # noqa: B023
+        progress = loop.Progress(epoch=epoch)
+        seconds.append(timed(lambda: loop.train_epoch(learner, feed, steps, progress, stop,  # noqa: B023
                                                         Rank(), lambda *_: None)))
     return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
 

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 import utils
-from lrcn import checkpoints, scores
+from lrcn import checkpoints
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.drawing import plots
-from lrcn.encoding.features import FrameEncoder
+from lrcn.evaluation import scores
+from lrcn.evaluation.answers import read_answers, read_metrics
+from lrcn.features.features import FrameEncoder
 from lrcn.runs import RunFolder
-from lrcn.testing.answers import read_answers, read_metrics
 from lrcn.training.recipe import Recipe
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",

@@ -15,8 +15,8 @@ import numpy as np
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.clips import fields, learned, splits
-from lrcn.clips.manifest import SampledVideo, read_sampled
+from lrcn.data import fields, learned, splits
+from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 
 

@@ -22,10 +22,10 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import POSITIVE
-from lrcn.clips.frames import clip_frames, windows
-from lrcn.clips.manifest import read_sampled
-from lrcn.encoding import onnx, surgery
-from lrcn.encoding.engines import clouds
+from lrcn.data.frames import clip_frames, windows
+from lrcn.data.manifest import read_sampled
+from lrcn.features import onnx, surgery
+from lrcn.features.engines import clouds
 from lrcn.runs import ExportFolder, RunFolder
 from lrcn.watching import exported
 

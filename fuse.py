@@ -25,16 +25,15 @@ import numpy as np
 import dataset
 import models
 import utils
-from lrcn import scores
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import ranks
+from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.clips.streams import MODALITIES
-from lrcn.encoding.predictions import predict_videos
+from lrcn.data.streams import MODALITIES
+from lrcn.evaluation import results, scores
+from lrcn.evaluation.answers import RANDOM, read_metrics, read_shares
+from lrcn.features.predictions import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
-from lrcn.testing import report
-from lrcn.testing.answers import RANDOM, read_metrics, read_shares
 from lrcn.training.recipe import Recipe, add_flag, parse
 
 # What a trained fusion has from its streams, or cannot have.
@@ -168,7 +167,7 @@ def fuse(streams, weights, origin, folder, args):
                 "seed")},
             "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
     data.leak = next((s.metrics.get("leak") or RANDOM for s in streams if s.metrics.get("leaky")), "")
-    cli.say(report.write(folder.test, data, first.classes, probabilities, more, args.num_videos,
+    cli.say(results.write(folder.test, data, first.classes, probabilities, more, args.num_videos,
                          Recipe.seed if args.seed is None else args.seed))
     for stream, found in zip(streams, gains, strict=True):
         low, high = found["gain_ci95"]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
-from lrcn.clips.frames import Transform
-from lrcn.encoding import backbones, surgery
+from lrcn.data.frames import Transform
+from lrcn.features import backbones, surgery
 from lrcn.video.flow import ZERO
 
 

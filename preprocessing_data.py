@@ -46,14 +46,14 @@ import cv2
 
 from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import rank_and_world
+from lrcn.base.distributed import rank_and_world
 from lrcn.base.values import POSITIVE, Number, number_or_all
-from lrcn.clips import fields
-from lrcn.clips.journal import Journal, digest, flush, follow, merge
-from lrcn.clips.manifest import FLOW, clip_path, read_sampled, sampling_settings
-from lrcn.clips.pictures import is_picture
-from lrcn.clips.sampler import remove_leftovers, sample
-from lrcn.clips.sources import class_names, find_sources, read_lists
+from lrcn.data import fields
+from lrcn.data.journal import Journal, digest, flush, follow, merge
+from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
+from lrcn.data.pictures import is_picture
+from lrcn.data.sampler import remove_leftovers, sample
+from lrcn.data.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
 from lrcn.video.sampling import Rate
@@ -332,7 +332,7 @@ def say_failed(failed, total, out):
 def report(out, lists, left_out, args, say):
     """Write data_report/ and say its lines."""
     # Imported here: what is needed to draw takes longer to load than many a folder to sample.
-    from lrcn.clips.report import FOLDER, make_report
+    from lrcn.data.overview import FOLDER, make_report
     from lrcn.drawing.sheets import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
     found = make_report(out, lists, left_out, args.num_workers or default_workers(), args.sheet_clips)

@@ -11,12 +11,12 @@ import dataset
 import utils
 from lrcn import checkpoints
 from lrcn.base import cli
-from lrcn.base.ranks import ranks
+from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
-from lrcn.clips.manifest import sampling_settings
-from lrcn.encoding.predictions import predict_videos
+from lrcn.data.manifest import sampling_settings
+from lrcn.evaluation import results as writing
+from lrcn.features.predictions import predict_videos
 from lrcn.runs import RunFolder
-from lrcn.testing import report as writing
 from lrcn.training import recipe
 
 

@@ -24,11 +24,11 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.clips.frames import Clip, Cut, windows
-from lrcn.encoding.features import encode_clips
-from lrcn.encoding.rows import MeanFrame
+from lrcn.data.frames import Clip, Cut, windows
+from lrcn.features.features import encode_clips
+from lrcn.features.rows import MeanFrame
 from lrcn.runs import RunFolder, StudyFolder
-from lrcn.study import comparison, pictures, report
+from lrcn.study import comparison, panels, results_table
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
@@ -181,15 +181,15 @@ def study_run(model_dir, args, device, drawn):
     settings = measured_on(trained, data.split, clips, args)
     with files.replaced_folder(folder.path, own=PICTURES if drawn else ()) as path:
         new = StudyFolder(path)
-        files.write_json(new.metrics, report.metrics(found, settings))
+        files.write_json(new.metrics, results_table.metrics(found, settings))
         files.write_text(new.command, cli.command() + "\n")
-        files.write_csv(new.windows, report.WINDOW_COLUMNS, report.window_rows(found))
+        files.write_csv(new.windows, results_table.WINDOW_COLUMNS, results_table.window_rows(found))
         if drawn:
-            pictures.show(path, pictures.draw(found, path, report.note(settings)))
-            pictures.write_movie(new.movie, data.folder, source, found)
-            pictures.write_window_gif(new.window_gif, data.folder, source, found)
+            panels.show(path, panels.draw(found, path, results_table.note(settings)))
+            panels.write_movie(new.movie, data.folder, source, found)
+            panels.write_window_gif(new.window_gif, data.folder, source, found)
             if args.gif:
-                pictures.write_gif(new.movie_gif, new.movie)
+                panels.write_gif(new.movie_gif, new.movie)
     return settings, trained.recipe.compared(), clips, found, folder
 
 
@@ -229,7 +229,7 @@ def compare(studied, args):
         "variants": comparison.as_json(variants)})
     words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
              f"classes, split {settings['split']}, {args.num_movies} movies.")
-    pictures.show(folder.path, comparison.draw(variants, folder.path, words))
+    panels.show(folder.path, comparison.draw(variants, folder.path, words))
     cli.say(*comparison.printed_table(variants).splitlines(), sep="\n")
     return folder
 
@@ -242,8 +242,8 @@ def main():
     for model_dir in args.model_dir:
         studied.append(study_run(model_dir, args, device, drawn))
         settings, *_, found, folder = studied[-1]
-        cli.say(f"{report.variant_name(settings)}, seed {settings['training_seed']}: "
-                f"{report.sentence(found)}")
+        cli.say(f"{results_table.variant_name(settings)}, seed {settings['training_seed']}: "
+                f"{results_table.sentence(found)}")
     if len(studied) > 1:
         folder = compare(studied, args)
     cli.say(folder)

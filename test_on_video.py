@@ -43,7 +43,7 @@ from urllib.parse import urlsplit
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Stop
+from lrcn.base.distributed import Stop
 from lrcn.base.values import Number
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError

@@ -21,7 +21,7 @@ import numpy as np
 import utils
 from lrcn import runs
 from lrcn.base import cli, files
-from lrcn.base.ranks import alone_environment, ranks
+from lrcn.base.distributed import alone_environment, ranks
 from lrcn.training.recipe import parse
 
 # ---------------------------------------------------------------- three splits
@@ -29,18 +29,18 @@ from lrcn.training.recipe import parse
 def train_all_splits(recipe, device, rank):
     """--split all: train and test on the three official splits in turn; the exit status."""
     new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder) if rank.first else ""
-    folder = rank.share(str(new))
+    folder = rank.broadcast(str(new))
     tested = []
     for split in ("1", "2", "3"):
         if rank.first:
             cli.say(f"--- split {split}")
         one = dataclasses.replace(recipe, split=split, local_dir=f"{folder}/split_{split}",
                                   open_new_folder="False")
-        status = rank.most(utils.train(one, None, device, rank))
+        status = rank.all_reduce_max(utils.train(one, None, device, rank))
         if not status and rank.first:
             status = cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", one.local_dir,
                                     "--device", recipe.device, env=alone_environment())
-        status = rank.share(status)
+        status = rank.broadcast(status)
         if status:
             return status
         tested.append(runs.RunFolder(one.local_dir).test.metrics)

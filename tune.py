@@ -25,9 +25,9 @@ import dataset
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import rank_and_world
+from lrcn.base.distributed import rank_and_world
 from lrcn.base.values import POSITIVE, Number
-from lrcn.clips import splits
+from lrcn.data import splits
 from lrcn.drawing import plots
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes

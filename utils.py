@@ -18,19 +18,19 @@ import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Rank, set_seed
+from lrcn.base.distributed import Rank, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.clips import fields, splits
-from lrcn.clips.learned import Learned
-from lrcn.clips.manifest import SampledVideo, sampling_settings
-from lrcn.encoding import backbones, engines, surgery
-from lrcn.encoding.engines import BACKENDS, PRECISIONS
-from lrcn.encoding.features import Options
+from lrcn.data import fields, splits
+from lrcn.data.learned import Learned
+from lrcn.data.manifest import SampledVideo, sampling_settings
+from lrcn.features import backbones, engines, surgery
+from lrcn.features.engines import BACKENDS, PRECISIONS
+from lrcn.features.features import Options
 from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
 from lrcn.training import recipe as recipes
 from lrcn.training import run as running
-from lrcn.training.engine import make_learner
 from lrcn.training.feeds import make_feeds
+from lrcn.training.loop import make_learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS
 from lrcn.video.flow import Flow
@@ -360,7 +360,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
-            from lrcn.training.pictures import Album
+            from lrcn.training.album import Album
             folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
             if not resumed:
                 held.enter_context(folder.lock("local_dir"))

@@ -1,39 +1,39 @@
-"""The package under the scripts. They are the doors; models.py, dataset.py and utils.py beside them are
-rooms; everything else is here, by topic, and never imports the root.
+"""The package under the scripts. The scripts share models.py, dataset.py and utils.py, which stand beside
+them; everything else is here, by topic, and never imports the root.
 
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
-                workers (processes and threads that may hang), ranks (torchrun's numbers, stop signals, seeds)
+                workers (processes and threads that may hang), distributed (torchrun's
+                ranks, stop signals, seeds)
     video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
                 cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
                 (class Rate: FPS / sampling_rate)
-    clips/      sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
+    data/       sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
                 and what changed since), manifest, splits (lists, groups, parts), learned (what weights were
                 trained on, through any number of runs), frames (windows, views,
                 crops), fields (flow of sampled frames), streams (rgb, rgbdiff, flow: what the encoder sees
                 of a moment), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
-                report (of the data)
-    encoding/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
+                overview (the report of the data)
+    features/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need), features,
-                store (of features), contents (fingerprints of videos), inventory (what the store holds, and
-                less of it), predictions
-    training/   recipe (one dataclass of a run's choices), feeds, engine, run, pictures, folds
+                store (of features), contents (fingerprints of videos), inventory (what the store
+                holds, and less of it), predictions
+    evaluation/ scores (top-k, losses, intervals, paired tests), answers (of a tested run, read again),
+                results (tables and pictures): what test.py and fuse.py leave
+    training/   recipe (one dataclass of a run's choices), feeds, loop, run, album (its pictures), folds
                 (cross-validation), tuning (which settings, and their table)
-    testing/    answers (of a tested run, read again), report (tables and pictures): what test.py and
-                fuse.py leave
     watching/   sliding, exported (an ONNX file in the place of a run), segments, truth, films, live,
                 recording, outputs: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
-    study/      movies, figures, states, network, report, plots, pictures, comparison: what
+    study/      movies, figures, states, network, results_table, graphs, panels, comparison: what
                 test_continues_movie.py stands on
     pages/      reading (a run folder), charts, clips, page: what report.py stands on
     drawing/    style, plots, labels, grids, sheets
     runs.py     the run folder: every file name in it, once
     checkpoints.py  safe loading, atomic saving, what a checkpoint may say
-    scores.py   top-k, losses, intervals, paired tests
 
-Imports run one way: doors -> rooms -> lrcn, and inside base <- video <- clips <- encoding (each may use
-those before it); drawing uses video; runs uses clips; checkpoints uses encoding and runs; training, testing,
-watching and study stand on all of these and never on each other, pages on these and on testing.
-tests/test_house.py names the arrow that breaks this.
+Imports run one way: scripts -> modules -> lrcn, and inside base <- video <- data <- features <- checkpoints
+<- evaluation (each may use those before it); drawing uses video; runs uses data; training, watching, study
+and pages stand on all of these and never on each other. tests/test_structure.py names the import that breaks
+this.
 
 Two things are unlike the first plan. What a value of the command line or of a file may be is a topic of its
 own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it. And films.py and

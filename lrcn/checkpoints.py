@@ -17,9 +17,9 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
-from lrcn.clips.frames import AUGMENT, FITS, INTERPOLATION
-from lrcn.clips.streams import MODALITIES
-from lrcn.encoding import backbones
+from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION
+from lrcn.data.streams import MODALITIES
+from lrcn.features import backbones
 from lrcn.runs import RunFolder
 from lrcn.video.flow import LONGEST
 

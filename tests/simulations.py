@@ -13,8 +13,8 @@ from scipy import stats
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lrcn import scores
-from lrcn.scores import Units
+from lrcn.evaluation import scores
+from lrcn.evaluation.scores import Units
 from lrcn.study import figures
 from lrcn.study.movies import draw_movies, find_cuts, play
 from lrcn.study.network import margin

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from videos import numbered
 
-from lrcn import scores
-from lrcn.clips.manifest import MANIFEST_COLUMNS, clip_path
+from lrcn.data.manifest import MANIFEST_COLUMNS, clip_path
+from lrcn.evaluation import scores
 from lrcn.runs import RunFolder
 from lrcn.video.writer import Writer, write_clip
 

@@ -15,11 +15,11 @@ from runs import ONE_THREAD, differences, load, one_line, report_of
 import utils
 from lrcn import checkpoints
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Rank
-from lrcn.encoding import surgery
-from lrcn.encoding.predictions import softmax
+from lrcn.base.distributed import Rank
+from lrcn.features import surgery
+from lrcn.features.predictions import softmax
 from lrcn.runs import RunFolder
-from lrcn.training.engine import Learner, Progress
+from lrcn.training.loop import Learner, Progress
 
 
 def laughs(depth=30):

@@ -13,7 +13,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py")
                  if path.stem not in ("models", "dataset", "utils", "hubconf", "demo"))
 FOREIGN = {"--help", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--logdir"}
-# The command lines of the README of November 2026, before the house had wings: they go on working.
+# The command lines of the README of November 2026, before the package had folders: they go on working.
 OLD = """
 compare.py demo/runs/no_lstm demo/runs/lrcn
 preprocessing_data.py --row_data_dir UCF-101 --ucf_list_dir ucfTrainTestlist --sampled_data_dir sampled
@@ -74,7 +74,7 @@ def test_every_flag_that_is_named_belongs_to_a_script():
         found = re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", text)
         return {name.replace("-", "_").removeprefix("no_") for name in found}
 
-    inventory = subprocess.run([sys.executable, "-m", "lrcn.encoding.inventory", "--help"], cwd=ROOT,
+    inventory = subprocess.run([sys.executable, "-m", "lrcn.features.inventory", "--help"], cwd=ROOT,
                                capture_output=True, text=True, timeout=60)
     helps = [inventory.stdout, *(run(script, "--help").out for script in SCRIPTS)]
     known = flags_in(" ".join([*FOREIGN, *helps]))

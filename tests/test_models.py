@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import models
 from lrcn.base.cli import UserError
-from lrcn.clips.frames import Transform
-from lrcn.encoding import backbones, surgery
+from lrcn.data.frames import Transform
+from lrcn.features import backbones, surgery
 
 DIM, CLASSES, FRAMES = 24, 5, 4
 

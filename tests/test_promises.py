@@ -38,8 +38,8 @@ import utils
 from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.clips import splits
-from lrcn.encoding.store import ENTRY
+from lrcn.data import splits
+from lrcn.features.store import ENTRY
 
 HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 
@@ -70,7 +70,7 @@ def wait_for_words(process, words, seconds=120):
 KILLER = """
 import os, signal, time
 import torch
-from lrcn.encoding import features
+from lrcn.features import features
 left = int(os.environ["KILL_AT"])
 features.KEEP_SECONDS = 0
 def counted(function, half=None):
@@ -231,8 +231,8 @@ def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_p
 # The third step of the second epoch takes a while, and says so.
 SLOW = """
 import time
-from lrcn.training import engine
-loss, calls = engine.Learner.loss, 0
+from lrcn.training import loop
+loss, calls = loop.Learner.loss, 0
 def slow(self, x, labels):
     global calls
     calls += 1
@@ -240,7 +240,7 @@ def slow(self, x, labels):
         print("third step", flush=True)
         time.sleep(1)
     return loss(self, x, labels)
-engine.Learner.loss = slow
+loop.Learner.loss = slow
 """
 
 
@@ -451,7 +451,7 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
 FULL = """
 import os
 from lrcn.base import files
-from lrcn.encoding import features
+from lrcn.features import features
 written = 0
 def full(real, after):
     def call(*args, **options):

@@ -6,8 +6,8 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.clips.frames import source_frames
-from lrcn.clips.manifest import read_sampled, sampling_settings
+from lrcn.data.frames import source_frames
+from lrcn.data.manifest import read_sampled, sampling_settings
 from lrcn.drawing.labels import fit_frame
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Rate

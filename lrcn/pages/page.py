@@ -19,8 +19,8 @@ import markupsafe
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from lrcn import scores
 from lrcn.base import files
+from lrcn.evaluation import scores
 from lrcn.pages import charts, reading
 from lrcn.runs import loss_words
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn import checkpoints, scores
+from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.clips.splits import read_splits
+from lrcn.data.splits import read_splits
+from lrcn.evaluation import answers, scores
 from lrcn.runs import FilmFolder, RunFolder
-from lrcn.testing import answers
 
 TOP = 5
 

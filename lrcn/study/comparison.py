@@ -1,10 +1,10 @@
 """Several studied runs side by side: pooled over training seeds, as a table and as pictures."""
 from dataclasses import dataclass
 
-from lrcn.scores import pool
-from lrcn.study import figures, pictures, plots
-from lrcn.study.report import as_json as plain
-from lrcn.study.report import cell, variant_name
+from lrcn.evaluation.scores import pool
+from lrcn.study import figures, graphs, panels
+from lrcn.study.results_table import as_json as plain
+from lrcn.study.results_table import cell, variant_name
 
 SIGNS = {1: "late", -1: "early", 0: "neither"}
 
@@ -93,13 +93,13 @@ def printed_table(variants):
 
 def draw(variants, folder, note):
     """Recency index and switching curve of every variant -> {name: picture}."""
-    value, low, high, _ = pictures.ends([v.figures["recency_index"] for v in variants])
+    value, low, high, _ = panels.ends([v.figures["recency_index"] for v in variants])
     names = [f"{v.name} ({v.runs} run{'s' * (v.runs > 1)})" for v in variants]
     return {
-        "comparison": plots.intervals_by_run(
+        "comparison": graphs.intervals_by_run(
             folder / "comparison.png", names, value, low, high, note=note,
             title="Does the last frame decide, or the majority?",
             xlabel="recency index (+1 the last frame alone, 0 all frames alike, -1 the first alone)"),
-        "comparison_curves": plots.switching_curves(
-            folder / "comparison_curves.png", [pictures.curve_points(v.name, v.curve) for v in variants],
-            title="Switching curves, mean over the seeds", ylabel=pictures.R_LABEL, note=note)}
+        "comparison_curves": graphs.switching_curves(
+            folder / "comparison_curves.png", [panels.curve_points(v.name, v.curve) for v in variants],
+            title="Switching curves, mean over the seeds", ylabel=panels.R_LABEL, note=note)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-from lrcn.scores import Estimate, combined, difference, ratio
+from lrcn.evaluation.scores import Estimate, combined, difference, ratio
 from lrcn.study.movies import mixes
 
 FIRST, SECOND, THIRD, NEITHER = range(4)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
-from lrcn.scores import Units, difference
+from lrcn.evaluation.scores import Units, difference
 from lrcn.study import figures
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
 from lrcn.study.states import GATES, cell_memory, frame_influence, gate_means, logits, run_through

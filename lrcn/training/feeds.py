@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from lrcn.base.cli import UserError
 from lrcn.base.workers import quiet, started
-from lrcn.clips.frames import ClipFrames, training_clips, windows
-from lrcn.encoding.features import encode_clips
+from lrcn.data.frames import ClipFrames, training_clips, windows
+from lrcn.features.features import encode_clips
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
 PINNED_SHARE = 1 / 4    # of what is free on another device

@@ -25,15 +25,15 @@ import torch
 from lrcn import checkpoints, runs
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Rank, Stop
+from lrcn.base.distributed import Rank, Stop
 from lrcn.base.workers import pool
-from lrcn.clips.fields import flow_of
-from lrcn.clips.splits import Sample
-from lrcn.encoding.contents import contents
-from lrcn.encoding.features import Options
-from lrcn.encoding.predictions import clip_features, predict_videos
-from lrcn.training.engine import Progress, make_learner, train_epoch
+from lrcn.data.fields import flow_of
+from lrcn.data.splits import Sample
+from lrcn.features.contents import contents
+from lrcn.features.features import Options
+from lrcn.features.predictions import clip_features, predict_videos
 from lrcn.training.feeds import epoch_steps, make_feeds
+from lrcn.training.loop import Progress, make_learner, train_epoch
 from lrcn.training.recipe import Recipe
 
 FORMAT = 2

@@ -12,9 +12,9 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
-from lrcn.clips.frames import AUGMENT, FITS
-from lrcn.clips.streams import MODALITIES
-from lrcn.encoding.engines import BACKENDS, PRECISIONS
+from lrcn.data.frames import AUGMENT, FITS
+from lrcn.data.streams import MODALITIES
+from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.video.flow import LONGEST
 
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)

@@ -9,15 +9,16 @@ import time
 
 import numpy as np
 
-from lrcn import checkpoints, scores
+from lrcn import checkpoints
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.ranks import Stop
-from lrcn.clips import fields, splits
-from lrcn.clips.manifest import sampling_settings
-from lrcn.encoding import engines
+from lrcn.base.distributed import Stop
+from lrcn.data import fields, splits
+from lrcn.data.manifest import sampling_settings
+from lrcn.evaluation import scores
+from lrcn.features import engines
 from lrcn.runs import ENDING, versions
-from lrcn.training import engine
+from lrcn.training import loop
 from lrcn.training.feeds import epoch_steps
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
@@ -96,7 +97,7 @@ class Run:
         self.train_feed, self.val_feed = feeds
         self.settings, self.classes, self.learned = settings, classes, learned
         self.folder, self.album = folder, album
-        self.progress, self.saved_at = engine.Progress(), time.monotonic()
+        self.progress, self.saved_at = loop.Progress(), time.monotonic()
         self.encoder_digest = model.encoder.digest() if recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
         self.watched = rank.first and sys.stderr.isatty()
@@ -104,7 +105,7 @@ class Run:
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
         saved, recipe = state["settings"], self.recipe
-        self.progress = engine.Progress.of(state.get("progress"), source)
+        self.progress = loop.Progress.of(state.get("progress"), source)
         for name in OF_A_STEP if self.progress.step else ():
             if saved.get(name, getattr(recipe, name)) != getattr(recipe, name):
                 where = f"--{name} {saved[name]}, in the middle of epoch {self.progress.epoch}"
@@ -153,12 +154,12 @@ class Run:
         with self.bar() as bar:
             while progress.epoch < last or progress.step:
                 progress.begin_epoch(recipe.seed, self.rank)
-                if not engine.train_epoch(self.learner, self.train_feed, self.steps(progress.epoch), progress,
+                if not loop.train_epoch(self.learner, self.train_feed, self.steps(progress.epoch), progress,
                                           stop, self.rank, lambda step, sums: self.show(bar, step, sums)):
                     self.save("last")
                     return False
                 self.end_epoch(last)
-                if self.rank.most(bool(stop.signal)) and progress.epoch < last:
+                if self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
                     self.save("last")
                     return False
         return True
@@ -182,7 +183,7 @@ class Run:
         final = progress.epoch == recipe.epochs
         validation = None
         if self.val_feed.names and (final or progress.epoch % recipe.val_check_interval == 0):
-            validation = self.rank.share(self.validate() if self.rank.first else None)
+            validation = self.rank.broadcast(self.validate() if self.rank.first else None)
         row = progress.finish_epoch(self.learner, validation)
         names = []
         if validation:
@@ -193,7 +194,7 @@ class Run:
             names += ["best"]
         if final or progress.epoch % recipe.checkpoint_interval == 0:
             names += [f"epoch_{progress.epoch}", "last"]
-        elif progress.epoch == last or self.rank.most(time.monotonic() - self.saved_at > 60):
+        elif progress.epoch == last or self.rank.all_reduce_max(time.monotonic() - self.saved_at > 60):
             names += ["last"]   # of long epochs a kill costs a minute, not five
         if self.rank.first:
             self.log(row)
@@ -202,14 +203,14 @@ class Run:
     def validate(self):
         """The score of the weights that are tested; their logits (V, C) stay in `val_logits`."""
         with self.learner.averaged():
-            self.val_logits = engine.predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
+            self.val_logits = loop.predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
         return scores.score(self.val_logits, self.val_feed.labels.cpu())
 
     # ------------------------------------------------------------ what is written
 
     def write_metrics(self):
-        rows = [["" if r[k] is None else r[k] for k in engine.METRICS] for r in self.progress.history]
-        files.write_csv(self.folder.metrics, engine.METRICS, rows)
+        rows = [["" if r[k] is None else r[k] for k in loop.METRICS] for r in self.progress.history]
+        files.write_csv(self.folder.metrics, loop.METRICS, rows)
 
     def log(self, row):
         self.write_metrics()
@@ -218,7 +219,7 @@ class Run:
             self.album.validated(self)
         if not self.watched:    # in a log, a line an epoch stands in the place of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
-                f"{key} {row[key]:.3f}" for key in engine.METRICS[2:6] if row[key] is not None))
+                f"{key} {row[key]:.3f}" for key in loop.METRICS[2:6] if row[key] is not None))
 
     def save(self, *names):
         """Write checkpoints of this moment; best.pth.tar holds the frozen encoder too."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lrcn import scores
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Switch, number_or_all
+from lrcn.evaluation import scores
 from lrcn.training.recipe import Recipe
 
 KNOWN = {f.name: f.metadata for f in fields(Recipe)}

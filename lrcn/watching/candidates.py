@@ -4,7 +4,7 @@
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
 
-A stretch's name, <film>_<start>-<end>, tells its film: lrcn.clips.splits takes it for the group.
+A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.splits takes it for the group.
 """
 import re
 from collections import defaultdict
@@ -16,7 +16,7 @@ import numpy as np
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.clips.splits import KINETICS_COLUMNS
+from lrcn.data.splits import KINETICS_COLUMNS
 
 COLUMNS = ("film", "class", "start", "end", "probability")
 LAST_SECOND = 1e6

@@ -21,7 +21,7 @@ import cv2
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
-from lrcn.clips.splits import FILM_NAME, KINETICS_NAME
+from lrcn.data.splits import FILM_NAME, KINETICS_NAME
 from lrcn.drawing.sheets import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames

@@ -19,9 +19,9 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.checkpoints import ENCODER, LATER
-from lrcn.clips.frames import Transform
-from lrcn.encoding import onnx, surgery
-from lrcn.encoding.engines import BLOCK
+from lrcn.data.frames import Transform
+from lrcn.features import onnx, surgery
+from lrcn.features.engines import BLOCK
 from lrcn.runs import RunFolder
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate

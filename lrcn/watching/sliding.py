@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lrcn.clips.frames import plain_box, to_flow_input, to_input
-from lrcn.clips.streams import as_modality, change_at, differences
+from lrcn.data.frames import plain_box, to_flow_input, to_input
+from lrcn.data.streams import as_modality, change_at, differences
 from lrcn.drawing.labels import flow_colors
-from lrcn.encoding.engines import BLOCK, fastest
-from lrcn.encoding.predictions import softmax
+from lrcn.features.engines import BLOCK, fastest
+from lrcn.features.predictions import softmax
 from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import read_clip

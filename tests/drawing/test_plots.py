@@ -8,7 +8,7 @@ from PIL import Image, ImageSequence
 
 from lrcn.base import cli
 from lrcn.drawing import grids, labels, plots, style
-from lrcn.study import plots as study_plots
+from lrcn.study import graphs as study_plots
 
 pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
 COUNTS = (2, 16, 101)

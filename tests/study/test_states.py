@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import models
-from lrcn.scores import Units
+from lrcn.evaluation.scores import Units
 from lrcn.study import figures, states
 from lrcn.study.states import gate_means, logits, run_through, unroll
 

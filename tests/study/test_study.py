@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from simulations import near
 
 import models
-from lrcn.scores import Units
-from lrcn.study import comparison, figures, pictures, report
+from lrcn.evaluation.scores import Units
+from lrcn.study import comparison, figures, panels, results_table
 from lrcn.study.movies import CONTROLS, draw_movies
 from lrcn.study.network import Clips, analyse
 
@@ -86,7 +86,7 @@ def test_order_shows_in_the_controls_of_a_reader_of_the_last_frame():
 @pytest.mark.parametrize("T", [1, 2])
 def test_windows_of_one_or_two_frames_have_figures_where_they_make_sense(T):
     found = study_of(Reader(slice(None)), planted_clips(T), T)
-    metrics = report.metrics(found, {})
+    metrics = results_table.metrics(found, {})
     assert metrics["windows"] == 20 * (8 * T - T + 1)
     if T == 1:
         assert metrics["recency_index"]["value"] is None and metrics["windows_tied"] == 0
@@ -236,13 +236,13 @@ def test_every_figure_and_picture_of_a_real_head(tmp_path):
     clips = planted_clips(4)
     head = models.Head(6, 6, 8, 5, 2, True, "attention").eval()
     found = study_of(head, clips, 4, movies=6, segment_frames=(2, 4))
-    drawn = pictures.draw(found, tmp_path, "planted")
+    drawn = panels.draw(found, tmp_path, "planted")
     assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in drawn.items())
     assert {"heat_map", "switching_curve", "controls", "gates_window", "gates_movie",
             "memory", "three_actions"} <= set(drawn)
     assert sum(e.value for e in found.attention) == pytest.approx(1, abs=1e-5)
-    lines = [SimpleNamespace(**dict(zip(report.WINDOW_COLUMNS, row, strict=True)))
-             for row in report.window_rows(found)]
+    lines = [SimpleNamespace(**dict(zip(results_table.WINDOW_COLUMNS, row, strict=True)))
+             for row in results_table.window_rows(found)]
     assert len(lines) == len(found.windows.movie)
     third = [line for line in lines if line.mix.count("+") == 2]
     assert third and all(line.third and line.p_third for line in third)

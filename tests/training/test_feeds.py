@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from lrcn.clips.frames import training_clips
-from lrcn.clips.manifest import SampledVideo
-from lrcn.clips.splits import Sample
-from lrcn.encoding.features import Features, Options
+from lrcn.data.frames import training_clips
+from lrcn.data.manifest import SampledVideo
+from lrcn.data.splits import Sample
+from lrcn.features.features import Features, Options
 from lrcn.training import feeds
 from lrcn.training.feeds import FeatureFeed, epoch_steps, make_feeds
 from lrcn.video.writer import Writer

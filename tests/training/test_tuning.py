@@ -21,8 +21,8 @@ from runs import other_value
 import utils
 from lrcn import checkpoints
 from lrcn.base.cli import UserError
-from lrcn.clips.manifest import SampledVideo, read_sampled
-from lrcn.clips.splits import folds
+from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.data.splits import folds
 from lrcn.training import folds as validating
 from lrcn.training.folds import CrossValidation, Journal, Plan, Setting, depends
 from lrcn.training.recipe import Recipe, parse

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from runs import one_line, table
 from videos import class_folders, number_of, numbered
 
-from lrcn.clips.fields import source_fields
-from lrcn.clips.frames import source_frames
-from lrcn.clips.manifest import read_sampled
+from lrcn.data.fields import source_fields
+from lrcn.data.frames import source_frames
+from lrcn.data.manifest import read_sampled
 from lrcn.video.flow import Flow
 from lrcn.video.framefolder import opened, series
 from lrcn.video.reader import Video, VideoError
@@ -138,8 +138,8 @@ def test_flow_that_is_not_there_is_said(layouts):
 
 
 def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
-    from lrcn.clips.sources import find_sources
-    from lrcn.clips.splits import Listed
+    from lrcn.data.sources import find_sources
+    from lrcn.data.splits import Listed
     folder = tmp_path / "v_HandstandPushups_g01_c01"
     folder.mkdir()
     cv2.imwrite(str(folder / "frame000001.jpg"), numbered(1))

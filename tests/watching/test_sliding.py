@@ -6,8 +6,8 @@ import pytest
 import torch
 from videos import number_of, write_video
 
-from lrcn.clips.frames import Transform, plain_box, to_flow_input
-from lrcn.clips.streams import MODALITIES, as_modality, change_at, differences
+from lrcn.data.frames import Transform, plain_box, to_flow_input
+from lrcn.data.streams import MODALITIES, as_modality, change_at, differences
 from lrcn.video.sampling import Rate
 from lrcn.watching.sliding import History, Network, Slider, Stream, analyse
 

@@ -1,0 +1,216 @@
+"""Optical flow beside the sampled clips: what encoders of the modality "flow" read.
+
+    <sampled_data_dir>/optical_flow/
+        settings.json         how it was made, for all clips alike: see video/flow.py
+        <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures
+
+    planes = source_fields("sampled", video, [0, 1], 1)     # uint8 (2, H, W, 2L): u1 ... uL, v1 ... vL
+    missing = without_fields(out, clips, flow)              # the keys of clips that have none yet
+    outcome = add_fields(job, ...)                          # in a worker process
+
+Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
+"""
+import functools
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.data.manifest import FLOW, clip_path
+from lrcn.data.pictures import is_picture
+from lrcn.data.sampler import fraction
+from lrcn.video import avi
+from lrcn.video.flow import Flow, fields_at, sample_with_flow
+from lrcn.video.framefolder import flow_files, frame_files, opened
+from lrcn.video.reader import VideoError
+from lrcn.video.sampling import read_clip, sample_video
+
+QUALITY = 95    # of the JPEG pictures; docs/flow.md has what it costs
+
+
+def flow_path(video):
+    """Where a SampledVideo's flow lies, below the sampled folder."""
+    return f"{FLOW}/{video.path}"
+
+
+def flow_of(folder):
+    """The Flow of a sampled folder; UserError where there is none."""
+    path = Path(folder) / FLOW / "settings.json"
+    if not path.is_file():
+        raise UserError(f"--sampled_data_path {folder}: no optical flow beside its clips; add it with "
+                        f"preprocessing_data.py --flow dis, and the flags that the clips were made with")
+    return Flow.of(files.read_json(path), path)
+
+
+def require(folder, transform_or_recipe, saved=None):
+    """UserError unless a sampled folder holds the flow that a run sees; the settings to keep, None for a run
+    without. saved: those of the run's training, which the folder's have to be like."""
+    if "flow" not in transform_or_recipe.modality.split("+"):
+        return None
+    there, length = flow_of(str(folder)), transform_or_recipe.flow_length
+    if length > there.length:
+        raise UserError(f"--flow_length {length}: {folder} holds {there.length} fields of flow a frame; "
+                        f"remove {Path(folder) / FLOW} and run preprocessing_data.py --flow {there.backend} "
+                        f"--flow_length {length}")
+    found, said = there.settings(), saved or {}
+    for name in ("backend", "preset", "bound", "digest"):
+        if name in said and said[name] != found[name]:
+            raise UserError(f"--sampled_data_path {folder}: its optical flow has {name} {found[name]}, and "
+                            f"the run was trained on {name} {said[name]}; make it alike with "
+                            f"preprocessing_data.py")
+    return found
+
+
+def source_fields(folder, video, indices, length):
+    """Planes uint8 (N, H, W, 2 length) of the first `length` fields of the sampled frames `indices`.
+
+    UserError: they are not there, or cannot be read.
+    """
+    there = flow_of(str(folder)).length
+    wanted = sorted(set(indices))
+    numbers = [(2 * i + plane) * there + k for i in wanted for plane in (0, 1) for k in range(length)]
+    try:
+        found = avi.pictures(Path(folder) / flow_path(video), numbers)
+        planes = np.stack(found).reshape(len(wanted), 2 * length, *found[0].shape)
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--sampled_data_path {folder}: cannot read {flow_path(video)} ({said}); run "
+                        f"preprocessing_data.py again") from None
+    return np.moveaxis(planes, 1, -1)[np.searchsorted(wanted, indices)]
+
+
+# ---------------------------------------------------------------- making it
+
+def settle(out, flow):
+    """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None.
+
+    UserError where the two differ.
+    """
+    path = out / FLOW / "settings.json"
+    before = Flow.of(files.read_json(path), path) if path.is_file() else None
+    if flow and before and flow != before:
+        name = next(n for n, v in flow.settings().items() if before.settings()[n] != v)
+        raise UserError(f"--flow: the flow in {out / FLOW} was made with {name} {before.settings()[name]}, "
+                        f"not {flow.settings()[name]}; remove this folder to make it anew, or give the same "
+                        f"flags")
+    if flow and not before:
+        path.parent.mkdir(exist_ok=True)
+        files.write_json(path, flow.settings())
+    return flow or before
+
+
+def without_fields(out, clips, flow):
+    """[(class, video)] of `clips` {(class, video): frames} whose flow is not there as a whole."""
+    return [key for key, frames in clips.items()
+            if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames]
+
+
+def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
+    """Write the flow of a sampled clip beside it. count: the clip's frames, or "all"; pictures: the folder of
+    its fields, where they were made elsewhere; those beside a video's frames are taken by themselves.
+
+    Returns ("done", bytes), ("failed", reason) or ("full", errno, text).
+    """
+    cv2.setNumThreads(1)
+    if is_picture(job.source):
+        return "failed", "a picture shows no motion"
+    target, source = clip_path(Path(out) / FLOW, job.cls, job.video), Path(raw, job.source)
+    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
+    try:
+        if pictures or lies_beside(source):
+            planes = _pictures(pictures, job) if pictures else flow_files(source)
+            _write(temporary, _made_elsewhere(planes, pictures or source, job, source, count, rate, seed,
+                                               flow), flow)
+        elif count == "all":
+            with opened(source, rate.FPS) as video:
+                _write(temporary, (planes for *_, planes in sample_with_flow(video, rate, flow)), flow)
+        else:
+            _, _, indices, _ = read_clip(source, count, rate, fraction(seed, job))
+            _write(temporary, fields_at(source, indices, flow), flow)
+        os.replace(temporary, target)
+        return "done", target.stat().st_size
+    except OSError as error:
+        if error.errno in files.OF_ONE_FILE:
+            return "failed", error.strerror
+        return "full", error.errno, error.strerror
+    except (VideoError, UserError) as error:
+        return "failed", str(error)
+    except Exception as error:
+        return "failed", " ".join(f"{type(error).__name__}: {error}".split())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lies_beside(source):
+    """Whether a source is a folder of frames with their flow, flow_x_ and flow_y_, in it."""
+    return os.path.isdir(source) and all(flow_files(source))
+
+
+def _pictures(folder, job):
+    """[{number: path} of the flow to the right, that of the flow down] of a video: numbered pictures in
+    u/<video>/ and v/<video>/ of `folder`, or flow_x_ and flow_y_ in a folder that lies or is called as the
+    video. VideoError: neither is there.
+    """
+    names = {Path(job.source).stem.lower(), job.video.lower()}
+    planes = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
+              if os.path.isdir(Path(folder, plane)) else {} for plane in "uv"]
+    for place in (job.source, os.path.splitext(job.source)[0], f"{job.cls}/{job.video}", job.video):
+        if not all(planes) and os.path.isdir(Path(folder, place)):
+            planes = flow_files(Path(folder, place))
+    if not all(planes):
+        raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}, nor "
+                         f"flow_x_ and flow_y_ pictures in its {job.source}/")
+    return planes
+
+
+def _made_elsewhere(files, folder, job, source, count, rate, seed, flow):
+    """planes (H, W, 2L) of every sampled frame, from numbered pictures: files [{number: path} of u, of v].
+
+    A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
+    first field's of a film. VideoError names a picture that is missing.
+    """
+    if count == "all":
+        with opened(source, rate.FPS) as video:
+            indices, frames = [index for index, *_ in sample_video(video, rate)], video.position + 1
+    else:
+        _, info, indices, _ = read_clip(source, count, rate, fraction(seed, job))
+        frames = info.frames
+    first = min(min(plane) for plane in files)
+    numbers = list(frame_files(source) if source.is_dir() else range(first, first + frames))
+    if numbers[0] != first:
+        raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
+    last = max(len(numbers) - 2, 0)     # the last frame has no field of its own
+    for plane, there in zip("uv", files, strict=True):
+        lacking = [number for number in numbers[:last + 1] if number not in there]
+        if lacking:
+            raise VideoError(f"{plane}/{job.video}/ in {folder} has no picture of number {lacking[0]} "
+                             f"({len(lacking)} of {last + 1} are missing); make its flow again")
+    for index in indices:
+        planes = [cv2.imread(plane[numbers[min(index + k, last)]], cv2.IMREAD_GRAYSCALE)
+                  for plane in files for k in range(flow.length)]
+        if any(plane is None or plane.shape != planes[0].shape for plane in planes):
+            raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
+        yield np.stack(planes, -1)
+
+
+@functools.lru_cache
+def _subfolders(folder, plane):
+    """[(name in small letters, path)] of what one plane's folder holds, listed once a process."""
+    return sorted((entry.name.lower(), entry.path) for entry in os.scandir(Path(folder, plane))
+                  if entry.is_dir())
+
+
+def _write(path, fields, flow):
+    """planes (H, W, 2L) of every frame -> an .avi of grey pictures."""
+    with open(path, "wb") as stream:
+        out = None
+        for planes in fields:
+            out = out or avi.Writer(stream, 2 * flow.length, planes.shape[1], planes.shape[0], QUALITY)
+            for k in range(planes.shape[2]):
+                out.write(np.ascontiguousarray(planes[..., k]))
+        if out is None:
+            raise VideoError("not one frame of it can be decoded")
+        out.release()

@@ -1,0 +1,311 @@
+"""Which frames of a sampled video a network sees, and how each is cut to its input's size.
+
+    clip = windows(video, 5)[0]                             # the one in the middle
+    clip = training_clip(video, 5, view=1, seed=42)         # one random place, crop and flip
+    frames = clip_frames("sampled", clip, transform, 42)    # uint8 (T, [M,] S, S, C)
+"""
+
+import hashlib
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lrcn.base.cli import UserError
+from lrcn.data.fields import flow_of, source_fields
+from lrcn.data.manifest import SampledVideo
+from lrcn.data.streams import (
+    as_modality,
+    change_at,
+    differences,
+    first_fields,
+    flow_pictures,
+    mirrored_fields,
+)
+from lrcn.video.reader import VideoError, read_frames
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a frame becomes the encoder's input: short side to `resize`, then a centre crop, in pixels.
+
+    modality: what the encoder looks at, "rgb" the frame itself, "rgbdiff" its difference from the frame
+    before (Wang et al. 2016, Temporal Segment Networks, section 3.2), "flow" the optical flow to the frame
+    behind it, "rgb+rgbdiff" and the like several, one after the other: the feature is then as many times
+    as long.
+    fit: "centre" the centre crop, "squeeze" the whole frame, whatever its ratio.
+    augment: what views past the plain one do to a clip, see AUGMENT.
+    flow_length: of "flow" alone, the fields that one input holds, from one to the next source frame each.
+    """
+    resize: int
+    crop: int
+    mean: tuple
+    std: tuple
+    interpolation: str = "bilinear"
+    modality: str = "rgb"
+    flow_length: int = 1
+    fit: str = "centre"
+    augment: str = "crop"
+
+    def spec(self):
+        """Names and values for a file. What came later is named where it is used alone, so that older
+        features are found again."""
+        usual = {"flow_length": self.channels == 3, "fit": self.fit == "centre",
+                 "augment": self.augment == "crop"}
+        return {name: value for name, value in asdict(self).items() if not usual.get(name)}
+
+    @property
+    def parts(self):
+        """What the encoder sees of a frame: some of rgb, rgbdiff and flow, in this order."""
+        return self.modality.split("+")
+
+    @property
+    def modalities(self):
+        """How many pictures the encoder sees of a frame."""
+        return len(self.parts)
+
+    @property
+    def channels(self):
+        """Of each of these pictures: 3, or 2L of a stack of L > 1 fields."""
+        return 2 * self.flow_length if self.modality == "flow" and self.flow_length > 1 else 3
+
+    @property
+    def shape(self):
+        """One frame's input, channels last: (S, S, C), or (M, S, S, 3) for M > 1 modalities."""
+        return (*([self.modalities] if self.modalities > 1 else []), self.crop, self.crop, self.channels)
+
+
+# A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
+# RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
+CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
+
+
+FITS = ("centre", "squeeze")
+_alone = threading.Lock()   # torch's random numbers and OpenCV's flow are one for all threads
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a clip, all its frames alike: in `share` of the clips each side is cropped by up to
+    `most` of it (a normal deviate of that width where `normal`), half of the clips are flipped, and frames,
+    not flow, change their colours by `jitter` and are blurred by up to `blur` pixels."""
+    share: float
+    most: float
+    jitter: float
+    blur: float
+    normal: bool = False
+
+
+# crop: a random crop (CROP_AREA) and flip, as for photographs; none: the moment alone is random. The
+# others follow three strengths of a two-stream network's training (docs/flow.md).
+AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
+           "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
+LEFT = 0.4      # of each side, at the least
+
+INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
+                 "lanczos": cv2.INTER_LANCZOS4}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of a sampled video (ascending, repeats allowed), in which view."""
+    video: SampledVideo
+    frames: tuple
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The view of frames behind each of which a movie goes on with `frame` of another sampled video: their
+    flow is the one across this cut, from picture to picture; all else is as in the plain view."""
+    video: SampledVideo
+    frame: int
+
+
+def window(video, start, length):
+    """The clip of `length` consecutive frames from `start`; past the end the last frame repeats."""
+    return Clip(video, tuple(min(start + i, video.frames - 1) for i in range(length)))
+
+
+def windows(video, length, number=1):
+    """`number` windows spread evenly over a sampled video, or every one of them (number "all")."""
+    last = max(0, video.frames - length)
+    if number == "all" or number > last:
+        starts = range(last + 1)
+    else:
+        starts = ((np.arange(number) + 0.5) * (last + 1) / number).astype(int)
+    return [window(video, int(s), length) for s in starts]
+
+
+def _random(seed, video, view):
+    digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def training_clip(video, length, view, seed):
+    """The clip that view number `view` shows of a video."""
+    if view == 0:
+        return windows(video, length)[0]
+    start = int(_random(seed, video, view).integers(max(0, video.frames - length) + 1))
+    return Clip(video, window(video, start, length).frames, view)
+
+
+def training_clips(video, length, view, seed, number=1):
+    """What view number `view` shows of a video: one clip, or `number` that start at different random
+    frames, in order; where there are not so many, all."""
+    if number == 1:
+        return [training_clip(video, length, view, seed)]
+    starts = max(0, video.frames - length) + 1
+    random = _random(seed, video, f"{view}, {number} clips")
+    chosen = random.choice(starts, min(number, starts), replace=False)
+    return [Clip(video, window(video, s, length).frames, view) for s in sorted(chosen.tolist())]
+
+
+def plain_box(height, width, transform):
+    """(x, y, width, height, flipped) of the plain view in the source's pixels: the centre, or all."""
+    if transform.fit == "squeeze":
+        return 0, 0, width, height, False
+    side = round(min(height, width) * transform.crop / transform.resize)
+    return (width - side) // 2, (height - side) // 2, side, side, False
+
+
+def crop_box(height, width, transform, clip, seed):
+    """(x, y, width, height, flipped) of a clip's crop in the source's pixels."""
+    if clip.view <= 0 or transform.augment == "none":
+        return *plain_box(height, width, transform)[:4], clip.view == -1
+    random = _random(seed, clip.video, clip.view)
+    random.random()  # the window's draw comes first
+    if AUGMENT[transform.augment]:
+        return _cropped_sides(height, width, transform, random)
+    area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
+    w = min(width, round((area * ratio * height * width) ** 0.5))
+    h = min(height, round((area / ratio * height * width) ** 0.5))
+    x, y = random.integers(width - w + 1), random.integers(height - h + 1)
+    return int(x), int(y), w, h, bool(random.integers(2))
+
+
+def _cropped_sides(height, width, transform, random):
+    """(x, y, width, height, flipped): the plain view with each of its sides cut."""
+    how, (x, y, w, h, _) = AUGMENT[transform.augment], plain_box(height, width, transform)
+    cut = random.normal(0, 0.5, 4).clip(0, how.most) if how.normal else random.uniform(0, how.most, 4)
+    cut = cut.reshape(2, 2) * (random.random() < how.share)         # left, right; top, bottom
+    cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
+    (left, _), (top, _) = cut
+    w_left, h_left = (1 - cut.sum(1)) * (w, h)
+    return int(x + left * w), int(y + top * h), max(1, int(w_left)), max(1, int(h_left)), \
+        bool(random.integers(2))
+
+
+def _coloured(crops, transform, clip, seed):
+    """Crops uint8 (T, S, S, 3) of an augmented view with other colours, and blurred: by torchvision."""
+    how = AUGMENT[transform.augment]
+    if clip.view <= 0 or not how:
+        return crops
+    import torch
+    from torchvision.transforms import v2
+    change = v2.Compose([v2.ColorJitter(how.jitter * 4, how.jitter * 4, how.jitter * 4, how.jitter),
+                         v2.GaussianBlur(5, (0.1, how.blur))])
+    with _alone, torch.random.fork_rng(devices=[]):     # the view alone decides
+        torch.manual_seed(int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
+        return change(torch.from_numpy(crops).movedim(-1, 1)).movedim(1, -1).contiguous().numpy()
+
+
+def to_input(frames, box, transform):
+    """uint8 (T, H, W, C) -> (T, S, S, C): the box cut out, resized to the encoder's size."""
+    x, y, w, h, flipped = box
+    size = transform.crop
+    how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
+    out = np.empty((len(frames), size, size, frames[0].shape[2]), np.uint8)
+    for i, frame in enumerate(frames):
+        box = frame[y:y + h, x:x + w]
+        if box.shape[2] == 3:
+            cv2.resize(box, (size, size), dst=out[i], interpolation=how)
+            continue
+        for c in range(0, box.shape[2], 3):     # OpenCV takes four channels at the most
+            out[i, ..., c:c + 3] = cv2.resize(np.ascontiguousarray(box[..., c:c + 3]), (size, size),
+                                              interpolation=how).reshape(size, size, -1)
+    return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
+
+
+def to_flow_input(planes, box, transform):
+    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them. The vectors stay in pixels of
+    the source: a crop that is magnified shows the same motion, as it does in the papers' networks."""
+    crops = to_input(first_fields(planes, transform.flow_length), box, transform)
+    return flow_pictures(mirrored_fields(crops) if box[4] else crops)
+
+
+def source_frames(folder, video, indices):
+    """uint8 (N, H, W, 3) of a sampled video; UserError names the file when it cannot be read."""
+    try:
+        return read_frames(Path(folder) / video.path, indices)
+    except VideoError as error:
+        raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
+                        f"run preprocessing_data.py again") from None
+
+
+def mirrored(clip):
+    """The same frames of a plain clip, flipped."""
+    return Clip(clip.video, clip.frames, -1)
+
+
+def clip_frames(folder, clip, transform, seed):
+    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities."""
+    seen, cut = {}, None
+    if isinstance(clip.view, Cut):
+        cut, clip = clip.view, Clip(clip.video, clip.frames)
+    if "rgbdiff" in transform.parts:
+        pairs = np.array([change_at(i, clip.video.frames) for i in clip.frames])
+        wanted = sorted({*clip.frames, *pairs.flat})
+        crops = _crops(folder, clip, wanted, transform, seed)
+        before, after = np.searchsorted(wanted, pairs.T)
+        seen = {"rgb": crops[np.searchsorted(wanted, clip.frames)],
+                "rgbdiff": differences(crops[after], crops[before])}
+    elif "rgb" in transform.parts:
+        seen["rgb"] = _crops(folder, clip, clip.frames, transform, seed)
+    if "flow" in transform.parts:
+        planes = source_fields(folder, clip.video, clip.frames, transform.flow_length)
+        if cut:
+            planes = _across(folder, clip, cut, planes.shape[2:0:-1])
+        box = crop_box(*planes.shape[1:3], transform, clip, seed)
+        seen["flow"] = to_flow_input(planes, box, transform)
+    return as_modality(seen, transform)
+
+
+def _across(folder, clip, cut, size):
+    """Planes uint8 (T, H, W, 2) of the fields from each of a clip's frames to the one behind the cut, by the
+    folder's method, on pictures of `size` (W, H)."""
+    flow = flow_of(str(folder))
+    *before, after = (flow.prepare(cv2.resize(frame, size)) for video, frames in
+                      ((clip.video, clip.frames), (cut.video, [cut.frame]))
+                      for frame in source_frames(folder, video, frames))
+    with _alone:
+        return np.stack([flow.code(flow.between(frame, after)) for frame in before])
+
+
+def _crops(folder, clip, indices, transform, seed):
+    frames = source_frames(folder, clip.video, indices)
+    crops = to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
+    return _coloured(crops, transform, clip, seed)
+
+
+class ClipFrames:
+    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, [M,] S, S, C).
+
+    A file that cannot be read comes out as its error's text, because a worker cannot raise across
+    to its parent in one line.
+    """
+
+    def __init__(self, folder, clips, transform, seed):
+        self.folder, self.clips, self.transform, self.seed = folder, clips, transform, seed
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, i):
+        cv2.setNumThreads(1)
+        try:
+            return clip_frames(self.folder, self.clips[i], self.transform, self.seed)
+        except UserError as error:
+            return str(error)

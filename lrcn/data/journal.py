@@ -1,0 +1,245 @@
+"""What preprocessing has done so far: a journal a process, and the tables they become in the end.
+
+    done, said = follow(folder, jobs)   # what is sampled as its source is now; the rest is taken out
+    journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
+    journal.add("done", job, row, facts); journal.add("failed", job, "the file is empty"); journal.flush()
+    merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
+
+A kill at any moment costs at most the videos of the last two seconds: they are sampled again.
+"""
+import contextlib
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.data.manifest import CLIP_COLUMNS, FACTS, FLOW, MANIFEST_COLUMNS, clip_path
+from lrcn.video import avi
+
+MANY = 10       # clips that are not taken out unasked, if they are more than half of all
+
+
+class Journal:
+    """What one process has done, one JSON line a video, until the manifest is written.
+
+    Clips are flushed to the disk before their lines are, many at a time: a line that can be read
+    stands for a whole file, and a flush per file would cost more than the sampling.
+    """
+
+    def __init__(self, out, rank):
+        self.out, self.path = out, out / f".journal-{rank}.jsonl"
+        self.lines, self.clips, self.flushed = [], [], time.monotonic()
+
+    def add(self, kind, job, detail, facts=None):
+        """kind "done": detail is the row of the manifest, facts that of clips.csv; "failed": the reason."""
+        self.lines.append([kind, job.source if kind == "failed" else None, detail, facts])
+        if kind == "done":
+            self.clips.append(clip_path(self.out, job.cls, job.video))
+        if len(self.lines) >= 256 or time.monotonic() - self.flushed > 2:
+            self.flush()
+
+    def flush(self):
+        lines, clips, self.lines, self.clips = self.lines, self.clips, [], []
+        if lines:
+            flush(clips)
+            files.append_lines(self.path, lines)
+        self.flushed = time.monotonic()
+
+
+def flush(paths):
+    """Files and their names safe on the disk, many at a time."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(flush_file, paths))
+    for folder in {path.parent for path in paths}:
+        files.flush_folder(folder)
+
+
+def flush_file(path):
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+
+
+# ---------------------------------------------------------------- reading it back
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole clip: its row of the manifest, and its FACTS (None in folders made without them), as text."""
+    row: list
+    facts: list | None
+
+    def shows(self, job, out):
+        """Is it the clip of the job's source as that is now, by path, size and time of change?"""
+        if self.row[MANIFEST_COLUMNS.index("source")] != job.source:
+            return False
+        if self.facts is None or not self.facts[0]:
+            return job.modified <= clip_path(out, job.cls, job.video).stat().st_mtime_ns
+        return self.facts[:2] == [str(job.bytes), str(job.modified)]
+
+
+def read_journal(path):
+    """[(kind, source, detail, facts)]; a line that a kill cut off is left out."""
+    lines = []
+    for value in files.read_lines(path):
+        with contextlib.suppress(ValueError, TypeError):
+            kind, source, detail, *rest = value
+            facts = rest[0] if rest and rest[0] and len(rest[0]) == len(FACTS) else None
+            if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
+                lines.append((kind, source, detail, None))
+            elif kind == "done" and source is None and len(detail) == len(MANIFEST_COLUMNS):
+                lines.append((kind, source, [str(v) for v in detail], facts and [str(v) for v in facts]))
+    return lines
+
+
+def read_facts(out):
+    """{(class, video): FACTS as text} of clips.csv; empty where there is none."""
+    path = out / "clips.csv"
+    rows = files.read_csv(path, CLIP_COLUMNS) if path.is_file() else []
+    return {(row["class"], row["video"]): [row[name] for name in FACTS] for row in rows}
+
+
+def read_failed(out):
+    """{source: reason} of failed.csv."""
+    path = out / "failed.csv"
+    rows = files.read_csv(path, ("source", "reason")) if path.is_file() else []
+    return {row["source"]: row["reason"] for row in rows}
+
+
+def read_state(out):
+    """({(class, video): [Entry], the latest last} of the whole clips, {source: reason} of the failed)."""
+    found, failed = [], read_failed(out)
+    if (out / "manifest.csv").is_file():
+        facts = read_facts(out)
+        found = [Entry([line[c] for c in MANIFEST_COLUMNS], facts.get((line["class"], line["video"])))
+                 for line in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
+    for path in sorted(out.glob(".journal-*.jsonl")):
+        for kind, source, detail, facts in read_journal(path):
+            if kind == "done":
+                found.append(Entry(detail, facts))
+            else:
+                failed[source] = detail
+    done, held = {}, {}
+    for entry in found:
+        name, cls, frames = entry.row[0], entry.row[1], entry.row[-1]
+        if {"/", "\0"} & set(name + cls):
+            continue
+        if (cls, name) not in held:
+            held[cls, name] = str(avi.frames_in(clip_path(out, cls, name)))
+        if held[cls, name] == frames:
+            done.setdefault((cls, name), []).append(entry)
+    return done, failed
+
+
+# ---------------------------------------------------------------- the tables
+
+@dataclass
+class Followed:
+    """done: {(class, video): Entry}; gone, changed: {(class, video): digest of its clip}."""
+    done: dict
+    gone: dict
+    changed: dict
+
+
+def follow(out, jobs, keep=None):
+    """Let the folder follow its source: Followed, after what is gone or changed there was taken out.
+
+    keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first.
+    """
+    state, _ = read_state(out)
+    wanted = {job.key: job for job in jobs}
+    found = Followed({}, {}, {})
+    for key, entries in state.items():
+        job = wanted.get(key)
+        entry = _current(entries, job, out, keep)
+        if entry:
+            found.done[key] = entry
+        else:
+            (found.changed if job else found.gone)[key] = None
+    if keep is None and len(found.gone) >= MANY and 2 * len(found.gone) > len(state):
+        raise UserError(f"--row_data_dir: {len(found.gone)} of the {len(state)} videos sampled in {out} are "
+                        f"not in it any more; add --keep to keep their clips, or --no-keep to take them out")
+    for key in found.changed:
+        found.changed[key] = digest(clip_path(out, *key))
+    if found.gone or found.changed:
+        for key in (*found.gone, *found.changed):   # first: flow without its clip would pass for a new one's
+            remove_file(clip_path(out / FLOW, *key))
+        if (out / "manifest.csv").is_file():
+            _write_tables(out, found.done)
+        for key in found.gone:
+            _remove_clip(out, *key)
+    return found
+
+
+def _current(entries, job, out, keep):
+    """The entry that counts for a job (None: a video that the source does not hold any more), or None."""
+    if job is None:
+        return entries[-1] if keep else None
+    as_it_is = [entry for entry in entries if entry.shows(job, out)] or (entries if keep else [])
+    return as_it_is[-1] if as_it_is else None
+
+
+def digest(path):
+    return hashlib.blake2b(path.read_bytes()).digest() if path.is_file() else None
+
+
+def _remove_clip(out, cls, name):
+    for folder in (out / FLOW, out):
+        remove_file(clip_path(folder, cls, name))
+
+
+def remove_file(path):
+    """Delete a file that may be there, and its folder where it was the last in it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:                # a name that the disk cannot have
+        if error.errno not in files.OF_ONE_FILE or os.path.lexists(path):
+            raise
+    with contextlib.suppress(OSError):      # other clips lie in it, or there is none
+        path.parent.rmdir()
+
+
+def _write_tables(out, done):
+    # In this order: a row without its facts is looked at anew, facts without a row are nothing, and what
+    # settings.json counts before its rows are there is told as missing.
+    settings = out / "settings.json"
+    if settings.is_file() and (said := files.read_json(settings)).get("clips") != len(done):
+        files.write_json(settings, {**said, "clips": len(done)})
+    files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
+    write_facts(out, {key: entry.facts or [""] * len(FACTS) for key, entry in done.items()})
+
+
+def write_facts(out, facts):
+    """Write clips.csv, of {(class, video): FACTS}."""
+    files.write_csv(out / "clips.csv", CLIP_COLUMNS,
+                    [(name, cls, *facts[cls, name]) for cls, name in sorted(facts)])
+
+
+def merge(out, jobs, keep=None):
+    """Write the tables once every job is done or failed, and drop the journals.
+
+    Returns the failed [(source, reason)], or None while other processes still have work to do.
+    Whichever process comes last merges; to merge twice does no harm.
+    """
+    state, reasons = read_state(out)
+    wanted = {job.key for job in jobs}
+    done = {key: entries[-1] for key, entries in state.items() if keep and key not in wanted}
+    failed = []
+    for job in jobs:
+        entry = _current(state.get(job.key, []), job, out, keep)
+        if entry:
+            done[job.key] = entry
+        elif job.source in reasons:
+            failed.append((job.source, reasons[job.source]))
+            _remove_clip(out, *job.key)
+        else:
+            return None
+    _write_tables(out, done)
+    if failed:
+        files.write_csv(out / "failed.csv", ("source", "reason"), failed)
+    else:
+        (out / "failed.csv").unlink(missing_ok=True)
+    for path in out.glob(".journal-*.jsonl"):
+        path.unlink()
+    return failed

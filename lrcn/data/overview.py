@@ -1,0 +1,317 @@
+"""The data report: what the sampled clips are, before a network learns them.
+
+    report = make_report("sampled", lists, left_out)
+    report.lines                        # about ten, for the terminal
+    report.tables                       # {file name: (columns, rows)}
+    report.sheets, report.titles        # {class: [Tile]}, {class: words}: one contact sheet a class
+"""
+import functools
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lrcn.base import files, workers
+from lrcn.base.cli import UserError
+from lrcn.data import likeness, splits
+from lrcn.data.journal import digest, read_facts, read_failed, write_facts
+from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
+from lrcn.data.pictures import is_picture
+from lrcn.video.reader import Video, VideoError
+from lrcn.video.sampling import Rate
+
+FOLDER = "data_report"
+TILES = 60      # clips on a contact sheet
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the tables tell of one clip. seconds: of its source; marks: what is odd about it."""
+    cls: str
+    name: str
+    source: str
+    group: str
+    part: str | None
+    rate: float
+    seconds: float
+    bytes: str
+    size: tuple
+    middle: int         # number of a frame of the clip
+    hashes: tuple
+    marks: tuple
+
+    @property
+    def key(self):
+        return self.cls, self.name
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A frame of a clip on a contact sheet."""
+    clip: Path
+    frame: int
+    caption: str
+    mark: str
+
+
+@dataclass
+class DataReport:
+    lines: list
+    tables: dict
+    sheets: dict
+    titles: dict
+
+    def write(self, folder):
+        for name, (columns, rows) in self.tables.items():
+            files.write_csv(folder / name, columns, rows)
+        files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in self.lines))
+
+
+def make_report(out, lists=None, left_out=(), processes=1, tiles=TILES):
+    """DataReport of a folder of sampled clips.
+
+    lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)]; tiles: clips
+    on a contact sheet, or "all".
+    """
+    out = Path(out)
+    clips = _with_copies(_read_clips(out, processes), sampling_settings(out).get("row_data_dir"))
+    failed = list(read_failed(out).items())
+    views = _views(clips, lists)
+    doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
+    tables = {
+        "classes.csv": _classes(clips, views),
+        "sizes.csv": (("width", "height", "source_fps", "videos"),
+                      [(*size, f"{rate:g}", n) for (size, rate), n in
+                       Counter((c.size, c.rate) for c in clips).most_common()]),
+        "odd.csv": (("class", "video", "source", "what"),
+                    [(*c.key, c.source, mark) for c in clips for mark in c.marks]),
+        "left_out.csv": (("source", "reason"), [*left_out, *failed]),
+        "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in views)),
+                             [(number, *c.key, c.source, c.group, *(view.get(c.key, "") for _, view in views))
+                              for number, cluster in enumerate(doubles, 1) for c in cluster]),
+        "groups.csv": (("video", "group"), _mended(clips, doubles))}
+    pictures = all(is_picture(c.source) for c in clips)
+    lines = [_headline(clips, pictures), _say_parts(clips, views), _say_shapes(clips, pictures),
+             None if pictures else _say_lengths(clips),
+             _say_left_out(left_out, failed), *_say_odd(clips), _say_doubles(doubles, views),
+             f"tables, and a contact sheet of every class: {FOLDER}/"]
+    counts = Counter(c.cls for c in clips)
+    sheets = _sheets(clips, doubles, out, max(counts.values()) if tiles == "all" else tiles)
+    titles = {cls: f"{cls}: {len(shown)} of {counts[cls]} clips"
+              + (" (--report --sheet_clips all shows all)" if len(shown) < counts[cls] else "")
+              for cls, shown in sheets.items()}
+    return DataReport([line for line in lines if line], tables, sheets, titles)
+
+
+# ---------------------------------------------------------------- what is known
+
+def _read_clips(out, processes):
+    rows = files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)
+    if not rows:
+        raise UserError(f"--sampled_data_dir {out}: its manifest.csv lists no video")
+    known = _facts(out, [(row["class"], row["video"]) for row in rows], processes)
+    groups = splits.find_groups([(row["class"], row["video"]) for row in rows])
+    rate, clips = Rate.of(sampling_settings(out)), []
+    for row in rows:
+        key = row["class"], row["video"]
+        try:
+            clips.append(_clip(row, key, groups[key], known[key], rate))
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(key)} are no numbers; "
+                            f"delete clips.csv, which is made anew, or restore manifest.csv") from None
+    return clips
+
+
+def _clip(row, key, group, facts, rate):
+    """The Clip of a row of manifest.csv; facts: text. ValueError: it is damaged."""
+    facts = dict(zip(FACTS, facts, strict=True))
+    fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
+    marks = []
+    if likeness.is_black(float(facts["light"] or 255), float(facts["contrast"] or 255)):
+        marks.append("black")
+    elif kept > 1 and float(facts["change"] or 255) < likeness.FROZEN:
+        marks.append("frozen")
+    if frames < kept:
+        marks.append("its last frame is repeated")
+    elif int(row["stride"]) < rate.stride(fps):
+        marks.append("short: its frames are nearer in time")
+    hashes = tuple(facts["hashes"].split())
+    if any(len(bytes.fromhex(text)) != 8 for text in hashes):
+        raise ValueError("no hash")
+    return Clip(*key, row["source"], group, part_of(row["source"], row["class"]), fps, frames / fps,
+                facts["bytes"], (facts["width"], facts["height"]), kept // 2, hashes, tuple(marks))
+
+
+def _with_copies(clips, raw):
+    """The clips, those of equal files with a hash of the file more: a copy shows other frames if it starts
+    elsewhere. Files of one length alone are read."""
+    same, found = defaultdict(list), {}
+    for clip in clips:
+        same[clip.bytes, clip.rate, clip.seconds].append(clip)
+    for (size, *_), members in same.items():
+        if size and raw and len(members) > 1:
+            found.update({c.key: digest(Path(raw, c.source)) for c in members})
+    return [replace(c, hashes=(*c.hashes, found[c.key][:8].hex())) if found.get(c.key) else c for c in clips]
+
+
+def _facts(out, keys, processes):
+    """{(class, video): FACTS as text}; those of folders made without clips.csv are looked up, and kept."""
+    known = read_facts(out)
+    missing = [key for key in keys if not any(known.get(key, ())[2:])]
+    if missing:
+        for key, found in workers.results(functools.partial(_look, str(out)), missing, processes, 120):
+            looked = ["", "", *map(str, found)] if isinstance(found, list) else [""] * len(FACTS)
+            known[key] = [*known[key][:2], *looked[2:]] if key in known else looked
+        write_facts(out, {key: known[key] for key in keys})
+    return known
+
+
+def _look(out, key):
+    """What a Look says of a clip that lies there, or None."""
+    look = likeness.Look()
+    try:
+        with Video(clip_path(out, *key)) as clip:
+            for _ in look.at(clip.frame() for _ in iter(clip.grab, False)):
+                pass
+    except VideoError:
+        return None
+    return look.facts() if look.count else None
+
+
+def _views(clips, lists):
+    """[(title, {(class, video): part})]: of every split of the lists, or the one that the folders make."""
+    if lists:
+        return [(f"split {n}", {**{(row.cls, row.video): "train" for row in train},
+                                **{(row.cls, row.video): "test" for row in test}})
+                for n, (train, test) in lists.items()]
+    by_folder = {c.key: c.part for c in clips if c.part}
+    return [("part", by_folder)] if by_folder else []
+
+
+# ---------------------------------------------------------------- tables
+
+def _classes(clips, views):
+    rows, by_class = [], defaultdict(list)
+    for clip in clips:
+        by_class[clip.cls].append(clip)
+    for cls in sorted(by_class):
+        members = by_class[cls]
+        seconds = [c.seconds for c in members]
+        counts = [sum(view.get(c.key) == part for c in members) for _, view in views for part in splits.PARTS]
+        rows.append((cls, len(members), len({c.group for c in members}), f"{sum(seconds):.1f}",
+                     f"{min(seconds):.2f}", f"{max(seconds):.2f}", *counts))
+    columns = [f"{title} {part}" for title, _ in views for part in splits.PARTS]
+    return ("class", "videos", "groups", "seconds", "shortest", "longest", *columns), rows
+
+
+def _mended(clips, doubles):
+    """[(class/video, group)] in which near doubles, and all that share a group with them, are one group."""
+    leader = {}
+
+    def find(group):
+        while (above := leader.get(group, group)) != group:
+            group = above
+        return group
+
+    for cluster in doubles:
+        first, *others = sorted({find(c.group) for c in cluster})
+        leader.update(dict.fromkeys(others, first))
+    return [(f"{c.cls}/{c.name}", find(c.group)) for c in clips]
+
+
+def _sheets(clips, doubles, out, most):
+    """{class: [Tile]}, at most `most`: what is odd first, then clips from all over the class."""
+    double = {c.key for cluster in doubles for c in cluster if len({d.group for d in cluster}) > 1}
+    by_class = defaultdict(list)
+    for clip in clips:
+        mark = ", ".join([*clip.marks[:1], *["near double"] * (clip.key in double)])
+        by_class[clip.cls].append((clip, mark))
+    sheets = {}
+    for cls, members in by_class.items():
+        odd, plain = [m for m in members if m[1]], [m for m in members if not m[1]]
+        odd = odd[:max(-(-most // 2), most - len(plain))]
+        room = min(len(plain), most - len(odd))
+        picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
+        sheets[cls] = [Tile(clip_path(out, *c.key), c.middle, c.name, mark) for c, mark in picked]
+    return sheets
+
+
+# ---------------------------------------------------------------- words
+
+def _shown(counts, most=4, form="{}"):
+    """'A (5), B (3) and 2 more' of a Counter."""
+    words = [f"{form.format(name)} ({n})" for name, n in counts.most_common(most)]
+    more = len(counts) - len(words)
+    return ", ".join(words) + (f" and {more} more" if more else "")
+
+
+def _many(n, what):
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _headline(clips, pictures):
+    counts = Counter(c.cls for c in clips)
+    (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
+    groups, hours = len({c.group for c in clips}), sum(c.seconds for c in clips) / 3600
+    length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    return (f"data: {len(clips)} {'pictures' if pictures else 'videos'} of {len(counts)} classes, from {n} "
+            f"of {most} to {m} of {least}; {groups} groups" + ("" if pictures else f"; {length} of film"))
+
+
+def _say_parts(clips, views):
+    words = []
+    for title, view in views:
+        counts = Counter(view[c.key] for c in clips if c.key in view)
+        lacking = {part: len({c.cls for c in clips} - {c.cls for c in clips if view.get(c.key) == part})
+                   for part in splits.PARTS if counts[part]}
+        lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
+        words.append(f"{title}: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p])
+                     + (f" ({lacking})" if lacking else ""))
+    return "; ".join(words) or "parts: none given; train.py draws them by group"
+
+
+def _say_shapes(clips, pictures):
+    rates = f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"
+    return f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}{'' if pictures else rates}"
+
+
+def _say_lengths(clips):
+    seconds = [c.seconds for c in clips]
+    short = Counter(mark for c in clips for mark in c.marks if mark not in ("black", "frozen"))
+    return (f"seconds: {min(seconds):.2g} to {max(seconds):.4g}, median {np.median(seconds):.3g}"
+            + "".join(f"; {n} {what}" for what, n in short.items()))
+
+
+def _say_left_out(left_out, failed):
+    if not left_out and not failed:
+        return "left out: nothing"
+    words = [_shown(Counter(why for _, why in left_out))] if left_out else []
+    if failed:
+        words.append(f"cannot be read ({len(failed)})")
+    return f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(words)}: left_out.csv"
+
+
+def _say_odd(clips):
+    for what in ("black", "frozen"):
+        found = [c for c in clips if what in c.marks]
+        if found:
+            yield (f"{what}: {_many(len(found), 'clip')}, such as "
+                   f"{', '.join('/'.join(c.key) for c in found[:3])}: odd.csv")
+
+
+def _say_doubles(doubles, views):
+    if not doubles:
+        return "near doubles: none"
+    said = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv"
+    across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
+    parted = [(title, sum(len({view[c.key] for c in cluster if c.key in view}) > 1 for cluster in doubles))
+              for title, view in views]
+    leaks = [f"{n} in {title}" for title, n in parted if n]
+    if leaks:
+        said += f"; LEAK: sets across train and test: {', '.join(leaks)}"
+    if across:
+        one = across[0]
+        said += (f"; {len(across)} across groups ({'/'.join(one[0].key)}, {'/'.join(one[1].key)}): a split "
+                 f"that is drawn keeps them together with --groups {FOLDER}/groups.csv")
+    return said

@@ -1,0 +1,290 @@
+"""Which videos a folder of raw videos holds: their class, their clip's name, and what is left out, and why.
+
+    found = find_sources("my_videos")                           # every video of every class folder
+    found = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
+    found.jobs          # [Job], sorted by class and name
+    found.left_out      # [(file, reason)]
+    found.words         # lines for the user
+
+The class is the first folder below the one that is given, however deep the video lies; where train/
+and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
+the class is the folder that the list names, or what Kinetics' table says of the file's name. A data
+set is of videos or of pictures: those in the class folders themselves are clips of one frame, unless
+there are videos. A folder of numbered pictures below a class's folder, or with a
+name like v_<Class>_g01_c01, is a video too.
+"""
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.base.files import composed
+from lrcn.data import splits
+from lrcn.data.manifest import RESERVED, part_folders, part_named
+from lrcn.data.pictures import PICTURES, is_picture
+from lrcn.video.framefolder import NUMBERED, frame_files, series
+from lrcn.video.reader import EXTENSIONS
+
+LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
+WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # that says the class too
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to sample. source: below --row_data_dir, with slashes; bytes, modified (ns): as it is now."""
+    cls: str
+    video: str
+    source: str
+    bytes: int = 0
+    modified: int = 0
+
+    @property
+    def key(self):
+        return self.cls, self.video
+
+
+@dataclass
+class Found:
+    jobs: list
+    left_out: list
+    words: list = field(default_factory=list)
+
+
+def find_sources(raw, leave_out=None, lists=None, classes=None):
+    """Found in the folder `raw`. leave_out: a folder not to look into (resolved).
+
+    lists: {split: (training [Listed], test [Listed])}; classes: names of those wanted. UserError
+    where nothing is left.
+    """
+    raw = Path(raw)
+    paths, left_out, unclear = _walk(raw, leave_out, lists or {})
+    if not paths and not unclear:
+        raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
+                        f"({' '.join((*EXTENSIONS[:6], *PICTURES))} and others)")
+    found = _listed(paths, lists) if lists else _foldered(paths, raw)
+    found.left_out[:0] = left_out + unclear
+    if unclear:
+        found.words.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
+                           f"{unclear[0][0]}: {unclear[0][1]}")
+    if not found.jobs:
+        reasons = Counter(reason for _, reason in found.left_out)
+        raise UserError(
+            f"--row_data_dir {raw}: none of the listed videos is in this folder; is --ucf_list_dir the list "
+            f"of these videos?" if lists else
+            f"--row_data_dir {raw}: nothing to sample in its class folders; "
+            + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
+    if classes:
+        _choose(found, classes)
+    names = {job.cls for job in found.jobs} & set(RESERVED)
+    if names:
+        raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
+                        f"that name); rename it")
+    found.jobs = [Job(cls, name, source, *_stat(raw, source))
+                  for cls, name, source in sorted((j.cls, j.video, j.source) for j in found.jobs)]
+    return found
+
+
+def _walk(top, leave_out, lists):
+    """(relative paths, with slashes, of all videos and pictures; [(other file, reason)]; [(folder of
+    pictures of which the video cannot be told, reason)])."""
+    paths, others, unclear = [], [], []
+    walked = [("" if root == os.fspath(top) else f"{os.path.relpath(root, top)}/".replace(os.sep, "/"),
+               folders, names) for root, folders, names in files.walk(top, "row_data_dir", leave_out)]
+    endings = (*EXTENSIONS, *PICTURES)
+    parts = part_folders([f"{inside}{name}" for inside, _, names in walked for name in names
+                          if name.lower().endswith(endings)])
+    listed = {row.video for pair in lists.values() for rows in pair for row in rows}
+    for inside, folders, names in walked:
+        if _may_be_video(inside[:-1], parts, listed) and any(map(NUMBERED.fullmatch, names)) \
+                and not any(name.lower().endswith(EXTENSIONS) and name[-4:].lower() != ".gif"
+                        for name in names):
+            fault = series(names).fault
+            paths += [] if fault else [inside[:-1]]
+            unclear += [(inside[:-1], fault)] if fault else []
+            continue
+        if not folders and not names and inside[:-1].lower().endswith(EXTENSIONS):
+            others.append((inside[:-1], "it is a folder, and empty"))
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in endings:
+                paths.append(inside + name)
+            else:
+                others.append((inside + name, f"no video ({ending or 'no ending'})"))
+    return paths, others, unclear
+
+
+def _may_be_video(folder, parts, listed):
+    """Whether a folder of numbered pictures (its path below the top) is a video: not a class's folder."""
+    top, _, name = folder.split("/")[0], *folder.rpartition("/")[1:]
+    depth = folder.count("/") - (top in parts)
+    return depth > 0 or WHOLE_NAME.fullmatch(name) is not None or composed(name) in listed
+
+
+def _stat(raw, source):
+    """(bytes, time of change in ns) of a file or of a folder's frames; zeros for a link to nothing."""
+    path = os.path.join(raw, source)
+    try:
+        known = [os.stat(name) for name in (frame_files(path).values() if os.path.isdir(path) else [path])]
+    except OSError:
+        return 0, 0
+    return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)
+
+
+# ---------------------------------------------------------------- by folder
+
+def _foldered(paths, raw):
+    parts, jobs, left_out = part_folders(paths), [], []
+    parted = bool(parts)
+    for path in paths:
+        folders = path.split("/")[:-1]
+        named = WHOLE_NAME.fullmatch(path)     # a folder of frames may lie in no class's folder
+        if named:
+            folders = [named[1]]
+        if parted and folders and folders[0] not in parts:
+            left_out.append((path, "beside train/ and test/, in none of them"))
+        elif len(folders) <= parted:
+            left_out.append((path, "in no class folder"))
+        elif is_picture(path) and len(folders) > 1 + parted:
+            left_out.append((path, "a picture that lies deeper than its class folder"))
+        else:
+            jobs.append((composed(folders[parted]), path))
+    videos, words = [job for job in jobs if not is_picture(job[1])], []
+    if videos and len(videos) < len(jobs):
+        words.append(f"{len(jobs) - len(videos)} pictures beside {len(videos)} videos are left out: a data "
+                     f"set is of one kind, and pictures alone become clips of one frame")
+        left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
+    named = _name(videos or jobs, parted)
+    return Found(named, left_out, words + _say_folders(named, parts, raw))
+
+
+def _name(jobs, parted):
+    """[Job] of [(class, path)]: a clip is called by its path below the class, without its ending.
+
+    Where two would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the
+    ending, or the part, as well: whatever comes first, so that a name depends on the folder alone.
+    """
+    def whole(path):
+        return _below(path, 1 + parted)
+
+    def plain(path):
+        return os.path.splitext(whole(path))[0]
+
+    named, left = [], jobs
+    for make in (plain, whole, lambda path: "_".join([*path.split("/")[:parted], plain(path)]),
+                 lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
+        same, taken = defaultdict(list), {job.key for job in named}
+        for cls, path in left:
+            same[cls, files.shortened(composed(make(path)), LONGEST)].append(path)
+        left = []
+        for key, paths in same.items():
+            if len(paths) == 1 and key not in taken:
+                named.append(Job(*key, paths[0]))
+            else:
+                left += [(key[0], path) for path in paths]
+    return named
+
+
+def _below(path, depth):
+    return "_".join(path.split("/")[depth:]) or path
+
+
+def _say_folders(jobs, parts, raw):
+    """What the user should know of the folders that were taken for classes."""
+    parted = bool(parts)
+    words, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
+    tops = sorted({job.source.split("/")[0] for job in jobs})
+    alike = [top for top in tops if part_named(top)[0]]
+    if parted:
+        part = {job: parts[job.source.split("/")[0]] for job in jobs}
+        counts, classes = Counter(part.values()), defaultdict(set)
+        for job in jobs:
+            classes["test" if part[job] == "test" else "train"].add(job.cls)
+        words.append("parts by folder: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p]))
+        if counts["test"] and classes["train"] != classes["test"]:
+            words.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
+    elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
+        words.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
+                     f"of the data set, call them train, val and test")
+    if deep and deep == len(jobs) and len({job.cls for job in jobs}) == 1:
+        inner = Path(raw, *jobs[0].source.split("/")[:1 + parted])
+        words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it "
+                     f"are the classes, give --row_data_dir {inner}")
+    elif deep:
+        words.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
+                     f"clips hold the folders between")
+    return words
+
+
+# ---------------------------------------------------------------- by lists
+
+def read_lists(folder):
+    """{split: (training list, test list)} of every split that has lists in the folder."""
+    folder = Path(folder)
+    numbers = [n for n in (1, 2, 3) if (folder / f"trainlist{n:02d}.txt").is_file()
+               or any(folder.glob(f"*_test_split{n}.txt"))]
+    return {n: splits.official_lists(folder, n) for n in numbers or [1]}
+
+
+def _listed(paths, lists):
+    """The videos on any list; the words say how many of each list's videos are there."""
+    rows = [row for pair in lists.values() for part in pair for row in part]
+    listed = {(row.cls, row.video) for row in rows}
+    alone = _by_name(row for row in rows if splits.KINETICS_NAME.fullmatch(row.video))
+    addresses = _by_name((row for row in rows if splits.KINETICS_NAME.fullmatch(row.video)),
+                         lambda row: row.video[:-len("_000000_000000")])
+    # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
+    spelled = _by_name(rows, lambda row: row.video.lower())
+    jobs, left_out = {}, []
+    for path in sorted(paths, key=lambda path: (is_picture(path), path)):
+        *folders, file = composed(path).split("/")
+        name, ending = os.path.splitext(file)
+        row = next((splits.Listed(f, name, None, "") for f in reversed(folders) if (f, name) in listed),
+                   alone.get(name) or addresses.get(name))
+        if row is None and not ending and (not folders or WHOLE_NAME.fullmatch(name)):
+            row = spelled.get(name.lower())
+        if row is None:
+            left_out.append((path, "on no list"))
+        elif (row.cls, row.video) in jobs:
+            left_out.append((path, f"the listed {row.cls}/{row.video} is {jobs[row.cls, row.video].source}"))
+        else:
+            jobs[row.cls, row.video] = Job(row.cls, row.video, path)
+    words = []
+    for split, parts in lists.items():
+        counts = []
+        for part, what in zip(parts, ("training", "test"), strict=True):
+            keys = {(row.cls, row.video) for row in part}
+            counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
+        words.append(f"split {split}: {', '.join(counts)}")
+    return Found(list(jobs.values()), left_out, words)
+
+
+def _by_name(rows, name=lambda row: row.video):
+    """{name(row): Listed}, of names that one video alone has."""
+    found = defaultdict(dict)
+    for row in rows:
+        found[name(row)][row.cls, row.video] = row
+    return {key: next(iter(same.values())) for key, same in found.items() if len(same) == 1}
+
+
+def _choose(found, classes):
+    """Leave out the jobs of other classes; UserError for a wanted one that has no video."""
+    classes = [composed(cls) for cls in classes]
+    there, wanted = {job.cls for job in found.jobs}, set(classes)
+    absent = [cls for cls in classes if cls not in there]
+    if absent:
+        raise UserError(f"--classes {','.join(classes)}: no video of {absent[0]}; there are "
+                        f"{', '.join(sorted(there)[:10])}{' ...' if len(there) > 10 else ''}")
+    found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
+    found.jobs = [job for job in found.jobs if job.cls in wanted]
+
+
+def class_names(text):
+    """--classes A,B,...: the names, sorted, each once."""
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    if not names:
+        raise ValueError(text)
+    return names

@@ -1,0 +1,164 @@
+"""Image networks by name, of torchvision or timm, with their classifier taken off and weights put in."""
+
+import math
+import os
+import socket
+from collections import OrderedDict
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+from torch import nn
+
+from lrcn.base.cli import UserError
+from lrcn.data.frames import Transform
+
+# vgg16.features: the convolutions of vgg16 alone, their mean over the picture
+CONVOLUTIONS = ".features"
+# Second classifiers of GoogLeNet and Inception that help only to train them from scratch
+AUXILIARY = {"aux1", "aux2", "AuxLogits"}
+
+
+def build(name, download, img_dim):
+    """(image network without its classifier, its Transform)."""
+    if name.endswith(CONVOLUTIONS):
+        whole = name.removesuffix(CONVOLUTIONS)
+        if not whole.startswith(("vgg", "alexnet")) or whole.endswith(CONVOLUTIONS):
+            raise UserError(f"--encoder {name}: the convolutions of VGG and AlexNet alone can be had by "
+                            f"themselves")
+        model, transform = build(whole, download, img_dim)
+        return nn.Sequential(OrderedDict(features=model.features, pool=nn.AdaptiveAvgPool2d(1))), transform
+    if name.startswith("timm/"):
+        return _timm_model(name.removeprefix("timm/"), download, img_dim)
+    return _torchvision_model(name, download, img_dim)
+
+
+def _torchvision_model(name, download, img_dim):
+    import torchvision.models as zoo
+    if name not in zoo.list_models(module=zoo):
+        raise UserError(f"--encoder {name}: torchvision has no classification model of this name; "
+                        f"try resnet152, or timm/{name}")
+    best = zoo.get_model_weights(name).DEFAULT
+    options = {"image_size": img_dim} if img_dim and name.startswith("vit_") and not download else {}
+    if name in ("googlenet", "inception_v3"):
+        options["transform_input"] = True  # as with weights: a checkpoint is built again without them
+        if not download:
+            options["init_weights"] = True  # the default, said aloud to spare the user its warning
+    model = zoo.get_model(name, weights=best if download else None, **options)
+    for extra in AUXILIARY & {child for child, _ in model.named_children()}:
+        model.aux_logits = False
+        setattr(model, extra, None)
+    without_classifier(model, len(best.meta["categories"]))
+    preset = best.transforms()
+    crop = img_dim or preset.crop_size[0]
+    resize = round(crop * preset.resize_size[0] / preset.crop_size[0])
+    return model, Transform(resize, crop, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
+
+
+def _hub_is_there():
+    """Whether the hub of timm's weights answers; behind a proxy nobody can tell."""
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        place = address.hostname, address.port or 443
+        return bool(getproxies()) or not socket.create_connection(place, timeout=5).close()
+    except OSError:
+        return False
+
+
+def _timm_model(name, download, img_dim):
+    if download and not _hub_is_there():    # else its library tries again for half a minute, in twelve lines
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"--encoder timm/{name}: timm is not installed; pip install timm") from None
+    if name not in timm.list_models() and name.split(".")[0] not in timm.list_models():
+        today = timm.models.get_deprecated_models().get(name)
+        raise UserError(f"--encoder timm/{name}: " + (
+            f"timm calls it {today} today; take --encoder timm/{today}" if today else
+            "timm has no model of this name"))
+    try:
+        model = timm.create_model(name, pretrained=download, num_classes=0,
+                                  **({"img_size": img_dim} if img_dim else {}))
+    except TypeError:  # a convolutional network takes any size and knows no such option
+        model = timm.create_model(name, pretrained=download, num_classes=0)
+    config = timm.data.resolve_data_config({}, model=model)
+    crop = img_dim or config["input_size"][-1]
+    return model, Transform(math.floor(crop / config["crop_pct"]), crop, tuple(config["mean"]),
+                            tuple(config["std"]), config["interpolation"])
+
+
+def without_classifier(model, outputs):
+    """Put an identity in the place of the last layer with `outputs` outputs: what it read comes out.
+
+    True of linear classifiers and of the 1x1 convolution of SqueezeNet alike.
+    """
+    name = [name for name, module in model.named_modules()
+            if getattr(module, "out_features", getattr(module, "out_channels", None)) == outputs][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def load_backbone(backbone, state):
+    """Take a file's state dict into the backbone -> names of what was left out: the classifier's entries."""
+    everything = state_of(state, backbone)
+    state = {k: v for k, v in everything.items() if k.split(".")[0] not in AUXILIARY}
+    own = backbone.state_dict()
+    extra = [k for k in state if k not in own]
+    # What a classifier leaves behind is one weight and one bias; anything more is another network.
+    load_state(backbone, {k: v for k, v in state.items() if k in own or len(extra) > 2},
+               "the file of --encoder_weights")
+    return [k for k in everything if k not in own]
+
+
+def state_of(state, backbone):
+    """The tensors of a file by the backbone's own names: without a wrapper, DataParallel's prefix, and the
+    numbers that nn.Sequential gave to the layers of its `features`, or to its children."""
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if not all(k.split(".")[0].isdecimal() for k in state):
+        return state
+    own, children = backbone.state_dict(), dict(enumerate(name for name, _ in backbone.named_children()))
+
+    def child(key):
+        number, _, rest = key.partition(".")
+        return f"{children.get(int(number), number)}.{rest}"
+
+    spellings = [{name(k): v for k, v in state.items()} for name in (str, "features.{}".format, child)]
+    return max(spellings, key=lambda names: sum(k in own and own[k].shape == v.shape
+                                                for k, v in names.items()))
+
+
+def convolutions_alone(name, backbone, state):
+    """Whether a file for VGG or AlexNet holds all of its `features` and nothing else."""
+    own = {k for k in backbone.state_dict() if k.startswith("features.")}
+    return (name.startswith(("vgg", "alexnet")) and not name.endswith(CONVOLUTIONS)
+            and own == state_of(state, backbone).keys())
+
+
+def load_state(module, state, source):
+    """load_state_dict, strict, with an error that names the keys and shapes that do not fit."""
+    check_fit(module, state, source)
+    module.load_state_dict(state)
+
+
+def check_fit(module, state, source):
+    """A UserError that names the keys, shapes and kinds of numbers of a state dict that are not the module's,
+    or else the weights that are not finite."""
+    own = module.state_dict()
+    both = [k for k in own if k in state]
+    faults = _listed({"missing": [k for k in own if k not in state],
+                      "not of this network": [k for k in state if k not in own],
+                      "of another shape": [k for k in both if own[k].shape != state[k].shape],
+                      "of another kind of number": [k for k in both if own[k].is_floating_point()
+                                                    != state[k].is_floating_point()]})
+    faults = faults or _listed({"not finite": [k for k in both if not torch.isfinite(state[k]).all()]})
+    if faults:
+        raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
+
+
+def _listed(faults):
+    return [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+            for label, keys in faults.items() if keys]

@@ -1,0 +1,260 @@
+"""Encode every frame once: from clips to features, through the feature store.
+
+    features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
+    features[[3, 1]]                                              # float16 (2, T, D), read from disk
+
+Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
+neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
+"""
+import contextlib
+import json
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lrcn.base import cli
+from lrcn.base.cli import UserError
+from lrcn.base.distributed import Rank
+from lrcn.base.workers import in_threads
+from lrcn.features.engines import (
+    BLOCK,
+    JUDGED,
+    Engine,
+    FrameEncoder,
+    attempt,
+    engines_of,
+    not_used,
+    nothing_serves,
+)
+from lrcn.features.rows import Blocks, entries_of, unique_rows
+from lrcn.features.store import FORMAT, Store
+
+# What a kill costs at the most; a store that is written more often slows the encoder.
+KEEP_SECONDS = 2
+# Features larger than this on a probe are kept in float32: float16 ends at 65504.
+FLOAT16_ROOM = 4096
+
+
+@dataclass
+class Options:
+    """How frames are encoded. backend, precision: see engines.candidates."""
+    device: torch.device
+    num_workers: int = 2
+    seed: int = 42
+    cache: bool = True
+    dtype: str = "float16"
+    compile: bool = False
+    rank: Rank = field(default_factory=Rank)
+    backend: str = "torch"
+    precision: str = "auto"
+
+
+class Features:
+    """Features of clips, (clips, T, ...), that are read when asked for: 4 bytes a frame in memory.
+
+    features[i], features[[3, 1]], features[5:9] are arrays; np.asarray(features) is all of them.
+    read: index (...) -> array (..., *shape).
+    """
+
+    def __init__(self, read, index, shape, dtype):
+        self.read, self.index, self.dtype = read, index, np.dtype(dtype)
+        self.shape = (*index.shape, *shape)
+
+    def __len__(self):
+        return len(self.index)
+
+    @property
+    def nbytes(self):
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def part(self, clips):
+        """The Features of some of the clips."""
+        index = self.index[clips]
+        return Features(self.read, index, self.shape[index.ndim:], self.dtype)
+
+    def __getitem__(self, clips):
+        if isinstance(clips, tuple):
+            return self[clips[0]][clips[1:]]
+        return self.read(self.index[clips])
+
+    def __array__(self, dtype=None, copy=None):
+        return self.read(self.index).astype(dtype or self.dtype, copy=False)
+
+
+def joined(parts):
+    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
+    first = parts[0].shape
+    return Features(lambda clips: np.concatenate([part[clips] for part in parts], -1), np.arange(first[0]),
+                    (*first[1:-1], sum(part.shape[-1] for part in parts)),
+                    np.result_type(*(part.dtype for part in parts)))
+
+
+@dataclass
+class Plan:
+    """What there is to do, as rank 0 sees it: the rows of `found` that are -1 are to be encoded."""
+    engine: Engine
+    key: dict
+    description: dict
+    wanted: np.ndarray
+    found: np.ndarray
+    stamps: dict
+
+
+def encode_clips(encoder, clips, folder, options, what="frames"):
+    """Features of clips; every frame of a view is encoded once, in the life of a data set.
+
+    float32 takes the place of float16 where the features would not fit into it.
+    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`), or several
+    as `streams` of one, each of which has its features under a key of its own.
+    clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
+    """
+    if hasattr(encoder, "streams"):
+        clips = list(clips)
+        return joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
+    rows, index = unique_rows(clips)
+    if not options.cache:
+        return _in_memory(encoder, rows, index, folder, options, what)
+    for _ in range(3):      # features/ may be deleted under this run
+        store, found = _encode_missing(encoder, rows, folder, options, what)
+        if (found >= 0).all():
+            store.forget_entries()
+            return Features(store.read, found.astype(np.uint32 if len(found) < 2**32 else np.int64)[index],
+                            store.shape, store.dtype)
+    raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
+                    f"as it was; look after this disk, or give --no-feature_cache")
+
+
+def _encode_missing(encoder, rows, folder, options, what):
+    """(Store, the number of each row in it, int64): what was not there is encoded, by all ranks."""
+    rank = options.rank
+    with contextlib.ExitStack() as held:
+        plan, ready, store = _plan(encoder, rows, folder, options, what, held) if rank.first else (None,) * 3
+        plan = rank.broadcast(plan)
+        store = store or Store(folder, plan.key).lay_out(plan.description)
+        pending = np.flatnonzero(plan.found < 0)
+        if len(pending):
+            mine = np.array_split(pending, rank.world)[rank.number]
+            ready = ready or FrameEncoder(encoder, options.device, options.compile, plan.engine)
+            with contextlib.closing(store.writer(rank.number)) as writer:
+                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options, plan.stamps),
+                        lambda numbers, values: writer.put(plan.wanted[numbers], values),
+                        getattr(torch, plan.description["dtype"]), options, what)
+            rank.barrier()
+            if rank.first:
+                plan.found[pending] = store.open().find(plan.wanted[pending])
+        found, layout = rank.broadcast((plan.found, store.layout) if rank.first else None)
+        if not rank.first:
+            store.take(layout)
+    return store, found
+
+
+def _plan(encoder, rows, folder, options, what, held):
+    """(Plan, the FrameEncoder if it was needed to make one, Store); `held` keeps the store for this run."""
+    wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
+    for engine in engines_of(encoder, options.backend, options.precision, options.device):
+        store, ready = Store(folder, store_key(encoder, engine, options)), None
+        lock = held.enter_context(contextlib.ExitStack())
+        lock.enter_context(store.alone())
+        said = store.look()
+        if said is None or said.get("judged_by") != engine.judged_by:
+            ready, new = _first_use(encoder, engine, rows, folder, options)
+            # what is stored keeps its shape
+            layout = {name: said[name] for name in ("shape", "dtype") if ready and said and name in said}
+            store.describe(**{**new, **layout})
+        if "refused" not in store.description:
+            found = store.lay_out(store.description).open().find(wanted)
+            if (found < 0).any():
+                store.require_space((found < 0).sum())
+            _say_work(what, found, engine, store)
+            encoder.ran_on = [engine.backend, engine.precision, options.device.type]
+            return Plan(engine, store.key, store.description, wanted, found, stamps), ready, store
+        lock.close()
+        cli.say(not_used(engine, store.description["refused"]))
+    raise nothing_serves(options.backend)
+
+
+def _say_work(what, found, engine, store):
+    missing = int((found < 0).sum())
+    if missing:
+        cli.say(f"encoding {what}: {missing} frames, {len(found) - missing} more are in the feature store; "
+                f"{engine}" + (f"; {store.places[-1].parent} cannot be written, they go to {store.path}"
+                               if store.places[1:] else ""))
+    else:
+        cli.say(f"{what}: all {len(found)} frames are in the feature store; {engine}")
+
+
+def store_key(encoder, engine, options):
+    """What a feature depends on beside its picture, in plain containers as they come back from JSON."""
+    spec = json.loads(json.dumps(encoder.spec()))
+    return {"format": FORMAT, "encoder": spec, "weights": encoder.digest(), "backend": engine.backend,
+            "precision": engine.precision, "device": options.device.type, "batch": BLOCK[options.device.type],
+            "wanted_dtype": options.dtype}
+
+
+def _first_use(encoder, engine, rows, folder, options):
+    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves, else (None, {refused, judged_by}).
+
+    It is judged by frames from all over the rows. Noise says how large features get.
+    """
+    chosen = np.unique(np.linspace(0, len(rows) - 1, JUDGED).astype(int))
+    blocks = Blocks(rows, chosen, folder, encoder.transform, options)
+    frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
+    ready, _, fault = attempt(encoder, options.device, engine, frames, options.compile)
+    if fault:
+        return None, {"refused": fault, "judged_by": engine.judged_by}
+    noise = torch.Generator().manual_seed(0)
+    values = ready(torch.randint(0, 256, blocks[0].shape, dtype=torch.uint8, generator=noise))
+    small = options.dtype == "float16" and bool(values.abs().max() < FLOAT16_ROOM)
+    # Deep networks without trained weights let their activations grow without bound.
+    return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32",
+                   "judged_by": engine.judged_by}
+
+
+def _in_memory(encoder, rows, index, folder, options, what):
+    """The same features, kept nowhere."""
+    for engine in engines_of(encoder, options.backend, options.precision, options.device):
+        ready, said = _first_use(encoder, engine, rows, folder, options)
+        if ready:
+            break
+        cli.say(not_used(engine, said["refused"]))
+    else:
+        raise nothing_serves(options.backend)
+    encoder.ran_on = [engine.backend, engine.precision, options.device.type]
+    if options.rank.first:
+        cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
+    values = np.empty((len(rows), *said["shape"]), said["dtype"])
+
+    def keep(numbers, found):
+        values[numbers] = found
+
+    _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options), keep,
+            getattr(torch, said["dtype"]), options, what)
+    return Features(values.__getitem__, index, values.shape[1:], values.dtype)
+
+
+def _encode(frame_encoder, blocks, keep, dtype, options, what):
+    """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
+    bar = cli.progress(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
+                       show=options.rank.first, mininterval=0.5, smoothing=0.05)
+    done, kept_at = [], time.monotonic()
+
+    def flush():
+        nonlocal done, kept_at
+        if done:
+            keep(*map(np.concatenate, zip(*done, strict=True)))
+        done, kept_at = [], time.monotonic()
+
+    decoded = in_threads(blocks.__getitem__, range(len(blocks)), options.num_workers)
+    try:
+        for i, values in enumerate(frame_encoder.each(decoded)):
+            numbers = blocks.numbers(i)
+            done.append((numbers, values[:len(numbers)].to(dtype).cpu().numpy()))
+            bar.update(len(numbers))
+            if time.monotonic() - kept_at > KEEP_SECONDS:
+                flush()
+    finally:
+        decoded.close()
+        bar.close()
+        flush()  # what was encoded before a Ctrl-C is kept

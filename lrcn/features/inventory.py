@@ -1,0 +1,140 @@
+"""What is in the feature store of a folder of sampled clips, and how to make it smaller.
+
+    python -m lrcn.features.inventory sampled               # one line a key: encoder, frames, size
+    python -m lrcn.features.inventory sampled --prune       # removes what no sampled video needs
+    python -m lrcn.features.inventory sampled --remove KEY  # removes all features of one encoder
+"""
+import contextlib
+import shutil
+import time
+
+import numpy as np
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.data.fields import flow_path
+from lrcn.data.manifest import read_sampled
+from lrcn.features.contents import contents
+from lrcn.features.store import CHUNK, ENTRY, Store, Writer, read_description, size_of, writable
+
+
+def roots(folder):
+    """Where the features of a folder lie, the user's own first."""
+    return list(dict.fromkeys((writable(folder), folder / "features")))
+
+
+def stores(folder):
+    """[Store] of every key in a folder, laid out; what cannot be read as one is left aside.
+
+    With another shape or dtype than theirs --prune would take whole rows for damaged.
+    """
+    found = []
+    for root in roots(folder):
+        for path in sorted(root.glob("*/key.json")):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                said = read_description(path)
+                store = Store(folder, said["key"])
+                if path.parent in store.places and "shape" in said:
+                    store.path, store.places = path.parent, [path.parent]
+                    found.append(store.lay_out(said).open())
+    return found
+
+
+def needed_videos(folder):
+    """The fingerprints of the sampled videos, with and without flow, a set of (uint64, uint64); the grey
+    picture's among them."""
+    videos, needed = read_sampled(folder), {(0, 0)}
+    moving = [video for video in videos if (folder / flow_path(video)).is_file()]
+    for shown, parts in ((videos, ("rgb",)), (moving, ("rgb", "flow"))):
+        needed |= set(map(tuple, contents(folder, shown, parts)[0].tolist()))
+    return needed
+
+
+def sort_out(store, videos):
+    """int64: the rows of a store that are whole, of `videos`, and the only ones of their entry."""
+    entries = np.concatenate([s.entries for s in store.segments] or [np.zeros(0, ENTRY)])
+    wanted = np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)
+    bare = entries[wanted][["video", "view", "frame"]]
+    _, first = np.unique(bare, return_index=True) if len(bare) else (None, np.zeros(0, int))
+    rows = store.find(entries[wanted][np.sort(first)])
+    return entries, np.sort(rows[rows >= 0])
+
+
+def prune(store, videos):
+    """Keep of a store what `videos` need; a kill leaves the old entries, the new ones or both."""
+    with store.alone():
+        entries, rows = sort_out(store.open(), videos)
+        if len(rows) == len(entries):
+            return
+        old = [path for kind in ("*.index", "*.rows") for path in store.path.glob(kind)]
+        step = max(1, CHUNK // store.row_bytes)
+        with contextlib.closing(Writer(store.path / f"pruned-{time.time_ns()}", store.row_bytes)) as writer:
+            for i in range(0, len(rows), step):
+                writer.put(entries[rows[i:i + step]], store.read(rows[i:i + step]))
+        for path in old:
+            path.unlink()
+        store.segments, store.seen = [], {}
+        store.open()
+
+
+@contextlib.contextmanager
+def changing(flag, path):
+    """A UserError where the folder of a key may only be read."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in cli.CLOSED:
+            raise
+        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}); ask its owner or leave it "
+                        f"as it is") from None
+
+
+def say_store(store, videos):
+    key = store.key
+    count = sum(len(s.entries) for s in store.segments)
+    useful = len(sort_out(store, videos)[1])
+    spec = key["encoder"]
+    part = f" up to {spec['up_to']}" if "up_to" in spec else ""
+    cli.say(f"{store.path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
+            f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
+            f"{count} frames, {files.gigabytes(size_of(store.path))}, {count - useful} of no use")
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("sampled_data_path", metavar="SAMPLED",
+                        help="folder that preprocessing_data.py wrote")
+    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs")
+    parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
+    args = parser.parse_args()
+    folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
+    videos, there = needed_videos(folder), stores(folder)
+    whole = [store.path for store in there]
+    others = [rows[0].parent for root in roots(folder) for path in sorted(root.glob("*/key.json"))
+              if path.parent not in whole and (rows := list(path.parent.glob("*.rows")))]
+    unknown = set(args.remove) - {path.name for path in (*whole, *others)}
+    if unknown:
+        raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {folder / 'features'}; "
+                        f"take the first word of a line of the list")
+    for store in there:
+        if store.path.name in args.remove:
+            with changing("remove", store.path), store.alone():
+                shutil.rmtree(store.path)
+            continue
+        if args.prune:
+            with changing("prune", store.path):
+                prune(store, videos)
+        say_store(store, videos)
+    for path in others:
+        if path.name in args.remove:
+            with changing("remove", path):
+                shutil.rmtree(path)
+        else:
+            cli.say(f"{path.name}  key.json is damaged or old: a run that needs it writes it anew, its "
+                    f"features stay until then; {files.gigabytes(size_of(path))}")
+    root = folder / "features"
+    cli.say(f"{root}: {files.gigabytes(size_of(root) if root.is_dir() else 0)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

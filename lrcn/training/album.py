@@ -1,0 +1,118 @@
+"""A training run's pictures: in its figures folder, and in TensorBoard beside its curves.
+
+    album = Album(run_folder, recipe, classes, samples)
+    album.scalars(row); album.class_distribution(); album.validated(run); album.final(run)
+"""
+import functools
+
+import numpy as np
+import torch
+
+from lrcn.data import splits
+from lrcn.data.frames import source_frames, windows
+from lrcn.drawing import grids, labels, plots
+from lrcn.runs import loss_words
+from lrcn.video.sampling import Rate
+
+SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
+
+
+class Album:
+    """Curves and pictures of one run. resumed_at: the epoch after which an older run's curves go."""
+
+    def __init__(self, folder, recipe, classes, samples, resumed_at=None):
+        from torch.utils.tensorboard import SummaryWriter
+        self.folder, self.recipe, self.classes = folder, recipe, classes
+        self.samples, self.val = samples, [s for s in samples if s.part == "val"]
+        self.epoch = resumed_at or 0
+        self.writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        self.writer.add_custom_scalars({"training and validation": {
+            name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "top1")}})
+        leak = "random split by video (leaky). " if recipe.split == "random" else ""
+        self.note = f"{leak}seed {recipe.seed}"     # in small print under every picture
+
+    def close(self):
+        self.writer.close()
+
+    def scalars(self, row):
+        """An epoch's row of metrics.csv as points on the curves."""
+        self.epoch = row["epoch"]
+        for key, value in row.items():
+            if value is not None and key != "epoch":
+                self.writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
+
+    def picture(self, name, draw, *values, **options):
+        image = draw(self.folder.figures / f"{name}.png", *values, **{"note": self.note, **options})
+        self.writer.add_image(name, image, self.epoch, dataformats="HWC")
+
+    def class_distribution(self):
+        self.picture("class_distribution", plots.class_distribution, self.classes,
+                     *(splits.class_counts(self.samples, part, self.classes) for part in ("train", "val")))
+
+    @functools.cached_property
+    def shown(self):
+        """(numbers of the validation videos that are shown, all through the run the same; their clips)."""
+        random = np.random.default_rng(self.recipe.seed)
+        chosen = random.choice(len(self.val), min(SHOWN, len(self.val)), replace=False).tolist()
+        return chosen, [self.clip(self.val[i].video) for i in chosen]
+
+    def label_grid(self, path, run):
+        """The shown clips with what the last validation said of them, as a picture; `path` as in grids.py."""
+        (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
+        return grids.label_grid(
+            path, [clip[0] for clip in clips], [self.classes[self.val[i].label] for i in chosen],
+            [self.classes[shares[i].argmax()] for i in chosen], [shares[i].max().item() for i in chosen],
+            title="Validation clips: first frame, predicted and true class",
+            note=f"The weights of epoch {run.progress.epoch}. {self.note}")
+
+    def validated(self, run):
+        """The grid of a validation, a step of TensorBoard's slider."""
+        self.writer.add_image("validation_labels", self.label_grid(None, run), self.epoch, dataformats="HWC")
+
+    def final(self, run):
+        """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
+        progress, best = run.progress, run.progress.best
+        self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes),
+                     note=f"{loss_words(self.recipe.as_settings())} {self.note}".strip())
+        if self.val:
+            self.validation(run)
+        if best:
+            flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
+            self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
+
+    def validation(self, run):
+        """Frames and clips of the validation with their labels, and the attention over one."""
+        if run.val_logits is None:      # resumed when all was done
+            run.validate()
+        (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
+        true = [self.classes[self.val[i].label] for i in chosen]
+        self.label_grid(self.folder.figures / "validation_labels.png", run)
+        for n in range(min(MOVING, len(chosen))):
+            self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n],
+                                self.classes[shares[chosen[n]].argmax()], run.settings)
+        if self.recipe.readout == "attention":
+            self.picture("attention", grids.attention_picture, clips[0], attention(run, chosen[0]),
+                         title=f"Attention over the frames of a clip of {true[0]}")
+
+    def clip(self, video):
+        """A clip as it was sampled: uint8 (T, H, W, 3)."""
+        plain = windows(video, self.recipe.num_frames_video)[0]
+        return source_frames(self.recipe.sampled_data_path, video, plain.frames)
+
+    def moving_picture(self, name, frames, true, said, settings):
+        """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        path = self.folder.figures / f"{name}.gif"
+        labels.clip_gif(path, frames, Rate.of(settings).per_second, true=true, predicted=said)
+        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
+                              encoded_image_string=path.read_bytes())
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)
+
+
+@torch.inference_mode()
+def attention(run, i):
+    """The attention read-out's weights over time for validation clip number i, (T,)."""
+    number = torch.tensor([i])
+    x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
+    network, head = run.learner.plain, run.model.head.eval()
+    return head.attention(head.steps(x if network is head else network.features(x)))[0].cpu().numpy()

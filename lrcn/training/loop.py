@@ -1,0 +1,356 @@
+"""Training and evaluation: batches in, weights and figures out.
+
+The order of an epoch, its views and its dropout depend on the seed, the epoch and the rank alone, so
+that a resumed run is the run that was never stopped. Nothing waits for the device within an epoch:
+loss and hits are summed there and read once.
+"""
+import contextlib
+import math
+import time
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lrcn.base.cli import UserError
+from lrcn.base.distributed import set_seed
+from lrcn.base.values import Number, Numbers, check
+from lrcn.training.feeds import epoch_steps, plain_steps
+
+METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top3", "val_top5",
+           "seconds")
+# {name: (class, its options, what it keeps of every parameter)}
+_OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
+OPTIMIZERS = {"adamw": (torch.optim.AdamW, {}, _OF_ADAM), "adam": (torch.optim.Adam, {}, _OF_ADAM),
+              "sgd": (torch.optim.SGD, {"momentum": 0.9}, ("momentum_buffer",))}
+STOPPED, NOT_FINITE = 1, 2      # why an epoch was broken off
+
+
+@torch.inference_mode()
+def predict(network, feed, count):
+    """Logits float32 (count, classes) on the CPU, every clip in its plain view.
+
+    The batches are of one size whatever --batch_size says, so that the result never depends on it.
+    """
+    network.eval()
+    return torch.cat([network(x).float().cpu() for x, _ in feed.batches(plain_steps(count))])
+
+
+# ---------------------------------------------------------------- progress
+
+@dataclass
+class Progress:
+    """How far a run has come; goes into every checkpoint, in plain containers."""
+    epoch: int = 0              # the epoch under way, or the last one done
+    step: int = 0               # its steps that are done; 0: the epoch is done
+    history: list = field(default_factory=list)     # the rows of metrics.csv
+    best: dict = field(default_factory=dict)        # epoch, top1, loss of best.pth.tar
+    sums: list = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss, hits, clips of a broken-off epoch
+    seconds: float = 0.0        # spent in the broken-off epoch
+
+    @classmethod
+    def of(cls, state, source):
+        """The progress that a checkpoint tells; UserError names the value that is none."""
+        count, real = Number(int, low=0), Number(float)
+        check(state, {"epoch": count, "step": count, "sums": Numbers(3, real),
+                      "seconds": Number(float, low=0)}, f"{source}: progress")
+        history, best = state.get("history"), state.get("best")
+        if not (isinstance(history, list) and isinstance(best, dict)):
+            raise UserError(f"{source}: progress: history or best is missing")
+        for row in history:
+            check(row, {k: Number(float, none=True) for k in METRICS}, f"{source}: progress: history")
+        if best:
+            check(best, {"epoch": count, "top1": real, "loss": real}, f"{source}: progress: best")
+        return cls(**{name: state[name] for name in asdict(cls())})
+
+    def begin_epoch(self, seed, rank):
+        """Start the next epoch, unless one was broken off: that one goes on."""
+        if self.step == 0:
+            self.epoch += 1
+            set_seed(seed, self.epoch, *([rank.number] if rank.number else []))
+
+    def finish_epoch(self, learner, validation):
+        """Turn the sums into the epoch's row of metrics.csv; validation: scores.score() or None."""
+        loss, hits, clips = self.sums
+        row = {"epoch": self.epoch, "lr": learner.lr, "train_loss": loss / clips, "train_top1": hits / clips}
+        row |= {f"val_{k}": validation[k] if validation else None for k in ("loss", "top1", "top3", "top5")}
+        row["seconds"] = round(self.seconds, 3)
+        self.history.append(row)
+        self.step, self.sums, self.seconds = 0, [0.0, 0.0, 0.0], 0.0
+        return row
+
+    def is_best(self, validation):
+        """More right answers, or as many at a lower loss: then these are the best so far."""
+        best = self.best
+        better = not best or (validation["top1"], -validation["loss"]) > (best["top1"], -best["loss"])
+        if better:
+            self.best = {"epoch": self.epoch, "top1": validation["top1"], "loss": validation["loss"]}
+        return better
+
+
+# ---------------------------------------------------------------- learning
+
+class Learner:
+    """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
+
+    network: what is trained and run on a batch; groups: optimiser groups of its parameters;
+    recipe: a training.recipe.Recipe.
+    """
+
+    def __init__(self, network, groups, recipe, total_steps, steps_per_epoch, device):
+        self.network, self.recipe, self.device = network, recipe, device
+        self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
+        kind, more, _ = OPTIMIZERS[recipe.optimizer]
+        self.optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
+                              fused=device.type == "cuda", **more)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
+        self.total_steps, self.updates = total_steps, 0
+        self.warm_steps = recipe.warmup_epochs * steps_per_epoch if recipe.scheduler != "onecycle" else 0
+        if recipe.scheduler in ("cosine", "step"):  # the other courses do not depend on --epochs at all
+            self.warm_steps = min(self.warm_steps, total_steps / 5)
+        self.amp = device.type == "cuda" and recipe.amp != "none"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and recipe.amp == "float16")
+        self.average = ({k: v.detach().clone() for k, v in self.plain.state_dict().items()}
+                        if recipe.ema else None)
+        self._set_rates()
+
+    @property
+    def lr(self):
+        """The head's learning rate of the next update."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _set_rates(self):
+        course = schedule_factor(self.recipe.scheduler, self.updates, self.warm_steps, self.total_steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * (course * self.plateau.optimizer.param_groups[0]["lr"])
+
+    def validated(self, loss):
+        """Let a validation loss lower the rate, where the schedule is the plateau."""
+        if self.recipe.scheduler == "plateau":
+            self.plateau.step(loss)
+            self._set_rates()
+
+    def loss(self, x, labels):
+        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup."""
+        mix = None
+        if self.recipe.mixup:
+            share = float(np.random.default_rng(torch.randint(2**31, ()).item()).beta(
+                self.recipe.mixup, self.recipe.mixup))
+            mix = torch.randperm(len(x), device=x.device)
+            x = share * x + (1 - share) * x[mix]
+        with torch.autocast(self.device.type, getattr(torch, self.recipe.amp, torch.bfloat16),
+                            enabled=self.amp):
+            logits = self.network(x)
+        logits = logits.float()
+        steps = logits.unbind(1) if logits.dim() == 3 else [logits]     # a prediction a time step, or one
+        loss = self._cross_entropy(steps, labels)
+        if mix is not None:
+            loss = share * loss + (1 - share) * self._cross_entropy(steps, labels[mix])
+        return loss, logits.mean(1) if logits.dim() == 3 else logits
+
+    def _cross_entropy(self, steps, labels):
+        return sum(F.cross_entropy(z, labels, label_smoothing=self.recipe.label_smoothing)
+                   for z in steps) / len(steps)
+
+    def update(self):
+        """One step of the optimiser with the gradients gathered so far."""
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip_grad:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self._set_rates()
+        if self.average is not None:
+            # Young averages are short, or the first random weights would last for ages.
+            decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
+            for key, value in self.plain.state_dict().items():
+                kept = self.average[key]
+                if value.is_floating_point():
+                    kept.lerp_(value.detach(), 1 - decay)
+                else:
+                    kept.copy_(value)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """With the averaged weights in the network, where an average is kept."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self):
+        for key, value in self.plain.state_dict().items() if self.average is not None else ():
+            self.average[key], _ = value.clone(), value.copy_(self.average[key])
+
+    # ------------------------------------------------------------ checkpoints
+
+    def random_state(self):
+        """torch's random states of this process."""
+        return {"torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []}
+
+    def state(self, random):
+        """Optimiser, schedule, scaler and every rank's random_state(); within averaged() the raw weights."""
+        return {"optimizer": self.optimizer.state_dict(), "schedule": {"last_epoch": self.updates},
+                "plateau": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
+                "raw": self.average, "random": random[0], "random_of_ranks": random}
+
+    def restore(self, state, rank, source):
+        """Take up a checkpoint's state() again; whether this rank's random state was in it."""
+        try:
+            check_optimizer(state["optimizer"], self.optimizer.state_dict(), self.recipe.optimizer)
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:   # which has those of before
+                group["weight_decay"] = self.recipe.weight_decay
+            self.plateau.load_state_dict(state["plateau"])
+            self.plateau.optimizer.param_groups[0]["lr"] = float(state["plateau"]["_last_lr"][0])
+            self.updates = int(state["schedule"]["last_epoch"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.average is not None and state["raw"]:
+                # The average of a run of several processes once had the wrapper's prefix.
+                raw = {k.removeprefix("module."): v.to(self.device) for k, v in state["raw"].items()}
+                self.average = {k: raw[k].view(v.shape).to(v.dtype) for k, v in self.average.items()}
+                self._swap()  # the checkpoint's weights were the average
+            self._set_rates()
+            known = state.get("random_of_ranks", [state["random"]])
+            if len(known) != rank.world:
+                return False
+            torch.set_rng_state(known[rank.number]["torch"])
+            if self.device.type == "cuda" and known[rank.number]["cuda"]:
+                torch.cuda.set_rng_state_all(known[rank.number]["cuda"])
+            return True
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+            words = " ".join(str(error).split())[:100]
+            raise UserError(f"{source}: learner: its optimiser's or random state is damaged ({words}); go on "
+                            f"from another checkpoint") from None
+
+
+def make_learner(network, groups, recipe, clips, device, world=1):
+    """The Learner of a whole run over `clips` training clips, which decide how long its schedule is."""
+    steps = len(epoch_steps(clips, recipe.batch_size, recipe.views, recipe.seed, 1, world))
+    updates = -(-steps // recipe.accumulate)
+    return Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
+
+
+def check_optimizer(saved, own, name):
+    """Raise a ValueError unless `saved` has the groups of `own`, and each parameter the moments that the
+    optimiser of this name keeps."""
+    moments_kept = OPTIMIZERS[name][2]
+    count = [len(group["params"]) for group in own["param_groups"]]
+    if [len(group["params"]) for group in saved["param_groups"]] != count:
+        raise ValueError("other parameter groups")
+    for number, moments in saved["state"].items():
+        for name in moments_kept:
+            if not isinstance(moments[name], torch.Tensor) or not torch.isfinite(moments[name]).all():
+                raise ValueError(f"{name} of parameter {number} is no finite tensor")
+    for group in saved["param_groups"]:
+        for name in sorted({"lr", "weight_decay", "eps", "momentum"} & own["param_groups"][0].keys()):
+            fault = Number(float, low=0).fault(group[name])
+            if fault:
+                raise ValueError(f"{name}: {fault}")
+
+
+def schedule_factor(name, step, warm, total):
+    """What the learning rate is multiplied with at a step: a linear warm-up, then by `name`."""
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = min(1.0, (step - warm) / max(1, total - warm))
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if name == "step":
+        return 0.1 ** int(done * 3)
+    return _one_cycle(step, total) if name == "onecycle" else 1.0
+
+
+def _one_cycle(step, total):
+    """Smith's one cycle: from 1/25 up to 1 in three tenths of all steps, and down to 1/250,000."""
+    top = 0.3 * total - 1
+    low, high, done = ((1 / 25, 1, step / top) if step <= top and top > 0 else
+                       (1, 1 / 250_000, min(1.0, (step - top) / max(1, total - 1 - top))))
+    return high + (low - high) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+# ---------------------------------------------------------------- an epoch
+
+class Sums:
+    """Loss, hits and clips of an epoch so far, kept on the device; and where the loss was not finite."""
+
+    def __init__(self, progress, rank, device):
+        precision = torch.float64 if device.type != "mps" else torch.float32
+        # What a broken-off epoch had summed up, over all ranks, is rank 0's to add.
+        self.sums = torch.tensor(progress.sums if rank.first else [0.0] * 3, dtype=precision, device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def add(self, loss, logits, labels, step):
+        """Count a step; whether its loss is finite, as a tensor on the device."""
+        bad = ~torch.isfinite(loss)
+        self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
+        hits = (logits.argmax(1) == labels).sum()
+        self.sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
+        return bad
+
+    def total(self, rank):
+        """[loss, hits, clips] over all ranks."""
+        if rank.world > 1:
+            torch.distributed.all_reduce(self.sums)
+        return self.sums.tolist()
+
+
+def train_epoch(learner, feed, steps, progress, stop, rank, show):
+    """Go through the steps that progress has not done; returns True when the epoch is complete.
+
+    stop: a ranks.Stop, looked at after every update. show(steps done, sums) is called a few times a
+    second. UserError: a loss that is not finite, with its step and clips.
+    """
+    accumulate, on_cpu = learner.recipe.accumulate, learner.device.type == "cpu"
+    learner.network.train()
+    sums = Sums(progress, rank, learner.device)
+    begun = shown = time.monotonic()
+    before, why = progress.seconds, 0
+    todo = steps[progress.step:]
+    for x, labels in feed.batches([tuple(part[rank.number::rank.world] for part in s) for s in todo]):
+        # An update is that of one large batch: every clip of its steps counts alike.
+        begin = progress.step - progress.step % accumulate
+        clips = sum(len(numbers) for numbers, _ in steps[begin:begin + accumulate])
+        loss, logits = learner.loss(x, labels)
+        learner.scaler.scale(loss * (len(labels) * rank.world / clips)).backward()
+        bad = sums.add(loss.detach(), logits.detach(), labels, progress.step)
+        progress.step += 1
+        if progress.step % accumulate == 0 or progress.step == len(steps):
+            # On a CPU the look costs nothing; elsewhere it is taken when the epoch is over.
+            why = rank.all_reduce_max(NOT_FINITE if on_cpu and bad else STOPPED if stop.signal else 0)
+            if why == NOT_FINITE:
+                break
+            learner.update()
+        if time.monotonic() - shown > 0.3:
+            shown = time.monotonic()
+            show(progress.step, sums.sums.tolist())
+        if why:
+            break
+    refuse_not_finite(learner, steps, sums, progress, feed, rank)
+    progress.sums = sums.total(rank)
+    show(progress.step, progress.sums)
+    progress.seconds = before + time.monotonic() - begun
+    return progress.step == len(steps)
+
+
+def refuse_not_finite(learner, steps, sums, progress, feed, rank):
+    """A UserError on every rank when the loss was not finite on one."""
+    step = int(sums.first_bad)
+    if not rank.all_reduce_max(step >= 0):
+        return
+    where = f"the loss is not finite in epoch {progress.epoch}"
+    if step < 0:
+        raise UserError(f"{where}, on another process")
+    names = [feed.names[i] for i in steps[step][0].tolist()]
+    raise UserError(f"{where}, step {step + 1}, at learning rate {learner.lr:.3g}; the last good checkpoint "
+                    f"stays. Lower --lr, or look at the clips of that batch: {', '.join(names)}")

@@ -1,0 +1,45 @@
+"""What weights have learned: through any number of runs, and nothing else."""
+from collections import namedtuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrcn.base.cli import UserError
+from lrcn.data.learned import Learned, leaked
+
+Video = namedtuple("Video", "cls name group")
+VIDEOS = [Video(cls, f"{group}_{i}", group) for cls in "AB" for group in "xyzw" for i in range(2)]
+LINKS = st.lists(st.tuples(st.sets(st.sampled_from(VIDEOS)), st.booleans()), max_size=4)
+
+
+@given(LINKS, st.sets(st.sampled_from(VIDEOS)))
+def test_a_chain_of_trainings_knows_their_videos_and_groups_and_no_others(links, mine):
+    """Each link is of (videos, was the encoder frozen?); every state goes through a file's plain values."""
+    learned = Learned()
+    for videos, frozen in links:
+        learned = Learned.of(learned.after(videos, frozen).state(), "x")
+    for marks, seen in ((learned.network, [v for videos, _ in links for v in videos]),
+                        (learned.encoder, [v for videos, frozen in links if not frozen for v in videos])):
+        groups = {v.group for v in seen}
+        assert leaked(VIDEOS, marks) == [v for v in VIDEOS if v.group in groups]
+        own = groups - {v.group for v in mine}      # a split that cuts a group is the split's own affair
+        assert leaked(VIDEOS, marks, mine) == [v for v in VIDEOS if v in seen or v.group in own]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3)
+                    | st.dictionaries(st.sampled_from(["encoder", "network", "known"]), inner, max_size=3)))
+def test_any_value_in_a_checkpoint_is_read_or_refused(value):
+    try:
+        learned = Learned.of(value, "--model_dir x")
+    except UserError as error:
+        assert str(error).startswith("--model_dir x: learned:")
+    else:
+        assert learned.known is value["known"] and sorted(learned.encoder) == sorted({*value["encoder"]})
+
+
+def test_two_starts_are_known_only_where_both_are():
+    assert not (Learned() | Learned(known=False)).known and (Learned() | Learned()).known
+    with pytest.raises(UserError, match="learned"):
+        Learned.of({"encoder": [True], "network": [], "known": True}, "x")

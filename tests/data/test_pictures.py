@@ -1,0 +1,153 @@
+"""Pictures in class folders: read as they are shown, refused by name, trained on as clips of one frame."""
+import csv
+import json
+
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+from runs import TINY, last_line, one_line
+from videos import write_video
+
+from lrcn.base.cli import UserError
+from lrcn.data.pictures import read_picture
+from lrcn.data.sources import find_sources
+from lrcn.video.reader import VideoError, read_frames
+
+ORIENTATION = 0x0112
+
+
+def corner(wide=60, high=40):
+    """Red in the upper left corner, blue in the lower right one."""
+    frame = np.full((high, wide, 3), 128, np.uint8)
+    frame[:high // 2, :wide // 2], frame[high // 2:, wide // 2:] = (230, 20, 20), (20, 20, 230)
+    return frame
+
+
+def is_upright(frame):
+    high, wide = frame.shape[:2]
+    return (abs(frame[high // 4, wide // 4].astype(int) - (230, 20, 20)).max() < 30
+            and abs(frame[-high // 4, -wide // 4].astype(int) - (20, 20, 230)).max() < 30)
+
+
+# What has to be done to a picture for a viewer that obeys each value to show it upright (EXIF 2.3, 4.6.4)
+STORED = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+          5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a),
+          7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a, 3)}
+
+
+@pytest.mark.parametrize("value", STORED)
+def test_a_picture_is_turned_as_its_exif_data_say(tmp_path, value):
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    stored = np.ascontiguousarray(STORED[value](corner()))
+    Image.fromarray(stored).save(tmp_path / "phone.jpg", exif=exif, quality=95)
+    frame = read_picture(tmp_path / "phone.jpg")
+    assert frame.shape == (40, 60, 3) and is_upright(frame)
+
+
+def saved(path, mode):
+    picture = Image.fromarray(corner())
+    if mode == "I;16":
+        grey = np.array(picture.convert("L")).astype(np.uint16) * 257
+        Image.fromarray(grey).save(path)
+    else:
+        picture.convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name, mode", [
+    ("a.png", "RGBA"), ("a.png", "P"), ("a.jpg", "CMYK"), ("a.webp", "RGB"), ("a.bmp", "RGB"),
+    ("a.JPEG", "RGB"), ("a.png", "L"), ("a.png", "I;16"), ("a.png", "1")])
+def test_pictures_of_all_kinds_come_as_rgb(tmp_path, name, mode):
+    frame = read_picture(saved(tmp_path / name, mode))
+    assert frame.shape == (40, 60, 3) and frame.dtype == np.uint8
+    assert mode in ("L", "I;16", "1") or is_upright(frame)
+    if mode == "I;16":
+        np.testing.assert_array_equal(frame[:, :, 0], np.array(Image.fromarray(corner()).convert("L")))
+
+
+def test_transparent_parts_are_white_and_large_pictures_become_small(tmp_path):
+    clear = np.dstack([corner(), np.zeros((40, 60), np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert (read_picture(tmp_path / "clear.png") == 255).all()
+    Image.fromarray(corner(3000, 1500)).save(tmp_path / "large.jpg")
+    frame = read_picture(tmp_path / "large.jpg")
+    assert frame.shape == (1080, 2160, 3) and is_upright(frame)
+
+
+def bad_pictures(folder):
+    """{file name: words of the reason} of pictures that cannot be read, made in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for name in ("cut.jpg", "cut.png", "cut.webp"):
+        Image.fromarray(noise).save(folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes()[:900])
+    (folder / "words.jpg").write_text("no picture at all")
+    (folder / "empty.png").touch()
+    Image.new("1", (20_000, 10_000)).save(folder / "bomb.png")
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    return {"bomb.png": "89 megapixels", "gone.jpg": "No such file",
+            **dict.fromkeys(("cut.jpg", "cut.png", "cut.webp", "words.jpg", "empty.png"), "broken picture")}
+
+
+def test_broken_and_huge_pictures_are_refused(tmp_path):
+    for name, words in bad_pictures(tmp_path).items():
+        with pytest.raises(VideoError, match=words):
+            read_picture(tmp_path / name)
+
+
+def test_which_pictures_count(tmp_path):
+    for path in ("A/1.jpg", "A/1.png", "A/deep/two.jpg", "B/3.webp", "top.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(corner()).save(tmp_path / path)
+    found = find_sources(tmp_path)
+    assert [(j.cls, j.video) for j in found.jobs] == [("A", "1.jpg"), ("A", "1.png"), ("B", "3")]
+    assert dict(found.left_out) == {"A/deep/two.jpg": "a picture that lies deeper than its class folder",
+                                    "top.jpg": "in no class folder"}
+    write_video(tmp_path / "B" / "film.avi", 30)
+    found = find_sources(tmp_path)
+    assert [j.video for j in found.jobs] == ["film"]
+    assert "3 pictures beside 1 videos are left out" in found.words[0]
+    assert dict(found.left_out)["B/3.webp"] == "a picture beside videos"
+    (tmp_path / "A/deep/deeper").mkdir()
+    with pytest.raises(UserError, match="no class folder with videos or pictures"):
+        find_sources(tmp_path / "A" / "deep" / "deeper")
+
+
+def test_pictures_are_sampled_trained_and_tested(tmp_path):
+    random, raw = np.random.default_rng(1), tmp_path / "pictures"
+    for part, count in (("train", 8), ("val", 3), ("test", 4)):
+        for cls, color in (("Red", (220, 40, 40)), ("Blue", (40, 40, 220))):
+            (raw / part / cls).mkdir(parents=True)
+            for i in range(count):
+                noise = random.integers(-30, 30, (48, 64, 3))
+                ending = ("jpg", "png", "webp", "bmp")[i % 4]
+                Image.fromarray((noise + color).astype(np.uint8)).save(raw / part / cls / f"{i}.{ending}")
+    bad = bad_pictures(raw / "train" / "Red")
+    out = tmp_path / "sampled"
+    said = run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2,
+               ok=False)
+    assert said.code == 1 and "parts by folder: 23 train, 6 val, 8 test" in said.out    # 7 of 37 are bad
+    with open(out / "failed.csv", newline="") as f:
+        failed = {row["source"].rsplit("/", 1)[1]: row["reason"] for row in csv.DictReader(f)}
+    assert failed.keys() == bad.keys() and all(words in failed[name] for name, words in bad.items())
+    with open(out / "manifest.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 30 and {row["frames"] for row in rows} == {"1"}
+    frame = read_frames(next((out / "Red").glob("*.avi")), [0])[0]
+    assert abs(frame.mean((0, 1)) - (220, 40, 40)).max() < 8
+    assert "frozen" not in (out / "data_report" / "report.txt").read_text()
+    folder = last_line(run("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1,
+                           "--readout", "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
+    last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--device", "cpu"))
+    metrics = json.loads((folder / "test" / "metrics.json").read_text())
+    assert metrics["videos"] == 8 and metrics["top1"] == 1
+    assert "frame_step" not in json.loads((folder / "settings.json").read_text())
+
+
+def test_a_folder_without_videos_and_pictures_is_refused(tmp_path):
+    (tmp_path / "raw" / "A").mkdir(parents=True)
+    (tmp_path / "raw" / "A" / "words.txt").write_text("x")
+    one_line(run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir",
+                 tmp_path / "out", ok=False), "--row_data_dir", "no class folder with videos or pictures")

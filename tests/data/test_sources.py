@@ -1,0 +1,226 @@
+"""Which videos a folder holds: classes, parts and names by folder or by lists, and what is left out."""
+import errno
+import os
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrcn.base.cli import UserError
+from lrcn.data import sources, splits
+from lrcn.data.manifest import part_folders, part_of
+from lrcn.data.sources import find_sources
+from lrcn.watching.films import find_films
+
+
+def folder(path, *names):
+    """A folder with empty files of these names."""
+    for name in names:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(b"")
+    return path
+
+
+def keys(found):
+    return {job.source: job.key for job in found.jobs}
+
+
+def test_the_class_is_the_first_folder_however_deep_the_video_lies(tmp_path):
+    found = find_sources(folder(tmp_path, "jump/day1/a.avi", "wave/day1/a.avi", "wave/b.MP4"))
+    assert keys(found) == {"jump/day1/a.avi": ("jump", "day1_a"), "wave/day1/a.avi": ("wave", "day1_a"),
+                           "wave/b.MP4": ("wave", "b")}
+    assert "2 videos lie deeper" in found.words[0]
+
+
+def test_one_folder_with_all_the_classes_in_it_is_pointed_at(tmp_path):
+    found = find_sources(folder(tmp_path, "all/jump/a.avi", "all/wave/b.avi"))
+    assert f"--row_data_dir {tmp_path / 'all'}" in found.words[0] and "one class, 'all'" in found.words[0]
+
+
+def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_path):
+    found = find_sources(folder(tmp_path / "a", "train/jump/1.avi", "Test/jump/1.avi",
+                                "validation/wave/x/2.avi", "train/loose.avi", "extra/jump/3.avi"))
+    assert keys(found) == {"train/jump/1.avi": ("jump", "train_1"), "Test/jump/1.avi": ("jump", "Test_1"),
+                           "validation/wave/x/2.avi": ("wave", "x_2")}
+    assert {source: part_of(source, cls) for source, (cls, _) in keys(found).items()} == {
+        "train/jump/1.avi": "train", "Test/jump/1.avi": "test", "validation/wave/x/2.avi": "val"}
+    assert dict(found.left_out) == {"train/loose.avi": "in no class folder",
+                                    "extra/jump/3.avi": "beside train/ and test/, in none of them"}
+    assert found.words[0] == "parts by folder: 1 train, 1 val, 1 test"
+    vehicles = find_sources(folder(tmp_path / "b", "train/red/1.avi", "bus/2.avi"))
+    assert keys(vehicles) == {"train/red/1.avi": ("train", "red_1"), "bus/2.avi": ("bus", "2")}
+    assert part_of("train/red/1.avi", "train") is None
+
+
+TRAIN = ("train", "Training", "TRAIN_256", "train-videos", "trainset", "01_train", "train_set", "trainval")
+VAL = ("val", "Valid", "validation", "val_256", "dev", "validate", "Val2017")
+TEST = ("test", "Testing", "test_256", "testset", "Test Videos", "TEST_SET")
+
+
+@given(st.sampled_from(TRAIN), st.sampled_from(VAL), st.sampled_from(TEST))
+def test_the_parts_are_told_however_their_folders_are_called(train, val, test):
+    names = [f"{top}/{cls}/1.avi" for top in (train, val, test) for cls in ("jump", "wave")]
+    parts = part_folders(names)
+    assert parts == {train: "train", val: "val", test: "test"}
+    assert [part_of(name, name.split("/")[1]) for name in names[::2]] == ["train", "val", "test"]
+    assert part_folders([f"{top}_mine/jump/1.avi" for top in (train, val)]) == {
+        f"{train}_mine": "train", f"{val}_mine": "val"}
+    assert not part_folders([f"{train}_station/red/1.avi", f"{test}_drive/red/1.avi"])
+    assert not part_folders([f"{train}/red/1.avi", "bus/red/1.avi"])
+
+
+def test_names_that_might_be_parts_are_asked_about(tmp_path):
+    found = find_sources(folder(tmp_path, "train_a/jump/1.avi", "val_b/jump/1.avi"))
+    assert {job.cls for job in found.jobs} == {"train_a", "val_b"}
+    assert any("train_a, val_b are taken for classes" in words for words in found.words)
+
+
+def test_classes_of_one_part_alone_are_named(tmp_path):
+    found = find_sources(folder(tmp_path, "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
+                                "test/Run_Fast/2.avi", "test/jump/2.avi"))
+    [said] = [words for words in found.words if "one side" in words]
+    assert "Run Fast in the training alone; Run_Fast, jump in the test alone" in said
+
+
+@pytest.mark.parametrize("junk", ["$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX",
+                                  "#recycle", "lost+found", ".Trashes", "RECYCLER"])
+def test_what_systems_leave_is_passed_over_among_classes_and_among_frames(tmp_path, junk):
+    files_ = ("Thumbs.db", "desktop.ini", ".DS_Store", "._001.jpg", "ehthumbs.db")
+    found = find_sources(folder(tmp_path, "A/one/001.jpg", "A/one/002.jpg", f"{junk}/x.avi",
+                                f"A/one/{junk}/1.jpg",
+                                *(f"{at}/{name}" for name in files_ for at in ("A", "A/one"))))
+    assert keys(found) == {"A/one": ("A", "one")} and not found.left_out
+    films = find_films(folder(tmp_path / "films", "a.avi", f"{junk}/b.avi", f"c/{junk}/d.mp4", "._e.avi"))
+    assert list(films) == ["a.avi"]
+
+
+@pytest.mark.parametrize("look", [find_sources, find_films])
+@pytest.mark.parametrize("shut", ["Run", "Jump/deep"])
+def test_a_folder_that_may_not_be_listed_is_an_error(tmp_path, monkeypatch, look, shut):
+    folder(tmp_path, "Jump/a.avi", "Jump/deep/b.avi", "Run/a.avi", "lost+found/c.avi")
+    whole = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith((shut, "lost+found")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"{shut} .Permission denied"):
+        look(tmp_path)
+
+
+def test_a_folder_of_frames_that_cannot_be_told_is_named(tmp_path):
+    found = find_sources(folder(tmp_path, "A/one/001.jpg", "A/one/002.jpg", "A/two/a1.jpg", "A/two/a2.jpg",
+                                "A/two/b1.jpg", "A/two/b2.jpg", "A/with film/1.jpg", "A/with film/2.mp4"))
+    assert set(keys(found)) == {"A/one", "A/with film/2.mp4"}
+    assert "several series" in dict(found.left_out)["A/two"] and "A/two" in found.words[-1] + found.words[0]
+
+
+def test_a_long_name_is_shortened_and_one_from_a_mac_is_as_others_write_it(tmp_path):
+    long, accent = "я" * 120, unicodedata.normalize("NFD", "Übung é")
+    found = find_sources(folder(tmp_path, f"A/{long}1.mp4", f"A/{long}2.mp4", f"{accent}/{accent}.avi",
+                                unicodedata.normalize("NFC", accent) + "/other.avi"))
+    assert {(job.cls, job.video) for job in found.jobs if job.cls != "A"} == {("Übung é", "Übung é"),
+                                                                             ("Übung é", "other")}
+    names = [job.video for job in found.jobs if job.cls == "A"]
+    assert len(set(names)) == 2 and all(len(name.encode()) <= 230 and name.startswith("яя") for name in names)
+    assert len(find_sources(tmp_path, classes=[unicodedata.normalize("NFD", "Übung é")]).jobs) == 2
+
+
+def test_every_ending_of_cameras_and_recorders_is_taken(tmp_path):
+    endings = ("h264 264 mod tod m2t lrv insv f4v qt rm rmvb ogm m2v mpe divx mjpeg MJPG vro 3gpp 360 wtv "
+               "dvr-ms mk3d hevc ivf y4m nut")
+    folder(tmp_path, *(f"A/{ending}.{ending}" for ending in endings.split()))
+    assert len(find_sources(tmp_path).jobs) == len(find_films(tmp_path)) == len(endings.split())
+
+
+def test_two_videos_of_one_name_both_live(tmp_path):
+    found = find_sources(folder(tmp_path, "A/clip.mov", "A/clip.mp4", "A/other.mp4", "A/clip.mov.avi",
+                                "A/d_e.avi", "A/d/e.avi"))
+    names = keys(found)
+    assert names["A/clip.mp4"] == ("A", "clip.mp4") and names["A/other.mp4"] == ("A", "other")
+    assert names["A/clip.mov.avi"] == ("A", "clip.mov")
+    assert len(set(names.values())) == 6
+    assert keys(find_sources(folder(tmp_path / "two", "A/clip.mov", "A/clip.mp4"))) == {
+        "A/clip.mov": ("A", "clip.mov"), "A/clip.mp4": ("A", "clip.mp4")}
+
+
+NAME = st.text("ab._1", min_size=1, max_size=3).filter(lambda s: s.strip("."))
+PATH = st.tuples(st.lists(NAME, min_size=1, max_size=3), NAME, st.sampled_from([".avi", ".mp4"]))
+PATHS = st.sets(PATH.map(lambda t: "/".join(t[0]) + f"/{t[1]}{t[2]}"), min_size=1, max_size=12)
+
+
+@given(PATHS, st.randoms())
+def test_every_video_gets_one_name_that_the_order_does_not_change(paths, random):
+    jobs = [(path.split("/")[0], path) for path in sorted(paths)]
+    named = {job.source: job.key for job in sources._name(jobs, 0)}
+    assert set(named) == paths and len(set(named.values())) == len(paths)
+    assert not any("/" in name for _, name in named.values())
+    random.shuffle(jobs)
+    assert {job.source: job.key for job in sources._name(jobs, 0)} == named
+
+
+def test_what_is_no_video_or_lies_nowhere_is_listed_with_its_reason(tmp_path):
+    found = find_sources(folder(tmp_path, "A/a.m4v", "A/b.mts", "A/c.wmv", "A/d.3gp", "A/e.flv", "A/f.mpg",
+                                "A/g.gif", "A/notes.txt", "A/README", "A/.hidden.avi", "loose.avi"))
+    assert len(found.jobs) == 7
+    assert dict(found.left_out) == {"A/notes.txt": "no video (.txt)", "A/README": "no video (no ending)",
+                                    "loose.avi": "in no class folder"}
+    with pytest.raises(UserError, match="1 left out: in no class folder"):
+        find_sources(folder(tmp_path / "flat", "a.avi"))
+
+
+def test_links_are_followed_but_not_in_circles_nor_into_the_clips(tmp_path):
+    raw = folder(tmp_path / "raw", "A/a.avi")
+    folder(tmp_path / "else", "b.avi")
+    clips = folder(tmp_path / "clips", "c.avi")
+    for name, target in (("B", tmp_path / "else"), ("A/up", raw), ("A/self", raw / "A"), ("C", clips)):
+        os.symlink(target, raw / name)
+    os.symlink("nowhere", raw / "A/gone.avi")
+    assert set(keys(find_sources(raw, clips.resolve()))) == {"A/a.avi", "A/gone.avi", "B/b.avi"}
+
+
+def test_a_job_knows_its_files_size_and_time(tmp_path):
+    path = folder(tmp_path, "A/a.avi") / "A/a.avi"
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(7, 1234567890123456789))
+    [job] = find_sources(tmp_path).jobs
+    assert (job.bytes, job.modified) == (5, 1234567890123456789)
+
+
+def listed(*names):
+    return [splits.Listed(*name.split("/"), None, "") for name in names]
+
+
+def test_with_lists_the_class_is_the_folder_that_the_list_names(tmp_path):
+    raw = folder(tmp_path, "deep/Run/more/a.avi", "Jump/b.mp4", "Jump/b.avi", "Jump/unknown.avi")
+    found = find_sources(raw, lists={1: (listed("Run/a", "Run/absent"), listed("Jump/b"))})
+    assert keys(found) == {"deep/Run/more/a.avi": ("Run", "a"), "Jump/b.avi": ("Jump", "b")}
+    assert dict(found.left_out) == {"Jump/b.mp4": "the listed Jump/b is Jump/b.avi",
+                                    "Jump/unknown.avi": "on no list"}
+    assert found.words == [
+        "split 1: 1 of 2 listed training videos present, 1 of 1 listed test videos present"]
+
+
+def test_kinetics_videos_are_found_by_their_name_in_whatever_folder(tmp_path):
+    raw = folder(tmp_path, "train/qwertyuiopa_000010_000020.mp4",
+                 "val/air_drumming/qwertyuiopb_000003_000013.mp4")
+    found = find_sources(raw, lists={1: (listed("air drumming/qwertyuiopa_000010_000020"),
+                                         listed("air drumming/qwertyuiopb_000003_000013"))})
+    assert {key[0] for key in keys(found).values()} == {"air drumming"} and len(found.jobs) == 2
+
+
+def test_classes_are_chosen_by_name(tmp_path):
+    raw = folder(tmp_path, "A/a.avi", "B/b.avi", "C/c.avi")
+    found = find_sources(raw, classes=sources.class_names("C, A"))
+    assert [job.cls for job in found.jobs] == ["A", "C"]
+    assert found.left_out == [("B/b.avi", "of another class")]
+    with pytest.raises(UserError, match="no video of D; there are A, B, C"):
+        find_sources(raw, classes=["D"])
+
+
+@pytest.mark.parametrize("name", ["features", "data_report"])
+def test_a_class_cannot_have_the_name_of_a_folder_of_the_scripts(tmp_path, name):
+    with pytest.raises(UserError, match=f"cannot be named '{name}'"):
+        find_sources(folder(tmp_path, f"{name}/a.avi"))

@@ -1,0 +1,492 @@
+"""Split lists, groups and drawn splits: read rightly, or refused with file and line."""
+import re
+import unicodedata
+from collections import Counter, namedtuple
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.data import splits
+from lrcn.data.manifest import MANIFEST_COLUMNS, SampledVideo, read_sampled
+
+Video = namedtuple("Video", "cls name group")
+FUZZ = settings(max_examples=100, deadline=None,
+                suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def lists(folder, train="A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\n",
+          test="A/v_A_g02_c01.avi\nB/v_B_g02_c01.avi\n", index="1 A\n2 B\n"):
+    """A folder of split lists with these texts (or bytes); None leaves a file out."""
+    folder.mkdir(exist_ok=True)
+    for name, text in (("trainlist01.txt", train), ("testlist01.txt", test), ("classInd.txt", index)):
+        if text is not None:
+            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def names(rows):
+    return [f"{row.cls}/{row.video}" for row in rows]
+
+
+# ---------------------------------------------------------------- lists
+
+@pytest.mark.parametrize("train", [
+    "A/v_A_g01_c01.avi 1\r\nB/v_B_g01_c01.avi 2\r\n",
+    "\n\nA/v_A_g01_c01.avi 1   \n \t \nB/v_B_g01_c01.avi 2\n\n",
+    b"\xef\xbb\xbfA/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2",
+    "A/v_A_g01_c01.avi\nB/v_B_g01_c01.avi\n",
+    "A/v_A_g01_c01.avi\t1\nB/v_B_g01_c01.avi     2",
+    "UCF-101/A/v_A_g01_c01.avi 1\ndeep/er/B/v_B_g01_c01.mp4 2",
+    "A\\v_A_g01_c01.avi 1\nB\\v_B_g01_c01.avi 2",
+    "A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\nA/v_A_g01_c01.avi 1\n",
+])
+def test_a_list_is_read_whatever_its_line_ends_spaces_labels_and_depth(tmp_path, train):
+    found, test = splits.official_lists(lists(tmp_path, train), 1)
+    assert names(found) == ["A/v_A_g01_c01", "B/v_B_g01_c01"]
+    assert names(test) == ["A/v_A_g02_c01", "B/v_B_g02_c01"]
+
+
+@pytest.mark.parametrize("train, where, what", [
+    ("A/v_A_g01_c01.avi 1\nC/v_C_g01_c01.avi 2\n", "trainlist01.txt line 2", "'C' is not in classInd.txt"),
+    ("A/v_A_g01_c01.avi 2\n", "trainlist01.txt line 1", "label 2 disagrees with classInd.txt"),
+    ("\n\nA/v_A_g02_c01.avi 1\n", "testlist01.txt line 1", "training list too"),
+    ("A/v_A_g01_c01.avi 1\n../A/v.avi 1\n", "trainlist01.txt line 2", "leaves the data set's folder"),
+    ("A/../../v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
+    ("/v.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
+    ("C:\\v.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
+    ("A\\..\\..\\v.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
+    ("v_A_g01_c01.avi 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
+    ("A/ 1\n", "trainlist01.txt line 1", "expected Class/video.avi"),
+    (b"A/v\x81\x8d.avi 1\n", "trainlist01.txt", "cannot read the split list"),
+    ("A/v\0.avi 1\n", "trainlist01.txt line 1", "leaves the data set's folder"),
+])
+def test_a_bad_line_is_refused_with_file_and_line(tmp_path, train, where, what):
+    with pytest.raises(UserError) as error:
+        splits.official_lists(lists(tmp_path, train), 1)
+    assert where in str(error.value) and what in str(error.value)
+
+
+@pytest.mark.parametrize("index, line", [("1 A\nB\n", 2), ("1 A\n1 B\n", 2), ("1 A\n2 A\n", 2), ("x A\n", 1)])
+def test_a_bad_class_index_is_refused_with_file_and_line(tmp_path, index, line):
+    with pytest.raises(UserError, match=f"classInd.txt line {line}"):
+        splits.official_lists(lists(tmp_path, index=index), 1)
+
+
+def test_a_folder_without_lists_is_refused_with_the_names_that_were_looked_for(tmp_path):
+    for folder in (tmp_path, lists(tmp_path / "half", test=None)):
+        with pytest.raises(UserError, match=r"--ucf_list_dir .*trainlist01\.txt and testlist01\.txt"):
+            splits.official_lists(folder, 1)
+
+
+def test_the_label_is_that_of_the_class_folder_whatever_the_file_is_called(tmp_path):
+    folder = lists(tmp_path, "HandstandPushups/v_HandStandPushups_g08_c01.avi 1\n",
+                   "HandstandPushups/v_HandStandPushups_g01_c01.avi\n", "1 HandstandPushups\n")
+    train, test = splits.official_lists(folder, 1)
+    assert {row.cls for row in train + test} == {"HandstandPushups"}
+    video = Video("HandstandPushups", "v_HandStandPushups_g08_c01", "g08")
+    found, sentence = splits.present(train, [video], "training")
+    assert found == [video] and sentence == "1 of 1 listed training videos present"
+    assert splits.make_samples({"train": found}, ["HandstandPushups"])[0].label == 0
+
+
+def test_names_with_spaces_are_names(tmp_path):
+    rows = splits.read_list(lists(tmp_path, "Clean Jerk/my clip 3.avi 12\nClean Jerk/other.mkv\n", index=None)
+                            / "trainlist01.txt")
+    assert names(rows) == ["Clean Jerk/my clip 3", "Clean Jerk/other"]
+    assert [row.label for row in rows] == [12, None]
+
+
+def test_hmdb_lists_are_read_by_their_marks(tmp_path):
+    for cls in ("brush_hair", "cartwheel"):
+        (tmp_path / f"{cls}_test_split2.txt").write_text(f"a_{cls}.avi 1 \nb_{cls}.avi 2 \nc_{cls}.avi 0 \n")
+    train, test = splits.official_lists(tmp_path, 2)
+    assert names(train) == ["brush_hair/a_brush_hair", "cartwheel/a_cartwheel"]
+    assert names(test) == ["brush_hair/b_brush_hair", "cartwheel/b_cartwheel"]
+    (tmp_path / "cartwheel_test_split2.txt").write_text("a.avi 1\nb.avi 3\n")
+    with pytest.raises(UserError, match=r"cartwheel_test_split2\.txt line 2"):
+        splits.official_lists(tmp_path, 2)
+
+
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+
+
+def test_kinetics_tables_are_lists_whose_classes_have_names_with_spaces(tmp_path):
+    (tmp_path / "train.csv").write_text(KINETICS + '"air drumming",-abcdefghij,5,15,train\n'
+                                        'abseiling,klmnopqrst0,120,130,train\n')
+    (tmp_path / "validate.csv").write_text(KINETICS + "abseiling,klmnopqrst1,0.0,10.0,validate\n")
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    train, test = splits.official_lists(tmp_path, 1)
+    assert names(train) == ["air drumming/-abcdefghij_000005_000015", "abseiling/klmnopqrst0_000120_000130"]
+    assert names(test) == ["abseiling/klmnopqrst1_000000_000010"]
+    (tmp_path / "test.csv").write_text(KINETICS + "abseiling,klmnopqrst2,7,17,test\n,klmnopqrst3,7,17,test\n")
+    assert names(splits.official_lists(tmp_path, 1)[1]) == ["abseiling/klmnopqrst2_000007_000017"]
+    with pytest.raises(UserError, match="trainlist02"):
+        splits.official_lists(tmp_path, 2)
+
+
+@pytest.mark.parametrize("row", ["abseiling,klmnopqrst0,five,15,train", "a/b,klmnopqrst0,5,15,train",
+                                 "abseiling,../opqrst0,5,15,train", "..,klmnopqrst0,5,15,train"])
+def test_a_bad_row_of_a_kinetics_table_is_refused_with_file_and_line(tmp_path, row):
+    (tmp_path / "train.csv").write_text(f"{KINETICS}abseiling,klmnopqrst9,5,15,train\n{row}\n")
+    with pytest.raises(UserError, match=r"train\.csv line 3"):
+        splits.official_lists(tmp_path, 1)
+
+
+def test_classes_are_in_the_order_of_the_class_index_else_of_the_alphabet(tmp_path):
+    rows = [Video(cls, "v", "g") for cls in ("Zebra", "Ant", "Bee")]
+    assert splits.class_order(None, rows) == ["Ant", "Bee", "Zebra"]
+    folder = lists(tmp_path, index="1 Zebra\n2 Cow\n3 Ant\n")
+    assert splits.class_order(folder, rows) == ["Zebra", "Ant", "Bee"]
+
+
+# ---------------------------------------------------------------- fuzz
+
+def read_or_refuse(read, path):
+    """The reader's value, or None where it refused with one line that names the file; else it fails."""
+    try:
+        return read(path)
+    except UserError as error:
+        assert Path(path).name in str(error), f"the file is not named: {error}"
+        return None
+
+
+LINE = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"[AB]/v_[AB]_g0[1-9]_c0[1-9]\.avi( [12])?", fullmatch=True),
+    st.from_regex(r"([A-C.]{1,2}[/\\]){0,3}[\w. ]{0,8}\.(avi|mp4)?[ \t]*\d{0,3}", fullmatch=True))
+CONTENT = st.one_of(st.binary(max_size=200),
+                    st.lists(LINE, max_size=6).map("\n".join).map(lambda s: s.encode("utf-8", "replace")),
+                    st.lists(LINE, max_size=6).map("\r\n".join).map(lambda s: s.encode("utf-16")))
+
+
+@FUZZ
+@given(CONTENT)
+@example(b"A/v.avi " + b"9" * 5000)
+@example("A/v.avi ²".encode())
+@example("A/v.avi \N{ARABIC-INDIC DIGIT ONE}".encode())
+@example(b"A/.avi 1")
+@example(b"A/.")
+@example(b"./v.avi")
+def test_any_content_of_a_list_is_read_or_refused(tmp_path, content):
+    path = lists(tmp_path, content) / "trainlist01.txt"
+    rows = read_or_refuse(lambda p: splits.read_list(p, {"A": 1, "B": 2}), path)
+    for row in rows or []:
+        assert row.cls in ("A", "B") and row.video
+        assert not {"/", "\\", "\0"} & set(row.video)
+        assert re.search(r"line \d+$", row.where)
+
+
+@FUZZ
+@given(CONTENT)
+@example(b"1" * 5000 + b" A")
+def test_any_content_of_a_class_index_is_read_or_refused(tmp_path, content):
+    folder = lists(tmp_path, index=content)
+    index = read_or_refuse(lambda p: splits.read_class_index(p.parent), folder / "classInd.txt")
+    assert index is None or all(isinstance(v, int) for v in index.values())
+
+
+@FUZZ
+@given(CONTENT)
+def test_any_content_of_an_hmdb_list_is_read_or_refused(tmp_path, content):
+    path = tmp_path / "run_test_split1.txt"
+    path.write_bytes(content)
+    read_or_refuse(lambda p: splits.read_hmdb(p.parent, 1), path)
+
+
+FIELD = st.one_of(st.sampled_from(["A", "v_A_g01_c01", "5", "0", "-1", "train", "val", "²", "9" * 5000, "..",
+                                   "a/b", "a\\b", "\0", ""]),
+                  st.text(max_size=10))
+
+
+def table(columns):
+    """CSV files as bytes: rows of this many fields more or less, or anything at all."""
+    rows = st.lists(st.lists(FIELD, min_size=columns - 1, max_size=columns + 1), max_size=4)
+    quoted = rows.map(lambda rs: "\n".join(",".join('"' + f.replace('"', '""') + '"' for f in r) for r in rs))
+    return st.one_of(st.binary(max_size=100),
+                     st.one_of(quoted, rows.map(lambda rs: "\n".join(map(",".join, rs))))
+                     .map(lambda s: s.encode("utf-8", "replace")))
+
+
+@FUZZ
+@given(table(len(MANIFEST_COLUMNS)), st.booleans())
+@example(b"v_A_g01_c01,A,x.avi,25,100,3,10," + b"9" * 5000, True)
+@example("v_A_g01_c01,A,x.avi,25,100,3,10,²".encode(), True)
+@example(b"..,A,x.avi,25,100,3,10,5", True)
+@example(b"v,.,x.avi,25,100,3,10,5", True)
+def test_any_content_of_a_manifest_is_read_or_refused(tmp_path, body, header):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes((",".join(MANIFEST_COLUMNS).encode() + b"\n" if header else b"") + body)
+    for video in read_or_refuse(lambda p: read_sampled(p.parent), path) or []:
+        inside = (tmp_path / video.path).resolve().parent.parent
+        assert inside == tmp_path.resolve() and video.frames >= 1
+
+
+@FUZZ
+@given(table(5), st.booleans())
+def test_any_content_of_a_kinetics_table_is_read_or_refused(tmp_path, body, header):
+    path = tmp_path / "train.csv"
+    path.write_bytes((KINETICS.encode() if header else b"") + body)
+    for rows in read_or_refuse(lambda p: splits.read_kinetics(p.parent), path) or []:
+        assert not any({"/", "\\", "\0"} & set(row.cls + row.video) for row in rows)
+
+
+@FUZZ
+@given(table(len(splits.SPLIT_COLUMNS)), st.booleans())
+@example(b"v,A,\xc2\xb2,g,train", True)
+@example(b"v,A," + b"9" * 5000 + b",g,train", True)
+def test_any_content_of_splits_csv_is_read_or_refused(tmp_path, body, header):
+    path = tmp_path / "splits.csv"
+    path.write_bytes((",".join(splits.SPLIT_COLUMNS).encode() + b"\n" if header else b"") + body)
+    for row in read_or_refuse(splits.read_splits, path) or []:
+        assert row["part"] in splits.PARTS and row["label"] >= 0
+
+
+@FUZZ
+@given(st.one_of(st.binary(max_size=100), st.text(max_size=60).map(lambda s: s.encode("utf-8", "replace")),
+                 st.recursive(st.sampled_from(["1", "null", '"a"', "NaN", "1e999"]),
+                              lambda c: st.lists(c, max_size=3).map(lambda x: "[" + ",".join(x) + "]")
+                              | c.map(lambda x: f'{{"FPS": {x}}}')).map(str.encode)))
+@example(b"[" * 100_000)
+@example(b'{"FPS": ' + b"9" * 5000 + b"}")
+def test_any_content_of_settings_json_is_read_or_refused(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_bytes(content)
+    value = read_or_refuse(files.read_json, path)
+    assert value is None or isinstance(value, dict)
+
+
+def test_a_bad_row_of_a_table_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "manifest.csv"
+    good = "v_A_g01_c01,A,x.avi,25,100,3,10,5"
+    for bad in ("v_A_g01_c02,A,x.avi,25,100,3,10,none", "v_A_g01_c02,../A,x.avi,25,100,3,10,5", "v,A,x.avi"):
+        path.write_text(f"{','.join(MANIFEST_COLUMNS)}\n{good}\n{bad}\n")
+        with pytest.raises(UserError, match=r"manifest\.csv line 3"):
+            read_sampled(tmp_path)
+    path = tmp_path / "splits.csv"
+    path.write_text("video,class,label,group,part\nv,A,0,g,train\nw,A,0,g,trial\n")
+    with pytest.raises(UserError, match=r"splits\.csv line 3"):
+        splits.read_splits(path)
+
+
+def test_splits_csv_that_is_not_as_the_run_wrote_it_is_refused(tmp_path):
+    """Cut at any row's end, a part changed, rows exchanged; other line ends, a copy elsewhere and a run that
+    wrote no digest are read."""
+    videos = [Video("A", f"v{i}", f"g{i}") for i in range(9)]
+    path, settings = tmp_path / "splits.csv", tmp_path / "settings.json"
+    splits.write_splits(path, splits.make_samples({"train": videos[:6], "test": videos[6:]}, ["A"]))
+    files.write_json(settings, {"splits": splits.splits_seal(path)})
+    whole, rows = path.read_bytes(), splits.read_splits(path)
+    lines = whole.splitlines(keepends=True)
+    for damaged in [*(lines[:n] for n in range(1, 10)), [lines[0], *lines[:0:-1]], [*lines, lines[-1]],
+                    [line.replace(b",test", b",train") for line in lines]]:
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(UserError, match=r"splits\.csv: it holds .* rows .*settings\.json"):
+            splits.read_splits(path)
+        assert splits.read_splits(path.rename(tmp_path / "mine.csv")) is not None
+    path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    assert splits.read_splits(path) == rows
+    path.write_bytes(b"".join(lines[:4]))
+    files.write_json(settings, {"classes": ["A"]})
+    assert len(splits.read_splits(path)) == 3
+
+
+def test_a_manifest_that_lists_fewer_clips_than_were_written_is_told(tmp_path, capsys):
+    rows = [(f"v{i}", "A", f"A/v{i}.avi", 25, 100, 0, 10, 5) for i in range(4)]
+    files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows[:3])
+    files.write_json(tmp_path / "settings.json", {"FPS": 25})
+    assert len(read_sampled(tmp_path)) == 3 and not capsys.readouterr().err
+    files.write_json(tmp_path / "settings.json", {"FPS": 25, "clips": 4})
+    assert len(read_sampled(tmp_path)) == 3
+    assert "manifest.csv lists 3 clips, and preprocessing_data.py wrote 4" in capsys.readouterr().err
+    files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
+    assert len(read_sampled(tmp_path)) == 4 and not capsys.readouterr().err
+
+
+def test_splits_csv_reads_back_what_was_written(tmp_path):
+    videos = [Video("A, \"quoted\"", "v 1", "g01"), Video("B", "w", "g\n2")]
+    samples = splits.make_samples({"train": videos[:1], "test": videos[1:]}, [v.cls for v in videos])
+    splits.write_splits(tmp_path / "splits.csv", samples)
+    rows = splits.read_splits(tmp_path / "splits.csv")
+    assert [tuple(row[k] for k in splits.SPLIT_COLUMNS) for row in rows] == [
+        ("v 1", 'A, "quoted"', 0, "g01", "train"), ("w", "B", 1, "g\n2", "test")]
+
+
+# ---------------------------------------------------------------- groups
+
+def test_groups_of_ucf101_are_those_of_a_class_others_the_video_a_pattern_or_a_table(tmp_path):
+    found = [("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("B", "v_B_g01_c01"), ("B", "holiday_3")]
+    assert list(splits.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
+    assert list(splits.find_groups(found, pattern=r"c?0?(\d)$").values()) == ["1", "2", "1", "3"]
+    path = tmp_path / "groups.csv"
+    path.write_text("video,group\nA/v_A_g01_c01,one\nv_A_g01_c02,two\nv_B_g01_c01,two\nholiday_3,one\n")
+    assert list(splits.find_groups(found, table=path).values()) == ["one", "two", "two", "one"]
+
+
+def test_groups_that_cannot_be_told_are_refused(tmp_path):
+    found = [("A", "v_A_g01_c01"), ("B", "other")]
+    for pattern, what in (("(", "not a regular expression"), (r"g\d+", "does not match the video B/other")):
+        with pytest.raises(UserError, match=f"--group_pattern .*{what}"):
+            splits.find_groups(found, pattern=pattern)
+    path = tmp_path / "groups.csv"
+    path.write_text("video,group\nv_A_g01_c01,one\n")
+    with pytest.raises(UserError, match="no group for video other"):
+        splits.find_groups(found, table=path)
+
+
+def test_names_of_hmdb51_and_kinetics_tell_their_recording():
+    names = [("hug", "April_09_hug_u_nm_np2_fr_goo_0"), ("hug", "April_09_hug_u_nm_np2_fr_goo_1"),
+             ("kiss", "qwertyuiopa_000010_000020"), ("hug", "qwertyuiopa_000031_000041")]
+    assert list(splits.find_groups(names).values()) == [
+        *["April_09_hug_u_nm_np2_fr_goo"] * 2, *["qwertyuiopa"] * 2]
+    assert splits.look_alike(names) is None
+
+
+def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
+    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")])
+    assert said.startswith("2 of 4 videos") and "walk1, walk2 of A" in said
+    assert "--group_pattern" in said and "--groups" in said
+    pattern = re.search(r"--group_pattern '(.*?)'", said)[1]
+    assert set(splits.find_groups([("A", "walk1"), ("A", "walk2"), ("A", "run")], pattern).values()) == \
+        {"walk", "run"}
+    # a class of one such name would be one group, and could not be split: no pattern that makes it one
+    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "ski1"), ("B", "ski2")])
+    assert said.startswith("2 of 5 videos") and "--group_pattern" not in said and "--groups" in said
+
+
+def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
+    monkeypatch.setattr(splits, "MATCHING", 0.05)
+    with pytest.raises(UserError, match=r"--group_pattern \^\(a\+\)\+\$: more than 0.05 s for the video A/a"):
+        splits.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
+    assert splits.find_groups([("A", "aaa_1")], r"^(a+)") == {("A", "aaa_1"): "aaa"}
+
+
+@pytest.mark.parametrize("names", [
+    ["v_A_g01_c01", "v_A_g01_c02"], ["jump_1", "jump_2", "jump_3"], ["1", "2"], ["IMG_0001", "IMG_0002"],
+    ["DSC00017", "DSC00018"],
+    ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
+    ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
+def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
+    assert splits.look_alike([("A", name) for name in names]) is None
+
+
+# ---------------------------------------------------------------- drawing
+
+def group_of(video):
+    return video.group
+
+
+def check_held_out(videos, share, seed):
+    """No group on both sides; every class's count within half a group of `share` of it, unless one
+    group alone is left for training; returns both sides."""
+    kept, held = splits.hold_out(videos, share, seed)
+    assert sorted(kept + held) == sorted(videos)
+    assert not {v.group for v in kept} & {v.group for v in held}
+    for cls in {v.cls for v in videos}:
+        sizes = Counter(v.group for v in videos if v.cls == cls)
+        count = sum(v.cls == cls for v in held)
+        left = {v.group for v in kept if v.cls == cls}
+        assert left, f"{cls} lost its last group"
+        assert abs(count - share * sum(sizes.values())) <= max(sizes.values()) / 2 or len(left) == 1, \
+            f"{cls}: {count} of {sum(sizes.values())} at {share}"
+    return kept, held
+
+
+CLASSES = st.dictionaries(st.text("ABCxyz", min_size=1, max_size=3),
+                          st.lists(st.integers(1, 7), min_size=1, max_size=25), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CLASSES, st.floats(0.01, 0.99), st.integers(0, 2**31), st.randoms())
+def test_whole_groups_are_held_out_about_the_share_of_every_class(classes, share, seed, random):
+    videos = [Video(cls, f"v_{cls}_g{g:02d}_c{c:02d}", f"{cls}/g{g:02d}")
+              for cls, sizes in classes.items() for g, n in enumerate(sizes) for c in range(n)]
+    _, held = check_held_out(videos, share, seed)
+    random.shuffle(videos)
+    assert set(splits.hold_out(videos, share, seed)[1]) == set(held), "the order of the videos matters"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 9)), min_size=1, max_size=60),
+       st.floats(0.01, 0.99), st.integers(0, 99))
+def test_groups_that_span_classes_stay_on_one_side_too(drawn, share, seed):
+    videos = [Video(cls, str(i), str(group)) for i, (cls, group) in enumerate(drawn)]
+    kept, held = splits.hold_out(videos, share, seed)
+    assert not {v.group for v in kept} & {v.group for v in held}
+    assert {v.cls for v in kept} == {v.cls for v in videos}
+
+
+@settings(max_examples=60, deadline=None)
+@given(CLASSES, st.floats(0.05, 0.5), st.floats(0.05, 0.5), st.integers(0, 99))
+def test_train_validation_and_test_drawn_in_turn_share_no_group(classes, test_size, split_size, seed):
+    videos = [Video(cls, f"{g}-{c}", f"{cls}/{g}") for cls, sizes in classes.items()
+              for g, n in enumerate(sizes) for c in range(n)]
+    pool, test = check_held_out(videos, test_size, seed)
+    train, val = check_held_out(pool, split_size, seed + 1)
+    parts = [set(map(group_of, part)) for part in (train, val, test)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_no_group_crosses_the_parts_of_an_official_split(ucf101, split):
+    train, test = splits.official_lists(ucf101 / "ucfTrainTestlist", split)
+    listed = {(row.cls, row.video) for row in train + test}
+    assert len(listed) == len(train) + len(test) == 13320
+    groups = splits.find_groups(listed)
+    train, test = ([Video(r.cls, r.video, groups[r.cls, r.video]) for r in rows] for rows in (train, test))
+    assert not {v.group for v in train} & {v.group for v in test}
+    for seed, share in ((42, 0.2), (43, 0.2), (0, 0.1), (7, 0.35)):
+        kept, held = check_held_out(train, share, seed)
+        assert len({v.cls for v in held}) == len({v.cls for v in kept}) == 101
+        assert abs(len(held) / len(train) - share) < 0.01
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.booleans()), min_size=6, max_size=60,
+                unique_by=lambda t: t), st.integers(0, 50))
+def test_a_data_set_that_grows_keeps_its_parts_and_no_group_crosses(drawn, seed):
+    """Of (class, group, was it there before?) the old ones are drawn, and then all with what is known."""
+    videos = [(Video(f"c{cls}", f"c{cls}_g{group}_{old}", f"g{group}"), old)
+              for cls, group, old in drawn]
+    before = [v for v, old in videos if old]
+    kept, held = splits.hold_out(before, 0.3, seed)
+    rows = [{"class": v.cls, "video": v.name, "group": v.group, "part": part}
+            for part, found in (("train", kept), ("test", held)) for v in found]
+    known = {g: part == "test" for g, part in splits.known_parts(rows, before).items()}
+    train, test = splits.hold_out([v for v, _ in videos], 0.3, seed + 1, known=known)
+    assert set(held) <= set(test) and set(kept) <= set(train) and len(train) + len(test) == len(videos)
+    assert not {v.group for v in train} & {v.group for v in test}
+
+
+def test_every_seed_draws_another_validation_part_and_one_seed_the_same():
+    videos = [Video("A", f"{g}", f"A/{g}") for g in range(25)]
+    drawn = [frozenset(splits.hold_out(videos, 0.2, seed)[1]) for seed in range(8)]
+    assert len(set(drawn)) == 8 and all(len(held) == 5 for held in drawn)
+    assert frozenset(splits.hold_out(videos, 0.2, 3)[1]) == drawn[3]
+
+
+def test_a_smaller_data_set_is_a_tenth_of_every_class_and_four_videos_at_the_least():
+    videos = [Video(cls, str(i), str(i)) for cls, n in (("A", 100), ("B", 12), ("C", 3)) for i in range(n)]
+    small = splits.smaller(videos)
+    assert Counter(v.cls for v in small) == {"A": 10, "B": 4, "C": 3}
+    assert small == [v for v in videos if v in set(small)]
+
+
+def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
+    mac = [unicodedata.normalize("NFD", word) for word in ("Übung", "é")]
+    (tmp_path / "list.txt").write_bytes("/data/set/Übung/é.avi 1\nC:\\set\\Übung\\b.avi\n".encode("utf-16"))
+    rows = splits.read_list(tmp_path / "list.txt")
+    assert [(row.cls, row.video) for row in rows] == [("Übung", "é"), ("Übung", "b")]
+    [found], said = splits.present(rows, [SampledVideo(mac[1], mac[0], "g", 5)], "training")
+    assert found.name == mac[1] and said.startswith("1 of 2")
+    (tmp_path / "groups.csv").write_bytes("video;group\nÜbung/é;one\n".encode("cp1252"))
+    assert splits.find_groups([tuple(mac)], table=tmp_path / "groups.csv") == {tuple(mac): "one"}
+
+
+@pytest.mark.parametrize("behind", ["", "-0001", "_frame12", ".7", "_0003"])
+def test_a_picture_of_a_clip_is_of_the_clips_group(behind):
+    names = [("A", f"v_A_g03_c01{behind}"), ("A", f"v_A_g03_c02{behind}")]
+    assert set(splits.find_groups(names).values()) == {"A/g03"}

@@ -1,0 +1,142 @@
+"""What the encoder sees: frames, their differences from the frame before, or both."""
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from commands import run
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import ONE_THREAD, last_line, one_line, read_json, train
+
+import models
+import utils
+from lrcn.data.frames import Clip, clip_frames, source_frames, windows
+from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.data.streams import MODALITIES, differences
+from lrcn.features import surgery
+from lrcn.features.features import FrameEncoder, Options, encode_clips
+from lrcn.video.writer import write_clip
+from lrcn.watching.sliding import Slider
+
+CPU = Options(torch.device("cpu"), num_workers=0)
+BOTH = "rgb+rgbdiff"
+
+
+def encoder_for(modality, name="resnet18"):
+    torch.manual_seed(0)
+    return models.build_encoder(name, None, 32, modality)
+
+
+@pytest.fixture
+def clip_of(tmp_path):
+    """Writes a sampled video of random frames; returns its folder and SampledVideo."""
+    def write(frames):
+        (tmp_path / "A").mkdir(exist_ok=True)
+        random = np.random.default_rng(frames)
+        coarse = [random.integers(0, 256, (3, 4, 3), dtype=np.uint8) for _ in range(frames)]
+        write_clip(tmp_path / "A" / "v.avi",
+                   [cv2.resize(c, (64, 48), interpolation=cv2.INTER_CUBIC) for c in coarse], 2.5)
+        return tmp_path, SampledVideo("v", "A", "g", frames)
+    return write
+
+
+@pytest.mark.parametrize("view", [-1, 0, 1])
+def test_a_difference_is_that_from_the_sampled_frame_before_around_grey(clip_of, view):
+    folder, video = clip_of(7)
+    transforms = {m: encoder_for(m).transform for m in MODALITIES}
+    whole = Clip(video, tuple(range(7)), view)
+    plain = clip_frames(folder, whole, transforms["rgb"], 0).astype(int)
+    expected = np.clip(128 + np.diff(plain, axis=0), 0, 255)
+    expected = np.concatenate([expected[:1], expected])     # the first frame has the second's
+    for frames in (range(7), range(2, 7), (0,), (5, 6, 6)):
+        clip = Clip(video, tuple(frames), view)
+        found = clip_frames(folder, clip, transforms["rgbdiff"], 0)
+        assert np.array_equal(found, expected[list(frames)]) and found.dtype == np.uint8
+        both = clip_frames(folder, clip, transforms[BOTH], 0)
+        assert both.shape == (len(frames), *transforms[BOTH].shape)
+        assert np.array_equal(both[:, 0], plain[list(frames)]) and np.array_equal(both[:, 1], found)
+
+
+def test_a_video_of_one_frame_has_a_grey_difference(clip_of):
+    folder, video = clip_of(1)
+    found = clip_frames(folder, windows(video, 5)[0], encoder_for("rgbdiff").transform, 0)
+    assert found.shape == (5, 32, 32, 3) and (found == 128).all()
+
+
+@given(st.integers(0, 255), st.integers(0, 255))
+def test_a_difference_saturates_and_never_wraps_round(before, after):
+    one, other = (np.full((1, 2, 2, 3), v, np.uint8) for v in (before, after))
+    assert (differences(other, one) == min(255, max(0, 128 + after - before))).all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_the_features_of_two_modalities_stand_after_one_another(name):
+    both, one = encoder_for(BOTH, name), encoder_for("rgb", name)
+    frames = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8)
+    assert both.feature_dim == 2 * one.feature_dim
+    with torch.inference_mode():
+        expected = torch.cat([one(frames[:, 0]), one(frames[:, 1])], 1)
+        torch.testing.assert_close(both(frames), expected)
+        fast = FrameEncoder(both, torch.device("cpu"))(frames.movedim(-3, -1))
+        torch.testing.assert_close(fast, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        frozen, blocks = surgery.cut(both, 2)
+        tail = models.Tail(both, blocks, models.Head(both.feature_dim, 3))
+        torch.testing.assert_close(tail.features(frozen(frames)[None])[0], expected, rtol=1e-3, atol=1e-4)
+    assert models.encoder_from_spec(both.spec()).transform == both.transform
+
+
+def test_the_order_of_two_frames_shows_in_one_difference(clip_of):
+    """What a single frame cannot tell: the same two frames, the other way round."""
+    folder, video = clip_of(2)
+    transform = encoder_for("rgbdiff").transform
+    forth = clip_frames(folder, Clip(video, (1,)), transform, 0).astype(int)
+    frames = clip_frames(folder, Clip(video, (0, 1)), encoder_for("rgb").transform, 0)
+    back = differences(frames[:1], frames[1:]).astype(int)
+    middle = (forth > 0) & (forth < 255) & (back > 0) & (back < 255)
+    assert middle.any() and np.array_equal((forth - 128)[middle], (128 - back)[middle])
+
+
+def test_a_cache_belongs_to_its_modality(sampled, tmp_path):
+    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:3]]
+    found = {m: encode_clips(encoder_for(m), clips, folder, CPU) for m in ("rgb", "rgbdiff", BOTH)}
+    assert len(list((folder / "features").glob("*/key.json"))) == 3
+    np.testing.assert_array_equal(found[BOTH], np.concatenate([found["rgb"], found["rgbdiff"]], 2))
+
+
+@pytest.mark.parametrize("more", [(), ("--no-feature_cache",), ("--train_encoder", "last:1")])
+@pytest.mark.slow
+def test_a_run_of_both_trains_tests_and_goes_on(demo, sampled, tmp_path, more):
+    folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1, *more)
+    result = run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0, env=ONE_THREAD)
+    assert read_json(last_line(result) / "metrics.json")["videos"] == 42
+    other = run("train.py", "--resume", folder, "--modality", "rgb", "--epochs", 2, ok=False)
+    one_line(other, "--modality rgb")
+    assert last_line(run("train.py", "--resume", folder, "--epochs", 2, env=ONE_THREAD)) == folder
+
+
+@pytest.mark.slow
+def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, tmp_path):
+    trained = utils.load_trained(train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1))
+    slider = Slider(trained, torch.device("cpu"))
+    video = read_sampled(sampled)[0]
+    frames = source_frames(sampled, video, range(5))
+    clip = clip_frames(sampled, windows(video, 5)[0], trained.model.encoder.transform, 0)
+    with torch.inference_mode():
+        expected = trained.model(torch.from_numpy(clip[None]).movedim(-1, -3)).softmax(1).numpy()
+    np.testing.assert_allclose(slider.push([slider.crop(frame) for frame in frames]), expected, atol=2e-3)
+    slider.restart()
+    parts = [slider.push([slider.crop(frame) for frame in part]) for part in (frames[:2], frames[2:])]
+    np.testing.assert_allclose(parts[1], expected, atol=2e-3)
+    slider.restart()
+    assert slider.streams[0].last is None and slider.streams[0].tail is None
+
+
+@pytest.mark.slow
+def test_a_study_of_mixed_movies_runs_on_both(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1)
+    result = run("test_continues_movie.py", "--model_dir", folder, "--num_movies", 3, "--movie_clips", 4,
+                 "--bootstrap", 20, "--no-pictures", "--num_workers", 0, env=ONE_THREAD)
+    assert read_json(last_line(result) / "metrics.json")["windows"] == 3 * (4 * 5 - 5 + 1)

@@ -1,0 +1,191 @@
+"""lrcn/evaluation/scores.py against libraries that know its figures, and its intervals on planted data."""
+import numpy as np
+import pytest
+import simulations
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from simulations import near
+from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
+
+from lrcn.data import splits
+from lrcn.evaluation import scores
+from lrcn.evaluation.scores import Units, residuals
+
+Z = stats.norm.ppf(0.975)
+
+
+def test_scores_are_scikit_learns():
+    logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(1))
+    got = scores.score(logits, labels)
+    shares = logits.softmax(1).numpy()
+    for k in (1, 3, 5):
+        assert got[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(labels, shares, k=k))
+    assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
+
+
+# ---------------------------------------------------------------- intervals
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 9))
+def test_an_interval_holds_its_estimate_and_is_never_a_point(right, size):
+    groups = np.arange(len(right)) // size
+    low, high = scores.share_of(np.array(right), groups).ci95
+    assert 0 <= low <= np.mean(right) <= high <= 1
+    assert high - low > 1 / (len(right) + 3)
+
+
+def test_where_all_are_right_the_interval_is_as_wide_as_wilsons_for_so_many_groups():
+    found = scores.share_of(np.ones(84, bool), np.arange(84)).ci95
+    assert found == pytest.approx(proportion_confint(84, 84, method="wilson"), abs=1e-4)
+    assert scores.share_of(np.ones(84, bool), np.arange(84) // 4).ci95[0] < found[0]
+
+
+@pytest.mark.parametrize("right, n", [(371, 700), (666, 700), (699, 700)])
+def test_groups_of_one_clip_have_wilsons_interval(right, n):
+    found = scores.share_of(np.arange(n) < right, np.arange(n)).ci95
+    assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=0.003)
+
+
+def test_only_the_groups_that_a_figure_was_counted_over_count():
+    right, groups, key = np.ones(200, bool), np.arange(200) // 2, np.where(np.arange(200) < 12, 0, 1)
+    few, _ = Units.of(groups).means(right, key, 2, share=True)
+    assert few.ci95 == pytest.approx(scores.share_of(right[:12], groups[:12]).ci95)
+
+
+def test_clips_that_agree_within_their_group_count_once():
+    random = np.random.default_rng(0)
+    right = random.random(200) < 0.6
+    own, many = (scores.share_of(np.repeat(right, k), np.repeat(np.arange(200), k)).ci95 for k in (1, 8))
+    assert own == pytest.approx(many)
+
+
+def test_the_variance_over_pairs_of_groups_is_that_of_two_way_clustering():
+    """statsmodels clusters by a first and a second group; here every pair has its own first one."""
+    random, pairs = np.random.default_rng(0), np.array([(i, 50 + j) for i in range(50) for j in range(50)])
+    errors = random.normal(size=50)[pairs[:, 0]] + random.normal(size=50)[pairs[:, 1] - 50]
+    errors = (errors + random.normal(size=len(pairs))) / len(pairs)
+
+    class Fit:          # what statsmodels asks of the mean
+        scale, normalized_cov_params, nobs, k_constant = 1, np.eye(1), len(pairs), 1
+        class model:
+            exog, wexog, endog = np.ones((len(pairs), 1)), np.ones((len(pairs), 1)), errors
+        resid = wresid = errors
+        params, cov_params_default = np.zeros(1), np.eye(1)
+
+    expected = cov_cluster_2groups(Fit, pairs[:, 0], pairs[:, 1], use_correction=False)[0][0, 0]
+    units = Units(pairs)
+    found = units.variance(np.bincount(units.unit, errors), np.full(2500, True))[0] / residuals(100, 2)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_pool_of_seeds_is_as_sure_as_one_run_where_they_agree_and_less_where_they_do_not():
+    random = np.random.default_rng(0)
+    right, groups = random.random(300) < 0.7, np.arange(300) // 3
+    alone = scores.share_of(right, groups).ci95
+    assert scores.share_of([right] * 3, groups).ci95 == pytest.approx(alone)
+    apart = scores.share_of([right, random.random(300) < 0.4, random.random(300) < 0.95], groups)
+    assert np.diff(apart.ci95) > 2 * np.diff(alone)
+    chance = scores.share_of([random.random(300) < 0.7 for _ in range(8)], groups)
+    assert np.diff(chance.ci95) < np.diff(alone)
+
+
+def test_a_paired_interval_has_width_where_no_clip_changed():
+    right = np.ones((1, 84), bool)
+    value, (low, high), p = scores.paired(right, right, np.arange(84))
+    assert value == 0 and p == 1 and -0.06 < low < -0.03 and 0.03 < high < 0.06
+
+
+def test_mcnemars_p_is_statsmodels_with_half_of_what_was_seen():
+    random = np.random.default_rng(0)
+    one, other = random.random((1, 90)) < 0.6, random.random((1, 90)) < 0.75
+    won, lost = (~one & other).sum(), (one & ~other).sum()
+    table = [[(one & other).sum(), lost], [won, (~one & ~other).sum()]]
+    value, (low, high), p = scores.paired(one, other, np.arange(90))
+    assert p == pytest.approx(mcnemar(table, exact=True).pvalue - stats.binom.pmf(won, won + lost, 0.5))
+    assert value == pytest.approx(other.mean() - one.mean()) and low < value < high
+    assert (low > 0) == (p < 0.05)
+
+
+def changed(won, lost, n):
+    """Right answers of two runs, bool (1, n) each."""
+    place = np.arange(n)[None]
+    return (won <= place) & (place < won + lost), place < won
+
+
+def test_a_paired_interval_agrees_with_mcnemar_where_he_is_sure():
+    """Newcombe's method 10 gives [0.038, 0.165] here."""
+    _, ends, p = scores.paired(*changed(12, 1, 111), np.arange(111))
+    assert ends == pytest.approx([0.038, 0.165], abs=0.01) and p < 0.003
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 300))
+def test_tangos_interval_ends_where_a_score_test_begins_to_refuse(won, lost, more):
+    n = won + lost + more
+    if not n:
+        return
+    low, high = scores.tango(won, lost, n, Z)
+    assert -1 <= low <= (won - lost) / n <= high <= 1
+    assert scores.tango(lost, won, n, Z) == pytest.approx([-high, -low])
+    for d in {low, high} - {-1, 1}:
+        def fault(share, d=d):      # of the likelihood of `lost` pairs, given the difference d
+            return -(won * np.log(share + d) + lost * np.log(share) + more * np.log(1 - d - 2 * share))
+        ends = max(0, -d), (1 - d) / 2
+        share = optimize.minimize_scalar(fault, ends, bounds=ends, method="bounded",
+                                         options={"xatol": 1e-12}).x
+        assert abs(won - lost - n * d) == pytest.approx(Z * np.sqrt(n * (2 * share + d - d * d)), rel=1e-3)
+    if won + lost and abs((won - lost) ** 2 / (won + lost) - Z * Z) > 1e-6:
+        p = mcnemar([[more, lost], [won, 0]], exact=False, correction=False).pvalue
+        assert (low > 0 or high < 0) == (p < 0.05)
+
+
+def test_clips_that_agree_within_their_group_count_once_in_a_paired_interval():
+    alone, many = (scores.paired(*(np.repeat(x, k, 1) for x in changed(15, 4, 60)),
+                                 np.repeat(np.arange(60), k)) for k in (1, 8))
+    assert alone[1] == pytest.approx(many[1])
+
+
+def test_a_paired_interval_finds_what_mcnemar_finds():
+    found = simulations.difference(111, 1, 0.8, 0.88, 0.9, 0, 300)
+    assert found["excludes"] == pytest.approx(found["mcnemar"], abs=0.03) and found["mcnemar"] > 0.65
+    assert near(found["coverage"], 0.94, 0.97, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", simulations.TRUTHS)
+@pytest.mark.parametrize("groups", simulations.GROUPS)
+def test_the_interval_of_an_accuracy_covers_as_often_as_it_says(groups, truth):
+    assert near(simulations.accuracy(groups, truth, 0.3, 400), 0.94, 0.97, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups, size, runs, spread", [(10, 4, 1, 0), (100, 4, 1, 0), (400, 1, 1, 0),
+                                                        (28, 4, 3, 0), (111, 1, 3, 0.02)])
+def test_the_paired_interval_covers_as_often_as_it_says(groups, size, runs, spread):
+    found = simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 300, runs, spread)
+    assert near(found["coverage"], 0.94, 0.975, 300)
+
+
+@pytest.mark.slow
+def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
+    assert all(near(covered, 0.93, 0.97, 200) for covered in simulations.windows(40, 0.9, 200))
+
+
+def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101):
+    train, _ = splits.official_lists(ucf101 / "ucfTrainTestlist", 1)
+    counts = np.unique([video.cls for video in train], return_counts=True)[1]
+    assert len(counts) == 101 and scores.under_represented(counts).sum() == 26
+
+
+def test_the_rank_correlation_is_scipys_and_none_where_nothing_varies():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(70, 120, 101), rng.random(101)
+    found = stats.spearmanr(a, b)
+    assert scores.rank_correlation(a, b) == (pytest.approx(found.statistic), pytest.approx(found.pvalue))
+    assert scores.rank_correlation(a, -2.0 * a)[0] == pytest.approx(-1)
+    assert scores.rank_correlation(np.full(9, 5), b[:9]) is None
+    assert "-1.00 (p" in scores.correlation_words(a, -2.0 * a)

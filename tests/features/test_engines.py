@@ -1,0 +1,182 @@
+"""What runs the encoder: the fastest that is there, agrees with PyTorch, and is said."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from lrcn.base.cli import UserError
+from lrcn.data.frames import windows
+from lrcn.data.manifest import read_sampled
+from lrcn.features import engines, surgery
+from lrcn.features.engines import Engine, FrameEncoder, attempt, candidates, fastest
+from lrcn.features.features import Options, encode_clips
+
+CPU = torch.device("cpu")
+OTHERS = [Engine("openvino"), Engine("openvino", "bfloat16"), Engine("onnxruntime"),
+          Engine("torch", "bfloat16")]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return models.build_encoder("resnet18", None, 64)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Eight pictures that are smooth, as photographs are: uint8 (8, 64, 64, 3)."""
+    coarse = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 255
+    fine = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
+    return fine.clamp(0, 255).byte().movedim(1, -1)
+
+
+def needs(engine):
+    for name in {"onnxruntime": ("onnxruntime", "onnx")}.get(engine.backend, (engine.backend,)):
+        pytest.importorskip(name)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(installed, bfloat16): what candidates() finds."""
+    def pretend(installed, bfloat16):
+        monkeypatch.setattr(engines, "installed", lambda name: name in ("torch", *installed))
+        monkeypatch.setattr(engines, "cpu_has_bfloat16", lambda: bfloat16)
+    return pretend
+
+
+def test_auto_takes_what_the_machine_has(machine):
+    machine(["openvino", "onnxruntime"], True)
+    fast = Engine("openvino", "bfloat16")
+    assert candidates("auto", "auto", CPU) == [fast, Engine("torch", "bfloat16"), Engine()]
+    assert candidates("auto", "float32", CPU) == [Engine("onnxruntime"), Engine("openvino"), Engine()]
+    assert candidates("openvino", "auto", CPU) == [fast, Engine("openvino")]
+    machine([], True)
+    assert candidates("auto", "auto", CPU) == [Engine("torch", "bfloat16"), Engine()]
+    machine(["openvino"], False)
+    assert candidates("auto", "auto", CPU) == [Engine("openvino"), Engine()]
+    machine([], False)
+    assert candidates("auto", "auto", CPU) == candidates("torch", "auto", CPU) == [Engine()]
+
+
+@pytest.mark.parametrize("backend, precision, device, words", [
+    ("openvino", "auto", "cuda", "--encoder_backend openvino: it runs on the CPU"),
+    ("openvino", "auto", "cpu", "pip install openvino"),
+    ("onnxruntime", "bfloat16", "cpu", "--encoder_precision bfloat16")])
+def test_what_cannot_be_is_refused_in_one_line(machine, backend, precision, device, words):
+    machine(["onnxruntime"], True)
+    with pytest.raises(UserError, match=words):
+        candidates(backend, precision, torch.device(device))
+
+
+@pytest.mark.parametrize("engine", OTHERS, ids=str)
+def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pictures, engine):
+    needs(engine)
+    ready, values, fault = attempt(encoder, CPU, engine, pictures)
+    assert fault is None and values.shape == (8, 512)
+    plain = FrameEncoder(encoder, CPU)(pictures)
+    error = (values.float() - plain).abs().max() / plain.abs().max()
+    assert error < (1e-5 if engine.precision == "float32" else 0.05)
+    assert torch.equal(ready(pictures.roll(3, 0)), values.roll(3, 0)), "a feature depends on its place"
+    other = pictures.clone()
+    other[1:] = 255 - other[1:]
+    assert torch.equal(ready(other)[0], values[0]), "a feature depends on its neighbours"
+    begun = list(ready.each([pictures, other] * 3))     # several of them at once
+    assert [torch.equal(a, b) for a, b in zip(begun, [values, ready(other)] * 3, strict=True)] == [True] * 6
+    for few in (pictures[:3], pictures.repeat(2, 1, 1, 1)[:11]):
+        error = ready(few).float() - FrameEncoder(encoder, CPU)(few)
+        assert len(error) == len(few) and error.abs().max() / plain.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("engine", OTHERS[:3], ids=str)
+def test_an_engine_takes_two_modalities_and_the_frozen_part_of_a_network(pictures, engine):
+    needs(engine)
+    torch.manual_seed(0)
+    both = models.build_encoder("resnet18", None, 64, "rgb+rgbdiff")
+    two = torch.stack([pictures, 255 - pictures], 1)
+    ready, values, fault = attempt(both, CPU, engine, two)
+    assert fault is None and values.shape == (8, 1024)
+    frozen, _ = surgery.cut(both, 1)
+    ready, values, fault = attempt(frozen, CPU, engine, two)
+    assert fault is None and values.shape == FrameEncoder(frozen, CPU)(two).shape
+
+
+def wrong(encoder, precision):
+    return engines.AtOnce(lambda frames: torch.randn(len(frames), 512))
+
+
+def broken(encoder, precision):
+    raise RuntimeError("no such operator:\nFancy")
+
+
+@pytest.mark.parametrize("share, serves", [(0.2, True), (0.35, False)])
+def test_an_engine_is_judged_by_each_modality_in_parts_of_its_deviation(encoder, pictures, share, serves):
+    torch.manual_seed(0)
+    both = models.build_encoder("resnet18", None, 64, "rgb+flow")
+    frames = torch.stack([pictures, 128 + (pictures // 64)], 1)     # the flow is nearly alike everywhere
+    ready = FrameEncoder(both, CPU, engine=Engine("torch", "bfloat16"))
+    plain = ready._torch(frames, "float32").unflatten(1, (2, -1))
+    deviation = (plain[:, 1] - plain[:, 1].mean(0)).norm(dim=1).square().mean().sqrt()
+    deviation = max(deviation, plain[:, 1].norm(dim=1).mean() * engines.LEAST)
+    error = torch.nn.functional.normalize(torch.randn(8, 512), dim=1) * share * deviation
+    cosine = torch.nn.functional.cosine_similarity(
+        plain.flatten(1), torch.cat([plain[:, 0], plain[:, 1] + error], 1)).mean()
+    assert cosine > 0.99        # a mean cosine says nothing of it
+    ready.runner = engines.AtOnce(lambda x: torch.cat([plain[:, 0], plain[:, 1] + error], 1))
+    fault = ready.fault(frames)
+    assert fault is None if serves else "on flow" in fault and "0.35" in fault
+
+
+def test_a_run_keeps_its_engine_and_another_machine_says_so(encoder, machine, capsys):
+    machine(["openvino", "onnxruntime"], True)
+    own = models.build_encoder("resnet18", None, 64)
+    engines.keep(own, [["onnxruntime", "float32", "cpu"]], "a file")
+    assert engines.kept(own) == [["onnxruntime", "float32", "cpu"]]
+    assert engines.engines_of(own, "auto", "auto", CPU)[0] == Engine("onnxruntime")
+    assert engines.engines_of(own, "openvino", "auto", CPU)[0] == Engine("openvino", "bfloat16")
+    assert not capsys.readouterr().out
+    machine([], False)
+    assert engines.engines_of(own, "auto", "auto", CPU) == engines.engines_of(own, "auto", "auto", CPU)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 1 and "trained with onnxruntime in float32 on cpu, which is not" in out
+    for said in ("auto", [["torch"]], [["torch", "auto", "cpu"]], [None, None]):
+        with pytest.raises(UserError, match="a file: settings: engines"):
+            engines.keep(own, said, "a file")
+
+
+def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, machine, monkeypatch):
+    machine(["openvino"], False)
+    monkeypatch.setitem(engines.RUNNERS, "openvino", broken)
+    monkeypatch.setattr(Engine, "version", "1.0")
+    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:2]]
+    options = Options(CPU, 0, backend="auto")
+    encode_clips(encoder, clips, folder, options)
+    refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
+    plain = engines.AtOnce(FrameEncoder(encoder, CPU)._torch)
+    monkeypatch.setitem(engines.RUNNERS, "openvino", lambda *_: plain)
+    encode_clips(encoder, clips, folder, options)
+    assert encoder.ran_on == ["torch", "float32", "cpu"]
+    monkeypatch.setattr(torch, "__version__", "99")
+    encode_clips(encoder, clips, folder, options)
+    assert encoder.ran_on == ["openvino", "float32", "cpu"] and "refused" not in refused[0].read_text()
+
+
+@pytest.mark.parametrize("runner, words", [(wrong, "is the limit"), (broken, "no such operator: Fancy")])
+def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
+                                                 runner, words):
+    machine(["openvino"], False)
+    monkeypatch.setitem(engines.RUNNERS, "openvino", runner)
+    monkeypatch.setattr(Engine, "version", "1.0")
+    (tmp_path / "sampled").symlink_to(sampled)
+    clips = [windows(video, 5)[0] for video in read_sampled(sampled)[:2]]
+    plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
+    capsys.readouterr()
+    auto = Options(CPU, 0, backend="auto", cache=False)
+    assert np.array_equal(encode_clips(encoder, clips, sampled, auto), plain)
+    out = capsys.readouterr().out
+    assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out
+    assert fastest(encoder, CPU).engine == Engine()
+    with pytest.raises(UserError, match="--encoder_backend openvino: it does not serve"):
+        encode_clips(encoder, clips, sampled, Options(CPU, 0, backend="openvino", cache=False))

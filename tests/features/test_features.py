@@ -1,0 +1,322 @@
+"""Clips, views and the feature store: encoded once, checked before use, never stale."""
+import copy
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import models
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.data.frames import Clip, clip_frames, mirrored, training_clip, window, windows
+from lrcn.data.manifest import read_sampled
+from lrcn.features import features
+from lrcn.features.features import Options, encode_clips
+from lrcn.features.rows import Blocks, MeanFrame
+from lrcn.features.store import ENTRY
+
+CPU = Options(torch.device("cpu"), num_workers=0)
+LENGTH = 5
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return models.build_encoder("squeezenet1_1", None, 32)
+
+
+@pytest.fixture
+def folder(sampled, tmp_path):
+    """Sampled clips that no store belongs to yet."""
+    return shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+
+
+@pytest.fixture
+def clips(folder):
+    return [windows(video, LENGTH)[0] for video in read_sampled(folder)[:9]]
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many frames every work of the encoder was for; the look at the first ones is none."""
+    calls = []
+    real = features._encode
+
+    def noted(frame_encoder, blocks, *rest):
+        calls.append(len(blocks.chosen))
+        return real(frame_encoder, blocks, *rest)
+    monkeypatch.setattr(features, "_encode", noted)
+    return calls
+
+
+def direct(encoder, folder, clips, seed=42):
+    """What the encoder says of the clips' frames, without any of the machinery."""
+    frames = np.stack([clip_frames(folder, clip, encoder.transform, seed) for clip in clips])
+    with torch.inference_mode():
+        x = torch.from_numpy(frames).permute(0, 1, 4, 2, 3)
+        return encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).numpy()
+
+
+def keys(folder):
+    return sorted(path.parent for path in (folder / "features").glob("*/key.json"))
+
+
+def other_weights():
+    torch.manual_seed(1)
+    return models.build_encoder("squeezenet1_1", None, 32)
+
+
+# ---------------------------------------------------------------- once
+
+def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, clips, encoded):
+    values = encode_clips(encoder, clips, folder, CPU)
+    assert encoded == [len(clips) * LENGTH]
+    assert values.shape == (9, LENGTH, 512) and values.dtype == np.float16
+    expected = direct(encoder, folder, clips)
+    assert np.abs(np.asarray(values) - expected).max() <= 2e-3 * np.abs(expected).max()
+    again = encode_clips(encoder, clips, folder, CPU)
+    assert np.array_equal(again, values) and len(encoded) == 1 and len(keys(folder)) == 1
+    assert np.array_equal(values[3, 2], np.asarray(values)[3, 2])
+    assert np.array_equal(values[[4, 0]], np.asarray(values)[[4, 0]])
+    assert np.array_equal(values.part(slice(2, 5))[1:], np.asarray(values)[3:5])
+
+
+def test_a_full_store_is_read_without_an_encoder(encoder, folder, clips, monkeypatch):
+    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
+    monkeypatch.setattr(features, "FrameEncoder", None)
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
+
+
+def test_other_clips_cost_the_frames_that_are_new(encoder, folder, encoded):
+    """Other windows, another order, more videos, fewer: what is known of a frame is known."""
+    videos = read_sampled(folder)
+    encode_clips(encoder, [window(video, 0, 3) for video in videos[:4]], folder, CPU)
+    values = encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]], folder, CPU)
+    assert encoded == [12, 8]
+    assert np.array_equal(values, encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]],
+                                               folder, replace(CPU, cache=False)))
+    encode_clips(encoder, [windows(video, 5)[0] for video in videos[:6]], folder, CPU)
+    assert encoded == [12, 8, 12, 10]
+    encode_clips(encoder, [windows(videos[1], 5)[0]], folder, CPU)
+    assert len(encoded) == 4
+
+
+def test_windows_that_share_frames_encode_them_once(encoder, folder, encoded):
+    video = read_sampled(folder)[0]
+    values = encode_clips(encoder, [window(video, start, 3) for start in range(3)], folder, CPU)
+    assert encoded == [5]
+    assert np.array_equal(values[0, 2], values[2, 0])
+
+
+def test_a_feature_depends_on_no_neighbour(encoder, folder, clips):
+    """Alone, in a full batch, at any place of it: the same bits."""
+    whole = np.asarray(encode_clips(encoder, clips, folder, replace(CPU, cache=False)))
+    for part in ([3], [8, 1, 5], [7, 6, 5, 4, 3, 2]):
+        alone = encode_clips(encoder, [clips[i] for i in part], folder, replace(CPU, cache=False))
+        assert np.array_equal(alone, whole[part])
+
+
+def test_without_a_store_the_values_are_the_same_and_nothing_is_written(encoder, folder, clips):
+    values = encode_clips(encoder, clips, folder, replace(CPU, cache=False))
+    assert not (folder / "features").exists()
+    assert np.array_equal(values, encode_clips(encoder, clips, folder, CPU))
+
+
+def test_a_mean_frame_is_encoded_once_too(encoder, folder, clips, encoded):
+    means = [Clip(clip.video, (0,), MeanFrame(clip.frames)) for clip in clips]
+    means.append(Clip(None, (0,), MeanFrame()))
+    values = encode_clips(encoder, means, folder, CPU)
+    encode_clips(encoder, means, folder, CPU)
+    assert encoded == [10] and values.shape == (10, 1, 512)
+    frames = [clip_frames(folder, clip, encoder.transform, 0).mean(0).round() for clip in clips]
+    frames.append(np.full((32, 32, 3), 128.0))
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(np.stack(frames).astype(np.uint8)).permute(0, 3, 1, 2)).numpy()
+    assert np.abs(np.asarray(values)[:, 0] - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+# ---------------------------------------------------------------- content decides
+
+def test_a_file_of_the_same_size_and_date_with_other_content_is_new(encoder, folder, clips, encoded):
+    encode_clips(encoder, clips, folder, CPU)
+    path, other = folder / clips[0].video.path, folder / clips[4].video.path
+    before, size = path.stat(), max(path.stat().st_size, other.stat().st_size) + 1
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    encode_clips(encoder, clips, folder, CPU)
+    path.write_bytes(other.read_bytes().ljust(size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    values = encode_clips(encoder, clips, folder, CPU)
+    assert encoded == [45, 5, 5] and np.array_equal(values[0], values[4])
+
+
+def test_a_folder_that_moved_or_was_copied_costs_nothing(encoder, folder, clips, encoded, tmp_path):
+    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert np.array_equal(encode_clips(encoder, clips, moved, CPU), values)
+    copied = shutil.copytree(moved, tmp_path / "copied")
+    assert np.array_equal(encode_clips(encoder, clips, copied, CPU), values)
+    assert encoded == [45]
+
+
+@pytest.mark.parametrize("table", ["", "video,size\n", "x" * 500,
+                                   "video,size,mtime_ns,ctime_ns,inode,fingerprint\na,b"])
+def test_a_damaged_table_of_fingerprints_is_made_again(encoder, folder, clips, encoded, table):
+    encode_clips(encoder, clips, folder, CPU)
+    (folder / "features" / "videos.csv").write_text(table)
+    encode_clips(encoder, clips, folder, CPU)
+    assert encoded == [45]
+
+
+def test_an_entry_belongs_to_its_encoder_transform_view_and_precision(encoder, folder, clips, encoded):
+    view = [training_clip(clip.video, LENGTH, 1, 42) for clip in clips]
+    larger = models.build_encoder("squeezenet1_1", encoder.backbone.state_dict(), 40)
+    for arguments in ((encoder, clips, folder, CPU), (other_weights(), clips, folder, CPU),
+                      (larger, clips, folder, CPU), (encoder, [mirrored(c) for c in clips], folder, CPU),
+                      (encoder, view, folder, CPU), (encoder, view, folder, replace(CPU, seed=7)),
+                      (encoder, clips, folder, replace(CPU, dtype="float32")),
+                      (encoder, clips, folder, replace(CPU, precision="bfloat16"))):
+        values = encode_clips(*arguments)
+        assert np.array_equal(values, encode_clips(*arguments[:3], replace(arguments[3], cache=False)))
+        assert encoded.pop() == encoded.pop(), "taken from another's"
+        assert encode_clips(*arguments).shape == (9, LENGTH, 512) and encoded == []
+    encode_clips(encoder, clips, folder, replace(CPU, seed=7))
+    assert encoded == [], "the plain view does not depend on the seed"
+
+
+def test_features_too_large_for_float16_are_kept_in_float32(encoder, folder, clips):
+    loud = copy.deepcopy(encoder)
+    with torch.no_grad():
+        loud.scale.mul_(1e6)
+    values = np.asarray(encode_clips(loud, clips, folder, CPU))
+    assert values.dtype == np.float32 and np.isfinite(values).all() and values.max() > 65504
+    np.testing.assert_allclose(values, direct(loud, folder, clips), rtol=2e-3, atol=values.max() * 1e-4)
+
+
+# ---------------------------------------------------------------- damage
+
+def the(kind, folder):
+    [path] = folder.glob(f"features/*/*.{kind}")
+    return path
+
+
+def rewrite(path, change):
+    raw = bytearray(path.read_bytes())
+    path.write_bytes(change(raw) or raw)
+
+
+def flip(raw):
+    raw[len(raw) // 2] ^= 1
+
+
+def cut_off(raw):
+    return raw[:len(raw) // 2]
+
+
+def zero(raw):
+    return bytes(len(raw))
+
+
+def swap(raw):
+    """Two rows, or two entries, in each other's place."""
+    size = len(raw) // 45
+    raw[:size], raw[size:2 * size] = raw[size:2 * size], raw[:size]
+
+
+def shift(raw):
+    return raw[1:]
+
+
+def grow(raw):
+    return bytes(raw) + bytes(1000)
+
+
+def noise(raw):
+    return np.random.default_rng(0).bytes(len(raw))
+
+
+@pytest.mark.parametrize("kind", ["rows", "index"])
+@pytest.mark.parametrize("spoil", [flip, cut_off, zero, swap, shift, grow, noise], ids=lambda f: f.__name__)
+def test_damage_is_found_and_encoded_again(encoder, folder, clips, encoded, kind, spoil):
+    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
+    rewrite(the(kind, folder), spoil)
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
+    assert len(encoded) == (1 if spoil is grow else 2)
+    if spoil is flip:
+        assert encoded == [45, 1], "one byte is one frame"
+    done = len(encoded)
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and len(encoded) == done
+
+
+@pytest.mark.parametrize("kind", ["rows", "index", "json"])
+def test_a_file_that_is_gone_is_made_again(encoder, folder, clips, kind):
+    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
+    the(kind, folder).unlink()
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
+
+
+def test_what_lies_under_anothers_key_is_never_read(encoder, folder, clips, encoded):
+    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
+    key = the("json", folder)
+    said = files.read_json(key)
+    files.write_json(key, said | {"key": said["key"] | {"weights": "0" * 16}})
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and encoded == [45, 45]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_no_damage_is_ever_read(tmp_path_factory, data):
+    """Bytes changed anywhere: a row comes back as it was written, or not at all."""
+    from lrcn.features.store import Store
+    folder = tmp_path_factory.mktemp("store")
+    random = np.random.default_rng(0)
+    entries, values = np.zeros(20, ENTRY), random.standard_normal((20, 6)).astype(np.float16)
+    entries["video"], entries["frame"] = random.integers(0, 2**62, (20, 2)), np.arange(20)
+    store = Store(folder, {"k": 1})
+    with store.alone():
+        store.describe(shape=[6], dtype="float16")
+        writer = store.lay_out(store.description).writer(0)
+        writer.put(entries, values)
+        writer.close()
+    for path in (*store.path.glob("*.rows"), *store.path.glob("*.index")):
+        raw = bytearray(path.read_bytes())
+        for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=6)):
+            raw[at] = data.draw(st.integers(0, 255))
+        path.write_bytes(raw[:data.draw(st.integers(0, len(raw)))] if data.draw(st.booleans()) else raw)
+    found = store.open().find(entries)
+    assert np.array_equal(store.read(found[found >= 0]), values[found >= 0])
+    shutil.rmtree(folder)
+
+
+def test_encoding_that_was_stopped_goes_on_where_it_was(encoder, folder, clips, encoded, monkeypatch):
+    expected = encode_clips(encoder, clips, folder, replace(CPU, cache=False))
+    real = Blocks.__getitem__
+
+    def stopped(self, i):
+        if i == 4:      # behind those by which the engine is judged
+            raise KeyboardInterrupt
+        return real(self, i)
+    monkeypatch.setattr(Blocks, "__getitem__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encode_clips(encoder, clips, folder, CPU)
+    monkeypatch.setattr(Blocks, "__getitem__", real)
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), expected)
+    assert encoded == [45, 45, 45 - 24], "what was encoded before is encoded again"
+
+
+def test_threads_that_decode_change_no_bit(encoder, folder, clips):
+    values = [np.asarray(encode_clips(encoder, clips, folder, replace(CPU, cache=False, num_workers=n)))
+              for n in (0, 1, 3)]
+    assert np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2])
+
+
+def test_a_clip_that_cannot_be_read_is_named(encoder, folder, clips):
+    path = folder / clips[4].video.path
+    path.write_bytes(path.read_bytes()[:2000])
+    for workers in (0, 2):
+        with pytest.raises(UserError, match=f"cannot read {clips[4].video.path}"):
+            encode_clips(encoder, clips, folder, replace(CPU, num_workers=workers))

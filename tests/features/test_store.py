@@ -1,0 +1,388 @@
+"""The store among processes: work that is shared, kills, and what is listed and removed."""
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run, start
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from runs import ONE_THREAD
+
+import models
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.data.frames import windows
+from lrcn.data.manifest import read_sampled
+from lrcn.features import features
+from lrcn.features.contents import fingerprints
+from lrcn.features.features import Options, encode_clips
+from lrcn.features.inventory import prune, stores
+from lrcn.features.store import ENTRY, Store
+
+CPU = Options(torch.device("cpu"), num_workers=0)
+ENCODE = """
+import os, sys
+import torch
+import models
+from lrcn.data.frames import windows
+from lrcn.data.manifest import read_sampled
+from lrcn.features import features
+features.KEEP_SECONDS = 0
+pwrite, writes = os.pwrite, []
+def write_or_die(handle, data, at):
+    writes.append(at)
+    if sys.argv[4:] == [str(len(writes))]:
+        pwrite(handle, data[:len(data) // 2], at)
+        os.kill(os.getpid(), 9)
+    return pwrite(handle, data, at)
+os.pwrite = write_or_die
+torch.manual_seed(0)
+encoder = models.build_encoder("squeezenet1_1", None, 32)
+folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+clips = [windows(video, 5)[0] for video in read_sampled(folder)[first:last]]
+features.encode_clips(encoder, clips, folder, features.Options(torch.device("cpu"), 0))
+"""
+
+
+@pytest.fixture
+def folder(sampled, tmp_path):
+    """Sampled clips that no store belongs to yet."""
+    return shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A script that encodes videos [first, last) of a folder; and dies at its n-th write."""
+    path = tmp_path / "encode.py"
+    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ENCODE}")
+    return path
+
+
+def encode(folder, number=9):
+    torch.manual_seed(0)
+    encoder = models.build_encoder("squeezenet1_1", None, 32)
+    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:number]]
+    return np.asarray(encode_clips(encoder, clips, folder, CPU))
+
+
+def contents(folder):
+    """{an entry's words: its row's bytes} of the only key in a folder; every row is whole."""
+    [key] = folder.glob("features/*/key.json")
+    store = Store(folder, files.read_json(key)["key"]).lay_out(files.read_json(key)).open()
+    entries = np.concatenate([segment.entries for segment in store.segments])
+    rows = store.find(entries)
+    assert (rows >= 0).all()
+    names = [tuple(entry) for entry in entries[["video", "view", "frame"]].tolist()]
+    return {(*video.tolist(), view, frame): row.tobytes()
+            for (video, view, frame), row in zip(names, store.read(rows), strict=True)}, len(entries)
+
+
+def frames_encoded(process):
+    return sum(int(n) for n in re.findall(r"encoding frames: (\d+) frames", process.out))
+
+
+def test_two_runs_together_share_the_work(folder, script, sampled, tmp_path):
+    """Their videos overlap: what both encoded is the number of different frames."""
+    processes = [start(script, folder, *some, env=ONE_THREAD) for some in ((0, 40), (20, 60))]
+    assert all(process.wait(120).code == 0 for process in processes)
+    assert sum(map(frames_encoded, processes)) == 300 == contents(folder)[1]
+    peace = shutil.copytree(sampled, tmp_path / "peace", ignore=shutil.ignore_patterns("features"))
+    run(script, peace, 0, 60, env=ONE_THREAD)
+    assert contents(folder) == contents(peace)
+
+
+@pytest.mark.slow
+def test_three_kills_leave_nothing_wrong(folder, script, sampled, tmp_path):
+    for at in (1, 4, 15):
+        process = start(script, folder, 0, 60, at, env=ONE_THREAD)
+        assert process.wait(120).code == -signal.SIGKILL
+    assert list(folder.glob("features/*/*.index")), "every kill came too early"
+    run(script, folder, 0, 66, env=ONE_THREAD)
+    peace = shutil.copytree(sampled, tmp_path / "peace", ignore=shutil.ignore_patterns("features"))
+    run(script, peace, 0, 66, env=ONE_THREAD)
+    assert contents(folder)[0] == contents(peace)[0]
+
+
+def test_a_store_without_locks_is_never_wrong(folder, monkeypatch):
+    """Two machines that see no lock of each other's write side by side; on a file system without locks
+    the same."""
+    from lrcn.base import files as base_files
+
+    def no_lock(*args, **options):
+        raise OSError(37, os.strerror(37))
+    monkeypatch.setattr(base_files, "lock", no_lock)
+    expected = encode(folder)
+    monkeypatch.setattr("platform.node", lambda: "another")
+    shutil.copytree(folder, folder.with_name("other"))
+    assert np.array_equal(encode(folder, 12)[:9], expected)
+    assert len(list(folder.glob("features/*/*.index"))) == 2
+
+
+# ---------------------------------------------------------------- list and remove
+
+def inventory(folder, *words, **options):
+    command = "import runpy; runpy.run_module('lrcn.features.inventory', run_name='__main__')"
+    script = folder.parent / "inventory.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{command}\n")
+    return run(script, folder, *words, **options)
+
+
+def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folder):
+    values = encode(folder)
+    gone = folder / read_sampled(folder)[0].path
+    rows = (folder / "manifest.csv").read_text().splitlines(keepends=True)
+    (folder / "manifest.csv").write_text("".join(row for row in rows if gone.stem not in row))
+    said = inventory(folder).out
+    assert "squeezenet1_1 rgb 32 pixels, torch float32 (cpu)" in said
+    assert "45 frames" in said and "5 of no use" in said
+    said = inventory(folder, "--prune").out
+    assert "40 frames" in said and "0 of no use" in said
+    assert len(list(folder.glob("features/*/*.rows"))) == 1
+    assert np.array_equal(encode(folder, 8), values[1:])
+    [index] = folder.glob("features/*/*.index")
+    assert index.stat().st_size == 40 * ENTRY.itemsize
+
+
+def test_prune_keeps_one_whole_row_of_an_entry(folder):
+    values = encode(folder)
+    [rows] = folder.glob("features/*/*.rows")
+    raw = bytearray(rows.read_bytes())
+    raw[5] ^= 1
+    rows.write_bytes(raw)
+    assert np.array_equal(encode(folder), values)
+    inventory(folder, "--prune")
+    assert contents(folder)[1] == 45 and np.array_equal(encode(folder), values)
+
+
+def test_a_description_without_its_check_sum_costs_no_rows(folder):
+    """Of another dtype, or of before there was one: rows are neither listed by it nor pruned."""
+    values = encode(folder)
+    [key] = folder.glob("features/*/key.json")
+    [rows] = folder.glob("features/*/*.rows")
+    before, said = rows.read_bytes(), files.read_json(key)
+    for change in ({"dtype": "float32"}, {"sum": None}):
+        files.write_json(key, said | change)
+        assert f"{key.parent.name}  key.json is damaged or old" in inventory(folder, "--prune").out
+        assert rows.read_bytes() == before
+        assert np.array_equal(encode(folder), values) and rows.read_bytes() == before
+    files.write_json(key, said | {"sum": None})
+    inventory(folder, "--remove", key.parent.name)
+    assert not key.parent.exists()
+
+
+def test_a_key_is_removed_by_its_name(folder):
+    encode(folder)
+    result = inventory(folder, "--remove", "nothing", ok=False)
+    assert result.code == 2 and "--remove nothing: no such key" in result.err
+    [key] = folder.glob("features/*/key.json")
+    inventory(folder, "--remove", key.parent.name)
+    assert not key.parent.exists()
+
+
+def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
+    paths = [video.path for video in read_sampled(folder)]
+    past = time.time() - 100
+    first = fingerprints(folder, paths)[0]
+    assert len(np.unique(first, axis=0)) == len(paths)
+    monkeypatch.setattr("lrcn.features.contents.SETTLED_NS", 0)
+    fingerprints(folder, paths)
+    monkeypatch.setattr("lrcn.features.contents._hash", None)
+    assert np.array_equal(fingerprints(folder, paths)[0], first)
+    os.utime(folder / paths[3], (past, past))
+    with pytest.raises(TypeError):
+        fingerprints(folder, paths)
+
+
+# ---------------------------------------------------------------- every operation, in any order
+
+KEY, VIDEOS, FRAMES = {"k": 1}, 6, 4
+SOME = st.lists(st.integers(0, VIDEOS - 1), min_size=1, unique=True)
+
+
+def value(entry):
+    """What the encoder says of an entry's picture, float16 (2,)."""
+    return np.array([entry["video"][0], entry["frame"]], np.float16)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """encode_clips itself on entries in the place of clips, an encoder that knows `value`, real files.
+
+    Other writers append while a run encodes, as ranks and machines without a common lock do; readers of
+    before go on reading. Whatever happens, what is read is `value`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.content, self.readers, self.others, self.during = list(range(1, VIDEOS + 1)), [], {}, None
+        self.patches = contextlib.ExitStack()
+        for name, fake in {
+                "unique_rows": lambda entries: (entries, np.arange(len(entries))[:, None]),
+                "entries_of": lambda folder, entries, seed, parts: (entries, {}),
+                "store_key": lambda *_: KEY, "_encode": self.put_all, "cli": mock.Mock(),
+                "FrameEncoder": mock.Mock(),
+                "_first_use": lambda *_: (True, {"shape": [2], "dtype": "float16"}),
+                "Blocks": lambda rows, chosen, *_: SimpleNamespace(rows=rows, chosen=chosen)}.items():
+            self.patches.enter_context(mock.patch.object(features, name, fake))
+
+    def teardown(self):
+        self.patches.close()
+        for writer in self.others.values():
+            writer.close()
+        shutil.rmtree(self.folder)
+
+    def put_all(self, encoder, blocks, keep, *_):
+        for numbers in np.array_split(blocks.chosen, 2):
+            if len(numbers):
+                keep(numbers, np.stack([value(entry) for entry in blocks.rows[numbers]]))
+            if self.during:
+                during, self.during = self.during, None
+                during()
+
+    def entries(self, videos):
+        entries = np.zeros((len(videos), FRAMES), ENTRY)
+        entries["video"][..., 0] = np.array([self.content[video] for video in videos])[:, None]
+        entries["frame"] = np.arange(FRAMES)
+        return entries.ravel()
+
+    def check(self, entries, found):
+        assert np.array_equal(np.asarray(found)[:, 0], np.stack([value(entry) for entry in entries]))
+
+    @rule(videos=SOME)
+    def encode(self, videos):
+        entries = self.entries(videos)
+        found = encode_clips(SimpleNamespace(transform=SimpleNamespace(parts=("rgb",))), entries, self.folder,
+                             CPU)
+        self.during = None      # nothing was missing: it must not happen under another rule's lock
+        self.check(entries, found)
+        self.readers = [*self.readers[-4:], (entries, found)]
+
+    @rule(videos=SOME, theirs=SOME, name=st.sampled_from("az"))
+    def encode_beside_another(self, videos, theirs, name):
+        self.during = lambda: self.another_writes(theirs, name)
+        self.encode(videos)
+
+    @rule(videos=SOME, theirs=SOME)
+    def encode_while_another_prunes(self, videos, theirs):
+        """As a machine that sees no lock of this one's."""
+        self.during = lambda: self.prune(theirs)
+        with mock.patch.object(files, "lock", mock.Mock(side_effect=OSError(errno.ENOLCK, ""))):
+            self.encode(videos)
+
+    @rule(videos=SOME)
+    def encode_while_features_are_deleted(self, videos):
+        self.during = self.delete
+        self.encode(videos)
+
+    @rule(videos=SOME, at=st.integers(1, 5), share=st.floats(0, 1),
+          fault=st.sampled_from([KeyboardInterrupt(), OSError(errno.ENOSPC, "full")]))
+    def encode_until_a_write_breaks_off(self, videos, at, share, fault):
+        writes, real = [], os.pwrite
+
+        def break_off(handle, data, where):
+            writes.append(where)
+            if len(writes) == at:
+                real(handle, data[:int(share * len(data))], where)
+                raise fault
+            return real(handle, data, where)
+        with mock.patch.object(os, "pwrite", break_off), contextlib.suppress(type(fault)):
+            self.encode(videos)
+
+    @rule(videos=SOME, name=st.sampled_from("az"))
+    def another_writes(self, videos, name):
+        """A writer whose file sorts before or after this machine's."""
+        store = Store(self.folder, KEY)
+        if (store.path / "key.json").is_file():
+            writer = self.others.setdefault(name, store.lay_out({"shape": [2], "dtype": "float16"}).writer(0))
+            writer.path = store.path / f"{'0' if name == 'a' else 'z'}-other"
+            entries = self.entries(videos)
+            writer.put(entries, np.stack([value(entry) for entry in entries]))
+
+    @rule(name=st.sampled_from("az"))
+    def another_ends(self, name):
+        if name in self.others:
+            self.others.pop(name).close()
+
+    @rule(videos=SOME)
+    def prune(self, videos):
+        for store in stores(self.folder):
+            prune(store, {tuple(video) for video in self.entries(videos)["video"].tolist()})
+
+    @rule()
+    def delete(self):
+        shutil.rmtree(self.folder / "features", ignore_errors=True)
+
+    @rule(dtype=st.sampled_from(["int16", "float32", "float16"]))
+    def spoil_the_description(self, dtype):
+        for path in self.folder.glob("features/*/key.json"):
+            files.write_json(path, files.read_json(path) | {"dtype": dtype})
+
+    @rule(video=st.integers(0, VIDEOS - 1))
+    def replace_a_video(self, video):
+        self.content[video] = max(self.content) + 1
+
+    @rule()
+    def read_on(self):
+        for entries, found in self.readers:
+            self.check(entries, found)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_a_clip_that_changes_while_it_is_encoded_is_not_stored(folder, monkeypatch):
+    """Its pictures would be kept under the content of before."""
+    [video] = read_sampled(folder)[:1]
+    truth, other = encode(folder, 1), folder / read_sampled(folder)[40].path
+    shutil.rmtree(folder / "features")
+    before, real = (folder / video.path).read_bytes(), features._first_use
+
+    def then_it_changes(*args):
+        said = real(*args)
+        (folder / video.path).write_bytes(other.read_bytes())
+        return said
+    monkeypatch.setattr(features, "_first_use", then_it_changes)
+    with pytest.raises(UserError, match=f"{video.path} changed while it was read"):
+        encode(folder, 1)
+    monkeypatch.undo()
+    (folder / video.path).write_bytes(before)
+    assert np.array_equal(encode(folder, 1), truth)
+
+
+def test_what_cannot_be_written_beside_the_clips_goes_to_the_user(folder, tmp_path, monkeypatch, capsys):
+    first = encode(folder, 3)
+    monkeypatch.setattr("lrcn.features.store.os.access",
+                        lambda path, mode: folder not in (path, *path.parents))
+    monkeypatch.setenv("LRCN_FEATURES", str(tmp_path / "mine"))
+    before = sorted(folder.rglob("*"))
+    values = encode(folder, 9)
+    assert "encoding frames: 30 frames, 15 more" in capsys.readouterr().out
+    assert np.array_equal(values[:3], first) and np.array_equal(encode(folder, 9), values)
+    assert sorted(folder.rglob("*")) == before and len(list(tmp_path.glob("mine/*/*/*.rows"))) == 1
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_anew(wait, tmp_path, monkeypatch):
+    real = files.fcntl.flock
+
+    def deleted_first(handle, how):
+        monkeypatch.setattr(files.fcntl, "flock", real)
+        (tmp_path / ".lock").unlink()
+        return real(handle, how)
+    monkeypatch.setattr(files.fcntl, "flock", deleted_first)
+    with files.lock(tmp_path, "flag", "another", wait=wait), open(tmp_path / ".lock") as f, \
+            pytest.raises(BlockingIOError):
+        real(f, files.fcntl.LOCK_EX | files.fcntl.LOCK_NB)

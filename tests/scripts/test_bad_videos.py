@@ -1,0 +1,237 @@
+"""Bad and odd videos: each is sampled rightly, or listed in failed.csv with its reason; the rest go on."""
+import csv
+import os
+import shutil
+
+import pytest
+from commands import ROOT, run
+from videos import (
+    class_folders,
+    numbered,
+    set_frame_times,
+    set_header_frames,
+    turn,
+    write_endless,
+    write_sound,
+    write_video,
+)
+
+from lrcn.video.reader import probe
+from lrcn.video.writer import write_clip
+from tests.scripts.test_preprocessing import SCRIPT, manifest, preprocess, shown
+
+DRIVER = """
+import os, pathlib, signal, shutil, sys
+sys.path.insert(0, {root!r})
+import preprocessing_data
+from lrcn.base import cli
+from lrcn.data import sampler
+from lrcn.video import avi
+read_clip = sampler.read_clip
+{patch}
+if __name__ == "__main__":
+    cli.run(preprocessing_data.main)
+"""
+
+
+def failures(out):
+    with open(out / "failed.csv", newline="") as f:
+        return {row["source"]: row["reason"] for row in csv.DictReader(f)}
+
+
+def run_patched(tmp_path, patch, raw, out, *flags):
+    """preprocessing_data.py with a piece of it, or of OpenCV's, made to misbehave in every worker."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(root=str(ROOT), patch=patch))
+    return run(driver, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2, *flags,
+               ok=False, fork=False)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """(folder of clips sampled from a folder of good, odd and bad videos, the run's result)."""
+    raw = class_folders(tmp_path_factory.mktemp("odd") / "raw", classes=("Good",), videos=70, frames=45)
+    odd = raw / "Odd"
+    write_video(odd / "one_frame.avi", 1)
+    write_video(odd / "three_frames.avi", 3)
+    write_video(odd / "thirty_frames.avi", 30)
+    write_video(odd / "exactly.avi", 41)
+    write_video(odd / "ntsc.avi", 120, 29.97)
+    write_video(odd / "half.avi", 60, 12.5)
+    write_video(odd / "sixty.mp4", 150, 60)
+    write_video(odd / "portrait.avi", 60, width=48, height=90)
+    turn(write_video(odd / "phone.mp4", 60))
+    write_video(odd / "large.mp4", 9, width=3840, height=2160)
+    write_video(odd / "grey.avi", 60, grey=True)
+    set_frame_times(write_video(odd / "variable.mp4", 100), [1] * 50 + [4, 1] * 25)
+    set_header_frames(write_video(odd / "too_many_in_head.avi", 60), 5000)
+    set_header_frames(write_video(odd / "too_few_in_head.avi", 60), 3)
+    set_header_frames(write_video(odd / "none_in_head.avi", 60), 0)
+    write_clip(odd / "odd_size.avi", [numbered(i, 61, 47) for i in range(60)], 25)
+    whole = write_video(odd / "cut_in_the_middle.avi", 90).read_bytes()
+    begin, end = whole.index(b"movi"), whole.rindex(b"idx1")
+    (odd / "cut_in_the_middle.avi").write_bytes(whole[:begin + (end - begin) * 4 // 5])
+    (odd / "cut_in_the_head.avi").write_bytes(whole[:150])
+    (odd / "zero_bytes.avi").write_bytes(b"")
+    (odd / "letter.avi").write_text("Dear Sir or Madam\n" * 500)
+    (odd / "playlist.avi").write_text("#EXTM3U\n#EXTINF:1,\n" + str(odd / "grey.avi") + "\n#EXT-X-ENDLIST\n")
+    write_sound(odd / "sound.avi")
+    (odd / "folder.avi").mkdir()
+    os.symlink(odd / "nowhere.avi", odd / "dangling.avi")
+    out = raw.parent / "out"
+    return out, preprocess(raw, out)
+
+
+def test_the_good_ones_go_on_and_every_odd_one_is_sampled_or_listed(odd):
+    out, result = odd
+    done, failed = manifest(out), failures(out)
+    assert sum(cls == "Good" for cls, _ in done) == 70
+    assert failed == {
+        "Odd/cut_in_the_head.avi": "no video in it that can be decoded",
+        "Odd/dangling.avi": "the file does not exist",
+        "Odd/letter.avi": "no video in it that can be decoded",
+        "Odd/playlist.avi": "no video in it that can be decoded",
+        "Odd/sound.avi": "no video in it that can be decoded",
+        "Odd/zero_bytes.avi": "the file is empty"}
+    assert "6 of 93 videos could not be sampled" in result.err and "Traceback" not in result.err
+    assert result.out.splitlines()[-1] == str(out)
+    assert not [p for p in out.rglob("*.avi") if p.stem in ("letter", "sound", "zero_bytes")]
+
+
+@pytest.mark.parametrize("name, stride, frames", [
+    ("exactly", 10, 41), ("ntsc", 12, 120), ("half", 5, 60), ("sixty", 24, 150), ("portrait", 10, 60),
+    ("phone", 10, 60), ("large", 2, 9), ("grey", 10, 60), ("too_many_in_head", 10, 60),
+    ("none_in_head", 10, 60), ("odd_size", 10, 60)])
+def test_odd_sizes_rates_and_headers_are_sampled_rightly(odd, name, stride, frames):
+    row = manifest(odd[0])["Odd", name]
+    assert (int(row["stride"]), int(row["source_frames"]), int(row["frames"])) == (stride, frames, 5)
+    wanted = [int(row["start"]) + k * stride for k in range(5)]
+    assert wanted[-1] < frames
+    if name != "phone":     # its picture is turned, and its number with it
+        assert shown(odd[0], "Odd", name) == wanted
+
+
+@pytest.mark.parametrize("name, width, height", [
+    ("portrait", 48, 90), ("phone", 48, 64), ("large", 3840, 2160), ("odd_size", 61, 47), ("ntsc", 64, 48)])
+def test_a_clip_has_the_size_of_its_source_as_it_is_shown(odd, name, width, height):
+    info = probe(odd[0] / "Odd" / f"{name}.avi")
+    assert (info.width, info.height, info.frames) == (width, height, 5)
+
+
+def test_a_short_video_gets_a_smaller_stride_and_a_very_short_one_repeats_its_last_frame(odd):
+    out, rows = odd[0], manifest(odd[0])
+    row = rows["Odd", "thirty_frames"]
+    start, stride = int(row["start"]), int(row["stride"])
+    assert stride == 7 and shown(out, "Odd", "thirty_frames") == [start + 7 * k for k in range(5)]
+    assert shown(out, "Odd", "three_frames") == [0, 1, 2, 2, 2]
+    assert shown(out, "Odd", "one_frame") == [0, 0, 0, 0, 0]
+    for name, frames in (("three_frames", "3"), ("one_frame", "1")):
+        row = rows["Odd", name]
+        assert (row["source_frames"], row["start"], row["stride"], row["frames"]) == (frames, "0", "1", "5")
+
+
+def test_a_header_that_counts_too_few_frames_does_not_spoil_the_clip(odd):
+    row = manifest(odd[0])["Odd", "too_few_in_head"]
+    assert int(row["stride"]) == 10 and int(row["source_frames"]) == 60
+    assert shown(odd[0], "Odd", "too_few_in_head") == [int(row["start"]) + 10 * k for k in range(5)]
+
+
+def test_a_video_cut_in_the_middle_gives_frames_before_the_cut(odd):
+    row = manifest(odd[0])["Odd", "cut_in_the_middle"]
+    assert 41 <= int(row["source_frames"]) < 90
+    assert shown(odd[0], "Odd", "cut_in_the_middle") == [int(row["start"]) + 10 * k for k in range(5)]
+    assert int(row["start"]) + 40 < int(row["source_frames"])
+
+
+def test_a_variable_rate_is_sampled_by_time(odd):
+    times = [0.0]
+    for duration in ([1] * 50 + [4, 1] * 25)[:-1]:
+        times.append(times[-1] + duration / 25)
+    clip = [times[number] for number in shown(odd[0], "Odd", "variable")]
+    for k, seconds in enumerate(clip):
+        assert abs(seconds - clip[0] - 0.4 * k) < 4 / 25 + 0.12
+
+
+# ---------------------------------------------------------------- decoders that hang or crash
+
+def test_more_than_a_tenth_failing_is_exit_status_1_after_all_were_tried(tmp_path):
+    raw = class_folders(tmp_path / "raw", videos=3, frames=45)
+    (raw / "Jump" / "v_Jump_g01_c01.avi").write_bytes(b"")
+    result = preprocess(raw, tmp_path / "out", ok=False)
+    assert result.code == 1 and len(manifest(tmp_path / "out")) == 8
+    assert "1 of 9 videos could not be sampled" in result.err and "the file is empty" in result.err
+    # Mended, it is sampled by the same command, and the list of failures goes.
+    shutil.copy(raw / "Jump" / "v_Jump_g02_c01.avi", raw / "Jump" / "v_Jump_g01_c01.avi")
+    preprocess(raw, tmp_path / "out")
+    assert len(manifest(tmp_path / "out")) == 9 and not (tmp_path / "out" / "failed.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_decoder_that_hangs_is_ended_after_the_time_limit(tmp_path):
+    raw = class_folders(tmp_path / "raw", videos=7, frames=45)
+    write_endless(raw / "Jump" / "hangs.mkv")
+    result = preprocess(raw, tmp_path / "out", "--time_limit", 1.5)
+    assert failures(tmp_path / "out") == {
+        "Jump/hangs.mkv": "the decoder did not finish within 1.5 seconds"}
+    assert len(manifest(tmp_path / "out")) == 21 and result.code == 0
+
+
+@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGABRT"])
+@pytest.mark.slow
+def test_a_decoder_that_crashes_takes_one_video_with_it(tmp_path, signal):
+    raw = class_folders(tmp_path / "raw", videos=10, frames=45)
+    patch = f"""
+def crash(path, *rest):
+    if "Run_g04" in str(path) or "Turn_g01" in str(path):
+        os.kill(os.getpid(), signal.{signal})
+    return read_clip(path, *rest)
+sampler.read_clip = crash
+"""
+    result = run_patched(tmp_path, patch, raw, tmp_path / "out")
+    assert failures(tmp_path / "out") == {
+        f"{name[2:-12]}/{name}": f"the decoder crashed ({signal})"
+        for name in ("v_Run_g04_c01.avi", "v_Turn_g01_c01.avi")}, result
+    assert len(manifest(tmp_path / "out")) == 28 and result.code == 0
+
+
+# ---------------------------------------------------------------- the disk
+
+def test_clips_that_cannot_fit_are_refused_with_both_numbers(tmp_path):
+    raw = class_folders(tmp_path / "raw", videos=8, frames=45)
+    patch = "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 5000)"
+    result = run_patched(tmp_path, patch, raw, tmp_path / "out")
+    assert result.code == 2 and "0.01 MB are free" in result.err and " MB in " in result.err, result
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    # What was sampled before it was known counts.
+    assert "going on: 16 of 24" in preprocess(raw, tmp_path / "out").out
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_middle_ends_with_one_line_and_no_half_file(tmp_path):
+    raw, out = class_folders(tmp_path / "raw", videos=8, frames=45), tmp_path / "out"
+    patch = """
+release = avi.Writer.release
+def full(self):
+    self.stream.flush()
+    if len(list(pathlib.Path(self.stream.name).parent.parent.glob("*/v_*.avi"))) >= 10:
+        if os.getpid() % 2:     # most often another worker is ended while it writes
+            import time
+            time.sleep(5)
+        raise OSError(28, "No space left on device")
+    release(self)
+avi.Writer.release = full
+"""
+    result = run_patched(tmp_path, patch, raw, out)
+    assert result.code == 1 and "the disk is full" in result.err.splitlines()[-1], result
+    assert "Traceback" not in result.err
+    assert not (out / "manifest.csv").exists() and not list(out.glob("*/.*tmp*"))
+    assert "videos are sampled already" in preprocess(raw, out).out
+    assert len(manifest(out)) == 24
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_refused_with_one_line(tmp_path):
+    raw = class_folders(tmp_path / "raw", videos=1, frames=45)
+    (tmp_path / "shut").mkdir(mode=0o500)
+    result = run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "shut" / "out", ok=False)
+    assert result.code == 2 and "--sampled_data_dir" in result.err and len(result.err.splitlines()) == 1

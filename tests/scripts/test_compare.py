@@ -1,0 +1,130 @@
+"""compare.py: tested runs side by side, video by video."""
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from runs import last_line, one_line, report_of, table, train
+
+from lrcn.evaluation import scores
+
+
+def made_up_run(folder, right, videos=None, **metrics):
+    """A run folder with nothing but the test results that compare.py --no-speed reads."""
+    (folder / "test").mkdir(parents=True)
+    videos = videos or [f"v_A_g{i // 2:02}_c{i % 2:02}" for i in range(len(right))]
+    with open(folder / "test" / "predictions.csv", "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("video", "class", "group", "right"))
+        for video, hit in zip(videos, right, strict=True):
+            writer.writerow((video, "A", video[:7], int(hit)))
+    (folder / "test" / "metrics.json").write_text(json.dumps(
+        {"encoder": "e", "readout": "final", "split": "1", "parameters": 7, "checkpoint": "best.pth.tar",
+         **metrics}))
+    return folder
+
+
+def test_two_runs_are_compared_video_by_video(tmp_path):
+    random = np.random.default_rng(0)
+    one, other = random.random(60) < 0.6, random.random(60) < 0.8
+    runs = [made_up_run(tmp_path / name, right) for name, right in (("one", one), ("other", other))]
+    result = run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed", "--names", "frames", "lrcn")
+    first, second = table(last_line(result) / "comparison.csv")
+    assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
+    assert float(first["top1"]) == pytest.approx(one.mean())
+    assert float(second["minus_first"]) == pytest.approx(other.mean() - one.mean())
+    _, ends, p = scores.paired(one[None], other[None], np.arange(60) // 2)
+    assert float(second["mcnemar_p"]) == pytest.approx(p)
+    assert [float(second["minus_first_low"]), float(second["minus_first_high"])] == pytest.approx(ends)
+    assert "minus frames [95%]" in result.out and first["remark"] == second["remark"] == ""
+    assert cv2.imread(str(tmp_path / "out" / "comparison.png")).std() > 1
+
+
+def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_path):
+    right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
+    seeds = [made_up_run(tmp_path / f"seed{i}", row) for i, row in enumerate(right)]
+    others = made_up_run(tmp_path / "others", right[0], videos=[f"v_A_g{i}9_c01" for i in range(4)])
+    result = run("compare.py", f"{seeds[0]},{seeds[1]}", seeds[1], others, "--output", tmp_path / "out",
+                 "--no-speed")
+    rows = table(last_line(result) / "comparison.csv")
+    assert [(row["runs"], row["top1"]) for row in rows] == [("2", "0.375"), ("1", "0.25"), ("1", "0.5")]
+    assert float(rows[1]["minus_first"]) == pytest.approx(-0.125) and rows[1]["mcnemar_p"] == ""
+    assert rows[2]["minus_first"] == "" == rows[2]["minus_first_low"]
+    remark = "tested on other videos than seed0 (0 of its 4 in common): no paired difference"
+    assert rows[2]["remark"] == remark and remark in result.out
+
+
+def test_a_leaky_run_is_called_so_in_the_table_and_on_the_terminal(tmp_path):
+    fair, leaky = (made_up_run(tmp_path / name, [True, False] * 9, leaky=name == "leaky")
+                   for name in ("fair", "leaky"))
+    result = run("compare.py", fair, leaky, "--output", tmp_path / "out", "--no-speed")
+    rows = table(last_line(result) / "comparison.csv")
+    assert ["LEAKY" in row["remark"] for row in rows] == [False, True]
+    assert ["LEAKY" in line for line in result.out.splitlines()[1:3]] == [False, True]
+
+
+def test_one_run_or_one_seed_twice_is_no_two_seeds(tmp_path):
+    one, again = (with_settings(made_up_run(tmp_path / name, [True, False]), seed=3)
+                  for name in ("one", "again"))
+    for word, says in ((f"{one},{one}", "folder"), (f"{one},{again}", "seed 3")):
+        one_line(run("compare.py", again, word, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+
+
+def with_settings(folder, **settings):
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else_differs(tmp_path):
+    random = np.random.default_rng(0)
+    one, two, wide = (with_settings(made_up_run(tmp_path / name, random.random(40) < 0.7), **settings)
+                      for name, settings in (("one", {"seed": 1, "local_dir": "a", "hidden_size": 8}),
+                                             ("two", {"seed": 2, "local_dir": "b", "hidden_size": 8}),
+                                             ("wide", {"seed": 1, "epochs": 7, "hidden_size": 16})))
+    result = run("compare.py", f"{one},{two}", wide, "--output", tmp_path / "out", "--no-speed")
+    first, second = table(last_line(result) / "comparison.csv")
+    assert (first["runs"], first["flags"]) == ("2", "")
+    assert second["flags"] == "hidden_size 16, epochs 7" and "hidden_size 16, epochs 7" in result.out
+    one_line(run("compare.py", f"{one},{wide}", "--output", tmp_path / "out", "--no-speed", ok=False),
+             "wide has hidden_size 16, epochs 7")
+
+
+def test_runs_that_are_right_everywhere_have_an_interval_all_the_same(tmp_path):
+    runs = [made_up_run(tmp_path / name, [True] * 80) for name in "ab"]
+    first, second = table(last_line(run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed"))
+                          / "comparison.csv")
+    assert 0.88 < float(first["ci95_low"]) < 0.93 and float(first["ci95_high"]) == 1
+    assert float(second["minus_first_low"]) < -0.05 and float(second["minus_first_high"]) > 0.05
+
+
+@pytest.mark.parametrize("name, text, says", [
+    ("test/predictions.csv", "", "predictions.csv"),
+    ("test/predictions.csv", "video,class,group,right\n", "run test.py again"),
+    ("test/predictions.csv", "video,class,group,right\nv,A,g,yes\n", "right 0 or 1"),
+    ("test/metrics.json", '{"parameters": "7"}', "parameters"),
+    ("settings.json", '{"seed": 1, "hidden_size": "5"}', "hidden_size: expected a whole number"),
+    ("settings.json", "[]", "settings.json")])
+def test_a_damaged_file_is_one_line(tmp_path, name, text, says):
+    folder = with_settings(made_up_run(tmp_path / "one", [True, False]), seed=1)
+    (folder / name).write_text(text)
+    one_line(run("compare.py", folder, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+
+
+def test_a_run_that_was_not_tested_is_one_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    for words, says in (((tmp_path / "run",), "run test.py on it first"), ((tmp_path / "absent",), "absent"),
+                        ((made_up_run(tmp_path / "one", [True]), "--names", "a", "b"), "--names")):
+        one_line(run("compare.py", *words, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_real_runs_are_timed(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 1)
+    report_of(folder)
+    result = run("compare.py", folder, folder, "--output", tmp_path / "out")
+    rows = table(last_line(result) / "comparison.csv")
+    assert [float(row["minus_first"] or 0) for row in rows] == [0, 0] and rows[1]["mcnemar_p"] == "1.0"
+    assert all(int(row["parameters"]) > 1e5 and float(row["frames_per_second"]) > 1 for row in rows)

@@ -1,0 +1,375 @@
+"""preprocessing_data.py on a folder of one's own: parts and names, a source that changes, the data report."""
+import csv
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from runs import one_line
+from videos import write_video
+
+import preprocessing_data
+from dataset import training_samples
+from lrcn.data.manifest import MANIFEST_COLUMNS, read_sampled
+from lrcn.data.overview import make_report
+from lrcn.training.recipe import Recipe
+from tests.scripts.test_own_data import TINY
+from tests.scripts.test_preprocessing import SCRIPT, manifest, preprocess, snapshot, write_lists
+
+
+def scene(seed, frames=60, size=(96, 128)):
+    """Frames of a picture of its own that drifts slowly: to be told from others by any of them."""
+    small = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), np.uint8)
+    large = cv2.resize(small, (size[1] + frames // 4, size[0]), interpolation=cv2.INTER_CUBIC)
+    return [large[:, i // 4:i // 4 + size[1]] for i in range(frames)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two classes of three videos, each a scene of its own."""
+    folder = tmp_path_factory.mktemp("source") / "raw"
+    for number, name in enumerate(("jump/a", "jump/b", "jump/c", "wave/a", "wave/b", "wave/c")):
+        write_video(folder / f"{name}.avi", scene(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sampled_source(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("source") / "out"
+    preprocess(source, out)
+    return out
+
+
+@pytest.fixture
+def mine(source, sampled_source, tmp_path):
+    """(a copy of the source to be changed, times kept; its folder of clips)."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(source, raw)
+    preprocess(raw, out)
+    return raw, out
+
+
+def table(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def train(clips, folder, *flags):
+    """The folder of a run of one epoch."""
+    return run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", 1, "--split_size", 0.5,
+               "--local_dir", folder, "--no-pictures", *flags).out.splitlines()[-1]
+
+
+def names(out):
+    return {f"{cls}/{name}" for cls, name in manifest(out)}
+
+
+# ---------------------------------------------------------------- the folder follows its source
+
+def test_a_removed_video_is_taken_out_and_said_and_kept_if_asked(mine):
+    raw, out = mine
+    (raw / "jump/a.avi").unlink()
+    kept = preprocess(raw, out, "--keep")
+    assert "jump/a" in names(out) and (out / "jump/a.avi").exists() and "taken out" not in kept.out
+    result = preprocess(raw, out)
+    assert "taken out: 1 clips" in result.out and "jump/a" in result.out and "--keep" in result.out
+    assert "jump/a" not in names(out) and len(names(out)) == 5
+    assert not (out / "jump/a.avi").exists()
+    assert {v.name for v in read_sampled(out) if v.cls == "jump"} == {"b", "c"}
+    shutil.rmtree(raw / "wave")
+    preprocess(raw, out)
+    assert names(out) == {"jump/b", "jump/c"} and not (out / "wave").exists()
+
+
+def test_a_replaced_video_of_the_same_size_is_sampled_again(mine):
+    raw, out = mine
+    before = snapshot(out)
+    old, new = raw / "jump/a.avi", raw / "wave/a.avi"
+    known = old.stat()
+    content = new.read_bytes()[:known.st_size]
+    old.write_bytes(content + bytes(known.st_size - len(content)))
+    os.utime(old, ns=(known.st_atime_ns, known.st_mtime_ns + 10**6))
+    assert old.stat().st_size == known.st_size
+    result = preprocess(raw, out)
+    assert "sampled again: 1 videos that changed" in result.out and "jump/a" in result.out
+    after = snapshot(out)
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"jump/a.avi", "clips.csv"} <= changed <= {"jump/a.avi", "clips.csv", "manifest.csv"}
+
+
+def test_another_time_alone_gives_the_same_clip_and_that_is_said(mine):
+    raw, out = mine
+    before = (out / "jump/a.avi").read_bytes()
+    os.utime(raw / "jump/a.avi")
+    result = preprocess(raw, out)
+    assert "1 of them have another time alone" in result.out
+    assert (out / "jump/a.avi").read_bytes() == before
+    assert "nothing to do" in preprocess(raw, out).out
+
+
+def test_a_video_that_was_replaced_by_rubbish_leaves_no_clip_to_learn(mine):
+    raw, out = mine
+    (raw / "jump/a.avi").write_text("no video")
+    result = preprocess(raw, out, ok=False)
+    assert "not sampled: jump/a.avi" in result.err and result.code == 1     # more than a tenth
+    assert "jump/a" not in names(out) and not (out / "jump/a.avi").exists()
+
+
+def test_a_kept_change_stays_until_it_is_asked_for(mine):
+    raw, out = mine
+    before = snapshot(out)
+    shutil.copy(raw / "wave/b.avi", raw / "jump/a.avi")
+    preprocess(raw, out, "--keep")
+    assert snapshot(out) == before
+    assert "sampled again: 1" in preprocess(raw, out).out
+
+
+def test_most_of_a_folder_is_not_taken_out_unasked(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for i in range(18):
+        write_video(raw / "AB"[i % 2] / f"{i}.avi", 12)
+    preprocess(raw, out)
+    for i in range(12):
+        (raw / "AB"[i % 2] / f"{i}.avi").unlink()
+    before = snapshot(out)
+    result = preprocess(raw, out, ok=False)
+    assert result.code == 2 and "12 of the 18" in result.err and "--no-keep" in result.err
+    assert snapshot(out) == before
+    preprocess(raw, out, "--no-keep")
+    assert len(names(out)) == 6
+
+
+def test_a_folder_without_clips_csv_is_taken_as_it_is(mine):
+    """Folders of before: a source younger than its clip has changed."""
+    raw, out = mine
+    (out / "clips.csv").unlink()
+    assert "nothing to do" in preprocess(raw, out).out
+    (out / "clips.csv").unlink()
+    later = (out / "jump/b.avi").stat().st_mtime_ns + 10**9
+    os.utime(raw / "jump/b.avi", ns=(later, later))
+    assert "sampled again: 1" in preprocess(raw, out).out
+
+
+@pytest.mark.parametrize("name, column", [("clips.csv", "light"), ("clips.csv", "hashes"),
+                                          ("manifest.csv", "source_fps")])
+def test_a_damaged_table_is_one_line_at_the_report(mine, name, column):
+    _, out = mine
+    header, first, *rest = (out / name).read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index(column)] = "xy"
+    (out / name).write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
+    one_line(run(SCRIPT, "--report", "--sampled_data_dir", out, ok=False), "clips.csv", "jump/")
+
+
+# ---------------------------------------------------------------- parts, names, lists
+
+@pytest.mark.slow
+def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, tmp_path):
+    raw = tmp_path / "raw"
+    for part, clips in (("train", "ab"), ("val", "c"), ("test", "ab")):
+        for cls in ("jump", "wave"):
+            for name in clips:
+                target = raw / part / cls / f"{name}_{part}.avi"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / cls / f"{name}.avi", target)
+    said = preprocess(raw, tmp_path / "out")
+    assert "parts by folder: 4 train, 2 val, 4 test" in said.out
+    folder = train(tmp_path / "out", tmp_path / "runs")
+    assert {(row["part"], row["class"], row["video"]) for row in table(f"{folder}/splits.csv")} == {
+        (part, cls, f"{name}_{part}") for part, found in (("train", "ab"), ("val", "c"), ("test", "ab"))
+        for cls in ("jump", "wave") for name in found}
+    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
+    assert len(table(f"{folder}/test/predictions.csv")) == 4
+    for cls in ("jump", "wave"):
+        shutil.rmtree(raw / "test" / cls)
+    preprocess(raw, tmp_path / "out")
+    samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
+    assert {sample.video.name for sample in samples if sample.part == "test"} == {"c_val"}
+    assert {sample.part for sample in samples if sample.video.part == "train"} == {"train", "val"}
+
+
+def test_a_mov_beside_an_mp4_and_other_endings_are_all_sampled(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("a.mov", "a.mp4", "b.m4v", "c.mpg", "d.flv", "e.wmv", "f.mts", "g.3gp", "h.gif"):
+        write_video(raw / "A/made.mp4", 60).rename(raw / "A" / name)
+    (raw / "A/notes.txt").write_text("no video")
+    preprocess(raw, tmp_path / "out")
+    assert names(tmp_path / "out") == {"A/a.mov", "A/a.mp4", *(f"A/{letter}" for letter in "bcdefgh")}
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "clips.csv", "settings.json", "features"])
+def test_a_class_cannot_be_called_as_what_lies_beside_the_classes(tmp_path, name):
+    write_video(tmp_path / "raw" / name / "a.avi", 12)
+    result = preprocess(tmp_path / "raw", tmp_path / "out", ok=False)
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and repr(name) in result.err
+
+
+def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):
+    whole, left = Path.write_bytes, [7]
+
+    def write_bytes(path, data):
+        left[0] -= 1
+        if left[0] <= 0:
+            whole(path, data[:len(data) // 2])
+            raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        whole(path, data)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OSError, match="no space left"):
+        preprocessing_data.write_frames(sampled_source, tmp_path)
+    pictures = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(pictures) == 6 and all(cv2.imread(str(path)) is not None for path in pictures)
+
+
+def test_pictures_are_called_pictures(tmp_path):
+    for cls in "AB":
+        for i in range(23):
+            path = tmp_path / "raw" / cls / f"{cls}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), scene(i)[0])
+    said = run(SCRIPT, "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", tmp_path / "out",
+               "--num_workers", 1, "--sheet_clips", 20).out
+    assert "data: 46 pictures of 2 classes" in said and "46 pictures in" in said
+    assert not re.search("film|frames a second|seconds:|videos", said) and "--group_pattern" not in said
+    report = make_report(tmp_path / "out", tiles=20)
+    assert report.titles["A"] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
+    assert {cls: len(tiles) for cls, tiles in make_report(tmp_path / "out", tiles="all").sheets.items()} == {
+        "A": 23, "B": 23}
+
+
+@pytest.mark.slow
+def test_kinetics_tables_choose_the_videos_and_the_test(tmp_path):
+    raw, lists = tmp_path / "raw", tmp_path / "lists"
+    lists.mkdir()
+    rows = {"train": [], "validate": []}
+    for number, (part, label) in enumerate([("train", "air drumming"), ("train", "abseiling")] * 2
+                                           + [("validate", "air drumming"), ("validate", "abseiling")]):
+        write_video(raw / part / label.replace(" ", "_") / f"abcdefghij{number}_000010_000020.mp4", 30)
+        rows[part].append(f"{label},abcdefghij{number},10,20,{part}\n")
+    for part, lines in rows.items():
+        (lists / f"{part}.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "".join(lines))
+    said = preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
+    assert "4 of 4 listed training videos present, 2 of 2 listed test videos present" in said.out
+    assert {cls for cls, _ in manifest(tmp_path / "out")} == {"air drumming", "abseiling"}
+    folder = train(tmp_path / "out", tmp_path / "runs", "--ucf_list_dir", lists)
+    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
+    assert {row["video"] for row in table(f"{folder}/test/predictions.csv")} == {
+        "abcdefghij4_000010_000020", "abcdefghij5_000010_000020"}
+
+
+def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path, capsys):
+    raw, lists = tmp_path / "raw", tmp_path / "lists"
+    lists.mkdir()
+    for cls in ("hug", "kiss"):
+        for i in range(4):
+            write_video(raw / cls / f"{'party' if i else 'home'}_{i}.avi", 12)
+        rows = (f"{'party' if i else 'home'}_{i}.avi {1 + i // 3} \n" for i in range(4))
+        (lists / f"{cls}_test_split1.txt").write_text("".join(rows))
+    preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
+    training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), ucf_list_dir=str(lists), split_size=0.5))
+    said = capsys.readouterr().err
+    assert "4 of 6 videos share their name" in said and "party_1, party_2 of kiss" in said
+
+
+def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, tmp_path):
+    preprocess(source, tmp_path / "out", "--classes", "wave")
+    assert {cls for cls, _ in manifest(tmp_path / "out")} == {"wave"}
+    result = preprocess(source, tmp_path / "out", ok=False)
+    assert result.code == 2 and "--classes" in result.err and len(result.err.splitlines()) == 1
+
+
+# ---------------------------------------------------------------- the data report
+
+@pytest.fixture(scope="module")
+def reported(source, tmp_path_factory):
+    """(result, folder of clips) of a data set with everything that the report looks for."""
+    raw = tmp_path_factory.mktemp("reported") / "raw"
+    shutil.copytree(source, raw)
+    write_video(raw / "jump/black.avi", [np.zeros((96, 128, 3), np.uint8)] * 60)
+    write_video(raw / "jump/frozen.avi", scene(9)[:1] * 60)
+    write_video(raw / "jump/tiny.avi", scene(10)[::20])
+    shutil.copy(raw / "jump/a.avi", raw / "wave/copy of a.avi")
+    write_video(raw / "wave/again.mp4", [cv2.resize(f, (160, 120)) for f in scene(4)])     # wave/b, anew
+    (raw / "wave/broken.mkv").write_text("no video")
+    (raw / "wave/notes.txt").write_text("no video")
+    write_video(raw / "loose.avi", 30)
+    out = raw.parent / "out"
+    return run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2), out
+
+
+def test_the_report_takes_about_ten_lines_of_the_terminal(reported):
+    result, out = reported
+    lines = (out / "data_report/report.txt").read_text().splitlines()
+    assert 8 <= len(lines) <= 12
+    assert result.out.splitlines()[-1 - len(lines):-1] == lines
+    said = "\n".join(lines)
+    for words in ("data: 11 videos of 2 classes", "128x96 (10), 160x120 (1)", "25 (11)", "black: 1 clip",
+                  "frozen: 1 clip", "no video (.txt) (1), in no class folder (1); cannot be read (1)",
+                  "near doubles: 4 clips in 2 sets", "--groups", "its last frame is repeated"):
+        assert words in said, said
+
+
+def test_the_report_names_black_frozen_and_nearly_identical_clips(reported):
+    folder = reported[1] / "data_report"
+    odd = {(row["class"], row["video"]): row["what"] for row in table(folder / "odd.csv")}
+    assert odd["jump", "black"] == "black" and odd["jump", "frozen"] == "frozen"
+    assert odd["jump", "tiny"] == "its last frame is repeated"
+    sets = {}
+    for row in table(folder / "near_doubles.csv"):
+        sets.setdefault(row["set"], set()).add(f"{row['class']}/{row['video']}")
+    assert sorted(map(sorted, sets.values())) == [["jump/a", "wave/copy of a"], ["wave/again", "wave/b"]]
+    assert {row["source"]: row["reason"].split(" (")[0] for row in table(folder / "left_out.csv")} == {
+        "loose.avi": "in no class folder", "wave/notes.txt": "no video",
+        "wave/broken.mkv": "no video in it that can be decoded"}
+    rows = {row["class"]: row for row in table(folder / "classes.csv")}
+    assert (rows["jump"]["videos"], rows["wave"]["videos"]) == ("6", "5")
+
+
+def test_the_reports_groups_keep_near_doubles_in_one_part(reported, tmp_path):
+    _, out = reported
+    videos = read_sampled(out, group_table=out / "data_report/groups.csv")
+    group = {v.path: v.group for v in videos}
+    assert group["jump/a.avi"] == group["wave/copy of a.avi"]
+    assert group["wave/again.avi"] == group["wave/b.avi"]
+    assert len(set(group.values())) == len(videos) - 2
+
+
+def test_every_class_has_a_contact_sheet(reported):
+    sheets = reported[1] / "data_report/sheets"
+    assert {p.name for p in sheets.iterdir()} == {"jump.png", "wave.png"}
+    picture = cv2.imread(str(sheets / "jump.png"))
+    assert picture.shape[1] > 5 * 160 and picture.shape[0] > 2 * 120
+    red = (picture == (46, 16, 200)).all(2)
+    assert red.any()    # around what is odd
+
+
+def test_the_report_by_itself_is_the_same(reported, tmp_path):
+    _, done = reported
+    out = shutil.copytree(done, tmp_path / "out")
+    shutil.rmtree(out / "data_report")
+    again = run(SCRIPT, "--report", "--sampled_data_dir", out, "--num_workers", 1)
+    assert snapshot(out / "data_report") == snapshot(done / "data_report")
+    assert again.out.splitlines()[:-1] == (out / "data_report/report.txt").read_text().splitlines()
+
+
+def test_near_doubles_across_the_lists_of_a_split_are_called_a_leak(reported, tmp_path):
+    raw, out = reported[1].parent / "raw", tmp_path / "listed"
+    lists = write_lists(tmp_path / "lists", ["jump/a.avi"], ["wave/copy of a.avi", "jump/c.avi"])
+    said = run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--ucf_list_dir", lists).out
+    assert "LEAK: sets across train and test: 1 in split 1" in said
+    assert [row["split 1"] for row in table(out / "data_report/near_doubles.csv")] == ["train", "test"]
+
+
+def test_a_folder_made_without_clips_csv_is_reported_from_its_clips(reported, tmp_path):
+    out = shutil.copytree(reported[1], tmp_path / "out")
+    looks = {(r["class"], r["video"]): r["change"] for r in table(out / "clips.csv")}
+    (out / "clips.csv").unlink()
+    run(SCRIPT, "--report", "--sampled_data_dir", out, "--num_workers", 2)
+    rows = table(out / "clips.csv")
+    assert {(r["class"], r["video"]) for r in rows} == looks.keys() and rows[0]["bytes"] == ""
+    assert {r["what"] for r in table(out / "data_report/odd.csv")} >= {"black", "frozen"}
+    assert [*table(out / "manifest.csv")[0]] == list(MANIFEST_COLUMNS)

@@ -1,0 +1,234 @@
+"""export.py: a run as files that say the same as PyTorch, and test_on_video.py on such a file."""
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, run
+from runs import last_line, one_line, patched, table
+from videos import write_video
+
+import export
+import models
+import utils
+from lrcn.features import onnx, surgery
+from lrcn.runs import ExportFolder
+from lrcn.watching import exported
+
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(package)
+
+PLAIN = ("--encoder_backend", "torch", "--encoder_precision", "float32")    # with what the file is compared
+
+
+@pytest.fixture(scope="module")
+def files(trained, once):
+    """(run folder, its export folder): a copy of the trained run with its ONNX files."""
+    def make(folder):
+        shutil.copytree(trained, folder / "run")
+        run("export.py", folder / "run")
+        return folder / "run"
+    return once("exported", make)
+
+
+@pytest.fixture
+def model(files, tmp_path):
+    """A copy of model.onnx alone."""
+    return shutil.copy(files / "export" / "model.onnx", tmp_path / "model.onnx")
+
+
+def label(source, out, *words, **options):
+    return run("test_on_video.py", "--video_path", source, "--output_dir", out, "--no-video", *words,
+               **options)
+
+
+# ---------------------------------------------------------------- the files
+
+@pytest.mark.parametrize("name, size, head, modality", [
+    ("resnet18", 32, {}, "rgb"),
+    ("efficientnet_b0", 32, {"readout": "attention", "bidirectional": False}, "rgb+rgbdiff"),
+    ("timm/vit_tiny_patch16_224", 32, {"readout": "none"}, "rgbdiff")])
+def test_every_family_says_the_same_as_onnx(tmp_path, name, size, head, modality):
+    torch.manual_seed(0)
+    encoder = lively(models.build_encoder(name, None, size, modality))
+    network = models.LRCN(encoder, models.Head(encoder.feature_dim, 3, 16, 8, **head)).eval()
+    trained = utils.Trained(network, list("abc"), {"num_frames_video": 4}, None, None, tmp_path, 0)
+    shape = exported.picture_shape(encoder.transform)
+    clips = torch.randint(0, 256, (3, 4, *shape), dtype=torch.uint8).numpy()
+    ready = {part: export.write_onnx(ExportFolder(tmp_path).part(part, "onnx"), module.eval(), example, names,
+                                     exported.describe(trained, part))
+             for part, (module, example, names) in export.parts(trained).items()}
+    found = export.differences(ready, clips, trained)
+    assert found.keys() == {"model", "encoder and head"} and max(found.values()) < 1e-4
+    with torch.inference_mode():
+        wanted = encoder(torch.from_numpy(clips[:, 0])).numpy()
+    np.testing.assert_allclose(ready["encoder"](clips[:, 0]), wanted, rtol=0, atol=1e-4 * abs(wanted).max())
+    assert np.ptp(wanted, 0).max() > 0.01 * abs(wanted).max()
+
+
+def lively(encoder):
+    """With batch norms that have seen noise: else a deep network says the same of all pictures."""
+    for module in encoder.backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    surgery.move_statistics(encoder.backbone)
+    with torch.no_grad():
+        encoder(torch.randint(0, 256, (16, *exported.picture_shape(encoder.transform)), dtype=torch.uint8))
+    encoder.backbone.eval()
+    return encoder
+
+
+def test_a_run_becomes_three_files_that_say_what_they_are(files):
+    folder = files / "export"
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "head.onnx", "model.onnx"]
+    for part in exported.PARTS:
+        path = ExportFolder(folder).part(part, "onnx")
+        said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
+        assert said["part"] == part and len(said["classes"]) == 6 and said["num_frames_video"] == 5
+        assert (said["FPS"], said["sampling_rate"]) == (25, 10) and said["transform"]["modality"] == "rgb"
+        raw = path.read_bytes()
+        assert str(ROOT).encode() not in raw, "the file tells where its maker's code lies"
+        assert raw == onnx.sealed(raw[:-76]) and not onnx.broken(raw[:-76]), "files of before have no digest"
+
+
+def test_what_it_prints(files, tmp_path):
+    result = run("export.py", files, "--format", "torch", "--output_dir", tmp_path / "out", "--clips", 3)
+    assert last_line(result) == tmp_path / "out"
+    errors = [float(x) for x in re.findall(r"to PyTorch (\S+), 3 clips of ", result.out)]
+    assert len(errors) == 2 and max(errors) < 1e-5
+    program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=(kept := {"lrcn.json": ""}))
+    frames = torch.randint(0, 256, (7, 5, 3, 32, 32), dtype=torch.uint8)
+    assert program.module()(frames).shape == (7, 6) and json.loads(kept["lrcn.json"])["part"] == "model"
+
+
+def test_a_file_that_says_something_else_is_refused(files, tmp_path):
+    wrong = patched(tmp_path, "export.py", "import torch\nload = torch.export.load\n"
+                    "class Wrong:\n    def __init__(self, file): self.right = load(file).module()\n"
+                    "    def module(self): return lambda x: self.right(x) + 0.002\n"
+                    "torch.export.load = Wrong")
+    result = run(wrong, files, "--format", "torch", "--output_dir", tmp_path / "out", ok=False)
+    one_line(result, "--format torch: model differs from PyTorch", "nothing was written")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_packages_it_says_which(files, tmp_path):
+    bare = patched(tmp_path, "export.py",
+                   "from lrcn.features import onnx\nonnx.lacking = lambda *names: names[1:]")
+    one_line(run(bare, files, ok=False), "onnxscript and onnxruntime", "pip install onnxscript onnxruntime")
+
+
+# ---------------------------------------------------------------- test_on_video.py
+
+@pytest.fixture(scope="module")
+def film(demo, tmp_path_factory):
+    """Two of the demo's clips behind one another."""
+    return write_video(tmp_path_factory.mktemp("film") / "film.avi", 150)
+
+
+def test_a_film_gets_the_same_tables_from_the_file_as_from_the_run(files, film, tmp_path):
+    result = label(film, tmp_path / "onnx", "--model", files / "export" / "model.onnx")
+    label(film, tmp_path / "run", "--model_dir", files, *PLAIN)
+    ours, theirs = (tmp_path / name / "film" for name in ("onnx", "run"))
+    assert last_line(result) == ours and "15 frames encoded, 11 windows" in result.out
+    assert (ours / "segments.csv").read_text() == (theirs / "segments.csv").read_text()
+    for mine, other in zip(*(table(folder / "predictions.csv") for folder in (ours, theirs)), strict=True):
+        assert mine["label_1"] == other["label_1"]
+        assert float(mine["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-3)
+
+
+def test_the_documents_program_says_the_same_of_the_first_window(files, film, tmp_path):
+    [program] = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    for said, here in (("model.onnx", files / "export" / "model.onnx"), ("holiday.mp4", film)):
+        program = program.replace(f'"{said}"', repr(str(here)))
+    (tmp_path / "program.py").write_text(program)
+    label(film, tmp_path, "--model", files / "export" / "model.onnx")
+    first = table(tmp_path / "film" / "predictions.csv")[0]
+    name, probability = run(tmp_path / "program.py").out.split()
+    assert name == first["label_1"]
+    assert float(probability) == pytest.approx(float(first["probability_1"]), abs=0.01)
+
+
+def test_the_whole_network_alone_does_it_too(model, files, film, tmp_path):
+    result = label(film, tmp_path / "alone", "--model", model)
+    assert "every window is computed whole" in result.out
+    label(film, tmp_path / "three", "--model", files / "export" / "model.onnx")
+    alone, three = (table(tmp_path / name / "film" / "segments.csv") for name in ("alone", "three"))
+    assert [(row["label"], row["start"]) for row in alone] == [(row["label"], row["start"]) for row in three]
+
+
+def rewritten(path, change):
+    import onnx as library
+    graph = library.load(path)
+    del graph.metadata_props[1:]    # the digest
+    change(graph)
+    Path(path).write_bytes(onnx.sealed(graph.SerializeToString()))
+
+
+def say(path, **values):
+    def change(graph):
+        said = json.loads(graph.metadata_props[0].value)
+        graph.metadata_props[0].value = json.dumps({**said, **values})
+    rewritten(path, change)
+
+
+def flip(path):
+    raw = path.read_bytes()
+    path.write_bytes(raw[:len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 4]) + raw[len(raw) // 2 + 1:])
+
+
+def transformed(path, **values):
+    said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
+    say(path, transform={**said["transform"], **values})
+
+
+def branch(graph):
+    graph.graph.node.add(op_type="If").attribute.add(name="then_branch").g.name = "never"
+
+
+def unsure(graph):
+    [last] = [node for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    assert last.op_type == "Softmax"
+    last.op_type = "Exp"
+    last.ClearField("attribute")
+
+
+def greedy(graph):
+    """Its probabilities times the mean of 400 GB."""
+    from onnx import helper
+    [last] = [node for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    name, last.output[0] = last.output[0], "greedy_shares"
+    graph.graph.initializer.append(helper.make_tensor("greedy_size", 7, [2], [10**5, 10**6]))
+    graph.graph.node.extend([helper.make_node("ReduceMean", ["greedy_shares"], ["greedy_one"], keepdims=0),
+                             helper.make_node("Expand", ["greedy_one", "greedy_size"], ["greedy_ones"]),
+                             helper.make_node("ReduceMean", ["greedy_ones"], ["greedy_mean"], keepdims=0),
+                             helper.make_node("Mul", ["greedy_shares", "greedy_mean"], [name])])
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda path: path.write_bytes(path.read_bytes()[:5000]), "cut off, damaged"),
+    (flip, "its digest is not that of its content"),
+    (lambda path: transformed(path, resize=100_000), "resize: expected"),
+    (lambda path: say(path, num_frames_video=100_000_000), "num_frames_video: expected"),
+    (lambda path: rewritten(path, branch), "loops or branches"),
+    (lambda path: rewritten(path, unsure), "no probabilities (such as"),
+    (lambda path: rewritten(path, greedy), "of memory"),
+    (lambda path: path.write_text("words"), "no ONNX file"),
+    (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "does not say which"),
+    (lambda path: say(path, classes=["a", "a"]), "classes: expected a list"),
+    (lambda path: say(path, classes=["a"]), "does not take and give"),
+    (lambda path: say(path, sampling_rate=float("nan")), "sampling_rate: expected"),
+    (lambda path: say(path, part="head"), "does not take and give"),
+    (lambda path: path.unlink(), "this file does not exist")])
+def test_a_file_that_is_none_is_one_line(model, film, tmp_path, change, words):
+    change(Path(model))
+    one_line(label(film, tmp_path / "out", "--model", model, ok=False), "--model", words)
+
+
+def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, tmp_path):
+    head = files / "export" / "head.onnx"
+    one_line(label(film, tmp_path, "--model", head, ok=False), "the head alone; give the model.onnx beside")
+    for words in (("--model", head, "--model_dir", files), ()):
+        one_line(label(film, tmp_path, *words, ok=False), "--model_dir", "or else --model")

@@ -1,0 +1,239 @@
+"""find_clips.py: films to candidates, to a data set; what stops it, and how it goes on."""
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from commands import run, start
+from runs import TINY, half_files, last_line, one_line, table
+from videos import number_of, write_video
+
+from lrcn.drawing.labels import fit_frame
+from lrcn.video.reader import Video, VideoInfo, probe, read_frames
+from lrcn.video.sampling import Rate
+from lrcn.video.writer import Writer
+from lrcn.watching.candidates import Stretch
+from lrcn.watching.clipfolder import ClipFolder
+
+WINDOW = ("--clip_seconds", 1.6, "--min_probability", 0.2, "--encoder_backend", "torch")
+
+
+@pytest.fixture(scope="module")
+def films(demo, tmp_path_factory):
+    """Three films of joined test clips of the demo, 8 s each, one in a folder of its own."""
+    folder = tmp_path_factory.mktemp("films")
+    clips = sorted((demo / "UCF-101").rglob("*_g0[1-3]_c01.avi"))
+    for n, name in enumerate(("one.mp4", "two.mp4", "deep/one.mp4")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with Writer(folder / name, 25, 160, 120) as out:
+            for clip in clips[n::3]:
+                with Video(clip) as video:
+                    while video.grab():
+                        out.write(fit_frame(video.frame(), 160, 120))
+    return folder
+
+
+def command(model, films, out):
+    return "find_clips.py", "--model_dir", model, "--video_path", films, "--output_dir", out, *WINDOW
+
+
+def find(model, films, out, *more, **options):
+    return run(*command(model, films, out), *more, **options)
+
+
+@pytest.fixture(scope="module")
+def found(trained, films, tmp_path_factory):
+    out = tmp_path_factory.mktemp("found") / "found"
+    assert last_line(find(trained, films, out)) == out
+    return out
+
+
+def test_films_become_a_data_set_of_clips_in_a_table(found, films):
+    rows = table(found / "candidates.csv")
+    names = {"one.mp4": "one_mp4", "two.mp4": "two", "deep/one.mp4": "deep_one_mp4"}
+    assert {row["film"] for row in rows} == names.keys()
+    clips = set()
+    for row in rows:
+        start, end = float(row["start"]), float(row["end"])
+        clip = found / row["class"] / f"{names[row['film']]}_{start:09.3f}-{end:09.3f}.mp4"
+        clips.add(clip)
+        assert end - start == pytest.approx(1.6, abs=0.002) and 0.2 <= float(row["probability"]) <= 1
+        with Video(films / row["film"]) as film:
+            times = film.times()
+        inside = np.flatnonzero((times >= start - 0.0006) & (times < end - 0.0006))
+        assert probe(clip).frames == len(inside)
+        # the very frames: nearer to those of the film than to its neighbours
+        one, other = (read_frames(path, [k])[0].astype(float) for path, k in
+                      ((clip, len(inside) // 2), (films / row["film"], inside[len(inside) // 2])))
+        assert abs(one - other).mean() < 4
+    assert clips == set(found.rglob("*.mp4"))
+    for film in names:
+        spans = sorted((float(r["start"]), float(r["end"])) for r in rows if r["film"] == film)
+        assert all(a[1] <= b[0] + 0.002 for a, b in zip(spans, spans[1:], strict=False))
+    films_table = {row["film"]: row for row in table(found / "films.csv")}
+    assert {film: int(row["candidates"]) for film, row in films_table.items()} == {
+        film: sum(row["film"] == film for row in rows) for film in names}
+    assert (found / "candidates.png").stat().st_size > 5000 and not half_files(found)
+
+
+def test_the_folder_is_sampled_and_trained_with_the_film_as_the_group(found, tmp_path):
+    run("preprocessing_data.py", "--row_data_dir", found, "--sampled_data_dir", tmp_path / "sampled")
+    rows = table(tmp_path / "sampled" / "manifest.csv")
+    assert len(rows) == len(table(found / "candidates.csv"))
+    folder = last_line(run("train.py", "--sampled_data_path", tmp_path / "sampled", *TINY, "--epochs", 1,
+                           "--split_size", 0.4, "--test_size", 0.34, "--local_dir", tmp_path))
+    parts = table(folder / "splits.csv")
+    films = {row["group"]: set() for row in parts}
+    for row in parts:
+        assert row["video"].startswith(row["group"] + "_")
+        films[row["group"]].add(row["part"])
+    assert films.keys() <= {"one_mp4", "two", "deep_one_mp4"} and all(len(p) == 1 for p in films.values())
+
+
+def test_rows_that_a_person_deleted_are_taken_out_and_the_rest_is_not_written_again(found, films, tmp_path):
+    out = tmp_path / "found"
+    shutil.copytree(found, out)
+    lines = (out / "candidates.csv").read_text().splitlines(keepends=True)
+    (out / "candidates.csv").write_text("".join(lines[:1] + lines[3:]))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    said = run("find_clips.py", "--from", out / "candidates.csv", "--video_path", films, "--output_dir", out)
+    assert "0 clips written, 2 files taken out" in said.out
+    left = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    assert len(left) == len(before) - 2 and left.items() <= before.items()
+    (next(iter(left))).unlink()
+    before = (out / "candidates.csv").read_text()
+    words = ("find_clips.py", "--from", out / "candidates.csv", "--output_dir", out, "--video_path")
+    assert "1 clips written" in run(*words, films).out
+    run(*words, films / "two.mp4")
+    assert set(out.rglob("*.mp4")) == set(left)     # what was cut out of other films is as it was
+    assert sorted((out / "candidates.csv").read_text().splitlines()) == sorted(before.splitlines())
+
+
+def test_ctrl_c_keeps_whole_clips_and_the_same_command_goes_on(trained, films, found, tmp_path):
+    out = tmp_path / "out"
+    process = start(*command(trained, films, out))
+    end = time.monotonic() + 60
+    while not list(out.rglob("[!.]*.mp4")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    process.kill(signal.SIGINT)
+    result = process.wait()
+    assert result.code in (0, 130) and "Traceback" not in result.err, result
+    assert not half_files(out)
+    for clip in out.rglob("*.mp4"):
+        assert len(Video(clip).times()) == probe(clip).frames == 40
+    result = find(trained, films, out)
+    assert table(out / "candidates.csv") == sorted(table(found / "candidates.csv"), key=lambda r: (
+        ["deep/one.mp4", "one.mp4", "two.mp4"].index(r["film"]), float(r["start"])))
+    one, other = ({p.relative_to(folder) for p in folder.rglob("*.mp4")} for folder in (out, found))
+    assert one == other and all((out / clip).read_bytes() == (found / clip).read_bytes() for clip in one)
+    again = find(trained, films, out)
+    assert "0 clips written" in again.out and "candidates (" not in again.out.split("candidates of")[0]
+
+
+def test_films_that_cannot_be_read_are_listed_and_cost_nobody_else(trained, films, tmp_path):
+    folder, out = tmp_path / "films", tmp_path / "out"
+    shutil.copytree(films, folder)
+    (folder / "broken.mp4").write_bytes(b"no film")
+    whole = (folder / "two.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[:len(whole) // 3])
+    result = find(trained, folder, out, ok=False)
+    assert result.code == 1 and "cannot read broken.mp4" in result.err
+    assert "of 5 films could not be read" in result.err
+    rows = {row["film"]: row for row in table(out / "films.csv")}
+    assert rows["broken.mp4"]["reason"] and rows["two.mp4"]["reason"] == ""
+    assert {"one.mp4", "two.mp4", "deep/one.mp4"} <= {r["film"] for r in table(out / "candidates.csv")}
+
+
+def numbered_film(path, frames=250):
+    return write_video(path, frames, 25)
+
+
+def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_path):
+    numbered_film(tmp_path / "films" / "x [-3B32lodo2M].mp4")
+    numbered_film(tmp_path / "films" / "holiday.mp4")
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\n"
+                                    "tying a knot,-3B32lodo2M,2,4,train\nabseiling,xxxxxxxxxxx,1,2,train\n"
+                                   "tying a knot,-3B32lodo2M,6,8,validate\n")
+    result = run("find_clips.py", "--from", tmp_path / "k.csv", "--video_path", tmp_path / "films",
+                 "--output_dir", tmp_path / "k")
+    assert "1 that the table names are not there, such as xxxxxxxxxxx" in result.err
+    assert table(tmp_path / "k" / "films.csv")[0]["reason"] == "not there"
+    clip = tmp_path / "k" / "tying a knot" / "-3B32lodo2M_000002_000004.mp4"
+    assert [number_of(f) for f in read_frames(clip, range(50))] == list(range(50, 100))
+    assert probe(clip).frames == 50
+    (tmp_path / "mine.csv").write_text("film,class,start,end\nholiday.mp4,Jump,1.2,2.4\nholiday,Run,5,6\n")
+    run("find_clips.py", "--from", tmp_path / "mine.csv", "--video_path", tmp_path / "films", "--output_dir",
+        tmp_path / "mine", "--classes", "Jump")
+    assert [p.name for p in (tmp_path / "mine").rglob("*.mp4")] == ["holiday_00001.200-00002.400.mp4"]
+    run("preprocessing_data.py", "--row_data_dir", tmp_path / "k", "--ucf_list_dir", tmp_path,
+        "--sampled_data_dir", tmp_path / "sampled")
+    assert [row["video"] for row in table(tmp_path / "sampled" / "manifest.csv")] == [
+        "-3B32lodo2M_000002_000004", "-3B32lodo2M_000006_000008"]
+
+
+@pytest.mark.parametrize("flags, numbers", [
+    ((), [30, 40, 50]), (("--every", 4), [30, 34, 38, 42, 46, 50, 54, 58]),
+    (("--sampling_rate", 20), [30, 50])])
+def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, numbers):
+    numbered_film(tmp_path / "films" / "holiday.mp4")
+    (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,1.2,2.4\n")
+    words = ("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
+             "--output_dir", tmp_path / "out", "--frames", *flags)
+    assert "1 candidates' frames written" in run(*words).out
+    pictures = sorted((tmp_path / "out" / "Jump").glob("*.jpg"))
+    from lrcn.data.pictures import read_picture
+    assert [number_of(read_picture(p)) for p in pictures] == numbers
+    assert pictures[0].name == "holiday_00001.200.jpg"
+    assert "0 candidates' frames written" in run(*words).out
+
+
+def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypatch):
+    """A file that says a thousand frames a second, and holds 25."""
+    numbered_film(tmp_path / "films" / "holiday.mp4")
+    guess = VideoInfo(1000.0, 0, 64, 48)
+    real = Video.__init__
+
+    def guessing(video, path):
+        real(video, path)
+        video.info = guess
+    monkeypatch.setattr(Video, "__init__", guessing)
+    folder = ClipFolder(tmp_path, "frames", lambda fps: Rate(fps, 10), 10)
+    stretch = Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
+    assert [*folder.write([stretch], "holiday", tmp_path / "films" / "holiday.mp4", 60)] == [stretch]
+    seconds = [float(path.stem.rpartition("_")[2]) for path in (tmp_path / "Jump").glob("*.jpg")]
+    assert sorted(seconds) == pytest.approx([1.0, 1.4, 1.8, 2.2, 2.6])
+
+
+def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
+    numbered_film(tmp_path / "films" / "holiday.mp4")
+    (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,3.2,5\n")
+    result = run("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
+                 "--output_dir", tmp_path / "out", "--copy")
+    [clip] = (tmp_path / "out").rglob("*.mp4")
+    first = number_of(read_frames(clip, [0])[0])
+    assert first <= 80 and f"copies begin up to {3.2 - first / 25:.2f} s early" in result.out
+
+
+def test_wrong_words_are_one_line(trained, films, found, tmp_path):
+    def refused(*words, says):
+        one_line(run("find_clips.py", *words, ok=False), *says)
+
+    def model(*words, says, source=films):
+        refused("--video_path", source, "--model_dir", trained, *words, says=says)
+
+    def cut(table, *words, says):
+        refused("--video_path", films, "--from", table, *words, says=says)
+
+    refused("--video_path", films, says=["--model_dir is missing"])
+    model(source=tmp_path / "no", says=["--video_path", "does not exist"])
+    model(source=tmp_path, says=["--video_path", "no video in this folder"])
+    model("--every", 2, says=["--every 2", "--sampling_rate"])
+    model("--classes", "Fly", says=["--classes Fly", "there are"])
+    model("--output_dir", found, "--clip_seconds", 9, says=["it was made with clip_seconds 1.6, not 9"])
+    model("--output_dir", trained, says=["--output_dir", "holds other files"])
+    cut(films / "two.mp4", "--output_dir", tmp_path / "x", says=["--from"])
+    cut(found / "candidates.csv", says=["--output_dir is missing"])
+    cut(found / "candidates.csv", "--output_dir", films / "x", says=["--output_dir", "folder of the films"])
+    (tmp_path / "t.csv").write_text("film,class,start,end\nnothing.mp4,Jump,1,2\n")
+    cut(tmp_path / "t.csv", "--output_dir", tmp_path / "y", says=["--from", "none of its 1 films"])

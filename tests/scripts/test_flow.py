@@ -1,0 +1,55 @@
+"""A run on optical flow, from the sampled clips to a labelled film: one field as a picture, and a stack."""
+import pytest
+import torch
+from commands import run
+from runs import ONE_THREAD, flags, last_line, load, one_line, read_json, report_of, table, train
+
+import utils
+from lrcn.data.frames import clip_frames, windows
+from lrcn.data.manifest import read_sampled
+from lrcn.video.sampling import Rate
+from lrcn.watching.sliding import History, Slider, analyse
+
+STACK = "--modality", "flow", "--flow_length", 2
+
+
+def test_what_cannot_be_trained_is_refused_in_one_line(demo, sampled, flowing, tmp_path):
+    for folder, more, words in (
+            (flowing, STACK, ("--flow_length 2", "--train_encoder all or last:K")),
+            (flowing, ("--modality", "rgb+flow", "--flow_length", 2), ("--flow_length 2", "fuse.py")),
+            (sampled, ("--modality", "flow"), ("no optical flow", "--flow dis")),
+            (flowing, ("--modality", "flow", "--flow_length", 9, "--train_encoder", "all"), ("2 fields",))):
+        one_line(run("train.py", *flags(demo, folder, tmp_path, *more), ok=False), *words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("--modality", "rgb+flow"), (*STACK, "--train_encoder", "all"),
+                                  (*STACK, "--train_encoder", "last:1")], ids=lambda m: " ".join(map(str, m)))
+def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tmp_path, more):
+    folder = train(demo, flowing, tmp_path, *more, "--epochs", 1)
+    assert load(folder)["settings"]["flow"]["backend"] == "dis"
+    assert read_json(report_of(folder) / "metrics.json")["videos"] == 42
+    assert last_line(run("train.py", "--resume", folder, "--epochs", 2, env=ONE_THREAD)) == folder
+    film = next((demo / "UCF-101").rglob("*.avi"))
+    result = run("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video",
+                 env=ONE_THREAD)
+    assert table(last_line(result) / "predictions.csv")
+
+
+@pytest.mark.slow
+def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, tmp_path):
+    """The whole sampled video, with flow from the file's frames, against the window of its sampled clip."""
+    trained = utils.load_trained(train(demo, flowing, tmp_path, "--modality", "flow", "--epochs", 1))
+    slider, seen = Slider(trained, torch.device("cpu")), []
+    push = slider.streams[0].encoder
+    slider.streams[0].encoder = lambda x: (seen.append(x), push(x))[1]
+    rows = {row["video"]: row for row in table(flowing / "manifest.csv")}
+    video = next(v for v in read_sampled(flowing)
+                 if int(rows[v.name]["start"]) % int(rows[v.name]["stride"]) == 0)
+    row = rows[video.name]
+    list(analyse(demo / "UCF-101" / row["source"], slider, History(5), Rate()))
+    first = int(row["start"]) // int(row["stride"])
+    film = torch.cat(seen)[first:first + 5].numpy().astype(int)
+    clip = clip_frames(flowing, windows(video, 5)[0], trained.model.encoder.transform, 0)
+    assert abs(film - clip).mean() < 1 and abs(film - clip).max() < 40      # JPEG

@@ -1,0 +1,627 @@
+"""test_on_video.py: files, folders, streams; what it writes, and that it encodes every frame once."""
+import csv
+import errno
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from commands import run, start
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from videos import write_video
+
+import test_on_video
+import utils
+from lrcn.base.cli import UserError
+from lrcn.base.distributed import Stop
+from lrcn.video.reader import Video, VideoError, probe, read_frames
+from lrcn.video.sampling import Rate
+from lrcn.video.writer import Writer, write_clip
+from lrcn.watching import films, live
+from lrcn.watching.segments import find_segments
+from lrcn.watching.sliding import History, Slider, analyse
+
+TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32)
+
+
+@pytest.fixture(scope="module")
+def model(sampled, demo, tmp_path_factory):
+    """Run folder of a network that was hardly trained."""
+    folder = tmp_path_factory.mktemp("model")
+    return run("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY,
+               "--epochs", 1, "--num_workers", 0, "--local_dir", folder).out.splitlines()[-1]
+
+
+def label(model, source, *flags, **options):
+    return run("test_on_video.py", "--model_dir", model, "--video_path", source, *flags, **options)
+
+
+def table(path):
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def film(path, seconds, fps, width=64, height=48):
+    """Grey noise that gets lighter; returns the path."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 60, (height, width, 3), dtype=np.uint8)
+    count = round(seconds * fps)
+    frames = [noise + np.uint8(180 * i / count) for i in range(count)]
+    if not (width % 2 or height % 2):
+        return write_video(path, frames, fps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, frames, fps)
+    return path
+
+
+def check_outputs(folder, source, width=None, height=None):
+    """The tables agree with each other and with the source, and the film has its frames."""
+    info = probe(source)
+    windows, segments = table(folder / "predictions.csv"), table(folder / "segments.csv")
+    starts = [float(row["start"]) for row in windows]
+    assert starts == sorted(starts) and starts[0] == 0
+    for row in windows:
+        shares = [float(value) for column, value in row.items() if column.startswith("probability_")]
+        assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.01
+    edges = [(float(row["start"]), float(row["end"])) for row in segments]
+    assert edges[0][0] == 0 and all(a[1] == b[0] for a, b in zip(edges, edges[1:], strict=False))
+    assert edges[-1][1] == pytest.approx(info.frames / info.fps, abs=0.01)
+    drawn = probe(folder / "labelled.mp4")
+    assert drawn.frames == len(Video(folder / "labelled.mp4").times()) == info.frames
+    assert drawn.fps == pytest.approx(info.fps, abs=0.001)
+    assert (drawn.width, drawn.height) == (width or info.width, height or info.height)
+    if shutil.which("ffprobe"):
+        said = subprocess.run(["ffprobe", "-v", "error", "-count_frames", "-show_entries",
+                               "stream=codec_type,width,height,nb_read_frames", "-of", "csv=p=0",
+                               folder / "labelled.mp4"], capture_output=True, text=True)
+        assert said.stdout.split() == [f"video,{drawn.width},{drawn.height},{info.frames}"]
+        assert not said.stderr
+    assert (folder / "timeline.png").stat().st_size > 1000
+    return windows, segments
+
+
+@pytest.mark.slow
+def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_length(model, tmp_path):
+    source = film(tmp_path / "clip one.mp4", seconds=6, fps=30000 / 1001, width=320, height=240)
+    result = label(model, source, "--gif")
+    folder = Path(model) / "test_on_video" / "clip one"
+    assert result.out.splitlines()[-1] == str(folder)
+    windows, _ = check_outputs(folder, source)
+    # 180 frames, every twelfth is sampled: 15 frames, 11 windows of five
+    assert "15 frames encoded, 11 windows" in result.out and len(windows) == 11
+    starts = [float(window["start"]) for window in windows]
+    assert starts == pytest.approx([i * 12 / 29.97 for i in range(11)], abs=2e-3)
+    assert float(windows[0]["end"]) == pytest.approx(48 / 29.97, abs=2e-3)
+    from PIL import Image
+    gif = Image.open(folder / "labelled.gif")
+    assert gif.n_frames == 60 and gif.size == (320, 240)
+    # The labels cover the upper left corner, the timeline the lowest lines.
+    before, after = (read_frames(p, [150])[0].astype(int) for p in (source, folder / "labelled.mp4"))
+    difference = abs(before - after).mean(-1)
+    assert difference[:60, :200].mean() > 40 and difference[-5:].mean() > 40
+    assert difference[100:200].mean() < 8
+
+
+@pytest.mark.slow
+def test_a_second_run_that_is_killed_leaves_the_first_ones_outputs_whole(model, tmp_path):
+    source, out = film(tmp_path / "film.mp4", 12, 25, width=320, height=240), tmp_path / "out"
+    flags = ("--model_dir", model, "--video_path", source, "--encoder_backend", "torch", "--output_dir")
+    run("test_on_video.py", *flags, out)
+
+    def at_work(folder):
+        """A second run, with other results, that has begun to write."""
+        process = start("test_on_video.py", *flags, folder, "--min_probability", 0)
+        while not any(folder.glob(".film.*.tmp/*")):
+            assert process.poll() is None, process.err
+            time.sleep(0.002)
+        return process, time.monotonic()
+
+    process, began = at_work(tmp_path / "other")
+    process.wait()
+    writing = time.monotonic() - began
+    before, after = (contents(folder / "film") for folder in (out, tmp_path / "other"))
+    other = {name for name in before if before[name] != after[name]}
+    assert before.keys() == after.keys() and {"labelled.mp4", "segments.csv", "timeline.png"} <= other
+    cut_off = 0
+    for moment in np.random.default_rng(0).uniform(0, 0.9, 5):
+        process, _ = at_work(out)
+        time.sleep(writing * moment)
+        process.kill(group=True)
+        process.wait()
+        found = contents(out / "film")
+        cut_off += found == before
+        # one that was done when it was killed has replaced all that changes
+        assert found == before or all(found[name] != before[name] for name in other)
+        before = found
+    assert cut_off >= 2
+    run("test_on_video.py", *flags, out)
+    assert [path.name for path in out.iterdir()] == ["film"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_folder_of_odd_and_broken_files_is_done_as_far_as_it_can_be(model, tmp_path):
+    folder, out = tmp_path / "films", tmp_path / "out"
+    film(folder / "phone.mp4", 4, 60, width=90, height=160)
+    film(folder / "deeper" / "odd.avi", 3, 12.5, width=65, height=49)
+    film(folder / "short.avi", 0.8, 25)
+    film(folder / "same.avi", 2, 25)
+    film(folder / "same.mp4", 2, 10)
+    (folder / "broken.mp4").write_bytes(b"no film")
+    (folder / "notes.txt").write_text("no film either")
+    result = label(model, folder, "--output_dir", out, ok=False)
+    assert result.code == 1 and result.out.splitlines()[-1] == str(out)
+    assert "broken.mp4: no video" in result.err and "Traceback" not in result.err
+    assert "1 of 6 videos could not be read" in result.err
+    assert sorted(p.name for p in out.iterdir()) == ["odd", "phone", "same_avi", "same_mp4", "short",
+                                                      "summary.csv"]
+    counts = {name: len(check_outputs(out / name, source, *size)[0]) for name, source, *size in [
+        ("phone", folder / "phone.mp4"), ("odd", folder / "deeper" / "odd.avi", 66, 50),
+        ("short", folder / "short.avi"), ("same_avi", folder / "same.avi"),
+        ("same_mp4", folder / "same.mp4")]}
+    assert counts == {"phone": 6, "odd": 4, "short": 1, "same_avi": 1, "same_mp4": 1}
+    # As in training, a short video is seen with a smaller stride.
+    window = table(out / "short" / "predictions.csv")[0]
+    assert float(window["end"]) == pytest.approx(4 * 4 / 25)
+
+
+def test_tables_alone_and_a_bar_that_nothing_reaches(model, tmp_path):
+    source = film(tmp_path / "clip.mp4", 5, 25)
+    result = label(model, source, "--no-video", "--min_probability", 1, "--output_dir", tmp_path / "out")
+    folder = tmp_path / "out" / "clip"
+    assert result.out.splitlines()[-1] == str(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["predictions.csv", "segments.csv", "segments.srt",
+                                                        "timeline.png"]
+    (segment,) = table(folder / "segments.csv")
+    assert segment["label"] == "unsure" and float(segment["probability"]) < 1
+
+
+@pytest.mark.slow
+def test_what_a_second_run_does_not_write_stays(model, tmp_path):
+    source = film(tmp_path / "clip.mp4", 2, 25)
+    label(model, source, "--gif", "--output_dir", tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out" / "clip").iterdir()}
+    label(model, source, "--no-video", "--min_probability", 1, "--output_dir", tmp_path / "out")
+    after = {p.name: p.read_bytes() for p in (tmp_path / "out" / "clip").iterdir()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert before.keys() == after.keys() and not changed & {"labelled.mp4", "labelled.gif"}
+    assert "timeline.png" in changed
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda folder: folder / "absent.mp4", "this file does not exist"),
+    (lambda folder: folder, "no video in this folder"),
+    (lambda folder: write_text(folder / "text.mp4"), "cannot read this video"),
+    (lambda folder: 97, "no such camera"),
+    (lambda folder: "http://me:secret@127.0.0.1:9/x.mp4", "http://127.0.0.1:9/x.mp4: the stream cannot"),
+])
+def test_what_cannot_be_labelled_is_one_line(model, tmp_path, make, message):
+    result = label(model, make(tmp_path), "--output_dir", tmp_path / "out", ok=False)
+    assert result.code == 2 and message in result.err and "secret" not in result.err
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def write_text(path):
+    path.write_text("words")
+    return path
+
+
+def test_one_film_with_an_odd_name_or_a_playlist_for_a_film_costs_the_others_nothing(model, tmp_path):
+    folder = tmp_path / "films"
+    good = write_video(folder / "good.avi", 30)
+    strange = os.fsencode(folder) + b"/\xff\xfe.avi"
+    shutil.copy(good, strange)
+    os.mkfifo(folder / "pipe.avi")
+    (folder / "folder.avi").mkdir()
+    (folder / "m3u8.avi").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{good}\n#EXT-X-ENDLIST\n")
+    (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {good}\n")
+    (folder / "subfile.mkv").write_text(f"subfile,,start,0,end,0,,:{good}")
+    result = label(model, folder, "--no-video", "--output_dir", tmp_path / "out", ok=False, timeout=60)
+    assert result.code == 1 and "3 of 5 videos could not be read" in result.err, result
+    for name in ("m3u8.avi", "concat.mp4", "subfile.mkv"):
+        assert f"{name}: no video in it that can be decoded" in result.err
+    for name in (b"good", b"\xff\xfe"):
+        assert os.path.exists(os.path.join(os.fsencode(tmp_path), b"out", name, b"segments.csv"))
+    result = label(model, folder / "pipe.avi", ok=False, timeout=60)
+    assert result.code == 2 and "is a pipe or a device" in result.err
+
+
+def test_the_source_is_never_overwritten(model, tmp_path):
+    source = film(tmp_path / "labelled" / "labelled.mp4", 2, 25)
+    before = source.read_bytes()
+    result = label(model, source, "--output_dir", tmp_path, ok=False)
+    assert result.code == 2 and "would be overwritten" in result.err and source.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
+def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(model, tmp_path):
+    def peak(process):
+        """Largest resident set of a running process, in MB."""
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000
+
+    # Every frame of 2.5 a second is sampled: 0.9 GB if they were all kept.
+    source = film(tmp_path / "film.avi", 1600, 2.5, width=320, height=240)
+    process = start("test_on_video.py", "--model_dir", model, "--video_path", source,
+                    "--output_dir", tmp_path / "out")
+    early, written = None, 0
+    while process.poll() is None and (early is None or written < 10 * early[0]):
+        time.sleep(0.02)
+        written = sum(p.stat().st_size for p in (tmp_path / "out").glob(".film*/.labelled*"))
+        if early is None and written > 1000:        # before the first frames come a few bytes of a head
+            early = written, peak(process)
+    late = peak(process)
+    process.kill(signal.SIGINT)
+    result = process.wait()
+    assert late - early[1] < 150
+    folder = tmp_path / "out" / "film"
+    assert result.code == 130 and result.out.splitlines()[-1] == str(folder)
+    assert "Traceback" not in result.err and "of film are in" in result.err
+    frames = probe(folder / "labelled.mp4").frames
+    assert 200 <= frames < 4000 and len(Video(folder / "labelled.mp4").times()) == frames
+    windows, segments = table(folder / "predictions.csv"), table(folder / "segments.csv")
+    assert frames - 20 < len(windows) < 4000
+    assert float(segments[-1]["end"]) == float(windows[-1]["end"])
+    assert not list(folder.glob(".*"))
+
+
+# ---------------------------------------------------------------- streams
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(folder, address) of a web server."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(_Files, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path):
+    folder, address = server
+    film(folder / "stream.avi", 4, 25)
+    begin = time.monotonic()
+    result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out")
+    assert time.monotonic() - begin > 3.5           # it is played, not read through
+    out = Path(result.out.splitlines()[-1])
+    assert re.fullmatch(r"127_0_0_1_stream_avi_\d{8}-\d{6}", out.name)
+    assert re.search(r"frames a second shown, \d+ classified, \d+ skipped, mean delay [\d.]+ s", result.out)
+    film_info = probe(out / "labelled.mp4")
+    assert film_info.fps == 25 and 90 <= film_info.frames <= 101
+    windows = table(out / "predictions.csv")
+    assert 1 <= len(windows) <= 6 and table(out / "segments.csv")
+
+
+@pytest.mark.slow
+def test_a_stream_too_short_for_a_window_leaves_nothing(model, server, tmp_path):
+    folder, address = server
+    film(folder / "stream.avi", 1, 25)
+    result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out", ok=False)
+    assert result.code == 2 and "before a window of 5 was full" in result.err
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+class Played:
+    """A capture that gives a frame every 10 ms, 100 in all."""
+
+    def __init__(self):
+        self.count = 0
+
+    def get(self, _):
+        return 0
+
+    def grab(self):
+        time.sleep(0.01)
+        self.count += 1
+        return self.count <= 100
+
+    def retrieve(self):
+        return True, np.full((8, 8, 3), self.count, np.uint8)
+
+    def release(self):
+        pass
+
+
+class Slow:
+    """A slider that takes as long as ten frames of the source."""
+
+    def __init__(self, length=3):
+        self.seen, self.length, self.flow, self.names = [], length, None, ()
+
+    def restart(self):
+        pass
+
+    def crop(self, frame, flow):
+        return frame
+
+    def answers(self, crops):
+        time.sleep(0.1)
+        self.seen.append(int(crops[0][0, 0, 0]))
+        return np.full((1 if len(self.seen) >= self.length else 0, 2), 0.5, np.float32)
+
+
+def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
+    monkeypatch.setattr(live, "open_live", lambda _: Played())
+    slider = Slow()
+    history = History(slider.length)
+    with live.Source("0", Rate(100, 2)) as source, \
+            live.Classifier(slider, history, source) as classifier:
+        newest = -1
+        while not source.ended:
+            frame = source.newer_than(newest)
+            newest = frame.index if frame else newest
+        classifier.finish()
+    assert newest == 99
+    assert classifier.skipped == source.sampled - len(slider.seen) > 5
+    assert len(history.windows) == classifier.known == len(slider.seen) - 2
+    # What it takes next is the newest sampled frame, not the next one in a queue.
+    assert slider.seen == sorted(set(slider.seen)) and slider.seen[-1] > 85
+    assert np.diff(slider.seen).max() >= 4
+
+
+class Stream(Played):
+    """What a server sends: its frames' time stamps in seconds, then nothing more."""
+
+    def __init__(self, stamps, told=0, codec="H264"):
+        super().__init__()
+        self.stamps, self.told, self.codec = stamps, told, cv2.VideoWriter.fourcc(*codec)
+
+    def get(self, what):
+        return {cv2.CAP_PROP_FPS: 25, cv2.CAP_PROP_FRAME_COUNT: self.told, cv2.CAP_PROP_FOURCC: self.codec,
+                cv2.CAP_PROP_POS_MSEC: 1000 * self.stamps[max(0, self.count - 1)]}[what]
+
+    def grab(self):
+        self.count += 1
+        return self.count <= len(self.stamps)
+
+
+def streamed(monkeypatch, address, *captures):
+    """(Source, seconds of the frames that it gave, how long it slept in all, its seconds of waiting)."""
+    coming, slept, waits = iter(captures), [], []
+
+    def opened(_):
+        found = next(coming)
+        if found is None:
+            raise VideoError("the stream cannot be opened")
+        return found
+    monkeypatch.setattr(live, "open_live", opened)
+    monkeypatch.setattr(live.time, "sleep", slept.append)
+    monkeypatch.setattr(live.time, "monotonic", lambda: sum(slept))
+    source, seconds = live.Source(address, Rate()), []
+    monkeypatch.setattr(source.changed, "wait_for", lambda _, wait: bool(waits.append(wait)))
+    monkeypatch.setattr(source, "take", lambda frame: seconds.append(frame.seconds))
+    source.loop()
+    return seconds, sum(slept), waits
+
+
+@pytest.mark.parametrize("stamps", [np.arange(50) / 25, 7 + np.arange(50) / 25, np.zeros(50),
+                                    np.tile(np.arange(25) / 25, 2)])
+def test_a_film_at_an_address_that_tells_no_length_is_played_by_its_time_stamps(monkeypatch, stamps):
+    """From any first stamp; where they start over or stand still, a frame after the other."""
+    seconds, slept, waits = streamed(monkeypatch, "http://a/whole.ts", Stream(stamps))
+    assert seconds == pytest.approx(np.arange(50) / 25) and slept == pytest.approx(49 / 25)
+    assert not waits
+
+
+def test_a_camera_s_stream_that_drops_is_opened_again_a_few_times(monkeypatch, capsys):
+    stamps = np.arange(10) / 25
+    for address, codec in (("rtsp://cam/a", "H264"), ("http://cam/video", "MJPG")):
+        seconds, slept, waits = streamed(monkeypatch, address, Stream(stamps, codec=codec), None,
+                                         Stream(stamps, codec=codec), None, Stream([]), None)
+        assert len(seconds) == 20 and slept == 0 and waits == [1, 2, 1, 2, 4]
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 6 and "the stream dropped" in said[0] and "did not come back" in said[-1]
+
+
+@pytest.mark.parametrize("address", ["https://www.youtube.com/watch?v=x", "https://youtu.be/x",
+                                     "http://m.youtube.com/shorts/x", "https://vimeo.com/1"])
+def test_a_page_is_told_from_a_stream(address):
+    with pytest.raises(VideoError, match="a page, not of a stream"):
+        live.open_live(address)
+
+
+def test_long_names_are_shortened_and_kept_apart():
+    names = films.unique_names([f"{'прыжок' * 20}{i}.mp4" for i in range(3)] + ["a.mp4", "b" * 200 + ".mp4"])
+    assert len(set(names)) == 5 and names[3:] == ["a", "b" * 200]
+    assert all(len(name.encode()) <= 200 for name in names)
+
+
+def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
+    faults = {"a": OSError(errno.EACCES, "Permission denied"), "b": VideoError("broken"), "d": UserError("x"),
+              "e": OSError(errno.ENAMETOOLONG, "File name too long")}
+
+    def labelled(path, name, *_):
+        if name in faults:
+            raise faults[name]
+        return films.Done(f"{name} is done", [(0, 1, "A", 0.5)], 1.0, [0.0])
+    monkeypatch.setattr(test_on_video, "label_film", labelled)
+    args = test_on_video.make_parser().parse_args(["--video_path", "x"])
+
+    def label_all(names):
+        sources = [(tmp_path / name, name) for name in names]
+        return test_on_video.label_files(sources, tmp_path, None, ["A"], Rate(), args, Stop())
+    assert label_all("abcdef") == 4
+    assert [Path(row["file"]).name for row in table(tmp_path / "summary.csv")] == ["c", "f"]
+    said = capsys.readouterr()
+    assert "Permission denied" in said.err and "4 of 6 videos could not be read" in said.err
+    for name in "abde":
+        with pytest.raises(UserError):
+            label_all(name)
+    faults["a"] = OSError(errno.ENOSPC, "No space left")
+    with pytest.raises(OSError, match="No space"):
+        label_all("ab")
+
+
+def test_escape_or_q_ends_the_window_and_no_display_is_seen(monkeypatch):
+    keys = iter([255, ord("x"), 27, ord("q")])
+    for name, does in {"namedWindow": lambda *_: None, "imshow": lambda *_: None,
+                       "waitKey": lambda _: next(keys), "getWindowProperty": lambda *_: 1.0}.items():
+        monkeypatch.setattr(live.cv2, name, does)
+    closed = []
+    for window in (live.Window(), live.Window()):
+        while not window.closed:
+            window.show(np.zeros((4, 4, 3), np.uint8))
+            closed.append(window.closed)
+    assert closed == [False, False, True, True]
+    monkeypatch.setattr(live.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not live.has_display()
+
+
+def test_a_live_recording_has_a_name_without_a_password():
+    assert test_on_video.live_name("rtsp://me:secret@cam.local:554/a/b?token=x") == "cam_local_a_b"
+    assert test_on_video.live_name("0") == "camera_0"
+
+
+# ---------------------------------------------------------------- windows and segments
+
+def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(model, tmp_path):
+    import torch
+    trained = utils.load_trained(model)
+    slider = Slider(trained, torch.device("cpu"))
+    passed = []
+    stream = slider.streams[0]
+    encoder = stream.encoder
+    stream.encoder = lambda frames: (passed.append(len(frames)), encoder(frames))[1]
+    source = film(tmp_path / "film.avi", 12, 25, width=80, height=60)
+    history = History(slider.length)
+    for known in analyse(source, slider, history, Rate()):
+        assert known == len(history.windows)
+    assert sum(passed) == len(history.times) == slider.encoded == 30 and known == 26
+    frames = read_frames(source, range(0, 300, 10))
+    crops = torch.from_numpy(np.stack([stream.crop(f)["rgb"] for f in frames])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = trained.model(crops.unfold(0, 5, 1).movedim(-1, 1))
+    assert np.stack(history.windows) == pytest.approx(logits.softmax(1).numpy(), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_a_videos_window_is_what_test_py_sees(model, sampled, demo, tmp_path):
+    """The first window of a clip's source, from the clip's start on, has the probabilities of test.py."""
+    run("test.py", "--model_dir", model, "--num_videos", 0, "--num_workers", 0)
+    rows = {row["video"]: row for row in table(Path(model) / "test" / "predictions.csv")}
+    clips = [row for row in table(sampled / "manifest.csv") if row["video"] in rows][:3]
+    for clip in clips:
+        with Video(demo / "UCF-101" / clip["source"]) as source:
+            fps = source.info.fps
+            frames = read_frames(source.path, range(int(clip["start"]), int(clip["start"])
+                                                          + 4 * int(clip["stride"]) + 1))
+        path = tmp_path / f"{clip['video']}.avi"
+        write_clip(path, frames, fps)
+        label(model, path, "--no-video", "--output_dir", tmp_path / "out")
+        (window,) = table(tmp_path / "out" / clip["video"] / "predictions.csv")
+        assert float(window["probability_1"]) == pytest.approx(
+            float(rows[clip["video"]][f"p_{window['label_1']}"]), abs=3e-3)
+
+
+def test_how_the_clips_were_sampled_is_taken_from_the_run(model, tmp_path):
+    saved = json.loads((Path(model) / "settings.json").read_text())
+    assert (saved["FPS"], saved["sampling_rate"]) == (25, 10)
+    trained = utils.load_trained(model)
+    for name in utils.STEPS:    # of before they were kept, too
+        assert trained.settings.pop(name) == 0.4
+    trained.settings["sampling_rate"] = 5
+    assert utils.watching_rate(trained) == Rate(25, 5)
+    del trained.settings["sampling_rate"]      # as runs of before, whose clips are still there
+    assert utils.watching_rate(trained) == Rate(25, 10)
+
+
+def test_a_moment_is_the_mean_of_the_windows_that_contain_it():
+    history = History(3, times=[0, 1, 2, 3, 4])
+    history.add(np.array([[0.9], [0.3], [0.6]], np.float32))
+    assert history.smoothed()[:, 0] == pytest.approx([0.9, 0.6, 0.6, 0.45, 0.6], abs=1e-3)
+    assert [history.at(f)[0] for f in range(5)] == pytest.approx(history.smoothed()[:, 0])
+    cut = history.cut(2)
+    assert (cut.times, len(cut.windows), cut.end) == ([0, 1, 2, 3], 2, 3)
+
+
+def test_short_runs_join_the_more_probable_neighbour():
+    shares = np.array([[.9, .1, 0]] * 5 + [[.3, .1, .6]] + [[.1, .9, 0]] * 4 + [[.3, .3, .3]] * 4)
+    segments = find_segments(list(range(14)), 14, shares, 0.4, least=3)
+    assert [(a, b, c) for a, b, c, _ in segments] == [(0, 5.5, 0), (5.5, 9.5, 1), (9.5, 14, -1)]
+    assert [p for *_, p in segments] == pytest.approx([0.8, 0.9, 0.3])
+    assert len(find_segments(list(range(14)), 14, shares, 0.4, least=1)) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=40),
+       st.floats(0, 1), st.integers(1, 6) | st.just(10**12))
+def test_segments_cover_the_video_and_are_long_enough(shares, limit, least):
+    frames = len(shares)
+    segments = find_segments(list(range(frames)), frames, np.array(shares, np.float32), limit, least)
+    assert segments[0][0] == 0 and segments[-1][1] == frames
+    for before, after in zip(segments, segments[1:], strict=False):
+        assert before[1] == after[0] and before[2] != after[2]
+    if len(segments) > 1:   # an end lies half a frame off the middle of the last sampled one
+        assert all(b - a >= least - 0.5 for a, b, *_ in segments)
+
+
+# ---------------------------------------------------------------- real clips
+
+REAL = ("BasketballDunk", "PlayingPiano", "Surfing")
+
+
+def test_three_real_clips_joined_are_three_segments_in_order(ucf101, tmp_path):
+    for cls in REAL:
+        (tmp_path / "raw" / cls).parent.mkdir(exist_ok=True)
+        (tmp_path / "raw" / cls).symlink_to(ucf101 / "UCF-101" / cls)
+    lists = ucf101 / "ucfTrainTestlist"
+    run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--ucf_list_dir", lists,
+        "--sampled_data_dir", tmp_path / "sampled", "--num_workers", 2)
+    model = run("train.py", "--sampled_data_path", tmp_path / "sampled", "--ucf_list_dir", lists,
+                "--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 96, "--epochs", 40,
+                "--views", 2, "--num_workers", 2, "--local_dir", tmp_path).out.splitlines()[-1]
+    run("test.py", "--model_dir", model, "--num_videos", 0, "--num_workers", 2)
+    rows = table(Path(model) / "test" / "predictions.csv")
+    clips = []
+    for cls in REAL:    # the surest of those that are right alone
+        right = [row for row in rows if row["class"] == cls and row["right"] == "1"]
+        clips.append(max(right, key=lambda row: float(row[f"p_{cls}"])))
+    cuts = join([ucf101 / "UCF-101" / clip["class"] / f"{clip['video']}.avi" for clip in clips],
+                tmp_path / "joined.mp4")
+    out = Path(label(model, tmp_path / "joined.mp4").out.splitlines()[-1])
+    segments = table(out / "segments.csv")
+    assert [s["label"] for s in segments] == list(REAL)
+    assert [float(s["end"]) for s in segments] == pytest.approx(cuts, abs=2)
+    check_outputs(out, tmp_path / "joined.mp4")
+
+
+def join(paths, target, fps=30000 / 1001):
+    """Write videos behind one another at another frame rate; the seconds at which each ends."""
+    ends, written = [], 0
+    with Writer(target, fps, 320, 240) as writer:
+        for path in paths:
+            info = probe(path)
+            count = round(info.frames / info.fps * fps)
+            for frame in read_frames(path, [min(int(i * info.fps / fps), info.frames - 1)
+                                                  for i in range(count)]):
+                writer.write(frame)
+            written += count
+            ends.append(written / fps)
+    return ends

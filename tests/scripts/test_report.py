@@ -1,0 +1,285 @@
+"""report.py: its page in a real browser, clicked through; hostile names; what it says of absent things."""
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browsers import dark, requested, resize, until
+from commands import run
+from runs import one_line, read_json
+from synthetic import write_run
+
+from lrcn.base import files
+from lrcn.base.cli import UserError
+from lrcn.evaluation import scores
+from lrcn.pages import reading
+from lrcn.pages.reading import read_run
+from lrcn.runs import RunFolder
+
+HOSTILE = ["<script>alert(1)</script>", "a \"quoted\" & 'b'", "танец 😀", "$x^2$ %{y} {{ 7*7 }}",
+           "<b>bold</b>"]
+READY = "return document.documentElement.dataset.ready === '1'"
+
+
+def report(*words, **options):
+    return run("report.py", *words, **options)
+
+
+def embedded(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two tested runs of six classes on the same 60 videos, with their pages."""
+    folder = tmp_path_factory.mktemp("two")
+    one = write_run(folder, 6, 60, seed=0)
+    other = write_run(folder, 6, 60, seed=1, clips=False, sampled=folder / "sampled")
+    said = report(one, other)
+    assert said.out.splitlines()[-1] == str(one.report), said
+    return one, other
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    made = write_run(folder, HOSTILE, 40, clips=False, films=0,
+                     video_name="v_{i:04d} \"q\" 'p' 😀 <img src=x onerror=alert(1)>")
+    example = write_run(folder, 2, 4, seed=7, clips=False).film("holiday 0").path
+    shutil.copytree(example, made.films / "\"ünser\" 'film' 😀 <img src=x onerror=alert(1)>")
+    report(made)
+    return made
+
+
+def test_it_compares_runs_as_scores_does_and_gives_each_a_page(two):
+    one, other = (read_run(found.path).tested for found in two)
+    value, ends, p = scores.paired(one.right[None], other.right[None], one.groups)
+    text = two[1].report.read_text("utf-8")
+    assert f"{100 * value:+.1f} points" in text and f"{ends[0]:+.1%} to {ends[1]:+.1%}" in text
+    assert f"{p:.2g}" in text and "<code>readout mean</code>" in text
+    found = embedded(two[0].report)["compared"]
+    right = [a == b for a, (_, b) in zip(found["answers"][1], found["videos"], strict=True)]
+    assert right == other.right.tolist()
+
+
+def test_the_same_run_gives_the_same_page_and_what_is_absent_is_left_out(two, tmp_path):
+    before = two[0].report.read_bytes()
+    report(*(found for found in two))
+    assert two[0].report.read_bytes() == before
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "settings.json").write_text("{}")
+    (bare / "metrics.csv").write_text("epoch,lr,train_loss,val_loss\n1,0.1,2,1\n")
+    report(bare)
+    assert "training loss holds" not in (bare / "report.html").read_text("utf-8")
+    (bare / "settings.json").write_text('{"label_smoothing": 0.1, "mixup": 0.4}')
+    report(bare)
+    assert "The training loss holds label smoothing (0.1) and mixup (0.4); the validation loss does not." in (
+        bare / "report.html").read_text("utf-8")
+    assert "Not tested yet" in (bare / "report.html").read_text("utf-8")
+    assert not (bare / "report_clips").exists()
+
+
+def test_without_the_sampled_clips_it_says_so_and_plays_what_test_left(two, tmp_path):
+    copy = shutil.copytree(two[0].path, tmp_path / "moved")
+    settings = read_json(copy / "settings.json")
+    (copy / "settings.json").write_text(json.dumps({**settings, "sampled_data_path": str(tmp_path / "gone")}))
+    tested = read_run(copy).tested
+    cls, name = tested.videos[3]
+    left = copy / "test" / "videos" / cls / f"{name}_{'right' if tested.right[3] else 'wrong'}.mp4"
+    left.parent.mkdir(parents=True)
+    shutil.copy(two[0].film("holiday 0").film, left)
+    assert "the page plays the films that test.py left" in report(copy).err
+    page = embedded(copy / "report.html")
+    assert [i for i, video in enumerate(page["videos"]) if video[5]] == [3]
+    assert (copy / page["videos"][3][5]).is_file()
+
+
+def test_a_figure_that_is_absent_is_a_dash_and_a_films_name_may_be_no_utf8(two, tmp_path):
+    copy = shutil.copytree(two[1].path, tmp_path / "run")
+    figures = read_json(copy / "test" / "metrics.json")
+    (copy / "test" / "metrics.json").write_text(json.dumps({"split": "1", "top1": "0.5", "ci95": "wide"}))
+    assert {"top5", "encoder"} <= figures.keys()
+    film = next((copy / "test_on_video").iterdir())
+    os.rename(film, os.path.join(os.fsencode(film.parent), b"caf\xe9"))
+    report(copy)
+    text = (copy / "report.html").read_text("utf-8")
+    assert "test_on_video/caf%E9/labelled.mp4" in text and "caf\ufffd" in text
+    assert "None" not in re.search('<section id="headline">.*?</section>', text, re.DOTALL)[0]
+    assert "..." not in "".join(re.findall("<pre tabindex.*?</pre>", text)), "a command that cannot be run"
+
+
+def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch):
+    """While another test takes the folder's place."""
+    copy, other = (shutil.copytree(two[0].path, tmp_path / name) for name in ("run", "other"))
+    (other / "test" / "metrics.json").write_text(json.dumps({"split": "2", "videos": 60}))
+    (other / "test" / "command.txt").write_text("test.py --split 2\n")
+    real = reading.answers.read_shares
+
+    def replaced(test):
+        if other.exists():
+            with files.replaced_folder(test.path) as new:
+                shutil.copytree(other / "test", new, dirs_exist_ok=True)
+            shutil.rmtree(other)
+        return real(test)
+    monkeypatch.setattr(reading.answers, "read_shares", replaced)
+    run = reading.read_run(copy)
+    assert run.metrics["split"] == "2" and "test.py --split 2" in run.commands
+
+
+def test_epochs_that_are_not_as_they_were_trained_are_refused(trained, tmp_path):
+    """metrics.csv cut at any row's end, or with a figure changed; a row more than the checkpoint is read."""
+    mine = shutil.copytree(trained, tmp_path / "mine", ignore=shutil.ignore_patterns("figures", "events*"))
+    found = RunFolder(mine)
+    lines = found.metrics.read_text().splitlines(keepends=True)
+    assert len(read_run(mine).history) == len(lines) - 1 == 20
+    found.metrics.write_text("".join([*lines, lines[-1].replace("20", "21", 1)]))
+    assert len(read_run(mine).history) == 21
+    changed = [*lines[:3], lines[3].replace("3", "4", 2), *lines[4:]]
+    for damaged in (lines[:1], lines[:8], lines[:-1], changed):
+        found.metrics.write_text("".join(damaged))
+        with pytest.raises(UserError, match=r"metrics\.csv: epoch \d+ is not there as it was trained"):
+            read_run(mine)
+    os.truncate(found.checkpoint("last"), 999)      # then nothing is known to compare it with
+    assert len(read_run(mine).history) == 20
+
+
+def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):
+    one_line(report(tmp_path / "nowhere", ok=False), "--runs", "does not exist")
+    one_line(report(tmp_path, ok=False), "no run folder")
+    one_line(report(two[0], two[0], ok=False), "the same run twice")
+    broken = shutil.copytree(two[0].path, tmp_path / "broken")
+    for name, text, says in (("test/predictions.csv", "video,class,label\n", "predictions.csv"),
+                             ("test/metrics.json", "[]", "metrics.json"),
+                             ("test_continues_movie/metrics.json", '{"switching": {"hard": 3}}', "no"),
+                             ("test_on_video/holiday 0/segments.csv",
+                              "start,end,label,probability\nx,1,a,1\n", "segments.csv")):
+        kept = (broken / name).read_bytes()
+        (broken / name).write_text(text)
+        one_line(report(broken, ok=False), says)
+        (broken / name).write_bytes(kept)
+
+
+def test_the_page_asks_no_server_and_lets_its_own_programs_run_alone(hostile):
+    text = hostile.report.read_text("utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy and "http" not in policy and policy.count("'sha256-") == 2
+    head, _, _ = text.partition("<script>/**")
+    for name in (*HOSTILE, "<img src=x"):
+        assert name not in head or not re.search("[<>&\"]", name), name
+    assert not re.search(r'(src|href)="(https?:)?//', head)
+
+
+# ---------------------------------------------------------------- in a browser
+
+def opened(browser, page, wide=1300, high=1000):
+    resize(browser, wide, high)
+    browser.get(page.as_uri())
+    until(browser, READY)
+
+
+def shown(browser, chart):
+    """The element of a chart, once it is drawn."""
+    element = browser.find_element("css selector", f'[data-chart="{chart}"]')
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    until(browser, "return arguments[0].dataset.ready === '1'", 30, element)
+    return element
+
+
+def click_at(browser, chart, x, y):
+    """Click into a chart's plot, at shares of its width and height."""
+    from selenium.webdriver import ActionChains
+    area = shown(browser, chart).find_element("css selector", ".nsewdrag")
+    size = area.size
+    place = round((x - 0.5) * size["width"]), round((y - 0.5) * size["height"])
+    ActionChains(browser).move_to_element_with_offset(area, *place).pause(0.3).click().perform()
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_matrix_plays_its_clips(browser, two):
+    opened(browser, two[0].report)
+    tested = read_run(two[0].path).tested
+    matrix = tested.matrix()
+    row, column = np.unravel_index((matrix - np.diag(np.diag(matrix))).argmax(), matrix.shape)
+    click_at(browser, "confusion", (column + 0.5) / 6, (row + 0.5) / 6)
+    words = until(browser, "return document.querySelector('#cell h3')?.textContent")
+    assert words.startswith(f"{matrix[row, column]} video") and tested.classes[row] in words
+    until(browser, "return [...document.querySelectorAll('#cell video')].every((v) => v.currentTime > 0.2)")
+    assert len(browser.find_elements("css selector", "#cell video")) == min(3, matrix[row, column])
+    browser.execute_script("const s = document.querySelector('#cell-predicted'); s.value = arguments[0]; "
+                           "s.dispatchEvent(new Event('change'))", int(row))      # by keyboard: the menus
+    until(browser, "return document.querySelector('#cell h3').textContent.startsWith(arguments[0])", 30,
+          f"{matrix[row, row]} video")
+
+
+@pytest.mark.slow
+def test_filters_sorting_and_themes(browser, two):
+    opened(browser, two[0].report, 400, 800)
+    tested = read_run(two[0].path).tested
+    browser.execute_script("for (const [id, value] of [['by-class', 1], ['by-answer', 0], ['by-low', 0.4]]) "
+                           "document.getElementById(id).value = value; filter()")
+    want = (tested.labels == 1) & ~tested.right & (tested.probabilities.max(1) >= 0.4)
+    count = browser.find_element("id", "count").text
+    assert count == f"{want.sum()} of 60 videos, 0 right"
+    assert len(browser.find_elements("css selector", "#rows li")) == want.sum()
+    browser.execute_script("document.querySelector('[data-sort=train]').click()")
+    column = browser.execute_script("return [...document.querySelectorAll('#class-table tbody tr')]"
+                                    ".map((row) => Number(row.cells[3].textContent))")
+    assert column == sorted(read_run(two[0].path).train_counts.tolist())
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    dark(browser, False)
+    light = browser.execute_script(paper)
+    dark(browser)
+    assert browser.execute_script(paper) != light
+    browser.execute_script("const t = document.getElementById('theme'); t.value = 'light'; "
+                           "t.dispatchEvent(new Event('change'))")
+    assert browser.execute_script(paper) == light
+    dark(browser, False)
+    files = requested(browser)
+    assert all(name.startswith("file:") for name in files), files
+
+
+@pytest.mark.slow
+def test_the_timeline_of_a_film_seeks(browser, two):
+    opened(browser, two[0].report)
+    click_at(browser, "film0", 0.5, 0.4)
+    at = until(browser, "return document.querySelector('.film video').currentTime")
+    assert at == pytest.approx(6, abs=0.3)
+    browser.execute_script("document.querySelectorAll('.segments button')[3].click()")
+    until(browser, "return Math.abs(document.querySelector('.film video').currentTime - 9) < 0.01")
+
+
+@pytest.mark.slow
+def test_names_of_the_data_stay_text(browser, hostile):
+    opened(browser, hostile.report)
+    for chart in ("loss", "confusion", "training", "film0"):
+        shown(browser, chart)
+    for k in range(len(HOSTILE)):
+        browser.execute_script("showCell(arguments[0], 0)", k)
+    text = browser.execute_script("return document.body.innerText")
+    assert all(name in text for name in HOSTILE) and "<img src=x onerror=alert(1)>" in text
+    ticks = browser.execute_script("return [...document.querySelectorAll('.ytick text')]"
+                                   ".map((one) => one.textContent)")
+    assert set(HOSTILE) <= set(ticks), ticks
+    made = "img, b:not(.bar b), .chart:not([data-chart=lr]) tspan"      # 10 to the power of is plotly's own
+    assert not browser.execute_script("return document.querySelectorAll(arguments[0]).length", made)
+    assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+
+
+@pytest.mark.slow
+def test_101_classes_and_3783_videos_open_within_three_seconds(browser, tmp_path):
+    many = write_run(tmp_path, 101, 3783, clips=False)
+    report(many)
+    assert many.report.stat().st_size < 7e6
+    took = []
+    for _ in range(3):      # the machine may be busy with other tests
+        opened(browser, many.report)
+        took.append(browser.execute_script("return performance.timing.loadEventEnd - "
+                                           "performance.timing.navigationStart") / 1000)
+    print("seconds to open:", took, "bytes:", many.report.stat().st_size)
+    assert min(took) < 3
+    assert browser.find_element("id", "count").text.startswith("3783 of 3783 videos")
+    assert len(browser.find_elements("css selector", "#rows li")) < 100

@@ -1,0 +1,443 @@
+"""Going on with a run: exactly where it stopped, on the data and with the recipe that it had."""
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from commands import run, start
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from runs import (
+    ONE_THREAD,
+    TINY,
+    assert_same_run,
+    flags,
+    half_files,
+    last_line,
+    launched,
+    load,
+    metrics,
+    one_line,
+    other_value,
+    patched,
+    read_json,
+    table,
+    train,
+    weights,
+)
+from videos import class_folders, write_video
+
+import utils
+from lrcn.base.cli import UserError
+from lrcn.runs import RunFolder
+from lrcn.training import loop
+from lrcn.training.recipe import Recipe, parse
+
+# The n-th step of this process's training is told to stop.
+STOP_AT = """
+import os, signal
+from lrcn.training import loop
+loss, calls = loop.Learner.loss, 0
+def stopping(self, x, labels):
+    global calls
+    calls += 1
+    if calls == {n} and os.environ.get("RANK", "0") == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return loss(self, x, labels)
+loop.Learner.loss = stopping
+"""
+QUIET = ("--no-pictures",)
+NORMS = ("--encoder", "shufflenet_v2_x0_5")
+
+
+def begun(demo, sampled, tmp_path, n, *more):
+    """Run folder of a training that was told to stop in its n-th step."""
+    script = patched(tmp_path, "train.py", STOP_AT.format(n=n))
+    result = run(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), env=ONE_THREAD, ok=False)
+    assert result.code == 143 and "Traceback" not in result.err, result
+    return result.err.split("--resume ")[1].split()[0]
+
+
+def gone_on(folder, *more):
+    return last_line(run("train.py", "--resume", folder, *more, *QUIET, env=ONE_THREAD))
+
+
+# ---------------------------------------------------------------- exactly where it stopped
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
+
+
+@contextlib.contextmanager
+def killed_at(n):
+    """The n-th time that something reaches the disk raises, a checkpoint half written; so does every later
+    time, as if the process were gone."""
+    left, save = n, torch.save
+
+    def counted(function, half=None):
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0 and half:
+                half(*args, **options)
+            if left <= 0:
+                raise Killed
+            return function(*args, **options)
+        return call
+
+    def half_save(state, path):
+        save(state, path)
+        os.truncate(path, os.path.getsize(path) // 2)
+
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(contextlib.suppress(Killed))
+        for name in ("fsync", "replace", "mkdir", "unlink"):
+            patches.enter_context(mock.patch.object(os, name, counted(getattr(os, name))))
+        patches.enter_context(mock.patch.object(torch, "save", counted(save, half_save)))
+        yield
+
+
+@contextlib.contextmanager
+def stopped_at(n):
+    """The n-th step of a training is told to stop."""
+    loss, left = loop.Learner.loss, n
+
+    def stopping(*args):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(*args)
+
+    with mock.patch.object(loop.Learner, "loss", stopping):
+        yield
+
+
+# Courses whose rate does not depend on --epochs: a run that is made longer is the longer run.
+COURSES = (("--scheduler", "constant", "--views", 2, "--lr", 0.01),
+           ("--scheduler", "constant", "--accumulate", 2, "--mixup", 0.4, "--ema", 0.9, "--no-feature_cache"),
+           ("--scheduler", "plateau", "--warmup_epochs", 0, "--lr", 0.5, "--optimizer", "sgd"))
+
+
+class RunFolderMachine(RuleBasedStateMachine):
+    """A run folder through stops, kills and damage: it ends as that of the run that nothing happened to."""
+    words, oracles = (), {}     # of the data; {course, seed, epochs: run folder}
+    scratch = None
+
+    def __init__(self):
+        super().__init__()
+        self.run = RunFolder(tempfile.mkdtemp(dir=self.scratch))
+        self.epochs = self.seed = 1
+        self.course = None
+
+    @initialize(course=st.sampled_from(COURSES))
+    def choose(self, course):
+        self.course = course
+
+    def train(self, *words):
+        recipe, checkpoint = parse("", list(map(str, words)))
+        self.seed = recipe.seed
+        return utils.train(recipe, checkpoint)
+
+    def anew(self, folder):
+        return self.train(*self.words, *self.course, "--seed", self.seed, "--epochs", self.epochs,
+                          "--local_dir", folder, "--open_new_folder", "False")
+
+    def go_on(self):
+        """As a person would: from the last checkpoint, from an older one, or from the start."""
+        inside = self.run.checkpoints
+        for path in (self.run.checkpoint("last"), *inside.glob("epoch_*"), *inside.glob("best*")):
+            if path.is_file():
+                last = path == self.run.checkpoint("last")
+                try:
+                    return self.train(*(("--resume", self.run) if last else
+                                        ("--load_checkpoint", "--checkpoint_path", path)),
+                                      "--epochs", self.epochs)
+                except UserError as error:
+                    assert "not a whole checkpoint" in str(error)
+        return self.anew(self.run)
+
+    @rule(more=st.integers(0, 2))
+    def train_on(self, more):
+        self.epochs = min(self.epochs + more, 6)
+        assert self.go_on() == 0
+
+    @rule(n=st.integers(1, 12))
+    def be_stopped(self, n):
+        with stopped_at(n):
+            assert self.go_on() in (0, 143)
+
+    @rule(n=st.integers(1, 50), more=st.integers(0, 2))
+    def be_killed(self, n, more):
+        self.epochs = min(self.epochs + more, 6)
+        with killed_at(n):
+            self.go_on()
+
+    @rule(seed=st.integers(1, 2), n=st.integers(1, 50))
+    def begin_again_and_be_killed(self, seed, n):
+        self.seed = seed
+        with killed_at(n):
+            self.anew(self.run)
+
+    @precondition(lambda self: self.run.checkpoint("last").is_file())
+    @rule(share=st.floats(0, 1, exclude_max=True), how=st.sampled_from(("gone", "cut", "another bit")))
+    def lose_the_last_checkpoint(self, share, how):
+        path = self.run.checkpoint("last")
+        raw = bytearray(path.read_bytes())
+        at = int(share * len(raw))
+        raw[at:at + 1] = bytes(byte ^ 1 for byte in raw[at:at + 1])     # one that was cut before may be empty
+        path.unlink() if how == "gone" else path.write_bytes(raw[:at] if how == "cut" else raw)
+
+    @precondition(lambda self: self.run.metrics.is_file())
+    @rule(share=st.floats(0, 1))
+    def cut_the_metrics(self, share):
+        os.truncate(self.run.metrics, int(share * self.run.metrics.stat().st_size))
+
+    @precondition(lambda self: self.run.checkpoint("last").is_file())
+    @rule()
+    def be_resumed_twice_at_once(self):
+        before = {path: path.stat().st_mtime_ns for path in self.run.path.rglob("*") if path.name != ".lock"}
+        with self.run.lock("resume"), pytest.raises(UserError, match=rf"--resume .*process {os.getpid()}"):
+            self.train("--resume", self.run)
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    def teardown(self):
+        if self.course is None:
+            return
+        assert self.go_on() == 0
+        of_what = self.course, self.seed, self.epochs
+        if of_what not in self.oracles:
+            self.oracles[of_what] = tempfile.mkdtemp(dir=self.scratch)
+            self.anew(self.oracles[of_what])
+        assert_same_run(self.run.path, Path(self.oracles[of_what]))
+        assert not half_files(self.run.path)
+
+
+@pytest.mark.slow
+def test_a_run_folder_ends_as_that_of_a_run_that_nothing_happened_to(demo, sampled, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunFolderMachine, "words", flags(demo, sampled, tmp_path))
+    monkeypatch.setattr(RunFolderMachine, "scratch", tmp_path)
+    run_state_machine_as_test(RunFolderMachine, settings=settings(
+        max_examples=10, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)))
+
+
+@pytest.mark.slow
+def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
+    more = ("--epochs", 6, "--val_check_interval", 5, "--lr", 0.01)
+    whole = train(demo, sampled, tmp_path / "whole", *more)
+    folder = train(demo, sampled, tmp_path / "again", *more, "--stop_after", 3)
+    assert [row["val_top1"] != "" for row in metrics(folder)] == [False] * 3
+    assert_same_run(gone_on(folder), whole)
+
+
+@pytest.mark.parametrize("name, value", [("--batch_size", 3), ("--accumulate", 2), ("--views", 2)])
+@pytest.mark.slow
+def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path, name, value):
+    folder = begun(demo, sampled, tmp_path, 3, "--epochs", 2)
+    one_line(run("train.py", "--resume", folder, name, value, ok=False), name, "epoch 1")
+    assert gone_on(folder, "--epochs", 3)
+
+
+@pytest.mark.slow
+def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, sampled, tmp_path):
+    shutil.copytree(sampled, tmp_path / "here")
+    words = ("--sampled_data_path", "here", "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY, *QUIET)
+    folder = tmp_path / last_line(run("train.py", *words, "--epochs", 1, cwd=tmp_path))
+    gone_on(folder, "--epochs", 2)
+    settings = read_json(folder / "settings.json")
+    assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
+
+
+# ---------------------------------------------------------------- one training at a time
+
+def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    (folder / "Saved_model_checkpoint" / ".best.1.tmp.tar").touch()     # the first one is about to rename it
+    settings = read_json(folder / "settings.json")
+    anew = ("--sampled_data_path", settings["sampled_data_path"], *TINY, "--epochs", 1, "--local_dir", folder,
+            "--open_new_folder", "False")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    first = f"another training (process {os.getpid()})"
+    with RunFolder(folder).lock("resume"):
+        for flag, words in (("--resume", ("--resume", folder)), ("--local_dir", anew)):
+            one_line(run("train.py", *words, ok=False), f"{flag} {folder}", first)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+# ---------------------------------------------------------------- on the data that it had
+
+@pytest.fixture
+def own(tmp_path):
+    """Sampled clips of an own data set: two classes of six videos."""
+    raw = class_folders(tmp_path / "raw", ("Jump", "Run"), 6, frames=60)
+    run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "sampled")
+    return tmp_path / "sampled"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
+    words = ("--sampled_data_path", own, *TINY, "--local_dir", tmp_path / "runs", *QUIET)
+    folder = last_line(run("train.py", *words, "--epochs", 2, "--stop_after", 1))
+    parts = table(folder / "splits.csv")
+    for i in range(5):
+        write_video(tmp_path / "raw" / "Jump" / f"v_Jump_g{20 + i}_c01.avi", 60)
+    run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", own)
+    result = run("train.py", "--resume", folder, *QUIET)
+    assert "5 videos that are not in" in result.out and "Jump/v_Jump_g2" in result.out
+    assert table(folder / "splits.csv") == parts
+    tested = run("test.py", "--model_dir", folder, "--num_videos", 0)
+    held_out = {row["video"] for row in parts if row["part"] == "test"}
+    assert {row["video"] for row in table(last_line(tested) / "predictions.csv")} == held_out
+
+
+@pytest.mark.slow
+def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
+    """None is taken, written into settings.json, and of no effect."""
+    words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS, *QUIET,
+                  "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
+                  "--open_new_folder", "False")
+    utils.train(*parse("", list(map(str, words))))
+    saved = Recipe.of(read_json(tmp_path / "begun" / "settings.json"), "settings")
+
+    def weights_after(name, *more):
+        folder = shutil.copytree(tmp_path / "begun", tmp_path / name)
+        assert utils.train(*parse("", ["--resume", str(folder), "--no-pictures", *more])) == 0
+        return weights(folder)
+    usual = weights_after("usual")
+    refused, followed = set(), set()
+    for f in fields(Recipe):
+        # what is written where, by which machine; the data's places; precisions of CUDA; less memory
+        if f.metadata["group"] in ("output", "machine") or f.metadata["decides"] in ("place", "nothing") \
+                or f.name == "amp":
+            continue
+        other = replace(saved, **{f.name: other_value(f.name, saved)})
+        [word] = set(other.words()) - set(saved.words()) or [f"--{f.name}={f.default}"]
+        try:
+            found = weights_after(f.name, word)
+            assert any(not torch.equal(found[key], usual[key]) for key in usual) or f.name == "epochs", f.name
+            followed.add(f.name)
+        except UserError as error:
+            assert f"--{f.name}" in str(error)
+            refused.add(f.name)
+    assert {"augment", "seed", "split_size", "groups", "resize", "optimizer", "hidden_size"} <= refused
+    assert {"lr", "encoder_lr", "weight_decay", "views", "clips_per_video", "train_batch_norm"} <= followed
+
+
+@pytest.mark.slow
+def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
+    result = run("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, "--num_frames_video", 8, *QUIET))
+    assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in result.out
+
+
+# ---------------------------------------------------------------- batch norm
+
+@pytest.mark.slow
+def test_moving_statistics_need_something_that_is_trained(demo, sampled, tmp_path):
+    words = flags(demo, sampled, tmp_path, "--epochs", 1, *NORMS, "--no-feature_cache", "--train_batch_norm")
+    one_line(run("train.py", *words, ok=False), "--train_batch_norm", "frozen")
+
+
+@pytest.mark.slow
+def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
+    more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
+    cached = train(demo, sampled, tmp_path / "a", *more)
+    frames = train(demo, sampled, tmp_path / "b", *more, "--no-feature_cache")
+    losses = [[float(row["train_loss"]) for row in metrics(folder)] for folder in (cached, frames)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    one, other = weights(cached), weights(frames)
+    for key in one:
+        if "running_" in key:
+            torch.testing.assert_close(one[key], other[key], rtol=2e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------- several processes
+
+processes = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+
+
+TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--warmup_epochs", 0)
+
+
+@processes
+@pytest.mark.slow
+def test_the_plateau_lowers_the_rate_of_every_process(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--scheduler", "plateau", "--lr", 0.5, "--epochs", 12)
+    report = patched(tmp_path, "train.py", """
+from lrcn.training import run
+end = run.Run.end_epoch
+def told(self, last):
+    end(self, last)
+    import os, torch
+    own = torch.cat([p.detach().flatten() for p in self.model.head.parameters()]).sum().item()
+    with open(os.environ["TOLD"] + f"/rank{self.rank.number}", "a") as f:
+        f.write(f"{self.learner.lr} {own}\\n")
+run.Run.end_epoch = told
+""")
+    launched(report, *flags(demo, sampled, tmp_path / "r", *more, *QUIET), env={"TOLD": tmp_path})
+    told = [(tmp_path / f"rank{n}").read_text() for n in (0, 1)]
+    assert told[0] == told[1] and len({line.split()[0] for line in told[0].splitlines()}) > 1
+
+
+@processes
+@pytest.mark.slow
+def test_two_processes_stopped_in_mid_epoch_go_on_exactly(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)     # with dropout, of which each process draws its own
+    words = flags(demo, sampled, tmp_path / "whole", *more, *QUIET)
+    whole = last_line(launched("train.py", *words))
+    script = patched(tmp_path, "train.py", STOP_AT.format(n=3))
+    result = launched(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
+    folder = result.err.split("--resume ")[1].split()[0]
+    assert load(folder)["progress"]["step"] == 3
+    launched("train.py", "--resume", folder, *QUIET)
+    assert_same_run(tmp_path / "begun" / folder.split("/")[-1], whole)
+
+
+@processes
+@pytest.mark.slow
+def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tmp_path):
+    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)
+    words = flags(demo, sampled, tmp_path / "two", *more, "--stop_after", 1, *QUIET)
+    folder = last_line(launched("train.py", *words))
+    assert [row["epoch"] for row in metrics(gone_on(folder))] == ["1", "2"]
+
+
+@processes
+@pytest.mark.slow
+def test_a_process_alone_says_whom_it_waits_for_and_ends_when_asked(demo, sampled, tmp_path):
+    process = start("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, *QUIET), fork=False, env={
+        "RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29517, **ONE_THREAD})
+    while "waiting for process 1" not in process.err:
+        assert process.poll() is None, process.err
+    process.kill(15)
+    result = process.wait(20)
+    assert result.code == 143 and "Traceback" not in result.err, result
+
+
+@processes
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_process_ends_both(demo, sampled, tmp_path):
+    script = patched(tmp_path, "train.py", """
+import os
+from lrcn.training import loop
+loss = loop.Learner.loss
+def spoilt(self, x, labels):
+    value, logits = loss(self, x, labels)
+    return (value * float("nan") if os.environ["RANK"] == "1" else value), logits
+loop.Learner.loss = spoilt
+""")
+    result = launched(script, *flags(demo, sampled, tmp_path / "r", *TOGETHER, *QUIET), ok=False)
+    assert result.code and "on another process" in result.err
+    assert "is not finite in epoch 1, step 1" in result.err and "Timed out" not in result.err

@@ -1,0 +1,107 @@
+"""The recurrent recognisers of the field, and the three official splits, from one train.py."""
+import shutil
+
+import numpy as np
+import pytest
+from commands import ROOT, run
+from runs import ONE_THREAD, TINY, flags, last_line, read_json, report_of, table, train
+
+from lrcn.data import splits
+
+pytestmark = pytest.mark.slow
+
+# The README's commands for four systems: what makes each one what it is. Encoder and size are replaced by
+# tiny ones, so that a system trains in a second.
+SYSTEMS = {
+    "the original": ("--readout", "last", "--lstm_layers", 2),
+    "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1,
+                                         "--readout", "attention"),
+    "a prediction at every step": ("--num_frames_video", 16, "--lstm_layers", 1, "--no-bidirectional",
+                                   "--readout", "last", "--loss_per_step"),
+    "sixteen frames and accumulated gradients": ("--num_frames_video", 16, "--batch_size", 4,
+                                                 "--accumulate", 8, "--scheduler", "plateau",
+                                                 "--readout", "mean"),
+    "frames and their differences": ("--modality", "rgb+rgbdiff"),
+}
+
+
+@pytest.fixture(scope="module")
+def forty(demo, tmp_path_factory):
+    """The demo's videos sampled to 40 frames each, at a smaller stride than a second's 2.5 frames."""
+    folder = tmp_path_factory.mktemp("forty") / "sampled"
+    run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
+        "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", 40)
+    return folder
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
+    folder = train(demo, forty, tmp_path, "--epochs", 1, *SYSTEMS[system])
+    figures = read_json(report_of(folder) / "metrics.json")
+    settings = read_json(folder / "settings.json")
+    words = dict(zip(SYSTEMS[system], (*SYSTEMS[system][1:], True), strict=True))
+    assert figures["readout"] == words.get("--readout", "final") and figures["videos"] == 42
+    assert settings["num_frames_video"] == words.get("--num_frames_video", 5)
+    rows = table(forty / "manifest.csv")
+    assert {int(row["frames"]) for row in rows} == {40} and {int(row["stride"]) for row in rows} != {10}
+
+
+def test_an_lrcn_starts_from_a_frame_classifier(demo, forty, tmp_path):
+    """First a classifier of single frames, then an LSTM on top of what it has learnt."""
+    frames = train(demo, forty, tmp_path, "--num_frames_video", 1, "--readout", "none", "--epochs", 1,
+                   "--train_encoder", "last:1")
+    result = run("train.py", *flags(demo, forty, tmp_path, "--init_from", frames, "--num_frames_video", 16,
+                               "--loss_per_step", "--epochs", 1))
+    assert "tensors taken over (encoder and projection)" in result.out
+    assert read_json(report_of(last_line(result)) / "metrics.json")["videos"] == 42
+
+
+# ---------------------------------------------------------------- three splits
+
+def three_splits(demo, folder):
+    """The demo's videos on lists of three splits, each of which tests other groups."""
+    shutil.copytree(demo / "ucfTrainTestlist", folder)
+    index = splits.read_class_index(folder)
+    videos = sorted(path.relative_to(demo / "UCF-101") for path in (demo / "UCF-101").rglob("*.avi"))
+    for split in (1, 2, 3):
+        parts = {"test": [], "train": []}
+        for path in videos:
+            group = int(path.stem.split("_g")[1][:2])
+            held_out = 3 * split - 2 <= group <= 3 * split
+            parts["test" if held_out else "train"].append(
+                f"{path}" if held_out else f"{path} {index[path.parent.name]}")
+        for name, lines in parts.items():
+            (folder / f"{name}list0{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_all_three_splits_are_trained_and_tested_in_turn_by_torchruns_processes(demo, sampled, tmp_path):
+    lists = three_splits(demo, tmp_path / "lists")
+    words = ("--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY, "--local_dir", tmp_path,
+             "--split", "all", "--epochs", 2)
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text("from torch.distributed.run import main\nmain()\n")
+    folder = last_line(run(launcher, "--standalone", "--nproc_per_node", 2, ROOT / "train.py", *words,
+                           env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""}))
+    rows = table(folder / "splits_summary.csv")
+    assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
+    top1 = []
+    for row in rows[:3]:
+        figures = read_json(folder / f"split_{row['split']}" / "test" / "metrics.json")
+        assert (figures["split"], figures["videos"]) == (row["split"], 18) and figures["leaky"] is False
+        assert float(row["top1"]) == pytest.approx(figures["top1"], abs=1e-6)
+        seen = {r["video"] for r in table(folder / f"split_{row['split']}" / "splits.csv")}
+        assert not seen & {r["video"] for r in table(folder / f"split_{row['split']}" / "test" /
+                                                     "predictions.csv")}
+        top1.append(figures["top1"])
+    assert float(rows[3]["top1"]) == pytest.approx(np.mean(top1), abs=1e-6)
+    assert float(rows[4]["top1"]) == pytest.approx(np.std(top1, ddof=1), abs=1e-6)
+
+
+def test_a_split_by_video_warns_in_every_output(demo, sampled, tmp_path):
+    result = run("train.py", *flags(demo, sampled, tmp_path, "--split", "random", "--epochs", 1))
+    assert "warning: --split random" in result.err
+    folder = last_line(result)
+    assert read_json(folder / "settings.json")["split"] == "random"
+    figures = read_json(report_of(folder) / "metrics.json")
+    assert figures["split"] == "random" and figures["leaky"] is True

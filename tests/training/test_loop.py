@@ -1,0 +1,142 @@
+"""A step of training: loss, schedules, accumulated gradients, averaged weights."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lrcn.base.cli import UserError
+from lrcn.base.distributed import Rank
+from lrcn.training import loop
+from lrcn.training.album import Album
+from lrcn.training.recipe import Recipe
+
+
+def options(**changes):
+    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "optimizer": "adamw", "scheduler": "constant",
+                              "warmup_epochs": 0, "label_smoothing": 0, "mixup": 0, "clip_grad": 0,
+                              "ema": 0, "amp": "none", "accumulate": 1} | changes)
+
+
+def learner(network, total=100, per_epoch=10, **changes):
+    given_ones = options(**changes)
+    groups = [{"params": list(network.parameters()), "lr": given_ones.lr}]
+    return loop.Learner(network, groups, given_ones, total, per_epoch, torch.device("cpu"))
+
+
+def test_the_loss_takes_logits_and_knows_no_softmax():
+    """A sure, right answer over 101 classes costs nothing; after a softmax it would cost 3.63."""
+    logits = torch.zeros(4, 101)
+    labels = torch.tensor([0, 5, 50, 100])
+    logits[torch.arange(4), labels] = 50
+    network = torch.nn.Linear(101, 101)
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(101))
+        network.bias.zero_()
+    loss, got = learner(network).loss(logits, labels)
+    assert loss < 1e-4 and torch.equal(got, logits)
+    smooth, _ = learner(network, label_smoothing=0.1).loss(logits, labels)
+    assert smooth.item() == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1).item())
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "plateau", "constant"])
+def test_every_schedule_warms_up_and_never_rises_again(name):
+    course = [loop.schedule_factor(name, step, 10, 100) for step in range(100)]
+    assert 0 < course[0] < 0.2 and course[:11] == sorted(course[:11]) and max(course) <= 1
+    assert course[10:] == sorted(course[10:], reverse=True) and course[10] == pytest.approx(1, abs=0.01)
+    assert (course[-1] < 0.02) == (name in ("cosine", "step"))
+
+
+@pytest.mark.parametrize("total", [10, 33, 1000])
+def test_one_cycle_is_torchs(total):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total)
+    for step in range(total):
+        factor = loop.schedule_factor("onecycle", step, 0, total)
+        assert factor == pytest.approx(oracle.get_last_lr()[0], rel=1e-6), step
+        optimizer.step()
+        oracle.step() if step < total - 1 else None
+    for short in range(1, 5):
+        assert all(0 < loop.schedule_factor("onecycle", s, 0, short) <= 1 for s in range(short + 1))
+
+
+@pytest.mark.parametrize("name, kind", [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam),
+                                        ("sgd", torch.optim.SGD)])
+def test_an_optimiser_is_torchs_and_goes_on_exactly_from_its_state(name, kind):
+    def steps(one, number):
+        for _ in range(number):
+            one.network(torch.ones(1, 3)).square().sum().backward()
+            one.update()
+
+    def fresh():
+        torch.manual_seed(0)
+        return torch.nn.Linear(3, 2)
+
+    whole, plain = learner(fresh(), optimizer=name, weight_decay=0.1), fresh()
+    steps(whole, 6)
+    momentum = {"momentum": 0.9} if name == "sgd" else {}
+    oracle = kind(plain.parameters(), lr=0.1, weight_decay=0.1, **momentum)
+    for _ in range(6):
+        oracle.zero_grad()
+        plain(torch.ones(1, 3)).square().sum().backward()
+        oracle.step()
+    torch.testing.assert_close(whole.network.weight, plain.weight)
+    one = learner(fresh(), optimizer=name, weight_decay=0.1)
+    steps(one, 3)
+    state, two = one.state([one.random_state()]), learner(fresh(), optimizer=name, weight_decay=0.1)
+    two.network.load_state_dict(one.network.state_dict())
+    assert two.restore(state, Rank(), "here")
+    steps(two, 3)
+    assert torch.equal(two.network.weight, whole.network.weight)
+
+
+@pytest.mark.parametrize("name, other", [("adamw", "sgd"), ("sgd", "adam"), ("adam", "sgd")])
+def test_the_state_of_another_optimiser_is_refused_in_one_line(name, other):
+    one, two = (learner(torch.nn.Linear(3, 2), optimizer=kind) for kind in (name, other))
+    one.network(torch.ones(1, 3)).sum().backward()
+    one.update()
+    with pytest.raises(UserError, match="here: learner: its optimiser's"):
+        two.restore(one.state([one.random_state()]), Rank(), "here")
+
+
+def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
+    """To the last update of the epoch, for which one small step is left over."""
+    x, labels = torch.randn(13, 3, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 2
+    results = []
+    for size, steps in ((12, 1), (3, 4), (4, 3)):
+        torch.manual_seed(0)
+        network = torch.nn.Linear(3, 2)
+        one = learner(network, accumulate=steps)
+        feed = SimpleNamespace(names=[], batches=lambda todo: ((x[c], labels[c]) for c, _ in todo))
+        todo = [(part, torch.zeros_like(part)) for part in torch.arange(13).split(size)]
+        progress = loop.Progress(epoch=1)
+        stop, rank = SimpleNamespace(signal=None), Rank()
+        assert loop.train_epoch(one, feed, todo, progress, stop, rank, lambda step, sums: None)
+        results.append([p.detach().clone() for p in network.parameters()])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_the_average_of_the_weights_is_used_for_testing_and_put_back():
+    network = torch.nn.Linear(3, 2)
+    one = learner(network, ema=0.5)
+    start = network.weight.detach().clone()
+    for _ in range(3):
+        network(torch.ones(1, 3)).sum().backward()
+        one.update()
+    raw = network.weight.detach().clone()
+    with one.averaged():
+        between = network.weight.detach().clone()
+    assert torch.equal(network.weight, raw)
+    low, high = torch.minimum(start, raw), torch.maximum(start, raw)
+    assert ((between > low) & (between < high)).all()
+
+
+def test_the_curves_say_what_the_training_loss_alone_holds():
+    said, run = [], SimpleNamespace(progress=SimpleNamespace(best=None, history=[]))
+    for recipe in (Recipe(label_smoothing=0.1, mixup=0.4), Recipe(label_smoothing=0, mixup=0)):
+        album = SimpleNamespace(recipe=recipe, classes=[], val=[], note="seed 1",
+                                picture=lambda *_, note: said.append(note))
+        Album.final(album, run)
+    assert said == ["The training loss holds label smoothing (0.1) and mixup (0.4); the validation loss does "
+                    "not. seed 1", "seed 1"]
