@@ -57,8 +57,8 @@ class Recogniser:
         except VideoError as error:
             raise VideoError(f"{video}: {error}") from None
         shares = history.smoothed()
-        least = int(np.ceil(min_segment * self.trained.rate.per_second))
-        found = find_segments(history.times, history.end, shares, min_probability, least)
+        found = find_segments(history.times, history.end, shares, min_probability,
+                              min_segment * self.trained.rate.per_second)
         segments = [(start, end, self.classes[label] if label >= 0 else UNSURE, probability)
                     for start, end, label, probability in found]
         return Prediction(segments, np.array(history.times), shares)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+import dataset
 import utils
 from lrcn import runs
 from lrcn.base import cli, files
@@ -27,7 +28,15 @@ from lrcn.training.recipe import parse
 # ---------------------------------------------------------------- three splits
 
 def train_all_splits(recipe, device, rank):
-    """--split all: train and test on the three official splits in turn; the exit status."""
+    """--split all: train and test on the three official splits in turn; the exit status.
+
+    UserError, before anything is trained: what one of them needs is not there, or it holds out what its
+    weights have learned.
+    """
+    for split in ("1", "2", "3") if recipe.init_from or recipe.streams else ():
+        one = dataclasses.replace(recipe, split=split)
+        samples, _ = dataset.training_samples(one, None, dataset.silent)
+        utils.before_training(one, None, None, samples, dataset.silent)
     new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder) if rank.first else ""
     folder = rank.broadcast(str(new))
     tested = []

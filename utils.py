@@ -258,6 +258,12 @@ def joined_encoder(recipe, classes):
         if run.rate != runs[0].rate:
             raise UserError(f"--streams {run.folder}: its clips were sampled at another rate than those of "
                             f"{runs[0].folder}")
+    names = " + ".join(run.model.encoder.name for run in runs)      # as fuse.py --train says it
+    for name in (*recipes.OF_AN_ENCODER, "augment"):
+        value = getattr(recipe, name)
+        if name not in ("modality", "flow_length") and value not in (getattr(Recipe, name), names):
+            raise UserError(f"--{name} {value}: the encoders of --streams see and are what their own runs "
+                            f"have; leave the flag out")
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
 
 

@@ -1,4 +1,5 @@
 """A stranger's checkpoint: whatever it says is read, or refused in one line that names what is wrong."""
+import contextlib
 import copy
 import os
 import shutil
@@ -16,7 +17,7 @@ import utils
 from lrcn import checkpoints
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
-from lrcn.features import surgery
+from lrcn.features import backbones, surgery
 from lrcn.features.predictions import softmax
 from lrcn.runs import RunFolder
 from lrcn.training.loop import Learner, Progress
@@ -181,6 +182,17 @@ def test_a_tensor_of_another_kind_is_refused_before_its_values_are_read(tmp_path
         with pytest.raises(UserError, match=words) as error:
             checkpoints.load_file(tmp_path / "odd.pth.tar", "model_name")
         assert "\n" not in str(error.value) and ("bias" in str(error.value) or "moments" in str(error.value))
+
+
+@pytest.mark.parametrize("name, kind, fits", [
+    ("bias", torch.float16, True), ("bias", torch.float64, True), ("bias", torch.int64, False),
+    ("num_batches_tracked", torch.int64, True), ("num_batches_tracked", torch.bool, False),
+    ("num_batches_tracked", torch.int32, False), ("num_batches_tracked", torch.float32, False)])
+def test_floats_stand_for_one_another_and_no_other_kind_of_number_does(name, kind, fits):
+    layer = torch.nn.BatchNorm1d(2)
+    state = {**layer.state_dict(), name: layer.state_dict()[name].to(kind)}
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=f"kind of number {name}"):
+        backbones.check_fit(layer, state, "x")
 
 
 def test_a_bit_that_flips_is_seen_or_changes_nothing(trained, tmp_path):

@@ -218,27 +218,28 @@ def replaced_folder(folder, own=()):
 
     Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays:
     every entry whose name was not written anew and matches none of the patterns `own` ("*.png"),
-    which say what an earlier run of the same script may have left. UserError: it cannot be written.
+    which say what an earlier run of the same script may have left. UserError: it cannot be written, or
+    another process is writing it.
     """
     folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
     new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead(folder)
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
-        new.mkdir()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
-    try:
-        with _held(new):
-            yield new
-            _carry_over(folder, new, own)
-            flush_folder(new)
-            _exchange(new, folder)
-            flush_folder(folder.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _held(folder.parent):      # of two that begin at once, one sees the other
+                _remove_dead(folder)
+                if folder.exists() and not folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+                new.mkdir()
+                held.callback(shutil.rmtree, new, ignore_errors=True)
+                held.enter_context(_held(new))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
+        yield new
+        _carry_over(folder, new, own)
+        flush_folder(new)
+        _exchange(new, folder)
+        flush_folder(folder.parent)
 
 
 @contextlib.contextmanager
@@ -257,19 +258,23 @@ def _held(folder):
 
 
 def _remove_dead(folder):
-    """Clear away what killed processes left beside `folder`; bring back what one was about to replace."""
-    before = _before(folder)
-    if before.is_dir() and not folder.exists():
-        before.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp") if fcntl else ():
-        with contextlib.suppress(OSError):
+    """Clear away what killed processes left beside `folder`; bring back what one was about to replace.
+    UserError: a living process is writing it."""
+    for path in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp")) if fcntl else ():
+        with contextlib.suppress(OSError):      # gone meanwhile, no locks, or not ours to delete
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)
+            except BlockingIOError:
+                raise UserError(f"{folder}: another process ({path.name.split('.')[-2]}) is writing this "
+                                f"folder; wait for it, then run this again") from None
             finally:
                 os.close(handle)
+    before = _before(folder)
+    if before.is_dir() and not folder.exists():
+        before.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _before(folder):

@@ -9,7 +9,6 @@ choices: min_probability, min_segment (seconds), video and gif (whether to write
 """
 import contextlib
 import csv
-import math
 
 import cv2
 import numpy as np
@@ -138,7 +137,7 @@ def summarise(folder, name, history, classes, choices, rate, truth=None):
     """
     shares, film = history.smoothed(), FilmFolder(folder)
     found = find_segments(history.times, history.end, shares, choices.min_probability,
-                          math.ceil(choices.min_segment * rate.per_second))
+                          choices.min_segment * rate.per_second)
     segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p in found]
     files.write_csv(film.segments, ["start", "end", "label", "probability"],
                     [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])

@@ -12,8 +12,8 @@ def find_segments(times, end, probabilities, min_probability, least):
 
     times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is
     its most probable class, or unsure where that is under min_probability. Runs of fewer than
-    `least` frames then join the neighbour that is the more probable one during the run, the
-    shortest runs first. A segment begins and ends halfway between two sampled frames. The
+    `least` frames (a number of any size) then join the neighbour that is the more probable one
+    during the run, the shortest runs first. A segment begins and ends halfway between two sampled frames. The
     probability of an unsure segment is that of the frames' most probable classes.
     """
     # Unsure takes part as class 0, whose probability is always min_probability.

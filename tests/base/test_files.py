@@ -1,6 +1,7 @@
 """A folder is replaced whole or not at all, whatever happens in between; a table is read in any form."""
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,17 +76,19 @@ def test_a_file_in_the_folders_place_is_one_line(tmp_path):
     assert (tmp_path / "out").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_next_run_clears_away_what_a_killed_one_left_but_not_a_living_ones_work(out):
+def test_the_next_run_clears_away_what_a_killed_one_left_and_two_at_once_are_refused(out):
     fill(out, "old")
     dead = out.with_name(".out.999999.tmp")
     fill(dead, "half")
     with files.replaced_folder(out) as mine:
+        assert not dead.exists()
         fill(mine, "mine")
-        living = mine.rename(mine.with_name(".out.1.tmp"))
-        with files.replaced_folder(out) as new:
-            assert living.is_dir() and not dead.exists()
-            fill(new, "new")
-        living.rename(mine)
+        with pytest.raises(UserError, match=rf"another process \({os.getpid()}\) is writing this folder"), \
+                files.replaced_folder(out):
+            raise AssertionError
+        with files.replaced_folder(out.with_name("other")) as other:    # a folder beside it may be written
+            fill(other, "other")
+        shutil.rmtree(out.with_name("other"))
     assert set(content(out).values()) == {"mine"}
     assert list(out.parent.iterdir()) == [out]
 

@@ -11,6 +11,11 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "download_ucf101.sh"
 TOOLS = ("unar", "7z", "bsdtar")
+# What stands in for them where none is there: both archives of these tests are zip files.
+BSDTAR = """#!/bin/sh
+[ $1 = -tf ] && exec unzip -Z1 "$2"
+exec unzip -qo "$2" -d "$4"
+"""
 VIDEOS = [f"{cls}/v_{cls}_g0{g}_c01.avi" for cls in ("Archery", "Surfing") for g in (1, 2)]
 RAR, ZIP = "UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"
 
@@ -93,6 +98,12 @@ def download(server, folder, path=None, videos=4, classes=2):
            "UCF101_CLASSES": str(classes), "no_proxy": "127.0.0.1"}
     if path:
         env["PATH"] = path
+    elif not any(shutil.which(tool) for tool in TOOLS):
+        stand_in = server.www.parent / "tools" / "bsdtar"
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text(BSDTAR)
+        stand_in.chmod(0o755)
+        env["PATH"] += f":{stand_in.parent}"
     return subprocess.run([shutil.which("bash"), str(SCRIPT), str(folder)], env=env, capture_output=True,
                           text=True, timeout=60)
 
@@ -110,13 +121,7 @@ def test_fetches_unpacks_and_verifies_with_each_tool(server, tmp_path, tool):
     assert f"with {tool}" in done.stdout
 
 
-def needs_a_tool():
-    if not any(shutil.which(tool) for tool in TOOLS):
-        pytest.skip(f"needs one of {', '.join(TOOLS)}")
-
-
 def test_a_second_run_does_nothing(server, tmp_path):
-    needs_a_tool()
     write_archives(server.www)
     assert download(server, tmp_path / "data").returncode == 0
     server.requests.clear()
@@ -126,7 +131,6 @@ def test_a_second_run_does_nothing(server, tmp_path):
 
 
 def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
-    needs_a_tool()
     write_archives(server.www)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -141,7 +145,6 @@ def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
 @pytest.mark.parametrize("left", [b"the beginning", b"of another archive" * 1000])
 def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server, tmp_path, left):
     """From a server without ranges, or a part longer than the whole."""
-    needs_a_tool()
     write_archives(server.www)
     server.ranges = len(left) > 1000
     (tmp_path / f"{RAR}.part").write_bytes(left)
@@ -151,7 +154,6 @@ def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server, tmp_path, le
 
 
 def test_a_download_that_was_killed_before_its_renaming_is_taken_as_it_is(server, tmp_path):
-    needs_a_tool()
     write_archives(server.www)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -161,7 +163,6 @@ def test_a_download_that_was_killed_before_its_renaming_is_taken_as_it_is(server
 
 
 def test_a_connection_that_breaks_leaves_what_came_and_says_how_to_go_on(server, tmp_path):
-    needs_a_tool()
     write_archives(server.www)
     server.break_at = 1500
     broken = download(server, tmp_path / "data")
@@ -176,7 +177,6 @@ def test_a_connection_that_breaks_leaves_what_came_and_says_how_to_go_on(server,
 
 @pytest.mark.parametrize("name", ["../outside.avi", "/tmp/outside.avi", "UCF-101/../../outside.avi"])
 def test_members_that_leave_the_folder_are_refused_before_anything_is_unpacked(server, tmp_path, name):
-    needs_a_tool()
     write_archives(server.www, extra=[name])
     done = download(server, tmp_path / "data")
     assert done.returncode == 1
@@ -186,7 +186,6 @@ def test_members_that_leave_the_folder_are_refused_before_anything_is_unpacked(s
 
 def test_an_archive_with_a_link_is_refused(server, tmp_path):
     """Its top itself may be one that leads to another folder with such a name."""
-    needs_a_tool()
     write_archives(server.www)
     (tmp_path / "elsewhere" / "UCF-101").mkdir(parents=True)
     link = zipfile.ZipInfo("UCF-101")
@@ -206,7 +205,6 @@ def test_says_what_to_install_where_nothing_unpacks(server, tmp_path):
 
 
 def test_missing_videos_are_counted(server, tmp_path):
-    needs_a_tool()
     write_archives(server.www, videos=VIDEOS[:3])
     done = download(server, tmp_path / "data")
     assert done.returncode == 1 and "3 videos of 2 classes" in done.stderr

@@ -227,6 +227,14 @@ def test_a_file_that_is_none_is_one_line(model, film, tmp_path, change, words):
     one_line(label(film, tmp_path / "out", "--model", model, ok=False), "--model", words)
 
 
+def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film, tmp_path):
+    """--min_segment is 10^21 of its frames then: all of the film is one segment."""
+    say(model, FPS=1e6, sampling_rate=1e-6 * 1.001, num_frames_video=5)
+    label(film, tmp_path, "--model", model, "--min_segment", 1e9)
+    [segment] = table(tmp_path / "film" / "segments.csv")
+    assert (float(segment["start"]), float(segment["end"])) == (0, pytest.approx(6, abs=0.05))
+
+
 def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, tmp_path):
     head = files / "export" / "head.onnx"
     one_line(label(film, tmp_path, "--model", head, ok=False), "the head alone; give the model.onnx beside")

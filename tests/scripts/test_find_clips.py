@@ -1,7 +1,9 @@
 """find_clips.py: films to candidates, to a data set; what stops it, and how it goes on."""
+import errno
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +207,22 @@ def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypa
     assert sorted(seconds) == pytest.approx([1.0, 1.4, 1.8, 2.2, 2.6])
 
 
+def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path, monkeypatch):
+    film, stretch = numbered_film(tmp_path / "holiday.mp4"), Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
+    folder, real, room = ClipFolder(tmp_path, "frames", lambda fps: Rate(fps, 10)), Path.write_bytes, [3]
+
+    def write_bytes(path, data):
+        room[0] -= 1
+        real(path, data if room[0] >= 0 else b"")
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(OSError, match="No space"):
+        [*folder.write([stretch], "holiday", film, 60)]
+    pictures = [path.stat().st_size for path in (tmp_path / "Jump").iterdir()]
+    assert len(pictures) == 3 and min(pictures) > 500
+
+
 def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
     numbered_film(tmp_path / "films" / "holiday.mp4")
     (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,3.2,5\n")
@@ -237,3 +255,6 @@ def test_wrong_words_are_one_line(trained, films, found, tmp_path):
     cut(found / "candidates.csv", "--output_dir", films / "x", says=["--output_dir", "folder of the films"])
     (tmp_path / "t.csv").write_text("film,class,start,end\nnothing.mp4,Jump,1,2\n")
     cut(tmp_path / "t.csv", "--output_dir", tmp_path / "y", says=["--from", "none of its 1 films"])
+    (tmp_path / "t.csv").write_text("film,class,start,end\ntwo.mp4,candidates.csv,1,2\n")
+    cut(tmp_path / "t.csv", "--output_dir", tmp_path / "z", says=["line 2", "no class can be called"])
+    assert not (tmp_path / "z").exists()

@@ -311,7 +311,10 @@ def test_streams_that_do_not_suit_train_py_are_one_line(joint, pair, demo, sampl
                         (("--streams", both, "--train_encoder", "all"), "--train_encoder"),
                         (("--streams", both, "--no-feature_cache"), "--no-feature_cache"),
                         (("--streams", both, "--classes", "Grow,Shrink"), "train all on the same"),
-                        (("--streams", both, "--parts", tmp_path / "no.csv"), "does not exist")):
+                        (("--streams", both, "--parts", tmp_path / "no.csv"), "does not exist"),
+                        (("--streams", both), "--encoder squeezenet1_1: the encoders of --streams"),
+                        (("--streams", both, "--encoder", "resnet152", "--encoder_weights", "DEFAULT",
+                          "--img_dim", "none", "--augment", "heavy"), "--augment heavy: the encoders of")):
         one_line(run("train.py", *data_flags(demo, sampled), *HEAD, "--encoder", "squeezenet1_1",
                      "--encoder_weights", "none", "--img_dim", 32, "--local_dir", tmp_path / "x", *words,
                      ok=False), says)

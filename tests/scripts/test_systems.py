@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from commands import ROOT, run
-from runs import ONE_THREAD, TINY, flags, last_line, read_json, report_of, table, train
+from runs import ONE_THREAD, TINY, flags, last_line, one_line, read_json, report_of, table, train
 
 from lrcn.data import splits
 
@@ -96,6 +96,15 @@ def test_all_three_splits_are_trained_and_tested_in_turn_by_torchruns_processes(
         top1.append(figures["top1"])
     assert float(rows[3]["top1"]) == pytest.approx(np.mean(top1), abs=1e-6)
     assert float(rows[4]["top1"]) == pytest.approx(np.std(top1, ddof=1), abs=1e-6)
+
+
+def test_all_splits_from_a_run_that_has_learned_a_test_are_refused_before_any(demo, sampled, tmp_path):
+    data = ("--sampled_data_path", sampled, "--ucf_list_dir", three_splits(demo, tmp_path / "lists"), *TINY,
+            "--epochs", 1)
+    first = last_line(run("train.py", *data, "--train_encoder", "last:1", "--local_dir", tmp_path))
+    one_line(run("train.py", *data, "--split", "all", "--init_from", first, "--local_dir", tmp_path / "all",
+                 ok=False), f"--init_from {first}: it was trained on")
+    assert not (tmp_path / "all").exists()
 
 
 def test_a_split_by_video_warns_in_every_output(demo, sampled, tmp_path):
