@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Make .venv with all that the scripts and tests need; `make demo` and `make test` call it once.
+# Make .venv with what the scripts need (demo), or with that and what the tests need (tests); `make demo`
+# and `make test` call it once each.
 #
-#     bash setup.sh [python3.12]
+#     bash setup.sh demo|tests [python3.12]
 #
 # Whatever fails ends in one line that says what to do. An interrupted set-up goes on when called
-# again. .venv/ready is written last; .venv/setup.log has pip's words.
+# again. .venv/ready-for-demo or .venv/ready-for-tests is written last; .venv/setup.log has pip's words.
 set -euo pipefail
 cd "$(dirname "$0")"
-python=${1:-python3}
+purpose=${1:-demo}
+python=${2:-python3}
 
 fail() {
     echo "setup: $*" >&2
@@ -80,14 +82,19 @@ install_if_there_is() {
         echo "setup: ${*: -1} is not to be had for this Python here; encoding on a CPU is slower without it"
 }
 
+case $purpose in
+    demo) requirements=requirements.txt ;;
+    tests) requirements=requirements-dev.txt ;;
+    *) fail "$purpose: say demo or tests, and then which Python: bash setup.sh demo python3.12" ;;
+esac
 check_python
 .venv/bin/python -c 'import torch' 2>/dev/null || check_space
 make_environment
-install -r requirements-dev.txt
+install -r "$requirements"
 check_opencv
 install_if_there_is onnxruntime
 install_if_there_is --no-deps openvino      # not openvino-telemetry, which reports every import of it to its makers
 .venv/bin/python -c 'import torch, torchvision' ||
     fail "PyTorch was installed and cannot be imported; make it anew: rm -rf .venv && make demo"
-touch .venv/ready
+touch .venv/ready-for-demo ".venv/ready-for-$purpose"
 echo "setup: .venv is ready"

@@ -63,9 +63,9 @@ def program(path, text):
 
 def setup(machine, *args):
     env = {**os.environ, "PATH": f"{machine / 'programs'}:{os.environ['PATH']}", "TMPDIR": "/tmp"}
-    done = subprocess.run(args or ("bash", "setup.sh"), cwd=machine, env=env, text=True,
+    done = subprocess.run(args or ("bash", "setup.sh", "tests"), cwd=machine, env=env, text=True,
                           capture_output=True, timeout=60)
-    assert (done.returncode == 0) == (machine / ".venv/ready").exists()
+    assert (done.returncode == 0) == (machine / ".venv/ready-for-demo").exists()
     return done
 
 
@@ -86,10 +86,23 @@ def test_set_up_installs_once_and_not_again_until_the_requirements_change(machin
         assert done.returncode == 0, done.stderr
         calls = (machine / "calls").read_text()
         assert calls.count("-r requirements-dev.txt") == expected
-    later = (machine / ".venv/ready").stat().st_mtime + 10
+    later = (machine / ".venv/ready-for-tests").stat().st_mtime + 10
     os.utime(machine / "requirements.txt", (later, later))
     assert setup(machine, "make", "test").returncode == 0
     assert (machine / "calls").read_text().count("-r requirements-dev.txt") == 2
+
+
+def test_the_demo_installs_what_the_scripts_need_and_no_more(machine):
+    (machine / "demo.py").touch()
+    assert setup(machine, "make", "demo").returncode == 0
+    calls = (machine / "calls").read_text()
+    assert "-r requirements.txt" in calls and "requirements-dev.txt" not in calls
+    assert setup(machine).returncode == 0
+    assert "-r requirements-dev.txt" in (machine / "calls").read_text(), "the tests add theirs"
+
+
+def test_a_purpose_that_is_none(machine):
+    assert "say demo or tests" in setup(machine, "bash", "setup.sh", "python3.12").stderr
 
 
 def test_no_venv_module(machine):
@@ -104,7 +117,7 @@ def test_an_old_python(machine, version):
 
 
 def test_a_python_that_is_not_there(machine):
-    done = setup(machine, "bash", "setup.sh", "python9")
+    done = setup(machine, "bash", "setup.sh", "demo", "python9")
     assert done.returncode == 1 and "there is no python9" in done.stderr
 
 
