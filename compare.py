@@ -20,11 +20,11 @@ from lrcn import checkpoints
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.drawing import plots
-from lrcn.evaluation import scores
 from lrcn.evaluation.answers import read_answers, read_metrics
+from lrcn.evaluation.comparison import compare, differing
 from lrcn.features.features import FrameEncoder
 from lrcn.runs import RunFolder
-from lrcn.training.recipe import Recipe
+from lrcn.training.recipe import read_flags
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
@@ -43,33 +43,32 @@ def make_parser():
 
 
 class Tested:
-    """The test results of runs of one recipe: right bool (runs, videos), in the order of `videos`."""
+    """The test results of runs of one recipe: right bool (runs, videos), in the order of `names`."""
 
     def __init__(self, word):
         self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
         runs = [RunFolder(folder) for folder in self.folders]
         self.metrics = [read_metrics(run.test) for run in runs]
-        self.leaky = any(metrics.get("leaky") for metrics in self.metrics)
-        tables = [read_answers(run.test) for run in runs]
-        self.videos = sorted(tables[0].videos)
-        self.right = np.array([self._in_order(folder, answers).right
-                               for folder, answers in zip(self.folders, tables, strict=True)])
-        self.groups = self._in_order(self.folders[0], tables[0]).groups
-        self.top1 = float(self.right.mean())
-        self.interval = scores.share_of(self.right, self.groups).ci95
+        tests = [read_answers(run.test) for run in runs]
+        self.names = sorted(tests[0].names)
+        for i, folder in enumerate(self.folders):
+            try:
+                tests[i] = tests[i].of(self.names)
+            except ValueError:
+                raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
+        self.right, self.groups = np.array([test.right for test in tests]), tests[0].groups
         self.flags, *others = [read_flags(run) for run in runs]
         for folder, flags in zip(self.folders[1:], others, strict=True):
-            other = differing(flags, self.flags)
+            other = in_words(differing(flags, self.flags))
             if other:
                 raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
                                 f"of their own")
         refuse_twice(word, runs)
+        self.remarks = [LEAKY] if any(metrics.get("leaky") for metrics in self.metrics) else []
 
-    def _in_order(self, folder, answers):
-        try:
-            return answers.of(self.videos)
-        except ValueError:
-            raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
+
+def in_words(flags):
+    return ", ".join(f"{name} {value}" for name, value in flags.items())
 
 
 def refuse_twice(word, runs):
@@ -83,19 +82,6 @@ def refuse_twice(word, runs):
             if before is not run:
                 raise UserError(f"runs {word}: {before} and {run} have the same {what} and count once; give "
                                 f"trainings with other seeds, or this one alone")
-
-
-def read_flags(run):
-    """{flag: value} of the run's recipe but for the seed; {} without a settings.json."""
-    if not run.settings.is_file():
-        return {}
-    return Recipe.of(files.read_json(run.settings), run.settings).compared()
-
-
-def differing(flags, first):
-    """What `flags` has other than `first`, in words: "readout mean, epochs 20"."""
-    return ", ".join(f"{name} {value}" for name, value in flags.items()
-                     if name in first and value != first[name])
 
 
 def frames_per_second(folder, device):
@@ -119,64 +105,58 @@ def frames_per_second(folder, device):
     return checkpoints.count_parameters(trained.model), statistics.median(rates)
 
 
-
-def row_of(name, tested, first, first_name, speed):
+def row_of(name, tested, figures, first, speed):
     some = tested.metrics[0]
-    spread = float(np.std(tested.right.mean(1), ddof=1)) if len(tested.right) > 1 else None
-    minus, ends, p, remarks = None, (None, None), None, [LEAKY] if tested.leaky else []
-    if tested.videos != first.videos:
-        common = len(set(tested.videos) & set(first.videos))
-        remarks.append(f"tested on other videos than {first_name} ({common} of its {len(tested.videos)} in "
-                       f"common): no paired difference")
-    elif tested is not first:
-        minus, ends, p = scores.paired(first.right, tested.right, tested.groups)
-    return dict(zip(COLUMNS, (name, len(tested.right), some.get("encoder"), some.get("readout"),
-                              some.get("split"), len(tested.videos), tested.top1, *tested.interval, spread,
-                              *speed, minus, *ends, p, differing(tested.flags, first.flags),
-                              some.get("checkpoint"), "; ".join(remarks)), strict=True))
+    cells = (name, len(tested.right), some.get("encoder"), some.get("readout"), some.get("split"),
+             len(tested.names), figures.top1, *figures.ci95, figures.sd, *speed, figures.minus,
+             *figures.minus_ci95, figures.p, in_words(differing(tested.flags, first.flags)),
+             some.get("checkpoint"), "; ".join(tested.remarks))
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
-def show(rows):
+def show(rows, compared):
     """The table, as text."""
     wide = max(len(r["run"]) for r in rows)
     cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
             f"minus {rows[0]['run']} [95%]; what differs")
-    for r in rows:
-        against = ""
-        if r["minus_first"] is not None:
-            against = f"{r['minus_first']:+.3f} [{r['minus_first_low']:+.3f}, {r['minus_first_high']:+.3f}]"
-            against += "" if r["mcnemar_p"] is None else f", McNemar p {r['mcnemar_p']:.2g}"
+    for r, figures in zip(rows, compared, strict=True):
+        against = figures.difference + ("" if figures.p is None else f", McNemar p {figures.p:.2g}")
         against = "; ".join(part for part in (against, r["flags"], r["remark"]) if part)
         fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
-        cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {r['top1']:.3f} "
-                f"[{r['ci95_low']:.3f}, {r['ci95_high']:.3f}]   {r['parameters'] or '-':>12}  {fps:>8}  "
-                f"{against}".rstrip())
+        cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {figures}   "
+                f"{r['parameters'] or '-':>12}  {fps:>8}  {against}".rstrip())
 
 
 def main():
     args = make_parser().parse_args()
     if args.names and len(args.names) != len(args.runs):
         raise UserError(f"--names: {len(args.names)} names for {len(args.runs)} runs")
-    tested = [Tested(word) for word in args.runs]
+    first, *_ = tested = [Tested(word) for word in args.runs]
     names = args.names or [t.folders[0].name for t in tested]
     device = utils.choose_device(args.device)
     # What fuse.py made of several runs has no network of its own to be timed
     speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
-    rows = [row_of(name, t, tested[0], names[0], speed)
-            for name, t, speed in zip(names, tested, speeds, strict=True)]
+    compared = []
+    for t in tested:
+        if t.names != first.names:
+            common = len(set(t.names) & set(first.names))
+            t.remarks.append(f"tested on other videos than {names[0]} ({common} of its {len(t.names)} in "
+                             f"common): no paired difference")
+        paired = t is not first and t.names == first.names
+        compared.append(compare(t.right, t.groups, first.right if paired else None))
+    rows = [row_of(name, t, figures, first, speed)
+            for name, t, figures, speed in zip(names, tested, compared, speeds, strict=True)]
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_csv(folder / "comparison.csv", COLUMNS,
                     [["" if r[c] is None else r[c] for c in COLUMNS] for r in rows])
-    alike = all(t.videos == tested[0].videos for t in tested)
-    notes = [f"some runs use a {LEAKY}"] * any(t.leaky for t in tested)
+    alike = all(t.names == first.names for t in tested)
+    notes = [f"some runs use a {LEAKY}"] * any(LEAKY in t.remarks for t in tested)
     notes += [] if alike else ["the runs were tested on different videos"]
-    plots.runs_table_picture(folder / "comparison.png", names, [r["top1"] for r in rows],
-                             [r["ci95_low"] for r in rows], [r["ci95_high"] for r in rows],
-                             [r["parameters"] for r in rows], [r["frames_per_second"] for r in rows],
-                             n=rows[0]["videos"] if alike else None, note="; ".join(notes))
-    show(rows)
+    plots.runs_table_picture(folder / "comparison.png", names, compared, *zip(*speeds, strict=True),
+                             n=len(first.names) if alike else None, note="; ".join(notes))
+    show(rows, compared)
     cli.say(folder)
 
 

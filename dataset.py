@@ -7,7 +7,8 @@
 Whatever is left out is counted, and said.
 """
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import fields, learned, splits
 from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.evaluation.answers import Answers
 from lrcn.runs import RunFolder
 
 
@@ -242,20 +244,13 @@ def refuse_starts(recipe, samples, starts, say=cli.say):
 # ---------------------------------------------------------------- testing
 
 @dataclass
-class TestData:
+class TestData(Answers):
     """Test videos in list order, with what is known of them."""
     __test__ = False
-    folder: Path
-    videos: list            # manifest.SampledVideo
-    labels: np.ndarray      # int64 (N,)
-    split: str              # 1, 2, 3, random or drawn
-    note: str               # what was left out, and what is not known
-    train_counts: np.ndarray    # int64 (C,), training videos of each class
+    split: str = ""         # 1, 2, 3, random or drawn
+    note: str = ""          # what was left out, and what is not known
+    train_counts: np.ndarray = None     # int64 (C,), training videos of each class
     leak: str = ""          # why these are no unknown videos to the network
-
-    @property
-    def groups(self):
-        return [v.group for v in self.videos]
 
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
@@ -304,7 +299,8 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         note += f"; {UNKNOWN}"
     samples = splits.make_samples({"test": known}, trained.classes)
     counts = np.bincount([r["label"] for r in rows if r["part"] == "train"], minlength=len(trained.classes))
-    return TestData(folder, known, np.array([s.label for s in samples]), str(split), note, counts, leak)
+    return TestData(known, np.array([s.label for s in samples]), trained.classes, folder, split=str(split),
+                    note=note, train_counts=counts, leak=leak)
 
 
 test_data.__test__ = False
@@ -317,31 +313,27 @@ def validation_data(trained):
     listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows]
     found, note = splits.present(listed, videos, "validation")
     labels = {(r["class"], r["video"]): r["label"] for r in rows}
-    return TestData(folder, found, np.array([labels[v.cls, v.name] for v in found], np.int64),
-                    trained.settings.get("test_split", "drawn"), note,
-                    np.zeros(len(trained.classes), np.int64))
+    labels = np.array([labels[v.cls, v.name] for v in found], np.int64)
+    return TestData(found, labels, trained.classes, folder, note=note)
 
 
-def tested_data(shares, run, split):
-    """The TestData of answers.Shares that were written for a RunFolder.
+def tested_data(answers, run, split, leak):
+    """The TestData of answers.Answers that were written for a RunFolder.
 
     Its clips are those that the run was trained with, where all are still there; else folder is None.
     """
-    counts = np.zeros(len(shares.classes), np.int64)
-    if run.splits.is_file():
-        trained_on = [shares.classes.index(r["class"]) for r in splits.read_splits(run.splits)
-                      if r["part"] == "train" and r["class"] in shares.classes]
-        counts = np.bincount(trained_on, minlength=len(shares.classes))
+    trained_on = Counter(r["class"] for r in (splits.read_splits(run.splits) if run.splits.is_file() else ())
+                         if r["part"] == "train")
     folder, frames = None, {}
     if run.settings.is_file():
         place = files.read_json(run.settings).get("sampled_data_path")
         if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
             folder, frames = Path(place), {(v.cls, v.name): v.frames for v in read_sampled(place)}
-    if not frames.keys() >= set(shares.videos):
+    if not frames.keys() >= set(answers.names):
         folder = None
-    videos = [SampledVideo(name, cls, group, frames.get((cls, name), 1))
-              for (cls, name), group in zip(shares.videos, shares.groups, strict=True)]
-    return TestData(folder, videos, shares.labels, str(split), "", counts)
+    videos = [replace(v, frames=frames.get((v.cls, v.name), 1)) for v in answers.videos]
+    return TestData(videos, answers.labels, answers.classes, folder, answers.probabilities, split=str(split),
+                    train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak)
 
 
 tested_data.__test__ = False

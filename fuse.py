@@ -31,7 +31,8 @@ from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.streams import MODALITIES
 from lrcn.evaluation import results, scores
-from lrcn.evaluation.answers import RANDOM, read_metrics, read_shares
+from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
+from lrcn.evaluation.comparison import compare
 from lrcn.features.predictions import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.training.recipe import Recipe, add_flag, parse
@@ -67,15 +68,15 @@ def make_parser():
 # ---------------------------------------------------------------- streams
 
 class Stream:
-    """A tested run: what its test/ says. shares: answers.Shares in the order of the first stream's."""
+    """A tested run: what its test/ says. answers: answers.Answers in the order of the first stream's."""
 
     def __init__(self, folder, first=None):
         self.run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
         self.metrics = read_metrics(self.run.test)
-        self.shares = read_shares(self.run.test)
+        self.answers = read_answers(self.run.test)
         if first is not None:
             self._refuse_other(first)
-            self.shares = self.shares.of(first.shares.videos).with_classes(first.shares.classes)
+            self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
 
     def _refuse_other(self, first):
         """A UserError where this run was tested on something else than the first."""
@@ -83,11 +84,11 @@ class Stream:
         if split != other:
             raise UserError(f"{self.run}: tested on split {split}, and {first.run} on split {other}; test "
                             f"both on one")
-        mine, theirs = (set(s.shares.classes) for s in (self, first))
+        mine, theirs = (set(s.answers.classes) for s in (self, first))
         if mine != theirs:
             raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is of "
                             f"one alone); train both on the same")
-        mine, theirs = (set(s.shares.videos) for s in (self, first))
+        mine, theirs = (set(s.answers.names) for s in (self, first))
         if mine != theirs:
             raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
                             f"{len(theirs)}, {len(mine & theirs)} of both); test both on the same")
@@ -103,7 +104,7 @@ class Stream:
         cli.say(f"{self.run}: {data.note}")
         found = predict_videos(trained, data, utils.encoding_options(args, trained, device), windows, flip)
         chosen = found[np.arange(len(found)), data.labels]
-        return {(v.cls, v.name): p for v, p in zip(data.videos, chosen, strict=True)}
+        return dict(zip(data.names, chosen, strict=True))
 
 
 def choose_weights(words, streams, args):
@@ -139,13 +140,6 @@ def tuned(streams, args):
 
 # ---------------------------------------------------------------- late fusion
 
-def gain(stream, weight, right, groups):
-    """What metrics.json says of a stream beside the fusion's answers, right bool (N,)."""
-    value, ends, p = scores.paired(stream.shares.right[None], right[None], groups)
-    return {"run": str(stream.run.path.resolve()), "weight": float(weight),
-            "top1": float(stream.shares.right.mean()), "gain": value, "gain_ci95": ends, "mcnemar_p": p}
-
-
 def said_of(streams, name):
     """What the streams' metrics.json say under a name: one value, or their words with + between."""
     values = [stream.metrics.get(name) for stream in streams]
@@ -154,25 +148,28 @@ def said_of(streams, name):
 
 def fuse(streams, weights, origin, folder, args):
     """Write the report of the weighted mean into a RunFolder."""
-    first = streams[0].shares
-    probabilities = scores.weighted_mean([s.shares.probabilities for s in streams], weights)
-    right = probabilities.argmax(1) == first.labels
-    gains = [gain(s, w, right, first.groups) for s, w in zip(streams, weights / weights.sum(), strict=True)]
+    first = streams[0].answers
+    fused = replace(first, probabilities=scores.weighted_mean([s.answers.probabilities for s in streams],
+                                                              weights))
+    right = fused.predicted == fused.labels
+    figures = [compare(right, first.groups, s.answers.right) for s in streams]
+    gains = [{"run": str(s.run.path.resolve()), "weight": float(w), "top1": float(s.answers.right.mean()),
+              "gain": f.minus, "gain_ci95": f.minus_ci95, "mcnemar_p": f.p}
+             for s, w, f in zip(streams, weights / weights.sum(), figures, strict=True)]
     sizes = [stream.metrics.get("parameters") for stream in streams]
-    data = dataset.tested_data(first, streams[0].run, streams[0].metrics.get("split"))
+    leak = next((s.metrics.get("leak") or RANDOM for s in streams if s.metrics.get("leaky")), "")
+    data = dataset.tested_data(fused, streams[0].run, streams[0].metrics.get("split"), leak)
     if data.folder is None:
         cli.say("the sampled clips are not where the first run had them: no pictures of frames")
     more = {**{name: said_of(streams, name) for name in
                ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
                 "seed")},
             "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
-    data.leak = next((s.metrics.get("leak") or RANDOM for s in streams if s.metrics.get("leaky")), "")
-    cli.say(results.write(folder.test, data, first.classes, probabilities, more, args.num_videos,
-                         Recipe.seed if args.seed is None else args.seed))
-    for stream, found in zip(streams, gains, strict=True):
-        low, high = found["gain_ci95"]
-        cli.say(f"{stream.run}: weight {found['weight']:.3f}, alone {found['top1']:.3f}; the fusion gains "
-                f"{found['gain']:+.3f} [{low:+.3f}, {high:+.3f}], McNemar p {found['mcnemar_p']:.2g}")
+    cli.say(results.write(folder.test, data, more, args.num_videos,
+                          Recipe.seed if args.seed is None else args.seed))
+    for stream, gain, f in zip(streams, gains, figures, strict=True):
+        cli.say(f"{stream.run}: weight {gain['weight']:.3f}, alone {gain['top1']:.3f}; the fusion gains "
+                f"{f.difference}, McNemar p {f.p:.2g}")
 
 
 def output_folder(args):

@@ -16,7 +16,7 @@ from lrcn.base.values import COUNT
 from lrcn.pages.clips import write_clips
 from lrcn.pages.page import write_page
 from lrcn.pages.reading import read_run, side_by_side
-from lrcn.training.recipe import Recipe
+from lrcn.training.recipe import read_flags
 
 
 def make_parser():
@@ -29,17 +29,12 @@ def make_parser():
     return parser
 
 
-def choices(run):
-    """{flag: value} of what makes the run's network, for a comparison."""
-    return Recipe.of(run.settings, run.folder.settings).compared() if run.settings else {}
-
-
 def main():
     args = make_parser().parse_args()
     runs = [read_run(cli.folder("runs", word, "give run folders of train.py")) for word in args.runs]
     if len({run.folder.path.resolve() for run in runs}) < len(runs):
         raise UserError("RUN: the same run twice; give different ones")
-    compared = side_by_side(runs, list(map(choices, runs))) if len(runs) > 1 else []
+    compared = side_by_side(runs, [read_flags(run.folder) for run in runs]) if len(runs) > 1 else []
     for run in runs:
         clips, words = {}, None
         if run.tested:

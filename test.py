@@ -14,7 +14,7 @@ from lrcn.base import cli
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
 from lrcn.data.manifest import sampling_settings
-from lrcn.evaluation import results as writing
+from lrcn.evaluation import results
 from lrcn.features.predictions import predict_videos
 from lrcn.runs import RunFolder
 from lrcn.training import recipe
@@ -45,31 +45,22 @@ def main():
             cli.say(data.note)
         options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)
-        probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
+        data.probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
     if not rank.first:
         return
-    report(args, trained, data, probabilities)
-
-
-def report(args, trained, data, probabilities):
-    """Write everything, and say the main figures."""
     if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):
         cli.say("one window a video is all that was sampled; preprocessing_data.py "
                 "--num_frames_to_extract all keeps more")
     test = RunFolder(trained.folder).test
-    cli.say(writing.write(test, data, trained.classes, probabilities, tested_with(args, trained, data),
-                          args.num_videos, args.seed))
+    tested_with = {"windows": args.test_windows, "flip": args.flip, "note": data.note,
+                   "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
+                   "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
+                   "num_frames_video": trained.settings["num_frames_video"],
+                   "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
+                   "seed": trained.settings["seed"],
+                   "parameters": checkpoints.count_parameters(trained.model)}
+    cli.say(results.write(test, data, tested_with, args.num_videos, args.seed))
     cli.say(test)
-
-
-def tested_with(args, trained, data):
-    """What metrics.json holds beside the figures."""
-    return {"windows": args.test_windows, "flip": args.flip, "note": data.note,
-            "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
-            "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
-            "num_frames_video": trained.settings["num_frames_video"],
-            "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
-            "seed": trained.settings["seed"], "parameters": checkpoints.count_parameters(trained.model)}
 
 
 if __name__ == "__main__":

@@ -102,9 +102,10 @@ def make_plan(args, recipe, device):
     if len(classes) < 2:
         raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of one class alone")
     label = {cls: i for i, cls in enumerate(classes)}
-    return Plan(Path(recipe.sampled_data_path).expanduser(), videos, np.array([label[v.cls] for v in videos]),
-                classes, splits.folds(videos, args.folds, recipe.seed),
-                tuple(range(recipe.seed, recipe.seed + args.seeds)), device)
+    return Plan(videos, np.array([label[v.cls] for v in videos]), classes,
+                Path(recipe.sampled_data_path).expanduser(),
+                folds=splits.folds(videos, args.folds, recipe.seed),
+                seeds=tuple(range(recipe.seed, recipe.seed + args.seeds)), device=device)
 
 
 def jobs_of(args, device):
@@ -206,13 +207,7 @@ def write_tables(out, rows, plan, against):
     drawn = [row for row in there if row is rows[0] or id(row) in best]
     if drawn:
         aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
-        nothing = (np.nan, np.nan)
-        plots.changes_picture(
-            out.picture, [row.name for row in drawn], [row.folds for row in drawn],
-            [row.top1 for row in drawn], [row.ends for row in drawn],
-            [np.nan if row.minus_first is None else row.minus_first for row in drawn],
-            [nothing if row.minus_first is None else row.minus_ends for row in drawn],
-            n=len(plan.videos), note=aside + note, minus_what=minus)
+        plots.changes_picture(out.picture, drawn, n=len(plan.videos), note=aside + note, minus_what=minus)
     for line in tuning.lines(rows, minus):
         cli.say(line)
 

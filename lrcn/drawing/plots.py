@@ -236,13 +236,13 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, words, few_mea
 
 
 @style.styled
-def runs_table_picture(path, names, accuracy, low, high, parameters, frames_per_second, n=None,
+def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None,
                        title="Runs compared: test accuracy with its interval", note=""):
-    """One line a run: its accuracy with the interval (low, high), parameters, frames a second.
+    """One line a run: its accuracy with the interval, parameters, frames a second.
 
-    parameters and frames_per_second may hold None where they are not known.
+    compared: comparison.Figures. parameters and frames_per_second hold None where they are not known.
     """
-    accuracy, low, high = (np.asarray(a, float) for a in (accuracy, low, high))
+    accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
     words = f"n = {n} test videos. {note}".strip() if n is not None else note
     fig = style.figure(10, 0.34 * len(names) + 1.2, title, words)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -253,8 +253,7 @@ def runs_table_picture(path, names, accuracy, low, high, parameters, frames_per_
     for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
         table.text(x, -0.7, head, ha="right", va="bottom", fontsize=style.SMALL, fontweight="bold")
     for i in range(len(names)):
-        cells = (f"{accuracy[i]:.3f} [{low[i]:.3f}, {high[i]:.3f}]", _count(parameters[i]),
-                 _count(frames_per_second[i]))
+        cells = str(compared[i]), _count(parameters[i]), _count(frames_per_second[i])
         for x, cell in zip((0.36, 0.68, 1.0), cells, strict=True):
             table.text(x, i, cell, ha="right", va="center", fontsize=style.SMALL)
     return style.save(fig, path)
@@ -347,20 +346,21 @@ def _segment_strip(ax, segments, colors, room, seconds=()):
 
 
 @style.styled
-def changes_picture(path, names, folds, accuracy, ends, minus, minus_ends, n=None, note="",
-                    minus_what="the first row", title="Settings compared by cross-validation"):
+def changes_picture(path, rows, n=None, note="", minus_what="the first row",
+                    title="Settings compared by cross-validation"):
     """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
 
-    folds: (R, K); ends, minus_ends: (R, 2); minus: (R,), NaN where there is none, as in the first row.
+    rows: tuning.Row; its minus is None where there is none, as in the first row.
     """
-    folds, accuracy, ends, minus, minus_ends = (np.asarray(a, float) for a in
-                                                (folds, accuracy, ends, minus, minus_ends))
-    y = np.arange(len(names))
+    folds, accuracy, ends, minus, minus_ends = (
+        np.array([getattr(row, name) for row in rows], float)
+        for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))
+    y = np.arange(len(rows))
     words = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
-    fig = style.figure(11, 0.24 * len(names) + 1.3, title, words)
+    fig = style.figure(11, 0.24 * len(rows) + 1.3, title, words)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
-    forest(left, [style.short(name, 60) for name in names], accuracy, *ends.T, (0, 1), zorder=3)
+    forest(left, [style.short(row.name, 60) for row in rows], accuracy, *ends.T, (0, 1), zorder=3)
     left.set_xlabel("accuracy of the held-out clips, with 95% interval")
     there = np.isfinite(minus)
     if there.any():

@@ -371,6 +371,11 @@ def paired(first, other, groups):
     return float(change.mean()), ends, p
 
 
+def with_interval(value, ends, sign=""):
+    """0.912 [0.874, 0.941]; sign: "+" of a difference."""
+    return f"{value:{sign}.3f} [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
+
+
 def ratio(a, b):
     """The Estimate of a / b, of one run, by linearisation; NaN where b is not told from nil."""
     ends = b.ci95

@@ -43,7 +43,7 @@ def write_clips(run, sampled, most):
     found = {}
     with files.replaced_folder(folder.report_clips, own=("*",)) as new:
         for i in cli.progress(chosen(tested, most), desc="drawing clips", unit="clip"):
-            video = there.get(tested.videos[i])
+            video = there.get((tested.videos[i].cls, tested.videos[i].name))
             path = new / f"{i}.mp4"
             if video and _write(path, sampled, video, fps):
                 found[i] = folder.report_clips.name + f"/{path.name}"
@@ -68,7 +68,7 @@ def _write(path, sampled, video, fps):
 def left_by_test(run):
     """{number of the tested video: path below the run folder} of the films that test.py drew."""
     found = {}
-    for i, (cls, name) in enumerate(run.tested.videos):
+    for i, (cls, name) in enumerate(run.tested.names):
         path = run.folder.test.clip(cls, name, bool(run.tested.right[i]))
         if path.is_file():
             found[i] = path.relative_to(run.folder.path).as_posix()

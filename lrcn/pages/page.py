@@ -120,7 +120,7 @@ def test_data(run, clips):
     tested = run.tested
     shares, videos = tested.probabilities, []
     best = np.argsort(-shares, axis=1, kind="stable")[:, :reading.TOP]
-    for i, (_, name) in enumerate(tested.videos):
+    for i, (_, name) in enumerate(tested.names):
         top = [[int(k), round(float(shares[i, k]), 4)] for k in best[i]]
         videos.append([name, int(tested.labels[i]), int(tested.predicted[i]), top,
                        round(float(shares[i, tested.labels[i]]), 4), quote(clips[i]) if i in clips else 0])
@@ -148,11 +148,9 @@ def disagreements(runs, compared):
 
     A page knows its own run's videos by number, so the answers are in the order of the first run's.
     """
-    first = runs[0].tested
     rows = [row for row in compared if "answers" in row]
-    return {"names": [compared[0]["name"], *(row["name"] for row in rows)],
-            "videos": [[name, cls] for cls, name in first.videos],
-            "answers": [[first.classes[i] for i in first.predicted], *(row["answers"] for row in rows)]}
+    return {"names": [row["name"] for row in rows], "answers": [row["answers"] for row in rows],
+            "videos": [[name, cls] for cls, name in runs[0].tested.names]}
 
 
 # ---------------------------------------------------------------- how it was made

@@ -16,25 +16,11 @@ from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.splits import read_splits
-from lrcn.evaluation import answers, scores
+from lrcn.evaluation import answers
+from lrcn.evaluation.comparison import compare, differing
 from lrcn.runs import FilmFolder, RunFolder
 
 TOP = 5
-
-
-@dataclass
-class Tested(answers.Shares):
-    """What test.py wrote of every video. predicted: int (N,)."""
-    predicted: np.ndarray = None
-
-    def __post_init__(self):
-        self.predicted = self.probabilities.argmax(1)
-
-    def matrix(self):
-        """Videos (C, C), true class by row."""
-        found = np.zeros((len(self.classes),) * 2, int)
-        np.add.at(found, (self.labels, self.predicted), 1)
-        return found
 
 
 class Figures(dict):
@@ -61,7 +47,7 @@ class Run:
     history: list       # rows of metrics.csv, numbers or None
     parts: dict         # {part: Counter of classes}
     metrics: dict       # of test.py
-    tested: Tested | None
+    tested: answers.Answers | None
     study: dict
     films: list
     commands: list      # of test.py and test_continues_movie.py, as they were written
@@ -89,7 +75,7 @@ def read_run(folder):
         parts.setdefault(row["part"], Counter())[row["class"]] += 1
     metrics, tested, test = _at_once(run.test.path, lambda: (
         _json(run.test.metrics),
-        Tested(**vars(answers.read_shares(run.test))) if run.test.predictions.is_file() else None,
+        answers.read_answers(run.test) if run.test.predictions.is_file() else None,
         _text(run.test.command)))
     study, studied = _at_once(run.study.path, lambda: (
         read_study(run.study.metrics), _text(run.study.command)))
@@ -184,24 +170,19 @@ def side_by_side(runs, choices):
     for run in runs:
         if run.tested is None:
             raise UserError(f"{run.folder}: no test/predictions.csv in this run; run test.py on it first")
-    found = []
+    first, rows = runs[0].tested, []
     for run, flags in zip(runs, choices, strict=True):
-        estimate = scores.share_of(run.tested.right, run.tested.groups)
-        row = {"name": run.name, "top1": estimate.value, "ci95": estimate.ci95, "n": len(run.tested.videos),
-               "flags": [(name, value) for name, value in flags.items()
-                         if name in choices[0] and value != choices[0][name]]}
-        with contextlib.suppress(ValueError):       # other videos
-            row.update(_paired(runs[0].tested, run.tested.of(runs[0].tested.videos)) if found else {})
-        found.append(row)
-    return found
-
-
-def _paired(first, other):
-    """The paired test of a run against the first, on the same videos; answers: its class for each of them."""
-    value, ends, p = scores.paired(first.right[None], other.right[None], first.groups)
-    both = {f"{a}{b}": int(((first.right == a) & (other.right == b)).sum()) for a in (0, 1) for b in (0, 1)}
-    return {"minus": value, "minus_ci95": ends, "p": p, "both": both,
-            "answers": [other.classes[i] for i in other.predicted]}
+        tested, same = run.tested, set(run.tested.names) == set(first.names)
+        if same:
+            tested = tested.of(first.names)
+        row = {"name": run.name, "n": len(tested.videos), "flags": differing(flags, choices[0]),
+               **vars(compare(tested.right, tested.groups, first.right if rows and same else None))}
+        if same:    # answers: the class that it gives to each of the first's videos
+            row["answers"] = [tested.classes[i] for i in tested.predicted]
+            row["both"] = {f"{a}{b}": int(((first.right == a) & (tested.right == b)).sum())
+                           for a in (0, 1) for b in (0, 1)}
+        rows.append(row)
+    return rows
 
 
 # ---------------------------------------------------------------- films

@@ -29,6 +29,7 @@ from lrcn.base.distributed import Rank, Stop
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.splits import Sample
+from lrcn.evaluation.answers import Answers
 from lrcn.features.contents import contents
 from lrcn.features.features import Options
 from lrcn.features.predictions import clip_features, predict_videos
@@ -58,20 +59,17 @@ class Setting:
 TESTING = ("test_windows", "flip")
 # One training: the Setting, its recipe's seed set; the fold that is held out; what names it in the journal.
 Training = namedtuple("Training", "setting fold key")
-# What predict_videos asks of a model and of data
-Fitted, Data = namedtuple("Fitted", "model settings"), namedtuple("Data", "folder videos")
+# What predict_videos asks of a model
+Fitted = namedtuple("Fitted", "model settings")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which clips, in which folds. folds: int (videos,); seeds: of the trainings."""
-    folder: Path
-    videos: list        # manifest.SampledVideo of the training list
-    labels: np.ndarray  # int (videos,)
-    classes: list
-    folds: np.ndarray
-    seeds: tuple
-    device: torch.device
+@dataclass
+class Plan(Answers):
+    """The clips of the training list, and the fold of each."""
+    folds: np.ndarray = None    # int (videos,)
+    seeds: tuple = ()           # of the trainings
+    device: torch.device = None
+    by_video = (*Answers.by_video, "folds")
 
     def samples(self, fold):
         """[Sample] of all other folds."""
@@ -162,7 +160,7 @@ def encode(build, setting, plan):
     make_feeds(recipe, encoder, True, plan.samples(None), options)
     if recipe.frozen:
         clip_features(Fitted(model, {"num_frames_video": recipe.num_frames_video}),
-                      Data(plan.folder, plan.videos), options, setting.test_windows, setting.flip)
+                      plan, options, setting.test_windows, setting.flip)
 
 
 def train_fold(build, training, plan):
@@ -199,8 +197,7 @@ def _train_fold(build, setting, plan, fold):
     options = _options(recipe, plan, cache=recipe.frozen and recipe.feature_cache)
     with learner.averaged():
         shares = predict_videos(Fitted(model.eval(), {"num_frames_video": recipe.num_frames_video}),
-                                Data(plan.folder, [plan.videos[i] for i in held]), options,
-                                setting.test_windows, setting.flip)
+                                plan[held], options, setting.test_windows, setting.flip)
     labels = plan.labels[held]
     true = np.maximum(shares[np.arange(len(held)), labels], 1e-12)
     return {"right": "".join("01"[int(hit)] for hit in shares.argmax(1) == labels),

@@ -246,6 +246,13 @@ class Recipe:
         return said
 
 
+def read_flags(run):
+    """compared() of the recipe in a RunFolder; {} without a settings.json."""
+    if not run.settings.is_file():
+        return {}
+    return Recipe.of(files.read_json(run.settings), run.settings).compared()
+
+
 def _trained_with(run):
     """The choices of a run that are not the defaults, in words; its place where it is gone."""
     settings = runs.RunFolder(run).settings

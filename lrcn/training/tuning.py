@@ -10,11 +10,9 @@ import difflib
 import itertools
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Switch, number_or_all
-from lrcn.evaluation import scores
+from lrcn.evaluation.comparison import Figures, compare
 from lrcn.training.recipe import Recipe
 
 KNOWN = {f.name: f.metadata for f in fields(Recipe)}
@@ -204,28 +202,18 @@ COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A setting's figures over all held-out clips and seeds; folds: its mean accuracy in each.
-
-    minus_first, minus_ends: the paired difference from the first row, or its `reference`; else None.
-    fault: why there are no figures.
-    """
-    setting: object
-    name: str
-    top1: float = None
-    ends: tuple = (None, None)
+class Row(Figures):
+    """A setting's Figures over all held-out clips and seeds, minus its `reference`; folds: its mean accuracy
+    in each; fault: why there are no figures."""
+    setting: object = None
+    name: str = ""
     folds: tuple = ()
-    sd_of_seeds: float = None
     loss: float = None
-    minus_first: float = None
-    minus_ends: tuple = (None, None)
-    p: float = None
     fault: str = None
 
     def cells(self):
         """In the order of COLUMNS."""
-        return [self.top1, *self.ends, self.sd_of_seeds, self.loss, self.minus_first, *self.minus_ends,
-                self.p, self.fault]
+        return [self.top1, *self.ci95, self.sd, self.loss, self.minus, *self.minus_ci95, self.p, self.fault]
 
 
 def reference(setting, settings, against):
@@ -239,23 +227,17 @@ def reference(setting, settings, against):
 
 def table(settings, validation, against=None):
     """[Row] of settings, in their order, each with its difference from its `reference`."""
-    plan = validation.plan
-    groups = [v.group for v in plan.videos]
-    rows = []
+    plan, rows = validation.plan, []
     for setting in settings:
         right, name = validation.right(setting), words(setting, None if against else settings[0])
         other = reference(setting, settings, against)
-        first = validation.right(other)
         if right is None:
-            rows.append(Row(setting, name, fault=validation.fault(setting)))
+            rows.append(Row(setting=setting, name=name, fault=validation.fault(setting)))
             continue
-        minus, ends, p = None, (None, None), None
-        if setting is not other and first is not None:
-            minus, ends, p = scores.paired(first, right, groups)
-        rows.append(Row(setting, name, float(right.mean()), tuple(scores.share_of(right, groups).ci95),
-                        tuple(float(right[:, plan.folds == k].mean()) for k in plan.numbers),
-                        float(np.std(right.mean(1), ddof=1)) if len(right) > 1 else None,
-                        validation.loss(setting), minus, tuple(ends), p))
+        figures = compare(right, plan.groups, None if setting is other else validation.right(other))
+        folds = tuple(float(right[:, plan.folds == k].mean()) for k in plan.numbers)
+        rows.append(Row(**vars(figures), setting=setting, name=name, folds=folds,
+                        loss=validation.loss(setting)))
     return rows
 
 
@@ -290,10 +272,7 @@ def lines(rows, minus, markdown=False):
         if row.top1 is None:
             told = ["", "", row.fault or "not trained"]
         else:
-            told = [f"{row.top1:.3f} [{row.ends[0]:.3f}, {row.ends[1]:.3f}]",
-                    "" if row.minus_first is None else
-                    f"{row.minus_first:+.3f} [{row.minus_ends[0]:+.3f}, {row.minus_ends[1]:+.3f}]",
-                    " ".join(f"{x:.2f}" for x in row.folds)]
+            told = [str(row), row.difference, " ".join(f"{x:.2f}" for x in row.folds)]
         if markdown:
             found.append(f"| {row.name} | {told[0]} | {told[2]} | {told[1]} |")
         else:

@@ -8,6 +8,7 @@ from PIL import Image, ImageSequence
 
 from lrcn.base import cli
 from lrcn.drawing import grids, labels, plots, style
+from lrcn.evaluation.comparison import Figures
 from lrcn.study import graphs as study_plots
 
 pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
@@ -180,8 +181,8 @@ def test_curves_of_validation_differ_in_colour_and_the_best_5_of_5_are_no_curve(
 
 
 def test_runs_table_shows_unknown_figures_as_a_dash(checked):
-    plots.runs_table_picture(None, ["a", LONG], [0.8, 0.7], [0.7, 0.6], [0.9, 0.8], [4.1e6, None],
-                             [None, 6.81], 111)
+    compared = [Figures(0.8, [0.7, 0.9]), Figures(0.7, [0.6, 0.8])]
+    plots.runs_table_picture(None, ["a", LONG], compared, [4.1e6, None], [None, 6.81], 111)
     texts = [text.get_text() for _, text in shown_texts(checked[0])]
     assert {"4.1 M", "6.81", "0.800 [0.700, 0.900]"} <= set(texts) and texts.count("–") == 2
 
@@ -194,7 +195,8 @@ def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_count
 
 
 def test_an_axis_ends_where_no_value_can_be(checked):
-    plots.runs_table_picture(None, ["a", "b"], [1, 0.7], [0.98, 0.6], [1, 0.8], [1, 2], [3, 4])
+    compared = [Figures(1, [0.98, 1]), Figures(0.7, [0.6, 0.8])]
+    plots.runs_table_picture(None, ["a", "b"], compared, [1, 2], [3, 4])
     study_plots.intervals_by_run(None, ["a", "b"], [1, -1], [0.9, -1], [1, -0.8])
     study_plots.intervals_by_run(None, ["a"], [0], [0], [0.1], null=None, limits=(0, 1))
     for fig, (low, high) in zip(checked, [(0, 1), (-1, 1), (0, 1)], strict=True):

@@ -17,9 +17,9 @@ def made_up_run(folder, right, videos=None, **metrics):
     videos = videos or [f"v_A_g{i // 2:02}_c{i % 2:02}" for i in range(len(right))]
     with open(folder / "test" / "predictions.csv", "w", newline="") as f:
         writer = csv.writer(f)
-        writer.writerow(("video", "class", "group", "right"))
+        writer.writerow(("video", "class", "group", "right", "p_A", "p_B"))
         for video, hit in zip(videos, right, strict=True):
-            writer.writerow((video, "A", video[:7], int(hit)))
+            writer.writerow((video, "A", video[:7], int(hit), int(hit), int(not hit)))
     (folder / "test" / "metrics.json").write_text(json.dumps(
         {"encoder": "e", "readout": "final", "split": "1", "parameters": 7, "checkpoint": "best.pth.tar",
          **metrics}))

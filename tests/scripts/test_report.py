@@ -87,7 +87,7 @@ def test_without_the_sampled_clips_it_says_so_and_plays_what_test_left(two, tmp_
     settings = read_json(copy / "settings.json")
     (copy / "settings.json").write_text(json.dumps({**settings, "sampled_data_path": str(tmp_path / "gone")}))
     tested = read_run(copy).tested
-    cls, name = tested.videos[3]
+    cls, name = tested.names[3]
     left = copy / "test" / "videos" / cls / f"{name}_{'right' if tested.right[3] else 'wrong'}.mp4"
     left.parent.mkdir(parents=True)
     shutil.copy(two[0].film("holiday 0").film, left)
@@ -116,7 +116,7 @@ def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch
     copy, other = (shutil.copytree(two[0].path, tmp_path / name) for name in ("run", "other"))
     (other / "test" / "metrics.json").write_text(json.dumps({"split": "2", "videos": 60}))
     (other / "test" / "command.txt").write_text("test.py --split 2\n")
-    real = reading.answers.read_shares
+    real = reading.answers.read_answers
 
     def replaced(test):
         if other.exists():
@@ -124,7 +124,7 @@ def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch
                 shutil.copytree(other / "test", new, dirs_exist_ok=True)
             shutil.rmtree(other)
         return real(test)
-    monkeypatch.setattr(reading.answers, "read_shares", replaced)
+    monkeypatch.setattr(reading.answers, "read_answers", replaced)
     run = reading.read_run(copy)
     assert run.metrics["split"] == "2" and "test.py --split 2" in run.commands
 

@@ -158,7 +158,7 @@ def test_every_flag_that_makes_another_encoder_is_in_its_key():
 
 def plan_of(folder, videos, device="cpu"):
     classes = sorted({v.cls for v in videos})
-    return Plan(folder, videos, np.array([classes.index(v.cls) for v in videos]), classes,
+    return Plan(videos, np.array([classes.index(v.cls) for v in videos]), classes, folder, None, None,
                 folds(videos, 2, 0), (42,), torch.device(device))
 
 
