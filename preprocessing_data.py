@@ -136,9 +136,9 @@ def check_settings(out, args):
     files.write_json(path, {**flags, "time_limit": args.time_limit, "versions": versions})
 
 
-def default_workers():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
+def processes(args):
+    return args.num_workers or max(1, workers.cores() // int(
+        os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
 
 
 def spread(jobs):
@@ -148,41 +148,45 @@ def spread(jobs):
     return first + [job for job in jobs if job not in chosen]
 
 
-def sample_all(jobs, out, rank, args, journal, bar):
-    """Sample `jobs` in worker processes; every outcome goes to the journal."""
-    work = functools.partial(sample, raw=args.row_data_dir, out=str(out), rank=rank,
+def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
+    """Yields (job, kind, *detail) as function(job, ...) of a worker process says it, see sampler.outcome.
+
+    before: jobs that were done in an earlier run, for the bar. OSError: the disk is full.
+    """
+    for cls in {job.cls for job in jobs}:
+        files.make_folder(out / cls)
+    work = functools.partial(function, raw=args.row_data_dir, out=str(out), rank=rank,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
-                             seed=args.seed)
-    written = []
-    outcomes = workers.results(work, spread(jobs), args.num_workers or default_workers(), args.time_limit)
-    with contextlib.closing(outcomes):
-        for number, (job, outcome) in enumerate(outcomes, 1):
+                             seed=args.seed, **more)
+    done = workers.results(work, jobs, processes(args), args.time_limit)
+    with contextlib.closing(done), cli.progress(
+            total=before + len(jobs), initial=before, unit=" videos", show=rank == 0 and bool(jobs),
+            desc=desc, mininterval=0.2, dynamic_ncols=True) as bar:
+        for job, outcome in done:
             kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", str(outcome))
             if kind == "full":
                 raise OSError(*detail, str(clip_path(out, *job.key)))
-            journal.add(kind, job, *detail)
             bar.update()
-            if number <= PILOT and kind == "done":
-                written.append(clip_path(out, *job.key).stat().st_size)
-            if number == PILOT and written:
-                needed = sum(written) / len(written) * (len(jobs) - number)
-                files.require_space(out, needed, f"--sampled_data_dir: sampling {len(jobs) - number} "
-                                                 f"more videos")
+            yield job, kind, *detail
 
 
-def sample_missing(mine, before, out, rank, world, args):
-    """Sample the jobs of this process, with a bar on which those sampled before count too."""
-    for cls in {job.cls for job in mine}:
-        files.make_folder(out / cls)
+def sample_missing(jobs, before, out, rank, world, args):
+    """Sample the jobs of this process; every outcome goes to its journal."""
+    journal, sizes = Journal(out, rank), []
     remove_leftovers(out, rank, world)
-    journal = Journal(out, rank)
-    with cli.progress(total=before + len(mine), initial=before, unit=" videos", show=rank == 0 and bool(mine),
-                      desc="sampling", mininterval=0.2, dynamic_ncols=True) as bar:
-        try:
-            sample_all(mine, out, rank, args, journal, bar)
-        finally:
-            remove_leftovers(out, rank, world)
-            journal.flush()
+    try:
+        with contextlib.closing(outcomes(sample, spread(jobs), out, rank, args, before)) as done:
+            for number, (job, kind, *detail) in enumerate(done, 1):
+                journal.add(kind, job, *detail)
+                if number <= PILOT and kind == "done":
+                    sizes.append(clip_path(out, *job.key).stat().st_size)
+                if number == PILOT and sizes:
+                    left = len(jobs) - number
+                    files.require_space(out, sum(sizes) / len(sizes) * left,
+                                        f"--sampled_data_dir: sampling {left} more videos")
+    finally:
+        remove_leftovers(out, rank, world)
+        journal.flush()
 
 
 # ---------------------------------------------------------------- flow
@@ -204,28 +208,18 @@ def wanted_flow(args):
 def add_flow(jobs, out, rank, flow, args, say):
     """Put the flow beside the sampled clips of `jobs` that have none yet; how many that failed for."""
     clips = {job.key: n for job in jobs if (n := avi.frames_in(clip_path(out, *job.key)))}
-    missing = set(fields.without_fields(out, clips, flow))
-    todo, done, failed, begin = [job for job in jobs if job.key in missing], [], 0, time.monotonic()
-    for cls in {job.cls for job in todo}:
-        files.make_folder(out / FLOW / cls)
-    work = functools.partial(fields.add_fields, raw=args.row_data_dir, out=str(out), rank=rank,
-                             rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
-                             seed=args.seed, flow=flow, pictures=args.flow_dir)
-    outcomes = workers.results(work, todo, args.num_workers or default_workers(), args.time_limit)
-    with contextlib.closing(outcomes), cli.progress(total=len(todo), unit=" videos", desc="optical flow",
-                                                    show=rank == 0 and bool(todo), mininterval=0.2) as bar:
-        for job, outcome in outcomes:
-            kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", str(outcome))
-            if kind == "full":
-                raise OSError(*detail, str(clip_path(out / FLOW, *job.key)))
+    missing = {key for key, frames in clips.items()
+               if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames}
+    todo, done, begin = [job for job in jobs if job.key in missing], [], time.monotonic()
+    with contextlib.closing(outcomes(fields.add_fields, todo, out / FLOW, rank, args, desc="optical flow",
+                                     flow=flow, pictures=args.flow_dir)) as told:
+        for job, kind, *detail in told:
             if kind == "done":
                 done.append(clip_path(out / FLOW, *job.key))
             else:
-                failed += 1
                 cli.say(f"no flow: {job.source}: {detail[0]}", file=sys.stderr)
-            bar.update()
     flush(done)
-    seconds = time.monotonic() - begin
+    seconds, failed = time.monotonic() - begin, len(todo) - len(done)
     new = f"{len(done)} in {seconds:.1f} s, {len(done) / seconds:.1f} videos/s" if done else "all there"
     say(f"optical flow, {flow.backend} {flow.preset}, of {len(clips) - failed} clips: {new}")
     return failed
@@ -335,7 +329,7 @@ def report(out, lists, left_out, args, say):
     from lrcn.data.overview import FOLDER, make_report
     from lrcn.drawing.sheets import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
-    found = make_report(out, lists, left_out, args.num_workers or default_workers(), args.sheet_clips)
+    found = make_report(out, lists, left_out, processes(args), args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
         found.write(folder)
         (folder / "sheets").mkdir()
@@ -346,7 +340,7 @@ def report(out, lists, left_out, args, say):
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(tile.clip, [tile.frame])[0], tile.caption, tile.mark))
             contact_sheet(folder / "sheets" / f"{cls}.png", found.titles[cls], pictures)
-        with ThreadPoolExecutor(args.num_workers or default_workers()) as pool:
+        with ThreadPoolExecutor(processes(args)) as pool:
             list(pool.map(draw, found.sheets))
     for line in found.lines:
         say(line)

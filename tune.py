@@ -13,7 +13,6 @@ trains the best setting on the whole training list (<output>/refit/seed_<n>, a r
 test that run, once. Prints the output folder as the last line.
 """
 import dataclasses
-import os
 import shlex
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 
 import dataset
 import utils
-from lrcn.base import cli, files
+from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import rank_and_world
 from lrcn.base.values import POSITIVE, Number
@@ -111,8 +110,7 @@ def make_plan(args, recipe, device):
 def jobs_of(args, device):
     if args.jobs:
         return args.jobs
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores if device.type == "cpu" else 1
+    return workers.cores() if device.type == "cpu" else 1
 
 
 # ---------------------------------------------------------------- trainings

@@ -25,6 +25,11 @@ PATIENCE = 5    # seconds for the end of a process that was killed
 AHEAD = 2   # tasks that a worker holds, so that it does not wait for its parent
 
 
+def cores():
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 class Lost(Exception):
     """The outcome of a task whose worker died or was ended; str(error) is the reason."""
 

@@ -5,11 +5,11 @@
         <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures
 
     planes = source_fields("sampled", video, [0, 1], 1)     # uint8 (2, H, W, 2L): u1 ... uL, v1 ... vL
-    missing = without_fields(out, clips, flow)              # the keys of clips that have none yet
-    outcome = add_fields(job, ...)                          # in a worker process
+    kind, *detail = add_fields(job, ...)                    # in a worker process
 
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -21,14 +21,12 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture
-from lrcn.data.sampler import fraction
+from lrcn.data.sampler import fraction, outcome
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at, sample_with_flow
 from lrcn.video.framefolder import flow_files, frame_files, opened
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import read_clip, sample_video
-
-QUALITY = 95    # of the JPEG pictures; docs/flow.md has what it costs
 
 
 def flow_path(video):
@@ -102,46 +100,30 @@ def settle(out, flow):
     return flow or before
 
 
-def without_fields(out, clips, flow):
-    """[(class, video)] of `clips` {(class, video): frames} whose flow is not there as a whole."""
-    return [key for key, frames in clips.items()
-            if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames]
-
-
 def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
-    """Write the flow of a sampled clip beside it. count: the clip's frames, or "all"; pictures: the folder of
-    its fields, where they were made elsewhere; those beside a video's frames are taken by themselves.
+    """Write the flow of a sampled clip to `out`; its sampler.outcome(). count: the clip's frames, or "all".
 
-    Returns ("done", bytes), ("failed", reason) or ("full", errno, text).
+    pictures: the folder of its fields, where they were made elsewhere; those beside a video's frames are
+    taken by themselves.
     """
-    cv2.setNumThreads(1)
-    if is_picture(job.source):
-        return "failed", "a picture shows no motion"
-    target, source = clip_path(Path(out) / FLOW, job.cls, job.video), Path(raw, job.source)
-    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
-    try:
-        if pictures or lies_beside(source):
-            planes = _pictures(pictures, job) if pictures else flow_files(source)
-            _write(temporary, _made_elsewhere(planes, pictures or source, job, source, count, rate, seed,
-                                               flow), flow)
-        elif count == "all":
-            with opened(source, rate.FPS) as video:
-                _write(temporary, (planes for *_, planes in sample_with_flow(video, rate, flow)), flow)
-        else:
-            _, _, indices, _ = read_clip(source, count, rate, fraction(seed, job))
-            _write(temporary, fields_at(source, indices, flow), flow)
-        os.replace(temporary, target)
-        return "done", target.stat().st_size
-    except OSError as error:
-        if error.errno in files.OF_ONE_FILE:
-            return "failed", error.strerror
-        return "full", error.errno, error.strerror
-    except (VideoError, UserError) as error:
-        return "failed", str(error)
-    except Exception as error:
-        return "failed", " ".join(f"{type(error).__name__}: {error}".split())
-    finally:
-        temporary.unlink(missing_ok=True)
+    def make(write):
+        source = Path(raw, job.source)
+        if is_picture(job.source):
+            raise VideoError("a picture shows no motion")
+        with contextlib.ExitStack() as opening:
+            if pictures or lies_beside(source):
+                there = _pictures(pictures, job) if pictures else flow_files(source)
+                fields = _made_elsewhere(there, pictures or source, job, source, count, rate, seed, flow)
+            elif count == "all":
+                video = opening.enter_context(opened(source, rate.FPS))
+                fields = (planes for *_, planes in sample_with_flow(video, rate, flow))
+            else:
+                fields = fields_at(source, read_clip(source, count, rate, fraction(seed, job))[2], flow)
+            write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
+                  2 * flow.length)
+        return ()
+
+    return outcome(make, clip_path(out, *job.key), rank)
 
 
 def lies_beside(source):
@@ -201,16 +183,3 @@ def _subfolders(folder, plane):
     """[(name in small letters, path)] of what one plane's folder holds, listed once a process."""
     return sorted((entry.name.lower(), entry.path) for entry in os.scandir(Path(folder, plane))
                   if entry.is_dir())
-
-
-def _write(path, fields, flow):
-    """planes (H, W, 2L) of every frame -> an .avi of grey pictures."""
-    with open(path, "wb") as stream:
-        out = None
-        for planes in fields:
-            out = out or avi.Writer(stream, 2 * flow.length, planes.shape[1], planes.shape[0], QUALITY)
-            for k in range(planes.shape[2]):
-                out.write(np.ascontiguousarray(planes[..., k]))
-        if out is None:
-            raise VideoError("not one frame of it can be decoded")
-        out.release()

@@ -1,18 +1,21 @@
 """One video becomes one clip, in a worker process.
 
-    outcome = sample(job, raw="UCF-101", out="sampled", rank=0, count=5, rate=Rate(), seed=42)
+    kind, *detail = sample(job, raw="UCF-101", out="sampled", rank=0, count=5, rate=Rate(), seed=42)
 
 The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name
 alone decide.
 """
+import contextlib
 import hashlib
 import math
 import os
 import re
 from pathlib import Path
 
+import av
 import cv2
 
+from lrcn.base.cli import UserError
 from lrcn.base.files import OF_ONE_FILE
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
@@ -29,61 +32,62 @@ def fraction(seed, job):
     return int.from_bytes(digest[:6], "big") / 2 ** 48
 
 
-def sample(job, raw, out, rank, count, rate, seed):
-    """Write one clip. count: its frames, or "all".
+def outcome(make, target, rank):
+    """What a worker did for one video: ("done", *make(write)), ("failed", reason) or ("full", errno, text).
 
-    Returns ("done", row of the manifest, row of FACTS), ("failed", reason) or ("full", errno, text).
+    write(frames, fps) leaves the frames as the clip `target`, and returns how many there were.
     """
     cv2.setNumThreads(1)
-    source = Path(raw, job.source)
+    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
+
+    def write(frames, fps):
+        try:
+            return write_clip(target, frames, fps, temporary)
+        except ValueError:
+            raise VideoError("not one frame of it can be decoded") from None
+
     try:
-        job.source.encode()     # the manifest is UTF-8
-        if is_picture(job.source):
-            return _write_picture(job, source, out, rank, rate)
-        if count == "all":
-            return _write_whole(job, source, out, rank, rate)
-        frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
-    except (VideoError, OSError) as error:
+        return "done", *make(write)
+    except (VideoError, UserError, av.FFmpegError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
         return "failed", "the file's name is not UTF-8"
+    except OSError as error:
+        if error.filename and str(error.filename) not in (str(target), str(temporary)):
+            return "failed", str(error)     # the source's own
+        if error.errno in OF_ONE_FILE:
+            return "failed", error.strerror
+        return "full", error.errno, error.strerror
     except Exception as error:
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
-    return _write(job, info, frames, indices[0], spacing, out, rank)
 
 
-def _write_picture(job, source, out, rank, rate):
-    """A picture as a clip of one frame, whatever `count` is: of the rate that videos are sampled to."""
-    frame = read_picture(source)
-    info = VideoInfo(rate.per_second, 1, *frame.shape[1::-1])
-    return _write(job, info, [frame], 0, 1, out, rank)
+def sample(job, raw, out, rank, count, rate, seed):
+    """Write one clip; its outcome(): done with its row of the manifest, and of FACTS.
 
+    count: its frames, or "all", in constant memory; a picture is a clip of one frame, whatever it is.
+    """
+    def make(write):
+        job.source.encode()     # the manifest is UTF-8
+        source, look, start, video = Path(raw, job.source), Look(), 0, None
+        with contextlib.ExitStack() as opening:
+            if is_picture(job.source):
+                frames, spacing = [read_picture(source)], 1
+                info = VideoInfo(rate.per_second, 1, *frames[0].shape[1::-1])
+            elif count == "all":
+                video = opening.enter_context(opened(source, rate.FPS))
+                info, spacing = video.info, rate.spacing(video.info.fps)
+                frames = (frame for _, _, frame in sample_video(video, rate))
+            else:
+                frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
+                start = int(indices[0])
+            written = write(look.at(frames), info.fps / spacing)
+            there = video.position + 1 if video else info.frames    # whatever its head said
+        row = [job.video, job.cls, job.source, f"{info.fps:.6g}", there, start, math.floor(spacing + 0.5),
+               written]
+        return row, [job.bytes, job.modified, *look.facts()]
 
-def _write_whole(job, source, out, rank, rate):
-    """All sampled frames of a video, in constant memory."""
-    with opened(source, rate.FPS) as video:
-        frames = (frame for _, _, frame in sample_video(video, rate))
-        try:
-            kind, *detail = _write(job, video.info, frames, 0, rate.spacing(video.info.fps), out, rank)
-        except ValueError:
-            raise VideoError("not one frame of it can be decoded") from None
-        if kind == "done":
-            detail[0][4] = video.position + 1      # the frames that there were, whatever its head said
-        return kind, *detail
-
-
-def _write(job, info, frames, start, spacing, out, rank):
-    """Write `frames` (any iterable) as the job's clip; sample()'s outcome."""
-    target, look = clip_path(out, job.cls, job.video), Look()
-    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
-    try:
-        written = write_clip(target, look.at(frames), info.fps / spacing, temporary)
-    except OSError as error:
-        kind = ["failed"] if error.errno in OF_ONE_FILE else ["full", error.errno]
-        return *kind, error.strerror
-    row = [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, int(start),
-           math.floor(spacing + 0.5), written]
-    return "done", row, [job.bytes, job.modified, *look.facts()]
+    return outcome(make, clip_path(out, *job.key), rank)
 
 
 def remove_leftovers(out, rank, world):

@@ -9,6 +9,7 @@ A full disk raises OSError.
 """
 import contextlib
 import errno
+import itertools
 import math
 import os
 from collections import deque
@@ -265,7 +266,7 @@ def even_sides(frame):
 # ---------------------------------------------------------------- sampled clips
 
 def write_clip(path, frames, fps, temporary=None, quality=None):
-    """Write `frames` (any iterable) as a Motion JPEG .avi; how many there were.
+    """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones) as a Motion JPEG .avi; how many.
 
     The name comes last, so that the file under it is whole; `temporary` is the one before. It is not
     flushed to the disk: who writes many files flushes them together. ValueError: no frame at all.
@@ -280,9 +281,8 @@ def write_clip(path, frames, fps, temporary=None, quality=None):
     try:
         with open(temporary, "wb") as stream:
             out = avi.Writer(stream, fps, first.shape[1], first.shape[0], **options)
-            out.write(cv2.cvtColor(first, cv2.COLOR_RGB2BGR))
-            for frame in frames:
-                out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            for frame in itertools.chain([first], frames):
+                out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
             out.release()
         os.replace(temporary, path)
         return len(out.lengths)

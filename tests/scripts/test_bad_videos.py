@@ -1,5 +1,6 @@
 """Bad and odd videos: each is sampled rightly, or listed in failed.csv with its reason; the rest go on."""
 import csv
+import errno
 import os
 import shutil
 
@@ -16,7 +17,12 @@ from videos import (
     write_video,
 )
 
+from lrcn.data import fields, sampler
+from lrcn.data.sources import Job
+from lrcn.video import writer
+from lrcn.video.flow import Flow
 from lrcn.video.reader import probe
+from lrcn.video.sampling import Rate
 from lrcn.video.writer import write_clip
 from tests.scripts.test_preprocessing import SCRIPT, manifest, preprocess, shown
 
@@ -195,6 +201,37 @@ sampler.read_clip = crash
 
 
 # ---------------------------------------------------------------- the disk
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("where", ["open", "replace", "source"])
+@pytest.mark.parametrize("work", ["clip", "all", "flow"])
+def test_an_error_of_one_file_costs_that_file_and_one_of_the_disk_ends_the_run(
+        tmp_path, monkeypatch, number, where, work):
+    """Raised where a clip is opened or named; for its source it is that one's fault, whatever it is."""
+    video = write_video(tmp_path / "raw/A/v.avi", 60)
+    (tmp_path / "out/A").mkdir(parents=True)
+    job, error = Job("A", "v", "A/v.avi"), OSError(number, os.strerror(number), str(video))
+
+    def fail(*names, **_):
+        if where == "source" or ".tmp" in str(names[0]):
+            raise error if where == "source" else OSError(number, os.strerror(number), names[0])
+        return open(*names)
+    if where == "source":
+        module = {"clip": sampler, "all": sampler, "flow": fields}[work]
+        monkeypatch.setattr(module, "opened" if work == "all" else "read_clip", fail)
+    else:
+        monkeypatch.setattr(writer if where == "open" else os, where, fail, raising=where == "replace")
+    options = dict(raw=tmp_path / "raw", out=tmp_path / "out", rank=0, rate=Rate(), seed=1)
+    told = fields.add_fields(job, count=5, flow=Flow("dis"), **options) if work == "flow" else \
+        sampler.sample(job, count="all" if work == "all" else 5, **options)
+    if where == "source":
+        assert told == ("failed", str(error))
+    elif number in (errno.ENOSPC, errno.EIO):
+        assert told == ("full", number, os.strerror(number))
+    else:
+        assert told == ("failed", os.strerror(number))
+    assert not list((tmp_path / "out/A").iterdir())
+
 
 def test_clips_that_cannot_fit_are_refused_with_both_numbers(tmp_path):
     raw = class_folders(tmp_path / "raw", videos=8, frames=45)
