@@ -25,8 +25,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.values import Number
 from lrcn.runs import FilmFolder
 from lrcn.video.reader import VideoError, probe
-from lrcn.watching.films import label_film
-from lrcn.watching.sliding import Slider
+from lrcn.watching.films import Labeller
 
 MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
@@ -94,16 +93,15 @@ def import_gradio(folder):
     return gradio
 
 
-class Labeller:
+class Desk:
     """What one visitor's film goes through; visitors come one after another (concurrency_limit).
 
     folder: what is written for them lies there, where the server does not reach, a folder of a random name
     for each film; gradio takes copies, under the hashes of their contents.
     """
 
-    def __init__(self, trained, slider, args, folder):
-        self.trained, self.slider, self.args, self.folder = trained, slider, args, folder
-        self.rate = utils.watching_rate(trained)
+    def __init__(self, recogniser, args, folder):
+        self.recogniser, self.args, self.folder = recogniser, args, folder
         self.stop = SimpleNamespace(signal=None)
 
     def __call__(self, film, report):
@@ -138,16 +136,15 @@ class Labeller:
         choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
         self.stop = stop = SimpleNamespace(signal=None)
         most = self.args.max_seconds * probe(path).fps
-        classes, rate = self.trained.classes, self.rate
-        done = label_film(path, path.stem, folder, self.slider, classes, rate, choices, stop,
-                          progress=lambda **bar: Bar(report, stop, most, bar["total"]))
-        left = FilmFolder(folder)
+        labeller = Labeller(self.recogniser, choices, stop,
+                            lambda **bar: Bar(report, stop, most, bar["total"]))
+        done, left = labeller.film(path, path.stem, folder), FilmFolder(folder)
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
-        words = f"{len(rows)} segments in {done.seconds:.1f} s of film."
+        sentence = f"{len(rows)} segments in {done.seconds:.1f} s of film."
         if stop.signal:
-            words += f" Only so far: more than {self.args.max_seconds:g} s are not labelled here."
+            sentence += f" Only so far: more than {self.args.max_seconds:g} s are not labelled here."
         return (str(left.film), str(left.timeline), rows,
-                [str(left.segments), str(left.predictions), str(left.subtitles)], words)
+                [str(left.segments), str(left.predictions), str(left.subtitles)], sentence)
 
 
 class Bar:
@@ -170,15 +167,15 @@ class Bar:
             self.report(min(self.n / self.total, 1), desc=f"frame {self.n} of {self.total}")
 
 
-def make_page(gradio, labeller, args):
+def make_page(gradio, desk, args):
     """The gradio.Blocks of the app."""
-    trained = labeller.trained
-    known = ", ".join(trained.classes[:120]) + (" ..." if len(trained.classes) > 120 else "")
+    classes = desk.recogniser.classes
+    known = ", ".join(classes[:120]) + (" ..." if len(classes) > 120 else "")
     with gradio.Blocks(title="What happens in this film?", delete_cache=(SWEEP, KEPT),
                        analytics_enabled=False) as page:
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
                     f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
-                    f"{len(trained.classes)} classes only, and takes everything for one of them: "
+                    f"{len(classes)} classes only, and takes everything for one of them: "
                     f"{html.escape(known)}.</p><p>A film that the browser cannot play may be labelled all "
                     "the same.</p>")
         with gradio.Row():
@@ -197,7 +194,7 @@ def make_page(gradio, labeller, args):
         told = gradio.Progress()
 
         def label(film, report=told):       # gradio looks for its Progress among the defaults
-            return labeller(film, report)
+            return desk(film, report)
         button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1,
                      api_visibility="private", show_progress_on=said)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
@@ -239,8 +236,8 @@ def free_port(host):
 
 def main():
     args = make_parser().parse_args()
-    device = utils.choose_device(args.device)
-    trained = utils.load_trained(args.model_dir, args.model_name, device)
+    recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
+                                       args.encoder_precision)
     # The terminal is closed: what visitors brought goes all the same, unless nohup keeps the app at work
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
@@ -248,21 +245,19 @@ def main():
         served, written = (Path(folder, name) for name in ("served", "written"))
         written.mkdir()
         gradio = import_gradio(served)
-        slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
-                        args.encoder_precision or trained.recipe.encoder_precision)
-        labeller = Labeller(trained, slider, args, written)
-        page = make_page(gradio, labeller, args)
+        desk = Desk(recogniser, args, written)
+        page = make_page(gradio, desk, args)
         if args.host not in ("127.0.0.1", "localhost", "::1"):
             cli.say(f"--host {args.host}: other machines reach this page, and nobody is asked for a password",
                     file=sys.stderr)
         cli.say(f"open {serve(gradio, page, args)}  (Ctrl-C ends it)")
         try:
             while not threading.Event().wait(SWEEP):
-                labeller.forget()
+                desk.forget()
         except KeyboardInterrupt:
             cli.say("the app has ended; what visitors brought is deleted")
         finally:
-            labeller.stop.signal = "end"
+            desk.stop.signal = "end"
             page.close(verbose=False)
 
 

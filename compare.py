@@ -22,9 +22,9 @@ from lrcn.base.cli import UserError
 from lrcn.drawing import plots
 from lrcn.evaluation.answers import read_answers, read_metrics
 from lrcn.evaluation.comparison import compare, differing
-from lrcn.features.features import FrameEncoder
 from lrcn.runs import RunFolder
 from lrcn.training.recipe import read_flags
+from lrcn.watching.recogniser import Recogniser
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
@@ -85,16 +85,16 @@ def refuse_twice(word, runs):
 
 
 def frames_per_second(folder, device):
-    """(parameters, frames a second through encoder and head) of a run's best checkpoint."""
+    """(parameters, frames a second through encoder and head) of a run's best checkpoint, on its engine."""
     trained = utils.load_trained(folder, device=device)
-    encoder, length = trained.model.encoder, trained.settings["num_frames_video"]
-    streams = [(FrameEncoder(one, device), torch.zeros(length, *one.transform.shape, dtype=torch.uint8))
-               for one in getattr(encoder, "streams", [encoder])]
+    recogniser = Recogniser.of_run(trained, device)
+    length = recogniser.length
+    frames = [torch.zeros(length, *one.transform.shape, dtype=torch.uint8) for one in recogniser.encoders]
 
     @torch.inference_mode()
     def clip():
-        features = torch.cat([encode(frames).float() for encode, frames in streams], 1)
-        return trained.model.head(features[None]).cpu()
+        features = [encode(seen).float() for encode, seen in zip(recogniser.encoders, frames, strict=True)]
+        return recogniser.head(torch.cat(features, 1)[None]).cpu()
 
     clip()
     rates, end = [], time.monotonic() + 3

@@ -61,14 +61,13 @@ class Speaking(nn.Module):
 
 def parts(trained):
     """{part: (module, example input of two, names of what it takes and gives)}."""
-    model, length = trained.model, trained.settings["num_frames_video"]
-    encoder = surgery.for_inference(model.encoder)
-    shape = exported.picture_shape(encoder.transform)
-    frames = torch.zeros(2, length, *shape, dtype=torch.uint8)
-    return {"model": (Speaking(models.LRCN(encoder, model.head)), frames, ("frames", "probabilities")),
-            "encoder": (encoder, frames[:, 0].clone(), ("frames", "features")),
-            "head": (Speaking(model.head), torch.zeros(2, length, encoder.feature_dim), ("features",
-                                                                                          "probabilities"))}
+    head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
+    modules = {"model": Speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": Speaking(head)}
+    examples = {}
+    for part, module in modules.items():
+        (entry, kind, shape), (output, *_) = exported.layout_of(trained, part)
+        examples[part] = module.eval(), torch.zeros(2, *shape, dtype=getattr(torch, kind)), (entry, output)
+    return examples
 
 
 def check_exportable(trained, format):
@@ -88,19 +87,19 @@ def check_exportable(trained, format):
 
 # ---------------------------------------------------------------- files
 
-def write_onnx(path, module, example, names, said):
-    """The file, and what runs it: numpy -> numpy."""
+def write_onnx(path, module, example, names, about):
+    """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
     graph = onnx.exported(module, example, *names)
-    graph.metadata_props.add(key=exported.KEY, value=json.dumps(said))
+    graph.metadata_props.add(key=exported.KEY, value=json.dumps(about))
     path.write_bytes(onnx.sealed(graph.SerializeToString()))
-    return onnx.runner(str(path), torch.get_num_threads())
+    return exported.File(path, f"--format onnx: {path.name}").run
 
 
-def write_torch(path, module, example, names, said):
+def write_torch(path, module, example, names, about):
     """The same of torch.export."""
     with torch.no_grad(), onnx.without_words():
         program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        torch.export.save(program, path, extra_files={f"{exported.KEY}.json": json.dumps(said)})
+        torch.export.save(program, path, extra_files={f"{exported.KEY}.json": json.dumps(about)})
         loaded = torch.export.load(path).module()
 
     @torch.no_grad()
@@ -139,7 +138,8 @@ def comparison_clips(trained, args):
 
 
 def differences(run, clips, trained):
-    """{file in words: largest difference of a probability to PyTorch's}; batches of one, and of the rest."""
+    """{"model", "encoder and head": largest difference of a probability to PyTorch's}; of batches of one, and
+    of the rest."""
     model = trained.model.eval()
     largest = {"model": 0.0, "encoder and head": 0.0}
     for batch in filter(len, (clips[:1], clips[1:])):
@@ -162,9 +162,9 @@ def main():
         run = {}
         for part, (module, example, names) in parts(trained).items():
             path = ExportFolder(new).part(part, args.format)
-            said = exported.describe(trained, part)
-            run[part] = WRITERS[args.format](path, module.eval(), example, names, said)
-            cli.say(f"{path.name}: {said['input']} -> {said['output']}, {path.stat().st_size / 1e6:.1f} MB")
+            about = exported.describe(trained, part)
+            run[part] = WRITERS[args.format](path, module, example, names, about)
+            cli.say(f"{path.name}: {about['input']} -> {about['output']}, {path.stat().st_size / 1e6:.1f} MB")
         for name, error in differences(run, clips, trained).items():
             cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {words}")
             if error > LARGEST:

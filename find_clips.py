@@ -31,14 +31,12 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.base.values import POSITIVE, Names, Number
-from lrcn.base.workers import Lost, ahead
 from lrcn.runs import RunFolder
-from lrcn.video.reader import VideoError, probe
+from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Rate
 from lrcn.watching.candidates import Stretch, check_class, of_films, propose, read_stretches
 from lrcn.watching.clipfolder import ClipFolder
 from lrcn.watching.films import find_films, unique_names
-from lrcn.watching.sliding import History, Slider, analyse
 
 # The flags that decide what is found: one folder, one value of each.
 FIXED = ("clips_per_class", "clip_seconds", "max_overlap", "min_probability", "every", "classes",
@@ -116,43 +114,25 @@ class Finder:
     """A trained run that looks for its classes."""
 
     def __init__(self, args):
-        device = utils.choose_device(args.device)
-        self.trained, self.args = utils.load_trained(args.model_dir, args.model_name, device), args
-        for cls in self.trained.classes:
-            check_class(cls, f"--model_dir {args.model_dir}")
-        self.wanted = wanted_classes(args, self.trained.classes, f"--model_dir {args.model_dir}")
-        recipe = self.trained.recipe
-        if args.every and recipe.num_frames_video > 1:
-            raise UserError(f"--every {args.every}: the run reads clips of {recipe.num_frames_video} frames, "
+        self.args, source = args, f"--model_dir {args.model_dir}"
+        self.recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device,
+                                                args.encoder_backend, args.encoder_precision,
+                                                args.sampling_rate, args.every)
+        for cls in self.recogniser.classes:
+            check_class(cls, source)
+        self.wanted = wanted_classes(args, self.recogniser.classes, source)
+        if args.every and self.recogniser.length > 1:
+            raise UserError(f"--every {args.every}: the run reads clips of {self.recogniser.length} frames, "
                             f"as far apart as in its training; --sampling_rate changes that")
-        self.usual = None if args.every else utils.watching_rate(self.trained, args.sampling_rate)
-        self.slider = Slider(self.trained, device, args.encoder_backend or recipe.encoder_backend,
-                             args.encoder_precision or recipe.encoder_precision)
-
-    def rate(self, fps):
-        return self.usual or Rate(fps, self.args.every)
 
     def look(self, film, path):
         """([Stretch] of a film, its seconds)."""
-        args, history = self.args, History(self.slider.length)
-        steps = analyse(path, self.slider, history, self.rate(probe(path).fps))
-        try:
-            for _ in ahead(steps, 2, args.time_limit):
-                pass
-        except Lost as error:
-            raise VideoError(str(error)) from None
+        args, history = self.args, self.recogniser.look_through(path, self.args.time_limit)
         shares = history.smoothed()
-        found = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
-                        args.clips_per_class, args.max_overlap, args.min_probability, self.wanted)
-        return [Stretch(film, self.trained.classes[cls], start, end, p)
-                for start, end, cls, p in found], history.end
-
-
-def plain_rate(args, fps):
-    """The Rate at which pictures are taken from a film where there is no model."""
-    if args.every:
-        return Rate(fps, args.every)
-    return Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)
+        stretches = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
+                            args.clips_per_class, args.max_overlap, args.min_probability, self.wanted)
+        return [Stretch(film, self.recogniser.classes[cls], start, end, p)
+                for start, end, cls, p in stretches], history.end
 
 
 # ---------------------------------------------------------------- film after film
@@ -246,13 +226,13 @@ def main():
         choices, flags = {"from": str(Path(args.table).resolve())}, ("every", "sampling_rate")
     else:
         finder, flags = Finder(args), FIXED
-        choices = {"model": str(finder.trained.checkpoint.resolve())}
+        choices = {"model": str(finder.recogniser.trained.checkpoint.resolve())}
     choices.update({name: getattr(args, name) for name in flags})
     out = open_folder(args)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
-        rate = finder.rate if finder else lambda fps: plain_rate(args, fps)
-        folder = ClipFolder(out, kind, rate, args.every)
+        usual = Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)
+        folder = ClipFolder(out, kind, finder.recogniser.rate if finder else usual, args.every)
         folder.check(choices, table)
         return find(folder, films, names, args, absent, finder)
 

@@ -47,13 +47,10 @@ from lrcn.base.distributed import Stop
 from lrcn.base.values import Number
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import Rate
 from lrcn.watching import live, outputs
 from lrcn.watching.candidates import of_films, read_stretches
-from lrcn.watching.exported import Exported
-from lrcn.watching.films import find_films, label_film, unique_names
-from lrcn.watching.recording import label_live
-from lrcn.watching.sliding import Slider
+from lrcn.watching.films import Labeller, find_films, unique_names
+from lrcn.watching.recogniser import Recogniser
 from lrcn.watching.truth import Verdict, sentence
 
 
@@ -121,31 +118,26 @@ def read_truth(path, sources, text):
     return {files_of[name]: sorted((s.start, s.end, s.cls) for s in rows) for name, rows in found.items()}
 
 
-def make_slider(args):
-    """(Slider, class names, Rate, run folder) of --model_dir or of --model."""
+def make_recogniser(args):
+    """The Recogniser of --model_dir or of --model."""
     if bool(args.model_dir) == bool(args.model):
         raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
     if args.model:
-        there = Exported(args.model)
-        rate = Rate(there.rate.FPS, args.sampling_rate or there.rate.sampling_rate)
-        return Slider(there.network()), there.classes, rate, RunFolder(there.folder)
-    device = utils.choose_device(args.device)
-    trained = utils.load_trained(args.model_dir, args.model_name, device)
-    slider = Slider(trained, device, args.encoder_backend or trained.recipe.encoder_backend,
-                    args.encoder_precision or trained.recipe.encoder_precision)
-    rate = utils.watching_rate(trained, args.sampling_rate)
-    return slider, trained.classes, rate, RunFolder(trained.folder)
+        return Recogniser.of_file(args.model, args.sampling_rate)
+    return utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
+                                 args.encoder_precision, args.sampling_rate)
 
 
 # ---------------------------------------------------------------- files
 
-def label_files(sources, root, slider, classes, rate, args, stop):
+def label_files(sources, root, labeller, args):
     """Label file after file; how many failed. A bad one is said and the rest go on."""
+    stop = labeller.stop
     truth = read_truth(args.truth, sources, args.video_path) if args.truth else {}
     done, failed = [], 0
     for path, name in sources:
         try:
-            film = label_film(path, name, root / name, slider, classes, rate, args, stop, truth.get(path))
+            film = labeller.film(path, name, root / name, truth.get(path))
         except (VideoError, OSError, UserError) as error:    # it cannot be read, or its outputs not written
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -165,7 +157,7 @@ def label_files(sources, root, slider, classes, rate, args, stop):
             raise kind(f"the first {film.seconds:.1f} s of {name} are in {root / name}")
     if len(sources) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
-    judge(done, truth, classes, root if len(sources) > 1 else None)
+    judge(done, truth, labeller.recogniser.classes, root if len(sources) > 1 else None)
     if failed:
         cli.say(f"{failed} of {len(sources)} videos could not be read", file=sys.stderr)
     return failed
@@ -193,15 +185,15 @@ def main():
     sources = find_sources(args.video_path)
     if args.truth and isinstance(sources[0][0], str):
         raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
-    slider, classes, rate, run = make_slider(args)
-    root = Path(args.output_dir).expanduser() if args.output_dir else run.films
-    failed = 0
+    recogniser, failed = make_recogniser(args), 0
+    root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(recogniser.folder).films
     with Stop() as stop:
+        labeller = Labeller(recogniser, args, stop)
         if isinstance(sources[0][0], str):
             source, name = sources[0]
-            cli.say(label_live(source, name, root / name, slider, classes, rate, args, stop))
+            cli.say(labeller.live(source, name, root / name))
         else:
-            failed = label_files(sources, root, slider, classes, rate, args, stop)
+            failed = label_files(sources, root, labeller, args)
     cli.say(root / sources[0][1] if len(sources) == 1 else root)
     return 1 if failed else 0
 

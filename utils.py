@@ -22,7 +22,7 @@ from lrcn.base.distributed import Rank, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields, splits
 from lrcn.data.learned import Learned
-from lrcn.data.manifest import SampledVideo, sampling_settings
+from lrcn.data.manifest import SampledVideo
 from lrcn.features import backbones, engines, surgery
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.features.features import Options
@@ -35,6 +35,7 @@ from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
+from lrcn.watching.recogniser import Recogniser
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
@@ -175,28 +176,30 @@ def starts(recipe, later=None):
     return found
 
 
+def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
+                    every=None):
+    """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
+    --sampling_rate or --every say; on the run's own engine, unless a backend or precision is given."""
+    device = choose_device(device)
+    trained = load_trained(run, checkpoint, device)
+    rate = None if every else watching_rate(trained, sampling_rate)
+    return Recogniser.of_run(trained, device, backend, precision, rate, every)
+
+
 def watching_rate(trained, sampling_rate=None):
     """The Rate at which a film is shown to a run: that of its training clips, or --sampling_rate.
 
-    Says the speed where the clips' own is not the one that they were sampled for, and warns where
-    it is not known, or differs from clip to clip.
+    Says the speed where the clips' own is not the one that they were sampled for, and warns where it differs
+    from clip to clip.
     """
-    settings = trained.settings
-    if not settings.get("sampling_rate"):   # a run of before they were kept with it
-        try:
-            settings = sampling_settings(settings.get("sampled_data_path") or "")
-        except UserError:
-            if sampling_rate is None:
-                cli.say("warning: how the training clips were sampled is not known; 2.5 a second are taken",
-                        file=sys.stderr)
-            settings = {}
+    rate, asked = trained.rate, Rate.of({**trained.settings, "frame_step": None})
     if sampling_rate is not None:
-        return Rate(Rate.of(settings).FPS, sampling_rate)
-    rate, (step, low, high) = Rate.of(settings), map(settings.get, STEPS)
+        return Rate(rate.FPS, sampling_rate)
+    step, low, high = map(trained.settings.get, STEPS)
     if step and trained.recipe.num_frames_video > 1:
-        if rate.sampling_rate != settings["sampling_rate"]:
+        if rate != asked:
             cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips (not "
-                    f"{settings['sampling_rate'] / rate.FPS:.3g} s, for which they were too short)")
+                    f"{asked.step:.3g} s, for which they were too short)")
         if high and low and high > SPREAD * low:
             cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no "
                     f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "

@@ -21,8 +21,9 @@ them; everything else is here, by topic, and never imports the root.
                 results (tables and pictures): what test.py and fuse.py leave
     training/   recipe (one dataclass of a run's choices), feeds, loop, run, album (its pictures), folds
                 (cross-validation), tuning (which settings, and their table)
-    watching/   sliding, exported (an ONNX file in the place of a run), segments, truth, films, live,
-                recording, outputs: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
+    watching/   recogniser (a run, or the ONNX file of one, on films), exported (such a file), history
+                (windows, moments, segments), films (labelled, and cameras recorded), live, outputs,
+                truth: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
     study/      movies, figures, states, network, results_table, graphs, panels, comparison: what
                 test_continues_movie.py stands on
     pages/      reading (a run folder), charts, clips, page: what report.py stands on
@@ -35,9 +36,8 @@ Imports run one way: scripts -> modules -> lrcn, and inside base <- video <- dat
 and pages stand on all of these and never on each other. tests/test_structure.py names the import that breaks
 this.
 
-Two things are unlike the first plan. What a value of the command line or of a file may be is a topic of its
-own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it. And films.py and
-recording.py stand beside outputs.py, because labelling a file and recording a camera share no more than that.
+One thing is unlike the first plan: what a value of the command line or of a file may be is a topic of its
+own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it.
 """
 import os
 import warnings

@@ -134,24 +134,23 @@ def _limited():
     ort.create_and_register_allocator(place, ort.OrtArenaCfg({"max_mem": most_memory()}))
 
 
-def session(file, threads, limited=False):
-    """An onnxruntime session on the CPU. file: a path, or the file's bytes. limited: it takes `most_memory`
-    at the most, with all others that are, and a run that wants more raises."""
+def runner(file, threads, limited=False):
+    """numpy -> numpy: the one output of a file with one input, computed by `runner.session`, an onnxruntime
+    session on the CPU.
+
+    file: a path, or the file's bytes. limited: it takes `most_memory` at the most, with all others that are,
+    and a run that wants more raises.
+    """
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4      # what it says is raised too
     if limited:
         _limited()
         options.add_session_config_entry("session.use_env_allocators", "1")
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
 
-
-def runner(file, threads):
-    """numpy -> numpy: the one output of a file with one input."""
-    return running(session(file, threads))
-
-
-def running(ready):
-    """numpy -> numpy of a session with one input and one output."""
-    [entry] = ready.get_inputs()
-    return lambda values: ready.run(None, {entry.name: np.ascontiguousarray(values)})[0]
+    def run(values):
+        return session.run(None, {entry: np.ascontiguousarray(values)})[0]
+    run.session = session
+    return run

@@ -33,9 +33,9 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 class ClipFolder:
-    """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate(fps): the
-    sampling.Rate at which pictures are taken from a film of so many frames a second; every: or one of so
-    many frames, counted, because the rate that a file tells may be a guess."""
+    """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate: the
+    sampling.Rate at which pictures are taken from a film; every: or one of so many frames, counted, because
+    the rate that a file tells may be a guess."""
 
     def __init__(self, out, kind, rate, every=None):
         self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
@@ -134,8 +134,7 @@ class ClipFolder:
         """The sampled frames of a stretch as JPEG pictures."""
         count = 0
         with Video(path) as film:
-            fps = film.info.fps
-            beat = self.rate(fps).beat(fps)
+            beat = self.rate.beat(film.info.fps)
             for number, (seconds, frame) in enumerate(frames_between(film, stretch.start, stretch.end)):
                 if number % self.every == 0 if self.every else beat.keep(seconds):
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
@@ -164,7 +163,8 @@ class ClipFolder:
         if self.kind != "frames" or not there:
             return bool(there)
         last = float(there[-1].stem.rsplit("_", 1)[1])
-        return last >= stretch.end - 2 * self.rate(25).step - SLACK
+        step = self.every / 25 if self.every else self.rate.step
+        return last >= stretch.end - 2 * step - SLACK
 
     def tidy(self, named, names):
         """Take out the clips and pictures of the films `names` whose row is gone; how many.

@@ -1,63 +1,29 @@
-"""One film labelled from its first frame to its last: analysed ahead, drawn as its windows are known.
+"""Films, cameras and streams labelled: analysed ahead, drawn as their windows are known.
 
-    done = label_film("film.mp4", "film", folder, slider, classes, rate, choices, stop)
-    print(done.sentence)
-
-choices: min_probability, min_segment (seconds), video, gif (whether to write them), time_limit
-(seconds that the decoder may take for a step), as the flags of test_on_video.py say.
+    labeller = Labeller(recogniser, choices, stop)
+    done = labeller.film("film.mp4", "film", folder)    # Done: .sentence .segments
+    sentence = labeller.live("0", "camera_0", folder)   # recorded and shown as it comes
 """
 import contextlib
 import math
+import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
-from lrcn.watching import outputs
-from lrcn.watching.sliding import History, analyse
+from lrcn.watching import live, outputs
+from lrcn.watching.history import History
+from lrcn.watching.recogniser import Recogniser
 
-
-@dataclass(frozen=True)
-class Done:
-    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen;
-    times: of its sampled frames."""
-    sentence: str
-    segments: list
-    seconds: float
-    times: list
-
-
-def every_frame(path):
-    """(seconds, frame) of every frame of a video file."""
-    with Video(path) as source:
-        while source.grab():
-            yield source.time, source.frame()
-
-
-class Labelling:
-    """The frames of a file, drawn as soon as the windows around them are known."""
-
-    def __init__(self, path, painter, total, bar, stop, limit):
-        self.frames = ahead(every_frame(path), 4, limit)
-        self.painter, self.total, self.bar, self.stop = painter, max(1, total), bar, stop
-        self.next = next(self.frames, None)
-
-    def until(self, seconds, shares, beside):
-        """Draw the frames before `seconds` with these probabilities, and those of the streams of a fusion."""
-        painter, color = self.painter, self.painter.color(shares)
-        while self.next and self.next[0] < seconds and not self.stop.signal:
-            progress = painter.frames / self.total
-            labels.paint_timeline(painter.strip, progress, progress + 1 / self.total, color)
-            painter.draw(self.next[1], shares, progress, seconds=self.next[0], beside=beside)
-            self.next = next(self.frames, None)
-            self.bar.update()
-
-    def close(self):
-        self.frames.close()
+LIVE_STRIP = 60     # seconds on the timeline of a live source
 
 
 def find_films(folder, flag="video_path"):
@@ -81,60 +47,174 @@ def unique_names(paths):
     return [files.shortened(name) for name in names]
 
 
-def label_film(path, name, folder, slider, classes, rate, choices, stop, truth=None,
-               progress=cli.progress):
-    """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
+@dataclass(frozen=True)
+class Done:
+    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen;
+    times: of its sampled frames."""
+    sentence: str
+    segments: list
+    seconds: float
+    times: list
 
-    stop: a ranks.Stop; a film that is stopped is labelled as far as it was seen. truth: [(start, end,
-    class)] of it, where that is known. progress: what shows how far it is, called as cli.progress is.
+
+@dataclass
+class Labeller:
+    """Labels films, and what cameras and streams show.
+
+    choices: min_probability, min_segment (seconds), video, gif (whether to write them), time_limit (seconds
+    that the decoder may take for a step), display (whether to open a window for a live source; None: if
+    there is one), as the flags of test_on_video.py say. stop: a distributed.Stop; a film that is stopped is
+    labelled as far as it was seen. progress: what shows how far it is, called as cli.progress is.
     """
-    info, begin = probe(path), time.monotonic()
-    if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
-        raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
-    history = History(slider.length)
-    with outputs.outputs(folder, classes, info.fps, choices, sound=path) as (new, table, painter), \
-            progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
-                     mininterval=0.3) as bar:
+    recogniser: Recogniser
+    choices: object
+    stop: object
+    progress: Callable = cli.progress
+
+    def film(self, path, name, folder, truth=None):
+        """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
+
+        truth: [(start, end, class)] of it, where that is known.
+        """
+        info, begin = probe(path), time.monotonic()
+        if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
+            raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")
+        history = History(self.recogniser.length)
+        with outputs.opened(folder, name, self.recogniser, self.choices, info.fps, sound=path) as out, \
+                self.progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
+                              mininterval=0.3) as bar:
+            try:
+                known = self._watch(path, history, out, bar, info)
+            except Lost as error:
+                raise VideoError(str(error)) from None
+            history = history.cut(known)
+            segments = out.summarise(history, truth)
+        took = time.monotonic() - begin
+        sentence = (f"{name}: {history.end:.1f} s, {self.recogniser.encoded} frames encoded, "
+                    f"{known} windows, {len(segments)} segments, in {took:.1f} s "
+                    f"({history.end / took:.1f} times real time)")
+        return Done(sentence, segments, history.end, history.times)
+
+    def _watch(self, path, history, out, bar, info):
+        """Fill the history, the table and the film; how many windows are known."""
+        choices, names, known, drawn = self.choices, self.recogniser.names, 0, 0
+        half = self.recogniser.rate.spacing(info.fps) / info.fps / 2
+        total, drawing = max(1, info.frames), choices.video or choices.gif
+
+        def draw(sampled, until):
+            """Draw the frames before `until` seconds with what a sampled frame shows."""
+            nonlocal frame
+            shares, beside = history.at(sampled), history.beside(sampled, names)
+            color = out.color(shares)
+            while frame and frame[0] < until and not self.stop.signal:
+                progress = out.frames / total
+                labels.paint_timeline(out.strip, progress, progress + 1 / total, color)
+                out.draw(frame[1], shares, progress, seconds=frame[0], beside=beside)
+                frame = next(frames, None)
+                bar.update()
+
+        with contextlib.ExitStack() as stack:
+            steps = ahead(self.recogniser.watch(path, history), 2, choices.time_limit)
+            stack.callback(steps.close)
+            if drawing:
+                frames = ahead(every_frame(path), 4, choices.time_limit)
+                stack.callback(frames.close)
+                frame = next(frames, None)
+            for known in steps:
+                out.catch_up(history, known)
+                for sampled in range(drawn, known if drawing else 0):
+                    draw(sampled, history.times[sampled] + half)
+                drawn = known
+                if not drawing:
+                    history.seen.clear()
+                    bar.update(round(history.times[known - 1] * info.fps) - bar.n)
+                if self.stop.signal:
+                    break
+            if not known:
+                raise KeyboardInterrupt("nothing was done yet")
+            last = known + self.recogniser.length - 2
+            for sampled in range(known, last + 1 if drawing else 0):
+                draw(sampled, history.times[sampled] + half)
+            if drawing:
+                draw(last, math.inf)
+            elif not self.stop.signal:
+                bar.update((info.frames or bar.n) - bar.n)
+        return known
+
+    def live(self, address, name, folder):
+        """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
+        shown, recogniser = re.sub(r"//[^/@]*@", "//", address), self.recogniser    # without its password
         try:
-            known = _draw(path, slider, history, rate, choices, stop, table, painter, bar, info)
-        except Lost as error:
-            raise VideoError(str(error)) from None
-        history = history.cut(known)
-        segments = outputs.summarise(new, name, history, classes, choices, rate, truth)
-    took = time.monotonic() - begin
-    words = (f"{name}: {history.end:.1f} s, {slider.encoded} frames encoded, {known} windows, "
-             f"{len(segments)} segments, in {took:.1f} s ({history.end / took:.1f} times real time)")
-    return Done(words, segments, history.end, history.times)
+            source = live.Source(address, recogniser.rate, recogniser.flow.length if recogniser.flow else 0)
+        except VideoError as error:
+            raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
+                            f"it?") from None
+        display = live.has_display() if self.choices.display is None else self.choices.display
+        window = live.Window() if display else None
+        history = History(recogniser.length)
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(outputs.opened(folder, name, recogniser, self.choices, source.fps))
+            if window:
+                stack.callback(window.close)
+            stack.enter_context(source)
+            classifier = stack.enter_context(live.Classifier(recogniser, history, source))
+            bar = stack.enter_context(self.progress(unit="frame", desc=name[:24], dynamic_ncols=True,
+                                                    mininterval=1))
+            seconds, count = self._show(source, classifier, out, window, bar)
+            source.end()
+            classifier.finish()
+            out.catch_up(history, classifier.known)
+            for thread in (source, classifier):
+                if thread.error:
+                    raise thread.error
+            if not classifier.known:
+                raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled frames, "
+                                f"before a window of {recogniser.length} was full")
+            out.summarise(history.cut(classifier.known))
+        return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
+                f"{count / max(seconds, 1e-3):.1f} frames a second shown, {recogniser.encoded} classified, "
+                f"{classifier.skipped} skipped, mean delay {classifier.mean_delay:.2f} s")
+
+    def _show(self, source, classifier, out, window, bar):
+        """Draw the newest frame with the newest labels, again and again; (seconds of the last frame, how
+        many). The recording follows the clock: a frame stands in it for as long as it was the newest one."""
+        frame, columns, count, history = None, 0, 0, classifier.history
+        names, none = self.recogniser.names, np.zeros(0, np.float32)
+        while not (self.stop.signal or (window and window.closed)):
+            newer = source.newer_than(frame.index if frame else -1)
+            if newer is None:
+                if source.ended:
+                    break
+                continue
+            frame, known = newer, classifier.known
+            out.catch_up(history, known)
+            shares = history.windows[known - 1] if known else none
+            alone = history.alone[known - 1] if known else [none] * len(names)
+            columns = roll(out, columns, frame.seconds, shares)
+            beside = [(stream, own, None) for stream, own in zip(names, alone, strict=True)]
+            times = max(0, round(frame.seconds * source.fps) + 1 - out.frames)
+            picture = out.draw(frame.image, shares, 1, times, beside=beside)
+            if window:
+                window.show(picture)
+            bar.set_postfix_str(f"delay {classifier.delay:.2f} s, {classifier.skipped} of {source.sampled} "
+                                f"sampled frames skipped", refresh=False)
+            bar.update()
+            count += 1
+        return frame.seconds if frame else 0.0, count
 
 
-def _draw(path, slider, history, rate, choices, stop, table, painter, bar, info):
-    """Fill the history, the table and the film; how many windows are known."""
-    half = rate.spacing(info.fps) / info.fps / 2
-    known = drawn = 0
-    with contextlib.ExitStack() as stack:
-        steps = ahead(analyse(path, slider, history, rate), 2, choices.time_limit)
-        stack.callback(steps.close)
-        film = None
-        if choices.video or choices.gif:
-            film = stack.enter_context(contextlib.closing(
-                Labelling(path, painter, info.frames, bar, stop, choices.time_limit)))
-        for known in steps:
-            table.catch_up(history, known)
-            for f in range(drawn, known if film else 0):
-                film.until(history.times[f] + half, history.at(f), history.beside(f, slider.names))
-            drawn = known
-            if not film:
-                history.seen.clear()
-                bar.update(round(history.times[known - 1] * info.fps) - bar.n)
-            if stop.signal:
-                break
-        if not known:
-            raise KeyboardInterrupt("nothing was done yet")
-        for f in range(known, known + slider.length - 1) if film else ():
-            film.until(history.times[f] + half, history.at(f), history.beside(f, slider.names))
-        if film and not stop.signal:
-            last = known + slider.length - 2
-            film.until(math.inf, history.at(last), history.beside(last, slider.names))
-        if not film and not stop.signal:
-            bar.update((info.frames or bar.n) - bar.n)
-    return known
+def every_frame(path):
+    """(seconds, frame) of every frame of a video file."""
+    with Video(path) as source:
+        while source.grab():
+            yield source.time, source.frame()
+
+
+def roll(out, before, seconds, shares):
+    """Move the timeline to the left as time goes by; returns how many columns have gone by."""
+    columns = int(seconds * len(out.strip) / LIVE_STRIP)
+    new = min(columns - before, len(out.strip))
+    if new > 0:
+        out.strip = np.roll(out.strip, -new, axis=0)
+        out.strip[-new:] = out.color(shares)
+    return columns

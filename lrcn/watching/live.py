@@ -1,6 +1,6 @@
 """A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
 
-    with Source("0", Rate()) as source, Classifier(slider, history, source) as it:
+    with Source("0", Rate()) as source, Classifier(recogniser, history, source) as it:
         frame = source.newer_than(index)        # waits for it
 
 Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
@@ -184,14 +184,14 @@ class Source(_Thread):
 
 
 class Classifier(_Thread):
-    """Takes sampled frames from a Source, as many as it manages, into a sliding.History."""
+    """Takes sampled frames from a Source, as many as it manages, into a History."""
 
-    def __init__(self, slider, history, source):
+    def __init__(self, recogniser, history, source):
         super().__init__()
-        self.slider, self.history, self.source = slider, history, source
+        self.recogniser, self.history, self.source = recogniser, history, source
         self.known, self.delays = 0, 0.0
         self.delay = float("nan")       # seconds from reading the newest classified frame to its label
-        slider.restart()
+        recogniser.restart()
 
     @property
     def skipped(self):
@@ -203,8 +203,9 @@ class Classifier(_Thread):
             frame = self.source.next_due()
             if frame is None:
                 return
-            flow = self.slider.flow and fields_of(frame.before, frame.image, frame.behind, self.slider.flow)
-            answers = self.slider.answers([self.slider.crop(frame.image, flow)])
+            flow = self.recogniser.flow
+            fields = flow and fields_of(frame.before, frame.image, frame.behind, flow)
+            answers = self.recogniser.answers([self.recogniser.crop(frame.image, fields)])
             self.history.times.append(frame.seconds)
             self.known = self.history.add(answers)
             self.delay = time.monotonic() - frame.taken

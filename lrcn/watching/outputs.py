@@ -1,9 +1,9 @@
 """What test_on_video.py leaves of one video: its tables, its labelled video, its pictures.
 
-    with outputs(folder, classes, fps, choices) as (new, table, painter):
-        table.catch_up(history, known)              # predictions.csv grows
-        painter.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
-        summarise(new, "film", history, classes, choices, rate)     # segments.csv and .srt, timeline.png
+    with opened(folder, "film", recogniser, choices, fps) as outputs:
+        outputs.catch_up(history, known)            # predictions.csv grows
+        outputs.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
+        segments = outputs.summarise(history)       # segments.csv and .srt, timeline.png
 
 choices: min_probability, min_segment (seconds), video and gif (whether to write them).
 """
@@ -19,51 +19,64 @@ from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
 from lrcn.video.writer import Writer, even_sides
 from lrcn.watching import truth as truths
-from lrcn.watching.segments import UNSURE, find_segments
 
 OUTPUTS = ("predictions.csv", "segments.csv", "segments.srt", "labelled.mp4", "labelled.gif",
            "timeline.png", "truth.json", "wrong.csv")
 GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
 
 
-class Table:
-    """predictions.csv, written as the windows come."""
+@contextlib.contextmanager
+def opened(folder, name, recogniser, choices, fps, sound=None):
+    """The Outputs of one film; they take their place in `folder` when all went well.
 
-    def __init__(self, stream, classes):
-        self.classes, self.written = classes, 0
-        self.top = min(5, len(classes))
-        self.writer = csv.writer(stream, lineterminator="\n")
-        self.writer.writerow(["start", "end", *(f"{what}_{i}" for i in range(1, self.top + 1)
-                                                for what in ("label", "probability"))])
+    What an earlier run left there and this one does not write stays. fps: of labelled.mp4; sound: a file
+    whose sound it gets.
+    """
+    with files.replaced_folder(folder, own=("truth.json", "wrong.csv")) as new, \
+            open(FilmFolder(new).predictions, "w", newline="", encoding="utf-8") as table:
+        outputs = Outputs(FilmFolder(new), name, recogniser, choices, fps, sound, table)
+        try:
+            yield outputs
+            outputs.finish()
+        except BaseException:
+            if outputs.writer:
+                outputs.writer.discard()
+            raise
+
+
+class Outputs:
+    """Writes predictions.csv as the windows come, and draws labels into frames, for labelled.mp4, the GIF
+    and the window. film: the FilmFolder; table: predictions.csv, open."""
+
+    def __init__(self, film, name, recogniser, choices, fps, sound, table):
+        self.film, self.name, self.recogniser, self.choices = film, name, recogniser, choices
+        self.fps, self.sound, self.classes = fps, sound, recogniser.classes
+        self.colors, self.strip = labels.class_colors(self.classes), labels.empty_timeline()
+        self.writer, self.size = None, None
+        self.windows, self.frames = 0, 0    # that were written
+        self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
+        self.top, self.table = min(5, len(self.classes)), csv.writer(table, lineterminator="\n")
+        self.table.writerow(["start", "end", *(f"{what}_{i}" for i in range(1, self.top + 1)
+                                               for what in ("label", "probability"))])
 
     def catch_up(self, history, known):
-        for window in range(self.written, known):
+        """Write the windows up to number `known` into predictions.csv."""
+        for window in range(self.windows, known):
             shares = history.windows[window]
             best = np.argsort(-shares, kind="stable")[:self.top]
-            self.writer.writerow([f"{t:.3f}" for t in history.span(window)]
-                                 + [word for i in best for word in (self.classes[i], f"{shares[i]:.4f}")])
-        self.written = max(self.written, known)
-
-
-class Painter:
-    """Draws labels into frames, for labelled.mp4, the GIF and the window."""
-
-    def __init__(self, folder, classes, fps, args, sound=None):
-        self.film, self.classes, self.fps, self.args = FilmFolder(folder), classes, fps, args
-        self.sound = sound
-        self.colors = labels.class_colors(classes)
-        self.strip = labels.empty_timeline()
-        self.writer, self.frames, self.size = None, 0, None
-        self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
+            span = history.times[window], history.times[window + history.length - 1]
+            self.table.writerow([f"{t:.3f}" for t in span] + [
+                cell for i in best for cell in (self.classes[i], f"{shares[i]:.4f}")])
+        self.windows = max(self.windows, known)
 
     def color(self, shares):
-        sure = len(shares) and shares.max() >= self.args.min_probability
+        sure = len(shares) and shares.max() >= self.choices.min_probability
         return self.colors[shares.argmax()] if sure else style.UNSURE
 
     def overlay(self, frame, shares, progress):
         """The frame with the three leading labels and the timeline."""
         best = np.argsort(-shares, kind="stable")[:3]
-        unsure = not len(shares) or shares[best[0]] < self.args.min_probability
+        unsure = not len(shares) or shares[best[0]] < self.choices.min_probability
         return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best],
                                            self.colors[best], self.strip, progress, unsure)
 
@@ -81,12 +94,12 @@ class Painter:
             panels = [*beside, ("fusion", shares, None)]
             below = labels.stream_panels(frame, panels, self.classes, self.colors)
             picture = np.concatenate([picture, below])
-        if self.args.video and self.writer is None:
+        if self.choices.video and self.writer is None:
             self.writer = Writer(self.film.film, self.fps, *picture.shape[1::-1], self.sound)
         for _ in range(times):
             if self.writer:
                 self.writer.write(picture, seconds)
-            if self.args.gif and self.frames % self.gif_every == 0:
+            if self.choices.gif and self.frames % self.gif_every == 0:
                 self._keep(frame, shares, progress)
             self.frames += 1
         return picture
@@ -106,59 +119,34 @@ class Painter:
         if self.gif:
             labels.clip_gif(self.film.gif, self.gif, GIF_FPS, GIF_WIDE)
 
-    def discard(self):
-        if self.writer:
-            self.writer.discard()
+    def summarise(self, history, truth=None):
+        """Write segments.csv, segments.srt and timeline.png; the segments of Recogniser.segments.
 
-
-@contextlib.contextmanager
-def outputs(folder, classes, fps, choices, sound=None):
-    """(folder to write into, Table, Painter); all of it takes its place in `folder` when all went well.
-
-    What an earlier run left there and this one does not write stays. sound: a file whose sound the
-    film gets.
-    """
-    with files.replaced_folder(folder, own=("truth.json", "wrong.csv")) as new:
-        painter = Painter(new, classes, fps, choices, sound)
-        try:
-            with open(new / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
-                yield new, Table(stream, classes), painter
-            painter.finish()
-        except BaseException:
-            painter.discard()
-            raise
-
-
-def summarise(folder, name, history, classes, choices, rate, truth=None):
-    """Write segments.csv, segments.srt and timeline.png; the segments [(start, end, label, probability)].
-
-    rate: the sampling.Rate at which the video was seen. truth: [(start, end, class)], where it is known:
-    it is drawn too, and truth.json and wrong.csv say what was right.
-    """
-    shares, film = history.smoothed(), FilmFolder(folder)
-    found = find_segments(history.times, history.end, shares, choices.min_probability,
-                          choices.min_segment * rate.per_second)
-    segments = [(start, stop, classes[label] if label >= 0 else UNSURE, p) for start, stop, label, p in found]
-    files.write_csv(film.segments, ["start", "end", "label", "probability"],
-                    [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
-    files.write_text(film.subtitles, subtitles(segments))
-    if truth is not None:
-        verdict = truths.Verdict(classes)
-        verdict.add(truth, segments, history.times)
-        truth = verdict.known(truth)
-        files.write_json(film.truth, verdict.figures())
-        files.write_csv(film.wrong, ["start", "end", "truth", "said"],
-                        [(f"{a:.3f}", f"{b:.3f}", *words)
-                         for a, b, *words in truths.wrong_places(truth, segments, history.end)])
-    names, seconds, lines = leading(classes, history.times, shares, [*segments, *(
-        (*row[:3], 1.0) for row in truth or ())])
-    colors = labels.class_colors(classes)[[classes.index(c) for c in names]]
-    plots.probability_timeline(
-        film.timeline, seconds, lines, names, segments, colors, n=len(history.windows),
-        title=f"{style.short(name, 50)}: probability of the leading classes over time",
-        note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
-             f"them as segments, unsure under {choices.min_probability:g}.", truth=truth)
-    return segments
+        truth: [(start, end, class)], where it is known: it is drawn too, and truth.json and wrong.csv say
+        what was right.
+        """
+        film, classes, least = self.film, self.classes, self.choices.min_probability
+        segments = self.recogniser.segments(history, least, self.choices.min_segment)
+        files.write_csv(film.segments, ["start", "end", "label", "probability"],
+                        [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
+        files.write_text(film.subtitles, subtitles(segments))
+        if truth is not None:
+            verdict = truths.Verdict(classes)
+            verdict.add(truth, segments, history.times)
+            truth = verdict.known(truth)
+            files.write_json(film.truth, verdict.figures())
+            files.write_csv(film.wrong, ["start", "end", "truth", "said"],
+                            [(f"{a:.3f}", f"{b:.3f}", *labels_)
+                             for a, b, *labels_ in truths.wrong_places(truth, segments, history.end)])
+        names, seconds, lines = leading(classes, history.times, history.smoothed(), [*segments, *(
+            (*row[:3], 1.0) for row in truth or ())])
+        plots.probability_timeline(
+            film.timeline, seconds, lines, names, segments, self.colors[[classes.index(c) for c in names]],
+            n=len(history.windows),
+            title=f"{style.short(self.name, 50)}: probability of the leading classes over time",
+            note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
+                 f"them as segments, unsure under {least:g}.", truth=truth)
+        return segments
 
 
 def subtitles(segments):

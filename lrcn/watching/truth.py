@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcn.watching.segments import UNSURE
+from lrcn.watching.history import UNSURE
 
 OVERLAPS = (0.3, 0.5, 0.7)
 HALF = 0.5

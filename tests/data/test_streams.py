@@ -18,7 +18,7 @@ from lrcn.data.streams import MODALITIES, differences
 from lrcn.features import surgery
 from lrcn.features.features import FrameEncoder, Options, encode_clips
 from lrcn.video.writer import write_clip
-from lrcn.watching.sliding import Slider
+from lrcn.watching.recogniser import Recogniser
 
 CPU = Options(torch.device("cpu"), num_workers=0)
 BOTH = "rgb+rgbdiff"
@@ -120,7 +120,7 @@ def test_a_run_of_both_trains_tests_and_goes_on(demo, sampled, tmp_path, more):
 @pytest.mark.slow
 def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, tmp_path):
     trained = utils.load_trained(train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1))
-    slider = Slider(trained, torch.device("cpu"))
+    slider = Recogniser.of_run(trained, torch.device("cpu"))
     video = read_sampled(sampled)[0]
     frames = source_frames(sampled, video, range(5))
     clip = clip_frames(sampled, windows(video, 5)[0], trained.model.encoder.transform, 0)

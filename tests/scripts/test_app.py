@@ -130,12 +130,11 @@ def test_films_of_all_names_are_taken_without_a_word_of_an_error(browser, app, t
 
 
 def test_what_is_old_is_deleted_and_what_is_new_stays(tmp_path):
-    labeller = app_script.Labeller.__new__(app_script.Labeller)
-    labeller.folder = tmp_path
+    desk = app_script.Desk(None, None, tmp_path)
     for name, age in (("old", app_script.KEPT + 60), ("new", 60)):
         (tmp_path / name / "film").mkdir(parents=True)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    labeller.forget()
+    desk.forget()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 

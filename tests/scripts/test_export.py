@@ -56,9 +56,9 @@ def test_every_family_says_the_same_as_onnx(tmp_path, name, size, head, modality
     encoder = lively(models.build_encoder(name, None, size, modality))
     network = models.LRCN(encoder, models.Head(encoder.feature_dim, 3, 16, 8, **head)).eval()
     trained = utils.Trained(network, list("abc"), {"num_frames_video": 4}, None, None, tmp_path, 0)
-    shape = exported.picture_shape(encoder.transform)
+    *_, shape = exported.layout_of(trained, "encoder")[0]
     clips = torch.randint(0, 256, (3, 4, *shape), dtype=torch.uint8).numpy()
-    ready = {part: export.write_onnx(ExportFolder(tmp_path).part(part, "onnx"), module.eval(), example, names,
+    ready = {part: export.write_onnx(ExportFolder(tmp_path).part(part, "onnx"), module, example, names,
                                      exported.describe(trained, part))
              for part, (module, example, names) in export.parts(trained).items()}
     found = export.differences(ready, clips, trained)
@@ -76,7 +76,7 @@ def lively(encoder):
             module.momentum = 1.0
     surgery.move_statistics(encoder.backbone)
     with torch.no_grad():
-        encoder(torch.randint(0, 256, (16, *exported.picture_shape(encoder.transform)), dtype=torch.uint8))
+        encoder(torch.randint(0, 256, (16, *encoder.transform.shape), dtype=torch.uint8).movedim(-1, -3))
     encoder.backbone.eval()
     return encoder
 
@@ -86,7 +86,7 @@ def test_a_run_becomes_three_files_that_say_what_they_are(files):
     assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "head.onnx", "model.onnx"]
     for part in exported.PARTS:
         path = ExportFolder(folder).part(part, "onnx")
-        said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
+        said = json.loads(onnx.runner(str(path), 1).session.get_modelmeta().custom_metadata_map["lrcn"])
         assert said["part"] == part and len(said["classes"]) == 6 and said["num_frames_video"] == 5
         assert (said["FPS"], said["sampling_rate"]) == (25, 10) and said["transform"]["modality"] == "rgb"
         raw = path.read_bytes()
@@ -180,7 +180,7 @@ def flip(path):
 
 
 def transformed(path, **values):
-    said = json.loads(onnx.session(str(path), 1).get_modelmeta().custom_metadata_map["lrcn"])
+    said = json.loads(onnx.runner(str(path), 1).session.get_modelmeta().custom_metadata_map["lrcn"])
     say(path, transform={**said["transform"], **values})
 
 

@@ -200,7 +200,7 @@ def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypa
         real(video, path)
         video.info = guess
     monkeypatch.setattr(Video, "__init__", guessing)
-    folder = ClipFolder(tmp_path, "frames", lambda fps: Rate(fps, 10), 10)
+    folder = ClipFolder(tmp_path, "frames", Rate(), 10)
     stretch = Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
     assert [*folder.write([stretch], "holiday", tmp_path / "films" / "holiday.mp4", 60)] == [stretch]
     seconds = [float(path.stem.rpartition("_")[2]) for path in (tmp_path / "Jump").glob("*.jpg")]
@@ -209,7 +209,7 @@ def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypa
 
 def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path, monkeypatch):
     film, stretch = numbered_film(tmp_path / "holiday.mp4"), Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
-    folder, real, room = ClipFolder(tmp_path, "frames", lambda fps: Rate(fps, 10)), Path.write_bytes, [3]
+    folder, real, room = ClipFolder(tmp_path, "frames", Rate()), Path.write_bytes, [3]
 
     def write_bytes(path, data):
         room[0] -= 1

@@ -7,8 +7,7 @@ from runs import ONE_THREAD, flags, last_line, load, one_line, read_json, report
 import utils
 from lrcn.data.frames import clip_frames, windows
 from lrcn.data.manifest import read_sampled
-from lrcn.video.sampling import Rate
-from lrcn.watching.sliding import History, Slider, analyse
+from lrcn.watching.recogniser import Recogniser
 
 STACK = "--modality", "flow", "--flow_length", 2
 
@@ -41,14 +40,14 @@ def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tmp
 def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, tmp_path):
     """The whole sampled video, with flow from the file's frames, against the window of its sampled clip."""
     trained = utils.load_trained(train(demo, flowing, tmp_path, "--modality", "flow", "--epochs", 1))
-    slider, seen = Slider(trained, torch.device("cpu")), []
-    push = slider.streams[0].encoder
-    slider.streams[0].encoder = lambda x: (seen.append(x), push(x))[1]
+    recogniser, seen = Recogniser.of_run(trained, torch.device("cpu")), []
+    push = recogniser.streams[0].encoder
+    recogniser.streams[0].encoder = lambda x: (seen.append(x), push(x))[1]
     rows = {row["video"]: row for row in table(flowing / "manifest.csv")}
     video = next(v for v in read_sampled(flowing)
                  if int(rows[v.name]["start"]) % int(rows[v.name]["stride"]) == 0)
     row = rows[video.name]
-    list(analyse(demo / "UCF-101" / row["source"], slider, History(5), Rate()))
+    recogniser.look_through(demo / "UCF-101" / row["source"])
     first = int(row["start"]) // int(row["stride"])
     film = torch.cat(seen)[first:first + 5].numpy().astype(int)
     clip = clip_frames(flowing, windows(video, 5)[0], trained.model.encoder.transform, 0)

@@ -20,7 +20,7 @@ from lrcn.evaluation import scores
 from lrcn.training.recipe import parse
 from lrcn.video.reader import read_frames
 from lrcn.video.writer import Writer
-from lrcn.watching.sliding import Slider
+from lrcn.watching.recogniser import Recogniser
 
 CLASSES = ["A", "B", "C"]
 # Two streams that know different things: {video: (class, what the first says, what the second says)}
@@ -278,13 +278,13 @@ def test_a_film_of_a_fusion_has_the_bars_of_every_stream(joint, pair, demo, tmp_
 
 def test_the_sliders_answers_are_the_fusions_and_each_runs_own(joint, pair, demo):
     frames = read_frames(sorted((demo / "UCF-101" / "Grow").glob("*.avi"))[0], range(0, 48, 6))
-    sliders = [Slider(utils.load_trained(folder), torch.device("cpu"))
+    sliders = [Recogniser.of_run(utils.load_trained(folder), torch.device("cpu"))
                for folder in (joint, pair / "rgb", pair / "rgbdiff")]
     fused, *alone = [slider.answers([slider.crop(frame) for frame in frames]) for slider in sliders]
     assert fused.shape == (4, 3, 6) and sliders[0].names == ["rgb", "rgbdiff"]
     np.testing.assert_allclose(fused[:, 1:], np.concatenate(alone, 1), atol=1e-5)
     assert np.abs(fused[:, 0] - fused[:, 1]).max() > 1e-3
-    one_by_one = Slider(utils.load_trained(joint), torch.device("cpu"))
+    one_by_one = Recogniser.of_run(utils.load_trained(joint), torch.device("cpu"))
     pieces = [one_by_one.answers([one_by_one.crop(frame)]) for frame in frames]
     np.testing.assert_allclose(np.concatenate(pieces), fused, atol=1e-5)
 

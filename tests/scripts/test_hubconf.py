@@ -46,7 +46,7 @@ def test_features_are_the_encoders(model, trained, demo):
     frames = read_frames(film, [0, 10, 20])
     found = model.features(frames)
     network = utils.load_trained(trained).model
-    crops = np.stack([model.slider.crop(frame)[0]["rgb"] for frame in frames])
+    crops = np.stack([model.crop(frame)[0]["rgb"] for frame in frames])
     with torch.inference_mode():
         wanted = network.features(torch.from_numpy(crops).movedim(-1, -3)[None])[0]
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)

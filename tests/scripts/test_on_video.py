@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from unittest.mock import patch
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -31,9 +31,9 @@ from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer, write_clip
 from lrcn.watching import films, live
-from lrcn.watching import segments as joining
-from lrcn.watching.segments import find_segments
-from lrcn.watching.sliding import History, Slider, analyse
+from lrcn.watching import history as joining
+from lrcn.watching.history import History, find_segments
+from lrcn.watching.recogniser import Recogniser
 
 TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32)
 
@@ -350,7 +350,7 @@ class Played:
 
 
 class Slow:
-    """A slider that takes as long as ten frames of the source."""
+    """A recogniser that takes as long as ten frames of the source."""
 
     def __init__(self, length=3):
         self.seen, self.length, self.flow, self.names = [], length, None, ()
@@ -369,21 +369,20 @@ class Slow:
 
 def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
     monkeypatch.setattr(live, "open_live", lambda _: Played())
-    slider = Slow()
-    history = History(slider.length)
-    with live.Source("0", Rate(100, 2)) as source, \
-            live.Classifier(slider, history, source) as classifier:
+    slow = Slow()
+    history = History(slow.length)
+    with live.Source("0", Rate(100, 2)) as source, live.Classifier(slow, history, source) as classifier:
         newest = -1
         while not source.ended:
             frame = source.newer_than(newest)
             newest = frame.index if frame else newest
         classifier.finish()
     assert newest == 99
-    assert classifier.skipped == source.sampled - len(slider.seen) > 5
-    assert len(history.windows) == classifier.known == len(slider.seen) - 2
+    assert classifier.skipped == source.sampled - len(slow.seen) > 5
+    assert len(history.windows) == classifier.known == len(slow.seen) - 2
     # What it takes next is the newest sampled frame, not the next one in a queue.
-    assert slider.seen == sorted(set(slider.seen)) and slider.seen[-1] > 85
-    assert np.diff(slider.seen).max() >= 4
+    assert slow.seen == sorted(set(slow.seen)) and slow.seen[-1] > 85
+    assert np.diff(slow.seen).max() >= 4
 
 
 class Stream(Played):
@@ -457,16 +456,17 @@ def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
     faults = {"a": OSError(errno.EACCES, "Permission denied"), "b": VideoError("broken"), "d": UserError("x"),
               "e": OSError(errno.ENAMETOOLONG, "File name too long")}
 
-    def labelled(path, name, *_):
+    def labelled(labeller, path, name, *_):
         if name in faults:
             raise faults[name]
         return films.Done(f"{name} is done", [(0, 1, "A", 0.5)], 1.0, [0.0])
-    monkeypatch.setattr(test_on_video, "label_film", labelled)
+    monkeypatch.setattr(films.Labeller, "film", labelled)
     args = test_on_video.make_parser().parse_args(["--video_path", "x"])
 
     def label_all(names):
         sources = [(tmp_path / name, name) for name in names]
-        return test_on_video.label_files(sources, tmp_path, None, ["A"], Rate(), args, Stop())
+        labeller = films.Labeller(SimpleNamespace(classes=["A"]), args, Stop())
+        return test_on_video.label_files(sources, tmp_path, labeller, args)
     assert label_all("abcdef") == 4
     assert [Path(row["file"]).name for row in table(tmp_path / "summary.csv")] == ["c", "f"]
     said = capsys.readouterr()
@@ -506,16 +506,16 @@ def test_a_live_recording_has_a_name_without_a_password():
 def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(model, tmp_path):
     import torch
     trained = utils.load_trained(model)
-    slider = Slider(trained, torch.device("cpu"))
+    recogniser = Recogniser.of_run(trained, torch.device("cpu"), "torch", "float32")
     passed = []
-    stream = slider.streams[0]
+    stream = recogniser.streams[0]
     encoder = stream.encoder
     stream.encoder = lambda frames: (passed.append(len(frames)), encoder(frames))[1]
     source = film(tmp_path / "film.avi", 12, 25, width=80, height=60)
-    history = History(slider.length)
-    for known in analyse(source, slider, history, Rate()):
+    history = History(recogniser.length)
+    for known in recogniser.watch(source, history):
         assert known == len(history.windows)
-    assert sum(passed) == len(history.times) == slider.encoded == 30 and known == 26
+    assert sum(passed) == len(history.times) == recogniser.encoded == 30 and known == 26
     frames = read_frames(source, range(0, 300, 10))
     crops = torch.from_numpy(np.stack([stream.crop(f)["rgb"] for f in frames])).permute(0, 3, 1, 2)
     with torch.inference_mode():
@@ -550,8 +550,6 @@ def test_how_the_clips_were_sampled_is_taken_from_the_run(model, tmp_path):
         assert trained.settings.pop(name) == 0.4
     trained.settings["sampling_rate"] = 5
     assert utils.watching_rate(trained) == Rate(25, 5)
-    del trained.settings["sampling_rate"]      # as runs of before, whose clips are still there
-    assert utils.watching_rate(trained) == Rate(25, 10)
 
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():

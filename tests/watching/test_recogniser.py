@@ -9,7 +9,7 @@ from videos import number_of, write_video
 from lrcn.data.frames import Transform, plain_box, to_flow_input
 from lrcn.data.streams import MODALITIES, as_modality, change_at, differences
 from lrcn.video.sampling import Rate
-from lrcn.watching.sliding import History, Network, Slider, Stream, analyse
+from lrcn.watching.recogniser import Recogniser, Stream
 
 PLAIN = Transform(8, 8, (0.5,) * 3, (0.2,) * 3)
 
@@ -46,9 +46,9 @@ def test_a_film_shorter_than_a_window_is_seen_as_in_training(tmp_path, extract, 
         seen.extend(number_of(picture) for picture in inputs.numpy())
         return torch.zeros(len(inputs), 2)
     encoder.transform = replace(PLAIN, resize=240, crop=240)
-    slider = Slider(Network([encoder], lambda windows: torch.full((len(windows), 2), 0.5), 5, 2, 8,
-                            extract=extract))
+    recogniser = Recogniser([encoder], lambda windows: torch.full((len(windows), 2), 0.5), ["A", "B"], 5,
+                            Rate(), extract=extract)
     seen.clear()
-    history = History(5)
-    assert list(analyse(film, slider, history, Rate())) == [1]
-    assert seen == frames and history.times == pytest.approx([i / 25 for i in frames])
+    history = recogniser.look_through(film)
+    assert len(history.windows) == 1 and seen == frames
+    assert history.times == pytest.approx([i / 25 for i in frames])

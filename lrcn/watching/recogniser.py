@@ -1,0 +1,271 @@
+"""A run, or the ONNX file of one, on films of any length: a film in; windows, moments, segments out.
+
+    recogniser = Recogniser.of_run(trained, device)     # on the engine that the run keeps
+    recogniser = Recogniser.of_file("RUN/export/model.onnx")
+    for known in recogniser.watch("film.mp4", history): ...     # history.windows[:known] are there
+    recogniser.segments(history, 0.4, 1.0)              # [(start, end, label, probability)]
+    recogniser.predict("film.mp4").segments             # the same at once
+
+A window slides over the film by one sampled frame: frames are sampled, cropped and encoded as in training,
+every one once, in constant memory.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lrcn.base.workers import Lost, ahead
+from lrcn.data.frames import plain_box, to_flow_input, to_input
+from lrcn.data.streams import as_modality, change_at, differences
+from lrcn.drawing.labels import flow_colors
+from lrcn.features.engines import BLOCK, fastest
+from lrcn.features.predictions import softmax
+from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
+from lrcn.video.reader import Video, VideoError
+from lrcn.video.sampling import Rate, read_clip
+from lrcn.watching.exported import Exported
+from lrcn.watching.history import UNSURE, History, find_segments
+
+
+class Stream:
+    """One encoder on frames as they come: each is encoded once, however many windows share it.
+
+    encoder: an engines.FrameEncoder. `encoded` counts the frames that went through it.
+    """
+
+    def __init__(self, encoder, length):
+        self.encoder, self.transform, self.length = encoder, encoder.transform, length
+        self.restart()
+
+    def restart(self):
+        """Forget the frames so far: the next ones are of another video."""
+        self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
+
+    def crop(self, frame, flow=None):
+        """{"rgb", "flow": uint8 (S, S, C)}, as far as the encoder sees them, of a frame uint8 (H, W, 3) and
+        its fields uint8 (H, W, 2L)."""
+        box, parts = plain_box(*frame.shape[:2], self.transform), self.transform.parts
+        seen = {}
+        if parts != ["flow"]:
+            seen["rgb"] = to_input([frame], box, self.transform)[0]
+        if "flow" in parts:
+            seen["flow"] = to_flow_input(flow[None], box, self.transform)[0]
+        return seen
+
+    def inputs(self, crops):
+        """n successive frames as the encoder takes them, like frames.clip_frames: (n, [M,] S, S, C)."""
+        seen = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
+        if "rgbdiff" in self.transform.parts:
+            frames = seen["rgb"]
+            known = frames if self.last is None else np.concatenate([self.last, frames])
+            pairs = np.array([change_at(i, len(known)) for i in range(len(known))][-len(frames):])
+            self.last = frames[-1:]
+            seen["rgbdiff"] = differences(known[pairs[:, 1]], known[pairs[:, 0]])
+        return as_modality(seen, self.transform)
+
+    def push(self, crops):
+        """Encode frames (see `crop`); features (n, T, D) of the windows that end in them, or None."""
+        crops = [*self.waiting, *crops]
+        if "rgbdiff" in self.transform.parts and self.last is None and len(crops) == 1 and self.length > 1:
+            self.waiting = crops    # its difference is that of the second, which has not come yet
+            return None
+        self.waiting = []
+        values = self.encoder(torch.from_numpy(self.inputs(crops)))
+        self.encoded += len(values)
+        if self.tail is not None:
+            values = torch.cat([self.tail, values])
+        self.tail = values[max(0, len(values) - self.length + 1):]
+        return values.unfold(0, self.length, 1).movedim(-1, 1) if len(values) >= self.length else None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a video shows. segments: [(start, end, label, probability)], seconds and class names;
+    times (F,) of the sampled frames in seconds; probabilities float32 (F, C)."""
+    segments: list
+    times: np.ndarray
+    probabilities: np.ndarray
+
+
+@dataclass
+class Recogniser:
+    """A network on frames as they come.
+
+    encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
+    head: the values of windows, (n, T, ...), those of all encoders side by side -> probabilities
+    float32 (n, C). length: T. rate: at which films are seen; every: or every so many of their frames.
+    block: frames that are encoded at once, where so many are there. flow: the flow.Flow that they see.
+    names, alone: of the streams of a fusion, and what each says by itself, float32 (n, names, C).
+    extract: how many frames of a video the run's clips hold, or "all".
+    """
+    encoders: list
+    head: Callable
+    classes: list
+    length: int
+    rate: Rate
+    block: int = BLOCK["cpu"]
+    flow: Flow | None = None
+    names: tuple = ()
+    alone: Callable | None = None
+    extract: int | str | None = None
+    every: int | None = None
+    trained: object = None      # the utils.Trained, of a run
+    folder: Path | None = None  # the run folder
+
+    def __post_init__(self):
+        self.streams = [Stream(encoder, self.length) for encoder in self.encoders]
+        self.block, self.flow = max(self.block, self.length), self.flow and self.flow.require()
+        side = max(encoder.transform.crop for encoder in self.encoders)
+        fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
+        self.push([self.crop(np.zeros((side, side, 3), np.uint8), fields)] * 2)      # warm up
+        self.restart()
+
+    @classmethod
+    def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None):
+        """Of a utils.Trained, on the engine that its training kept, but for the backend and precision that
+        are given. rate: of its clips where none is given."""
+        encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
+        encoders = [fastest(one, device, backend or recipe.encoder_backend,
+                            precision or recipe.encoder_precision)
+                    for one in getattr(encoder, "streams", [encoder])]
+        return cls(encoders, lambda windows: softmax(head(windows.float()).float()), trained.classes,
+                   trained.settings["num_frames_video"], rate or trained.rate, BLOCK[device.type],
+                   trained.flow, getattr(encoder, "names", ()),
+                   lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
+                   trained.settings.get("num_frames_to_extract"), every, trained, trained.folder)
+
+    @classmethod
+    def of_file(cls, path, sampling_rate=None):
+        """Of a model.onnx of export.py, on onnxruntime. UserError: no such file."""
+        file = Exported(path)
+        rate = Rate(file.rate.FPS, sampling_rate or file.rate.sampling_rate)
+        encoder, head = file.halves()
+        return cls([encoder], head, file.classes, file.length, rate, flow=file.flow, folder=file.folder)
+
+    # ------------------------------------------------------------ frames as they come
+
+    @property
+    def encoded(self):
+        """Frames that were encoded since the last start, by each stream."""
+        return max(stream.encoded for stream in self.streams)
+
+    def restart(self):
+        """Forget the frames so far: the next ones are of another video."""
+        for stream in self.streams:
+            stream.restart()
+
+    def crop(self, frame, flow=None):
+        """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
+        return [stream.crop(frame, flow) for stream in self.streams]
+
+    def shown(self, crop):
+        """What there is to see of a frame beside itself, of each stream of a fusion: the colours of its flow,
+        uint8 (S, S, 3), or None."""
+        return [flow_colors(seen["flow"]) if "flow" in seen else None for seen in crop] if self.names else []
+
+    def push(self, crops):
+        """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
+        return self.answers(crops)[:, 0]
+
+    @torch.inference_mode()
+    def answers(self, crops):
+        """As push, and what each stream of a fusion says alone: float32 (n, 1 + names, C)."""
+        windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
+        if windows[0] is None:
+            return np.empty((0, 1 + len(self.names), len(self.classes)), np.float32)
+        answers = []
+        for part in (windows[0] if len(windows) == 1 else torch.cat(windows, 2)).split(256):
+            part = part.contiguous()
+            whole = self.head(part)[:, None]
+            answers.append(torch.cat([whole, self.alone(part)], 1) if self.names else whole)
+        return torch.cat(answers).cpu().numpy()
+
+    # ------------------------------------------------------------ films
+
+    def watch(self, path, history):
+        """Fill `history` from a video file; yields how many windows are known, as they become known.
+
+        A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips
+        that hold all of their videos, and the last frame repeated where there are too few. VideoError when
+        the file cannot be read.
+        """
+        self.restart()
+        with Video(path) as source:
+            crops, rate = [], Rate(source.info.fps, self.every) if self.every else self.rate
+            for _, seconds, frame, fields in sample_with_flow(source, rate, self.flow):
+                history.times.append(seconds)
+                crops.append(self.crop(frame, fields))
+                history.seen[len(history.times) - 1] = self.shown(crops[-1])
+                if len(crops) == self.block:    # a block is at least a window long
+                    yield history.add(self.answers(crops))
+                    crops = []
+            if not history.times:
+                raise VideoError("not one frame of it can be decoded")
+            history.end = source.time + 1 / source.info.fps
+        short = self.length - len(history.times)
+        if short > 0 and self.extract == "all":
+            history.times += history.times[-1:] * short
+            crops += crops[-1:] * short
+        elif short > 0:
+            frames, _, indices, _ = read_clip(path, self.length, rate, fraction=0)
+            with Video(path) as source:
+                history.times[:] = source.times()[indices].tolist()
+            fields = fields_at(path, indices, self.flow) if self.flow else [None] * len(frames)
+            crops = [self.crop(*seen) for seen in zip(frames, fields, strict=True)]
+        if crops:
+            yield history.add(self.answers(crops))
+
+    def look_through(self, path, limit=None):
+        """The History of a whole video file. VideoError: it cannot be read, or not within `limit` seconds a
+        step."""
+        history = History(self.length)
+        try:
+            for _ in ahead(self.watch(path, history), 2, limit):
+                history.seen.clear()
+        except Lost as error:
+            raise VideoError(str(error)) from None
+        return history
+
+    def segments(self, history, min_probability, min_segment):
+        """[(start, end, label, probability)]: a moment whose best label has less than min_probability is
+        UNSURE; runs of a label shorter than min_segment seconds join a neighbour."""
+        runs = find_segments(history.times, history.end, history.smoothed(), min_probability,
+                             min_segment * self.rate.per_second)
+        return [(start, end, self.classes[label] if label >= 0 else UNSURE, probability)
+                for start, end, label, probability in runs]
+
+    # ------------------------------------------------------------ in a notebook
+
+    def predict(self, video, min_probability=0.4, min_segment=1.0):
+        """The Prediction of a video file, as test_on_video.py makes it; the flags as in `segments`.
+
+        lrcn.video.reader.VideoError: a file that cannot be read.
+        """
+        try:
+            history = self.look_through(Path(video))
+        except VideoError as error:
+            raise VideoError(f"{video}: {error}") from None
+        return Prediction(self.segments(history, min_probability, min_segment), np.array(history.times),
+                          history.smoothed())
+
+    @torch.inference_mode()
+    def features(self, frames, flow=None):
+        """What the head reads of successive frames uint8 (T, H, W, 3) RGB: float (T, D), the features of a
+        fusion's streams side by side.
+
+        flow: their fields, uint8 (T, H, W, 2L) as lrcn.video.flow.fields_at makes them. ValueError: a run on
+        optical flow without these.
+        """
+        planes = self.flow and 2 * self.flow.length
+        shape = () if flow is None else np.shape(flow)
+        if planes and (shape[:1], shape[3:]) != ((len(frames),), (planes,)):
+            raise ValueError(f"this run sees optical flow: expected flow uint8 ({len(frames)}, H, W, "
+                             f"{planes}), got {shape}; lrcn.video.flow.fields_at(film, indices, "
+                             f"trained.flow) makes it")
+        self.restart()
+        crops = [self.crop(*seen) for seen in
+                 zip(frames, flow if planes else [None] * len(frames), strict=True)]
+        return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
+                          .float().cpu() for i, stream in enumerate(self.streams)], 1)
