@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ import models
 import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
-from lrcn.base.distributed import Rank
+from lrcn.base.distributed import Rank, Stop
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
@@ -31,8 +30,8 @@ from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.rows import unique_rows
-from lrcn.training import loop
 from lrcn.training.feeds import FeatureFeed, epoch_steps
+from lrcn.training.loop import Progress, make_learner, train_epoch
 from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
@@ -105,41 +104,28 @@ def linked_copy(folder, where):
 
 
 def measure_sampling(args, scratch):
-    hint = "give the folder of the raw videos"
-    source = cli.folder("row_data_dir", args.row_data_dir, hint).resolve()
-    values, videos = [], 0
-    for i in range(args.repeats):
-        out = scratch / f"sampled{i}"
-        seconds = script("preprocessing_data.py", "--row_data_dir", source, "--sampled_data_dir", out)
-        videos = len(files.read_csv(out / "manifest.csv", ("video",)))
-        values.append(videos / seconds)
-    return rate("sampling, whole process", "videos/s", values, videos=videos)
-
-
-def make_encoder(args, device):
-    """The encoder of the flags, on its device."""
-    weights = args.encoder_weights
-    state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
-             else checkpoints.load_file(weights, "encoder_weights"))
-    return models.build_encoder(args.encoder, state, args.img_dim).to(device)
-
-
-def some_clips(args, folder):
-    """Clips of --frames frames in all, none of them twice."""
-    length = args.num_frames_video
-    clips = [clip for v in read_sampled(folder) for clip in windows(v, length, "all")[::length]]
-    return clips[:max(2, args.frames // length)]
+    source = cli.folder("row_data_dir", args.row_data_dir, "give the folder of the raw videos").resolve()
+    outputs = [scratch / f"sampled{i}" for i in range(args.repeats)]
+    seconds = [script("preprocessing_data.py", "--row_data_dir", source, "--sampled_data_dir", out)
+               for out in outputs]
+    videos = len(files.read_csv(outputs[0] / "manifest.csv", ("video",)))
+    return rate("sampling, whole process", "videos/s", [videos / s for s in seconds], videos=videos)
 
 
 def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
-    encoder, clips = make_encoder(args, device), some_clips(args, folder)
+    weights, length = args.encoder_weights, args.num_frames_video
+    state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
+             else checkpoints.load_file(weights, "encoder_weights"))
+    encoder = models.build_encoder(args.encoder, state, args.img_dim).to(device)
+    clips = [clip for v in read_sampled(folder) for clip in windows(v, length, "all")[::length]]
+    clips = clips[:max(2, args.frames // length)]       # --frames frames in all, none of them twice
     bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
     cli.say(f"{args.encoder}: {bare.engine}")
     block = BLOCK[device.type]
     batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
     # An engine is judged by so many frames when it is first used
-    first = clips[:max(1, min(len(clips) // 2, JUDGED // args.num_frames_video))]
+    first = clips[:max(1, min(len(clips) // 2, JUDGED // length))]
     frames, few = (len(unique_rows(some)[0]) for some in (clips, first))
     blocks = max(1, frames // block)
 
@@ -196,15 +182,13 @@ def measure_head(args, device, width):
     values = random.standard_normal((args.clips, args.num_frames_video, width)).astype(np.float16)
     samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
                for i in range(args.clips)]
-    feed = FeatureFeed([values], samples, device)
-    head = models.Head(width, 101).to(device)
-    learner = loop.Learner(head, [{"params": list(head.parameters())}], Recipe(), 1000, 9, device)
-    stop, seconds = SimpleNamespace(signal=None), []
+    feed, head, recipe = FeatureFeed([values], samples, device), models.Head(width, 101).to(device), Recipe()
+    learner = make_learner(head, [{"params": list(head.parameters())}], recipe, args.clips, device)
+    seconds = []
     for epoch in range(1, args.repeats + 2):
-        steps = epoch_steps(args.clips, 32, 1, 0, epoch)
-        progress = loop.Progress(epoch=epoch)
-        seconds.append(timed(lambda: loop.train_epoch(learner, feed, steps, progress, stop,  # noqa: B023
-                                                        Rank(), lambda *_: None)))
+        progress, steps = Progress(epoch), epoch_steps(args.clips, recipe.batch_size, 1, 0, epoch)
+        train_epoch(learner, feed, steps, progress, Stop(), Rank(), lambda *_: None)
+        seconds.append(progress.seconds)
     return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
 
 
@@ -224,8 +208,7 @@ def measure_whole(args, folder, scratch):
     train = script("train.py", *common, "--local_dir", scratch / "cached", "--epochs", args.epochs)
     test = script("test.py", "--model_dir", scratch / "cached")
     script("train.py", *common, "--no-feature_cache", "--epochs", 1, "--local_dir", scratch / "frames")
-    row = files.read_csv(scratch / "frames" / "metrics.csv", ("seconds",))[0]
-    epoch = float(row["seconds"])
+    epoch = float(files.read_csv(scratch / "frames" / "metrics.csv", ("seconds",))[0]["seconds"])
     return {"train": rate(f"train.py, {args.epochs} epochs and encoding", "s", [train]),
             "test": rate("test.py", "s", [test]),
             "epoch_without_cache": rate("an epoch with --no-feature_cache", "s", [epoch]),

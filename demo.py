@@ -35,14 +35,6 @@ COMMANDS = (
 RUNS = (("LRCN", "demo/runs/lrcn"), ("mean of frames, no LSTM", "demo/runs/no_lstm"))
 
 
-def run_command(command):
-    """Run `python <command>`; the demo ends where a command fails."""
-    cli.say("", f"$ python {command}", sep="\n")
-    status = cli.run_script(*shlex.split(command))
-    if status:
-        raise cli.UserError(f"this command ended with exit status {status}: python {command}")
-
-
 def main():
     cli.Parser(__doc__).parse_args()
     begin = time.monotonic()
@@ -50,7 +42,10 @@ def main():
     for _, folder in RUNS:
         Path(folder).mkdir(parents=True)
     for command in COMMANDS:
-        run_command(command)
+        cli.say("", f"$ python {command}", sep="\n")
+        status = cli.run_script(*shlex.split(command))
+        if status:
+            raise cli.UserError(f"this command ended with exit status {status}: python {command}")
     took = time.monotonic() - begin
     cli.say("", f"Test accuracy on split 1 of the embedded data ({took:.0f} s in all):", sep="\n")
     top1 = {}

@@ -18,7 +18,6 @@ passes about a fifth of its round between frames 0.4 s apart.
 """
 import itertools
 import json
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -27,7 +26,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.base.workers import quiet
+from lrcn.base.workers import pool
 from lrcn.video.writer import Writer
 
 PAIRS = {"move": ("MoveRight", "MoveLeft"),
@@ -44,14 +43,12 @@ def parse_args():
     parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
     parser.add_argument("--groups", type=Number(int, low=8, high=99), default=25,
                         help="groups a class; 8 or more for split 1, 22 or more for all three splits")
-    parser.add_argument("--clips", type=Number(int, low=1, high=99), default=2,
-                        help="clips a group")
+    parser.add_argument("--clips", type=Number(int, low=1, high=99), default=2, help="clips a group")
     parser.add_argument("--seed", type=COUNT, default=42, help="another seed, other videos")
     parser.add_boolean("--twins", default=True,
                        help="the classes of a pair share their scenes, one backwards; False: every class "
                             "has scenes of its own, as in UCF-101, which a split by video gives away")
-    parser.add_argument("--num_workers", type=POSITIVE, default=os.cpu_count(),
-                        help="processes")
+    parser.add_argument("--num_workers", type=POSITIVE, default=os.cpu_count(), help="processes")
     return parser.parse_args()
 
 
@@ -59,8 +56,7 @@ def parse_args():
 
 def random_numbers(seed, *names):
     """A generator for this seed and these names alone, whatever is drawn before or beside it."""
-    key = "/".join(map(str, names)).encode()
-    return np.random.default_rng([seed, *key])
+    return np.random.default_rng([seed, *"/".join(map(str, names)).encode()])
 
 
 def background(rng):
@@ -95,23 +91,20 @@ def silhouette(pair, phase, size, height):
 
     size: about 1. height: how far from the middle it moves, pixels.
     """
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask, discs = np.zeros((HEIGHT, WIDTH), np.uint8), []
     if pair == "move":    # what leaves on the right comes in on the left
-        for lap in (-1, 0, 1):
-            _disc(mask, CENTRE + ((phase + lap - 0.5) * WIDTH, height), 52 * size)
+        discs = [(CENTRE + ((phase + lap - 0.5) * WIDTH, height), 52 * size) for lap in (-1, 0, 1)]
     elif pair == "size":
-        _disc(mask, CENTRE, (15 + 100 * phase) * size)
+        discs = [(CENTRE, (15 + 100 * phase) * size)]
     else:
         angles = 2 * np.pi * (phase + np.linspace(-0.2, 0.2, 25))
         rim = 112 * size * np.stack([np.cos(angles), np.sin(angles)], -1)
         points = CENTRE + np.concatenate([[[0, 0]], rim])
         cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, shift=4)
+    for centre, radius in discs:
+        x, y = np.round(centre * 16).astype(int).tolist()
+        cv2.circle(mask, (x, y), round(radius * 16), 255, cv2.FILLED, shift=4)
     return mask
-
-
-def _disc(mask, centre, radius):
-    x, y = np.round(centre * 16).astype(int).tolist()
-    cv2.circle(mask, (x, y), round(radius * 16), 255, cv2.FILLED, shift=4)
 
 
 def draw_clip(pair, place, clip, fps, seed):
@@ -134,6 +127,7 @@ def draw_clip(pair, place, clip, fps, seed):
 def write_group(job):
     """All clips of one group of a pair; returns how many videos it wrote."""
     folder, pair, group, clips, seed, twins = job
+    cv2.setNumThreads(1)        # two processes share two cores without OpenCV's threads
     fps = 30000 / 1001 if group % 6 == 5 else 25
     for clip in range(1, clips + 1):
         for direction, name in zip((1, -1), PAIRS[pair], strict=True):
@@ -151,66 +145,45 @@ def write_group(job):
 
 def write_lists(folder, groups, clips):
     """classInd.txt and the three splits, as the data set's own: labels in the training lists only."""
-    def write(name, lines):
-        files.write_text(folder / f"{name}.txt", "".join(f"{line}\r\n" for line in lines))
-
-    write("classInd", [f"{label} {name}" for label, name in enumerate(CLASSES, 1)])
+    lists = {"classInd": [f"{label} {name}" for label, name in enumerate(CLASSES, 1)]}
     for split in (1, 2, 3):
-        test_groups = range(7 * split - 6, 7 * split + 1)
-        train, test = [], []
-        for label, name in enumerate(CLASSES, 1):
-            for group, clip in itertools.product(range(1, groups + 1), range(1, clips + 1)):
-                line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
-                if group in test_groups:
-                    test.append(line)
-                else:
-                    train.append(f"{line} {label}")
-        write(f"trainlist{split:02}", train)
-        write(f"testlist{split:02}", test)
+        train, test = lists[f"trainlist{split:02}"], lists[f"testlist{split:02}"] = [], []
+        for (label, name), group, clip in itertools.product(
+                enumerate(CLASSES, 1), range(1, groups + 1), range(1, clips + 1)):
+            line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
+            if 7 * split - 6 <= group <= 7 * split:
+                test.append(line)
+            else:
+                train.append(f"{line} {label}")
+    for name, lines in lists.items():
+        files.write_text(folder / f"{name}.txt", "".join(f"{line}\r\n" for line in lines))
 
 
 # ---------------------------------------------------------------- main
-
-def worker():
-    """Signals are the parent's to answer, and two workers share two cores without OpenCV's threads."""
-    quiet()
-    cv2.setNumThreads(1)
-
-
-def already_there(folder, settings):
-    """True when this very data set lies in the folder; UserError when another one does."""
-    path = folder / "settings.json"
-    if not path.exists():
-        return False
-    if files.read_json(path) != settings:
-        raise cli.UserError(f"--output_dir {folder}: it holds a data set drawn with other flags "
-                            f"({json.dumps(files.read_json(path))}); delete it or choose another")
-    return True
-
 
 def main():
     args = parse_args()
     folder = Path(args.output_dir).expanduser()
     settings = {name: getattr(args, name) for name in ("groups", "clips", "seed", "twins")}
-    if not already_there(folder, settings):
+    drawn = folder / "settings.json"
+    if not drawn.exists():
         for name in CLASSES:
             (folder / "UCF-101" / name).mkdir(parents=True, exist_ok=True)
         (folder / "ucfTrainTestlist").mkdir(exist_ok=True)
         total = len(CLASSES) * args.groups * args.clips
         files.require_space(folder, total * 200e3, f"{total} videos")
-        render(folder, args, total)
+        jobs = [(folder, pair, group, args.clips, args.seed, args.twins)
+                for group in range(1, args.groups + 1) for pair in PAIRS]
+        with pool(args.num_workers) as workers, \
+                cli.progress(total=total, unit="video", desc="drawing") as bar:
+            for count in workers.map(write_group, jobs):
+                bar.update(count)
         write_lists(folder / "ucfTrainTestlist", args.groups, args.clips)
-        files.write_json(folder / "settings.json", settings)
+        files.write_json(drawn, settings)
+    elif files.read_json(drawn) != settings:
+        raise cli.UserError(f"--output_dir {folder}: it holds a data set drawn with other flags "
+                            f"({json.dumps(files.read_json(drawn))}); delete it or choose another")
     cli.say(folder)
-
-
-def render(folder, args, total):
-    jobs = [(folder, pair, group, args.clips, args.seed, args.twins)
-            for group in range(1, args.groups + 1) for pair in PAIRS]
-    with multiprocessing.Pool(args.num_workers, worker) as pool, \
-            cli.progress(total=total, unit="video", desc="drawing") as bar:
-        for count in pool.imap_unordered(write_group, jobs):
-            bar.update(count)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from lrcn.data.frames import Clip, Cut, windows
 from lrcn.features.features import encode_clips
 from lrcn.features.rows import MeanFrame
 from lrcn.runs import RunFolder, StudyFolder
-from lrcn.study import comparison, panels, results_table
+from lrcn.study import panels, results_table
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
@@ -70,10 +70,11 @@ def parse_args():
 
 # ---------------------------------------------------------------- test clips
 
-def load_clips(trained, args, device):
+def load_clips(trained, args, options):
     """(dataset.TestData, [frames.Clip], network.Clips) of the test videos.
 
-    Every frame is encoded once, and its features are kept in the feature store.
+    Every frame is encoded once, and so are each clip's mean frame and a grey one; their features are kept
+    in the feature store.
     """
     data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
     if len(set(data.labels.tolist())) < 2:
@@ -82,23 +83,18 @@ def load_clips(trained, args, device):
     length = trained.settings["num_frames_video"]
     longest = max(length, args.segment_frames[1] if args.segment_frames else 0)
     clips = [windows(v, longest)[0] for v in data.videos]
-    whole = [windows(v, length)[0] for v in data.videos]
+    means = [Clip(v, (0,), MeanFrame(windows(v, length)[0].frames)) for v in data.videos]
     encoder = trained.model.encoder.requires_grad_(False)
-    options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
-    found = encode_clips(encoder, clips, data.folder, options, "test")
-    mean = mean_frame_features(encoder, whole, data.folder, options)
+
+    def features(clips, name):
+        encoded = np.ascontiguousarray(encode_clips(encoder, clips, data.folder, options, name))
+        return torch.from_numpy(encoded).to(options.device)
+
+    whole = features(clips, "test")
+    mean = features([*means, Clip(None, (0,), MeanFrame())], "mean frames of test")[:, 0].float()
     frames = [min(v.frames, longest) if args.segment_frames else length for v in data.videos]
-    return data, clips, Clips(
-        [v.name for v in data.videos], data.groups, data.labels, np.array(frames),
-        torch.from_numpy(np.ascontiguousarray(found)).to(device), mean[:-1].to(device), mean[-1:].to(device))
-
-
-def mean_frame_features(encoder, clips, folder, options):
-    """Features of each clip's mean frame and, last, of a grey frame: float32 (V + 1, D), from the store."""
-    means = [Clip(clip.video, (0,), MeanFrame(clip.frames)) for clip in clips]
-    means.append(Clip(None, (0,), MeanFrame()))
-    found = encode_clips(encoder, means, folder, options, "mean frames of test")
-    return torch.from_numpy(np.asarray(found)[:, 0]).float()
+    return data, clips, Clips([v.name for v in data.videos], data.groups, data.labels, np.array(frames),
+                              whole, mean[:-1], mean[-1:])
 
 
 def require_flow(encoder):
@@ -163,74 +159,75 @@ def join_clips(clips, args, length):
 
 
 def study_run(model_dir, args, device, drawn):
-    """Study one run and write its folder -> (settings, its recipe's choices, Clips, network.Study, its
-    StudyFolder)."""
+    """Study one run and write its folder -> (what it was measured on, its recipe's choices, network.Study,
+    its StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
     utils.say_disagreement(args, trained)
     if args.cut_flow:
         require_flow(trained.model.encoder)
-    data, source, clips = load_clips(trained, args, device)
-    length = trained.settings["num_frames_video"]
+    options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
+    data, source, clips = load_clips(trained, args, options)
+    length, spec = trained.settings["num_frames_video"], trained.model.head.spec
     movies = join_clips(clips, args, length)
     if args.cut_flow:
-        options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
         movies, source, clips = with_cut_flow(trained.model.encoder, movies, source, clips, data.folder,
                                               options)
-    found = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed)
+    study = analyse(trained.model.head, trained.classes, clips, movies, length, args.seed)
+    measured_on = {
+        "split": data.split, "classes": len(trained.classes), "test_videos": len(clips.labels),
+        "groups": len(set(clips.groups)), "num_frames_video": length, "encoder": trained.model.encoder.name,
+        **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
+        "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
+        "movie_clips": args.movie_clips, "segment_frames": args.segment_frames, "cut_flow": args.cut_flow,
+        "seed": args.seed, "intervals": "95%, for other source groups of test videos"}
     folder = RunFolder(trained.folder).study
-    settings = measured_on(trained, data.split, clips, args)
     with files.replaced_folder(folder.path, own=PICTURES if drawn else ()) as path:
         new = StudyFolder(path)
-        files.write_json(new.metrics, results_table.metrics(found, settings))
+        files.write_json(new.metrics, results_table.metrics(study, measured_on))
         files.write_text(new.command, cli.command() + "\n")
-        files.write_csv(new.windows, results_table.WINDOW_COLUMNS, results_table.window_rows(found))
+        files.write_csv(new.windows, results_table.WINDOW_COLUMNS, results_table.window_rows(study))
         if drawn:
-            panels.show(path, panels.draw(found, path, results_table.note(settings)))
-            panels.write_movie(new.movie, data.folder, source, found)
-            panels.write_window_gif(new.window_gif, data.folder, source, found)
+            name, seed = results_table.variant_name(measured_on), measured_on["training_seed"]
+            note = f"{name}, training seed {seed}; {tested(measured_on)}."
+            panels.show(path, panels.draw(study, path, note))
+            panels.write_movie(new.movie, study, data.folder, source)
+            panels.write_window_gif(new.window_gif, study, data.folder, source)
             if args.gif:
                 panels.write_gif(new.movie_gif, new.movie)
-    return settings, trained.recipe.compared(), clips, found, folder
+    return measured_on, trained.recipe.compared(), study, folder
 
 
-def measured_on(trained, split, clips, args):
-    """What the figures of metrics.json were measured on and with, in plain containers."""
-    spec = trained.model.head.spec
-    return {"split": split, "classes": len(trained.classes),
-            "test_videos": len(clips.labels), "groups": len(set(clips.groups)),
-            "num_frames_video": trained.settings["num_frames_video"], "encoder": trained.model.encoder.name,
-            **{key: spec[key] for key in ("readout", "bidirectional", "lstm_layers", "per_step")},
-            "training_seed": trained.settings["seed"], "checkpoint": str(trained.checkpoint),
-            "movie_clips": args.movie_clips, "segment_frames": args.segment_frames,
-            "cut_flow": args.cut_flow, "seed": args.seed,
-            "intervals": "95%, for other source groups of test videos"}
+def tested(measured_on):
+    """What the figures were counted over, for the small print."""
+    return (f"{measured_on['test_videos']} test videos of {measured_on['groups']} groups, "
+            f"{measured_on['classes']} classes, split {measured_on['split']}")
 
 
 # ---------------------------------------------------------------- several runs
 
 def compare(studied, args):
     """Pool the runs that differ in their training seed alone, print and write the table and pictures."""
-    settings, _, first, found, own = studied[0]
-    for *_, clips, _, folder in studied:
-        if clips.names != first.names or not np.array_equal(clips.labels, first.labels):
+    measured_on, _, first, own = studied[0]
+    for *_, study, folder in studied:
+        if study.clips.names != first.clips.names or not np.array_equal(study.clips.labels,
+                                                                        first.clips.labels):
             raise UserError(f"--model_dir {folder.path.parent}: its test videos or classes are not those of "
                             f"the first run; compare runs of one data set and split")
-    variants = comparison.variants([(said, flags, study) for said, flags, _, study, _ in studied])
+    variants = results_table.variants([run[:3] for run in studied])
     beside = own.path.parent.parent / own.path.name
     folder = StudyFolder(Path(args.output_dir or beside).expanduser())
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
-    files.write_csv(folder.comparison_table, *comparison.table(variants))
+    files.write_csv(folder.comparison_table, *results_table.table(variants))
     files.write_json(folder.comparison, {
         "runs": [str(run.path.parent) for *_, run in studied],
-        "movies": args.num_movies, "windows": len(found.windows.movie),
-        "variants": comparison.as_json(variants)})
-    words = (f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
-             f"classes, split {settings['split']}, {args.num_movies} movies.")
-    panels.show(folder.path, comparison.draw(variants, folder.path, words))
-    cli.say(*comparison.printed_table(variants).splitlines(), sep="\n")
+        "movies": args.num_movies, "windows": len(first.windows.movie),
+        "variants": {v.name: v.as_json() for v in variants}})
+    note = f"{tested(measured_on)}, {args.num_movies} movies."
+    panels.show(folder.path, panels.draw_comparison(variants, folder.path, note))
+    cli.say(*results_table.printed_table(variants).splitlines(), sep="\n")
     return folder
 
 
@@ -241,9 +238,9 @@ def main():
     studied = []
     for model_dir in args.model_dir:
         studied.append(study_run(model_dir, args, device, drawn))
-        settings, *_, found, folder = studied[-1]
-        cli.say(f"{results_table.variant_name(settings)}, seed {settings['training_seed']}: "
-                f"{results_table.sentence(found)}")
+        measured_on, _, study, folder = studied[-1]
+        cli.say(f"{results_table.variant_name(measured_on)}, seed {measured_on['training_seed']}: "
+                f"{results_table.sentence(study)}")
     if len(studied) > 1:
         folder = compare(studied, args)
     cli.say(folder)

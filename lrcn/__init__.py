@@ -24,7 +24,7 @@ them; everything else is here, by topic, and never imports the root.
     watching/   recogniser (a run, or the ONNX file of one, on films), exported (such a file), history
                 (windows, moments, segments), films (labelled, and cameras recorded), live, outputs,
                 truth: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
-    study/      movies, figures, states, network, results_table, graphs, panels, comparison: what
+    study/      movies, figures, states, network, results_table, graphs, panels: what
                 test_continues_movie.py stands on
     pages/      reading (a run folder), charts, clips, page: what report.py stands on
     drawing/    style, plots, labels, grids, sheets

@@ -17,7 +17,7 @@ from lrcn.evaluation import scores
 from lrcn.evaluation.scores import Units
 from lrcn.study import figures
 from lrcn.study.movies import draw_movies, find_cuts, play
-from lrcn.study.network import margin
+from lrcn.study.network import late_margins
 
 GROUPS, TRUTHS = (10, 40, 700), (0.5, 0.9, 0.99)
 KERNELS = {"blind to order": np.ones(5), "1 to 5": np.arange(1, 6.0),
@@ -124,11 +124,9 @@ def planted_margins(rng, weights, gain, drift, groups, seed):
     x = x + rng.normal(size=(groups, 1, classes))[group] + 0.3 * rng.normal(size=(groups, T, classes))[group]
     x = x + rng.normal(size=x.shape)
     cuts = find_cuts(draw_movies(labels, 60, 12, np.full(len(labels), T), seed), labels, T)
-    margins = {}
-    for control in ("hard", "backwards"):
-        z = gain * np.einsum("mktc,t->mkc", x[play(cuts, control, seed)], weights / weights.sum())
-        margins[control] = figures.play_order(margin(z, cuts), control)
-    return margins, Units(group[cuts.videos])
+    played = {control: gain * np.einsum("mktc,t->mkc", x[play(cuts, control, seed)], weights / weights.sum())
+              for control in ("hard", "backwards")}
+    return late_margins(played, cuts), Units(group[cuts.videos])
 
 
 def recency(weights, gain, drift, groups, replicates, seed=0):
@@ -137,7 +135,7 @@ def recency(weights, gain, drift, groups, replicates, seed=0):
     rng, found, alone, held = np.random.default_rng((seed, groups, int(10 * gain))), [], [], 0
     for i in range(replicates):
         margins, units = planted_margins(rng, weights, gain, drift, groups, i)
-        both = figures.recency_index(figures.both_ways(margins["hard"], margins["backwards"]), units)
+        both = figures.recency_index(margins["both ways"], units)
         found.append(both.value)
         alone.append(figures.recency_index(margins["hard"], units).value)
         held += holds(both.ci95, truth)

@@ -21,6 +21,11 @@ OUTCOMES = ("first", "second", "third", "neither")
 RIDGE = 3e-5        # on the squared slope of a switching curve
 
 
+def by_column(values, units, share=False):
+    """[Estimate] of the mean of every column of values (N, K)."""
+    return [units.means(column, share=share)[0] for column in np.asarray(values).T]
+
+
 # ---------------------------------------------------------------- who wins
 
 def outcomes(windows, predicted):
@@ -46,7 +51,7 @@ def probabilities(windows, p):
 
 
 def shares(windows, predicted, units):
-    """A dict for every mix: n, its frame counts, the Estimates of who won it, and of being right.
+    """{mix: its frame counts, n, the Estimates of who won it, and of being right}.
 
     `right` is None where the majority is a tie.
     """
@@ -55,13 +60,9 @@ def shares(windows, predicted, units):
     won = {name: units.means(who == i, code, len(names), share=True) for i, name in enumerate(OUTCOMES)}
     right = units.means(np.asarray(predicted) == windows.majority,
                         np.where(windows.majority >= 0, code, -1), len(names), share=True)
-    rows = []
-    for i, name in enumerate(names):
-        parts = name.count("+") + 1
-        rows.append({"mix": name, "counts": [int(n) for n in name.split("+")], "n": won["first"][i].n,
-                     **{o: won[o][i] for o in (*OUTCOMES[:parts], "neither")},
-                     "right": right[i] if right[i].n else None})
-    return rows
+    return {name: {"counts": [int(n) for n in name.split("+")], "n": won["first"][i].n,
+                   **{o: won[o][i] for o in (*OUTCOMES[:name.count("+") + 1], "neither")},
+                   "right": right[i] if right[i].n else None} for i, name in enumerate(names)}
 
 
 # ---------------------------------------------------------------- switching
@@ -124,13 +125,16 @@ def fitted(curve):
 
 @dataclass(frozen=True)
 class Switching:
-    """curve: [Estimate] of r for k = 0 ... T frames of the later action; Estimates of its logistic fit,
-    and the recency index."""
-    curve: list
+    """A switching curve, the Estimates of its logistic fit, and the recency index."""
+    curve: list         # [Estimate] of r for k = 0 ... T frames of the later action
     point: Estimate
     slope: Estimate
     lapse: Estimate
     recency: Estimate
+
+    @property
+    def has_fit(self):
+        return self.point.ci95 is not None and bool(np.isfinite(self.point.value))
 
     def as_json(self):
         return {"recency_index": self.recency.as_json(), "point_of_equality": self.point.as_json(),
@@ -141,7 +145,7 @@ class Switching:
 def switching(margin, units):
     """margin: (M, T+1), the later action's logit minus the other's; NaN is left out. units: of the cuts."""
     with np.errstate(over="ignore"):
-        curve = [units.means(column, share=True)[0] for column in (1 / (1 + np.exp(-margin))).T]
+        curve = by_column(1 / (1 + np.exp(-margin)), units, share=True)
     return Switching(curve, *fitted(curve), recency_index(margin, units))
 
 
@@ -154,31 +158,12 @@ def recency_index(margin, units):
     on a line from -1, the first frame, to +1, the last, whatever their size: logits do not saturate as
     probabilities do. NaN for windows of one frame, and where whole clips are not told apart.
     """
-    columns = [units.means(column)[0] for column in margin.T]
-    first, last, mixed = columns[0], columns[-1], columns[1:-1]
+    first, *mixed, last = by_column(margin, units)
     if not mixed:
         return combined([first], np.nan, [0])
     middle = combined(mixed, np.mean([e.value for e in mixed]), [1 / len(mixed)] * len(mixed))
     share = ratio(difference(middle, first), difference(last, first))
     return combined([share], 2 * share.value - 1, [2])
-
-
-def both_ways(hard, backwards):
-    """Margins of the hard cut averaged with those of the same windows played backwards.
-
-    Clips whose evidence grows or fades favour one action of a window, whatever the network makes of
-    order. Backwards the other one: on average both have the same evidence at the same place, so that a
-    network blind to order has the index 0.
-    """
-    return (hard + backwards) / 2
-
-
-def play_order(margin, control):
-    """Margin of the second action -> that of the action that comes late when `control` is played.
-
-    Backwards, the first action comes late, with T-k frames.
-    """
-    return -margin[:, ::-1] if control == "backwards" else margin
 
 
 def duel(windows, predicted, units):
@@ -214,7 +199,7 @@ class Life:
 
 def half_life(traces, units):
     """(Life, the mean trace as [Estimate]) of traces (M, L+1), 1 at the cut, NaN where the movie ends."""
-    means = [units.means(column)[0] for column in traces.T]
+    means = by_column(traces, units)
     low, high = np.array([e.ci95 or (np.nan, np.nan) for e in means]).T
     return Life(_crossing([e.value for e in means]), (_crossing(low), _crossing(high)), len(traces)), means
 

@@ -16,15 +16,11 @@ CONTROLS = ("hard", "backwards", "shuffled", "mixed")
 
 @dataclass(frozen=True)
 class Movies:
-    """All frames of all movies in one line; int arrays (F,).
-
-    video, frame: which frame of which video it is. movie: counted from 0.
-    clip: number of the clip within all movies, so that a cut is where it changes within a movie.
-    """
-    video: np.ndarray
-    frame: np.ndarray
-    movie: np.ndarray
-    clip: np.ndarray
+    """All frames of all movies in one line; int arrays (F,)."""
+    video: np.ndarray       # which video a frame is of
+    frame: np.ndarray       # which of its frames it is
+    movie: np.ndarray       # counted from 0
+    clip: np.ndarray        # number of the clip within all movies: a cut is where it changes within a movie
 
 
 def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=None):
@@ -37,7 +33,7 @@ def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=No
     labels, rng = np.asarray(labels), np.random.default_rng((seed, 0))
     if movie_clips > 1 and len(np.unique(labels)) < 2:
         raise ValueError("a movie needs test videos of at least two actions")
-    used, columns = np.zeros(len(labels), int), []
+    used, segments = np.zeros(len(labels), int), []
     for movie in range(num_movies):
         previous = -1
         for _ in range(movie_clips):
@@ -45,49 +41,30 @@ def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=No
             video = rng.choice(allowed[used[allowed] == used[allowed].min()])
             used[video] += 1
             previous = labels[video]
-            start, length = _segment(rng, int(frames[video]), segment_frames)
-            columns.append((video, start, length, movie))
-    return _expand(np.array(columns))
-
-
-def _segment(rng, frames, segment_frames):
-    """(first frame, number of frames) of a clip's part in the movie."""
-    if segment_frames is None:
-        return 0, frames
-    low, high = (min(n, frames) for n in segment_frames)
-    length = rng.integers(low, high + 1)
-    return rng.integers(0, frames - length + 1), length
-
-
-def _expand(segments):
-    """segments: rows of video, first frame, number of frames, movie -> Movies, one entry a frame."""
-    video, start, length, movie = segments.T
-    ends = np.cumsum(length)
+            start, length = 0, int(frames[video])
+            if segment_frames is not None:
+                low, high = (min(n, length) for n in segment_frames)
+                length = rng.integers(low, high + 1)
+                start = rng.integers(0, frames[video] - length + 1)
+            segments.append((video, start, length, movie))
+    video, start, length, movie = np.array(segments).T
     clip = np.repeat(np.arange(len(segments)), length)
-    step = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     return Movies(video[clip], start[clip] + step, movie[clip], clip)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """N windows of T frames.
-
-    movie, start      (N,): the movie, and where in it the window begins
-    video, frame      (N, T): the frame at every step
-    videos, actions   (N, 3): video and label of the window's first, second and third clip
-    counts            (N, 3): frames of each of them
-    majority          (N,): the action with the most frames, -1 for a tie
-    majority_frames   (N,): its number of frames
-    """
-    movie: np.ndarray
-    start: np.ndarray
-    video: np.ndarray
-    frame: np.ndarray
-    videos: np.ndarray
-    actions: np.ndarray
-    counts: np.ndarray
-    majority: np.ndarray
-    majority_frames: np.ndarray
+    """N windows of T frames."""
+    movie: np.ndarray       # (N,)
+    start: np.ndarray       # (N,), where in its movie the window begins
+    video: np.ndarray       # (N, T), the frame at every step
+    frame: np.ndarray       # (N, T)
+    videos: np.ndarray      # (N, 3), of the window's first, second and third clip
+    actions: np.ndarray     # (N, 3), their labels
+    counts: np.ndarray      # (N, 3), frames of each of them
+    majority: np.ndarray    # (N,), the action with the most frames, -1 for a tie
+    majority_frames: np.ndarray     # (N,), its number of frames
 
 
 def slide(movies, labels, length):
@@ -130,19 +107,13 @@ def mixes(windows):
 
 @dataclass(frozen=True)
 class Cuts:
-    """M cuts, each with its T+1 windows of two clips.
-
-    at              (M,): the second clip's first frame in the line of all frames
-    videos, actions (M, 2)
-    video, frame    (M, T+1, T): for k = 0 ... T, T-k frames before the cut and k after it
-    complete        (M, T+1): whether both clips are long enough for that window
-    """
-    at: np.ndarray
-    videos: np.ndarray
-    actions: np.ndarray
-    video: np.ndarray
-    frame: np.ndarray
-    complete: np.ndarray
+    """M cuts, each with its windows of two clips: for k = 0 ... T, T-k frames before it and k after it."""
+    at: np.ndarray          # (M,), the second clip's first frame in the line of all frames
+    videos: np.ndarray      # (M, 2)
+    actions: np.ndarray     # (M, 2)
+    video: np.ndarray       # (M, T+1, T)
+    frame: np.ndarray       # (M, T+1, T)
+    complete: np.ndarray    # (M, T+1), whether both clips are long enough for that window
 
 
 def find_cuts(movies, labels, length):

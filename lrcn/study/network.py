@@ -2,7 +2,7 @@
 
 Features and arrays in, a Study out: no files.
 """
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from scipy.special import expit, softmax
 
 from lrcn.evaluation.scores import Units, difference
 from lrcn.study import figures
+from lrcn.study.figures import by_column
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
 from lrcn.study.states import GATES, cell_memory, frame_influence, gate_means, logits, run_through
 
@@ -27,121 +28,104 @@ class Clips:
     mean: torch.Tensor      # (V, D), the features of the clips' mean frames
     grey: torch.Tensor      # (1, D), those of a grey frame
 
+    def units(self, videos):
+        """The scores.Units of what shows `videos` (N,) or (N, S), -1 for none."""
+        group = np.unique(self.groups, return_inverse=True)[1]
+        return Units(np.where(videos >= 0, group[videos], -1))
+
 
 @dataclass
 class Study:
-    """One network's study. Arrays as in movies.py; figures are scores.Estimates.
+    """One network's study.
 
-    names, labels: the test videos. p: (N, C), the windows' probabilities.
-    by_frames, by_phase: accuracy by the majority's frames, and by the frames between the start of
-    the window's first clip and the window's own start. switching: {control: figures.Switching}, and
-    "both ways", of the hard cut and the backwards one together. order_effect: r of the hard cut minus r
-    of the mixed one, for k = 0 ... T. influence: {"mean frame" or "grey": [by position]}.
-    states: what lstm_figures found, empty without an LSTM.
+    figures: scores.Estimates and containers of them, by their names in metrics.json:
+        accuracy_by_frames  by the frames of the window's majority action
+        accuracy_by_phase   by the frames between the start of the window's first clip and its own start
+        recency_index       of both ways, the same for clips whose evidence grows, fades or stays
+        switching           {control: figures.Switching}, and "both ways" (late_margins)
+        hard_minus_mixed    r of the hard cut minus r of the mixed one, {k: Estimate} for k = 0 ... T
+        influence_by_position   {"mean frame" or "grey": [by position]}
+        lstm                what lstm_figures found, empty without an LSTM
+    traces: {name: [layer][direction][time]} Estimates of the LSTM's states, for the pictures alone.
     """
-    length: int
     classes: list
-    names: list
-    labels: np.ndarray
-    movies: object
-    windows: object
-    p: np.ndarray
-    accuracy: object
-    clip_accuracy: object
-    by_frames: dict
-    by_phase: dict
-    shares: list
-    duel: dict
-    switching: dict
-    order_effect: list
-    influence: dict
-    states: dict = field(default_factory=dict)
-    attention: list = field(default_factory=list)
+    clips: Clips
+    movies: object          # movies.Movies
+    windows: object         # movies.Windows
+    p: np.ndarray           # (N, C), the windows' probabilities
+    figures: dict
+    traces: dict
 
     @property
     def predicted(self):
         return self.p.argmax(1)
 
     @property
-    def recency(self):
-        """The recency index, the same for clips whose evidence grows, fades or stays."""
-        return self.switching["both ways"].recency
+    def length(self):
+        return self.windows.video.shape[1]
 
     def headline(self):
         """{name: Estimate} of what a comparison of networks is about."""
-        both, hard, backwards, mixed = (self.switching[name] for name in
+        values, duel = self.figures, self.figures["majority_or_last_frame"]
+        both, hard, backwards, mixed = (values["switching"][name] for name in
                                         ("both ways", "hard", "backwards", "mixed"))
-        found = {"clip_accuracy": self.clip_accuracy, "window_accuracy": self.accuracy,
-                 "recency_index": both.recency, "recency_index_hard": hard.recency,
+        lines = {"clip_accuracy": values["clip_accuracy"], "window_accuracy": values["accuracy"],
+                 "recency_index": values["recency_index"], "recency_index_hard": hard.recency,
                  "recency_index_backwards": backwards.recency, "recency_index_mixed": mixed.recency,
                  "point_of_equality": both.point, "slope": both.slope,
-                 "won_by_majority": self.duel["majority"], "won_by_last_frame": self.duel["last_frame"],
-                 "last_frame_minus_majority": self.duel["last_frame_minus_majority"]}
-        for kind, costs in self.influence.items():
-            found[f"influence_last_minus_first_{kind.replace(' ', '_')}"] = difference(costs[-1], costs[0])
-        if self.states:
-            found["old_state_left_after_clip"] = self.states["memory"][-1][0]["after_clip"]
-        return found
+                 "won_by_majority": duel["majority"], "won_by_last_frame": duel["last_frame"],
+                 "last_frame_minus_majority": duel["last_frame_minus_majority"]}
+        for kind, costs in values["influence_by_position"].items():
+            lines[f"influence_last_minus_first_{kind.replace(' ', '_')}"] = difference(costs[-1], costs[0])
+        if values["lstm"]:
+            lines["old_state_left_after_clip"] = values["lstm"]["memory"][-1][0]["after_clip"]
+        return lines
 
 
 def analyse(head, classes, clips, movies, T, seed=42):
     """The Study of one network over `movies`, with windows of T frames."""
-    windows = slide(movies, clips.labels, T)
-    cuts = find_cuts(movies, clips.labels, T)
-    of_windows, of_cuts = units_of(clips, windows.videos), units_of(clips, cuts.videos)
-    of_clips = units_of(clips, np.arange(len(clips.labels)))
+    windows, cuts = slide(movies, clips.labels, T), find_cuts(movies, clips.labels, T)
+    of_windows, of_cuts = clips.units(windows.videos), clips.units(cuts.videos)
+    of_clips = clips.units(np.arange(len(clips.labels)))
 
     z, played = all_logits(head, clips, windows, cuts, seed)
     p = softmax(z, 1)
-    right = p.argmax(1) == windows.majority
-    margins = {control: figures.play_order(margin(z, cuts), control) for control, z in played.items()}
-    margins = {"both ways": figures.both_ways(margins["hard"], margins["backwards"]), **margins}
+    predicted = p.argmax(1)
+    margins = late_margins(played, cuts)
     whole = clips.features[:, :T].float()
     with torch.inference_mode():
         clip_right = head(whole).argmax(1).cpu().numpy() == clips.labels
-    influence = {}
-    for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey)):
-        influence[name] = by_column(frame_influence(head, whole, replacement, clips.labels), of_clips)
-    inside, attention = {}, []
+    inside, traces, attention = {}, {}, []
     if isinstance(head.lstm, torch.nn.LSTM):    # a GRU has other gates, and no cell
-        inside = lstm_figures(head, clips, movies, cuts, of_cuts, T)
+        inside, traces = lstm_figures(head, clips, movies, cuts, of_cuts, T)
     if head.lstm is not None:
         margins["run through"] = streamed_margin(head, clips, movies, cuts, T)
         if head.readout == "attention":
             with torch.inference_mode():
                 attention = by_column(head.attention(head.steps(whole)).cpu().numpy(), of_clips)
-    return Study(
-        T, classes, clips.names, clips.labels, movies, windows, p,
-        by_key(right, np.where(windows.majority >= 0, 0, -1), of_windows)[0],
-        of_clips.means(clip_right, share=True)[0],
-        by_key(right, np.where(windows.majority >= 0, windows.majority_frames, -1), of_windows),
-        by_key(right, np.where(windows.majority >= 0, window_offsets(movies, windows), -1), of_windows),
-        figures.shares(windows, p.argmax(1), of_windows), figures.duel(windows, p.argmax(1), of_windows),
-        {name: figures.switching(values, of_cuts) for name, values in margins.items()},
-        by_column(expit(margins["hard"]) - expit(margins["mixed"]), of_cuts), influence, inside, attention)
 
+    def accuracy(key):
+        """{key: Estimate} of the windows that have a majority, for the keys (N,) that occur."""
+        key = np.where(windows.majority >= 0, key, -1)
+        found = of_windows.means(predicted == windows.majority, key, int(key.max(initial=-1)) + 1, share=True)
+        return {k: e for k, e in enumerate(found) if e.n}
 
-def units_of(clips, videos):
-    """The scores.Units of what shows `videos` (N,) or (N, S), -1 for none."""
-    group = np.unique(clips.groups, return_inverse=True)[1]
-    return Units(np.where(videos >= 0, group[videos], -1))
-
-
-def by_key(right, key, units):
-    """{key: Estimate} of the share of `right` (N,), for the keys that occur; -1 is left out."""
-    found = units.means(right, key, int(key.max(initial=-1)) + 1, share=True)
-    return {k: e for k, e in enumerate(found) if e.n}
-
-
-def by_column(values, units):
-    """[Estimate] of the mean of every column of values (N, K)."""
-    return [units.means(column)[0] for column in values.T]
-
-
-def window_offsets(movies, windows):
-    """Frames between the start of a window's first clip and the window's own, (N,)."""
+    switching = {name: figures.switching(values, of_cuts) for name, values in margins.items()}
     place = np.searchsorted(movies.movie, windows.movie) + windows.start
-    return place - np.searchsorted(movies.clip, movies.clip[place])
+    return Study(classes, clips, movies, windows, p, {
+        "accuracy": accuracy(0)[0],
+        "accuracy_by_frames": accuracy(windows.majority_frames),
+        "clip_accuracy": of_clips.means(clip_right, share=True)[0],
+        "accuracy_by_phase": accuracy(place - np.searchsorted(movies.clip, movies.clip[place])),
+        "shares_by_mix": figures.shares(windows, predicted, of_windows),
+        "majority_or_last_frame": figures.duel(windows, predicted, of_windows),
+        "recency_index": switching["both ways"].recency, "switching": switching,
+        "hard_minus_mixed": dict(enumerate(by_column(expit(margins["hard"]) - expit(margins["mixed"]),
+                                                     of_cuts))),
+        "influence_by_position": {
+            name: by_column(frame_influence(head, whole, replacement, clips.labels), of_clips)
+            for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey))},
+        "attention_by_position": attention, "lstm": inside}, traces)
 
 
 def all_logits(head, clips, windows, cuts, seed):
@@ -165,6 +149,18 @@ def margin(logits, cuts):
     return np.where(cuts.complete, second - first, np.nan)
 
 
+def late_margins(played, cuts):
+    """{control: margins (M, T+1) of the action that comes late, above the other} of {control: logits}.
+
+    Backwards, the first action comes late, with T-k frames. Clips whose evidence grows or fades favour one
+    action of a window, whatever the network makes of order; backwards the other one. In "both ways", their
+    mean, both have the same evidence at the same place, so that a network blind to order has the index 0.
+    """
+    margins = {control: margin(z, cuts) for control, z in played.items()}
+    margins["backwards"] = -margins["backwards"][:, ::-1]
+    return {"both ways": (margins["hard"] + margins["backwards"]) / 2, **margins}
+
+
 # ---------------------------------------------------------------- inside the LSTM
 
 def whole_movies(clips, movies, cuts):
@@ -180,52 +176,42 @@ def whole_movies(clips, movies, cuts):
 def streamed_margin(head, clips, movies, cuts, T):
     """Margins (M, T+1) when each movie is run through in one go; NaN for cuts beyond what was run."""
     x, movie, place = whole_movies(clips, movies, cuts)
-    found = np.concatenate([run_through(head, part, T) for part in x.split(20)])
+    z = np.concatenate([run_through(head, part, T) for part in x.split(20)])
     last = place[:, None] - 1 + np.arange(T + 1)            # the last frame of the window with k frames
-    there = (movie < len(found))[:, None] & (last < found.shape[1])
-    logits = found[np.minimum(movie, len(found) - 1)[:, None], np.minimum(last, found.shape[1] - 1)]
-    return np.where(there, margin(logits, cuts), np.nan)
+    there = (movie < len(z))[:, None] & (last < z.shape[1])
+    of_cuts = z[np.minimum(movie, len(z) - 1)[:, None], np.minimum(last, z.shape[1] - 1)]
+    return np.where(there, margin(of_cuts, cuts), np.nan)
 
 
 def lstm_figures(head, clips, movies, cuts, units, T):
-    """Gates and cell states through a cut, [layer][direction], Estimates for metrics and pictures."""
+    """({name: figures}, {name: traces}) of gates and cell states through a cut, [layer][direction]."""
     x, movie, place = whole_movies(clips, movies, cuts)
     inside = (movie < len(x)) & (place < x.shape[1])
-    movie, place, complete = movie[inside], place[inside], cuts.complete[inside]
-    units = units[inside]
+    movie, place, units = movie[inside], place[inside], units[inside]
     with torch.inference_mode():
         x, frames = head.projection(x), head.projection(clips.features.float())
-    gates = window_gates(head.lstm, frames, cuts.video[inside], cuts.frame[inside])
-    gates[..., ~complete, :] = np.nan
-    traces = cell_memory(head.lstm, x, movie, place, 3 * T)
-    memory = [[memory_figures(trace, units, T) for trace in layer] for layer in traces]
     forget = GATES.index("forget")
-    moving = gates_around(gate_means(head.lstm, x, 20)[:, :, forget], movie, place, T)
+    # The cuts' windows, each once: (layers, directions, 3, M, T+1, T)
+    codes = cuts.video[inside] * frames.shape[1] + cuts.frame[inside]
+    unique, back = np.unique(codes.reshape(-1, T), axis=0, return_inverse=True)
+    gates = gate_means(head.lstm, frames.flatten(0, 1)[torch.from_numpy(unique)])
+    gates = gates[:, :, :, back.reshape(codes.shape[:2])]
+    gates[..., ~cuts.complete[inside], :] = np.nan
+    # The movies in one go, T frames before each cut and T after it: (layers, directions, 3, n, 2T)
+    near = place[:, None] + np.arange(-T, T)
+    moving = gate_means(head.lstm, x, 20)[:, :, forget, movie[:, None], np.clip(near, 0, x.shape[1] - 1)]
+    moving[..., (near < 0) | (near >= x.shape[1])] = np.nan
+    memory = [[figures.half_life(trace, units) for trace in layer]
+              for layer in cell_memory(head.lstm, x, movie, place, 3 * T)]
     return {
         "cuts": len(movie), "frames_followed": 3 * T,
-        "memory": [[{k: v for k, v in m.items() if k != "curve"} for m in layer] for layer in memory],
-        "gate_change_at_cut": gate_changes(gates, units),
+        "memory": [[{"half_life": life, "after_clip": curve[T]} for life, curve in layer]
+                   for layer in memory],
+        "gate_change_at_cut": [[gate_changes(*ways, units) for ways in enumerate(layer)] for layer in gates],
         "gates_by_step": gates_by_step(gates),
-        "pictures": {
-            "window": [[by_column(g[forget, :, T // 2], units) for g in layer] for layer in gates],
-            "movie": [[by_column(g, units) for g in layer] for layer in moving],
-            "memory": [[m["curve"] for m in layer] for layer in memory]}}
-
-
-def window_gates(lstm, frames, video, frame):
-    """Mean gates in windows (M, T+1, T) of projected frames (V, L, latent):
-    float32 (layers, directions, 3, M, T+1, T). Windows that occur several times are run once."""
-    codes = video * frames.shape[1] + frame
-    unique, back = np.unique(codes.reshape(-1, codes.shape[2]), axis=0, return_inverse=True)
-    found = gate_means(lstm, frames.flatten(0, 1)[torch.from_numpy(unique)])
-    return found[:, :, :, back.reshape(codes.shape[:2])]
-
-
-def gates_around(gates, movie, place, T):
-    """gates (layers, directions, B, F) -> (layers, directions, n, 2T), T frames before each cut, T after."""
-    near = place[:, None] + np.arange(-T, T)
-    found = gates[:, :, movie[:, None], np.clip(near, 0, gates.shape[3] - 1)]
-    return np.where((near < 0) | (near >= gates.shape[3]), np.nan, found)
+    }, {"window": [[by_column(g[forget, :, T // 2], units) for g in layer] for layer in gates],
+        "movie": [[by_column(g, units) for g in layer] for layer in moving],
+        "memory": [[curve for _, curve in layer] for layer in memory]}
 
 
 def gates_by_step(gates):
@@ -236,23 +222,11 @@ def gates_by_step(gates):
                 for i, name in enumerate(GATES)} for k in range(mean.shape[3])}
 
 
-def gate_changes(gates, units):
-    """What a cut does to a gate, [layer][direction] {gate: Estimate}: at the step that reads the first
-    frame beyond the cut, against the same step in the two windows of one action. {} for T = 1."""
-    T = gates.shape[5]
-    alone = (gates[..., 0, :] + gates[..., T, :]) / 2
-    found = []
-    for layer, calm in zip(gates, alone, strict=True):
-        found.append([])
-        for reverse, (g, c) in enumerate(zip(layer, calm, strict=True)):
-            steps = [(k, T - k - reverse) for k in range(1, T)]
-            change = [g[:, :, k, t] - c[:, :, t] for k, t in steps]
-            found[-1].append({name: units.means(np.mean([row[i] for row in change], 0))[0]
-                              for i, name in enumerate(GATES)} if change else {})
-    return found
-
-
-def memory_figures(trace, units, T):
-    """half_life in frames, what is left after the T frames of a clip, and the curve."""
-    life, curve = figures.half_life(trace, units)
-    return {"half_life": life, "after_clip": curve[T], "curve": curve}
+def gate_changes(reverse, gates, units):
+    """What a cut does to the gates (3, M, T+1, T) of a layer and direction, {gate: Estimate}: at the step
+    that reads the first frame beyond the cut, against the same step in the two windows of one action."""
+    T = gates.shape[3]
+    alone = (gates[:, :, 0] + gates[:, :, T]) / 2
+    change = [gates[:, :, k, T - k - reverse] - alone[:, :, T - k - reverse] for k in range(1, T)]
+    return {name: units.means(np.mean([row[i] for row in change], 0))[0]
+            for i, name in enumerate(GATES)} if change else {}      # none where T = 1

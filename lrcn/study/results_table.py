@@ -1,13 +1,17 @@
-"""What the mixed-action study of one run says: metrics.json, windows.csv, and its sentences.
+"""What the mixed-action study says of a run, and of several side by side, pooled over training seeds.
 
 A network.Study is turned into plain containers and words here; no files.
 """
+from dataclasses import dataclass
+
 import numpy as np
 
+from lrcn.evaluation.scores import pool
 from lrcn.study import figures
 from lrcn.study.movies import mixes
 
 NAMED = ("readout", "bidirectional", "loss_per_step")
+SIGNS = {1: "late", -1: "early", 0: "neither"}
 
 
 def variant_name(settings, flags=()):
@@ -20,19 +24,12 @@ def variant_name(settings, flags=()):
                       *more])
 
 
-def note(settings):
-    """The small print under every picture. settings: what measured_on gave."""
-    return (f"{variant_name(settings)}, training seed {settings['training_seed']}; "
-            f"{settings['test_videos']} test videos of {settings['groups']} groups, {settings['classes']} "
-            f"classes, split {settings['split']}.")
-
-
 def cell(estimate):
     """An Estimate in a line of text: 0.912 [0.874, 0.941], or - where it has no value."""
-    found = estimate.as_json(3)
-    if found["value"] is None:
+    rounded = estimate.as_json(3)
+    if rounded["value"] is None:
         return "-"
-    value, *ends = (f"{x + 0.0:.3f}" for x in (found["value"], *(found["ci95"] or ())))     # no -0.000
+    value, *ends = (f"{x + 0.0:.3f}" for x in (rounded["value"], *(rounded["ci95"] or ())))     # no -0.000
     return f"{value} [{ends[0]}, {ends[1]}]" if ends else value
 
 
@@ -47,43 +44,30 @@ def as_json(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def metrics(found, settings):
+# ---------------------------------------------------------------- one run
+
+def metrics(study, settings):
     """The content of metrics.json. settings: what it was measured on, plain containers."""
-    accuracy, windows = found.accuracy.as_json(), found.windows
-    by_frames = {str(k): e.as_json() for k, e in found.by_frames.items()}
-    ties = int((windows.majority < 0).sum())
+    values, windows = as_json(study.figures), study.windows
+    accuracy, by_frames = values.pop("accuracy"), values.pop("accuracy_by_frames")
     return {
         "movies": int(windows.movie.max()) + 1, "windows": len(windows.movie),
         "accuracy": accuracy["value"], "ci95": accuracy["ci95"],
-        "windows_with_majority": accuracy["n"], "windows_tied": ties,
-        "accuracy_by_frames": {k: e["value"] for k, e in by_frames.items()},
-        "ci95_by_frames": {k: e["ci95"] for k, e in by_frames.items()},
-        "windows_by_frames": {k: e["n"] for k, e in by_frames.items()},
-        "clip_accuracy": found.clip_accuracy.as_json(),
-        "accuracy_by_phase": as_json(found.by_phase),
-        "shares_by_mix": {row["mix"]: {k: as_json(v) for k, v in row.items() if k != "mix"}
-                          for row in found.shares},
-        "majority_or_last_frame": as_json(found.duel),
-        "recency_index": found.recency.as_json(),
-        "switching": as_json(found.switching),
-        "hard_minus_mixed": {str(k): e.as_json() for k, e in enumerate(found.order_effect)},
-        "influence_by_position": as_json(found.influence),
-        "attention_by_position": as_json(found.attention),
-        "lstm": as_json({k: v for k, v in found.states.items() if k != "pictures"}),
-        "measured_on": settings,
-    }
+        "windows_with_majority": accuracy["n"], "windows_tied": int((windows.majority < 0).sum()),
+        **{f"{name}_by_frames": {k: e[key] for k, e in by_frames.items()}
+           for name, key in (("accuracy", "value"), ("ci95", "ci95"), ("windows", "n"))},
+        **values, "measured_on": settings}
 
 
-def sentence(found):
+def sentence(study):
     """The study in one line."""
-    duel = found.duel
-    n, text = found.accuracy.n, ""
+    accuracy, duel, text = study.figures["accuracy"], study.figures["majority_or_last_frame"], ""
     if duel["majority"].n:
         text = (f"; where majority and last frame disagree (n = {duel['majority'].n}), the majority wins "
                 f"{cell(duel['majority'])}, the last frame {cell(duel['last_frame'])}; recency index "
-                f"{cell(found.recency)}")
-    return (f"{len(found.windows.movie)} windows of {int(found.windows.movie.max()) + 1} movies, "
-            f"accuracy {cell(found.accuracy)} (n = {n}){text}")
+                f"{cell(study.figures['recency_index'])}")
+    return (f"{len(study.windows.movie)} windows of {int(study.windows.movie.max()) + 1} movies, "
+            f"accuracy {cell(accuracy)} (n = {accuracy.n}){text}")
 
 
 WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "frames_third", "first",
@@ -92,14 +76,14 @@ WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "fra
                   "other", "p_other")
 
 
-def window_rows(found):
+def window_rows(study):
     """Rows of windows.csv: empty where there is no such clip, and majority and right for a tie."""
-    w, predicted = found.windows, found.predicted
-    own, other, best = figures.probabilities(w, found.p)
+    w, predicted = study.windows, study.predicted
+    own, other, best = figures.probabilities(w, study.p)
     mix, code = mixes(w)
     who = figures.outcomes(w, predicted)
-    name = [*found.classes, ""]          # label -1 reads the last
-    video = [*found.names, ""]
+    name = [*study.classes, ""]          # label -1 reads the last
+    video = [*study.clips.names, ""]
     for i in range(len(w.movie)):
         tie = w.majority[i] < 0
         yield (w.movie[i], w.start[i], mix[code[i]], *w.counts[i], *(name[a] for a in w.actions[i]),
@@ -107,3 +91,84 @@ def window_rows(found):
                name[predicted[i]], "" if tie else int(predicted[i] == w.majority[i]),
                figures.OUTCOMES[who[i]], *("" if np.isnan(x) else f"{x:.6f}" for x in own[i]),
                name[other[i]], f"{best[i]:.6f}")
+
+
+# ---------------------------------------------------------------- several runs
+
+@dataclass
+class Variant:
+    """Networks that differ in their training seed alone; figures pooled over them."""
+    name: str
+    seeds: list
+    figures: dict       # name: Estimate
+    curve: object       # figures.Switching of both ways
+
+    @classmethod
+    def of(cls, name, seeds, studies):
+        headlines = [study.headline() for study in studies]
+        curves = [study.figures["switching"]["both ways"] for study in studies]
+        curve = [pool(points) for points in zip(*(c.curve for c in curves), strict=True)]
+        fit = [pool([getattr(c, key) for c in curves]) for key in ("point", "slope", "lapse", "recency")]
+        return cls(name, seeds, {key: pool([h[key] for h in headlines]) for key in headlines[0]},
+                   figures.Switching(curve, *fit))
+
+    @property
+    def verdict(self):
+        """Whether late or early frames count more, or the interval holds zero."""
+        ends = self.figures["recency_index"].as_json()["ci95"]      # rounded: a network blind to order has 0
+        return "" if ends is None else SIGNS[int(ends[0] > 0) - int(ends[1] < 0)]   # but for its last digits
+
+    def as_json(self):
+        return {"runs": len(self.seeds), "seeds": self.seeds, "figures": as_json(self.figures),
+                "switching": self.curve.as_json()}
+
+
+def variants(studied):
+    """[Variant] of [(settings, flags, Study)], in order of appearance.
+
+    flags: {name: value} of what makes two runs seeds of one recipe. Runs are pooled where they are all
+    the same; those that differ between the variants are in their names.
+    """
+    values, groups = {}, {}     # every value of a flag; where a network has no LSTM, its flags say nothing
+    for settings, flags, study in studied:
+        for name, value in flags.items():
+            values.setdefault(name, set()).add(str(value))
+        groups.setdefault(tuple(sorted((k, str(v)) for k, v in flags.items())), []).append(
+            (settings, flags, study))
+    pooled = []
+    for members in groups.values():
+        settings, flags, _ = members[0]
+        name = variant_name(settings, {k: v for k, v in flags.items() if len(values[k]) > 1})
+        pooled.append(Variant.of(name, [settings["training_seed"] for settings, *_ in members],
+                                 [study for *_, study in members]))
+    return pooled
+
+
+def table(variants):
+    """(header, rows) of comparison.csv; a figure that a variant lacks is left empty."""
+    names = list(dict.fromkeys(key for v in variants for key in v.figures))
+    header = ["variant", "runs", "seeds", "frames_that_count_more"]
+    header += [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
+    rows = []
+    for v in variants:
+        row = [v.name, len(v.seeds), " ".join(map(str, v.seeds)), v.verdict]
+        for name in names:
+            figure = v.figures[name].as_json() if name in v.figures else {"value": None, "ci95": None}
+            row += ["" if x is None else x for x in (figure["value"], *(figure["ci95"] or (None, None)))]
+        rows.append(row)
+    return header, rows
+
+
+PRINTED = (("clip_accuracy", "whole clips right"), ("won_by_majority", "majority wins"),
+           ("won_by_last_frame", "last frame wins"), ("recency_index", "recency index"),
+           ("recency_index_hard", "as joined"), ("recency_index_backwards", "played backwards"))
+
+
+def printed_table(variants):
+    """The figures that answer the question, as lines of text."""
+    wide = max(len(v.name) for v in variants) + 2
+    lines = [" " * wide + "runs  " + "".join(f"{title:<24}" for _, title in PRINTED) + "counts more"]
+    for v in variants:
+        cells = "".join(f"{cell(v.figures[key]):<24}" for key, _ in PRINTED)
+        lines.append(f"{v.name:<{wide}}{len(v.seeds):<6}{cells}{v.verdict}")
+    return "\n".join(lines)

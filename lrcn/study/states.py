@@ -12,20 +12,12 @@ import torch
 GATES = ("input", "forget", "output")
 
 
-def weights_of(lstm, layer, reverse):
-    """(W (4H, I), U (4H, H), b (4H,)) of one layer and direction; the gates' order is i, f, g, o."""
-    end = f"l{layer}{'_reverse' if reverse else ''}"
-    w, u = getattr(lstm, f"weight_ih_{end}"), getattr(lstm, f"weight_hh_{end}")
-    bias = getattr(lstm, f"bias_ih_{end}") + getattr(lstm, f"bias_hh_{end}") if lstm.bias else 0
-    return w, u, bias
-
-
-def scan(x, weights):
+def scan(lstm, layer, reverse, x):
     """One direction of one layer over x (B, T, I), in the order given -> {name: (B, T, H)}."""
-    w, u, bias = weights
-    fed = x @ w.T + bias
-    h = x.new_zeros(len(x), u.shape[1])
-    c, kept = h, {name: [] for name in (*GATES, "c", "h")}
+    w, u, *biases = lstm.all_weights[layer * (1 + lstm.bidirectional) + reverse]
+    fed = x @ w.T + sum(biases)
+    h = c = x.new_zeros(len(x), u.shape[1])
+    kept = {name: [] for name in (*GATES, "c", "h")}
     for t in range(x.shape[1]):
         i, f, g, o = (fed[:, t] + h @ u.T).chunk(4, 1)
         i, f, o = i.sigmoid(), f.sigmoid(), o.sigmoid()
@@ -36,19 +28,13 @@ def scan(x, weights):
     return {name: torch.stack(values, 1) for name, values in kept.items()}
 
 
-def directions(lstm):
-    """(False,) or (False, True): which of them are reversed."""
-    return (False, True) if lstm.bidirectional else (False,)
-
-
 def unroll(lstm, x):
     """x (B, T, I) -> [layer][direction] of {input, forget, output, c, h: (B, T, H)}, in time's order."""
     layers = []
     for layer in range(lstm.num_layers):
-        states = []
-        for reverse in directions(lstm):
-            run = scan(x.flip(1) if reverse else x, weights_of(lstm, layer, reverse))
-            states.append({k: v.flip(1) for k, v in run.items()} if reverse else run)
+        states = [scan(lstm, layer, 0, x)]
+        if lstm.bidirectional:
+            states.append({k: v.flip(1) for k, v in scan(lstm, layer, 1, x.flip(1)).items()})
         layers.append(states)
         x = torch.cat([state["h"] for state in states], 2)
     return layers
@@ -75,38 +61,24 @@ def cell_memory(lstm, x, rows, cuts, frames):
     The backward half is treated alike, in its own order: what it carries over is the coming action.
     -> float array (layers, directions, n, frames + 1): 1 at the cut, NaN beyond the movie's end.
     """
-    long = unroll(lstm, x)
+    long, total, steps = unroll(lstm, x), x.shape[1], np.arange(frames + 1)
     result = np.full((lstm.num_layers, len(long[0]), len(rows), frames + 1), np.nan, np.float32)
-    for d, reverse in enumerate(directions(lstm)):
-        places = _places(cuts, frames, x.shape[1], reverse)
-        fresh = None
+    for d in range(len(long[0])):
+        # (n, frames + 1): the last place before the cut, then those after it, as this direction reads them
+        places = cuts[:, None] - steps if d else cuts[:, None] - 1 + steps
+        at, fresh = (rows[:, None], np.clip(places, 0, total - 1)), None
         for layer, states in enumerate(long):
             fed = x if layer == 0 else torch.cat([state["h"] for state in long[layer - 1]], 2)
-            fed = fed[rows[:, None], np.clip(places[:, 1:], 0, x.shape[1] - 1)]
-            if fresh is not None:   # this direction's half comes from the run that began at the cut
-                width = lstm.hidden_size
-                fed = torch.cat([fresh, fed[..., width:]] if d == 0 else [fed[..., :width], fresh], 2)
-            run = scan(fed, weights_of(lstm, layer, reverse))
-            fresh = run["h"]
-            result[layer, d] = _trace(states[d]["c"], run["c"], rows, places)
+            fed = fed[at[0], at[1][:, 1:]]
+            if layer:       # this direction's half comes from the run that began at the cut
+                fed[..., d * lstm.hidden_size:(d + 1) * lstm.hidden_size] = fresh["h"]
+            fresh = scan(lstm, layer, d, fed)
+            crossed, after = states[d]["c"][at].split([1, frames], 1)
+            size = crossed.norm(dim=2).clamp_min(1e-12)
+            apart = (after - fresh["c"]).norm(dim=2) / size
+            trace = torch.cat([torch.ones_like(size), apart], 1).cpu().numpy()
+            result[layer, d] = np.where((places < 0) | (places >= total), np.nan, trace)
     return result
-
-
-def _places(cuts, frames, total, reverse):
-    """(n, frames + 1) places in the movie: the last before the cut, then those after it, as read."""
-    steps = np.arange(frames + 1)
-    return cuts[:, None] - steps if reverse else cuts[:, None] - 1 + steps
-
-
-def _trace(long, fresh, rows, places):
-    """|c of the long run - c of the fresh run| / |c that crossed the cut|, (n, frames + 1)."""
-    total = long.shape[1]
-    there = long[rows[:, None], np.clip(places, 0, total - 1)]
-    size = there[:, :1].norm(dim=2).clamp_min(1e-12)
-    apart = (there[:, 1:] - fresh).norm(dim=2) / size
-    trace = torch.cat([torch.ones_like(size), apart], 1).cpu().numpy()
-    trace[(places < 0) | (places >= total)] = np.nan
-    return trace
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Pictures and labelled videos: drawn from synthetic data and measured, not only rendered."""
 import itertools
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image, ImageSequence
 from lrcn.base import cli
 from lrcn.drawing import grids, labels, plots, style
 from lrcn.evaluation.comparison import Figures
-from lrcn.study import graphs as study_plots
+from lrcn.study import graphs, panels
+from lrcn.study.figures import Switching
 
 pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
 COUNTS = (2, 16, 101)
@@ -98,29 +100,40 @@ def training_pictures(count):
     ]
 
 
+def estimates(values, spread=0.1, n=15000):
+    """What a picture takes of scores.Estimates."""
+    return [SimpleNamespace(value=v, ci95=spread and [v - spread, v + spread], n=n) for v in values]
+
+
+def switching(values, fit=True):
+    point, slope, lapse, recency = estimates((3, 1, 0.02, 0.2), 0.2 if fit else None)
+    return Switching(estimates(values), point, slope, lapse, recency)
+
+
+def points(values, n=15000):
+    return dict(enumerate(estimates(values, n=n)))
+
+
 def study_pictures(count):
     random, classes, k = np.random.default_rng(0), names(count), np.arange(6)
     share = 1 / (1 + np.exp(3.0 - k))
-    three = np.stack([0.9 - 0.8 * share, 0.8 * share, np.full(6, 0.1)])
-    fit = (3.0, 1.0, 2.8, 3.2)
+    mix = {"first action": points(1 - share), "second action": points(share), "neither": points(share * 0)}
     windows = random.dirichlet(np.ones(count), 60)
     truth = np.repeat(np.arange(12) % count, 5)
     truth[7] = -1
-    runs = [dict(name=name, k=k, share=share, low=share - 0.1, high=share + 0.1, n=[1500] * 6, fit=fit)
-            for name in classes[:16]]
     segments = [(0, 10, classes[0]), (10, 11, "unsure"), (11, 30, classes[1])]
     return [
-        ("heat.png", study_plots.window_heat_map, (windows.T, truth, classes), {}),
-        ("by_class.png", study_plots.windows_by_class,
+        ("heat.png", graphs.window_heat_map, (windows.T, truth, classes), {}),
+        ("by_class.png", graphs.windows_by_class,
          (windows.argmax(1), np.stack([truth, (truth + 1) % count, truth * 0 - 1], 1),
           np.array([[3, 2, 0]] * 60), classes), {}),
-        ("switching.png", study_plots.switching_curve,
-         (k, share, share - 0.1, share + 0.1, [15000] * 6, fit), {}),
-        ("runs.png", study_plots.switching_curves, (runs,), {}),
-        ("mix.png", study_plots.shares_by_mix, (k, three, three - 0.1, three + 0.1, [15000] * 6), {}),
-        ("recency.png", study_plots.intervals_by_run,
-         ([r["name"] for r in runs], share[:2].repeat(8)[:len(runs)], np.zeros(len(runs)),
-          np.ones(len(runs)), 9000), {}),
+        ("switching.png", graphs.switching_curve, (switching(share),), {}),
+        ("runs.png", graphs.switching_curves,
+         ([(name, switching(share)) for name in classes[:16]], "Curves"), {}),
+        ("mix.png", graphs.point_plot,
+         (mix, "Who wins?", "frames", "share", graphs.counted(mix["neither"], 7.6)), {}),
+        ("recency.png", graphs.intervals,
+         (classes[:16], estimates(share[:2].repeat(8)[:count]), "Recency", "index", (-1, 1), 0), {}),
         ("timeline.png", plots.probability_timeline,
          (np.arange(60) / 2, windows[:, :6], classes[:6], segments), {}),
     ]
@@ -149,15 +162,13 @@ def draw_all(folder, checked, pictures):
 
 @pytest.mark.parametrize("T", [4, 5, 40])
 def test_pictures_of_windows_take_any_window_length(checked, T):
-    k, share = np.arange(T + 1), np.linspace(0, 1, T + 1)
-    study_plots.sliding_window_explained(None, [clip(T), clip(T + 2)], T, (LONG, "歩く"))
-    study_plots.switching_curve(None, k, share, None, None, 12345)
-    study_plots.accuracy_by_frames(None, k, share, share, share, [12345] * (T + 1))
-    study_plots.accuracy_by_phase(None, k[:16], share[:16], share[:16], share[:16], 12345)
-    study_plots.influence_by_position(None, k, share, share, np.stack([[share, share]] * 2), 111)
-    study_plots.gates(None, k - T // 2, np.full((2, 2, T + 1), 0.5), 0, n=1500)
+    k, share = np.arange(T + 1), points(np.linspace(0, 1, T + 1))
+    panels.sliding_window_explained(None, T)
+    graphs.switching_curve(None, switching(np.linspace(0, 1, T + 1), fit=False))
+    graphs.point_plot(None, {"": share}, "Title", "frames", "share", graphs.counted(share, 6.4), (6.4, 3.8))
+    graphs.states(None, k - T // 2, [[estimates(np.full(T + 1, 0.5))] * 2] * 2, "Gates", 0)
     grids.attention_picture(None, clip(T), np.full(T, 1 / T))
-    assert len(checked) == 7
+    assert len(checked) == 5
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 60])
@@ -197,8 +208,8 @@ def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_count
 def test_an_axis_ends_where_no_value_can_be(checked):
     compared = [Figures(1, [0.98, 1]), Figures(0.7, [0.6, 0.8])]
     plots.runs_table_picture(None, ["a", "b"], compared, [1, 2], [3, 4])
-    study_plots.intervals_by_run(None, ["a", "b"], [1, -1], [0.9, -1], [1, -0.8])
-    study_plots.intervals_by_run(None, ["a"], [0], [0], [0.1], null=None, limits=(0, 1))
+    graphs.intervals(None, ["a", "b"], estimates([1, -1]), "Title", "index", (-1, 1))
+    graphs.intervals(None, ["a"], estimates([0]), "Title", "share", (0, 1))
     for fig, (low, high) in zip(checked, [(0, 1), (-1, 1), (0, 1)], strict=True):
         left, right = fig.axes[0].get_xlim()
         assert left >= low - 0.05 and right <= high + 0.05
@@ -206,19 +217,17 @@ def test_an_axis_ends_where_no_value_can_be(checked):
 
 def test_gates_are_drawn_on_their_whole_range_each_in_its_own_colour(checked):
     values = 0.475 + 0.02 * np.random.default_rng(0).random((2, 2, 10))
-    study_plots.gates(None, range(10), values, 5, low=values - 0.01, high=values + 0.01)
+    graphs.states(None, range(10), [[estimates(v, 0.01) for v in ways] for ways in values], "Gates", 5)
     ax = checked[0].axes[0]
     assert ax.get_ylim()[0] <= 0 and ax.get_ylim()[1] >= 1
     assert len({tuple(band.get_facecolor()[0]) for band in ax.collections}) == 4
 
 
 def test_the_controls_of_the_study_are_explained_where_they_are_drawn(checked):
-    runs = [dict(name=name, k=range(6), share=np.zeros(6), low=np.zeros(6), high=np.ones(6), n=[9] * 6)
-            for name in study_plots.CONTROLS]
-    study_plots.switching_curves(None, runs)
+    graphs.switching_curves(None, [(name, switching(np.zeros(6))) for name in graphs.CONTROLS], "Controls")
     said = " ".join(text.get_text() for kind, text in shown_texts(checked[0]) if kind == "figure")
-    assert all(f"{name}: {what}" in " ".join(said.split()) for name, what in study_plots.CONTROLS.items())
-    study_plots.switching_curves(None, [dict(runs[0], name="lrcn")])
+    assert all(f"{name}: {what}" in " ".join(said.split()) for name, what in graphs.CONTROLS.items())
+    graphs.switching_curves(None, [("lrcn", switching(np.zeros(6)))], "Curves")
     assert "joined" not in str([text.get_text() for _, text in shown_texts(checked[1])])
 
 
@@ -233,8 +242,8 @@ def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
 def test_windows_by_class_say_what_is_true_and_what_else_is_predicted():
     actions = np.array([[3, -1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [1, -1, -1]])
     counts = np.array([[4, 0, 0], [3, 1, 0], [3, 1, 0], [2, 2, 0], [2, 2, 0], [4, 0, 0]])
-    shown, cells = study_plots.window_cells(np.array([3, 1, 0, 1, 0, 1]), actions, counts)
-    true, hit, other, neither = study_plots.CELLS
+    shown, cells = graphs.window_cells(np.array([3, 1, 0, 1, 0, 1]), actions, counts)
+    true, hit, other, neither = graphs.CELLS
     assert shown == [3, 1, 0]       # in order of appearance; 0 is only ever predicted
     assert cells.tolist() == [[hit, true, true, true, true, 0], [0, other, 0, hit, true, hit],
                               [0, 0, neither, 0, neither, 0]]
@@ -251,7 +260,7 @@ def test_accuracy_by_training_videos_names_the_worst_classes_and_leaves_out_the_
 def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
     probabilities = np.random.default_rng(0).random((101, 30))
     probabilities[[50, 90]] = 0
-    study_plots.window_heat_map(None, probabilities, np.repeat([50, 90, -1], 10), list(map(str, range(101))))
+    graphs.window_heat_map(None, probabilities, np.repeat([50, 90, -1], 10), list(map(str, range(101))))
     labels = [t.get_text() for t in checked[0].axes[0].get_yticklabels()]
     assert len(labels) == 40 and {"50", "90"} <= set(labels)
     assert len(checked[0].axes[0].patches) == 2

@@ -10,7 +10,7 @@ from simulations import near
 
 import models
 from lrcn.evaluation.scores import Units
-from lrcn.study import comparison, figures, panels, results_table
+from lrcn.study import figures, panels, results_table
 from lrcn.study.movies import CONTROLS, draw_movies
 from lrcn.study.network import Clips, analyse
 
@@ -49,38 +49,38 @@ def study_of(head, clips, T, movies=20, movie_clips=8, segment_frames=None, seed
 @pytest.mark.parametrize("T", [2, 4, 5])
 def test_a_reader_of_the_last_frame_has_the_greatest_recency_index(T):
     found = study_of(Reader([-1]), planted_clips(T, noise=0.3), T)
-    assert found.switching["hard"].recency.value == pytest.approx(1, abs=0.05)
-    assert found.switching["hard"].point.value == pytest.approx(0.5, abs=0.03)
-    assert found.switching["backwards"].recency.value == pytest.approx(1, abs=0.1)
-    assert found.recency.value == pytest.approx(1, abs=0.05)
-    assert found.duel["last_frame"].value == 1 or T == 2        # two frames: no majority against the last
-    assert found.influence["grey"][-1].value > 1
-    assert all(e.value == 0 for e in found.influence["grey"][:-1])
+    assert found.figures["switching"]["hard"].recency.value == pytest.approx(1, abs=0.05)
+    assert found.figures["switching"]["hard"].point.value == pytest.approx(0.5, abs=0.03)
+    assert found.figures["switching"]["backwards"].recency.value == pytest.approx(1, abs=0.1)
+    assert found.figures["recency_index"].value == pytest.approx(1, abs=0.05)
+    assert found.figures["majority_or_last_frame"]["last_frame"].value == 1 or T == 2
+    assert found.figures["influence_by_position"]["grey"][-1].value > 1
+    assert all(e.value == 0 for e in found.figures["influence_by_position"]["grey"][:-1])
 
 
 @pytest.mark.parametrize("T", [2, 4, 5])
 def test_a_reader_of_the_first_frame_has_the_least(T):
     found = study_of(Reader([0]), planted_clips(T, noise=0.3), T)
-    assert found.switching["hard"].recency.value == pytest.approx(-1, abs=0.1)
-    assert found.switching["backwards"].recency.value == pytest.approx(-1, abs=0.1)
-    assert found.recency.value == pytest.approx(-1, abs=0.05)
-    assert all(e.value == 0 for e in found.influence["mean frame"][1:])
+    assert found.figures["switching"]["hard"].recency.value == pytest.approx(-1, abs=0.1)
+    assert found.figures["switching"]["backwards"].recency.value == pytest.approx(-1, abs=0.1)
+    assert found.figures["recency_index"].value == pytest.approx(-1, abs=0.05)
+    assert all(e.value == 0 for e in found.figures["influence_by_position"]["mean frame"][1:])
 
 
 @pytest.mark.parametrize("T", [2, 4, 5])
 def test_a_mean_over_frames_has_zero_within_its_interval(T):
     found = study_of(Reader(slice(None)), planted_clips(T, noise=2, videos=8), T, movies=40)
     for control in CONTROLS:
-        low, high = found.switching[control].recency.ci95
+        low, high = found.figures["switching"][control].recency.ci95
         assert low < 0 < high and high - low < 0.5
-    assert all(e.value == pytest.approx(0, abs=1e-6) for e in found.order_effect)
+    assert all(e.value == pytest.approx(0, abs=1e-6) for e in found.figures["hard_minus_mixed"].values())
 
 
 def test_order_shows_in_the_controls_of_a_reader_of_the_last_frame():
     found = study_of(Reader([-1]), planted_clips(5, noise=0.3), 5)
     # one late frame of five decides a hard cut; mixed in, it stands in the middle and decides nothing
-    assert found.order_effect[1].value > 0.9
-    assert abs(found.switching["shuffled"].recency.value) < 0.3
+    assert found.figures["hard_minus_mixed"][1].value > 0.9
+    assert abs(found.figures["switching"]["shuffled"].recency.value) < 0.3
 
 
 @pytest.mark.parametrize("T", [1, 2])
@@ -111,9 +111,9 @@ def test_shares_agree_with_a_count_in_plain_python():
         pairs = zip(figures.OUTCOMES, actions, strict=False)
         who = next((o for o, a in pairs if a == predicted[i]), "neither")
         tally.setdefault("+".join(map(str, counts)), []).append(who)
-    assert {row["mix"] for row in found.shares} == set(tally)
-    for row in found.shares:
-        won = tally[row["mix"]]
+    assert set(found.figures["shares_by_mix"]) == set(tally)
+    for mix, row in found.figures["shares_by_mix"].items():
+        won = tally[mix]
         assert row["n"] == len(won)
         for outcome in ("first", "second", "third", "neither"):
             if outcome in row:
@@ -201,7 +201,7 @@ SETTINGS = {"readout": "final", "bidirectional": True, "per_step": False}
 
 
 def variants_of(studies, flags):
-    return comparison.variants([(SETTINGS | {"training_seed": i}, given, study)
+    return results_table.variants([(SETTINGS | {"training_seed": i}, given, study)
                                 for i, (study, given) in enumerate(zip(studies, flags, strict=True))])
 
 
@@ -209,7 +209,7 @@ def test_only_runs_that_differ_in_their_seed_alone_are_pooled():
     flags = [{"hidden_size": 8, "modality": "rgb"}, {"hidden_size": 8, "modality": "rgb"},
              {"hidden_size": 16, "modality": "rgb"}, {"hidden_size": 8, "modality": "rgbdiff"}]
     found = variants_of(studies_of(*[Reader([-1])] * 4), flags)
-    assert [(v.name, v.runs) for v in found] == [
+    assert [(v.name, len(v.seeds)) for v in found] == [
         ("final, both ways, hidden_size 8, modality rgb", 2),
         ("final, both ways, hidden_size 16, modality rgb", 1),
         ("final, both ways, hidden_size 8, modality rgbdiff", 1)]
@@ -219,14 +219,15 @@ def test_a_pool_has_the_mean_of_its_runs_and_seeds_that_differ_widen_its_interva
     runs = studies_of(Reader([-1]), Reader([0]), Reader([-1]))
     (apart,), (alike,) = (variants_of(chosen, [{}] * 3) for chosen in (runs, runs[:1] * 3))
     assert apart.figures["recency_index"].value == pytest.approx(
-        np.mean([s.recency.value for s in runs]))
-    assert alike.figures["recency_index"].ci95 == pytest.approx(runs[0].recency.ci95, abs=1e-9)
+        np.mean([s.figures["recency_index"].value for s in runs]))
+    alone = runs[0].figures["recency_index"]
+    assert alike.figures["recency_index"].ci95 == pytest.approx(alone.ci95, abs=1e-9)
     width, narrow = (np.diff(v.figures["recency_index"].ci95)[0] for v in (apart, alike))
     assert width > 2 and narrow < 0.5
-    assert comparison.verdict(alike.figures["recency_index"]) == "late"
-    assert comparison.verdict(apart.figures["recency_index"]) == "neither"
-    header, rows = comparison.table([apart])
-    assert len(header) == len(rows[0]) and "last frame" in comparison.printed_table([apart])
+    assert alike.verdict == "late"
+    assert apart.verdict == "neither"
+    header, rows = results_table.table([apart])
+    assert len(header) == len(rows[0]) and "last frame" in results_table.printed_table([apart])
 
 
 # ---------------------------------------------------------------- as a whole
@@ -240,7 +241,7 @@ def test_every_figure_and_picture_of_a_real_head(tmp_path):
     assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in drawn.items())
     assert {"heat_map", "switching_curve", "controls", "gates_window", "gates_movie",
             "memory", "three_actions"} <= set(drawn)
-    assert sum(e.value for e in found.attention) == pytest.approx(1, abs=1e-5)
+    assert sum(e.value for e in found.figures["attention_by_position"]) == pytest.approx(1, abs=1e-5)
     lines = [SimpleNamespace(**dict(zip(results_table.WINDOW_COLUMNS, row, strict=True)))
              for row in results_table.window_rows(found)]
     assert len(lines) == len(found.windows.movie)
