@@ -35,7 +35,7 @@ from lrcn.training.loop import Progress, make_learner, train_epoch
 from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
-# {name in benchmark.json: (words, unit)}
+# {name in benchmark.json: (words, unit)}, in the order of measure_encoding's rows
 RATES = {"decode": ("decode and resize, one thread", "frames/s"),
          "encode_bare": ("the bare encoder", "frames/s"),
          "start": ("the first clips into an empty store", "s"),
@@ -79,19 +79,19 @@ def rate(name, unit, values, **more):
     return {"unit": unit, "median": middle, "values": values, **more}
 
 
-def timed(work):
+def timed(work, *values):
     begun = time.perf_counter()
-    work()
+    work(*values)
     return time.perf_counter() - begun
 
 
 def script(*words):
     """Run one of the scripts as a user does; seconds of the whole process."""
-    def work():
-        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=HERE)
-        if done.returncode:
-            raise cli.UserError(f"{words[0]} failed: {done.stderr.strip().splitlines()[-1]}")
-    return timed(work)
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=HERE)
+    if done.returncode:
+        raise cli.UserError(f"{words[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+    return time.perf_counter() - begun
 
 
 def linked_copy(folder, where):
@@ -138,20 +138,17 @@ def measure_encoding(args, device, folder, scratch):
                           precision=args.encoder_precision)
         encode_clips(encoder, some, linked_copy(folder, scratch / name), options)
 
-    said = {name: [] for name in RATES}
+    rows = []
     bare_rate(bare, batch, blocks)
     for i in range(args.repeats):
-        said["decode"].append(frames / timed(decode))
-        before = bare_rate(bare, batch, blocks)
-        said["start"].append(timed(lambda: store(f"one{i}", first)))                    # noqa: B023
-        took = timed(lambda: store(f"all{i}", clips))                                   # noqa: B023
-        said["encode_bare"].append((before + bare_rate(bare, batch, blocks)) / 2)
-        # Of few frames the start is not told from the rest
-        said["encode_cached"].append((frames - few) / max(took - said["start"][-1], took / 10))
-        said["fraction"].append(said["encode_cached"][-1] / said["encode_bare"][-1])
-        said["whole"].append(frames / took)
+        decoded, before = frames / timed(decode), bare_rate(bare, batch, blocks)
+        start, whole = timed(store, f"one{i}", first), timed(store, f"all{i}", clips)
+        alone = (before + bare_rate(bare, batch, blocks)) / 2
+        cached = (frames - few) / max(whole - start, whole / 10)    # few frames: all may seem to be the start
+        rows.append((decoded, alone, start, cached, cached / alone, frames / whole))
     engines = measure_engines(args, encoder, device, batch, blocks) if args.engines else {}
-    rates = {name: rate(*RATES[name], values) for name, values in said.items()}
+    columns = zip(RATES, zip(*rows, strict=True), strict=True)
+    rates = {name: rate(*RATES[name], values) for name, values in columns}
     return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
 
 

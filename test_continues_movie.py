@@ -52,8 +52,6 @@ def parse_args():
         help="join LOW to HIGH frames of each clip instead of a whole window's length")
     study.add_boolean("--cut_flow", default=False, help="show a run on optical flow the flow across every "
                       "cut, from a clip's last frame to the next one's first, instead of the clip's own")
-    add("--bootstrap", type=Number(int, low=20), default=None,
-        help="accepted for old command lines; intervals need no resampling any more")
     add("--seed", type=COUNT, default=42, help="of the movies and the shuffling")
     output = parser.group("output")
     output.add_boolean("--pictures", default=None,

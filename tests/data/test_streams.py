@@ -138,5 +138,5 @@ def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, 
 def test_a_study_of_mixed_movies_runs_on_both(demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1)
     result = run("test_continues_movie.py", "--model_dir", folder, "--num_movies", 3, "--movie_clips", 4,
-                 "--bootstrap", 20, "--no-pictures", "--num_workers", 0, env=ONE_THREAD)
+                 "--no-pictures", "--num_workers", 0, env=ONE_THREAD)
     assert read_json(last_line(result) / "metrics.json")["windows"] == 3 * (4 * 5 - 5 + 1)

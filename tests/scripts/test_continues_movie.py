@@ -1,47 +1,39 @@
 """test_continues_movie.py as a user runs it, on synthetic videos."""
-import csv
-import json
 import signal
 import time
-from pathlib import Path
 
 import cv2
 import pytest
 from commands import run, start
 from PIL import Image
-from runs import train
+from runs import last_line, one_line, read_json, table, train
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 64, "--latent_dim", 16,
-         "--hidden_size", 8, "--num_workers", 0, "--open_new_folder", "False", "--epochs", 2)
-FAST = ("--num_workers", 0)
+
+def study(model_dir, *flags, ok=True):
+    """The script's Result for one run or several."""
+    model_dir = model_dir if isinstance(model_dir, list) else [model_dir]
+    return run("test_continues_movie.py", "--model_dir", *model_dir, "--num_workers", 0, *flags, ok=ok)
+
+
+def read(folder):
+    return read_json(folder / "metrics.json"), table(folder / "windows.csv")
 
 
 @pytest.fixture(scope="module")
 def runs(demo, sampled, tmp_path_factory):
     """{name: run folder}: two seeds of one network, and one without an LSTM."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-    for name, flags in (("last1", ("--readout", "last", "--seed", 1)),
-                        ("last2", ("--readout", "last", "--seed", 2)), ("none", ("--readout", "none"))):
-        made[name] = folder / name
-        made[name].mkdir()
-        run("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist",
-            "--local_dir", made[name], *SMALL, *flags)
-    return made
+    return {name: train(demo, sampled, tmp_path_factory.mktemp(name), "--epochs", 2, *flags)
+            for name, flags in (("last1", ("--readout", "last", "--seed", 1)),
+                                ("last2", ("--readout", "last", "--seed", 2)),
+                                ("none", ("--readout", "none")))}
 
 
 @pytest.fixture(scope="module")
 def studied(runs):
-    """(the script's Result, its folder) for one run, with few movies."""
-    result = run("test_continues_movie.py", "--model_dir", runs["last1"], "--num_movies", 5,
-                 "--movie_clips", 6, "--gif", *FAST)
-    return result, Path(result.out.strip().splitlines()[-1])
-
-
-def read(folder):
-    with open(folder / "windows.csv", newline="") as f:
-        return json.loads((folder / "metrics.json").read_text()), list(csv.DictReader(f))
+    """The folder of one run's study, with few movies."""
+    return last_line(study(runs["last1"], "--num_movies", 5, "--movie_clips", 6, "--gif"))
 
 
 def check_counts(metrics, rows):
@@ -82,7 +74,7 @@ def check_counts(metrics, rows):
 
 
 def test_shares_in_both_files_agree_with_an_independent_count(studied):
-    metrics, rows = read(studied[1])
+    metrics, rows = read(studied)
     check_counts(metrics, rows)
     assert metrics["movies"] == 5 and metrics["windows"] == 5 * (6 * 5 - 5 + 1)
     assert metrics["ci95"][0] < metrics["accuracy"] < metrics["ci95"][1]
@@ -90,7 +82,7 @@ def test_shares_in_both_files_agree_with_an_independent_count(studied):
 
 
 def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
-    _, folder = studied
+    folder = studied
     names = {p.stem for p in folder.glob("*.png")}
     assert {"sliding_window", "heat_map", "accuracy_by_frames", "accuracy_by_phase", "shares_by_mix",
             "switching_curve", "controls", "influence_by_position", "gates_window", "gates_movie",
@@ -106,66 +98,52 @@ def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
 
 
 def test_a_second_study_that_is_killed_leaves_the_first_ones_outputs_whole(runs):
-    flags = ("--model_dir", runs["none"], "--num_movies", 4, "--movie_clips", 4, *FAST)
-    folder = Path(run("test_continues_movie.py", *flags, "--no-pictures").out.strip().splitlines()[-1])
+    flags = "--num_movies", 4, "--movie_clips", 4
+    folder = last_line(study(runs["none"], *flags, "--no-pictures"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for number in (signal.SIGTERM, signal.SIGKILL):
-        process = start("test_continues_movie.py", *flags, "--seed", 7, "--pictures")
+        process = start("test_continues_movie.py", "--model_dir", runs["none"], "--num_workers", 0, *flags,
+                        "--seed", 7, "--pictures")
         while not list(runs["none"].glob(".test_continues_movie.*.tmp/*.png")):
             assert process.poll() is None, process.err
             time.sleep(0.002)
         process.kill(number, group=True)
         process.wait()
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    run("test_continues_movie.py", *flags, "--no-pictures")
+    study(runs["none"], *flags, "--no-pictures")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {path.name for path in runs["none"].glob(".*")} <= {".lock"}     # that of a run folder stays
 
 
-def test_the_same_seed_gives_the_same_windows_and_figures(studied, runs):
-    _, folder = studied
-    before = read(folder)
-    run("test_continues_movie.py", "--model_dir", runs["last1"], "--num_movies", 5, "--movie_clips", 6,
-        "--no-pictures", *FAST)
-    assert read(folder) == before
+def test_the_same_seed_gives_the_same_figures_and_damaged_features_are_made_again(studied, runs, sampled):
+    before = read(studied)
+    for path in (sampled / "features").glob("*/*.rows"):
+        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    study(runs["last1"], "--num_movies", 5, "--movie_clips", 6, "--no-pictures")
+    assert read(studied) == before
 
 
 def test_clips_of_unequal_length_give_windows_of_three_actions(runs):
-    result = run("test_continues_movie.py", "--model_dir", runs["last2"], "--num_movies", 4,
-                 "--movie_clips", 8, "--segment_frames", 2, 8, *FAST)
+    result = study(runs["last2"], "--num_movies", 4, "--movie_clips", 8, "--segment_frames", 2, 8)
     assert "5 frames" in result.out                 # the sampled videos hold no more
-    folder = Path(result.out.strip().splitlines()[-1])
-    metrics, rows = read(folder)
+    metrics, rows = read(last_line(result))
     check_counts(metrics, rows)
     assert any(row["third"] for row in rows) and "1+3+1" in metrics["shares_by_mix"]
 
 
 def test_several_runs_are_compared_in_one_table_and_picture(runs, tmp_path):
-    result = run("test_continues_movie.py", "--model_dir", *runs.values(), "--num_movies", 4,
-                 "--movie_clips", 5, "--output_dir", tmp_path / "compared", *FAST)
-    assert result.out.strip().splitlines()[-1] == str(tmp_path / "compared")
-    with open(tmp_path / "compared" / "comparison.csv", newline="") as f:
-        table = {row["variant"]: row for row in csv.DictReader(f)}
-    assert set(table) == {"last, both ways", "none (no LSTM)"}
-    assert table["last, both ways"]["seeds"] == "1 2" and table["none (no LSTM)"]["runs"] == "1"
+    result = study([*runs.values()], "--num_movies", 4, "--movie_clips", 5, "--output_dir", tmp_path / "all")
+    assert last_line(result) == tmp_path / "all" and (tmp_path / "all" / "comparison.png").is_file()
+    rows = {row["variant"]: row for row in table(tmp_path / "all" / "comparison.csv")}
+    assert set(rows) == {"last, both ways", "none (no LSTM)"}
+    assert rows["last, both ways"]["seeds"] == "1 2" and rows["none (no LSTM)"]["runs"] == "1"
     alone = [read(runs[name] / "test_continues_movie")[0]["clip_accuracy"]["value"]
              for name in ("last1", "last2")]
-    assert float(table["last, both ways"]["clip_accuracy"]) == pytest.approx(sum(alone) / 2, abs=1e-4)
-    for row in table.values():
+    assert float(rows["last, both ways"]["clip_accuracy"]) == pytest.approx(sum(alone) / 2, abs=1e-4)
+    for row in rows.values():
         assert float(row["won_by_majority_low"]) <= float(row["won_by_majority"])
-    assert table["none (no LSTM)"]["old_state_left_after_clip"] == ""
-    assert (tmp_path / "compared" / "comparison.png").is_file()
+    assert rows["none (no LSTM)"]["old_state_left_after_clip"] == ""
     assert "last, both ways" in result.out and "recency index" in result.out
-
-
-def test_damaged_features_are_made_again(runs, sampled):
-    flags = ("--model_dir", runs["none"], "--num_movies", 3, "--movie_clips", 4, "--no-pictures", *FAST)
-    folder = Path(run("test_continues_movie.py", *flags).out.strip().splitlines()[-1])
-    before = read(folder)
-    for path in (sampled / "features").glob("*/*.rows"):
-        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    run("test_continues_movie.py", *flags)
-    assert read(folder) == before
 
 
 @pytest.mark.parametrize("flags, words", [
@@ -178,26 +156,22 @@ def test_damaged_features_are_made_again(runs, sampled):
     (("--sampled_data_path", "nowhere"), "--sampled_data_path nowhere"),
     (("--model_name", "epoch_77"), "--model_name epoch_77")])
 def test_wrong_flags_take_one_line(runs, flags, words):
-    result = run("test_continues_movie.py", "--model_dir", runs["none"], *FAST, *flags, ok=False)
-    assert result.code == 2 and words in result.err
-    assert len([line for line in result.err.strip().splitlines() if "error" in line]) == 1
-    assert "Traceback" not in result.err
+    one_line(study(runs["none"], *flags, ok=False), words)
 
 
 def test_the_originals_command_line_works(runs, demo, sampled):
     run("test_continues_movie.py", "--sampled_data_path", sampled, "--ucf_list_dir",
         demo / "ucfTrainTestlist", "--model_dir", runs["none"] / "Saved_model_checkpoint",
         "--model_name", "epoch_2.pth.tar", "-num_workers", 0, "--batch-size", 32, "--num_movies", 2,
-        "--bootstrap", 20, "--no-pictures")
+        "--no-pictures")
 
 
 def test_a_run_on_flow_sees_its_clips_own_flow_or_that_of_the_cut(demo, flowing, tmp_path):
     folder = train(demo, flowing, tmp_path, "--modality", "rgb+flow", "--epochs", 1)
-    flags = ("--model_dir", folder, "--num_movies", 2, "--movie_clips", 4, *FAST)
     found = {}
     for name, more in {"own": (), "cut": ("--cut_flow",), "again": ("--cut_flow", "--pictures")}.items():
-        run("test_continues_movie.py", *flags, "--no-pictures", *more)
-        found[name] = read(folder / "test_continues_movie")
+        found[name] = read(last_line(study(folder, "--num_movies", 2, "--movie_clips", 4, "--no-pictures",
+                                           *more)))
     assert found["cut"][1] == found["again"][1] and found["cut"][0]["measured_on"]["cut_flow"]
     assert (folder / "test_continues_movie" / "movie.mp4").is_file()
     same = [own == cut for own, cut in zip(found["own"][1], found["cut"][1], strict=True)]

@@ -22,8 +22,8 @@ RAR, ZIP = "UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"
 
 @pytest.fixture
 def server(tmp_path):
-    """A server of tmp_path/www that knows ranges; .requests holds (name, range) of every GET, and
-    .break_at the count of bytes of the videos' archive after which it hangs up, once."""
+    """A server of tmp_path/www with both archives, that knows ranges; .requests holds (name, range) of every
+    GET, and .break_at the count of bytes of the videos' archive after which it hangs up, once."""
     www = tmp_path / "www"
     www.mkdir()
 
@@ -62,6 +62,7 @@ def server(tmp_path):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.requests, httpd.break_at, httpd.www, httpd.ranges = [], None, www, True
+        write_archives(www)
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield httpd
         httpd.shutdown()
@@ -112,7 +113,6 @@ def download(server, folder, path=None, videos=4, classes=2):
 def test_fetches_unpacks_and_verifies_with_each_tool(server, tmp_path, tool):
     if not shutil.which(tool):
         pytest.skip(f"needs {tool}")
-    write_archives(server.www)
     done = download(server, tmp_path / "data", programs(tmp_path, only=tool))
     assert done.returncode == 0, done.stderr
     assert all((tmp_path / "data" / "UCF-101" / name).stat().st_size == 2000 for name in VIDEOS)
@@ -122,7 +122,6 @@ def test_fetches_unpacks_and_verifies_with_each_tool(server, tmp_path, tool):
 
 
 def test_a_second_run_does_nothing(server, tmp_path):
-    write_archives(server.www)
     assert download(server, tmp_path / "data").returncode == 0
     server.requests.clear()
     again = download(server, tmp_path / "data")
@@ -130,22 +129,19 @@ def test_a_second_run_does_nothing(server, tmp_path):
     assert "unpacking" not in again.stdout
 
 
-def test_a_broken_download_goes_on_where_it_was(server, tmp_path):
-    write_archives(server.www)
-    folder = tmp_path / "data"
-    folder.mkdir()
+@pytest.mark.parametrize("size", [3000, None])
+def test_a_broken_download_goes_on_where_it_was_and_a_whole_one_is_taken_as_it_is(server, tmp_path, size):
     whole = (server.www / RAR).read_bytes()
-    (folder / f"{RAR}.part").write_bytes(whole[:3000])
-    done = download(server, folder)
+    (tmp_path / f"{RAR}.part").write_bytes(whole[:size])
+    done = download(server, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (RAR, "bytes=3000-") in server.requests
-    assert (folder / RAR).read_bytes() == whole
+    assert [part for name, part in server.requests if name == RAR] == ["bytes=3000-"] * bool(size)
+    assert (tmp_path / RAR).read_bytes() == whole
 
 
 @pytest.mark.parametrize("left", [b"the beginning", b"of another archive" * 1000])
 def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server, tmp_path, left):
     """From a server without ranges, or a part longer than the whole."""
-    write_archives(server.www)
     server.ranges = len(left) > 1000
     (tmp_path / f"{RAR}.part").write_bytes(left)
     done = download(server, tmp_path)
@@ -153,17 +149,7 @@ def test_a_part_that_cannot_be_gone_on_with_is_fetched_anew(server, tmp_path, le
     assert (tmp_path / RAR).read_bytes() == (server.www / RAR).read_bytes()
 
 
-def test_a_download_that_was_killed_before_its_renaming_is_taken_as_it_is(server, tmp_path):
-    write_archives(server.www)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    shutil.copy(server.www / RAR, folder / f"{RAR}.part")
-    assert download(server, folder).returncode == 0
-    assert RAR not in [name for name, _ in server.requests]
-
-
 def test_a_connection_that_breaks_leaves_what_came_and_says_how_to_go_on(server, tmp_path):
-    write_archives(server.www)
     server.break_at = 1500
     broken = download(server, tmp_path / "data")
     assert server.break_at is None
@@ -186,7 +172,6 @@ def test_members_that_leave_the_folder_are_refused_before_anything_is_unpacked(s
 
 def test_an_archive_with_a_link_is_refused(server, tmp_path):
     """Its top itself may be one that leads to another folder with such a name."""
-    write_archives(server.www)
     (tmp_path / "elsewhere" / "UCF-101").mkdir(parents=True)
     link = zipfile.ZipInfo("UCF-101")
     link.create_system, link.external_attr = 3, 0o120777 << 16
@@ -198,7 +183,6 @@ def test_an_archive_with_a_link_is_refused(server, tmp_path):
 
 
 def test_says_what_to_install_where_nothing_unpacks(server, tmp_path):
-    write_archives(server.www)
     done = download(server, tmp_path / "data", programs(tmp_path, without=TOOLS))
     assert done.returncode == 1 and "unrar unar 7z bsdtar" in done.stderr
     assert RAR not in [name for name, _ in server.requests], "said before the long download"
@@ -213,6 +197,7 @@ def test_missing_videos_are_counted(server, tmp_path):
 
 
 def test_an_address_without_the_archive_is_one_line(server, tmp_path):
+    (server.www / ZIP).unlink()
     done = download(server, tmp_path / "data")
     assert done.returncode == 1 and "UCF101_URL" in done.stderr.splitlines()[-1]
 
