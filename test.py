@@ -15,7 +15,7 @@ from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
 from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import results
-from lrcn.features.predictions import predict_videos
+from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder
 from lrcn.training import recipe
 

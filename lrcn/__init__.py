@@ -14,9 +14,9 @@ them; everything else is here, by topic, and never imports the root.
                 of a moment), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
                 overview (the report of the data)
     features/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
-                onnxruntime; precision), onnx (its files), rows (which pictures clips need), features,
-                store (of features), contents (fingerprints of videos), inventory (what the store
-                holds, and less of it), predictions
+                onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what
+                videos hold), features (of clips, and what a model says of them), store (of features),
+                inventory (what the store holds, and less of it)
     evaluation/ scores (top-k, losses, intervals, paired tests), answers (of a tested run, read again),
                 results (tables and pictures): what test.py and fuse.py leave
     training/   recipe (one dataclass of a run's choices), feeds, loop, run, album (its pictures), folds

@@ -18,7 +18,7 @@ from lrcn import checkpoints
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
 from lrcn.features import backbones, surgery
-from lrcn.features.predictions import softmax
+from lrcn.features.features import softmax
 from lrcn.runs import RunFolder
 from lrcn.training.loop import Learner, Progress
 

@@ -8,13 +8,11 @@ OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 s
 with PyTorch in float32 before anything of theirs is used: the error of a feature is measured against how
 much features differ from frame to frame, because that is what a head tells classes by.
 """
-import concurrent.futures
 import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import math
-import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +29,13 @@ BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "f
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
 # Frames the encoder takes at once: what fills the device, whatever --batch_size says.
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
-PART, STREAMS = 4, 16   # frames that one of OpenVINO's streams takes, and how many of these there are at most
-# The largest error with which an engine serves, of nine in ten frames and of each modality: a share of the
+PART, PARTS = 4, 16     # frames that OpenVINO takes at once, and how many of these parts side by side
+# The largest error with which an engine serves, of nine in ten frames and of each modality: a fraction of the
 # features' deviation from their mean. On real clips bfloat16 has 0.10 of frames, where it moves a head's
 # probabilities by 0.013 on average, 0.15 of differences (0.027) and 0.44 of flow (0.143, up to 0.36).
 AGREEMENT = {"float32": 0.01, "bfloat16": 0.25}
 JUDGED, QUANTILE = 32, 0.9      # frames that an engine is judged by
-LEAST = 0.05    # the deviation is taken for this share of a feature's length at least: frames may be alike
+LEAST = 0.05    # the deviation counts as this fraction of a feature's length at least: frames may be alike
 RULE = 2        # by which engines are judged; what another one said of an engine counts no more
 
 
@@ -63,11 +61,9 @@ class Engine:
 @functools.cache
 def cpu_has_bfloat16():
     """Whether this CPU multiplies bfloat16 in hardware, as Linux tells."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    with contextlib.suppress(OSError):
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    return False
 
 
 def installed(backend):
@@ -96,8 +92,8 @@ def candidates(backend, precision, device):
     else:
         last = [Engine("torch", precision)] if backend == "auto" else []
     order = (["openvino", "torch"] if precision == "bfloat16" else ["onnxruntime", "openvino", "torch"])
-    found = [Engine(b, precision) for b in order if backend == b or backend == "auto" and installed(b)]
-    return [*found, *(e for e in last if e not in found)]
+    first = [Engine(b, precision) for b in order if backend == b or backend == "auto" and installed(b)]
+    return [*first, *(engine for engine in last if engine not in first)]
 
 
 class FrameEncoder:
@@ -113,7 +109,9 @@ class FrameEncoder:
         self.encoder = surgery.for_inference(encoder.to(device))
         self.runner = AtOnce(self._torch)
         if self.engine.backend != "torch":
-            self.runner = RUNNERS[self.engine.backend](self.encoder, self.engine.precision)
+            example = torch.zeros(2, *self.transform.shape, dtype=torch.uint8)
+            self.runner = RUNNERS[self.engine.backend](_ChannelsLast(self.encoder), example,
+                                                       self.engine.precision)
         elif compile:
             self.encoder = torch.compile(self.encoder)
 
@@ -149,12 +147,12 @@ class FrameEncoder:
             1, (self.transform.modalities, -1)) for run in (self, lambda x: self._torch(x, "float32")))
         deviation = torch.maximum((theirs - theirs.mean(0)).norm(dim=2).square().mean(0).sqrt(),
                                   theirs.norm(dim=2).mean(0) * LEAST)
-        shares = ((ours - theirs).norm(dim=2) / deviation).quantile(QUANTILE, 0)
+        errors = ((ours - theirs).norm(dim=2) / deviation).quantile(QUANTILE, 0)
         bound = AGREEMENT[self.engine.precision]
-        if (shares <= bound).all():
+        if (errors <= bound).all():
             return None
-        share, name = max(zip(shares.tolist(), self.transform.parts, strict=True))
-        return (f"on {name} its features are off PyTorch's in float32 by {share:.2g} of what they differ "
+        error, name = max(zip(errors.tolist(), self.transform.parts, strict=True))
+        return (f"on {name} its features are off PyTorch's in float32 by {error:.2g} of what they differ "
                 f"from frame to frame, and {bound} is the limit")
 
 
@@ -165,48 +163,60 @@ def kept(encoder):
             for one in getattr(encoder, "streams", [encoder])]
 
 
-def keep(encoder, said, source):
-    """Give an encoder back what `kept` said of it, or None; UserError for what is none."""
+def keep(encoder, engines, source):
+    """Give an encoder back what `kept` gave of it, or None; UserError for what is none."""
     streams = getattr(encoder, "streams", [encoder])
     words = (BACKENDS[1:], PRECISIONS[1:], tuple(BLOCK))
-    if said is not None and not (isinstance(said, list) and len(said) == len(streams) and all(
+    if engines is not None and not (isinstance(engines, list) and len(engines) == len(streams) and all(
             one is None or isinstance(one, list) and len(one) == 3
-            and all(word in known for word, known in zip(one, words, strict=True)) for one in said)):
-        raise UserError(f"{source}: settings: engines: {said!r:.60} are not backend, precision and device")
-    for one, own in zip(streams, said or [None] * len(streams), strict=True):
+            and all(word in known for word, known in zip(one, words, strict=True)) for one in engines)):
+        raise UserError(f"{source}: settings: engines: {engines!r:.60} are not backend, precision and device")
+    for one, own in zip(streams, engines or [None] * len(streams), strict=True):
         one.kept_engine = own
+
+
+_told = []
 
 
 def engines_of(encoder, backend, precision, device):
     """candidates() for an encoder: what ran it in the run's training is first, where the flags allow it."""
-    found = candidates(backend, precision, device)
+    engines = candidates(backend, precision, device)
     own = getattr(encoder, "kept_engine", None)
     if not own or backend not in ("auto", own[0]) or precision not in ("auto", own[1]):
-        return found
+        return engines
     engine = Engine(*own[:2])
     if device.type == own[2] and installed(engine.backend):
-        return [engine, *(e for e in found if e != engine)]
-    if own not in _said:
-        _said.append(own)
+        return [engine, *(e for e in engines if e != engine)]
+    if own not in _told:
+        _told.append(own)
         cli.say(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not available "
-                f"here ({device.type}): {found[0]} comes first")
-    return found
+                f"here ({device.type}): {engines[0]} comes first")
+    return engines
 
 
-_said = []
+def choose(encoder, backend, precision, device, judge):
+    """(Engine, value) of the first one that serves, as judge(engine) -> (value, fault) says with the fault
+    None; a fault in words is said. UserError: none serves."""
+    for engine in engines_of(encoder, backend, precision, device):
+        value, fault = judge(engine)
+        if fault is None:
+            return engine, value
+        if fault:
+            cli.say(f"{engine} is not used: {fault}")
+    raise UserError(f"--encoder_backend {backend}: it does not serve for this encoder; take auto or torch")
 
 
 def attempt(encoder, device, engine, frames, compile=False):
-    """(FrameEncoder, what it says of the first block of frames, None) of an engine that serves, else (None,
-    None, why not)."""
+    """(FrameEncoder, None) of an engine that serves, else (None, why not)."""
     try:
         ready = FrameEncoder(encoder, device, compile, engine)
-        values, fault = ready(frames[:BLOCK[device.type]]), ready.fault(frames)
+        ready(frames[:BLOCK[device.type]])
+        fault = ready.fault(frames)
     except Exception as error:  # there are as many ways to fail as engines
         if engine == Engine():
             raise
         fault = " ".join(str(error).split())[:200] or type(error).__name__
-    return (None, None, fault) if fault else (ready, values, None)
+    return (None, fault) if fault else (ready, None)
 
 
 def clouds(transform, number):
@@ -223,27 +233,18 @@ def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     with PyTorch on coloured clouds, which tell of frames alone: other modalities get float32 where the
     precision is left open."""
     frames, own = clouds(encoder.transform, JUDGED), getattr(encoder, "kept_engine", None)
-    for engine in engines_of(encoder, backend, precision, device):
+
+    def judge(engine):
         if own == [engine.backend, engine.precision, device.type] and engine.precision == "bfloat16":
             with contextlib.suppress(Exception):    # judged on real frames, in training
                 ready = FrameEncoder(encoder, device, compile, engine)
                 ready(frames[:BLOCK["cpu"]])
-                return ready
+                return ready, None
         if (engine.precision, precision, encoder.transform.modality != "rgb") == ("bfloat16", "auto", True):
-            continue
-        ready, _, fault = attempt(encoder, device, engine, frames, compile)
-        if ready:
-            return ready
-        cli.say(not_used(engine, fault))
-    raise nothing_serves(backend)
+            return None, ""
+        return attempt(encoder, device, engine, frames, compile)
 
-
-def not_used(engine, fault):
-    return f"{engine} is not used: {fault}"
-
-
-def nothing_serves(backend):
-    return UserError(f"--encoder_backend {backend}: it does not serve for this encoder; take auto or torch")
+    return choose(encoder, backend, precision, device, judge)[1]
 
 
 class _ChannelsLast(nn.Module):
@@ -256,10 +257,6 @@ class _ChannelsLast(nn.Module):
     def forward(self, frames):
         axes = [*range(frames.dim() - 3), *(frames.dim() + i for i in (-1, -3, -2))]
         return self.encoder(frames.permute(axes))
-
-
-def _example(encoder):
-    return torch.zeros(2, *encoder.transform.shape, dtype=torch.uint8)
 
 
 class AtOnce:
@@ -280,54 +277,57 @@ class AtOnce:
 
 
 class OpenVINO:
-    """An encoder in OpenVINO: batches in parts, as many at once as there are threads, each of which runs the
+    """A network in OpenVINO: batches in parts, as many at once as there are threads, each of which runs the
     network by itself. They wait for one another less than threads that share one network do, most of all
     where decoding needs the same cores."""
 
-    def __init__(self, encoder, precision):
+    def __init__(self, network, example, precision):
         import openvino
-        self.core, self.shape = openvino.Core(), encoder.transform.shape
-        self.threads = torch.get_num_threads()
+        self.core, self.shape = openvino.Core(), example.shape[1:]
         with torch.no_grad(), onnx.without_words():
-            trace = torch.jit.trace(_ChannelsLast(encoder), _example(encoder), check_trace=False)
-            self.model = openvino.convert_model(trace, example_input=_example(encoder))
-        self.precision = {"float32": "f32", "bfloat16": "bf16"}[precision]
-        self.streams = min(self.threads, STREAMS)
-        self.pool = concurrent.futures.ThreadPoolExecutor(self.streams)
-        self.ahead = 1 + self.streams * PART // BLOCK["cpu"]
-        self.own, self.compiled, self.compiling = threading.local(), {}, threading.Lock()
+            trace = torch.jit.trace(network, example, check_trace=False)
+            self.model = openvino.convert_model(trace, example_input=example)
+        self.threads = torch.get_num_threads()
+        self.options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+                        "INFERENCE_NUM_THREADS": self.threads}
+        self.ahead = 1 + min(self.threads, PARTS) * PART // BLOCK["cpu"]
+        self.compiled, self.idle = {}, {}
 
     def start(self, frames):
         frames = np.ascontiguousarray(frames.numpy())
         whole = len(frames) // PART * PART      # the rest, of a camera, one by one
-        parts = [frames[i:i + PART] for i in range(0, whole, PART)]
-        begun = [self.pool.submit(self._infer, part) for part in
-                 (*parts, *(frames[i:i + 1] for i in range(whole, len(frames))))]
-        return lambda: torch.from_numpy(np.concatenate([part.result() for part in begun]))
+        begun = [self._begin(frames[a:a + size]) for start, stop, size in
+                 ((0, whole, PART), (whole, len(frames), 1)) for a in range(start, stop, size)]
 
-    def _infer(self, frames):
-        size = len(frames)
-        if not hasattr(self.own, "requests"):
-            self.own.requests = {}
-        if size not in self.own.requests:
-            with self.compiling:
-                self.own.requests[size] = self._compile(size).create_infer_request()
-        return self.own.requests[size].infer([frames], share_inputs=True)[0].copy()
+        def features():
+            done = []
+            for part, request in begun:
+                request.wait()
+                done.append(request.get_output_tensor().data.copy())
+                self.idle[len(part)].append(request)
+            return torch.from_numpy(np.concatenate(done))
+        return features
 
-    def _compile(self, size):
-        """The network for one shape of batch, with which it is half as fast again as for any."""
+    def _begin(self, part):
+        """(part, a request that computes it): of the network for one size, with which it is half as fast
+        again as for any. The part is kept until it is done, since it is not copied."""
+        size = len(part)
         if size not in self.compiled:
             self.model.reshape([size, *self.shape])
-            streams = {"PERFORMANCE_HINT": "LATENCY"} if size < PART else \
-                {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self.streams}
-            self.compiled[size] = self.core.compile_model(self.model, "CPU", {
-                "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": self.threads, **streams})
-        return self.compiled[size]
+            hint = {"PERFORMANCE_HINT": "LATENCY"} if size < PART else \
+                {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": min(self.threads, PARTS)}
+            self.compiled[size] = self.core.compile_model(self.model, "CPU", self.options | hint)
+            self.idle[size] = []
+        try:
+            request = self.idle[size].pop()
+        except IndexError:
+            request = self.compiled[size].create_infer_request()
+        request.start_async([part], share_inputs=True)
+        return part, request
 
 
-def _onnxruntime(encoder, precision):
-    file = onnx.traced(_ChannelsLast(encoder), _example(encoder), "frames")
-    run = onnx.runner(file, torch.get_num_threads())
+def _onnxruntime(network, example, precision):
+    run = onnx.runner(onnx.traced(network, example, "frames"), torch.get_num_threads())
     return AtOnce(lambda frames: torch.from_numpy(run(frames.numpy())))
 
 

@@ -2,6 +2,7 @@
 
     features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
     features[[3, 1]]                                              # float16 (2, T, D), read from disk
+    probabilities = predict_videos(trained, data, options)        # (videos, C), windows averaged
 
 Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
 neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
@@ -9,6 +10,7 @@ neither on its neighbours nor on interruptions, ranks or the list of clips. See 
 import contextlib
 import json
 import time
+from collections import namedtuple
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,16 +20,8 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
 from lrcn.base.workers import in_threads
-from lrcn.features.engines import (
-    BLOCK,
-    JUDGED,
-    Engine,
-    FrameEncoder,
-    attempt,
-    engines_of,
-    not_used,
-    nothing_serves,
-)
+from lrcn.data.frames import mirrored, windows
+from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
 from lrcn.features.rows import Blocks, entries_of, unique_rows
 from lrcn.features.store import FORMAT, Store
 
@@ -91,15 +85,9 @@ def joined(parts):
                     np.result_type(*(part.dtype for part in parts)))
 
 
-@dataclass
-class Plan:
-    """What there is to do, as rank 0 sees it: the rows of `found` that are -1 are to be encoded."""
-    engine: Engine
-    key: dict
-    description: dict
-    wanted: np.ndarray
-    found: np.ndarray
-    stamps: dict
+# What there is to do, as rank 0 sees it. wanted: ENTRY of every row; numbers: its number in the store of this
+# key, -1: it is to be encoded; stamps: of the files.
+Plan = namedtuple("Plan", "engine key description wanted numbers stamps")
 
 
 def encode_clips(encoder, clips, folder, options, what="frames"):
@@ -117,11 +105,11 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     if not options.cache:
         return _in_memory(encoder, rows, index, folder, options, what)
     for _ in range(3):      # features/ may be deleted under this run
-        store, found = _encode_missing(encoder, rows, folder, options, what)
-        if (found >= 0).all():
+        store, numbers = _encode_missing(encoder, rows, folder, options, what)
+        if (numbers >= 0).all():
             store.forget_entries()
-            return Features(store.read, found.astype(np.uint32 if len(found) < 2**32 else np.int64)[index],
-                            store.shape, store.dtype)
+            index = numbers.astype(np.uint32 if len(numbers) < 2**32 else np.int64)[index]
+            return Features(store.read, index, store.shape, store.dtype)
     raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
                     f"as it was; look after this disk, or give --no-feature_cache")
 
@@ -133,56 +121,55 @@ def _encode_missing(encoder, rows, folder, options, what):
         plan, ready, store = _plan(encoder, rows, folder, options, what, held) if rank.first else (None,) * 3
         plan = rank.broadcast(plan)
         store = store or Store(folder, plan.key).lay_out(plan.description)
-        pending = np.flatnonzero(plan.found < 0)
+        pending = np.flatnonzero(plan.numbers < 0)
         if len(pending):
             mine = np.array_split(pending, rank.world)[rank.number]
             ready = ready or FrameEncoder(encoder, options.device, options.compile, plan.engine)
             with contextlib.closing(store.writer(rank.number)) as writer:
                 _encode(ready, Blocks(rows, mine, folder, encoder.transform, options, plan.stamps),
                         lambda numbers, values: writer.put(plan.wanted[numbers], values),
-                        getattr(torch, plan.description["dtype"]), options, what)
+                        store.dtype, options, what)
             rank.barrier()
             if rank.first:
-                plan.found[pending] = store.open().find(plan.wanted[pending])
-        found, layout = rank.broadcast((plan.found, store.layout) if rank.first else None)
+                plan.numbers[pending] = store.open().find(plan.wanted[pending])
+        numbers, layout = rank.broadcast((plan.numbers, store.layout) if rank.first else None)
         if not rank.first:
             store.take(layout)
-    return store, found
+    return store, numbers
 
 
 def _plan(encoder, rows, folder, options, what, held):
     """(Plan, the FrameEncoder if it was needed to make one, Store); `held` keeps the store for this run."""
     wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
-    for engine in engines_of(encoder, options.backend, options.precision, options.device):
+
+    def judge(engine):
         store, ready = Store(folder, store_key(encoder, engine, options)), None
         lock = held.enter_context(contextlib.ExitStack())
         lock.enter_context(store.alone())
-        said = store.look()
-        if said is None or said.get("judged_by") != engine.judged_by:
+        before = store.look() or {}
+        if before.get("judged_by") != engine.judged_by:
             ready, new = _first_use(encoder, engine, rows, folder, options)
-            # what is stored keeps its shape
-            layout = {name: said[name] for name in ("shape", "dtype") if ready and said and name in said}
-            store.describe(**{**new, **layout})
-        if "refused" not in store.description:
-            found = store.lay_out(store.description).open().find(wanted)
-            if (found < 0).any():
-                store.require_space((found < 0).sum())
-            _say_work(what, found, engine, store)
-            encoder.ran_on = [engine.backend, engine.precision, options.device.type]
-            return Plan(engine, store.key, store.description, wanted, found, stamps), ready, store
-        lock.close()
-        cli.say(not_used(engine, store.description["refused"]))
-    raise nothing_serves(options.backend)
+            # Its rows keep their shape.
+            kept = {name: before[name] for name in ("shape", "dtype") if ready and name in before}
+            store.describe(**(new | kept))
+        fault = store.description.get("refused")
+        if fault:
+            lock.close()
+        return (store, ready), fault
 
-
-def _say_work(what, found, engine, store):
-    missing = int((found < 0).sum())
+    engine, (store, ready) = choose(encoder, options.backend, options.precision, options.device, judge)
+    numbers = store.lay_out(store.description).open().find(wanted)
+    missing = int((numbers < 0).sum())
     if missing:
-        cli.say(f"encoding {what}: {missing} frames, {len(found) - missing} more are in the feature store; "
-                f"{engine}" + (f"; {store.places[-1].parent} cannot be written, they go to {store.path}"
-                               if store.places[1:] else ""))
+        store.require_space(missing)
+        elsewhere = (f"; {store.places[-1].parent} cannot be written, they go to {store.path}"
+                     if store.places[1:] else "")
+        cli.say(f"encoding {what}: {missing} frames, {len(rows) - missing} more are in the feature store; "
+                f"{engine}{elsewhere}")
     else:
-        cli.say(f"{what}: all {len(found)} frames are in the feature store; {engine}")
+        cli.say(f"{what}: all {len(rows)} frames are in the feature store; {engine}")
+    encoder.ran_on = [engine.backend, engine.precision, options.device.type]
+    return Plan(engine, store.key, store.description, wanted, numbers, stamps), ready, store
 
 
 def store_key(encoder, engine, options):
@@ -201,7 +188,7 @@ def _first_use(encoder, engine, rows, folder, options):
     chosen = np.unique(np.linspace(0, len(rows) - 1, JUDGED).astype(int))
     blocks = Blocks(rows, chosen, folder, encoder.transform, options)
     frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
-    ready, _, fault = attempt(encoder, options.device, engine, frames, options.compile)
+    ready, fault = attempt(encoder, options.device, engine, frames, options.compile)
     if fault:
         return None, {"refused": fault, "judged_by": engine.judged_by}
     noise = torch.Generator().manual_seed(0)
@@ -214,23 +201,17 @@ def _first_use(encoder, engine, rows, folder, options):
 
 def _in_memory(encoder, rows, index, folder, options, what):
     """The same features, kept nowhere."""
-    for engine in engines_of(encoder, options.backend, options.precision, options.device):
-        ready, said = _first_use(encoder, engine, rows, folder, options)
-        if ready:
-            break
-        cli.say(not_used(engine, said["refused"]))
-    else:
-        raise nothing_serves(options.backend)
+    def judge(engine):
+        first = _first_use(encoder, engine, rows, folder, options)
+        return first, first[1].get("refused")
+
+    engine, (ready, layout) = choose(encoder, options.backend, options.precision, options.device, judge)
     encoder.ran_on = [engine.backend, engine.precision, options.device.type]
     if options.rank.first:
         cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
-    values = np.empty((len(rows), *said["shape"]), said["dtype"])
-
-    def keep(numbers, found):
-        values[numbers] = found
-
-    _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options), keep,
-            getattr(torch, said["dtype"]), options, what)
+    values = np.empty((len(rows), *layout["shape"]), layout["dtype"])
+    _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options), values.__setitem__,
+            values.dtype, options, what)
     return Features(values.__getitem__, index, values.shape[1:], values.dtype)
 
 
@@ -250,7 +231,8 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
     try:
         for i, values in enumerate(frame_encoder.each(decoded)):
             numbers = blocks.numbers(i)
-            done.append((numbers, values[:len(numbers)].to(dtype).cpu().numpy()))
+            values = values[:len(numbers)].to(getattr(torch, dtype.name))
+            done.append((numbers, values.cpu().numpy()))
             bar.update(len(numbers))
             if time.monotonic() - kept_at > KEEP_SECONDS:
                 flush()
@@ -258,3 +240,41 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
         decoded.close()
         bar.close()
         flush()  # what was encoded before a Ctrl-C is kept
+
+
+# ---------------------------------------------------------------- what a trained model says of videos
+
+def clip_features(trained, data, options, number=1, flip=False):
+    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows."""
+    clips, owner = [], []
+    for i, video in enumerate(data.videos):
+        mine = windows(video, trained.settings["num_frames_video"], number)
+        mine += [mirrored(clip) for clip in mine] if flip else []
+        clips += mine
+        owner += [i] * len(mine)
+    return encode_clips(trained.model.encoder, clips, data.folder, options, "test"), np.array(owner)
+
+
+@torch.inference_mode()
+def head_logits(head, values, device="cpu", chunk=256):
+    """Logits float32 (clips, C) of features (clips, T, D), an array or Features, in chunks of one size."""
+    head = head.to(device).eval()
+    parts = (np.ascontiguousarray(values[i:i + chunk]) for i in range(0, len(values), chunk))
+    return torch.cat([head(torch.from_numpy(part).to(device).float()).float().cpu() for part in parts])
+
+
+def softmax(logits):
+    """Probabilities (..., C) of logits; UserError where a damaged model gives what is no number."""
+    if not torch.isfinite(logits).all():
+        raise UserError("--model_dir: what this model says is not finite: its weights or its transform are "
+                        "damaged; take another checkpoint")
+    return logits.softmax(-1)
+
+
+def predict_videos(trained, data, options, number=1, flip=False):
+    """Probabilities float64 (videos, C): the softmax, averaged over a video's windows."""
+    values, owner = clip_features(trained, data, options, number, flip)
+    probabilities = softmax(head_logits(trained.model.head, values, options.device).double()).numpy()
+    total = np.zeros((len(data.videos), probabilities.shape[1]))
+    np.add.at(total, owner, probabilities)
+    return total / np.bincount(owner)[:, None]

@@ -14,30 +14,26 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.data.fields import flow_path
 from lrcn.data.manifest import read_sampled
-from lrcn.features.contents import contents
-from lrcn.features.store import CHUNK, ENTRY, Store, Writer, read_description, size_of, writable
+from lrcn.features.rows import contents
+from lrcn.features.store import CHUNK, ENTRY, Store, Writer, read_description, writable
 
 
-def roots(folder):
-    """Where the features of a folder lie, the user's own first."""
-    return list(dict.fromkeys((writable(folder), folder / "features")))
-
-
-def stores(folder):
-    """[Store] of every key in a folder, laid out; what cannot be read as one is left aside.
-
-    With another shape or dtype than theirs --prune would take whole rows for damaged.
-    """
-    found = []
-    for root in roots(folder):
-        for path in sorted(root.glob("*/key.json")):
+def keys(folder):
+    """({the folder of a key: its Store, laid out}, [folder of a key that cannot be read as one]), the user's
+    own first. With another shape or dtype than theirs --prune would take whole rows for damaged."""
+    stores, others = {}, []
+    for root in dict.fromkeys((writable(folder), folder / "features")):
+        for path in (file.parent for file in sorted(root.glob("*/key.json"))):
+            store = None
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-                said = read_description(path)
-                store = Store(folder, said["key"])
-                if path.parent in store.places and "shape" in said:
-                    store.path, store.places = path.parent, [path.parent]
-                    found.append(store.lay_out(said).open())
-    return found
+                description = read_description(path / "key.json")
+                store = Store(folder, description["key"])
+                if path in store.places and "shape" in description:
+                    store.path, store.places = path, [path]
+                    stores[path] = store.lay_out(description).open()
+            if path not in stores and any(path.glob("*.rows")):
+                others.append(path)
+    return stores, others
 
 
 def needed_videos(folder):
@@ -51,12 +47,12 @@ def needed_videos(folder):
 
 
 def sort_out(store, videos):
-    """int64: the rows of a store that are whole, of `videos`, and the only ones of their entry."""
+    """(ENTRY of all rows, int64: the rows that are whole, of `videos`, and the only ones of their entry)."""
     entries = np.concatenate([s.entries for s in store.segments] or [np.zeros(0, ENTRY)])
-    wanted = np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)
-    bare = entries[wanted][["video", "view", "frame"]]
+    wanted = entries[np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)]
+    bare = wanted[["video", "view", "frame"]]
     _, first = np.unique(bare, return_index=True) if len(bare) else (None, np.zeros(0, int))
-    rows = store.find(entries[wanted][np.sort(first)])
+    rows = store.find(wanted[np.sort(first)])
     return entries, np.sort(rows[rows >= 0])
 
 
@@ -89,15 +85,9 @@ def changing(flag, path):
                         f"as it is") from None
 
 
-def say_store(store, videos):
-    key = store.key
-    count = sum(len(s.entries) for s in store.segments)
-    useful = len(sort_out(store, videos)[1])
-    spec = key["encoder"]
-    part = f" up to {spec['up_to']}" if "up_to" in spec else ""
-    cli.say(f"{store.path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
-            f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
-            f"{count} frames, {files.gigabytes(size_of(store.path))}, {count - useful} of no use")
+def size(path):
+    """The size of all files in a folder, in words."""
+    return files.gigabytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
 
 
 def main():
@@ -108,32 +98,32 @@ def main():
     parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
-    videos, there = needed_videos(folder), stores(folder)
-    whole = [store.path for store in there]
-    others = [rows[0].parent for root in roots(folder) for path in sorted(root.glob("*/key.json"))
-              if path.parent not in whole and (rows := list(path.parent.glob("*.rows")))]
-    unknown = set(args.remove) - {path.name for path in (*whole, *others)}
+    videos, (stores, others) = needed_videos(folder), keys(folder)
+    root, names = folder / "features", {path.name for path in (*stores, *others)}
+    unknown = set(args.remove) - names
     if unknown:
-        raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {folder / 'features'}; "
+        raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {root}; "
                         f"take the first word of a line of the list")
-    for store in there:
-        if store.path.name in args.remove:
-            with changing("remove", store.path), store.alone():
-                shutil.rmtree(store.path)
+    for path in (*stores, *others):
+        store = stores.get(path)
+        if path.name in args.remove:
+            with changing("remove", path), store.alone() if store else contextlib.nullcontext():
+                shutil.rmtree(path)
+            continue
+        if not store:
+            cli.say(f"{path.name}  key.json is damaged or old: a run that needs it writes it anew, its "
+                    f"features stay until then; {size(path)}")
             continue
         if args.prune:
-            with changing("prune", store.path):
+            with changing("prune", path):
                 prune(store, videos)
-        say_store(store, videos)
-    for path in others:
-        if path.name in args.remove:
-            with changing("remove", path):
-                shutil.rmtree(path)
-        else:
-            cli.say(f"{path.name}  key.json is damaged or old: a run that needs it writes it anew, its "
-                    f"features stay until then; {files.gigabytes(size_of(path))}")
-    root = folder / "features"
-    cli.say(f"{root}: {files.gigabytes(size_of(root) if root.is_dir() else 0)}")
+        entries, useful = sort_out(store, videos)
+        key, spec = store.key, store.key["encoder"]
+        part = f" up to {spec['up_to']}" if "up_to" in spec else ""
+        cli.say(f"{path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
+                f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
+                f"{len(entries)} frames, {size(path)}, {len(entries) - len(useful)} of no use")
+    cli.say(f"{root}: {size(root)}")
 
 
 if __name__ == "__main__":

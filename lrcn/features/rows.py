@@ -1,21 +1,104 @@
-"""Which pictures some clips need, each once, and these pictures in batches.
+"""Which pictures some clips need, each once: what the store knows them by, and the pictures in batches.
 
-    rows, index = unique_rows(clips)                # rows[index[i, t]] is frame t of clip i
-    entries, stamps = entries_of("sampled", rows, seed)     # what the store knows each of them by
+    rows, index = unique_rows(clips)                            # rows[index[i, t]] is frame t of clip i
+    entries, stamps = entries_of("sampled", rows, seed)         # content, view and frame of each
     Blocks(rows, numbers, "sampled", transform, options)[0]     # uint8 (size, [M,] S, S, C)
+    prints, stamps = fingerprints("sampled", ["Archery/v_Archery_g01_c01.avi"])     # uint64 (1, 2)
+
+Content decides which features are a video's own. A file is read for its fingerprint once.
+<sampled>/features/videos.csv keeps that beside the file's size, times and inode; where one of these
+differs the file is read again, so that neither a file of the same size nor one with its old date put
+back passes for the old one, and a folder that moved costs at most a reading.
 """
+import contextlib
+import hashlib
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from lrcn.base import files
+from lrcn.base.cli import UserError
 from lrcn.data.fields import flow_path
 from lrcn.data.frames import Clip, Cut, clip_frames
-from lrcn.features.contents import contents, require_unchanged
 from lrcn.features.engines import BLOCK
-from lrcn.features.store import ENTRY, view_number
+from lrcn.features.store import ENTRY, writable
 
+COLUMNS = ("video", "size", "mtime_ns", "ctime_ns", "inode", "fingerprint")
+# A file that changed this lately may change once more within one tick of the file system's clock.
+SETTLED_NS = 2_000_000_000
+
+
+# ---------------------------------------------------------------- what a sampled video holds
+
+def fingerprints(folder, paths):
+    """(uint64 (paths, 2): 128 bits of a hash of each file's content, {path: what its stat said then}).
+
+    UserError: a file is missing, or changed while it was read.
+    """
+    table, shared = writable(folder) / "videos.csv", Path(folder) / "features" / "videos.csv"
+    known = _known(shared) | (_known(table) if table != shared else {})
+    stamps = {path: _stamp(folder, path) for path in paths}
+    changed = [path for path in stamps if known.get(path, ())[:-1] != stamps[path]]
+    for path in changed:
+        with open(Path(folder) / path, "rb") as f:
+            digest = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16))
+        known[path] = (*stamps[path], digest.hexdigest())
+    if changed:
+        require_unchanged(folder, stamps, paths)
+        now = time.time_ns()
+        settled = [(path, *row) for path, row in known.items()
+                   if now - max(int(row[1]), int(row[2])) > SETTLED_NS]
+        with contextlib.suppress(OSError):      # it is read again next time
+            table.parent.mkdir(parents=True, exist_ok=True)
+            files.write_csv(table, COLUMNS, settled)
+    raw = bytes.fromhex("".join(known[path][-1] for path in paths))
+    return np.frombuffer(raw, "<u8").reshape(-1, 2), stamps
+
+
+def require_unchanged(folder, stamps, paths):
+    """UserError where a file is no longer the one whose fingerprint was taken."""
+    for path in paths:
+        if _stamp(folder, path) != stamps[path]:
+            raise UserError(f"--sampled_data_path {folder}: {path} changed while it was read; let the script "
+                            f"that writes there end, and run the same command again")
+
+
+def contents(folder, videos, parts):
+    """(uint64 (videos, 2): the fingerprints of sampled videos, and of their flow where the encoder sees it,
+    their files' stamps as of `fingerprints`)."""
+    prints, stamps = fingerprints(folder, [video.path for video in videos])
+    if "flow" in parts:
+        flows, more = fingerprints(folder, [flow_path(video) for video in videos])
+        prints, stamps = prints ^ flows, stamps | more
+    return prints, stamps
+
+
+def _known(table):
+    """{path: (size, mtime_ns, ctime_ns, inode, fingerprint)}, empty where there is no whole table."""
+    try:
+        rows = files.read_csv(table, COLUMNS) if table.is_file() else ()
+    except UserError:
+        return {}
+    return {r["video"]: tuple(r[c] for c in COLUMNS[1:]) for r in rows
+            if len(r["fingerprint"]) == 32 and set(r["fingerprint"]) <= set("0123456789abcdef")
+            and r["mtime_ns"].isdecimal() and r["ctime_ns"].isdecimal()}
+
+
+def _stamp(folder, path):
+    try:
+        stat = os.stat(os.path.join(folder, path))
+    except OSError:
+        raise UserError(f"--sampled_data_path {folder}: {path} is missing; "
+                        f"run preprocessing_data.py again") from None
+    return tuple(str(n) for n in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+
+
+# ---------------------------------------------------------------- pictures, each once
 
 @dataclass(frozen=True)
 class MeanFrame:
@@ -56,45 +139,32 @@ def unique_rows(clips):
 
 
 def entries_of(folder, rows, seed, parts=("rgb",)):
-    """(The store's ENTRY of every row, (rows,): what its video holds, its view, its frame; the stamps of the
-    files, see contents.py). parts: what the encoder sees of it; its flow counts where that is among them."""
-    shown = list({video for video, _ in rows.shots if video}
-                 | {view.video for _, view in rows.shots if isinstance(view, Cut)})
+    """(The store's ENTRY of every row, (rows,): what its video holds, its view, its frame; the files' stamps
+    as of `fingerprints`). parts: what the encoder sees of it; its flow counts where that is among them."""
+    shown = list({video for shot in rows.shots for video in _videos(*shot)})
     values, stamps = contents(folder, shown, parts)
-    prints = dict(zip(shown, values, strict=True))
-    none = np.zeros(2, np.uint64)
-    videos = np.array([prints[video] if video else none for video, _ in rows.shots], np.uint64)
-    plain = {view: view_number(str(view)) for view in (0, -1)}
-    views = np.array([plain[view] if view in plain else view_number(_view_words(video, view, seed, prints))
-                      for video, view in rows.shots], np.uint64)
-    found = np.zeros(len(rows), ENTRY)
-    found["video"], found["view"], found["frame"] = videos[rows.owner], views[rows.owner], rows.frame
-    return found, stamps
+    prints = {None: np.zeros(2, np.uint64), **dict(zip(shown, values, strict=True))}
+    videos = np.array([prints[video] for video, _ in rows.shots], np.uint64)
+    views = np.array([_view_number(video, view, seed, prints) for video, view in rows.shots], np.uint64)
+    entries = np.zeros(len(rows), ENTRY)
+    entries["video"], entries["view"], entries["frame"] = videos[rows.owner], views[rows.owner], rows.frame
+    return entries, stamps
 
 
-def _view_words(video, view, seed, prints):
-    """All that a view's pictures depend on, beside what the video holds."""
+def _videos(video, view):
+    """The videos that a shot's pictures come from."""
+    return [one for one in (video, view.video if isinstance(view, Cut) else None) if one]
+
+
+def _view_number(video, view, seed, prints):
+    """The number of a view in an ENTRY: all that its pictures depend on, beside what the video holds."""
     if isinstance(view, MeanFrame):
-        return f"mean of {view.frames}"
-    if isinstance(view, Cut):
-        return f"a cut to frame {view.frame} of {prints[view.video].tolist()}"
-    return f"{seed}/{video.cls}/{video.name}/{view}"
-
-
-def clip_pictures(folder, clip, transform, seed):
-    """uint8 (T, [M,] S, S, C) of a clip of Rows."""
-    if not isinstance(clip.view, MeanFrame):
-        return clip_frames(folder, clip, transform, seed)
-    if clip.video is None:
-        return np.full((1, *transform.shape), 128, np.uint8)
-    frames = clip_frames(folder, Clip(clip.video, clip.view.frames), transform, seed)
-    return frames.mean(0, keepdims=True).round().astype(np.uint8)
-
-
-def _files(clip):
-    """The files that a clip's pictures may come from."""
-    videos = (clip.video, clip.view.video if isinstance(clip.view, Cut) else None)
-    return {path for video in videos if video for path in (video.path, flow_path(video))}
+        text = f"mean of {view.frames}"
+    elif isinstance(view, Cut):
+        text = f"a cut to frame {view.frame} of {prints[view.video].tolist()}"
+    else:
+        text = str(view) if view in (0, -1) else f"{seed}/{video.cls}/{video.name}/{view}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 class Blocks:
@@ -105,9 +175,9 @@ class Blocks:
     """
 
     def __init__(self, rows, chosen, folder, transform, options, stamps=None):
-        self.rows, self.chosen, self.size = rows, chosen, BLOCK[options.device.type]
-        self.stamps = stamps or {}
-        self.source, self.pinned = (folder, transform, options.seed), options.device.type == "cuda"
+        self.rows, self.chosen, self.stamps = rows, chosen, stamps or {}
+        self.folder, self.transform, self.seed = folder, transform, options.seed
+        self.size, self.pinned = BLOCK[options.device.type], options.device.type == "cuda"
 
     def __len__(self):
         return -(-len(self.chosen) // self.size)
@@ -118,15 +188,23 @@ class Blocks:
 
     def __getitem__(self, i):
         cv2.setNumThreads(1)
-        folder, transform, seed = self.source
-        numbers = self.numbers(i)
-        found = np.empty((self.size, *transform.shape), np.uint8)
-        at = 0
-        for clip in self.rows[numbers]:
-            found[at:at + len(clip.frames)] = clip_pictures(folder, clip, transform, seed)
+        pictures, at = np.empty((self.size, *self.transform.shape), np.uint8), 0
+        clips = self.rows[self.numbers(i)]
+        for clip in clips:
+            pictures[at:at + len(clip.frames)] = self._of(clip)
             at += len(clip.frames)
-        found[at:] = found[at - 1]
-        require_unchanged(folder, self.stamps, [path for clip in self.rows[numbers] for path in _files(clip)
-                                                if path in self.stamps])
-        found = torch.from_numpy(found)
-        return found.pin_memory() if self.pinned else found
+        pictures[at:] = pictures[at - 1]
+        sources = {path for clip in clips for video in _videos(clip.video, clip.view)
+                   for path in (video.path, flow_path(video))}
+        require_unchanged(self.folder, self.stamps, sources & self.stamps.keys())
+        pictures = torch.from_numpy(pictures)
+        return pictures.pin_memory() if self.pinned else pictures
+
+    def _of(self, clip):
+        """uint8 (T, [M,] S, S, C) of a clip of Rows."""
+        if not isinstance(clip.view, MeanFrame):
+            return clip_frames(self.folder, clip, self.transform, self.seed)
+        if clip.video is None:
+            return np.full((1, *self.transform.shape), 128, np.uint8)
+        frames = clip_frames(self.folder, Clip(clip.video, clip.view.frames), self.transform, self.seed)
+        return frames.mean(0, keepdims=True).round().astype(np.uint8)

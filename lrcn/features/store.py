@@ -1,7 +1,7 @@
 """The feature store: one entry a frame of a video, encoded once and shared by all runs and scripts.
 
     <sampled_data_dir>/features/
-        videos.csv           what every sampled file holds, see contents.py
+        videos.csv           what every sampled file holds, see rows.py
         <key>/key.json       encoder, digest of its weights, transform and modality, engine, precision
         <key>/<writer>.rows  features, one row an entry, appended
         <key>/<writer>.index one ENTRY a row: which frame of which content in which view, check sum
@@ -48,22 +48,17 @@ def writable(folder, name=""):
     return Path(own, hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16], name)
 
 
-def _sum(said):
+def _sum(description):
     """The check sum of a key.json: another shape or dtype there would make other features of the rows."""
-    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+    return zlib.crc32(json.dumps(description, sort_keys=True).encode())
 
 
 def read_description(path):
-    """What a key.json says, its check sum aside; UserError: that is wrong, or there is none yet."""
-    said = files.read_json(path)
-    if said.pop("sum", None) != _sum(said):
+    """What a key.json says, its check sum aside; UserError: that is wrong, or there is none."""
+    description = files.read_json(path)
+    if description.pop("sum", None) != _sum(description):
         raise UserError(f"{path}: its check sum is wrong")
-    return said
-
-
-def view_number(words):
-    """The number of a view in an ENTRY, from the words that name it."""
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little")
+    return description
 
 
 def _mix(entries):
@@ -72,16 +67,12 @@ def _mix(entries):
             ^ entries["frame"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
-def _seeds(entries):
-    """What an entry's check sum starts from, so that a row under a wrong entry is wrong too."""
-    mixed = _mix(entries) ^ entries["video"][:, 1]
-    return ((mixed ^ mixed >> np.uint64(32)) & np.uint64(0xFFFFFFFF)).tolist()
-
-
 def check_sums(entries, rows):
-    """uint32 (N,) of entries (N,) and their rows, an array (N, ...)."""
-    return np.array([zlib.crc32(row, seed) for row, seed in zip(rows, _seeds(entries), strict=True)],
-                    np.uint32)
+    """uint32 (N,) of entries (N,) and their rows, an array (N, ...). Each starts from its entry, so that a
+    row under a wrong entry is wrong too."""
+    mixed = _mix(entries) ^ entries["video"][:, 1]
+    seeds = ((mixed ^ mixed >> np.uint64(32)) & np.uint64(0xFFFFFFFF)).tolist()
+    return np.array([zlib.crc32(row, seed) for row, seed in zip(rows, seeds, strict=True)], np.uint32)
 
 
 class Store:
@@ -114,16 +105,14 @@ class Store:
         """Read key.json, None if none is whole; what lies under another key is removed. While `alone`."""
         for place in list(self.places):
             with contextlib.suppress(UserError):
-                said = files.read_json(place / "key.json")
-                if said.get("key") != self.key:
-                    if place != self.path:
-                        self.places.remove(place)
-                        continue
-                    for path in (*place.glob("*.rows"), *place.glob("*.index")):
-                        path.unlink()
-                else:
+                if files.read_json(place / "key.json").get("key") == self.key:
                     self.description = read_description(place / "key.json")
                     return self.description
+                if place != self.path:
+                    self.places.remove(place)
+                    continue
+                for path in (*place.glob("*.rows"), *place.glob("*.index")):
+                    path.unlink()
         return None
 
     def describe(self, **more):
@@ -189,22 +178,17 @@ class Store:
         order = np.argsort(_mix(there), kind="stable")
         keys, sought = _mix(there)[order], _mix(wanted)
         last = np.searchsorted(keys, sought, "right") - 1
-        found = np.full(len(wanted), -1, np.int64)
-        open_ = np.arange(len(wanted))
-        while len(open_):   # where a row is damaged, an earlier one of the same entry may not be
-            at = last[open_]
-            hit = (at >= 0) & (keys[at] == sought[open_]) if len(keys) else np.zeros(len(open_), bool)
-            open_, rows = open_[hit], order[at[hit]]
-            same = np.ones(len(open_), bool)
-            for name in ("video", "view", "frame"):
-                equal = there[name][rows] == wanted[name][open_]
-                same &= equal.all(1) if equal.ndim > 1 else equal
-            good = same.copy()
-            good[same] = self._whole(there[rows[same]], rows[same])
-            found[open_[good]] = rows[good]
-            open_ = open_[~good]
-            last[open_] -= 1
-        return found
+        numbers, left = np.full(len(wanted), -1, np.int64), np.arange(len(wanted) if len(there) else 0)
+        while len(left):    # where a row is damaged, an earlier one of the same entry may not be
+            left = left[(last[left] >= 0) & (keys[last[left]] == sought[left])]
+            rows = order[last[left]]
+            names = ["video", "view", "frame"]
+            good = there[rows][names] == wanted[left][names]
+            good[good] = self._whole(there[rows[good]], rows[good])
+            numbers[left[good]] = rows[good]
+            left = left[~good]
+            last[left] -= 1
+        return numbers
 
     def _whole(self, entries, rows):
         """bool (N,): whether the check sums of rows (global numbers) are those of their entries."""
@@ -254,9 +238,9 @@ class Segment:
 
     def read_into(self, out, row):
         """Fill out, uint8 (n, row_bytes), from `row` on."""
-        done, view = 0, memoryview(out).cast("B")
-        while done < len(view):
-            got = os.preadv(self.file.fileno(), [view[done:]], row * self.row_bytes + done)
+        done, out = 0, memoryview(out).cast("B")
+        while done < len(out):
+            got = os.preadv(self.file.fileno(), [out[done:]], row * self.row_bytes + done)
             if not got:
                 raise UserError(f"{self.path.with_suffix('.rows')} became shorter while it was read; look "
                                 f"after this disk and run the same command again")
@@ -281,7 +265,10 @@ class Writer:
             count = os.fstat(self.handles[1]).st_size // ENTRY.itemsize
             for handle, data, size in ((self.handles[0], raw, self.row_bytes),
                                        (self.handles[1], entries, ENTRY.itemsize)):
-                _write(handle, data.tobytes(), count * size)
+                data, at = memoryview(data.tobytes()), count * size
+                while len(data):
+                    done = os.pwrite(handle, data, at)
+                    data, at = data[done:], at + done
                 os.fsync(handle)
         except BaseException:
             self.close()
@@ -301,15 +288,3 @@ class Writer:
         handles, self.handles = self.handles, None
         for handle in handles or ():
             os.close(handle)
-
-
-def _write(handle, data, at):
-    view = memoryview(data)
-    while len(view):
-        done = os.pwrite(handle, view, at)
-        view, at = view[done:], at + done
-
-
-def size_of(path):
-    """Bytes of a file, or of all files in a folder."""
-    return sum(p.stat().st_size for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())

@@ -30,9 +30,8 @@ from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.splits import Sample
 from lrcn.evaluation.answers import Answers
-from lrcn.features.contents import contents
-from lrcn.features.features import Options
-from lrcn.features.predictions import clip_features, predict_videos
+from lrcn.features.features import Options, clip_features, predict_videos
+from lrcn.features.rows import contents
 from lrcn.training.feeds import epoch_steps, make_feeds
 from lrcn.training.loop import Progress, make_learner, train_epoch
 from lrcn.training.recipe import Recipe

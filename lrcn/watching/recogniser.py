@@ -21,7 +21,7 @@ from lrcn.data.frames import plain_box, to_flow_input, to_input
 from lrcn.data.streams import as_modality, change_at, differences
 from lrcn.drawing.labels import flow_colors
 from lrcn.features.engines import BLOCK, fastest
-from lrcn.features.predictions import softmax
+from lrcn.features.features import softmax
 from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip

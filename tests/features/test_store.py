@@ -26,9 +26,9 @@ from lrcn.base.cli import UserError
 from lrcn.data.frames import windows
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
-from lrcn.features.contents import fingerprints
 from lrcn.features.features import Options, encode_clips
-from lrcn.features.inventory import prune, stores
+from lrcn.features.inventory import keys, prune
+from lrcn.features.rows import fingerprints
 from lrcn.features.store import ENTRY, Store
 
 CPU = Options(torch.device("cpu"), num_workers=0)
@@ -196,9 +196,9 @@ def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
     past = time.time() - 100
     first = fingerprints(folder, paths)[0]
     assert len(np.unique(first, axis=0)) == len(paths)
-    monkeypatch.setattr("lrcn.features.contents.SETTLED_NS", 0)
+    monkeypatch.setattr("lrcn.features.rows.SETTLED_NS", 0)
     fingerprints(folder, paths)
-    monkeypatch.setattr("lrcn.features.contents._hash", None)
+    monkeypatch.setattr("lrcn.features.rows.hashlib.file_digest", None)
     assert np.array_equal(fingerprints(folder, paths)[0], first)
     os.utime(folder / paths[3], (past, past))
     with pytest.raises(TypeError):
@@ -317,7 +317,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(videos=SOME)
     def prune(self, videos):
-        for store in stores(self.folder):
+        for store in keys(self.folder)[0].values():
             prune(store, {tuple(video) for video in self.entries(videos)["video"].tolist()})
 
     @rule()

@@ -15,8 +15,7 @@ import utils
 from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
 from lrcn.evaluation import scores
-from lrcn.features.features import Options
-from lrcn.features.predictions import clip_features, head_logits, predict_videos
+from lrcn.features.features import Options, clip_features, head_logits, predict_videos
 
 FAST = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
 
