@@ -77,15 +77,6 @@ def make_parser():
 
 # ---------------------------------------------------------------- what is given
 
-def films_of(text):
-    """{film: Path} of --video_path; a single one by its file's name."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return find_films(path)
-    path = cli.file("video_path", text, "give a film or a folder of films")
-    return {path.name: path}
-
-
 def wanted_classes(args, there, what):
     """The numbers of --classes among the names `there`; None where all are wanted."""
     called = {composed(cls): number for number, cls in enumerate(there)}
@@ -157,7 +148,7 @@ def work_through(folder, films, names, finder, args):
                     raise
                 bar.clear()
                 cli.say(f"cannot read {film}: {error}", file=sys.stderr)
-                folder.failed(film, path, str(error))
+                folder.note(film, path, reason=str(error))
                 failed += 1
             bar.update()
     return failed, written
@@ -167,7 +158,7 @@ def find(folder, films, names, args, absent, finder):
     """All of the work in an output folder that is held by this process; the exit status."""
     failed, written = work_through(folder, films, names, finder, args)
     for film, reason in absent.items():
-        folder.failed(film, "", reason)
+        folder.note(film, "", reason=reason)
     folder.save()
     named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
     gone = folder.tidy(named, names.values())
@@ -218,7 +209,7 @@ def check_flags(args):
 def main():
     args = make_parser().parse_args()
     check_flags(args)
-    films, absent, finder, table = films_of(args.video_path), {}, None, None
+    films, absent, finder, table = find_films(args.video_path), {}, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
         table, absent = table_of(args, films)

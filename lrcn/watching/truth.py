@@ -52,7 +52,7 @@ class Verdict:
     """The figures of one film or of many. classes: those that the network knows; a true stretch of another
     one is nothing to it, and "unsure" is right there."""
     classes: list
-    films: list = field(default_factory=list)       # [({class: truth}, {class: segments}, ambiguous)]
+    films: list = field(default_factory=list)       # [(true stretches, segments, ambiguous)]
     frames: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
 
@@ -65,9 +65,7 @@ class Verdict:
         known = self.known(truth)
         unclear = [row for row in truth if row[2] == AMBIGUOUS]
         self.unknown.update(row[2] for row in truth if row not in known and row not in unclear)
-        said = [row for row in segments if row[2] != UNSURE]
-        self.films.append(({c: [r for r in known if r[2] == c] for c in {r[2] for r in known}},
-                           {c: [r for r in said if r[2] == c] for c in {r[2] for r in said}}, unclear))
+        self.films.append((known, [row for row in segments if row[2] != UNSURE], unclear))
         for seconds in times:
             true, label = labels_at(known, seconds), labels_at(segments, seconds)
             if true:
@@ -78,21 +76,20 @@ class Verdict:
     def _found(self, cls, least):
         """([(probability, right)] of a class's segments, how many true stretches it has)."""
         rows, true = [], 0
-        for truth, segments, unclear in self.films:
-            mine = segments.get(cls, [])
-            right = matched(truth.get(cls, []), mine, least)
-            true += len(truth.get(cls, []))
+        for *both, unclear in self.films:
+            truth, mine = ([row for row in stretches if row[2] == cls] for stretches in both)
+            right = matched(truth, mine, least)
+            true += len(truth)
             rows += [(segment[3], i in right) for i, segment in enumerate(mine)
                      if i in right or not any(overlap(segment, other) > 0 for other in unclear)]
         return rows, true
 
     def figures(self):
         """What truth.json holds; a share of nothing is None."""
-        classes = sorted({c for truth, *_ in self.films for c in truth})
-        rows = {c: self._found(c, HALF)
-                for c in sorted({c for _, said, _ in self.films for c in said} | {*classes})}
-        true, claimed = sum(n for _, n in rows.values()), sum(len(found) for found, _ in rows.values())
-        right = sum(ok for found, _ in rows.values() for _, ok in found)
+        classes, claims = (sorted({row[2] for film in self.films for row in film[i]}) for i in (0, 1))
+        rows = [self._found(c, HALF) for c in {*classes, *claims}]
+        true, claimed = sum(n for _, n in rows), sum(len(found) for found, _ in rows)
+        right = sum(ok for found, _ in rows for _, ok in found)
         inside, outside = (self.frames[where, True] + self.frames[where, False]
                            for where in ("inside", "outside"))
         precision = {c: {f"{least:g}": average_precision(*self._found(c, least)) for least in OVERLAPS}

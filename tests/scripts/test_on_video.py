@@ -462,13 +462,11 @@ def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
             raise faults[name]
         return films.Done(f"{name} is done", [(0, 1, "A", 0.5)], 1.0, [0.0])
     monkeypatch.setattr(films.Labeller, "film", labelled)
-    args = test_on_video.make_parser().parse_args(["--video_path", "x"])
 
     def label_all(names):
-        sources = [(tmp_path / name, name) for name in names]
-        labeller = films.Labeller(SimpleNamespace(classes=["A"]), args, Stop())
-        return test_on_video.label_files(sources, tmp_path, labeller, args)
-    assert label_all("abcdef") == 4
+        labeller = films.Labeller(SimpleNamespace(classes=["A"]), None, Stop())
+        return test_on_video.label_films({name: tmp_path / name for name in names}, tmp_path, labeller, {})
+    assert label_all("abcdef") == (tmp_path, 4)
     assert [Path(row["file"]).name for row in table(tmp_path / "summary.csv")] == ["c", "f"]
     said = capsys.readouterr()
     assert "Permission denied" in said.err and "4 of 6 videos could not be read" in said.err
@@ -498,8 +496,8 @@ def test_escape_or_q_ends_the_window_and_no_display_is_seen(monkeypatch):
 
 
 def test_a_live_recording_has_a_name_without_a_password():
-    assert test_on_video.live_name("rtsp://me:secret@cam.local:554/a/b?token=x") == "cam_local_a_b"
-    assert test_on_video.live_name("0") == "camera_0"
+    for source, name in (("rtsp://me:secret@cam.local:554/a/b?token=x", "cam_local_a_b"), ("0", "camera_0")):
+        assert re.fullmatch(name + r"_\d{8}-\d{6}", test_on_video.live_name(source))
 
 
 # ---------------------------------------------------------------- windows and segments
