@@ -54,8 +54,7 @@ def make_parser():
                        help="look at every Nth frame of a film (for runs of single frames; default: FPS / "
                             "sampling_rate frames a second)")
     utils.add_speed_flag(films)
-    films.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-                       help="a film whose decoder takes longer for a step is given up")
+    utils.add_time_limit(films)
     choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
                         help="candidates of a class in a film, at most")
     choice.add_argument("--clip_seconds", type=Number(float, above=0, high=3600), default=5.0,

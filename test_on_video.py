@@ -44,7 +44,6 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Stop
-from lrcn.base.values import Number
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
 from lrcn.watching import live, outputs
@@ -63,17 +62,12 @@ def make_parser():
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
     add("--output_dir", metavar="DIR", help="where <name>/ is made (default: <model_dir>/test_on_video)")
-    add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
-        help="a best label under this is drawn as unsure")
-    add("--min_segment", type=Number(float, low=0), default=1.0,
-        help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    utils.add_label_flags(parser)
     add("--truth", metavar="CSV",
         help="what the films show: a table with the columns video,start,end,class, in seconds")
     utils.add_speed_flag(parser)
     switch("--video", default=True, help="write labelled.mp4; --no-video: the tables and the picture only")
     switch("--gif", default=False, help="write labelled.gif too")
-    add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-        help="a file whose decoder takes longer for a step is given up")
     switch("--display", default=None,
            help="show a camera or stream in a window while it is labelled (default: if there is one)")
     return parser

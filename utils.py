@@ -419,10 +419,24 @@ def encoding_options(args, trained, device, **more):
 
 
 def add_speed_flag(parser):
-    """--sampling_rate of the scripts that watch films."""
+    """--sampling_rate of the scripts that show films to a run."""
     parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
                         help="look at FPS / X frames a second (default: as far apart as the training clips' "
                              "frames)")
+
+
+def add_label_flags(parser):
+    """What the scripts that label films make of a moment's probabilities."""
+    parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
+                        help="a best label under this is drawn as unsure")
+    parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
+                        help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    add_time_limit(parser)
+
+
+def add_time_limit(parser):
+    parser.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
+                        help="a film whose decoder takes longer for a step is given up")
 
 
 def add_data_flags(parser):

@@ -176,7 +176,8 @@ class Labeller:
             out.summarise(history.cut(classifier.known))
         return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
                 f"{count / max(seconds, 1e-3):.1f} frames a second shown, {recogniser.encoded} classified, "
-                f"{classifier.skipped} skipped, mean delay {classifier.mean_delay:.2f} s")
+                f"{classifier.skipped} skipped, "
+                f"mean delay {classifier.delays / max(1, len(history.times)):.2f} s")
 
     def _show(self, source, classifier, out, window, bar):
         """Draw the newest frame with the newest labels, again and again; (seconds of the last frame, how

@@ -16,7 +16,10 @@ import models
 import utils
 from lrcn.features import onnx, surgery
 from lrcn.runs import ExportFolder
+from lrcn.video.reader import read_frames
+from lrcn.video.sampling import Rate
 from lrcn.watching import exported
+from lrcn.watching.recogniser import Recogniser
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -137,6 +140,17 @@ def test_a_film_gets_the_same_tables_from_the_file_as_from_the_run(files, film, 
     for mine, other in zip(*(table(folder / "predictions.csv") for folder in (ours, theirs)), strict=True):
         assert mine["label_1"] == other["label_1"]
         assert float(mine["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-3)
+
+
+def test_the_file_s_probabilities_are_those_of_pytorch_in_float32(files, film):
+    file = Recogniser.of_file(files / "export" / "model.onnx")
+    own = Recogniser.of_run(utils.load_trained(files), torch.device("cpu"), *PLAIN[1::2])
+    frames = read_frames(film, range(0, 150, 10))
+    for one in (file, own):
+        assert one.rate == Rate(25, 10) and one.classes == own.classes
+    ours, theirs = (one.answers([one.crop(frame) for frame in frames]) for one in (file, own))
+    assert ours.shape == (11, 1, 6) and ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_the_documents_program_says_the_same_of_the_first_window(files, film, tmp_path):
