@@ -46,8 +46,6 @@ def make_parser():
     return parser
 
 
-# ---------------------------------------------------------------- parts
-
 class Speaking(nn.Module):
     """A network or a head, with probabilities in the place of logits."""
 
@@ -85,8 +83,6 @@ def check_exportable(trained, format):
                         f"{files.gigabytes(size)}; give --format torch")
 
 
-# ---------------------------------------------------------------- files
-
 def write_onnx(path, module, example, names, about):
     """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
     graph = onnx.exported(module, example, *names)
@@ -110,8 +106,6 @@ def write_torch(path, module, example, names, about):
 
 WRITERS = {"onnx": write_onnx, "torch": write_torch}
 
-
-# ---------------------------------------------------------------- comparison
 
 def real_clips(trained, folder, number):
     """uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data."""

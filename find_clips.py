@@ -74,8 +74,6 @@ def make_parser():
     return parser
 
 
-# ---------------------------------------------------------------- what is given
-
 def wanted_classes(args, there, what):
     """The numbers of --classes among the names `there`; None where all are wanted."""
     called = {composed(cls): number for number, cls in enumerate(there)}
@@ -124,8 +122,6 @@ class Finder:
         return [Stretch(film, self.recogniser.classes[cls], start, end, p)
                 for start, end, cls, p in stretches], history.end
 
-
-# ---------------------------------------------------------------- film after film
 
 def work_through(folder, films, names, finder, args):
     """Look through every film, unless `finder` is None, and write its candidates; how many films failed."""

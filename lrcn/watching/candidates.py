@@ -44,8 +44,6 @@ class Stretch:
         return f"{self.address or film}_{seconds:09.3f}"
 
 
-# ---------------------------------------------------------------- finding them
-
 def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
     """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
 
@@ -76,8 +74,6 @@ def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, want
             count[cls] += 1
     return sorted(taken)
 
-
-# ---------------------------------------------------------------- tables
 
 def read_stretches(path, flag):
     """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns.

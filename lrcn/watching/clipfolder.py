@@ -42,8 +42,6 @@ class ClipFolder:
         self.settings, self.table = self.out / "settings.json", self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
 
-    # ------------------------------------------------------------ what was done
-
     def check(self, choices, table=None):
         """Take up a folder that was made with these choices, or begin one; UserError for another folder.
 
@@ -97,8 +95,6 @@ class ClipFolder:
         """Write the tables: a film whose row is there has its candidates there."""
         write_stretches(self.table, self.stretches)
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
-
-    # ------------------------------------------------------------ clips and pictures
 
     def write(self, stretches, name, path, time_limit):
         """Write the stretches of one film that are not there yet; yields each that was written.
@@ -180,8 +176,6 @@ class ClipFolder:
             if not any(folder.iterdir()):
                 folder.rmdir()
         return len(gone)
-
-    # ------------------------------------------------------------ to be looked through
 
     def draw(self, named):
         """candidates.png, and more of them where there are many: a picture of every stretch, by class."""

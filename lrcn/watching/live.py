@@ -216,8 +216,6 @@ class Classifier(_Thread):
         self._thread.join(timeout)
 
 
-# ---------------------------------------------------------------- window
-
 def has_display():
     """Whether OpenCV can open a window here.
 

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from commands import run, start
 from runs import TINY, half_files, last_line, one_line, table
-from videos import number_of, write_video
+from videos import join, number_of, write_video
 
-from lrcn.drawing.labels import fit_frame
 from lrcn.video.reader import Video, VideoInfo, probe, read_frames
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer
 from lrcn.watching.candidates import Stretch
 from lrcn.watching.clipfolder import ClipFolder
 
@@ -28,11 +26,7 @@ def films(demo, tmp_path_factory):
     clips = sorted((demo / "UCF-101").rglob("*_g0[1-3]_c01.avi"))
     for n, name in enumerate(("one.mp4", "two.mp4", "deep/one.mp4")):
         (folder / name).parent.mkdir(exist_ok=True)
-        with Writer(folder / name, 25, 160, 120) as out:
-            for clip in clips[n::3]:
-                with Video(clip) as video:
-                    while video.grab():
-                        out.write(fit_frame(video.frame(), 160, 120))
+        join(folder / name, clips[n::3])
     return folder
 
 
