@@ -100,42 +100,6 @@ def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_len
     assert difference[100:200].mean() < 8
 
 
-@pytest.mark.slow
-def test_a_second_run_that_is_killed_leaves_the_first_ones_outputs_whole(model, tmp_path):
-    source, out = film(tmp_path / "film.mp4", 12, 25, width=320, height=240), tmp_path / "out"
-    flags = ("--model_dir", model, "--video_path", source, "--encoder_backend", "torch", "--output_dir")
-    run("test_on_video.py", *flags, out)
-
-    def at_work(folder):
-        """A second run, with other results, that has begun to write."""
-        process = start("test_on_video.py", *flags, folder, "--min_probability", 0)
-        while not any(folder.glob(".film.*.tmp/*")):
-            assert process.poll() is None, process.err
-            time.sleep(0.002)
-        return process, time.monotonic()
-
-    process, began = at_work(tmp_path / "other")
-    process.wait()
-    writing = time.monotonic() - began
-    before, after = (contents(folder / "film") for folder in (out, tmp_path / "other"))
-    other = {name for name in before if before[name] != after[name]}
-    assert before.keys() == after.keys() and {"labelled.mp4", "segments.csv", "timeline.png"} <= other
-    cut_off = 0
-    for moment in np.random.default_rng(0).uniform(0, 0.9, 5):
-        process, _ = at_work(out)
-        time.sleep(writing * moment)
-        process.kill(group=True)
-        process.wait()
-        found = contents(out / "film")
-        cut_off += found == before
-        # one that was done when it was killed has replaced all that changes
-        assert found == before or all(found[name] != before[name] for name in other)
-        before = found
-    assert cut_off >= 2
-    run("test_on_video.py", *flags, out)
-    assert [path.name for path in out.iterdir()] == ["film"]
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
