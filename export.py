@@ -140,8 +140,8 @@ def differences(run, clips, trained):
         with torch.inference_mode():
             wanted = model(torch.from_numpy(batch)).softmax(-1).numpy()
         features = run["encoder"](batch.reshape(-1, *batch.shape[2:])).reshape(*batch.shape[:2], -1)
-        for name, found in (("model", run["model"](batch)), ("encoder and head", run["head"](features))):
-            error = float(np.abs(found - wanted).max())
+        for name, values in (("model", run["model"](batch)), ("encoder and head", run["head"](features))):
+            error = float(np.abs(values - wanted).max())
             largest[name] = max(largest[name], error) if np.isfinite(error) else np.inf
     return largest
 
@@ -150,7 +150,7 @@ def main():
     args = make_parser().parse_args()
     trained = utils.load_trained(args.run, args.model_name, flag="run")
     check_exportable(trained, args.format)
-    clips, words = comparison_clips(trained, args)
+    clips, origin = comparison_clips(trained, args)
     folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
     with files.replaced_folder(folder) as new:
         run = {}
@@ -160,7 +160,7 @@ def main():
             run[part] = WRITERS[args.format](path, module, example, names, about)
             cli.say(f"{path.name}: {about['input']} -> {about['output']}, {path.stat().st_size / 1e6:.1f} MB")
         for name, error in differences(run, clips, trained).items():
-            cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {words}")
+            cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {origin}")
             if error > LARGEST:
                 raise UserError(f"--format {args.format}: {name} differs from PyTorch by {error:.1e}, more "
                                 f"than {LARGEST:g}; nothing was written")

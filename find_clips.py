@@ -130,11 +130,11 @@ def work_through(folder, films, names, finder, args):
         for film, path in films.items():
             try:
                 if finder and not folder.knows(film, path):
-                    found, seconds = finder.look(film, path)
-                    folder.propose(film, names[film], path, found, seconds)
-                    kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in found).items())
+                    stretches, seconds = finder.look(film, path)
+                    folder.propose(film, names[film], path, stretches, seconds)
+                    kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in stretches).items())
                     bar.clear()
-                    cli.say(f"{film}: {seconds:.1f} s, {len(found)} candidates"
+                    cli.say(f"{film}: {seconds:.1f} s, {len(stretches)} candidates"
                             + (f" ({kinds})" if kinds else ""))
                 for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
                     written += 1

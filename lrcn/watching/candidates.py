@@ -1,6 +1,6 @@
 """Candidates: the stretches of a film that a run proposes as clips of its classes, and tables of stretches.
 
-    found = propose(times, end, shares, seconds=5, per_class=2)     # [(start, end, class, probability)]
+    stretches = propose(times, end, shares, seconds=5, per_class=2) # [(start, end, class, probability)]
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
 
