@@ -11,6 +11,7 @@ Every file is loaded again and compared with PyTorch on clips of the run's sampl
 place; one that says something else by more than 0.001 is refused. Prints the folder as the last line.
 """
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,13 @@ def make_parser():
     return parser
 
 
-class Speaking(nn.Module):
-    """A network or a head, with probabilities in the place of logits."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, values):
-        return self.network(values).softmax(-1)
-
-
 def parts(trained):
     """{part: (module, example input of two, names of what it takes and gives)}."""
+    def speaking(network):
+        return nn.Sequential(OrderedDict(network=network, probabilities=nn.Softmax(-1)))
+
     head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
-    modules = {"model": Speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": Speaking(head)}
+    modules = {"model": speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": speaking(head)}
     examples = {}
     for part, module in modules.items():
         (entry, kind, shape), (output, *_) = exported.layout_of(trained, part)
