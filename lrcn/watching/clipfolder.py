@@ -22,7 +22,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
 from lrcn.data.splits import FILM_NAME, KINETICS_NAME
-from lrcn.drawing.sheets import contact_sheet
+from lrcn.drawing.grids import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.watching.candidates import read_stretches, write_stretches
