@@ -33,24 +33,25 @@ def class_ticks(ax, classes, room, horizontal=True, n=None):
 
 
 @style.styled
-def class_distribution(path, classes, train_counts, val_counts, title=None, note=""):
+def class_distribution(path, classes, train_counts, val_counts, note=""):
     """Bars: how many training and validation videos each class has. counts: int (C,) each."""
     train, val, x = np.asarray(train_counts, float), np.asarray(val_counts, float), np.arange(len(classes))
     n = f"n = {int(train.sum())} training and {int(val.sum())} validation videos, {len(classes)} classes"
     return _bars_by_class(path, classes, max(1, *train, *val), [
         (x - 0.2, train, 0.4, {"color": style.unit(style.BLUE), "label": "training"}),
         (x + 0.2, val, 0.4, {"color": style.unit(style.ORANGE), "label": "validation"})],
-        title or "Videos per class in training and validation", f"{n}. {note}" if note else n)
+        "Videos per class in training and validation", f"{n}. {note}" if note else n)
 
 
 @style.styled
-def test_videos(path, classes, n, right, title="Test videos per class", note=""):
+def test_videos(path, classes, n, right, note=""):
     """Bars: how many test videos each class has, and how many of them are right. n, right: int (C,)."""
     n, right, x = np.asarray(n), np.asarray(right), np.arange(len(classes))
     caption = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
     return _bars_by_class(path, classes, max(1, *n), [
         (x, right, 0.75, {"color": style.unit(style.BLUE), "label": "right"}),
-        (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})], title, caption)
+        (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})],
+        "Test videos per class", caption)
 
 
 def _bars_by_class(path, classes, highest, bars, title, caption):
@@ -96,15 +97,14 @@ def _line(ax, epochs, values, **look):
 
 
 @style.styled
-def curves(path, rows, best=None, classes=None, title="Loss, accuracy and learning rate of every epoch",
-           note=""):
+def curves(path, rows, best=None, classes=None, note=""):
     """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr.
 
     A value that is missing or None was not measured in that epoch and is left out. best: the epoch to
     mark, that of best.pth.tar. classes: how many there are; the best 5 of 5 are not worth a line.
     """
     epochs = column(rows, "epoch")
-    fig = style.figure(11, 3.6, title, note)
+    fig = style.figure(11, 3.6, "Loss, accuracy and learning rate of every epoch", note)
     loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
     for part, word, color, ls in PARTS:
         look = {"color": style.unit(color), "ls": ls}
@@ -146,7 +146,7 @@ def _confusions(matrix, classes, most=3):
 
 
 @style.styled
-def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
+def confusion_matrix(path, matrix, classes, note=""):
     """matrix: counts (C, C), true class by row; drawn as shares of each row.
 
     A class that was not tested has an empty row. In the cells stand share and count up to 20 classes,
@@ -159,7 +159,7 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
     cells = "share of the row and videos" if count <= 20 else "videos"
     caption = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
              f"{_confusions(matrix, classes)} {note}")
-    fig = style.figure(wide, high, title, caption.strip())
+    fig = style.figure(wide, high, "Confusion matrix", caption.strip())
     ax = fig.add_subplot()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     class_ticks(ax, classes, side / count)
@@ -176,21 +176,20 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
 
 
 @style.styled
-def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per class",
-                       few_means="under-represented in training", note=""):
-    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,) or None.
+def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represented", note=""):
+    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,).
 
     few marks the classes that had little to learn from; `few_means` says how little, in the legend.
     """
     accuracy, n = np.asarray(accuracy, float), np.asarray(n)
-    few = np.zeros(len(classes), bool) if few is None else np.asarray(few, bool)
+    few = np.asarray(few, bool)
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(accuracy, nan=-1)))
     columns = 1 if len(classes) <= 40 else 2
     per = math.ceil(len(classes) / columns)
     mean = np.nanmean(accuracy) if np.isfinite(accuracy).any() else float("nan")
     caption = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
     high = 0.21 * per + 1.0 + 0.5 * few.any()       # room for the legend
-    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), title, caption)
+    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), "Accuracy per class", caption)
     axes = fig.subplots(1, columns, squeeze=False)[0]
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
         bars = ax.barh(range(len(part)), np.nan_to_num(accuracy[part]), 0.75, color=style.unit(style.BLUE))
@@ -213,13 +212,14 @@ def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per
 
 @style.styled
 def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, few_means="under-represented",
-                         title="Is it the number of training videos?", note=""):
+                         note=""):
     """A point a class: its accuracy against its training videos. counts, accuracy, n, few: (C,).
 
     correlation: in words. The classes that are worst are named, as far as their names do not touch.
     """
     counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
-    fig = style.figure(7.6, 4.6, title, f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
+    fig = style.figure(7.6, 4.6, "Is it the number of training videos?",
+                       f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
     ax = fig.add_subplot()
     for color, marker, name, where in fewer_and_others(n, few):
         if len(where):
@@ -242,15 +242,14 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, f
 
 
 @style.styled
-def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None,
-                       title="Runs compared: test accuracy with its interval", note=""):
+def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None, note=""):
     """One line a run: its accuracy with the interval, parameters, frames a second.
 
     compared: comparison.Figures. parameters and frames_per_second hold None where they are not known.
     """
     accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
     caption = f"n = {n} test videos. {note}".strip() if n is not None else note
-    fig = style.figure(10, 0.34 * len(names) + 1.2, title, caption)
+    fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     forest(ax, [style.short(name, 44) for name in names], accuracy, low, high, (0, 1), top=-0.9)
     ax.set_xlabel("top-1 accuracy (share of videos right)")
@@ -351,8 +350,7 @@ def _segment_strip(ax, segments, colors, room, seconds=()):
 
 
 @style.styled
-def changes_picture(path, rows, n=None, note="", minus_what="the first row",
-                    title="Settings compared by cross-validation"):
+def changes_picture(path, rows, n, minus_what, note=""):
     """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
 
     rows: tuning.Row; its minus is None where there is none, as in the first row.
@@ -362,7 +360,7 @@ def changes_picture(path, rows, n=None, note="", minus_what="the first row",
         for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))
     y = np.arange(len(rows))
     caption = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
-    fig = style.figure(11, 0.24 * len(rows) + 1.3, title, caption)
+    fig = style.figure(11, 0.24 * len(rows) + 1.3, "Settings compared by cross-validation", caption)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
     forest(left, [style.short(row.name, 60) for row in rows], accuracy, *ends.T, (0, 1), zorder=3)

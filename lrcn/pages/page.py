@@ -43,19 +43,14 @@ def environment():
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=jinja2.StrictUndefined,
                               finalize=lambda value: "–" if value is None else value)
-    made.filters.update(share=share, interval=interval, figure=figure,
+    made.filters.update(share=functools.partial(figure, form=".1%"), interval=interval, figure=figure,
                         url=lambda path: quote(os.fsencode(path)))
     return made
 
 
-def share(value):
+def figure(value, form=".3f"):
     value = reading.number(value)
-    return "–" if value is None else f"{value:.1%}"
-
-
-def figure(value, digits=3):
-    value = reading.number(value)
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:{form}}"
 
 
 def interval(ends, sign=""):

@@ -81,14 +81,6 @@ def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else
              "wide has hidden_size 16, epochs 7")
 
 
-def test_runs_that_are_right_everywhere_have_an_interval_all_the_same(tmp_path):
-    runs = [made_up_run(tmp_path / name, [True] * 80) for name in "ab"]
-    first, second = table(last_line(run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed"))
-                          / "comparison.csv")
-    assert 0.88 < float(first["ci95_low"]) < 0.93 and float(first["ci95_high"]) == 1
-    assert float(second["minus_first_low"]) < -0.05 and float(second["minus_first_high"]) > 0.05
-
-
 @pytest.mark.parametrize("name, text, says", [
     ("test/predictions.csv", "", "predictions.csv"),
     ("test/predictions.csv", "video,class,group,right\n", "run test.py again"),
