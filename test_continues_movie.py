@@ -115,7 +115,7 @@ def with_cut_flow(encoder, movies, source, clips, folder, options):
     def at(i):
         return source[movies.video[i]].video, source[movies.video[i]].frames[movies.frame[i]]
 
-    cuts = np.flatnonzero((movies.movie[1:] == movies.movie[:-1]) & (movies.clip[1:] != movies.clip[:-1]))
+    cuts = movies.cuts - 1
     views = [Clip(video, (frame,), Cut(*at(i + 1))) for i in cuts for video, frame in [at(i)]]
     found = np.asarray(encode_clips(encoder, views, folder, options, "cuts"))
     more, column = [list(clip.frames) for clip in source], movies.frame.copy()

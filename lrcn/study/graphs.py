@@ -9,6 +9,7 @@ import numpy as np
 
 from lrcn.drawing import style
 from lrcn.drawing.plots import class_ticks, forest, interval
+from lrcn.study.figures import logistic
 
 BARS = "Bars: 95% intervals."
 HALF = f"{BARS} Dashed: half of the frames."
@@ -160,10 +161,9 @@ def _switching_axes(wide, high, title, words, T):
 
 
 def _logistic(ax, switching, color, line="-"):
-    """The logistic curve of a figures.Switching; its ends stay a lapse away from 0 and 1."""
-    point, slope, lapse = (e.value for e in (switching.point, switching.slope, switching.lapse))
+    """The logistic curve of a figures.Switching."""
     x = np.linspace(0, len(switching.curve) - 1, 200)
-    y = lapse + (1 - 2 * lapse) / (1 + np.exp(-np.clip(slope * (x - point), -60, 60)))
+    y = logistic(x, switching.point.value, switching.slope.value, switching.lapse.value)
     ax.plot(x, y, color=style.unit(color), ls=line)
 
 
