@@ -13,7 +13,9 @@ from videos import write_video
 
 import export
 import models
+import test_on_video
 import utils
+from lrcn.base.cli import UserError
 from lrcn.features import onnx, surgery
 from lrcn.runs import ExportFolder
 from lrcn.video.reader import read_frames
@@ -236,9 +238,11 @@ def greedy(graph):
     (lambda path: say(path, sampling_rate=float("nan")), "sampling_rate: expected"),
     (lambda path: say(path, part="head"), "does not take and give"),
     (lambda path: path.unlink(), "this file does not exist")])
-def test_a_file_that_is_none_is_one_line(model, film, tmp_path, change, words):
+def test_a_file_that_is_none_is_refused_in_words(model, film, change, words):
     change(Path(model))
-    one_line(label(film, tmp_path / "out", "--model", model, ok=False), "--model", words)
+    with pytest.raises(UserError, match="--model ") as error:
+        Recogniser.of_file(model).look_through(film)
+    assert words in str(error.value)
 
 
 def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film, tmp_path):
@@ -252,5 +256,7 @@ def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film,
 def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, tmp_path):
     head = files / "export" / "head.onnx"
     one_line(label(film, tmp_path, "--model", head, ok=False), "the head alone; give the model.onnx beside")
-    for words in (("--model", head, "--model_dir", files), ()):
-        one_line(label(film, tmp_path, *words, ok=False), "--model_dir", "or else --model")
+    for words in (["--model", str(head), "--model_dir", str(files)], []):
+        args = test_on_video.make_parser().parse_args(["--video_path", str(film), *words])
+        with pytest.raises(UserError, match="--model_dir.* or else --model"):
+            test_on_video.make_recogniser(args)
