@@ -19,7 +19,7 @@ import pytest
 from commands import run, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import last_line, one_line, read_json, table
+from runs import last_line, one_line, table
 from videos import write_video
 
 import test_on_video
@@ -465,16 +465,6 @@ def test_a_videos_window_is_what_test_py_sees(model, sampled, demo, tmp_path):
         (window,) = table(tmp_path / "out" / clip["video"] / "predictions.csv")
         assert float(window["probability_1"]) == pytest.approx(
             float(rows[clip["video"]][f"p_{window['label_1']}"]), abs=3e-3)
-
-
-def test_how_the_clips_were_sampled_is_taken_from_the_run(model, tmp_path):
-    saved = read_json(model / "settings.json")
-    assert (saved["FPS"], saved["sampling_rate"]) == (25, 10)
-    trained = utils.load_trained(model)
-    for name in utils.STEPS:    # of before they were kept, too
-        assert trained.settings.pop(name) == 0.4
-    trained.settings["sampling_rate"] = 5
-    assert utils.watching_rate(trained) == Rate(25, 5)
 
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():
