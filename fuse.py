@@ -102,7 +102,8 @@ class Stream:
         trained = utils.load_trained(self.run.path, self.metrics.get("checkpoint"), device, flag="runs")
         data = dataset.validation_data(trained)
         cli.say(f"{self.run}: {data.note}")
-        found = predict_videos(trained, data, utils.encoding_options(args, trained, device), windows, flip)
+        found = predict_videos(trained.model, trained.recipe.num_frames_video, data,
+                               utils.encoding_options(args, trained, device), windows, flip)
         chosen = found[np.arange(len(found)), data.labels]
         return dict(zip(data.names, chosen, strict=True))
 

@@ -31,7 +31,7 @@ from lrcn.drawing import plots
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
-from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting
+from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting, Trainer
 from lrcn.training.recipe import Recipe
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
@@ -115,52 +115,9 @@ def jobs_of(args, device):
 
 # ---------------------------------------------------------------- trainings
 
-class Reporter:
-    """A bar on a terminal, a line a setting in a log."""
-
-    def __init__(self, validation, total):
-        self.validation, self.begun = validation, time.monotonic()
-        self.bar = cli.progress(total=total, unit="training", desc="tuning")
-
-    def train(self, settings):
-        """Do these settings' trainings, and say what came out."""
-        pending = {t.key for t in self.validation.pending(settings)}
-        self.bar.update(sum(len(self.validation.trainings(s)) for s in settings) - len(pending))
-        left = {}
-        for setting in settings:
-            left.setdefault(frozenset(t.key for t in self.validation.trainings(setting)) & pending, setting)
-
-        def said(training):
-            pending.discard(training.key)
-            self.bar.update()
-            for keys in [keys for keys in left if keys and not keys & pending]:
-                self.say(left.pop(keys))
-
-        self.validation.train(settings, said)
-
-    def say(self, setting):
-        right = self.validation.right(setting)
-        name = ", ".join(f"{k} {v}" for k, v in setting.chosen) or "as given"
-        if self.bar.disable:
-            cli.say(f"{name}: " + (f"{right.mean():.3f}" if right is not None else
-                                   self.validation.fault(setting)))
-
-    def close(self, settings):
-        """Say how fast it was."""
-        self.bar.close()
-        done, seconds = self.validation.trained, time.monotonic() - self.begun
-        if done:
-            share = self.validation.seconds / seconds / self.validation.jobs
-            cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
-                    f"{self.validation.jobs} at once; {share:.0%} of that time within their epochs")
-        total = len({t.key for s in settings for t in self.validation.trainings(s)})
-        cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
-                f"all")
-
-
 def compare(args, base, space, validation):
-    """[Setting], trained."""
-    settings, plan = None, validation.plan
+    """[Setting], trained: a bar on a terminal, a line a setting in a log, and how fast it was."""
+    plan, begun, settings = validation.plan, time.monotonic(), None
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
     refuse_leaks(settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
@@ -168,14 +125,38 @@ def compare(args, base, space, validation):
     rows = args.trials + 1 if args.trials else len(settings)
     cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "
             f"{len(plan.classes)} classes")
-    reporter = Reporter(validation, rows * args.folds * args.seeds)
-    with validation.processes():
+    with validation.processes(), cli.progress(total=rows * args.folds * args.seeds, unit="training",
+                                              desc="tuning") as bar:
+        def train(settings):
+            left = {frozenset(t.key for t in validation.pending([s])): s for s in settings[::-1]}
+            ended, todo = set(), frozenset().union(*left)
+            bar.update(sum(len(validation.trainings(s)) for s in settings) - len(todo))
+            for training in validation.train(settings):
+                ended.add(training.key)
+                bar.update()
+                for keys in [keys for keys in left if keys and keys <= ended and bar.disable]:
+                    say(left.pop(keys), validation)
+
         if args.trials:
-            settings = tuning.search(base, space, args.trials, validation, reporter.train)
+            settings = tuning.search(base, space, args.trials, validation, train)
         else:
-            reporter.train(settings)
-    reporter.close(settings)
+            train(settings)
+    seconds, done = time.monotonic() - begun, validation.trained
+    if done:
+        within = validation.seconds / seconds / validation.jobs
+        cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
+                f"{validation.jobs} at once; {within:.0%} of that time within their epochs")
+    total = len({t.key for s in settings for t in validation.trainings(s)})
+    cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
+            f"all")
     return settings
+
+
+def say(setting, validation):
+    """A setting's accuracy, or why it has none."""
+    right = validation.right(setting)
+    cli.say(f"{', '.join(f'{k} {v}' for k, v in setting.chosen) or 'as given'}: "
+            f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
 
 
 # ---------------------------------------------------------------- what is written
@@ -260,7 +241,7 @@ def main():
         raise UserError(f"--output {args.output}: cannot make this folder ({error.strerror})") from None
     with files.lock(out.path, "output", "tune.py"):
         write_start(out, base, plan)
-        validation = CrossValidation(plan, utils.network_to_train, Journal(out.journal),
+        validation = CrossValidation(Trainer(plan, utils.network_to_train), Journal(out.journal),
                                      jobs_of(args, device))
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)

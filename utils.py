@@ -30,7 +30,7 @@ from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
 from lrcn.training import recipe as recipes
 from lrcn.training import run as running
 from lrcn.training.feeds import make_feeds
-from lrcn.training.loop import make_learner
+from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS
 from lrcn.video.flow import Flow
@@ -366,7 +366,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             rank = Rank()
         elif rank.world > 1:
             network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
-        learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
+        learner = Learner(network, groups, recipe, len(feeds[0].names), device, rank)
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
             from lrcn.training.album import Album

@@ -19,7 +19,6 @@ from lrcn.evaluation import scores
 from lrcn.features import engines
 from lrcn.runs import ENDING, versions
 from lrcn.training import loop
-from lrcn.training.feeds import epoch_steps
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
 OF_A_STEP = ("batch_size", "accumulate", "views", "clips_per_video")
@@ -111,14 +110,10 @@ class Run:
                 where = f"--{name} {saved[name]}, in the middle of epoch {self.progress.epoch}"
                 raise UserError(f"--{name} {getattr(recipe, name)}: the run that is resumed stopped at "
                                 f"{where}; leave the flag out")
-        known = self.learner.restore(state.get("learner"), self.rank, source)
+        known = self.learner.restore(state.get("learner"), source)
         if self.progress.step and not known and self.rank.first:
             cli.say(f"the run was stopped with another number of processes: what is left of epoch "
                     f"{self.progress.epoch} is trained with other dropout")
-
-    def steps(self, epoch):
-        return epoch_steps(len(self.train_feed.names), self.recipe.batch_size, self.recipe.views,
-                           self.recipe.seed, epoch, self.rank.world)
 
     # ------------------------------------------------------------ epochs
 
@@ -152,20 +147,17 @@ class Run:
         if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
             self.save("last")
         with self.bar() as bar:
-            while progress.epoch < last or progress.step:
-                progress.begin_epoch(recipe.seed, self.rank)
-                if not loop.train_epoch(self.learner, self.train_feed, self.steps(progress.epoch), progress,
-                                          stop, self.rank, lambda step, sums: self.show(bar, step, sums)):
-                    self.save("last")
-                    return False
-                self.end_epoch(last)
-                if self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
+            for complete in loop.epochs(self.learner, self.train_feed, progress, last, stop,
+                                        lambda step, sums: self.show(bar, step, sums)):
+                if complete:
+                    self.end_epoch(last)
+                if not complete or self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
                     self.save("last")
                     return False
         return True
 
     def bar(self):
-        progress, per_epoch = self.progress, len(self.steps(1))
+        progress, per_epoch = self.progress, len(self.learner.steps(1))
         done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
         return cli.progress(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
                             show=self.rank.first, mininterval=0.3)
@@ -175,7 +167,7 @@ class Run:
         bar.set_description(f"epoch {self.progress.epoch}/{self.recipe.epochs}", refresh=False)
         bar.set_postfix(loss=f"{loss / max(clips, 1):.3f}", top1=f"{hits / max(clips, 1):.3f}", **self.shown,
                         refresh=False)
-        bar.update((self.progress.epoch - 1) * len(self.steps(1)) + step - bar.n)
+        bar.update((self.progress.epoch - 1) * len(self.learner.steps(1)) + step - bar.n)
 
     def end_epoch(self, last):
         """Validate, save and log as the intervals say; only rank 0 writes."""

@@ -151,7 +151,7 @@ def test_logits_from_the_cache_and_from_the_whole_network_agree(trained, sampled
     model = utils.load_trained(trained)
     data = dataset.test_data(model)
     options = Options(torch.device("cpu"), 0)
-    values, _ = clip_features(model, data, options)
+    values, _ = clip_features(model.model, 5, data, options)
     cached = head_logits(model.model.head, values)
     transform = model.model.encoder.transform
     frames = np.stack([clip_frames(sampled, windows(video, 5)[0], transform, 0)
@@ -237,7 +237,7 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
     assert min(video.frames for video in data.videos) > 6
     data = data[:6]
     options = Options(torch.device("cpu"), 0, cache=False)
-    got = predict_videos(model, data, options, 2, flip=True)
+    got = predict_videos(model.model, 5, data, options, 2, flip=True)
     transform = model.model.encoder.transform
     for i in (0, 5):
         video = data.videos[i]
@@ -249,7 +249,7 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
             with torch.inference_mode():
                 shares += [model.model(x[None]).softmax(1)[0] for x in (frames, frames.flip(3))]
         np.testing.assert_allclose(got[i], torch.stack(shares).mean(0).numpy(), atol=5e-3)
-    assert np.abs(got - predict_videos(model, data, options, 1)).max() > 1e-3
+    assert np.abs(got - predict_videos(model.model, 5, data, options, 1)).max() > 1e-3
 
 
 @pytest.mark.slow
