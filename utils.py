@@ -275,11 +275,7 @@ def new_model(recipe, classes, encoder=None):
     where it is there already."""
     encoder = encoder or new_encoder(recipe, classes)
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
-    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
-                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
-                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden, recipe.rnn,
-                       recipe.classifier_activation, recipe.classifier_dropout)
-    model = models.LRCN(encoder, head)
+    model = models.LRCN(encoder, models.Head.of(recipe, encoder.feature_dim, len(classes)))
     if recipe.init_from:
         other = load_trained(recipe.init_from, flag="init_from").model
         for line in checkpoints.take_over(model, other):

@@ -32,17 +32,15 @@ READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
 SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
 CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
 ENCODER = {"name": Text(), "resize": Number(int, low=1, high=8192), "crop": SIDE, "mean": CHANNELS,
-           "std": Numbers(3, Number(float, above=0, high=1e6)), "interpolation": Choice(tuple(INTERPOLATION))}
+           "std": Numbers(3, Number(float, above=0, high=1e6)), "interpolation": Choice(tuple(INTERPOLATION)),
+           "modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST),
+           "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT))}
 HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_size": WIDTH,
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
-        "dropout": Number(float, low=0, below=1), "per_step": Switch()}
-# What the first checkpoints did not know yet
-LATER = {"encoder_spec": {"modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST),
-                          "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT))},
-         "head_spec": {"projection": Choice(PROJECTIONS),
-                       "classifier_hidden": Number(int, low=1, high=1_000_000, none=True),
-                       "rnn": Choice(RNNS), "classifier_activation": Choice(ACTIVATIONS),
-                       "classifier_dropout": Number(float, low=0, below=1, none=True)}}
+        "dropout": Number(float, low=0, below=1), "per_step": Switch(), "projection": Choice(PROJECTIONS),
+        "classifier_hidden": Number(int, low=1, high=1_000_000, none=True), "rnn": Choice(RNNS),
+        "classifier_activation": Choice(ACTIVATIONS),
+        "classifier_dropout": Number(float, low=0, below=1, none=True)}
 TABLES = {"encoder_spec": ENCODER, "head_spec": HEAD}
 MOST_STREAMS = 16
 
@@ -153,11 +151,8 @@ def check(state, source):
 
 def check_spec(kind, spec, source):
     """Refuse what is no spec of an encoder or a head. kind: encoder_spec or head_spec."""
-    table = TABLES[kind]
-    check_values(spec, table, source)
-    later = {key: value for key, value in LATER[kind].items() if key in spec}
-    check_values(spec, later, source)
-    extra = [key for key in spec if key not in table and key not in later]
+    check_values(spec, TABLES[kind], source)
+    extra = [key for key in spec if key not in TABLES[kind]]
     if extra:
         raise UserError(f"{source}: nothing here is called {extra[0]!r:.60}")
 

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import models
+from lrcn.base.cli import UserError
+from lrcn.training.recipe import Recipe
 
 DIM, CLASSES, FRAMES = 24, 5, 4
 
@@ -148,10 +150,11 @@ def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
-def test_an_old_spec_without_the_new_words_builds_the_default_head():
+def test_a_recipes_head_is_the_default_one_and_an_unknown_choice_is_refused():
     head = models.Head(DIM, CLASSES)
-    later = ("projection", "classifier_hidden", "rnn", "classifier_activation", "classifier_dropout")
-    old = {k: v for k, v in head.spec.items() if k not in later}
-    assert models.Head(**old).state_dict().keys() == head.state_dict().keys()
-    with pytest.raises(ValueError, match="projection 'layers' is none of"):
-        models.Head(DIM, CLASSES, projection="layers")
+    assert models.Head.of(Recipe(), DIM, CLASSES).spec == head.spec == models.Head(**head.spec).spec
+    assert models.Head.of(Recipe(loss_per_step=True), DIM, CLASSES).spec["per_step"]
+    for wrong, says in (({"projection": "layers"}, "projection: expected one of norm"),
+                        ({"readout": "middle"}, "readout: expected"), ({"layers": 2}, "'layers'")):
+        with pytest.raises(UserError, match=says):
+            models.Head(DIM, CLASSES, **wrong)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import models
+from lrcn.checkpoints import READOUTS
 from lrcn.evaluation.scores import Units
 from lrcn.study import figures, states
 from lrcn.study.states import gate_means, logits, run_through, unroll
@@ -73,7 +74,7 @@ def test_memory_of_a_bidirectional_network_is_the_difference_to_a_movie_with_ano
         assert np.allclose(traces[layer, 1, 0, 1:], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("readout", models.READOUTS)
+@pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
     torch.manual_seed(2)
