@@ -33,6 +33,7 @@ from lrcn.training import recipe as recipes
 from lrcn.training import tuning
 from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting, Trainer
 from lrcn.training.recipe import Recipe
+from lrcn.training.starts import starts
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
 # stopped in the middle and leaves no run folder.
@@ -89,7 +90,7 @@ def refuse_leaks(settings, plan):
     if any(s.recipe.scheduler == "plateau" for s in settings):
         raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
                         "choose nothing; take another course")
-    begun = dict(start for s in settings for start in utils.starts(s.recipe))
+    begun = dict(start for s in settings for start in starts(s.recipe))
     for words, learned in sorted(begun.items()):
         dataset.refuse_leaks(words, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")

@@ -20,9 +20,8 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.data import fields, splits
+from lrcn.data import fields
 from lrcn.data.learned import Learned
-from lrcn.data.manifest import SampledVideo
 from lrcn.features import backbones, engines, surgery
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.features.features import Options
@@ -33,6 +32,7 @@ from lrcn.training.feeds import make_feeds
 from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS
+from lrcn.training.starts import starts, what_it_learned
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser
@@ -100,7 +100,10 @@ def build(state, source):
             raise UserError(f"{source}: settings: {name}: {fault}")
     if "flow" in recipe.modality.split("+"):
         Flow.of(settings.get("flow"), f"{source}: settings: flow")
-    fit_head(state, source)
+    checkpoints.check_weights(state.get("head"), f"{source}, head")
+    with torch.device("meta"):      # one of other sizes than the weights is refused before it takes memory
+        head = models.Head(**state["head_spec"])
+    backbones.check_fit(head, state["head"], f"{source}, head,")
     encoder = models.encoder_from_spec(state["encoder_spec"])
     engines.keep(encoder, settings.get("engines"), source)
     head = models.Head(**state["head_spec"])
@@ -114,14 +117,6 @@ def build(state, source):
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
-def fit_head(state, source):
-    """Refuse a head_spec of other sizes than the head in the same file, before any memory is taken."""
-    checkpoints.check_weights(state.get("head"), f"{source}, head")
-    with torch.device("meta"):
-        head = models.Head(**state["head_spec"])
-    backbones.check_fit(head, state["head"], f"{source}, head,")
-
-
 def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
     path = checkpoint_path(model_dir, model_name, flag)
@@ -132,48 +127,6 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
                    epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
-
-
-def what_it_learned(state, path, flag, later=()):
-    """The Learned of a checkpoint. Of an older one, which says nothing of it, by the splits.csv beside it and
-    by the runs that it started from, as far as they are still there. later: checkpoints that started from it.
-    """
-    source = f"--{flag} {path}"
-    if "learned" in state:
-        return Learned.of(state["learned"], source)
-    recipe, table = Recipe.of(state.get("settings"), source), RunFolder.of(path).splits
-    learned = Learned()
-    for _, before in starts(recipe, (*later, Path(path).resolve())):
-        learned |= before
-    if not table.is_file():
-        return replace(learned, known=False)
-    rows = [row for row in splits.read_splits(table) if row["part"] == "train"]
-    videos = [SampledVideo(row["video"], row["class"], row["group"], 1) for row in rows]
-    return learned.after(videos, recipe.frozen)
-
-
-def starts(recipe, later=None):
-    """[(flag and run, Learned of what is taken over from it)] of --init_from and --streams.
-
-    later: None for a new training; else the checkpoints that started from this recipe's, and a run that is
-    gone, or that is one of them, is one of which nothing is known.
-    """
-    taken = [("init_from", recipe.init_from)] if recipe.init_from else []
-    found = []
-    for flag, run in [*taken, *(("streams", run) for run in recipe.streams or ())]:
-        try:
-            path = checkpoint_path(run, flag=flag)
-            if path.resolve() in (later or ()):
-                raise UserError("it began with itself, or lies in the place of what it began with")
-            learned = what_it_learned(checkpoints.load_file(path, flag), path, flag, later or ())
-        except UserError:
-            if later is None:
-                raise
-            learned = Learned(known=False)
-        # of a stream the encoder alone is used; of the other one the projection too
-        found.append((f"--{flag} {run}", replace(learned, network=learned.encoder) if flag == "streams" else
-                      learned))
-    return found
 
 
 def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
@@ -322,13 +275,11 @@ def before_training(recipe, state, checkpoint, samples, say):
 
     A resumed run with its splits.csv has its own parts, and was asked when it began.
     """
-    if state:
-        found = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))]
-    else:
-        found = starts(recipe)
+    begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
+        if state else starts(recipe)
     if recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
-        dataset.refuse_starts(recipe, samples, found, say)
-    return functools.reduce(Learned.__or__, (one for _, one in found), Learned())
+        dataset.refuse_starts(recipe, samples, begun, say)
+    return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
 
 
 def train(recipe, checkpoint=None, device=None, rank=None):

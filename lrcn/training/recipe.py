@@ -184,10 +184,8 @@ class Recipe:
 
     @classmethod
     def of(cls, settings, source):
-        """The recipe in a checkpoint's settings; UserError names the value that is none.
-
-        What an older run did not know yet is as it was then (BEFORE), else by default.
-        """
+        """The recipe in a checkpoint's settings; UserError names the value that is none. What an older run
+        did not know yet is by default."""
         if not isinstance(settings, dict):
             raise UserError(f"{source}: settings: expected names and values")
         known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
@@ -195,7 +193,7 @@ class Recipe:
             fault = kind.fault(settings[name])
             if fault:
                 raise UserError(f"{source}: settings: {name}: {fault}")
-        return cls(**{**BEFORE, **{name: settings[name] for name in known}})
+        return cls(**{name: settings[name] for name in known})
 
     @property
     def frozen(self):
@@ -274,8 +272,6 @@ def _place(path):
     return str(path.resolve() if path.exists() else path)
 
 
-# With what older runs were made, where that is not the default of today.
-BEFORE = {"encoder_backend": "torch"}
 DECIDED = {f.name: (f.metadata["group"], f.metadata["decides"]) for f in fields(Recipe)}
 # What a run has from its beginning, and what its checkpoint holds a state of: --resume goes on with that.
 FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "machine" and
