@@ -2,7 +2,6 @@
 their descriptions in torch."""
 import pytest
 import torch
-from networks import one_direction
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,46 +100,6 @@ def test_a_head_is_the_described_one_in_training_and_in_test(name, features):
         torch.testing.assert_close(*answers)
     for moved, expected in zip(head.buffers(), described.buffers(), strict=True):
         torch.testing.assert_close(moved, expected)
-
-
-def lstm_parameters(inputs, hidden, layers):
-    """Of both directions: four gates, each with its inputs, its own outputs and two biases."""
-    return sum(2 * 4 * hidden * (read + hidden + 2) for read in (inputs, *[2 * hidden] * (layers - 1)))
-
-
-@pytest.mark.parametrize("name, expected", [
-    ("first", DIM * 512 + 512 + lstm_parameters(512, 256, 2) + 512 * CLASSES + CLASSES),
-    ("second", DIM * 512 + 512 + 2 * 512 + lstm_parameters(512, 1024, 1) + 2048 + 1
-     + 2048 * 1024 + 1024 + 2 * 1024 + 1024 * CLASSES + CLASSES),
-    ("fifth", 3 * 128 * (DIM + 128 + 2) + 128 + 1 + 128 * 64 + 64 + 64 * CLASSES + CLASSES)])
-def test_the_parameters_are_those_of_the_description(name, expected):
-    assert [sum(p.numel() for p in net.parameters()) for net in both(name)] == [expected] * 2
-
-
-@torch.no_grad()
-def test_the_first_heads_forward_pass_by_hand(features):
-    _, head = both("first")
-    x = features[0] @ head.projection[0].weight.T + head.projection[0].bias
-    for layer in range(2):
-        x = torch.cat([one_direction(head.lstm, layer, x, ""),
-                       one_direction(head.lstm, layer, x.flip(0), "_reverse").flip(0)], 1)
-    by_hand = head.classifier[1].weight @ x[-1] + head.classifier[1].bias
-    torch.testing.assert_close(head.eval()(features[:1])[0], by_hand)
-
-
-@torch.no_grad()
-def test_the_second_heads_forward_pass_by_hand(features):
-    _, head = both("second")
-    head.train()(features)      # statistics that are not 0 and 1
-    norm = lambda x, n: (x - n.running_mean) / (n.running_var + n.eps).sqrt() * n.weight + n.bias   # noqa: E731
-    x = norm(features[0] @ head.projection[0].weight.T + head.projection[0].bias, head.projection[1])
-    x = torch.cat([one_direction(head.lstm, 0, x, ""),
-                   one_direction(head.lstm, 0, x.flip(0), "_reverse").flip(0)], 1)
-    shares = (x @ head.score.weight[0] + head.score.bias).exp()
-    read = (shares[:, None] * x).sum(0) / shares.sum()
-    hidden = norm(head.classifier[1].weight @ read + head.classifier[1].bias, head.classifier[2]).clamp(min=0)
-    by_hand = head.classifier[4].weight @ hidden + head.classifier[4].bias
-    torch.testing.assert_close(head.eval()(features[:1])[0], by_hand)
 
 
 def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):

@@ -96,15 +96,6 @@ def test_a_run_fused_with_itself_is_itself(streams, tmp_path):
     assert rows == table(streams[0] / "test" / "predictions.csv")
 
 
-def test_random_probabilities_in_any_order_give_the_same_bits():
-    random = np.random.default_rng(0)
-    streams, weights = random.dirichlet(np.ones(7), (4, 50)), random.uniform(0.1, 1, 4)
-    whole = scores.weighted_mean(streams, weights)
-    np.testing.assert_allclose(whole, np.average(streams, axis=0, weights=weights), rtol=1e-12)
-    order = [2, 0, 3, 1]
-    assert np.array_equal(whole, scores.weighted_mean(streams[order], weights[order]))
-
-
 def test_the_likeliest_weights_are_the_best_of_a_fine_grid():
     random = np.random.default_rng(1)
     chosen = random.uniform(0.05, 1, (2, 40)) ** [[2], [1]]

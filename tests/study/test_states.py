@@ -78,7 +78,7 @@ def test_memory_of_a_bidirectional_network_is_the_difference_to_a_movie_with_ano
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
     torch.manual_seed(2)
-    head = models.Head(6, 4, 8, 5, 2, bidirectional, readout,
+    head = models.Head(6, 4, latent_dim=8, hidden_size=5, bidirectional=bidirectional, readout=readout,
                        per_step=readout == "max" and bidirectional).eval()
     features = torch.randn(5, 3, 6)
     rng = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
 
 def test_a_window_as_long_as_the_movie_reads_the_same_run_through_or_not():
     torch.manual_seed(3)
-    head = models.Head(6, 4, 8, 5, 2, True, "final").eval()
+    head = models.Head(6, 4, latent_dim=8, hidden_size=5).eval()
     x = torch.randn(2, 7, 6)
     found = run_through(head, x, 7)
     assert np.isnan(found[:, :6]).all()
