@@ -108,12 +108,6 @@ def make_plan(args, recipe, device):
                 seeds=tuple(range(recipe.seed, recipe.seed + args.seeds)), device=device)
 
 
-def jobs_of(args, device):
-    if args.jobs:
-        return args.jobs
-    return workers.cores() if device.type == "cpu" else 1
-
-
 # ---------------------------------------------------------------- trainings
 
 def compare(args, base, space, validation):
@@ -183,8 +177,8 @@ def write_tables(out, rows, plan, against):
     files.write_text(out.text, "\n".join(["```", f"python {cli.command()}", "```", "", note + ".", "",
                                           *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
-    best = set(map(id, sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]))
-    drawn = [row for row in there if row is rows[0] or id(row) in best]
+    best = [rows[0], *sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]]
+    drawn = [row for row in there if any(row is one for one in best)]
     if drawn:
         aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
         plots.changes_picture(out.picture, drawn, n=len(plan.videos), note=aside + note, minus_what=minus)
@@ -209,9 +203,8 @@ def refit(out, args, setting, plan):
             continue
         begun = run.checkpoint("last").is_file()
         status = utils.train(*recipes.parse("", ["--resume", str(run)] if begun else recipe.words()))
-        status = status or cli.run_script(
-            Path(__file__).with_name("test.py"), "--model_dir", str(run), "--test_windows",
-            str(setting.test_windows), f"--flip={setting.flip}", "--device", recipe.device)
+        status = status or utils.test(run, recipe.device, "--test_windows", setting.test_windows,
+                                      f"--flip={setting.flip}")
         if status:
             sys.exit(status)
 
@@ -242,8 +235,8 @@ def main():
         raise UserError(f"--output {args.output}: cannot make this folder ({error.strerror})") from None
     with files.lock(out.path, "output", "tune.py"):
         write_start(out, base, plan)
-        validation = CrossValidation(Trainer(plan, utils.network_to_train), Journal(out.journal),
-                                     jobs_of(args, device))
+        jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)
+        validation = CrossValidation(Trainer(plan, utils.network_to_train), Journal(out.journal), jobs)
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)

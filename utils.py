@@ -18,7 +18,7 @@ import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank, set_seed
+from lrcn.base.distributed import Rank, alone_environment, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.learned import Learned
@@ -328,6 +328,12 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         if state:
             run.take_up(state, f"--checkpoint_path {checkpoint}")
         return run.go()
+
+
+def test(folder, device, *words):
+    """Test a run as a user does, by test.py in a process of its own; its exit status."""
+    return cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", folder, *words, "--device",
+                          device, env=alone_environment())
 
 
 # ---------------------------------------------------------------- flags

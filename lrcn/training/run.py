@@ -35,19 +35,12 @@ def saved_settings(recipe, samples, encoder):
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
+    steps = [s.video.step for s in samples if s.part == "train" and s.video.step and s.video.frames > 1]
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},
-            **frame_steps([s.video for s in samples if s.part == "train"])}
-
-
-def frame_steps(videos):
-    """{name of STEPS: seconds between the frames of these clips}; nothing where clips have one frame."""
-    steps = [v.step for v in videos if v.step and v.frames > 1]
-    if not steps:
-        return {}
-    shares = np.percentile(steps, [50, 10, 90], method="nearest")
-    return {name: round(float(share), 6) for name, share in zip(STEPS, shares, strict=True)}
+            **({name: round(float(np.percentile(steps, percent, method="nearest")), 6)
+                for name, percent in zip(STEPS, (50, 10, 90), strict=True)} if steps else {})}
 
 
 def say_samples(samples, classes):
@@ -59,8 +52,13 @@ def say_samples(samples, classes):
 
 
 def fill_folder(run, resumed, recipe, settings, classes, samples, model):
-    """Write into a RunFolder what a run, new or resumed, starts from."""
-    make_room(run, model)
+    """Write into a RunFolder what a run, new or resumed, starts from; UserError: the disk is too small."""
+    cli.say(f"run folder: {run}")
+    for folder in (run.path, run.checkpoints, run.figures):
+        folder.mkdir(exist_ok=True)
+        files.remove_leftovers(folder)
+    size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
+    files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
     older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
     if older:   # first of all, lest a kill leaves them beside the new one's parts: they may be other parts
         cli.say(f"{len(older)} checkpoints of an older run in this folder are deleted")
@@ -74,16 +72,6 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
             checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
     seal = {"splits": splits.splits_seal(run.splits)} if run.splits.is_file() else {}
     files.write_json(run.settings, {**settings, "classes": classes, **seal, "versions": versions()})
-
-
-def make_room(run, model):
-    """Say where the run is, and make the places that it writes to; UserError when the disk is too small."""
-    cli.say(f"run folder: {run}")
-    for folder in (run.path, run.checkpoints, run.figures):
-        folder.mkdir(exist_ok=True)
-        files.remove_leftovers(folder)
-    size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
-    files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
 
 
 class Run:
