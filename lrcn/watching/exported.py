@@ -18,7 +18,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
-from lrcn.checkpoints import ENCODER, LATER
+from lrcn.checkpoints import ENCODER
 from lrcn.data.frames import Transform
 from lrcn.features import onnx, surgery
 from lrcn.runs import RunFolder
@@ -32,7 +32,7 @@ SAMPLING = Number(float, above=1e-6, high=1e6)
 WHAT = {"format": Number(int, low=FORMAT, high=FORMAT), "part": Choice(PARTS), "network": Text(),
         "classes": Names(), "FPS": SAMPLING, "sampling_rate": SAMPLING,
         "num_frames_video": Number(int, low=1, high=100_000)}
-TRANSFORM = {name: kind for name, kind in {**ENCODER, **LATER["encoder_spec"]}.items() if name != "name"}
+TRANSFORM = {name: kind for name, kind in ENCODER.items() if name != "name"}
 
 
 def layout(part, transform, length, classes, features=None):
