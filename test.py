@@ -41,7 +41,7 @@ def main():
         trained = utils.load_trained(args.model_dir, args.model_name, device)
         data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
-            utils.say_disagreement(args, trained)
+            recipe.say_disagreement(args, trained)
             cli.say(data.note)
         options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)

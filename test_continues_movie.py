@@ -160,7 +160,7 @@ def study_run(model_dir, args, device, drawn):
     """Study one run and write its folder -> (what it was measured on, its recipe's choices, network.Study,
     its StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
-    utils.say_disagreement(args, trained)
+    recipe.say_disagreement(args, trained)
     if args.cut_flow:
         require_flow(trained.model.encoder)
     options = utils.encoding_options(args, trained, device, cache=args.feature_cache)

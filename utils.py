@@ -160,13 +160,6 @@ def watching_rate(trained, sampling_rate=None):
     return rate
 
 
-def say_disagreement(args, trained):
-    """Warn of flags of the training that are not the run's, where there are any."""
-    words = recipes.disagreement(args, trained.recipe)
-    if words:
-        cli.say(f"warning: {trained.folder}: {words}", file=sys.stderr)
-
-
 # ---------------------------------------------------------------- a network to train
 
 def continued_model(state, checkpoint, classes):

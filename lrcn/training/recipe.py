@@ -4,6 +4,7 @@
     recipe = Recipe(lr=1e-3, readout="mean")    # of a program
     Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
 """
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -311,19 +312,21 @@ COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset",
 
 
 def add_compared_flags(parser):
-    """Those flags for a script that tests: they change nothing, and `disagreement` speaks of them."""
+    """Those flags for a script that tests: they change nothing, and `say_disagreement` speaks of them."""
     group = parser.group("of the training: the run's own values count, and other ones are said")
     for f in fields(Recipe):
         if f.name in COMPARED:
             add_flag(group, f, None, f"{f.metadata['help']} (default: the run's)")
 
 
-def disagreement(args, recipe):
-    """What the flags of add_compared_flags say and the run's recipe does not, in one line; else None."""
+def say_disagreement(args, trained):
+    """Warn of the flags of add_compared_flags that are not those of a trained run, where there are any."""
     given = {name: getattr(args, name) for name in COMPARED if getattr(args, name) is not None}
-    asked, known = replace(recipe, **given).as_settings(), recipe.as_settings()
+    asked, known = replace(trained.recipe, **given).as_settings(), trained.recipe.as_settings()
     differ = [f"--{name} {known[name]} (not {given[name]})" for name in given if asked[name] != known[name]]
-    return f"the run was trained with {', '.join(differ)}: the run's values count" if differ else None
+    if differ:
+        cli.say(f"warning: {trained.folder}: the run was trained with {', '.join(differ)}: the run's values "
+                f"count", file=sys.stderr)
 
 
 def parse(description, argv=None):
