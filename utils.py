@@ -316,8 +316,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             settings["device_used"] = str(device)
             running.fill_folder(folder, resumed, recipe, settings, classes, samples, model)
             album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
-        run = running.Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder,
-                          album)
+        run = running.Run(model, learner, feeds, settings, classes, learned, folder, album)
         if state:
             run.take_up(state, f"--checkpoint_path {checkpoint}")
         return run.go()

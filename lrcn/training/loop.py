@@ -308,12 +308,6 @@ class Sums:
         self.sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
         return bad
 
-    def total(self, rank):
-        """[loss, hits, clips] over all ranks."""
-        if rank.world > 1:
-            torch.distributed.all_reduce(self.sums)
-        return self.sums.tolist()
-
 
 def train_epoch(learner, feed, progress, stop, show):
     """Go through the epoch's steps that progress has not done; returns True when it is complete.
@@ -347,16 +341,17 @@ def train_epoch(learner, feed, progress, stop, show):
             show(progress.step, sums.sums.tolist())
         if why:
             break
-    refuse_not_finite(learner, steps, sums, progress, feed)
-    progress.sums = sums.total(rank)
+    refuse_not_finite(learner, steps, int(sums.first_bad), progress, feed)
+    if rank.world > 1:
+        torch.distributed.all_reduce(sums.sums)
+    progress.sums = sums.sums.tolist()
     show(progress.step, progress.sums)
     progress.seconds = before + time.monotonic() - begun
     return progress.step == len(steps)
 
 
-def refuse_not_finite(learner, steps, sums, progress, feed):
-    """A UserError on every rank when the loss was not finite on one."""
-    step = int(sums.first_bad)
+def refuse_not_finite(learner, steps, step, progress, feed):
+    """A UserError on every rank when the loss was not finite on one; step: its own, or -1."""
     if not learner.rank.all_reduce_max(step >= 0):
         return
     where = f"the loss is not finite in epoch {progress.epoch}"

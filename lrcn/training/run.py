@@ -1,6 +1,6 @@
 """A training run: the epochs, and what is written into the run folder when.
 
-    run = Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder, album)
+    run = Run(model, learner, feeds, settings, classes, learned, folder, album)
     run.take_up(state, source)          # of a checkpoint, where there is one
     status = run.go()
 """
@@ -75,19 +75,18 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
 
 
 class Run:
-    """One training run. folder: its RunFolder, and album a pictures.Album, on rank 0; None elsewhere.
-    learned: a clips.learned.Learned, this training included."""
+    """One training run. folder: its RunFolder, and album its album.Album, on rank 0; None elsewhere.
+    learned: a data.learned.Learned, this training included."""
 
-    def __init__(self, recipe, rank, model, learner, feeds, settings, classes, learned, folder=None,
-                 album=None):
-        self.recipe, self.rank, self.model, self.learner = recipe, rank, model, learner
+    def __init__(self, model, learner, feeds, settings, classes, learned, folder=None, album=None):
+        self.recipe, self.rank, self.model, self.learner = learner.recipe, learner.rank, model, learner
         self.train_feed, self.val_feed = feeds
         self.settings, self.classes, self.learned = settings, classes, learned
         self.folder, self.album = folder, album
         self.progress, self.saved_at = loop.Progress(), time.monotonic()
-        self.encoder_digest = model.encoder.digest() if recipe.frozen else None
+        self.encoder_digest = model.encoder.digest() if self.recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
-        self.watched = rank.first and sys.stderr.isatty()
+        self.watched = self.rank.first and sys.stderr.isatty()
 
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
