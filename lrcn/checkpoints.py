@@ -42,6 +42,7 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "classifier_activation": Choice(ACTIVATIONS),
         "classifier_dropout": Number(float, low=0, below=1, none=True)}
 TABLES = {"encoder_spec": ENCODER, "head_spec": HEAD}
+UNSAID = ("flow_length", "fit", "augment")     # of an encoder, where they are as usual
 MOST_STREAMS = 16
 
 
@@ -151,7 +152,10 @@ def check(state, source):
 
 def check_spec(kind, spec, source):
     """Refuse what is no spec of an encoder or a head. kind: encoder_spec or head_spec."""
-    check_values(spec, TABLES[kind], source)
+    table = TABLES[kind]
+    if isinstance(spec, dict):
+        table = {name: value for name, value in table.items() if name in spec or name not in UNSAID}
+    check_values(spec, table, source)
     extra = [key for key in spec if key not in TABLES[kind]]
     if extra:
         raise UserError(f"{source}: nothing here is called {extra[0]!r:.60}")
