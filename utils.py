@@ -342,18 +342,12 @@ def add_model_flags(parser, several=False, required=True,
     network.add_argument("--model_name", default=None, metavar="FILE",
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add_encoder_flags(machine)
+    machine.add_argument("--encoder_backend", choices=BACKENDS, default=None,
+                         help="what runs the encoder (default: as in the training)")
+    machine.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
+                         help="in which precision (default: as in the training)")
     machine.add_argument("--num_workers", type=COUNT, default=4, help="how many decode frames at once")
-    machine.add_argument("--batch_size", type=POSITIVE, default=32,
-                         help=batch_size)
-
-
-def add_encoder_flags(parser):
-    """What runs the encoder, where the training's choice is not the one."""
-    parser.add_argument("--encoder_backend", choices=BACKENDS, default=None,
-                        help="what runs the encoder (default: as in the training)")
-    parser.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
-                        help="in which precision (default: as in the training)")
+    machine.add_argument("--batch_size", type=POSITIVE, default=32, help=batch_size)
 
 
 def encoding_options(args, trained, device, **more):
