@@ -16,7 +16,6 @@ from runs import ONE_THREAD, differences, load, one_line, report_of
 import utils
 from lrcn import checkpoints
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank
 from lrcn.features import backbones, surgery
 from lrcn.features.features import softmax
 from lrcn.runs import RunFolder
@@ -125,9 +124,9 @@ def use(state, source="--model_dir x"):
         shares = softmax(model.eval()(frames))
     assert torch.isfinite(shares).all() and shares.shape == (1, len(classes))
     Progress.of(state["progress"], source)
-    learner = Learner(model.head, [{"params": list(model.head.parameters()), "lr": recipe.lr}], recipe, 10, 5,
+    learner = Learner(model.head, [{"params": list(model.head.parameters()), "lr": recipe.lr}], recipe, 10,
                       torch.device("cpu"))
-    learner.restore(state["learner"], Rank(), source)
+    learner.restore(state["learner"], source)
     learner._set_rates()
 
 
