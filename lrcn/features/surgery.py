@@ -114,7 +114,7 @@ def units(backbone):
     to the block before it.
     """
     total = sum(p.numel() for p in backbone.parameters())
-    found = []
+    blocks = []
 
     def walk(module, prefix):
         for name, child in module.named_children():
@@ -124,13 +124,13 @@ def units(backbone):
             if any(True for _ in child.children()) and (
                     isinstance(child, nn.Sequential | nn.ModuleList) or size > total / 2):
                 walk(child, f"{prefix}{name}.")
-            elif found and isinstance(child, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm):
-                found[-1].append(prefix + name)
+            elif blocks and isinstance(child, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm):
+                blocks[-1].append(prefix + name)
             else:
-                found.append([prefix + name])
+                blocks.append([prefix + name])
 
     walk(backbone, "")
-    return found
+    return blocks
 
 
 def unfreeze(encoder, last):

@@ -62,15 +62,6 @@ def direct(encoder, folder, clips, seed=42):
         return encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).numpy()
 
 
-def keys(folder):
-    return sorted(path.parent for path in (folder / "features").glob("*/key.json"))
-
-
-def other_weights():
-    torch.manual_seed(1)
-    return models.build_encoder("squeezenet1_1", None, 32)
-
-
 # ---------------------------------------------------------------- once
 
 def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, clips, encoded):
@@ -80,7 +71,7 @@ def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, c
     expected = direct(encoder, folder, clips)
     assert np.abs(np.asarray(values) - expected).max() <= 2e-3 * np.abs(expected).max()
     again = encode_clips(encoder, clips, folder, CPU)
-    assert np.array_equal(again, values) and len(encoded) == 1 and len(keys(folder)) == 1
+    assert np.array_equal(again, values) and len(encoded) == 1
     assert np.array_equal(values[3, 2], np.asarray(values)[3, 2])
     assert np.array_equal(values[[4, 0]], np.asarray(values)[[4, 0]])
     assert np.array_equal(values.part(slice(2, 5))[1:], np.asarray(values)[3:5])
@@ -97,7 +88,7 @@ def test_other_clips_cost_the_frames_that_are_new(encoder, folder, encoded):
     videos = read_sampled(folder)
     encode_clips(encoder, [window(video, 0, 3) for video in videos[:4]], folder, CPU)
     values = encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]], folder, CPU)
-    assert encoded == [12, 8]
+    assert encoded == [12, 8]       # windows share two of their three frames
     assert np.array_equal(values, encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]],
                                                folder, replace(CPU, cache=False)))
     encode_clips(encoder, [windows(video, 5)[0] for video in videos[:6]], folder, CPU)
@@ -106,25 +97,13 @@ def test_other_clips_cost_the_frames_that_are_new(encoder, folder, encoded):
     assert len(encoded) == 4
 
 
-def test_windows_that_share_frames_encode_them_once(encoder, folder, encoded):
-    video = read_sampled(folder)[0]
-    values = encode_clips(encoder, [window(video, start, 3) for start in range(3)], folder, CPU)
-    assert encoded == [5]
-    assert np.array_equal(values[0, 2], values[2, 0])
-
-
 def test_a_feature_depends_on_no_neighbour(encoder, folder, clips):
     """Alone, in a full batch, at any place of it: the same bits."""
     whole = np.asarray(encode_clips(encoder, clips, folder, replace(CPU, cache=False)))
     for part in ([3], [8, 1, 5], [7, 6, 5, 4, 3, 2]):
         alone = encode_clips(encoder, [clips[i] for i in part], folder, replace(CPU, cache=False))
         assert np.array_equal(alone, whole[part])
-
-
-def test_without_a_store_the_values_are_the_same_and_nothing_is_written(encoder, folder, clips):
-    values = encode_clips(encoder, clips, folder, replace(CPU, cache=False))
     assert not (folder / "features").exists()
-    assert np.array_equal(values, encode_clips(encoder, clips, folder, CPU))
 
 
 def test_a_mean_frame_is_encoded_once_too(encoder, folder, clips, encoded):
@@ -163,7 +142,7 @@ def test_a_folder_that_moved_or_was_copied_costs_nothing(encoder, folder, clips,
     assert encoded == [45]
 
 
-@pytest.mark.parametrize("table", ["", "video,size\n", "x" * 500,
+@pytest.mark.parametrize("table", ["", "x" * 500,
                                    "video,size,mtime_ns,ctime_ns,inode,fingerprint\na,b"])
 def test_a_damaged_table_of_fingerprints_is_made_again(encoder, folder, clips, encoded, table):
     encode_clips(encoder, clips, folder, CPU)
@@ -174,8 +153,10 @@ def test_a_damaged_table_of_fingerprints_is_made_again(encoder, folder, clips, e
 
 def test_an_entry_belongs_to_its_encoder_transform_view_and_precision(encoder, folder, clips, encoded):
     view = [training_clip(clip.video, LENGTH, 1, 42) for clip in clips]
+    torch.manual_seed(1)
+    other = models.build_encoder("squeezenet1_1", None, 32)
     larger = models.build_encoder("squeezenet1_1", encoder.backbone.state_dict(), 40)
-    for arguments in ((encoder, clips, folder, CPU), (other_weights(), clips, folder, CPU),
+    for arguments in ((encoder, clips, folder, CPU), (other, clips, folder, CPU),
                       (larger, clips, folder, CPU), (encoder, [mirrored(c) for c in clips], folder, CPU),
                       (encoder, view, folder, CPU), (encoder, view, folder, replace(CPU, seed=7)),
                       (encoder, clips, folder, replace(CPU, dtype="float32")),
@@ -204,59 +185,23 @@ def the(kind, folder):
     return path
 
 
-def rewrite(path, change):
-    raw = bytearray(path.read_bytes())
-    path.write_bytes(change(raw) or raw)
-
-
-def flip(raw):
-    raw[len(raw) // 2] ^= 1
-
-
-def cut_off(raw):
-    return raw[:len(raw) // 2]
-
-
-def zero(raw):
-    return bytes(len(raw))
-
-
-def swap(raw):
-    """Two rows, or two entries, in each other's place."""
-    size = len(raw) // 45
-    raw[:size], raw[size:2 * size] = raw[size:2 * size], raw[:size]
-
-
-def shift(raw):
-    return raw[1:]
-
-
-def grow(raw):
-    return bytes(raw) + bytes(1000)
-
-
-def noise(raw):
-    return np.random.default_rng(0).bytes(len(raw))
+DAMAGES = {"a bit": lambda raw: raw[:9] + bytes([raw[9] ^ 1]) + raw[10:],
+           "rows of others": lambda raw: raw[len(raw) // 45:] + raw[:len(raw) // 45],
+           "cut off": lambda raw: raw[:len(raw) // 2], "longer": lambda raw: raw + bytes(1000),
+           "gone": lambda raw: None}
 
 
 @pytest.mark.parametrize("kind", ["rows", "index"])
-@pytest.mark.parametrize("spoil", [flip, cut_off, zero, swap, shift, grow, noise], ids=lambda f: f.__name__)
-def test_damage_is_found_and_encoded_again(encoder, folder, clips, encoded, kind, spoil):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_found_and_encoded_again(encoder, folder, clips, encoded, kind, damage):
     values = np.asarray(encode_clips(encoder, clips, folder, CPU))
-    rewrite(the(kind, folder), spoil)
-    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
-    assert len(encoded) == (1 if spoil is grow else 2)
-    if spoil is flip:
-        assert encoded == [45, 1], "one byte is one frame"
-    done = len(encoded)
-    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and len(encoded) == done
-
-
-@pytest.mark.parametrize("kind", ["rows", "index", "json"])
-def test_a_file_that_is_gone_is_made_again(encoder, folder, clips, kind):
-    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
-    the(kind, folder).unlink()
-    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
+    path = the(kind, folder)
+    raw = DAMAGES[damage](path.read_bytes())
+    path.unlink() if raw is None else path.write_bytes(raw)
+    for _ in range(2):
+        assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
+        assert len(encoded) == (1 if damage == "longer" else 2)
+    assert encoded[1:] == [1] or damage != "a bit", "one byte is one frame"
 
 
 def test_what_lies_under_anothers_key_is_never_read(encoder, folder, clips, encoded):
@@ -264,6 +209,8 @@ def test_what_lies_under_anothers_key_is_never_read(encoder, folder, clips, enco
     key = the("json", folder)
     said = files.read_json(key)
     files.write_json(key, said | {"key": said["key"] | {"weights": "0" * 16}})
+    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and encoded == [45, 45]
+    key.unlink()
     assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and encoded == [45, 45]
 
 

@@ -27,7 +27,7 @@ from lrcn.data.frames import windows
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
 from lrcn.features.features import Options, encode_clips
-from lrcn.features.inventory import keys, prune
+from lrcn.features.inventory import keys, main, prune
 from lrcn.features.rows import fingerprints
 from lrcn.features.store import ENTRY, Store
 
@@ -89,15 +89,12 @@ def contents(folder):
             for (video, view, frame), row in zip(names, store.read(rows), strict=True)}, len(entries)
 
 
-def frames_encoded(process):
-    return sum(int(n) for n in re.findall(r"encoding frames: (\d+) frames", process.out))
-
-
 def test_two_runs_together_share_the_work(folder, script, sampled, tmp_path):
     """Their videos overlap: what both encoded is the number of different frames."""
     processes = [start(script, folder, *some, env=ONE_THREAD) for some in ((0, 40), (20, 60))]
     assert all(process.wait(120).code == 0 for process in processes)
-    assert sum(map(frames_encoded, processes)) == 300 == contents(folder)[1]
+    encoded = [int(n) for one in processes for n in re.findall(r"encoding frames: (\d+) frames", one.out)]
+    assert sum(encoded) == 300 == contents(folder)[1]
     peace = shutil.copytree(sampled, tmp_path / "peace", ignore=shutil.ignore_patterns("features"))
     run(script, peace, 0, 60, env=ONE_THREAD)
     assert contents(folder) == contents(peace)
@@ -115,39 +112,28 @@ def test_three_kills_leave_nothing_wrong(folder, script, sampled, tmp_path):
     assert contents(folder)[0] == contents(peace)[0]
 
 
-def test_a_store_without_locks_is_never_wrong(folder, monkeypatch):
-    """Two machines that see no lock of each other's write side by side; on a file system without locks
-    the same."""
-    from lrcn.base import files as base_files
-
-    def no_lock(*args, **options):
-        raise OSError(37, os.strerror(37))
-    monkeypatch.setattr(base_files, "lock", no_lock)
-    expected = encode(folder)
-    monkeypatch.setattr("platform.node", lambda: "another")
-    shutil.copytree(folder, folder.with_name("other"))
-    assert np.array_equal(encode(folder, 12)[:9], expected)
-    assert len(list(folder.glob("features/*/*.index"))) == 2
-
-
 # ---------------------------------------------------------------- list and remove
 
-def inventory(folder, *words, **options):
-    command = "import runpy; runpy.run_module('lrcn.features.inventory', run_name='__main__')"
-    script = folder.parent / "inventory.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{command}\n")
-    return run(script, folder, *words, **options)
+@pytest.fixture
+def inventory(monkeypatch, capsys):
+    """inventory(folder, flags): what it says."""
+    def call(folder, *words):
+        monkeypatch.setattr("sys.argv", ["inventory", str(folder), *words])
+        capsys.readouterr()
+        main()
+        return capsys.readouterr().out
+    return call
 
 
-def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folder):
+def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folder, inventory):
     values = encode(folder)
     gone = folder / read_sampled(folder)[0].path
     rows = (folder / "manifest.csv").read_text().splitlines(keepends=True)
     (folder / "manifest.csv").write_text("".join(row for row in rows if gone.stem not in row))
-    said = inventory(folder).out
+    said = inventory(folder)
     assert "squeezenet1_1 rgb 32 pixels, torch float32 (cpu)" in said
     assert "45 frames" in said and "5 of no use" in said
-    said = inventory(folder, "--prune").out
+    said = inventory(folder, "--prune")
     assert "40 frames" in said and "0 of no use" in said
     assert len(list(folder.glob("features/*/*.rows"))) == 1
     assert np.array_equal(encode(folder, 8), values[1:])
@@ -155,7 +141,7 @@ def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folde
     assert index.stat().st_size == 40 * ENTRY.itemsize
 
 
-def test_prune_keeps_one_whole_row_of_an_entry(folder):
+def test_prune_keeps_one_whole_row_of_an_entry(folder, inventory):
     values = encode(folder)
     [rows] = folder.glob("features/*/*.rows")
     raw = bytearray(rows.read_bytes())
@@ -166,7 +152,7 @@ def test_prune_keeps_one_whole_row_of_an_entry(folder):
     assert contents(folder)[1] == 45 and np.array_equal(encode(folder), values)
 
 
-def test_a_description_without_its_check_sum_costs_no_rows(folder):
+def test_a_description_without_its_check_sum_costs_no_rows(folder, inventory):
     """Of another dtype, or of before there was one: rows are neither listed by it nor pruned."""
     values = encode(folder)
     [key] = folder.glob("features/*/key.json")
@@ -174,21 +160,16 @@ def test_a_description_without_its_check_sum_costs_no_rows(folder):
     before, said = rows.read_bytes(), files.read_json(key)
     for change in ({"dtype": "float32"}, {"sum": None}):
         files.write_json(key, said | change)
-        assert f"{key.parent.name}  key.json is damaged or old" in inventory(folder, "--prune").out
+        assert f"{key.parent.name}  key.json is damaged or old" in inventory(folder, "--prune")
         assert rows.read_bytes() == before
         assert np.array_equal(encode(folder), values) and rows.read_bytes() == before
-    files.write_json(key, said | {"sum": None})
-    inventory(folder, "--remove", key.parent.name)
-    assert not key.parent.exists()
-
-
-def test_a_key_is_removed_by_its_name(folder):
-    encode(folder)
-    result = inventory(folder, "--remove", "nothing", ok=False)
-    assert result.code == 2 and "--remove nothing: no such key" in result.err
-    [key] = folder.glob("features/*/key.json")
-    inventory(folder, "--remove", key.parent.name)
-    assert not key.parent.exists()
+    with pytest.raises(UserError, match="--remove nothing: no such key"):
+        inventory(folder, "--remove", "nothing")
+    for description in (said, said | {"sum": None}):
+        encode(folder)
+        files.write_json(key, description)
+        inventory(folder, "--remove", key.parent.name)
+        assert not key.parent.exists()
 
 
 def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
