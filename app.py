@@ -12,6 +12,7 @@ import html
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -59,12 +60,12 @@ new MutationObserver(() => document.querySelectorAll("[data-testid=toast-body]")
     if (one.innerText.includes("not playable")) one.style.display = "none";
 })).observe(document, {childList: true, subtree: true});
 </script>"""
-COLUMNS = ["from (s)", "to (s)", "label", "probability"]
 
 
 def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser)
+    utils.add_label_flags(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1",
         help="address to listen at; 0.0.0.0 lets every machine of the network in")
@@ -73,12 +74,6 @@ def make_parser():
         help="a larger film is refused")
     add("--max_seconds", type=Number(float, above=0), default=600, metavar="SECONDS",
         help="a longer film is refused; one whose length is not known is labelled so far")
-    add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
-        help="a best label under this is drawn as unsure")
-    add("--min_segment", type=Number(float, low=0), default=1.0,
-        help="seconds; a shorter run of one label joins a neighbour")
-    add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-        help="a film whose decoder takes longer for a step is given up")
     return parser
 
 
@@ -108,43 +103,38 @@ class Desk:
         """(labelled film, timeline, rows of segments, files, sentence); of a film that is refused the
         sentence alone."""
         try:
-            if not film:
-                raise UserError("Drop a film, or record one, first.")
-            self.check(Path(film))
-            return self.label(Path(film), report)
+            return self.label(film, report)
         except VideoError as error:
             return None, None, [], [], f"Cannot read this film ({error}). Try another, or convert it."
         except UserError as error:
             return None, None, [], [], str(error)
 
-    def check(self, path):
-        """Refuse what is too large or too long."""
-        if path.stat().st_size > self.args.max_megabytes * MB:
-            raise UserError(f"The film has more than {self.args.max_megabytes:g} MB.")
+    def label(self, film, report):
+        if not film:
+            raise UserError("Drop a film, or record one, first.")
+        path, args = Path(film), self.args
+        if path.stat().st_size > args.max_megabytes * MB:
+            raise UserError(f"The film has more than {args.max_megabytes:g} MB.")
         info = probe(path)
-        if info.frames / info.fps > self.args.max_seconds:
-            raise UserError(f"The film is longer than {self.args.max_seconds:g} s.")
+        if info.frames / info.fps > args.max_seconds:
+            raise UserError(f"The film is longer than {args.max_seconds:g} s.")
+        left = FilmFolder(Path(tempfile.mkdtemp(dir=self.folder), "film"))
+        self.stop = stop = SimpleNamespace(signal=None)
+        labeller = Labeller(self.recogniser, SimpleNamespace(**vars(args), video=True, gif=False), stop,
+                            lambda **bar: Bar(report, stop, args.max_seconds * info.fps, bar["total"]))
+        done = labeller.film(path, path.stem, left.path)
+        rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
+        sentence = f"{len(rows)} segments in {done.seconds:.1f} s of film."
+        if stop.signal:
+            sentence += f" Only so far: more than {args.max_seconds:g} s are not labelled here."
+        return (str(left.film), str(left.timeline), rows,
+                [str(left.segments), str(left.predictions), str(left.subtitles)], sentence)
 
     def forget(self):
         """Delete what was written for films of more than an hour ago."""
         for old in self.folder.iterdir():
             if old.stat().st_mtime < time.time() - KEPT:
                 shutil.rmtree(old, ignore_errors=True)
-
-    def label(self, path, report):
-        folder = Path(tempfile.mkdtemp(dir=self.folder), "film")
-        choices = SimpleNamespace(**vars(self.args), video=True, gif=False)
-        self.stop = stop = SimpleNamespace(signal=None)
-        most = self.args.max_seconds * probe(path).fps
-        labeller = Labeller(self.recogniser, choices, stop,
-                            lambda **bar: Bar(report, stop, most, bar["total"]))
-        done, left = labeller.film(path, path.stem, folder), FilmFolder(folder)
-        rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
-        sentence = f"{len(rows)} segments in {done.seconds:.1f} s of film."
-        if stop.signal:
-            sentence += f" Only so far: more than {self.args.max_seconds:g} s are not labelled here."
-        return (str(left.film), str(left.timeline), rows,
-                [str(left.segments), str(left.predictions), str(left.subtitles)], sentence)
 
 
 class Bar:
@@ -184,19 +174,18 @@ def make_page(gradio, desk, args):
             labelled = gradio.Video(show_label=False, interactive=False, elem_id="labelled",
                                     buttons=["download"])
         button = gradio.Button("Label it", variant="primary", elem_id="label")
-        said = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
+        sentence = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
         timeline = gradio.Image(show_label=False, interactive=False, elem_id="timeline",
                                 buttons=["download", "fullscreen"])
-        table = gradio.Dataframe(headers=COLUMNS, datatype="str", interactive=False, label="Segments",
-                                 elem_id="segments")
-        taken = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
+        table = gradio.Dataframe(headers=["from (s)", "to (s)", "label", "probability"], datatype="str",
+                                 interactive=False, label="Segments", elem_id="segments")
+        tables = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
+        progress = gradio.Progress()
 
-        told = gradio.Progress()
-
-        def label(film, report=told):       # gradio looks for its Progress among the defaults
+        def label(film, report=progress):       # gradio looks for its Progress among the defaults
             return desk(film, report)
-        button.click(label, film, [labelled, timeline, table, taken, said], concurrency_limit=1,
-                     api_visibility="private", show_progress_on=said)
+        button.click(label, film, [labelled, timeline, table, tables, sentence], concurrency_limit=1,
+                     api_visibility="private", show_progress_on=sentence)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -217,8 +206,12 @@ def serve(gradio, page, args):
     """Start the server; the address. UserError where it cannot listen there."""
     from starlette.middleware import Middleware
     try:
+        port = args.port
+        if not port:
+            with socket.create_server((args.host, 0)) as server:
+                port = server.getsockname()[1]
         return page.launch(
-            server_name=args.host, server_port=args.port or free_port(args.host), share=False, quiet=True,
+            server_name=args.host, server_port=port, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
             pwa=False, footer_links=[], head=FILMS_OF_ALL_KINDS,
             app_kwargs={"middleware": [Middleware(policy)]},
@@ -226,12 +219,6 @@ def serve(gradio, page, args):
     except OSError as error:
         raise UserError(f"--port {args.port}: cannot listen at {args.host} ({str(error).splitlines()[0]}); "
                         f"try another --port") from None
-
-
-def free_port(host):
-    import socket
-    with socket.create_server((host, 0)) as server:
-        return server.getsockname()[1]
 
 
 def main():

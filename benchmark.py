@@ -22,7 +22,6 @@ import models
 import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
-from lrcn.base.distributed import Rank, Stop
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
@@ -30,8 +29,8 @@ from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.rows import unique_rows
-from lrcn.training.feeds import FeatureFeed, epoch_steps
-from lrcn.training.loop import Progress, make_learner, train_epoch
+from lrcn.training import loop
+from lrcn.training.feeds import FeatureFeed
 from lrcn.training.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
@@ -179,13 +178,14 @@ def measure_head(args, device, width):
     values = random.standard_normal((args.clips, args.num_frames_video, width)).astype(np.float16)
     samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
                for i in range(args.clips)]
-    feed, head, recipe = FeatureFeed([values], samples, device), models.Head(width, 101).to(device), Recipe()
-    learner = make_learner(head, [{"params": list(head.parameters())}], recipe, args.clips, device)
+    feed = FeatureFeed([values], samples, device)
+    head = models.Head(width, 101).to(device)
+    groups = [{"params": list(head.parameters()), "lr": Recipe.lr}]
+    learner, progress = loop.Learner(head, groups, Recipe(), args.clips, device), loop.Progress()
     seconds = []
-    for epoch in range(1, args.repeats + 2):
-        progress, steps = Progress(epoch), epoch_steps(args.clips, recipe.batch_size, 1, 0, epoch)
-        train_epoch(learner, feed, steps, progress, Stop(), Rank(), lambda *_: None)
+    for _ in loop.epochs(learner, feed, progress, args.repeats + 1):
         seconds.append(progress.seconds)
+        progress.finish_epoch(learner, None)
     return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
 
 

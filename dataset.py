@@ -34,11 +34,6 @@ def _sampled(folder, settings):
 
 # ---------------------------------------------------------------- training
 
-def sampled_videos(recipe):
-    """[SampledVideo] of all that there is."""
-    return _sampled(recipe.sampled_data_path, recipe.as_settings())[1]
-
-
 def training_samples(recipe, run=None, say=cli.say):
     """([Sample] of train, val and, where no list says it, test; class names in label order).
 
@@ -210,10 +205,6 @@ UNKNOWN = ("what its weights had learned before is not known (an older run, whos
            "start from is gone): they may have seen the tested videos")
 
 
-def _video(row):
-    return SampledVideo(row["video"], row["class"], row["group"], 1)
-
-
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
     """UserError where weights that a training starts from have learned what it holds out.
 
@@ -233,7 +224,8 @@ def refuse_starts(recipe, samples, starts, say=cli.say):
     videos = [s.video for s in samples if s.part != "train"]
     if recipe.ucf_list_dir:
         _, listed = splits.official_lists(recipe.ucf_list_dir, recipe.split)
-        videos += splits.present(listed, sampled_videos(recipe), "test")[0]
+        _, sampled = _sampled(recipe.sampled_data_path, recipe.as_settings())
+        videos += splits.present(listed, sampled, "test")[0]
     for start, known in starts:
         refuse_leaks(start, known.network, videos, "give --parts with its splits.csv, which keeps its parts, "
                      "or a run of other videos", [s.video for s in samples if s.part == "train"])
@@ -262,14 +254,18 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     sampled_data_path = sampled_data_path or saved.get("sampled_data_path")
     ucf_list_dir = ucf_list_dir or saved.get("ucf_list_dir")
     split = split or saved.get("test_split", "drawn")
-    refuse_moved(sampled_data_path, ucf_list_dir if split in ("1", "2", "3") else None)
+    official = split in ("1", "2", "3")
+    if official and sampled_data_path and ucf_list_dir and not any(
+            Path(path).expanduser().exists() for path in (sampled_data_path, ucf_list_dir)):
+        raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
+                        f"these folders exists; give both, the sampled clips and the split lists")
     folder, videos = _sampled(sampled_data_path, saved)
     fields.require(folder, trained.recipe, saved.get("flow"))
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
-    if split in ("1", "2", "3"):
+    if official:
         lists = cli.folder("ucf_list_dir", ucf_list_dir, "give the folder of the split lists")
         _, listed = splits.official_lists(lists, split)
     else:
@@ -287,7 +283,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")
-    own = [_video(row) for row in rows if row["part"] != "test"]
+    own = [SampledVideo(r["video"], r["class"], r["group"], 1) for r in rows if r["part"] != "test"]
     seen = learned.leaked(known, learned.video_marks(own))
     if seen:
         raise UserError(f"--split {split}: {len(seen)} of its test videos, such as {seen[0].path}, were in "
@@ -338,12 +334,5 @@ def tested_data(answers, run, split, leak):
 
 tested_data.__test__ = False
 
-
-def refuse_moved(sampled_data_path, ucf_list_dir):
-    """One UserError that asks for both folders of a training, where both are not there any more."""
-    if sampled_data_path and ucf_list_dir and not Path(sampled_data_path).expanduser().exists() \
-            and not Path(ucf_list_dir).expanduser().exists():
-        raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
-                        f"these folders exists; give both, the sampled clips and the split lists")
 
 

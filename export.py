@@ -11,6 +11,7 @@ Every file is loaded again and compared with PyTorch on clips of the run's sampl
 place; one that says something else by more than 0.001 is refused. Prints the folder as the last line.
 """
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -46,23 +47,13 @@ def make_parser():
     return parser
 
 
-# ---------------------------------------------------------------- parts
-
-class Speaking(nn.Module):
-    """A network or a head, with probabilities in the place of logits."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, values):
-        return self.network(values).softmax(-1)
-
-
 def parts(trained):
     """{part: (module, example input of two, names of what it takes and gives)}."""
+    def speaking(network):
+        return nn.Sequential(OrderedDict(network=network, probabilities=nn.Softmax(-1)))
+
     head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
-    modules = {"model": Speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": Speaking(head)}
+    modules = {"model": speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": speaking(head)}
     examples = {}
     for part, module in modules.items():
         (entry, kind, shape), (output, *_) = exported.layout_of(trained, part)
@@ -84,8 +75,6 @@ def check_exportable(trained, format):
         raise UserError(f"--format onnx: one ONNX file holds 2 GB, and this network has "
                         f"{files.gigabytes(size)}; give --format torch")
 
-
-# ---------------------------------------------------------------- files
 
 def write_onnx(path, module, example, names, about):
     """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
@@ -110,8 +99,6 @@ def write_torch(path, module, example, names, about):
 
 WRITERS = {"onnx": write_onnx, "torch": write_torch}
 
-
-# ---------------------------------------------------------------- comparison
 
 def real_clips(trained, folder, number):
     """uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data."""
@@ -146,8 +133,8 @@ def differences(run, clips, trained):
         with torch.inference_mode():
             wanted = model(torch.from_numpy(batch)).softmax(-1).numpy()
         features = run["encoder"](batch.reshape(-1, *batch.shape[2:])).reshape(*batch.shape[:2], -1)
-        for name, found in (("model", run["model"](batch)), ("encoder and head", run["head"](features))):
-            error = float(np.abs(found - wanted).max())
+        for name, values in (("model", run["model"](batch)), ("encoder and head", run["head"](features))):
+            error = float(np.abs(values - wanted).max())
             largest[name] = max(largest[name], error) if np.isfinite(error) else np.inf
     return largest
 
@@ -156,7 +143,7 @@ def main():
     args = make_parser().parse_args()
     trained = utils.load_trained(args.run, args.model_name, flag="run")
     check_exportable(trained, args.format)
-    clips, words = comparison_clips(trained, args)
+    clips, origin = comparison_clips(trained, args)
     folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
     with files.replaced_folder(folder) as new:
         run = {}
@@ -166,7 +153,7 @@ def main():
             run[part] = WRITERS[args.format](path, module, example, names, about)
             cli.say(f"{path.name}: {about['input']} -> {about['output']}, {path.stat().st_size / 1e6:.1f} MB")
         for name, error in differences(run, clips, trained).items():
-            cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {words}")
+            cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {origin}")
             if error > LARGEST:
                 raise UserError(f"--format {args.format}: {name} differs from PyTorch by {error:.1e}, more "
                                 f"than {LARGEST:g}; nothing was written")

@@ -54,8 +54,7 @@ def make_parser():
                        help="look at every Nth frame of a film (for runs of single frames; default: FPS / "
                             "sampling_rate frames a second)")
     utils.add_speed_flag(films)
-    films.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-                       help="a film whose decoder takes longer for a step is given up")
+    utils.add_time_limit(films)
     choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
                         help="candidates of a class in a film, at most")
     choice.add_argument("--clip_seconds", type=Number(float, above=0, high=3600), default=5.0,
@@ -73,17 +72,6 @@ def make_parser():
     clips.add_boolean("--frames", default=False,
                       help="write the candidates' sampled frames as pictures, in the place of clips")
     return parser
-
-
-# ---------------------------------------------------------------- what is given
-
-def films_of(text):
-    """{film: Path} of --video_path; a single one by its file's name."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return find_films(path)
-    path = cli.file("video_path", text, "give a film or a folder of films")
-    return {path.name: path}
 
 
 def wanted_classes(args, there, what):
@@ -135,8 +123,6 @@ class Finder:
                 for start, end, cls, p in stretches], history.end
 
 
-# ---------------------------------------------------------------- film after film
-
 def work_through(folder, films, names, finder, args):
     """Look through every film, unless `finder` is None, and write its candidates; how many films failed."""
     failed, written = 0, 0
@@ -144,11 +130,11 @@ def work_through(folder, films, names, finder, args):
         for film, path in films.items():
             try:
                 if finder and not folder.knows(film, path):
-                    found, seconds = finder.look(film, path)
-                    folder.propose(film, names[film], path, found, seconds)
-                    kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in found).items())
+                    stretches, seconds = finder.look(film, path)
+                    folder.propose(film, names[film], path, stretches, seconds)
+                    kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in stretches).items())
                     bar.clear()
-                    cli.say(f"{film}: {seconds:.1f} s, {len(found)} candidates"
+                    cli.say(f"{film}: {seconds:.1f} s, {len(stretches)} candidates"
                             + (f" ({kinds})" if kinds else ""))
                 for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
                     written += 1
@@ -157,7 +143,7 @@ def work_through(folder, films, names, finder, args):
                     raise
                 bar.clear()
                 cli.say(f"cannot read {film}: {error}", file=sys.stderr)
-                folder.failed(film, path, str(error))
+                folder.note(film, path, reason=str(error))
                 failed += 1
             bar.update()
     return failed, written
@@ -167,7 +153,7 @@ def find(folder, films, names, args, absent, finder):
     """All of the work in an output folder that is held by this process; the exit status."""
     failed, written = work_through(folder, films, names, finder, args)
     for film, reason in absent.items():
-        folder.failed(film, "", reason)
+        folder.note(film, "", reason=reason)
     folder.save()
     named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
     gone = folder.tidy(named, names.values())
@@ -218,7 +204,7 @@ def check_flags(args):
 def main():
     args = make_parser().parse_args()
     check_flags(args)
-    films, absent, finder, table = films_of(args.video_path), {}, None, None
+    films, absent, finder, table = find_films(args.video_path), {}, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
         table, absent = table_of(args, films)

@@ -102,7 +102,8 @@ class Stream:
         trained = utils.load_trained(self.run.path, self.metrics.get("checkpoint"), device, flag="runs")
         data = dataset.validation_data(trained)
         cli.say(f"{self.run}: {data.note}")
-        found = predict_videos(trained, data, utils.encoding_options(args, trained, device), windows, flip)
+        found = predict_videos(trained.model, trained.recipe.num_frames_video, data,
+                               utils.encoding_options(args, trained, device), windows, flip)
         chosen = found[np.arange(len(found)), data.labels]
         return dict(zip(data.names, chosen, strict=True))
 
@@ -140,12 +141,6 @@ def tuned(streams, args):
 
 # ---------------------------------------------------------------- late fusion
 
-def said_of(streams, name):
-    """What the streams' metrics.json say under a name: one value, or their words with + between."""
-    values = [stream.metrics.get(name) for stream in streams]
-    return values[0] if all(value == values[0] for value in values) else " + ".join(map(str, values))
-
-
 def fuse(streams, weights, origin, folder, args):
     """Write the report of the weighted mean into a RunFolder."""
     first = streams[0].answers
@@ -161,10 +156,12 @@ def fuse(streams, weights, origin, folder, args):
     data = dataset.tested_data(fused, streams[0].run, streams[0].metrics.get("split"), leak)
     if data.folder is None:
         cli.say("the sampled clips are not where the first run had them: no pictures of frames")
-    more = {**{name: said_of(streams, name) for name in
-               ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
-                "seed")},
-            "parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
+    more = {}
+    for name in ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
+                 "seed"):
+        values = [stream.metrics.get(name) for stream in streams]
+        more[name] = values[0] if all(v == values[0] for v in values) else " + ".join(map(str, values))
+    more |= {"parameters": None if None in sizes else sum(sizes), "streams": gains, "weights": origin}
     cli.say(results.write(folder.test, data, more, args.num_videos,
                           Recipe.seed if args.seed is None else args.seed))
     for stream, gain, f in zip(streams, gains, figures, strict=True):

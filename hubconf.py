@@ -3,7 +3,7 @@
     import torch
     model = torch.hub.load("path/to/this/repository", "lrcn", run="20261121-110128", source="local")
     model.classes                               # names in label order
-    said = model.predict("holiday.mp4")         # .segments, .times, .probabilities
+    prediction = model.predict("holiday.mp4")   # .segments, .times, .probabilities
     model.features(frames)                      # uint8 (T, H, W, 3) RGB -> float (T, D)
     model.features(frames, flow)                # of a run on optical flow: its fields, uint8 (T, H, W, 2L)
 """

@@ -9,6 +9,7 @@ Logits leave the network, never probabilities: cross-entropy takes the softmax i
 """
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -16,10 +17,15 @@ from torch.nn import functional as F
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
+from lrcn.checkpoints import check_spec
 from lrcn.data.frames import Transform
 from lrcn.features import backbones, surgery
 from lrcn.video.flow import ZERO
+
+# What a Head is made of, and by default
+CHOICES = dict(latent_dim=512, hidden_size=256, lstm_layers=2, bidirectional=True, readout="final",
+               dropout=0.5, per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
+               classifier_activation="relu", classifier_dropout=None)
 
 
 class Encoder(nn.Module):
@@ -105,33 +111,39 @@ class Head(nn.Module):
     it is not that of the projection.
     """
 
-    def __init__(self, feature_dim, classes, latent_dim=512, hidden_size=256, lstm_layers=2,
-                 bidirectional=True, readout="final", dropout=0.5,
-                 per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
-                 classifier_activation="relu", classifier_dropout=None):
+    def __init__(self, feature_dim, classes, **choices):
+        """choices: others than CHOICES has. UserError for a name that is none of them, or a wrong value."""
         super().__init__()
-        for name, word, words in (("readout", readout, READOUTS), ("projection", projection, PROJECTIONS),
-                                  ("rnn", rnn, RNNS), ("classifier_activation", classifier_activation,
-                                                       ACTIVATIONS)):
-            if word not in words:
-                raise ValueError(f"{name} {word!r} is none of {', '.join(words)}")
-        self.spec = dict(feature_dim=feature_dim, classes=classes, latent_dim=latent_dim,
-                         hidden_size=hidden_size, lstm_layers=lstm_layers, bidirectional=bidirectional,
-                         readout=readout, dropout=dropout, per_step=per_step, projection=projection,
-                         classifier_hidden=classifier_hidden, rnn=rnn,
-                         classifier_activation=classifier_activation, classifier_dropout=classifier_dropout)
-        self.readout, self.hidden_size, self.per_step = readout, hidden_size, per_step
-        self.projection = _projection(projection, feature_dim, latent_dim, dropout)
-        self.lstm, width = None, feature_dim if projection == "none" else latent_dim
-        if readout != "none":
-            network = {"lstm": nn.LSTM, "gru": nn.GRU}[rnn]
-            self.lstm = network(width, hidden_size, lstm_layers, batch_first=True,
-                                dropout=dropout if lstm_layers > 1 else 0, bidirectional=bidirectional)
-            width = hidden_size * (2 if bidirectional else 1)
-        if readout == "attention":
+        self.spec = {"feature_dim": feature_dim, "classes": classes, **CHOICES, **choices}
+        check_spec("head_spec", self.spec, "head")
+        one = SimpleNamespace(**self.spec)
+        self.readout, self.hidden_size, self.per_step = one.readout, one.hidden_size, one.per_step
+        linear = nn.Linear(feature_dim, one.latent_dim) if one.projection != "none" else None
+        before = {"norm": lambda: (nn.LayerNorm(feature_dim), linear, nn.ReLU()), "linear": lambda: (linear,),
+                  "batchnorm": lambda: (linear, BatchNorm(one.latent_dim)), "none": tuple}[one.projection]()
+        self.projection = nn.Sequential(*before, nn.Dropout(one.dropout))
+        self.lstm, width = None, feature_dim if linear is None else one.latent_dim
+        if one.readout != "none":
+            network = {"lstm": nn.LSTM, "gru": nn.GRU}[one.rnn]
+            self.lstm = network(width, one.hidden_size, one.lstm_layers, batch_first=True,
+                                dropout=one.dropout if one.lstm_layers > 1 else 0,
+                                bidirectional=one.bidirectional)
+            width = one.hidden_size * (2 if one.bidirectional else 1)
+        if one.readout == "attention":
             self.score = nn.Linear(width, 1)
-        dropped = dropout if classifier_dropout is None else classifier_dropout
-        self.classifier = _classifier(width, classifier_hidden, classes, dropped, classifier_activation)
+        dropped, hidden = one.classifier_dropout, ()
+        if one.classifier_hidden:
+            hidden = (nn.Linear(width, one.classifier_hidden),
+                      *((nn.SELU(),) if one.classifier_activation == "selu" else
+                        (BatchNorm(one.classifier_hidden), nn.ReLU())))
+        self.classifier = nn.Sequential(nn.Dropout(one.dropout if dropped is None else dropped), *hidden,
+                                        nn.Linear(one.classifier_hidden or width, classes))
+
+    @classmethod
+    def of(cls, recipe, feature_dim, classes):
+        """The head that a training.recipe.Recipe tells."""
+        choices = {name: getattr(recipe, name) for name in CHOICES if name != "per_step"}
+        return cls(feature_dim, classes, per_step=recipe.loss_per_step, **choices)
 
     def steps(self, features):
         """The LSTM's outputs over time, (B, T, width); for `none` the projected mean, (B, 1, latent_dim)."""
@@ -168,25 +180,6 @@ class Head(nn.Module):
         """Logits (B, classes); while a per-step head trains, those of every step, (B, T, classes)."""
         steps = self.steps(features)
         return self.classifier(steps) if self.per_step and self.training else self.classify(steps)
-
-
-def _projection(kind, feature_dim, latent_dim, dropout):
-    """What follows the encoder at once: (..., feature_dim) -> (..., latent_dim)."""
-    if kind == "none":
-        return nn.Sequential(nn.Dropout(dropout))
-    linear = nn.Linear(feature_dim, latent_dim)
-    layers = {"norm": (nn.LayerNorm(feature_dim), linear, nn.ReLU()), "linear": (linear,),
-              "batchnorm": (linear, BatchNorm(latent_dim))}[kind]
-    return nn.Sequential(*layers, nn.Dropout(dropout))
-
-
-def _classifier(width, hidden, classes, dropout, activation):
-    """From the read-out to logits: (..., width) -> (..., classes)."""
-    between = ()
-    if hidden:
-        after = (BatchNorm(hidden), nn.ReLU()) if activation == "relu" else (nn.SELU(),)
-        between = (nn.Linear(width, hidden), *after)
-    return nn.Sequential(nn.Dropout(dropout), *between, nn.Linear(hidden or width, classes))
 
 
 class Streams(nn.Module):

@@ -13,8 +13,7 @@ import sys
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT
-from lrcn.pages.clips import write_clips
-from lrcn.pages.page import write_page
+from lrcn.pages.page import write_clips, write_page
 from lrcn.pages.reading import read_run, side_by_side
 from lrcn.training.recipe import read_flags
 
@@ -36,13 +35,13 @@ def main():
         raise UserError("RUN: the same run twice; give different ones")
     compared = side_by_side(runs, [read_flags(run.folder) for run in runs]) if len(runs) > 1 else []
     for run in runs:
-        clips, words = {}, None
+        clips, missing = {}, None
         if run.tested:
-            clips, words = write_clips(run, args.sampled_data_path or run.settings.get("sampled_data_path"),
-                                       args.clips_per_cell)
-        if words:
-            cli.say(f"warning: {words}", file=sys.stderr)
-        size = write_page(run, clips, compared, runs, [words] if words else [])
+            clips, missing = write_clips(run, args.sampled_data_path or run.settings.get("sampled_data_path"),
+                                         args.clips_per_cell)
+        if missing:
+            cli.say(f"warning: {missing}", file=sys.stderr)
+        size = write_page(run, clips, compared, runs, [missing] if missing else [])
         cli.say(f"{run.folder.report}: {files.gigabytes(size)}, {len(clips)} clips that play in it")
     cli.say(runs[0].folder.report)
 

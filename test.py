@@ -41,11 +41,12 @@ def main():
         trained = utils.load_trained(args.model_dir, args.model_name, device)
         data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
-            utils.say_disagreement(args, trained)
+            recipe.say_disagreement(args, trained)
             cli.say(data.note)
         options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)
-        data.probabilities = predict_videos(trained, data, options, args.test_windows, args.flip)
+        data.probabilities = predict_videos(trained.model, trained.recipe.num_frames_video, data, options,
+                                            args.test_windows, args.flip)
     if not rank.first:
         return
     if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):

@@ -115,7 +115,7 @@ def with_cut_flow(encoder, movies, source, clips, folder, options):
     def at(i):
         return source[movies.video[i]].video, source[movies.video[i]].frames[movies.frame[i]]
 
-    cuts = np.flatnonzero((movies.movie[1:] == movies.movie[:-1]) & (movies.clip[1:] != movies.clip[:-1]))
+    cuts = movies.cuts - 1
     views = [Clip(video, (frame,), Cut(*at(i + 1))) for i in cuts for video, frame in [at(i)]]
     found = np.asarray(encode_clips(encoder, views, folder, options, "cuts"))
     more, column = [list(clip.frames) for clip in source], movies.frame.copy()
@@ -160,7 +160,7 @@ def study_run(model_dir, args, device, drawn):
     """Study one run and write its folder -> (what it was measured on, its recipe's choices, network.Study,
     its StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
-    utils.say_disagreement(args, trained)
+    recipe.say_disagreement(args, trained)
     if args.cut_flow:
         require_flow(trained.model.encoder)
     options = utils.encoding_options(args, trained, device, cache=args.feature_cache)

@@ -44,7 +44,6 @@ import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Stop
-from lrcn.base.values import Number
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
 from lrcn.watching import live, outputs
@@ -63,59 +62,37 @@ def make_parser():
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
     add("--output_dir", metavar="DIR", help="where <name>/ is made (default: <model_dir>/test_on_video)")
-    add("--min_probability", type=Number(float, low=0, high=1), default=0.4,
-        help="a best label under this is drawn as unsure")
-    add("--min_segment", type=Number(float, low=0), default=1.0,
-        help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    utils.add_label_flags(parser)
     add("--truth", metavar="CSV",
         help="what the films show: a table with the columns video,start,end,class, in seconds")
     utils.add_speed_flag(parser)
     switch("--video", default=True, help="write labelled.mp4; --no-video: the tables and the picture only")
     switch("--gif", default=False, help="write labelled.gif too")
-    add("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-        help="a file whose decoder takes longer for a step is given up")
     switch("--display", default=None,
            help="show a camera or stream in a window while it is labelled (default: if there is one)")
     return parser
 
 
-# ---------------------------------------------------------------- sources
-
-def find_sources(text):
-    """[(source, output name)]: one, or all videos below a folder."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        found = find_films(path)
-        return list(zip(found.values(), unique_names(found), strict=True))
-    if not path.exists() and live.is_live(text):
-        stamp = time.strftime("%Y%m%d-%H%M%S")    # the next recording does not replace this one
-        return [(text, f"{live_name(text)}_{stamp}")]
-    return [(cli.file("video_path", text, "give a video file, a folder, a camera's number or an address"),
-             files.shortened(path.stem))]
-
-
 def live_name(source):
-    """A folder's name for a camera or an address, without the address's password."""
-    if "://" not in source:
-        return f"camera_{source}"
+    """A folder's name for a camera or an address, without the address's password; the second in it keeps
+    the next recording from replacing this one."""
     address = urlsplit(source)
-    return re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
+    name = re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
+    return (name if "://" in source else f"camera_{source}") + time.strftime("_%Y%m%d-%H%M%S")
 
 
-def read_truth(path, sources, text):
-    """{file: [(start, end, class)]} of a table, by the names that it has for the films."""
+def read_truth(path, sources):
+    """{film: [(start, end, class)]} of a table, by the names that it has for the films."""
     table = cli.file("truth", path, "give a table with the columns video,start,end,class")
-    folder = Path(text).expanduser()
-    files_of = {(p.relative_to(folder).as_posix() if folder.is_dir() else p.name): p for p, _ in sources}
-    found, absent = of_films(read_stretches(table, "truth"), files_of)
-    if not found:
+    rows, absent = of_films(read_stretches(table, "truth"), sources)
+    if not rows:
         raise UserError(f"--truth {path}: names none of the films, but "
                         f"{', '.join(list(absent)[:3]) or 'nothing'}")
-    lacking = [name for name in files_of if name not in found]
+    lacking = [film for film in sources if film not in rows]
     if lacking:
         cli.say(f"--truth {path}: says nothing of {len(lacking)} films, such as {lacking[0]}: they are not "
                 f"judged", file=sys.stderr)
-    return {files_of[name]: sorted((s.start, s.end, s.cls) for s in rows) for name, rows in found.items()}
+    return {film: sorted((s.start, s.end, s.cls) for s in rows[film]) for film in rows}
 
 
 def make_recogniser(args):
@@ -128,73 +105,69 @@ def make_recogniser(args):
                                  args.encoder_precision, args.sampling_rate)
 
 
-# ---------------------------------------------------------------- files
-
-def label_files(sources, root, labeller, args):
-    """Label file after file; how many failed. A bad one is said and the rest go on."""
-    stop = labeller.stop
-    truth = read_truth(args.truth, sources, args.video_path) if args.truth else {}
-    done, failed = [], 0
-    for path, name in sources:
+def label_films(films, root, labeller, truth):
+    """Label film after film; (folder of what was done, how many failed). A bad one is said and the rest go
+    on. films: those of find_films; truth: {film: [(start, end, class)]} of those whose truth is known."""
+    done, failed, verdict = [], 0, Verdict(labeller.recogniser.classes)
+    for (film, path), name in zip(films.items(), unique_names(films), strict=True):
         try:
-            film = labeller.film(path, name, root / name, truth.get(path))
+            result = labeller.film(path, name, root / name, truth.get(film))
         except (VideoError, OSError, UserError) as error:    # it cannot be read, or its outputs not written
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            if len(sources) == 1 and not isinstance(error, VideoError):
-                raise UserError(f"--video_path {path}: {error}") from None
-            if len(sources) == 1:
-                raise UserError(f"--video_path {path}: cannot read this video ({error}); try another, or "
-                                f"convert it") from None
+            if len(films) == 1:
+                raise UserError(f"--video_path {path}: " + (
+                    f"cannot read this video ({error}); try another, or convert it"
+                    if isinstance(error, VideoError) else str(error))) from None
             cli.say(f"cannot read {path}: {error}", file=sys.stderr)
             failed += 1
             continue
-        done.append((path, film))
-        cli.say(film.sentence)
-        if stop.signal:
+        done.append((path, result))
+        cli.say(result.sentence)
+        if labeller.stop.signal:
             cli.say(root / name)
-            kind = KeyboardInterrupt if stop.signal == signal.SIGINT else cli.Terminated
-            raise kind(f"the first {film.seconds:.1f} s of {name} are in {root / name}")
-    if len(sources) > 1 and done:
+            kind = KeyboardInterrupt if labeller.stop.signal == signal.SIGINT else cli.Terminated
+            raise kind(f"the first {result.seconds:.1f} s of {name} are in {root / name}")
+        if film in truth:
+            verdict.add(truth[film], result.segments, result.times)
+    if len(films) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
-    judge(done, truth, labeller.recogniser.classes, root if len(sources) > 1 else None)
+    if verdict.films:
+        judge(verdict, root if len(films) > 1 else None)
     if failed:
-        cli.say(f"{failed} of {len(sources)} videos could not be read", file=sys.stderr)
-    return failed
+        cli.say(f"{failed} of {len(films)} videos could not be read", file=sys.stderr)
+    return root if len(films) > 1 else root / name, failed
 
 
-def judge(done, truth, classes, folder):
+def judge(verdict, folder):
     """Say how much was right of the films whose truth is known; of several, in `folder`, write it."""
-    verdict = Verdict(classes)
-    for path, film in done:
-        if path in truth:
-            verdict.add(truth[path], film.segments, film.times)
-    if not verdict.films:
-        return
-    figures = verdict.figures()
     if verdict.unknown:
         cli.say(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
                 f"not know ({', '.join(sorted(verdict.unknown))}): there unsure is right", file=sys.stderr)
+    figures = verdict.figures()
     if folder:
-        files.write_json(folder / FilmFolder("").truth, figures)
+        files.write_json(FilmFolder(folder).truth, figures)
     cli.say(sentence(figures))
 
 
 def main():
     args = make_parser().parse_args()
-    sources = find_sources(args.video_path)
-    if args.truth and isinstance(sources[0][0], str):
+    watched = live.is_live(args.video_path) and not Path(args.video_path).expanduser().exists()
+    if args.truth and watched:
         raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
-    recogniser, failed = make_recogniser(args), 0
+    films = {} if watched else find_films(
+        args.video_path, "give a video file, a folder, a camera's number or an address")
+    recogniser = make_recogniser(args)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(recogniser.folder).films
+    truth = read_truth(args.truth, films) if args.truth else {}
     with Stop() as stop:
         labeller = Labeller(recogniser, args, stop)
-        if isinstance(sources[0][0], str):
-            source, name = sources[0]
-            cli.say(labeller.live(source, name, root / name))
+        if watched:
+            folder, failed = root / live_name(args.video_path), 0
+            cli.say(labeller.live(args.video_path, folder.name, folder))
         else:
-            failed = label_files(sources, root, labeller, args)
-    cli.say(root / sources[0][1] if len(sources) == 1 else root)
+            folder, failed = label_films(films, root, labeller, truth)
+    cli.say(folder)
     return 1 if failed else 0
 
 

@@ -22,7 +22,7 @@ import dataset
 import utils
 from lrcn import runs
 from lrcn.base import cli, files
-from lrcn.base.distributed import alone_environment, ranks
+from lrcn.base.distributed import ranks
 from lrcn.training.recipe import parse
 
 # ---------------------------------------------------------------- three splits
@@ -47,8 +47,7 @@ def train_all_splits(recipe, device, rank):
                                   open_new_folder="False")
         status = rank.all_reduce_max(utils.train(one, None, device, rank))
         if not status and rank.first:
-            status = cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", one.local_dir,
-                                    "--device", recipe.device, env=alone_environment())
+            status = utils.test(one.local_dir, recipe.device)
         status = rank.broadcast(status)
         if status:
             return status

@@ -31,8 +31,9 @@ from lrcn.drawing import plots
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
-from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting
+from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting, Trainer
 from lrcn.training.recipe import Recipe
+from lrcn.training.starts import starts
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
 # stopped in the middle and leaves no run folder.
@@ -89,7 +90,7 @@ def refuse_leaks(settings, plan):
     if any(s.recipe.scheduler == "plateau" for s in settings):
         raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
                         "choose nothing; take another course")
-    begun = dict(start for s in settings for start in utils.starts(s.recipe))
+    begun = dict(start for s in settings for start in starts(s.recipe))
     for words, learned in sorted(begun.items()):
         dataset.refuse_leaks(words, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")
@@ -107,60 +108,11 @@ def make_plan(args, recipe, device):
                 seeds=tuple(range(recipe.seed, recipe.seed + args.seeds)), device=device)
 
 
-def jobs_of(args, device):
-    if args.jobs:
-        return args.jobs
-    return workers.cores() if device.type == "cpu" else 1
-
-
 # ---------------------------------------------------------------- trainings
 
-class Reporter:
-    """A bar on a terminal, a line a setting in a log."""
-
-    def __init__(self, validation, total):
-        self.validation, self.begun = validation, time.monotonic()
-        self.bar = cli.progress(total=total, unit="training", desc="tuning")
-
-    def train(self, settings):
-        """Do these settings' trainings, and say what came out."""
-        pending = {t.key for t in self.validation.pending(settings)}
-        self.bar.update(sum(len(self.validation.trainings(s)) for s in settings) - len(pending))
-        left = {}
-        for setting in settings:
-            left.setdefault(frozenset(t.key for t in self.validation.trainings(setting)) & pending, setting)
-
-        def said(training):
-            pending.discard(training.key)
-            self.bar.update()
-            for keys in [keys for keys in left if keys and not keys & pending]:
-                self.say(left.pop(keys))
-
-        self.validation.train(settings, said)
-
-    def say(self, setting):
-        right = self.validation.right(setting)
-        name = ", ".join(f"{k} {v}" for k, v in setting.chosen) or "as given"
-        if self.bar.disable:
-            cli.say(f"{name}: " + (f"{right.mean():.3f}" if right is not None else
-                                   self.validation.fault(setting)))
-
-    def close(self, settings):
-        """Say how fast it was."""
-        self.bar.close()
-        done, seconds = self.validation.trained, time.monotonic() - self.begun
-        if done:
-            share = self.validation.seconds / seconds / self.validation.jobs
-            cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
-                    f"{self.validation.jobs} at once; {share:.0%} of that time within their epochs")
-        total = len({t.key for s in settings for t in self.validation.trainings(s)})
-        cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
-                f"all")
-
-
 def compare(args, base, space, validation):
-    """[Setting], trained."""
-    settings, plan = None, validation.plan
+    """[Setting], trained: a bar on a terminal, a line a setting in a log, and how fast it was."""
+    plan, begun, settings = validation.plan, time.monotonic(), None
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
     refuse_leaks(settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
@@ -168,14 +120,38 @@ def compare(args, base, space, validation):
     rows = args.trials + 1 if args.trials else len(settings)
     cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "
             f"{len(plan.classes)} classes")
-    reporter = Reporter(validation, rows * args.folds * args.seeds)
-    with validation.processes():
+    with validation.processes(), cli.progress(total=rows * args.folds * args.seeds, unit="training",
+                                              desc="tuning") as bar:
+        def train(settings):
+            left = {frozenset(t.key for t in validation.pending([s])): s for s in settings[::-1]}
+            ended, todo = set(), frozenset().union(*left)
+            bar.update(sum(len(validation.trainings(s)) for s in settings) - len(todo))
+            for training in validation.train(settings):
+                ended.add(training.key)
+                bar.update()
+                for keys in [keys for keys in left if keys and keys <= ended and bar.disable]:
+                    say(left.pop(keys), validation)
+
         if args.trials:
-            settings = tuning.search(base, space, args.trials, validation, reporter.train)
+            settings = tuning.search(base, space, args.trials, validation, train)
         else:
-            reporter.train(settings)
-    reporter.close(settings)
+            train(settings)
+    seconds, done = time.monotonic() - begun, validation.trained
+    if done:
+        within = validation.seconds / seconds / validation.jobs
+        cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
+                f"{validation.jobs} at once; {within:.0%} of that time within their epochs")
+    total = len({t.key for s in settings for t in validation.trainings(s)})
+    cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
+            f"all")
     return settings
+
+
+def say(setting, validation):
+    """A setting's accuracy, or why it has none."""
+    right = validation.right(setting)
+    cli.say(f"{', '.join(f'{k} {v}' for k, v in setting.chosen) or 'as given'}: "
+            f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
 
 
 # ---------------------------------------------------------------- what is written
@@ -201,8 +177,8 @@ def write_tables(out, rows, plan, against):
     files.write_text(out.text, "\n".join(["```", f"python {cli.command()}", "```", "", note + ".", "",
                                           *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
-    best = set(map(id, sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]))
-    drawn = [row for row in there if row is rows[0] or id(row) in best]
+    best = [rows[0], *sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]]
+    drawn = [row for row in there if any(row is one for one in best)]
     if drawn:
         aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
         plots.changes_picture(out.picture, drawn, n=len(plan.videos), note=aside + note, minus_what=minus)
@@ -227,9 +203,8 @@ def refit(out, args, setting, plan):
             continue
         begun = run.checkpoint("last").is_file()
         status = utils.train(*recipes.parse("", ["--resume", str(run)] if begun else recipe.words()))
-        status = status or cli.run_script(
-            Path(__file__).with_name("test.py"), "--model_dir", str(run), "--test_windows",
-            str(setting.test_windows), f"--flip={setting.flip}", "--device", recipe.device)
+        status = status or utils.test(run, recipe.device, "--test_windows", setting.test_windows,
+                                      f"--flip={setting.flip}")
         if status:
             sys.exit(status)
 
@@ -260,8 +235,8 @@ def main():
         raise UserError(f"--output {args.output}: cannot make this folder ({error.strerror})") from None
     with files.lock(out.path, "output", "tune.py"):
         write_start(out, base, plan)
-        validation = CrossValidation(plan, utils.network_to_train, Journal(out.journal),
-                                     jobs_of(args, device))
+        jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)
+        validation = CrossValidation(Trainer(plan, utils.network_to_train), Journal(out.journal), jobs)
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)

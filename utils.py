@@ -18,11 +18,10 @@ import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank, set_seed
+from lrcn.base.distributed import Rank, alone_environment, set_seed
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
-from lrcn.data import fields, splits
+from lrcn.data import fields
 from lrcn.data.learned import Learned
-from lrcn.data.manifest import SampledVideo
 from lrcn.features import backbones, engines, surgery
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.features.features import Options
@@ -30,9 +29,10 @@ from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
 from lrcn.training import recipe as recipes
 from lrcn.training import run as running
 from lrcn.training.feeds import make_feeds
-from lrcn.training.loop import make_learner
+from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS
+from lrcn.training.starts import starts, what_it_learned
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser
@@ -100,7 +100,10 @@ def build(state, source):
             raise UserError(f"{source}: settings: {name}: {fault}")
     if "flow" in recipe.modality.split("+"):
         Flow.of(settings.get("flow"), f"{source}: settings: flow")
-    fit_head(state, source)
+    checkpoints.check_weights(state.get("head"), f"{source}, head")
+    with torch.device("meta"):      # one of other sizes than the weights is refused before it takes memory
+        head = models.Head(**state["head_spec"])
+    backbones.check_fit(head, state["head"], f"{source}, head,")
     encoder = models.encoder_from_spec(state["encoder_spec"])
     engines.keep(encoder, settings.get("engines"), source)
     head = models.Head(**state["head_spec"])
@@ -114,14 +117,6 @@ def build(state, source):
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
-def fit_head(state, source):
-    """Refuse a head_spec of other sizes than the head in the same file, before any memory is taken."""
-    checkpoints.check_weights(state.get("head"), f"{source}, head")
-    with torch.device("meta"):
-        head = models.Head(**state["head_spec"])
-    backbones.check_fit(head, state["head"], f"{source}, head,")
-
-
 def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
     path = checkpoint_path(model_dir, model_name, flag)
@@ -132,48 +127,6 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
                    epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
-
-
-def what_it_learned(state, path, flag, later=()):
-    """The Learned of a checkpoint. Of an older one, which says nothing of it, by the splits.csv beside it and
-    by the runs that it started from, as far as they are still there. later: checkpoints that started from it.
-    """
-    source = f"--{flag} {path}"
-    if "learned" in state:
-        return Learned.of(state["learned"], source)
-    recipe, table = Recipe.of(state.get("settings"), source), RunFolder.of(path).splits
-    learned = Learned()
-    for _, before in starts(recipe, (*later, Path(path).resolve())):
-        learned |= before
-    if not table.is_file():
-        return replace(learned, known=False)
-    rows = [row for row in splits.read_splits(table) if row["part"] == "train"]
-    videos = [SampledVideo(row["video"], row["class"], row["group"], 1) for row in rows]
-    return learned.after(videos, recipe.frozen)
-
-
-def starts(recipe, later=None):
-    """[(flag and run, Learned of what is taken over from it)] of --init_from and --streams.
-
-    later: None for a new training; else the checkpoints that started from this recipe's, and a run that is
-    gone, or that is one of them, is one of which nothing is known.
-    """
-    taken = [("init_from", recipe.init_from)] if recipe.init_from else []
-    found = []
-    for flag, run in [*taken, *(("streams", run) for run in recipe.streams or ())]:
-        try:
-            path = checkpoint_path(run, flag=flag)
-            if path.resolve() in (later or ()):
-                raise UserError("it began with itself, or lies in the place of what it began with")
-            learned = what_it_learned(checkpoints.load_file(path, flag), path, flag, later or ())
-        except UserError:
-            if later is None:
-                raise
-            learned = Learned(known=False)
-        # of a stream the encoder alone is used; of the other one the projection too
-        found.append((f"--{flag} {run}", replace(learned, network=learned.encoder) if flag == "streams" else
-                      learned))
-    return found
 
 
 def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
@@ -205,13 +158,6 @@ def watching_rate(trained, sampling_rate=None):
                     f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
                     f"{rate.sampling_rate:.3g})", file=sys.stderr)
     return rate
-
-
-def say_disagreement(args, trained):
-    """Warn of flags of the training that are not the run's, where there are any."""
-    words = recipes.disagreement(args, trained.recipe)
-    if words:
-        cli.say(f"warning: {trained.folder}: {words}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- a network to train
@@ -275,11 +221,7 @@ def new_model(recipe, classes, encoder=None):
     where it is there already."""
     encoder = encoder or new_encoder(recipe, classes)
     set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
-    head = models.Head(encoder.feature_dim, len(classes), recipe.latent_dim, recipe.hidden_size,
-                       recipe.lstm_layers, recipe.bidirectional, recipe.readout, recipe.dropout,
-                       recipe.loss_per_step, recipe.projection, recipe.classifier_hidden, recipe.rnn,
-                       recipe.classifier_activation, recipe.classifier_dropout)
-    model = models.LRCN(encoder, head)
+    model = models.LRCN(encoder, models.Head.of(recipe, encoder.feature_dim, len(classes)))
     if recipe.init_from:
         other = load_trained(recipe.init_from, flag="init_from").model
         for line in checkpoints.take_over(model, other):
@@ -326,13 +268,11 @@ def before_training(recipe, state, checkpoint, samples, say):
 
     A resumed run with its splits.csv has its own parts, and was asked when it began.
     """
-    if state:
-        found = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))]
-    else:
-        found = starts(recipe)
+    begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
+        if state else starts(recipe)
     if recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
-        dataset.refuse_starts(recipe, samples, found, say)
-    return functools.reduce(Learned.__or__, (one for _, one in found), Learned())
+        dataset.refuse_starts(recipe, samples, begun, say)
+    return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
 
 
 def train(recipe, checkpoint=None, device=None, rank=None):
@@ -366,7 +306,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             rank = Rank()
         elif rank.world > 1:
             network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
-        learner = make_learner(network, groups, recipe, len(feeds[0].names), device, rank.world)
+        learner = Learner(network, groups, recipe, len(feeds[0].names), device, rank)
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
             from lrcn.training.album import Album
@@ -376,11 +316,16 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             settings["device_used"] = str(device)
             running.fill_folder(folder, resumed, recipe, settings, classes, samples, model)
             album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
-        run = running.Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder,
-                          album)
+        run = running.Run(model, learner, feeds, settings, classes, learned, folder, album)
         if state:
             run.take_up(state, f"--checkpoint_path {checkpoint}")
         return run.go()
+
+
+def test(folder, device, *words):
+    """Test a run as a user does, by test.py in a process of its own; its exit status."""
+    return cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", folder, *words, "--device",
+                          device, env=alone_environment())
 
 
 # ---------------------------------------------------------------- flags
@@ -397,18 +342,12 @@ def add_model_flags(parser, several=False, required=True,
     network.add_argument("--model_name", default=None, metavar="FILE",
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add_encoder_flags(machine)
+    machine.add_argument("--encoder_backend", choices=BACKENDS, default=None,
+                         help="what runs the encoder (default: as in the training)")
+    machine.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
+                         help="in which precision (default: as in the training)")
     machine.add_argument("--num_workers", type=COUNT, default=4, help="how many decode frames at once")
-    machine.add_argument("--batch_size", type=POSITIVE, default=32,
-                         help=batch_size)
-
-
-def add_encoder_flags(parser):
-    """What runs the encoder, where the training's choice is not the one."""
-    parser.add_argument("--encoder_backend", choices=BACKENDS, default=None,
-                        help="what runs the encoder (default: as in the training)")
-    parser.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
-                        help="in which precision (default: as in the training)")
+    machine.add_argument("--batch_size", type=POSITIVE, default=32, help=batch_size)
 
 
 def encoding_options(args, trained, device, **more):
@@ -419,10 +358,24 @@ def encoding_options(args, trained, device, **more):
 
 
 def add_speed_flag(parser):
-    """--sampling_rate of the scripts that watch films."""
+    """--sampling_rate of the scripts that show films to a run."""
     parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
                         help="look at FPS / X frames a second (default: as far apart as the training clips' "
                              "frames)")
+
+
+def add_label_flags(parser):
+    """What the scripts that label films make of a moment's probabilities."""
+    parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
+                        help="a best label under this is drawn as unsure")
+    parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
+                        help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    add_time_limit(parser)
+
+
+def add_time_limit(parser):
+    parser.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
+                        help="a film whose decoder takes longer for a step is given up")
 
 
 def add_data_flags(parser):

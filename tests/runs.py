@@ -44,6 +44,23 @@ def report_of(folder, *more):
                          "--device", "cpu", *more, env=ONE_THREAD))
 
 
+def answered_run(folder, said, classes=("A", "B"), **metrics):
+    """A run folder with nothing but the test results. said: {video: (class, probabilities)}."""
+    (folder / "test").mkdir(parents=True)
+    with open(folder / "test" / "predictions.csv", "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("video", "class", "label", "group", "predicted", "predicted_class", "right",
+                         *(f"p_{cls}" for cls in classes)))
+        for video, (cls, p) in said.items():
+            best = max(range(len(p)), key=p.__getitem__)
+            writer.writerow((video, cls, classes.index(cls), video[:7], best, classes[best],
+                             int(classes[best] == cls), *p))
+    (folder / "test" / "metrics.json").write_text(json.dumps(
+        {"split": "1", "parameters": 7, "checkpoint": "best.pth.tar", "seed": 1, "encoder": folder.name,
+         **metrics}))
+    return folder
+
+
 def launched(script, *words, count=2, ok=True, env=None):
     """Result of a launch on the CPU: `count` processes that find in their environment what torchrun tells
     its own, and that need not import torch anew. code: the worst; out: the first one's; err: everybody's."""

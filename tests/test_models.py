@@ -1,16 +1,18 @@
-"""The network: read-outs by independent computation, encoders of every family, weights that move or stay."""
+"""The network: read-outs by independent computation, the heads of other systems beside their descriptions in
+torch, encoders of every family, weights that move or stay."""
 import copy
 
 import pytest
 import torch
-from networks import one_direction
 from torch import nn
 from torch.nn import functional as F
 
 import models
 from lrcn.base.cli import UserError
+from lrcn.checkpoints import READOUTS
 from lrcn.data.frames import Transform
 from lrcn.features import backbones, surgery
+from lrcn.training.recipe import Recipe
 
 DIM, CLASSES, FRAMES = 24, 5, 4
 
@@ -39,6 +41,20 @@ def frames_for(encoder, number=2, seed=0):
 
 # ---------------------------------------------------------------- read-outs
 
+def one_direction(lstm, layer, x, suffix):
+    """An LSTM layer's outputs in one direction, (T, hidden), of x (T, D). suffix: "" or "_reverse"."""
+    w, u, b, c = (getattr(lstm, f"{name}_l{layer}{suffix}")
+                  for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    state = cell = torch.zeros(lstm.hidden_size)
+    outputs = []
+    for step in x:
+        i, f, g, o = (w @ step + b + u @ state + c).chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        state = o.sigmoid() * cell.tanh()
+        outputs.append(state)
+    return torch.stack(outputs)
+
+
 def by_hand(net, clip):
     """(forward outputs, backward outputs), both (T, hidden), of one clip (T, D)."""
     norm, linear = net.projection[0], net.projection[1]
@@ -52,7 +68,7 @@ def by_hand(net, clip):
 
 @torch.inference_mode()
 def test_every_read_out_is_what_it_says(features):
-    for readout in models.READOUTS[:-1]:
+    for readout in READOUTS[:-1]:
         net = head(readout)
         got = net.read(net.steps(features))
         for clip, vector in zip(features, got, strict=True):
@@ -113,7 +129,7 @@ def test_a_step_by_step_head_gives_each_steps_logits_in_training_and_mean_probab
 
 @torch.no_grad()
 def test_logits_leave_the_network_never_probabilities(features):
-    for readout in models.READOUTS:
+    for readout in READOUTS:
         net = head(readout)
         assert not any(isinstance(m, nn.Softmax | nn.LogSoftmax) for m in net.modules())
         net.classifier[-1].weight.mul_(1000)
@@ -124,9 +140,108 @@ def test_logits_leave_the_network_never_probabilities(features):
         assert F.cross_entropy(logits, right) < 0.5, "a sure and right answer must cost next to nothing"
 
 
-def test_an_unknown_read_out_is_refused():
-    with pytest.raises(ValueError, match="read-out|readout"):
-        head("middle")
+# ---------------------------------------------------------------- the heads of other systems
+
+class First(nn.Module):
+    """A linear layer, an LSTM read at its last step, a linear layer; no norm, no ReLU, no dropout."""
+
+    def __init__(self, latent=512, hidden=256, layers=2):
+        super().__init__()
+        self.fc = nn.Linear(DIM, latent)
+        self.lstm = nn.LSTM(latent, hidden, layers, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * hidden, CLASSES)
+
+    def forward(self, x):
+        return self.out(self.lstm(self.fc(x))[0][:, -1])
+
+
+class Second(nn.Module):
+    """A linear layer and a batch norm, one LSTM layer, attention over time, a layer of 1,024 with batch
+    norm and ReLU, a linear layer."""
+
+    def __init__(self, latent=512, hidden=1024):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(DIM, latent), nn.BatchNorm1d(latent, momentum=0.01)
+        self.lstm = nn.LSTM(latent, hidden, 1, batch_first=True, bidirectional=True)
+        self.score = nn.Linear(2 * hidden, 1)
+        self.between, self.second_norm = nn.Linear(2 * hidden, 1024), nn.BatchNorm1d(1024, momentum=0.01)
+        self.out = nn.Linear(1024, CLASSES)
+
+    def forward(self, x):
+        latent = self.norm(self.fc(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        steps = self.lstm(latent)[0]
+        read = (self.score(steps).softmax(1) * steps).sum(1)
+        return self.out(F.relu(self.second_norm(self.between(read))))
+
+
+class Fifth(nn.Module):
+    """Dropout on the features, a GRU, attention over time, 64 SELU, a linear layer (Keras' words: GRU(128,
+    dropout=0.5, return_sequences), Dense(1), softmax over time, Dense(64, selu), Dense(classes))."""
+
+    def __init__(self, hidden=128):
+        super().__init__()
+        self.gru, self.score = nn.GRU(DIM, hidden, batch_first=True), nn.Linear(hidden, 1)
+        self.between, self.out = nn.Linear(hidden, 64), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        steps = self.gru(F.dropout(x, 0.5, self.training))[0]
+        read = (self.score(steps).softmax(1) * steps).sum(1)
+        return self.out(F.selu(self.between(read)))
+
+
+# The options that build each, and what the description's layers are called in models.Head.
+SYSTEMS = {
+    "first": (First, dict(projection="linear", readout="last", dropout=0),
+              {"fc": "projection.0", "lstm": "lstm", "out": "classifier.1"}),
+    "second": (Second, dict(projection="batchnorm", readout="attention", dropout=0, lstm_layers=1,
+                            hidden_size=1024, classifier_hidden=1024),
+               {"fc": "projection.0", "norm": "projection.1", "lstm": "lstm", "score": "score",
+                "between": "classifier.1", "second_norm": "classifier.2", "out": "classifier.4"}),
+    "fifth": (Fifth, dict(rnn="gru", projection="none", hidden_size=128, lstm_layers=1, bidirectional=False,
+                          readout="attention", dropout=0.5, classifier_hidden=64, classifier_dropout=0,
+                          classifier_activation="selu"),
+              {"gru": "lstm", "score": "score", "between": "classifier.1", "out": "classifier.3"})}
+
+
+def both(name):
+    """(the description with some weights, the Head that the options build with the same ones)."""
+    kind, options, names = SYSTEMS[name]
+    torch.manual_seed(0)
+    described, head = kind(), models.Head(DIM, CLASSES, **options)
+    state = {".".join([names[layer], rest]): value for key, value in described.state_dict().items()
+             for layer, _, rest in [key.partition(".")]}
+    head.load_state_dict(state)     # strict: neither has a layer that the other lacks
+    return described, head
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_head_is_the_described_one_in_training_and_in_test(name, features):
+    described, head = both(name)
+    for mode in (True, False):      # in training first: the running statistics move alike
+        answers = []
+        for network in (head, described):
+            torch.manual_seed(2)    # of the dropout
+            answers.append(network.train(mode)(features))
+        torch.testing.assert_close(*answers)
+    for moved, expected in zip(head.buffers(), described.buffers(), strict=True):
+        torch.testing.assert_close(moved, expected)
+
+
+def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
+    """An epoch's last batch may be one clip, whose hidden layer has no spread to normalise by."""
+    _, head = both("second")
+    head.train()(features[:1]).sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_a_recipes_head_is_the_default_one_and_an_unknown_choice_is_refused():
+    head = models.Head(DIM, CLASSES)
+    assert models.Head.of(Recipe(), DIM, CLASSES).spec == head.spec == models.Head(**head.spec).spec
+    assert models.Head.of(Recipe(loss_per_step=True), DIM, CLASSES).spec["per_step"]
+    for wrong, says in (({"projection": "layers"}, "projection: expected one of norm"),
+                        ({"readout": "middle"}, "readout: expected"), ({"layers": 2}, "'layers'")):
+        with pytest.raises(UserError, match=says):
+            models.Head(DIM, CLASSES, **wrong)
 
 
 # ---------------------------------------------------------------- encoders
@@ -135,7 +250,8 @@ FAMILIES = [("alexnet", 64), ("convnext_tiny", 32), ("densenet121", 32), ("effic
             ("efficientnet_v2_s", 32), ("googlenet", 32), ("inception_v3", 75), ("maxvit_t", 224),
             ("mnasnet0_5", 32), ("mobilenet_v2", 32), ("mobilenet_v3_small", 32), ("regnet_x_400mf", 32),
             ("regnet_y_400mf", 32), ("resnet18", 32), ("resnext50_32x4d", 32), ("shufflenet_v2_x0_5", 32),
-            ("squeezenet1_1", 32), ("swin_t", 32), ("swin_v2_t", 32), ("vgg11", 32), ("vit_b_32", 32)]
+            ("squeezenet1_1", 32), ("swin_t", 32), ("swin_v2_t", 32), ("vgg11", 32), ("vit_b_32", 32),
+            ("timm/mobilenetv3_small_050", 32), ("timm/efficientnet_lite0", 32)]
 
 
 def classifier_input(backbone, x):
@@ -151,6 +267,8 @@ def classifier_input(backbone, x):
 
 @pytest.mark.parametrize("name, img_dim", FAMILIES)
 def test_an_encoder_of_every_family_gives_what_its_last_layer_reads(name, img_dim):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
     encoder = tiny_encoder(name, img_dim)
     frames = frames_for(encoder)
     with torch.inference_mode():
@@ -158,6 +276,8 @@ def test_an_encoder_of_every_family_gives_what_its_last_layer_reads(name, img_di
         assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
         fast = surgery.for_inference(encoder)(frames)
         assert (fast - features).abs().max() <= 1e-3 * features.abs().max()
+    again = models.encoder_from_spec(encoder.spec())
+    assert again.transform == encoder.transform and again.feature_dim == encoder.feature_dim
     blocks = surgery.units(encoder.backbone)
     assert len(blocks) >= 5 and sorted(sum(blocks, [])) == sorted(set(sum(blocks, [])))
 
@@ -178,7 +298,7 @@ def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_lay
 
 def test_the_families_are_all_that_torchvision_has():
     import torchvision.models as zoo
-    tested = {zoo.get_model_builder(name).__module__ for name, _ in FAMILIES}
+    tested = {zoo.get_model_builder(name).__module__ for name, _ in FAMILIES if "/" not in name}
     assert {zoo.get_model_builder(name).__module__ for name in zoo.list_models(module=zoo)} == tested
 
 
@@ -193,19 +313,6 @@ def test_a_model_with_second_classifiers_is_built_the_same_with_and_without_weig
     backbones.load_backbone(encoder.backbone, with_them)
 
 
-@pytest.mark.parametrize("name", ["timm/mobilenetv3_small_050", "timm/efficientnet_lite0"])
-def test_timm_models_are_encoders_too(name):
-    pytest.importorskip("timm")
-    encoder = tiny_encoder(name)
-    with torch.inference_mode():
-        features = encoder(frames_for(encoder))
-        fast = surgery.for_inference(encoder)
-        assert features.shape == (2, encoder.feature_dim) and features.isfinite().all()
-        assert (fast(frames_for(encoder)) - features).abs().max() <= 1e-3 * features.abs().max()
-    again = models.encoder_from_spec(encoder.spec())
-    assert again.transform == encoder.transform and again.feature_dim == encoder.feature_dim
-
-
 def test_the_transform_is_that_of_the_weights_unless_img_dim_says_otherwise():
     assert models.build_encoder("resnet18", None).transform == Transform(
         256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
@@ -215,7 +322,9 @@ def test_the_transform_is_that_of_the_weights_unless_img_dim_says_otherwise():
 
 @pytest.mark.parametrize("name, img_dim, says", [
     ("resnet153", None, "--encoder resnet153: .*try resnet152"),
-    ("timm/no_such_model", None, "--encoder timm/no_such_model"),
+    ("timm/no_such_model", None, "--encoder timm/no_such_model.*no model of this name"),
+    ("timm/xception", None, "today; take --encoder timm/legacy_xception"),
+    ("resnet18.features", None, "VGG and AlexNet"), ("vgg11" + 2000 * ".features", None, "VGG and AlexNet"),
     ("fasterrcnn_resnet50_fpn", None, "no classification model"),
     ("maxvit_t", 40, "--img_dim 40"),
 ])
@@ -239,12 +348,12 @@ def test_weights_of_another_network_are_refused_with_the_keys_named():
         backbones.load_backbone(encoder.backbone, state)
 
 
-def test_a_classifier_in_a_weights_file_is_left_out_and_wrappers_are_opened():
+def test_a_classifier_in_a_weights_file_is_left_out_and_said_and_wrappers_are_opened(capsys):
     state = tiny_encoder().backbone.state_dict()
-    encoder = models.build_encoder("resnet18", None, 32)
     wrapped = {"state_dict": {f"module.{k}": v for k, v in state.items()}
                | {"module.fc.weight": torch.zeros(1000, 512), "module.fc.bias": torch.zeros(1000)}}
-    backbones.load_backbone(encoder.backbone, wrapped)
+    encoder = models.build_encoder("resnet18", wrapped, 32)
+    assert capsys.readouterr().out == "--encoder_weights: left out of the file: fc.weight, fc.bias\n"
     assert all(torch.equal(v, state[k]) for k, v in encoder.backbone.state_dict().items())
 
 
@@ -270,24 +379,6 @@ def test_the_children_of_a_network_in_a_plain_sequential_find_their_names(prefix
     given = {prefix + k: v for k, v in numbered.state_dict().items()}
     encoder = models.build_encoder("resnet18", given, 32)
     assert encoder.digest() == surgery.weights_digest(whole)
-
-
-def test_what_a_weights_file_holds_too_much_is_said(capsys):
-    state = tiny_encoder().backbone.state_dict()
-    classifier = {"fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}
-    models.build_encoder("resnet18", state | classifier, 32)
-    assert capsys.readouterr().out == "--encoder_weights: left out of the file: fc.weight, fc.bias\n"
-
-
-@pytest.mark.parametrize("name, words", [
-    ("timm/xception", "today; take --encoder timm/legacy_xception"),
-    ("timm/nothing", "no model of this name"),
-    ("resnet18.features", "VGG and AlexNet"), ("vgg11" + 2000 * ".features", "VGG and AlexNet")])
-def test_a_name_that_is_none_says_what_to_take(name, words):
-    if name.startswith("timm"):
-        pytest.importorskip("timm")
-    with pytest.raises(UserError, match=words):
-        models.build_encoder(name, None, 32)
 
 
 # ---------------------------------------------------------------- frozen, folded, cut
@@ -322,7 +413,7 @@ def test_folded_batch_norms_give_the_same_features_and_leave_the_encoder_alone(n
 
 def test_training_mode_never_reaches_a_frozen_encoder():
     encoder = tiny_encoder("mobilenet_v3_small")
-    network = models.LRCN(encoder, models.Head(encoder.feature_dim, CLASSES, 16, 8)).train()
+    network = models.LRCN(encoder, models.Head(encoder.feature_dim, CLASSES)).train()
     assert network.head.training and not any(m.training for m in encoder.modules())
     before = copy.deepcopy(dict(encoder.named_buffers()))
     network(frames_for(encoder, 4).unflatten(0, (2, 2))).sum().backward()

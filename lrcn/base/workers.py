@@ -136,8 +136,8 @@ def _death(code):
     return f"exit status {code}"
 
 
-def quiet(number=0):
-    """Leave signals to the parent (a worker_init_fn for DataLoader, which `started` sets going).
+def quiet():
+    """Leave signals to the parent.
 
     Ctrl-C reaches every process of the terminal, and SIGTERM often a whole process group: the parent
     decides what it means, may still want the worker's next answer, and ends it by a SIGTERM of its own.
@@ -155,31 +155,6 @@ def _await_parent(asked, parent):
         info = signal.sigwaitinfo(asked)
         if info.si_signo == signal.SIGTERM and info.si_pid == parent:
             os._exit(0)
-
-
-def started(loader):
-    """iter(loader) of a DataLoader with `quiet` workers; a signal meanwhile is answered when they stand.
-
-    Halfway, torch cannot tidy up what it has started, and a worker that was born just now would answer
-    as its parent does.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
-    came = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number))
-              for number in (signal.SIGINT, signal.SIGTERM)}
-    # Workers inherit that these are blocked, until they are `quiet`: torch's own handler lets one die of them
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before) if hasattr(signal, "pthread_sigmask") else None
-    try:
-        iterator = iter(loader)
-    finally:
-        if blocked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
-    return iterator
 
 
 def _serve(function, connection):

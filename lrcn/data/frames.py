@@ -83,7 +83,7 @@ CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 
 
 FITS = ("centre", "squeeze")
-_alone = threading.Lock()   # torch's random numbers and OpenCV's flow are one for all threads
+_alone = threading.Lock()   # OpenCV's flow is one for all threads
 
 
 @dataclass(frozen=True)
@@ -204,12 +204,22 @@ def _coloured(crops, transform, clip, seed):
     if clip.view <= 0 or not how:
         return crops
     import torch
-    from torchvision.transforms import v2
-    change = v2.Compose([v2.ColorJitter(how.jitter * 4, how.jitter * 4, how.jitter * 4, how.jitter),
-                         v2.GaussianBlur(5, (0.1, how.blur))])
-    with _alone, torch.random.fork_rng(devices=[]):     # the view alone decides
-        torch.manual_seed(int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
-        return change(torch.from_numpy(crops).movedim(-1, 1)).movedim(1, -1).contiguous().numpy()
+    from torchvision.transforms.v2 import functional
+    # A generator of its own, because torch's usual one is drawn from by the training meanwhile.
+    generator = torch.Generator().manual_seed(
+        int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
+
+    def draw(low, high):
+        return torch.empty(1).uniform_(low, high, generator=generator).item()
+
+    order, colours = torch.randperm(4, generator=generator).tolist(), 4 * how.jitter
+    amounts = [draw(1 - colours, 1 + colours) for _ in range(3)] + [draw(-how.jitter, how.jitter)]
+    frames = torch.from_numpy(crops).movedim(-1, 1)
+    for i in order:
+        name = ("brightness", "contrast", "saturation", "hue")[i]
+        frames = getattr(functional, f"adjust_{name}")(frames, amounts[i])
+    frames = functional.gaussian_blur(frames, [5, 5], [draw(0.1, how.blur)] * 2)
+    return frames.movedim(1, -1).contiguous().numpy()
 
 
 def to_input(frames, box, transform):
@@ -251,7 +261,11 @@ def mirrored(clip):
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities."""
+    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities.
+
+    UserError names a file that cannot be read.
+    """
+    cv2.setNumThreads(1)    # clips are decoded side by side, by threads
     seen, cut = {}, None
     if isinstance(clip.view, Cut):
         cut, clip = clip.view, Clip(clip.video, clip.frames)
@@ -288,24 +302,3 @@ def _crops(folder, clip, indices, transform, seed):
     frames = source_frames(folder, clip.video, indices)
     crops = to_input(frames, crop_box(*frames.shape[1:3], transform, clip, seed), transform)
     return _coloured(crops, transform, clip, seed)
-
-
-class ClipFrames:
-    """Clips as a map-style data set for torch's DataLoader: i -> uint8 (T, [M,] S, S, C).
-
-    A file that cannot be read comes out as its error's text, because a worker cannot raise across
-    to its parent in one line.
-    """
-
-    def __init__(self, folder, clips, transform, seed):
-        self.folder, self.clips, self.transform, self.seed = folder, clips, transform, seed
-
-    def __len__(self):
-        return len(self.clips)
-
-    def __getitem__(self, i):
-        cv2.setNumThreads(1)
-        try:
-            return clip_frames(self.folder, self.clips[i], self.transform, self.seed)
-        except UserError as error:
-            return str(error)

@@ -1,4 +1,5 @@
-"""Pictures that show frames: labelled ones in a grid, a clip above the attention that its frames get.
+"""Pictures that show frames: labelled ones in a grid, a clip above the attention that its frames get, and
+contact sheets: the clips of a class side by side, to be looked at before they are learned.
 
 As in plots.py: arrays in, the picture written at `path` (None writes nothing) and returned as
 uint8 (H, W, 3) RGB.
@@ -8,6 +9,12 @@ import math
 import numpy as np
 
 from lrcn.drawing import style
+from lrcn.drawing.labels import put_text
+from lrcn.video.reader import fit_frame
+
+WIDE, HIGH, GAP, COLUMNS = 160, 120, 8, 5       # of a contact sheet's tiles, in pixels
+TEXT, TITLE = 11, 16
+INK = (24, 24, 24)
 
 
 @style.styled
@@ -30,7 +37,6 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
     fig = style.figure(max(3.6, columns * (tile + gap) + gap), rows * row_high + gap, title,
                        f"{counted}. {note}" if note else counted)
     ax = fig.add_subplot(aspect="equal", anchor="NW")
-    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
     ax.axis("off")
     for i in range(n):
         x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
@@ -40,10 +46,10 @@ def label_grid(path, frames, true, predicted, confidence=None, title="Predicted 
         color = style.unit(style.RIGHT if good else style.WRONG)
         ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
         sure = "" if confidence is None else f" {float(confidence[i]):.2f}"
-        said, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
-        ax.text(x, y + picture_high + 0.05, said, fontsize=size, color=color, va="top", fontweight="bold")
-        meant, size = _label_line("true: ", true[i], "", tile)
-        ax.text(x, y + picture_high + 0.20, meant, fontsize=size, va="top")
+        line, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
+        ax.text(x, y + picture_high + 0.05, line, fontsize=size, color=color, va="top", fontweight="bold")
+        line, size = _label_line("true: ", true[i], "", tile)
+        ax.text(x, y + picture_high + 0.20, line, fontsize=size, va="top")
     ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
     return style.save(fig, path)
 
@@ -70,8 +76,8 @@ def attention_picture(path, frames, weights, title="Which frames the attention l
     columns = min(T, 10)
     rows = math.ceil(T / columns)
     high = 1.1 * frames[0].shape[0] / frames[0].shape[1]
-    words = f"n = {T} frames, weights add up to {weights.sum():.2f}; dashed: 1/{T}, no preference. {note}"
-    fig = style.figure(max(5, 0.9 + 1.15 * columns), rows * (high + 1.15), title, words.strip())
+    caption = f"n = {T} frames, weights add up to {weights.sum():.2f}; dashed: 1/{T}, no preference. {note}"
+    fig = style.figure(max(5, 0.9 + 1.15 * columns), rows * (high + 1.15), title, caption.strip())
     grid = fig.add_gridspec(2 * rows, columns, height_ratios=[high, 0.95] * rows)
     top = max(weights.max(), 1 / T) * 1.25
     for i in range(T):
@@ -88,3 +94,23 @@ def attention_picture(path, frames, weights, title="Which frames the attention l
             bar.tick_params(labelleft=False)
     fig.supylabel("attention weight", fontsize=style.SMALL)
     return style.save(fig, path)
+
+
+def contact_sheet(path, title, tiles):
+    """tiles: [(frame uint8 (H, W, 3) RGB or None, caption, mark)]; a marked tile has a red border, and the
+    mark in the place of its caption's second line.
+    """
+    columns, row = min(COLUMNS, max(3, len(tiles))), HIGH + 2 * TEXT + 12
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * row + TITLE + 3 * GAP, columns * (WIDE + GAP) + GAP, 3), 255, np.uint8)
+    put_text(sheet, title, GAP, GAP // 2, sheet.shape[1] - 2 * GAP, TITLE, INK)
+    for i, (frame, caption, mark) in enumerate(tiles):
+        x, y = GAP + i % columns * (WIDE + GAP), TITLE + 2 * GAP + i // columns * row
+        if mark:
+            sheet[y - 3:y + HIGH + 3, x - 3:x + WIDE + 3] = style.WRONG
+        sheet[y:y + HIGH, x:x + WIDE] = 0 if frame is None else fit_frame(frame, WIDE, HIGH)
+        caption, _, second = caption.partition("\n")
+        put_text(sheet, caption, x, y + HIGH + 3, WIDE, TEXT, INK)
+        put_text(sheet, mark or second, x, y + HIGH + 5 + TEXT, WIDE, TEXT, style.WRONG if mark else INK)
+    style.write_picture(path, sheet)
+    return sheet

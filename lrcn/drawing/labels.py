@@ -1,7 +1,7 @@
 """Labels drawn into frames, and the films that are nothing but labelled frames.
 
     draw_overlay(frame, labels, probabilities)      # any video with its predictions; the caller writes it
-    labelled_clip_video(path, clips, true, predicted, fps)      # test clips, .mp4 or .avi
+    labelled_clip_video(path, clip, true, predicted, fps)       # a test clip, .mp4 or .avi
     clip_gif(path, frames, fps); mixed_movie(path, frames, truth, ...)
 
 Frames are uint8 (H, W, 3) RGB. Text is set in the size of the frame and shortened where it would
@@ -58,11 +58,6 @@ def text_size(frame):
     return max(8, round(0.03 * min(frame.shape[:2]) + 5))
 
 
-def class_colors(classes):
-    """uint8 (C, 3): the colours of the classes, the same in videos and in pictures."""
-    return style.class_colors(classes)
-
-
 def empty_timeline(columns=1000):
     """The colours of a timeline on which nothing has been seen yet: uint8 (columns, 3)."""
     return np.full((columns, 3), UNSEEN, np.uint8)
@@ -97,7 +92,7 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     frame = np.array(frame)
     high, wide = frame.shape[:2]
     size, edge = text_size(frame), max(1, text_size(frame) // 4)
-    line, bar = round(size * 1.6), max(2, size // 5)
+    line = round(size * 1.6)
     room = min(wide, max(round(0.45 * wide), 6 * size), 20 * size)
     rows = [("unsure", None, None)] if unsure else []
     colors = style.class_colors(labels) if colors is None else colors
@@ -105,18 +100,23 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     rows = rows[:max(1, int(0.5 * high) // line)]
     panel = frame[:len(rows) * line + edge, :room]
     panel[:] = panel // 4                       # dark enough for white letters on any picture
-    for i, (label, probability, color) in enumerate(rows):
-        y, inner = edge + i * line, room - 2 * edge
-        number = 0
-        if probability is not None and inner > 12 * size * 0.5:
-            number = size // 2 + put_text(frame, f"{probability:.2f}", edge, y, inner, size, right=True)
-        put_text(frame, label, edge, y, inner - number, size)
-        if probability is not None:
-            _bar(frame, edge, y + line - bar - 1, inner, bar, probability, color)
+    for i, row in enumerate(rows):
+        inner = room - 2 * edge
+        _ranked(frame, *row, edge, edge + i * line, inner, size, numbered=inner > 6 * size)
     if timeline is not None:
         strip = max(4, high // 36)
         _strip(frame, timeline, high - strip, strip, progress)
     return frame
+
+
+def _ranked(frame, label, probability, color, x, y, room, size, numbered=True):
+    """A class above the bar of its probability (None: no bar), with the number at the right."""
+    number, bar = 0, max(2, size // 5)
+    if probability is not None and numbered:
+        number = size // 2 + put_text(frame, f"{probability:.2f}", x, y, room, size, right=True)
+    put_text(frame, label, x, y, room - number, size)
+    if probability is not None:
+        _bar(frame, x, y + round(size * 1.6) - bar - 1, room, bar, probability, color)
 
 
 def stream_panels(frame, streams, classes, colors, most=3):
@@ -126,7 +126,7 @@ def stream_panels(frame, streams, classes, colors, most=3):
     stand under the name as bars, the picture on the right.
     """
     size, edge = text_size(frame), max(2, text_size(frame) // 3)
-    line, bar = round(size * 1.6), max(2, size // 5)
+    line = round(size * 1.6)
     high, wide = (most + 1) * line + 2 * edge, frame.shape[1]
     canvas = np.full((high + high % 2, wide, 3), DARK, np.uint8)
     widths = [1 if picture is None else 1.6 for *_, picture in streams]
@@ -140,10 +140,7 @@ def stream_panels(frame, streams, classes, colors, most=3):
             inner -= side + edge
         put_text(canvas, name, left + edge, edge, inner, size)
         for row, i in enumerate(np.argsort(-shares, kind="stable")[:most], 1):
-            y = edge + row * line
-            number = size // 2 + put_text(canvas, f"{shares[i]:.2f}", left + edge, y, inner, size, right=True)
-            put_text(canvas, classes[i], left + edge, y, inner - number, size)
-            _bar(canvas, left + edge, y + line - bar - 1, inner, bar, shares[i], colors[i])
+            _ranked(canvas, classes[i], shares[i], colors[i], left + edge, edge + row * line, inner, size)
     return canvas
 
 
@@ -190,45 +187,22 @@ def label_frame(frame, true, predicted):
     return canvas
 
 
-def labelled_clip_video(path, clips, true, predicted, fps):
-    """All clips one after another, every frame labelled. Returns the number of frames written.
-
-    clips: sequence of uint8 (T, H, W, 3), (an iterator will do); a clip of
-    another size than the first is fitted into it, black at the sides;
-    true, predicted: a class name for each clip. The file is an .mp4.
-    """
-    count, writer = 0, None
-    try:
-        for clip, meant, said in zip(clips, true, predicted, strict=True):
-            for frame in clip:
-                if writer is None:
-                    shape = frame.shape
-                    high, wide = label_frame(frame, meant, said).shape[:2]
-                    writer = Writer(path, fps, wide, high)
-                if frame.shape != shape:
-                    frame = fit_frame(frame, shape[1], shape[0])
-                writer.write(label_frame(frame, meant, said))
-                count += 1
-    except BaseException:
-        if writer is not None:
-            writer.discard()
-        raise
-    if writer is not None:
-        writer.close()
-    return count
+def labelled_clip_video(path, clip, true, predicted, fps):
+    """A clip, uint8 (T, H, W, 3), every frame with its two class names."""
+    high, wide = label_frame(clip[0], true, predicted).shape[:2]
+    with Writer(path, fps, wide, high) as writer:
+        for frame in clip:
+            writer.write(label_frame(frame, true, predicted))
 
 
-def clip_gif(path, frames, fps, wide=320, true=None, predicted=None):
+def clip_gif(path, frames, fps, wide=320):
     """An endless GIF of `frames` (an iterator will do), at most `wide` pixels wide.
 
-    With true and predicted names the frames are labelled as in labelled_clip_video. GIF counts
-    time in hundredths of a second, and viewers slow down what lasts less than two of them.
+    GIF counts time in hundredths of a second, and viewers slow down what lasts less than two of them.
     """
     from PIL import Image
 
     def picture(frame):
-        if predicted is not None:
-            frame = label_frame(frame, true, predicted)
         if frame.shape[1] > wide:
             high = max(1, round(frame.shape[0] * wide / frame.shape[1]))
             frame = cv2.resize(frame, (wide, high), interpolation=cv2.INTER_AREA)
@@ -243,17 +217,15 @@ def clip_gif(path, frames, fps, wide=320, true=None, predicted=None):
                             duration=max(20, round(100 / fps) * 10))
 
 
-def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, action=None):
+def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, action):
     """The mixed-action movie: picture, labels, probability bars, and timelines underneath.
 
     frames: N x uint8 (H, W, 3), an iterator will do. For the window that ends with frame i:
     truth[i] its majority action (-1 for a tie or no window yet), predicted[i] (-1: no window yet),
-    probabilities[i]: (C,). action[i], where given, is the action of frame i itself.
+    probabilities[i]: (C,). action[i] is the action of frame i itself.
     """
     colors = style.class_colors(classes)
-    lines = {"window": np.asarray(truth), "predicted": np.asarray(predicted)}
-    if action is not None:
-        lines = {"frame": np.asarray(action), **lines}
+    lines = {"frame": action, "window": truth, "predicted": predicted}
     strips = {name: np.where(labels[:, None] >= 0, colors[labels], np.uint8(UNSEEN))
               for name, labels in lines.items()}
     n = len(truth)
@@ -263,21 +235,19 @@ def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, act
             canvas[:MOVIE_HIGH] = fit_frame(frame, MOVIE_WIDE, MOVIE_HIGH)
             _movie_labels(canvas, {name: int(labels[i]) for name, labels in lines.items()}, classes, colors)
             if predicted[i] >= 0:
-                _movie_bars(canvas, np.asarray(probabilities[i]), classes, colors)
+                for row, label in enumerate(np.argsort(-probabilities[i], kind="stable")[:3]):
+                    y = MOVIE_HIGH + 8 + 36 * row
+                    used = put_text(canvas, f"{probabilities[i, label]:.2f}", 330, y, 300, 15, right=True)
+                    put_text(canvas, classes[label], 330, y, 290 - used, 15)
+                    _bar(canvas, 330, y + 21, 300, 8, probabilities[i, label], colors[label])
             put_text(canvas, f"frame {i + 1} of {n}", 330, MOVIE_HIGH + 110, 300, 11, right=True)
-            _movie_timelines(canvas, strips, i, n)
+            for row, (name, strip) in enumerate(strips.items()):
+                y, seen = MOVIE_HIGH + 126 + 18 * row, strip.copy()
+                put_text(canvas, name, 10, y - 2, 74, 13)
+                if name == "predicted":     # it appears when it is
+                    seen[i + 1:] = UNSEEN
+                _strip(canvas[:, :MOVIE_WIDE - 10], seen, y, 14, (i + 0.5) / n, x=88)
             writer.write(canvas)
-
-
-def _movie_timelines(canvas, strips, i, n):
-    """A coloured strip a line, with a mark at frame i; what is predicted appears when it is."""
-    for row, (name, strip) in enumerate(strips.items()):
-        y = MOVIE_HIGH + 126 + 18 * row
-        put_text(canvas, name, 10, y - 2, 74, 13)
-        seen = strip.copy()
-        if name == "predicted":
-            seen[i + 1:] = UNSEEN
-        _strip(canvas[:, :MOVIE_WIDE - 10], seen, y, 14, (i + 0.5) / n, x=88)
 
 
 def _movie_labels(canvas, labels, classes, colors):
@@ -286,7 +256,7 @@ def _movie_labels(canvas, labels, classes, colors):
     labels: {frame, window, predicted: class or -1}. Tick or cross: whether the window's is predicted.
     """
     window, predicted = labels["window"], labels["predicted"]
-    words = {"frame": "this frame", "window": "window, mostly", "predicted": "predicted"}
+    titles = {"frame": "this frame", "window": "window, mostly", "predicted": "predicted"}
     for row, (kind, label) in enumerate(labels.items()):
         y = MOVIE_HIGH + 10 + 34 * row
         name, color, mark = "–", DARK, ""
@@ -299,14 +269,4 @@ def _movie_labels(canvas, labels, classes, colors):
             good = window == predicted
             mark = f"{style.TICK if good else style.CROSS} "
             canvas[y - 3:y + 27, 28:318] = style.RIGHT if good else style.WRONG
-        put_text(canvas, f"{mark}{words[kind]}: {name}", 34, y + 2, 280, 16)
-
-
-def _movie_bars(canvas, probabilities, classes, colors, most=3):
-    """The most probable classes as bars at the lower right."""
-    order = np.argsort(-probabilities, kind="stable")[:most]
-    for row, label in enumerate(order):
-        y = MOVIE_HIGH + 8 + 36 * row
-        used = put_text(canvas, f"{probabilities[label]:.2f}", 330, y, 300, 15, right=True)
-        put_text(canvas, classes[label], 330, y, 290 - used, 15)
-        _bar(canvas, 330, y + 21, 300, 8, probabilities[label], colors[label])
+        put_text(canvas, f"{mark}{titles[kind]}: {name}", 34, y + 2, 280, 16)

@@ -33,30 +33,31 @@ def class_ticks(ax, classes, room, horizontal=True, n=None):
 
 
 @style.styled
-def class_distribution(path, classes, train_counts, val_counts, title=None, note=""):
+def class_distribution(path, classes, train_counts, val_counts, note=""):
     """Bars: how many training and validation videos each class has. counts: int (C,) each."""
     train, val, x = np.asarray(train_counts, float), np.asarray(val_counts, float), np.arange(len(classes))
     n = f"n = {int(train.sum())} training and {int(val.sum())} validation videos, {len(classes)} classes"
     return _bars_by_class(path, classes, max(1, *train, *val), [
         (x - 0.2, train, 0.4, {"color": style.unit(style.BLUE), "label": "training"}),
         (x + 0.2, val, 0.4, {"color": style.unit(style.ORANGE), "label": "validation"})],
-        title or "Videos per class in training and validation", f"{n}. {note}" if note else n)
+        "Videos per class in training and validation", f"{n}. {note}" if note else n)
 
 
 @style.styled
-def test_videos(path, classes, n, right, title="Test videos per class", note=""):
+def test_videos(path, classes, n, right, note=""):
     """Bars: how many test videos each class has, and how many of them are right. n, right: int (C,)."""
     n, right, x = np.asarray(n), np.asarray(right), np.arange(len(classes))
-    words = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
+    caption = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
     return _bars_by_class(path, classes, max(1, *n), [
         (x, right, 0.75, {"color": style.unit(style.BLUE), "label": "right"}),
-        (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})], title, words)
+        (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})],
+        "Test videos per class", caption)
 
 
-def _bars_by_class(path, classes, highest, bars, title, words):
+def _bars_by_class(path, classes, highest, bars, title, caption):
     """Upright bars over the classes. bars: [(x (C,), height (C,), width, look)]."""
     wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
-    fig = style.figure(wide, 4.2, title, words)
+    fig = style.figure(wide, 4.2, title, caption)
     ax = fig.add_subplot()
     for x, height, width, look in bars:
         ax.bar(x, height, width, **look)
@@ -67,9 +68,24 @@ def _bars_by_class(path, classes, highest, bars, title, words):
     return style.save(fig, path)
 
 
-def _column(rows, key):
+def column(rows, key):
     """A column of `rows` as floats; NaN where it is missing, None or empty."""
     return np.array([float("nan") if row.get(key) in (None, "") else float(row[key]) for row in rows])
+
+
+def row_shares(matrix):
+    """Counts (C, C) as shares of their rows; NaN where a row is empty."""
+    total = matrix.sum(1, keepdims=True)
+    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+
+
+def fewer_and_others(n, few):
+    """[(colour, marker, name, numbers of the tested classes)]. n: videos tested; few: bool (C,)."""
+    return [(style.BLUE, "o", "other classes", np.flatnonzero(~few & (n > 0))),
+            (style.ORANGE, "D", "under-represented", np.flatnonzero(few & (n > 0)))]
+
+
+PARTS = (("train", "training", style.BLUE, "-"), ("val", "validation", style.RED, "--"))
 
 
 def _line(ax, epochs, values, **look):
@@ -81,30 +97,28 @@ def _line(ax, epochs, values, **look):
 
 
 @style.styled
-def curves(path, rows, best=None, classes=None, title="Loss, accuracy and learning rate of every epoch",
-           note=""):
+def curves(path, rows, best=None, classes=None, note=""):
     """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr.
 
     A value that is missing or None was not measured in that epoch and is left out. best: the epoch to
     mark, that of best.pth.tar. classes: how many there are; the best 5 of 5 are not worth a line.
     """
-    epochs = _column(rows, "epoch")
-    fig = style.figure(11, 3.6, title, note)
+    epochs = column(rows, "epoch")
+    fig = style.figure(11, 3.6, "Loss, accuracy and learning rate of every epoch", note)
     loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
-    for part, word, color, ls in (("train", "training", style.BLUE, "-"),
-                                  ("val", "validation", style.RED, "--")):
+    for part, word, color, ls in PARTS:
         look = {"color": style.unit(color), "ls": ls}
-        _line(loss, epochs, _column(rows, f"{part}_loss"), label=word, **look)
-        _line(accuracy, epochs, _column(rows, f"{part}_top1"), label=f"{word} top-1", **look)
+        _line(loss, epochs, column(rows, f"{part}_loss"), label=word, **look)
+        _line(accuracy, epochs, column(rows, f"{part}_top1"), label=f"{word} top-1", **look)
     for k, color, ls in ((3, style.ORANGE, "-."), (5, style.PINK, ":")):
         if classes is None or classes > k:
-            _line(accuracy, epochs, _column(rows, f"val_top{k}"), label=f"validation top-{k}",
+            _line(accuracy, epochs, column(rows, f"val_top{k}"), label=f"validation top-{k}",
                   color=style.unit(color), ls=ls)
-    top1 = _column(rows, "val_top1")
+    top1 = column(rows, "val_top1")
     for i in np.flatnonzero((epochs == best) & np.isfinite(top1)):
         accuracy.plot(epochs[i], top1[i], "*", markersize=12, color="black", clip_on=False, zorder=5,
                       label=f"best: {top1[i]:.3f}, epoch {epochs[i]:g}")
-    steps = _column(rows, "lr")
+    steps = column(rows, "lr")
     _line(rate, epochs, steps, color=style.unit(style.GREEN))
     loss.set(title="Cross-entropy", ylabel="nats per clip")
     accuracy.set(title="Accuracy", ylabel="share of clips right", ylim=(0, 1.03))
@@ -126,31 +140,30 @@ def _confusions(matrix, classes, most=3):
     places = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i] > 0]
     if not places:
         return "No mistakes."
-    said = (f"{style.short(classes[t])} taken for {style.short(classes[p])} "
-            f"({wrong[t, p]:g} of {matrix[t].sum():g})" for t, p in places)
-    return f"Most frequent: {', '.join(said)}."
+    mistakes = (f"{style.short(classes[t])} taken for {style.short(classes[p])} "
+                f"({wrong[t, p]:g} of {matrix[t].sum():g})" for t, p in places)
+    return f"Most frequent: {', '.join(mistakes)}."
 
 
 @style.styled
-def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
+def confusion_matrix(path, matrix, classes, note=""):
     """matrix: counts (C, C), true class by row; drawn as shares of each row.
 
     A class that was not tested has an empty row. In the cells stand share and count up to 20 classes,
     the count alone in larger ones.
     """
     matrix, count = np.asarray(matrix, float), len(classes)
-    total = matrix.sum(1, keepdims=True)
-    share = np.divide(matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
+    share, total = row_shares(matrix), matrix.sum(1)
     side = min(13.0, max(2.8, 0.42 * count))
     wide, high = side + 3.2, side + 1.6
     cells = "share of the row and videos" if count <= 20 else "videos"
-    words = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
+    caption = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
              f"{_confusions(matrix, classes)} {note}")
-    fig = style.figure(wide, high, title, words.strip())
+    fig = style.figure(wide, high, "Confusion matrix", caption.strip())
     ax = fig.add_subplot()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     class_ticks(ax, classes, side / count)
-    class_ticks(ax, classes, side / count, horizontal=False, n=total[:, 0])
+    class_ticks(ax, classes, side / count, horizontal=False, n=total)
     ax.set(xlabel="predicted class", ylabel="true class (n)")
     ax.spines[:].set_visible(True)
     size = min(style.SMALL, side / count * 72 * (0.3 if count <= 20 else 0.5))
@@ -163,24 +176,31 @@ def confusion_matrix(path, matrix, classes, title="Confusion matrix", note=""):
 
 
 @style.styled
-def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per class",
-                       few_means="under-represented in training", note=""):
-    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,) or None.
+def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represented", note=""):
+    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,).
 
     few marks the classes that had little to learn from; `few_means` says how little, in the legend.
     """
     accuracy, n = np.asarray(accuracy, float), np.asarray(n)
-    few = np.zeros(len(classes), bool) if few is None else np.asarray(few, bool)
+    few = np.asarray(few, bool)
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(accuracy, nan=-1)))
     columns = 1 if len(classes) <= 40 else 2
     per = math.ceil(len(classes) / columns)
     mean = np.nanmean(accuracy) if np.isfinite(accuracy).any() else float("nan")
-    words = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
+    caption = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
     high = 0.21 * per + 1.0 + 0.5 * few.any()       # room for the legend
-    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), title, words)
+    fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), "Accuracy per class", caption)
     axes = fig.subplots(1, columns, squeeze=False)[0]
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
-        _class_bars(ax, [classes[i] for i in part], accuracy[part], n[part], few[part])
+        bars = ax.barh(range(len(part)), np.nan_to_num(accuracy[part]), 0.75, color=style.unit(style.BLUE))
+        for y, (i, bar) in enumerate(zip(part, bars, strict=True)):
+            if few[i]:
+                bar.set(**HATCHED)
+            text = f"{accuracy[i]:.2f}  n={n[i]:g}" if np.isfinite(accuracy[i]) else "no test video"
+            ax.text(1.02, y, text, va="center", fontsize=7)
+        class_ticks(ax, [classes[i] for i in part], 0.2, horizontal=False)
+        ax.set(xlim=(0, 1.22), ylim=(len(part) - 0.4, -0.6), xlabel="share of the class's videos right")
+        ax.set_xticks(np.linspace(0, 1, 6))
         ax.axvline(mean, color="black", ls="--", lw=1)
     if few.any():
         from matplotlib.patches import Patch
@@ -190,34 +210,20 @@ def accuracy_per_class(path, classes, accuracy, n, few=None, title="Accuracy per
     return style.save(fig, path)
 
 
-def _class_bars(ax, classes, accuracy, n, few):
-    y = np.arange(len(classes))
-    bars = ax.barh(y, np.nan_to_num(accuracy), 0.75, color=style.unit(style.BLUE))
-    for bar, is_few in zip(bars, few, strict=True):
-        if is_few:
-            bar.set(**HATCHED)
-    for i, (value, count) in enumerate(zip(accuracy, n, strict=True)):
-        text = f"{value:.2f}  n={count:g}" if np.isfinite(value) else "no test video"
-        ax.text(1.02, i, text, va="center", fontsize=7)
-    class_ticks(ax, classes, 0.2, horizontal=False)
-    ax.set(xlim=(0, 1.22), ylim=(len(classes) - 0.4, -0.6), xlabel="share of the class's videos right")
-    ax.set_xticks(np.linspace(0, 1, 6))
-
-
 @style.styled
-def accuracy_by_training(path, classes, counts, accuracy, n, few, words, few_means="under-represented",
-                         title="Is it the number of training videos?", note=""):
+def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, few_means="under-represented",
+                         note=""):
     """A point a class: its accuracy against its training videos. counts, accuracy, n, few: (C,).
 
-    words: the rank correlation. The classes that are worst are named, as far as their names do not touch.
+    correlation: in words. The classes that are worst are named, as far as their names do not touch.
     """
     counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
-    fig = style.figure(7.6, 4.6, title, f"{words}. n = {n.sum():g} test videos. {note}".strip())
+    fig = style.figure(7.6, 4.6, "Is it the number of training videos?",
+                       f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
     ax = fig.add_subplot()
-    for chosen, color, marker, name in ((~few, style.BLUE, "o", "other classes"),
-                                        (few, style.ORANGE, "D", style.wrap(few_means, 110, style.SMALL))):
-        where = np.flatnonzero(chosen & (n > 0))
+    for color, marker, name, where in fewer_and_others(n, few):
         if len(where):
+            name = style.wrap(few_means, 110, style.SMALL) if color == style.ORANGE else name
             ax.plot(counts[where], accuracy[where], marker, color=style.unit(color), mec="black", mew=0.5,
                     label=name)
     named, (wide, high) = [], (np.ptp(counts) / 4 + 1e-9, 0.05)
@@ -236,15 +242,14 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, words, few_mea
 
 
 @style.styled
-def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None,
-                       title="Runs compared: test accuracy with its interval", note=""):
+def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None, note=""):
     """One line a run: its accuracy with the interval, parameters, frames a second.
 
     compared: comparison.Figures. parameters and frames_per_second hold None where they are not known.
     """
     accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
-    words = f"n = {n} test videos. {note}".strip() if n is not None else note
-    fig = style.figure(10, 0.34 * len(names) + 1.2, title, words)
+    caption = f"n = {n} test videos. {note}".strip() if n is not None else note
+    fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     forest(ax, [style.short(name, 44) for name in names], accuracy, low, high, (0, 1), top=-0.9)
     ax.set_xlabel("top-1 accuracy (share of videos right)")
@@ -304,8 +309,8 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     drawn = [*segments, *(truth or ())]
     others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
-    words = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
-    fig = style.figure(11, 4.2, title, words)
+    caption = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
+    fig = style.figure(11, 4.2, title, caption)
     strips = [segments] if truth is None else [truth, segments]
     ax, *axes = fig.subplots(1 + len(strips), 1, sharex=True, height_ratios=(8, *[1] * len(strips)))
     for i, name in enumerate(names):
@@ -335,19 +340,17 @@ def _segment_strip(ax, segments, colors, room, seconds=()):
                    edgecolors="white", linewidth=0.8 if len(segments) < 200 else 0)
     for (start, end, label, *_), shade in zip(segments, shades, strict=True):
         place = (end - start) / max(last - first, 1e-9) * room * 0.9
-        said, size = style.fit(label, place, style.SMALL, 6)
-        if said and (not said.endswith("…") or len(said) > 5):
+        name, size = style.fit(label, place, style.SMALL, 6)
+        if name and (not name.endswith("…") or len(name) > 5):
             light = np.dot(shade, (0.3, 0.59, 0.11)) > 0.55
-            ax.text((start + end) / 2, 0.48, said, ha="center", va="center", fontsize=size,
+            ax.text((start + end) / 2, 0.48, name, ha="center", va="center", fontsize=size,
                     color="black" if light else "white")
     ax.set(ylim=(0, 1), yticks=[])
     ax.grid(False)
 
 
-
 @style.styled
-def changes_picture(path, rows, n=None, note="", minus_what="the first row",
-                    title="Settings compared by cross-validation"):
+def changes_picture(path, rows, n, minus_what, note=""):
     """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
 
     rows: tuning.Row; its minus is None where there is none, as in the first row.
@@ -356,8 +359,8 @@ def changes_picture(path, rows, n=None, note="", minus_what="the first row",
         np.array([getattr(row, name) for row in rows], float)
         for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))
     y = np.arange(len(rows))
-    words = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
-    fig = style.figure(11, 0.24 * len(rows) + 1.3, title, words)
+    caption = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
+    fig = style.figure(11, 0.24 * len(rows) + 1.3, "Settings compared by cross-validation", caption)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
     forest(left, [style.short(row.name, 60) for row in rows], accuracy, *ends.T, (0, 1), zorder=3)

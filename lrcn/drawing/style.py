@@ -77,17 +77,14 @@ def class_colors(classes):
         np.zeros((0, 3), np.uint8)
 
 
-_fonts = []     # (family, file, code points), DejaVu Sans first, which matplotlib brings
-
-
+@functools.cache
 def fonts():
-    """[(family, file, code points)] in the order in which they are asked for a letter."""
+    """[(family, file, code points)] in the order in which they are asked for a letter: DejaVu Sans, which
+    matplotlib brings, MORE_FONTS, and behind them what a letter was found in."""
     from matplotlib import font_manager
-    if not _fonts:
-        installed = {f.name for f in font_manager.fontManager.ttflist}
-        paths = map(font_manager.findfont, ["DejaVu Sans", *(n for n in MORE_FONTS if n in installed)])
-        _fonts.extend(map(_read_font, paths))
-    return _fonts
+    installed = {f.name for f in font_manager.fontManager.ttflist}
+    names = ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
+    return [_read_font(font_manager.findfont(name)) for name in names]
 
 
 def _read_font(path):
@@ -113,23 +110,18 @@ def _font_of(letter):
     for _, path, points in fonts():
         if ord(letter) in points:
             return path
+    import matplotlib
+    from matplotlib import font_manager
+    drawing = matplotlib.rcParams["font.family"] == _families()     # see `styled`
     for font in _other_fonts():
         if ord(letter) in font[2]:
-            _add_font(font)
+            font_manager.fontManager.addfont(font[1])
+            fonts().append(font)
+            if drawing:
+                matplotlib.rcParams["font.family"] = _families()
             return font[1]
     _say_missing()
     return None
-
-
-def _add_font(font):
-    """Ask this font for letters too, also in the picture that is being drawn."""
-    import matplotlib
-    from matplotlib import font_manager
-    font_manager.fontManager.addfont(font[1])
-    drawing = matplotlib.rcParams["font.family"] == _families()     # see `styled`
-    _fonts.append(font)
-    if drawing:
-        matplotlib.rcParams["font.family"] = _families()
 
 
 def _families():

@@ -1,6 +1,6 @@
 """The report on a test: figures, tables and pictures of the probabilities that videos were given.
 
-    sentence = write(RunFolder(run).test, data, metrics(...), num_videos=30, seed=42)
+    sentence = write(RunFolder(run).test, data, {"seed": 3}, num_videos=30, seed=42)
 
 data: a dataset.TestData with its probabilities; where its folder is None, the clips themselves are not at
 hand, and the pictures of frames are left out.
@@ -76,9 +76,10 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
                              note=note)
     plots.test_videos(folder.figures / "videos_per_class.png", classes, n, np.diag(matrix), note=note)
     if data.train_counts.any():
-        words = scores.correlation_words(data.train_counts[n > 0], accuracy[n > 0])
+        correlation = scores.correlation_words(data.train_counts[n > 0], accuracy[n > 0])
         plots.accuracy_by_training(folder.figures / "accuracy_by_training_videos.png", classes,
-                                   data.train_counts, accuracy, n, few, words, scores.FEW_MEANS, note=note)
+                                   data.train_counts, accuracy, n, few, correlation, scores.FEW_MEANS,
+                                   note=note)
     chosen = choose(data.predicted == data.labels, num_videos, seed) if data.folder else []
     if not chosen:
         return
@@ -92,7 +93,7 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     for i, meant, guess in zip(drawing, true, predicted, strict=True):
         path = folder.clip(data.videos[i].cls, data.videos[i].name, right=meant == guess)
         path.parent.mkdir(exist_ok=True)
-        labels.labelled_clip_video(path, [clip(data, i)], [meant], [guess], fps)
+        labels.labelled_clip_video(path, clip(data, i), meant, guess, fps)
 
 
 def clip(data, i):

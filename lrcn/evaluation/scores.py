@@ -88,20 +88,12 @@ def likeliest_weights(chosen, steps=10_000):
     return weights / weights.sum()
 
 
-def rank_correlation(a, b):
-    """(Spearman's rank correlation, its p) of a and b (N,); None where one of them does not vary."""
-    if len(a) < 3 or len(set(np.asarray(a).tolist())) < 2 or len(set(np.asarray(b).tolist())) < 2:
-        return None
-    found = stats.spearmanr(a, b)
-    return float(found.statistic), float(found.pvalue)
-
-
 def correlation_words(counts, accuracy):
-    """The rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
-    found = rank_correlation(counts, accuracy)
-    if found is None:
+    """Spearman's rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
+    if len(counts) < 3 or len(np.unique(counts)) < 2 or len(np.unique(accuracy)) < 2:
         return "no rank correlation: too few classes, or all alike"
-    return f"Spearman's rank correlation {found[0]:+.2f} (p {found[1]:.2g}, {len(counts)} classes)"
+    rank = stats.spearmanr(counts, accuracy)
+    return f"Spearman's rank correlation {rank.statistic:+.2f} (p {rank.pvalue:.2g}, {len(counts)} classes)"
 
 
 # ---------------------------------------------------------------- groups
@@ -130,7 +122,7 @@ class Units:
     @cached_property
     def _shared(self):
         """[(size, rows of units, number of the set)]: the sets of 1, 2 ... groups that units have."""
-        found, most = [], self.members.shape[1]
+        shared, most = [], self.members.shape[1]
         for size in range(1, most + 1):
             columns = [list(chosen) for chosen in combinations(range(most), size)]
             rows = [np.flatnonzero((self.members[:, chosen] >= 0).all(1)) for chosen in columns]
@@ -138,8 +130,8 @@ class Units:
                                    for there, chosen in zip(rows, columns, strict=True)])
             if len(sets):
                 number = np.unique(sets, axis=0, return_inverse=True)[1].reshape(-1)
-                found.append((size, np.concatenate(rows), number))
-        return found
+                shared.append((size, np.concatenate(rows), number))
+        return shared
 
     def variance(self, errors, seen, alike=None):
         """(variance, degrees of freedom, groups) of a figure with these errors by unit, (U,), that was
@@ -233,11 +225,6 @@ class Estimate:
         return self.units.variance(errors, self.counts > 0)
 
     @cached_property
-    def of_groups(self):
-        """(variance, degrees of freedom, groups) for other recordings, in these runs."""
-        return self._variance(self.errors.mean(0))
-
-    @cached_property
     def of_seeds(self):
         """(variance, degrees of freedom) for other training seeds: what their runs disagree in more than
         by chance in these groups."""
@@ -247,16 +234,12 @@ class Estimate:
         chance = sum(self._variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
         return max(np.var(self.values, ddof=1) / runs - chance, 0.0), runs - 1
 
-    def uncertainty(self, spare=0):
-        """(variance, degrees of freedom, groups), for other recordings and other training seeds."""
-        variance, freedom, groups = self.of_groups
-        return *_together((variance, freedom + spare), self.of_seeds), groups
-
     @property
     def ci95(self):
         """[low, high], or None where there is none."""
+        variance, freedom, groups = self._variance(self.errors.mean(0))
         # Five degrees more: with few groups Wilson's interval is wide enough by itself
-        variance, freedom, groups = self.uncertainty(5 if self.share else 0)
+        variance, freedom = _together((variance, freedom + 5 * self.share), self.of_seeds)
         if not (np.isfinite(self.value) and self.n) or groups < 2 and not self.share:
             return None
         if self.share:

@@ -2,7 +2,7 @@
 
     features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
     features[[3, 1]]                                              # float16 (2, T, D), read from disk
-    probabilities = predict_videos(trained, data, options)        # (videos, C), windows averaged
+    probabilities = predict_videos(model, 5, data, options)       # (videos, C), windows averaged
 
 Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
 neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
@@ -244,15 +244,15 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
 
 # ---------------------------------------------------------------- what a trained model says of videos
 
-def clip_features(trained, data, options, number=1, flip=False):
-    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows."""
+def clip_features(model, length, data, options, number=1, flip=False):
+    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows of `length` frames."""
     clips, owner = [], []
     for i, video in enumerate(data.videos):
-        mine = windows(video, trained.settings["num_frames_video"], number)
+        mine = windows(video, length, number)
         mine += [mirrored(clip) for clip in mine] if flip else []
         clips += mine
         owner += [i] * len(mine)
-    return encode_clips(trained.model.encoder, clips, data.folder, options, "test"), np.array(owner)
+    return encode_clips(model.encoder, clips, data.folder, options, "test"), np.array(owner)
 
 
 @torch.inference_mode()
@@ -271,10 +271,10 @@ def softmax(logits):
     return logits.softmax(-1)
 
 
-def predict_videos(trained, data, options, number=1, flip=False):
+def predict_videos(model, length, data, options, number=1, flip=False):
     """Probabilities float64 (videos, C): the softmax, averaged over a video's windows."""
-    values, owner = clip_features(trained, data, options, number, flip)
-    probabilities = softmax(head_logits(trained.model.head, values, options.device).double()).numpy()
+    values, owner = clip_features(model, length, data, options, number, flip)
+    probabilities = softmax(head_logits(model.head, values, options.device).double()).numpy()
     total = np.zeros((len(data.videos), probabilities.shape[1]))
     np.add.at(total, owner, probabilities)
     return total / np.bincount(owner)[:, None]

@@ -3,14 +3,16 @@
 Every name of the data passes `plain`: plotly reads some markup in its texts.
 """
 import html
+from collections import Counter
 
 import numpy as np
 import plotly.graph_objects as go
 
-from lrcn.drawing import style
+from lrcn.drawing import plots, style
+from lrcn.evaluation import scores
 
-SERIES = ["rgb({},{},{})".format(*color) for color in
-          (style.BLUE, style.RED, style.GREEN, style.PINK, style.ORANGE, style.SKY)]
+rgb = "rgb({},{},{})".format
+SERIES = [rgb(*color) for color in style.SERIES[:6]]
 DASHES = ("solid", "dash", "dot", "dashdot")
 SHORT = 28      # letters of a name on an axis
 
@@ -24,12 +26,18 @@ def plain(text, limit=None):
 
 
 def chart(traces, **layout):
-    """{data, layout}: a plotly figure, checked by plotly and without its template."""
+    """{data, layout}: a plotly figure, checked by plotly and without its template.
+
+    layout: in plotly's words, xaxis_title for the title of the x axis.
+    """
     layout = {"margin": {"l": 60, "r": 16, "t": 34, "b": 50}, "hovermode": "closest", "dragmode": False,
               "legend": {"orientation": "h", "y": -0.22}, **layout}
-    found = go.Figure(traces, layout).to_plotly_json()
-    found["layout"].pop("template", None)
-    return found
+    figure = go.Figure(traces, layout).to_plotly_json()
+    figure["layout"].pop("template", None)
+    return figure
+
+
+SHARES = [-0.03, 1.05]      # the range of an axis of shares
 
 
 def line(x, y, name, i=0, **more):
@@ -38,40 +46,30 @@ def line(x, y, name, i=0, **more):
                       line={"color": SERIES[i % len(SERIES)], "dash": DASHES[i % len(DASHES)]}, **more)
 
 
-def bars_of(low, high, value):
-    """plotly's error bars from the ends of intervals; a figure without one gets no bar."""
-    return {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
-            "array": [0 if h is None else max(h - v, 0) for h, v in zip(high, value, strict=True)],
-            "arrayminus": [0 if a is None else max(v - a, 0) for a, v in zip(low, value, strict=True)]}
-
-
 # ---------------------------------------------------------------- training
 
 def curves(history):
     """{name: chart}: training and validation in one chart each for loss and accuracy; the learning rate."""
     epochs = [row["epoch"] for row in history]
-    found = {}
+    drawn = {}
     for name, title, axis in (("loss", "Cross-entropy", "nats a clip"), ("top1", "Accuracy", "share right")):
-        traces = [line(epochs, [row.get(f"{part}_{name}") for row in history], word, i,
+        traces = [line(epochs, plots.column(history, f"{part}_{name}"), word, i,
                        hovertemplate=f"epoch %{{x}}: %{{y:.3f}}<extra>{word}</extra>")
-                  for i, (part, word) in enumerate((("train", "training"), ("val", "validation")))]
-        found[name] = chart(traces, title={"text": title}, xaxis={"title": {"text": "epoch"}}, height=330,
-                            yaxis={"title": {"text": axis}, "rangemode": "tozero"})
-    rate = line(epochs, [row.get("lr") for row in history], "learning rate", 2,
+                  for i, (part, word, *_) in enumerate(plots.PARTS)]
+        drawn[name] = chart(traces, title=title, xaxis_title="epoch", yaxis_title=axis,
+                            yaxis_rangemode="tozero", height=330)
+    rate = line(epochs, plots.column(history, "lr"), "learning rate", 2,
                 hovertemplate="epoch %{x}: %{y:.3g}<extra></extra>")
-    found["lr"] = chart([rate], title={"text": "Learning rate"}, height=330,
-                        xaxis={"title": {"text": "epoch"}},
-                        yaxis={"rangemode": "tozero", "exponentformat": "power"})
-    return found
+    drawn["lr"] = chart([rate], title="Learning rate", xaxis_title="epoch", yaxis_rangemode="tozero",
+                        yaxis_exponentformat="power", height=330)
+    return drawn
 
 
 # ---------------------------------------------------------------- test
 
 def confusion(matrix, classes):
     """The matrix as shares of each row; customdata: videos, the row's videos."""
-    total = matrix.sum(1, keepdims=True)
-    share = np.where(total > 0, matrix / np.maximum(total, 1), np.nan)
-    cells = [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in share]
+    cells = [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in plots.row_shares(matrix)]
     places, names = list(range(len(classes))), [plain(cls, SHORT) for cls in classes]
     cell = 44 if len(classes) <= 20 else 26 if len(classes) <= 40 else 13
     axis = {"tickmode": "array", "tickvals": places, "ticktext": names, "showgrid": False, "zeroline": False,
@@ -92,39 +90,31 @@ def confusion(matrix, classes):
                  yaxis={**axis, "title": {"text": "true class", "standoff": 12}, "autorange": "reversed"})
 
 
-def accuracy_by_training(classes, counts, accuracy, n, few, words):
-    """Does a class with few training videos do worse? A point a class; words: the rank correlation."""
-    traces = []
-    for i, (chosen, name) in enumerate(((~few, "other classes"), (few, "under-represented"))):
-        where = np.flatnonzero(chosen & (n > 0))
-        traces.append(go.Scatter(
-            x=counts[where].tolist(), y=accuracy[where].round(4).tolist(), mode="markers", name=name,
-            marker={"size": 10, "symbol": ("circle", "diamond")[i], "color": (SERIES[0], SERIES[4])[i],
-                    "line": {"width": 1}}, hoverinfo="text",
-            hovertext=[f"{plain(classes[k])}: {accuracy[k]:.1%} of {n[k]}, {counts[k]} training videos"
-                       for k in where]))
-    return chart(traces, title={"text": words}, height=380, xaxis={"title": {"text": "training videos"}},
-                 yaxis={"title": {"text": "accuracy of the class"}, "range": [-0.03, 1.05],
-                        "tickformat": ".0%"})
+def accuracy_by_training(classes, counts, accuracy, n, few, correlation):
+    """Does a class with few training videos do worse? A point a class; correlation: in words."""
+    traces = [go.Scatter(
+        x=counts[where].tolist(), y=accuracy[where].round(4).tolist(), mode="markers", name=name,
+        marker={"size": 10, "symbol": {"o": "circle", "D": "diamond"}[marker], "color": rgb(*color),
+                "line": {"width": 1}}, hoverinfo="text",
+        hovertext=[f"{plain(classes[k])}: {accuracy[k]:.1%} of {n[k]}, {counts[k]} training videos"
+                   for k in where]) for color, marker, name, where in plots.fewer_and_others(n, few)]
+    return chart(traces, title=correlation, height=380, xaxis_title="training videos",
+                 yaxis_title="accuracy of the class", yaxis_range=SHARES, yaxis_tickformat=".0%")
 
 
 # ---------------------------------------------------------------- the movie study
 
-def estimate(found):
-    """(value, low, high, n) of a figure in the study's metrics.json; None where it has none."""
-    found = found if isinstance(found, dict) else {}
-    ends = found.get("ci95") or (None, None)
-    return found.get("value"), *ends, found.get("n")
-
-
 def points(x, estimates, name, i):
-    value, low, high, n = zip(*map(estimate, estimates), strict=True)
-    keep = [k for k, v in enumerate(value) if v is not None]
-    x, value, low, high, n = ([column[k] for k in keep] for column in (x, value, low, high, n))
-    words = [f"{plain(name)}: {v:.3f}" + (f" [{a:.3f}, {b:.3f}]" if a is not None else "") + f", n = {count}"
-             for v, a, b, count in zip(value, low, high, n, strict=True)]
-    return line(x, value, plain(name), i, error_y=bars_of(low, high, value), hoverinfo="text",
-                hovertext=words)
+    """Figures of the study's metrics.json with their intervals; what has no value is left out."""
+    known = [(at, e["value"], e.get("ci95"), e.get("n")) for at, e in zip(x, estimates, strict=True)
+             if isinstance(e, dict) and e.get("value") is not None]
+    texts = [f"{plain(name)}: {scores.with_interval(value, ends) if ends else f'{value:.3f}'}, n = {n}"
+             for _, value, ends, n in known]
+    bars = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
+            "array": [max(ends[1] - value, 0) if ends else 0 for _, value, ends, _ in known],
+            "arrayminus": [max(value - ends[0], 0) if ends else 0 for _, value, ends, _ in known]}
+    return line([row[0] for row in known], [row[1] for row in known], plain(name), i, error_y=bars,
+                hoverinfo="text", hovertext=texts)
 
 
 def switching(study):
@@ -135,9 +125,9 @@ def switching(study):
         trace = points([int(k) for k in ks], [curve["curve"][k] for k in ks], name, i)
         trace.visible = True if name in ("hard", "both ways") else "legendonly"
         traces.append(trace)
-    return chart(traces, title={"text": "When does the later action win?"}, height=430,
-                 xaxis={"title": {"text": "frames of the later action in the window"}, "dtick": 1},
-                 yaxis={"title": {"text": "p(later) / p(both), mean"}, "range": [-0.03, 1.05]})
+    return chart(traces, title="When does the later action win?", height=430, xaxis_dtick=1,
+                 xaxis_title="frames of the later action in the window",
+                 yaxis_title="p(later) / p(both), mean", yaxis_range=SHARES)
 
 
 def shares(study):
@@ -148,38 +138,37 @@ def shares(study):
         return None
     names = ("first", "second", "neither")
     return chart([points([counts[1] for counts, _ in rows], [row[who] for _, row in rows], who, i)
-                  for i, who in enumerate(names)], title={"text": "Which action wins a mixed window"},
-                 height=430, xaxis={"title": {"text": "frames of the second action"}, "dtick": 1},
-                 yaxis={"title": {"text": "share of windows won"}, "range": [-0.03, 1.05]})
+                  for i, who in enumerate(names)], title="Which action wins a mixed window", height=430,
+                 xaxis_title="frames of the second action", xaxis_dtick=1,
+                 yaxis_title="share of windows won", yaxis_range=SHARES)
 
 
 def gates(study):
     """{frames of the later action: chart} of the LSTM's mean gates by step, every layer and direction."""
-    found = {}
+    drawn = {}
     for k, by_gate in (study.get("lstm", {}).get("gates_by_step") or {}).items():
         traces = []
         for name, layers in by_gate.items():
             for layer, directions in enumerate(layers or ()):
                 for reverse, values in enumerate(directions):
-                    words = f"{name}, layer {layer + 1}, {'backward' if reverse else 'forward'}"
-                    traces.append(line(range(1, len(values) + 1), values, words, len(traces),
-                                       hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{words}</extra>"))
+                    gate = f"{name}, layer {layer + 1}, {'backward' if reverse else 'forward'}"
+                    traces.append(line(range(1, len(values) + 1), values, gate, len(traces),
+                                       hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{gate}</extra>"))
         if traces:
-            found[k] = chart(traces, title={"text": "The LSTM's gates, step by step"}, height=430,
-                             xaxis={"title": {"text": "frame in the window"}, "dtick": 1},
-                             yaxis={"title": {"text": "mean of the gate"}, "range": [-0.03, 1.05]})
-    return found
+            drawn[k] = chart(traces, title="The LSTM's gates, step by step", height=430,
+                             xaxis_title="frame in the window", xaxis_dtick=1,
+                             yaxis_title="mean of the gate", yaxis_range=SHARES)
+    return drawn
 
 
 # ---------------------------------------------------------------- films
 
 def timeline(film, most=6):
     """Probability of a film's leading classes at the middle of every window; its segments underneath."""
-    total = {}
+    total = Counter()
     for _, _, best in film.windows:
-        for label, p in best.items():
-            total[label] = total.get(label, 0) + (p or 0)
-    leading = sorted(total, key=total.get, reverse=True)[:most]
+        total.update({label: p or 0 for label, p in best.items()})
+    leading = [label for label, _ in total.most_common(most)]
     middles = [round((a + b) / 2, 3) for a, b, _ in film.windows]
     traces = [line(middles, [best.get(label, 0) for _, _, best in film.windows], plain(label, SHORT), i,
                    hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")
@@ -196,6 +185,6 @@ def timeline(film, most=6):
                    for a, b, label, p in film.segments]))
     return chart(traces, height=300, hovermode="x", margin={"l": 50, "r": 16, "t": 10, "b": 40},
                  xaxis={"title": {"text": "seconds"}, "range": [0, end], "fixedrange": True, "anchor": "y2"},
-                 yaxis={"range": [-0.03, 1.05], "domain": [0.2, 1], "fixedrange": True},
+                 yaxis={"range": SHARES, "domain": [0.2, 1], "fixedrange": True},
                  yaxis2={"domain": [0, 0.12], "showticklabels": False, "showgrid": False, "zeroline": False,
                          "fixedrange": True, "range": [-0.5, 0.5]})

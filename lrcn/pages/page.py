@@ -1,16 +1,19 @@
 """One page of a run, whole in one file: it opens from the disk, and asks no server for anything.
 
-    write_page(run, clips, compared, [run, other], words)       # <run>/report.html; how many bytes
+    clips, missing = write_clips(run, sampled, 3)   # {number of the tested video: path below the run}
+    write_page(run, clips, compared, [run, other], warnings)       # <run>/report.html; how many bytes
 
-The page's programs stand in it, plotly.js (MIT licence) among them, and its Content-Security-Policy lets
-no other one run: by their hashes, so that the same run gives the same page. Names of the data reach the page
-as text: through Jinja2's escaping, as JSON, or through charts.plain.
+Small films of the test clips lie beside the page. The page's programs stand in it, plotly.js (MIT licence)
+among them, and its Content-Security-Policy lets no other one run: by their hashes, so that the same run gives
+the same page. Names of the data reach the page as text: through Jinja2's escaping, as JSON, or through
+charts.plain.
 """
 import base64
 import functools
 import hashlib
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,12 +22,19 @@ import markupsafe
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from lrcn.base import files
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.data.frames import source_frames
+from lrcn.data.manifest import read_sampled, sampling_settings
 from lrcn.evaluation import scores
 from lrcn.pages import charts, reading
 from lrcn.runs import loss_words
+from lrcn.video.reader import VideoError, fit_frame
+from lrcn.video.sampling import Rate
+from lrcn.video.writer import Writer
 
 HERE = Path(__file__).parent
+SIDE, FRAMES = 192, 60      # pixels of a small film's longer side; frames of a long clip
 
 
 @functools.cache
@@ -33,19 +43,14 @@ def environment():
     made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=jinja2.StrictUndefined,
                               finalize=lambda value: "–" if value is None else value)
-    made.filters.update(share=share, interval=interval, figure=figure,
+    made.filters.update(share=functools.partial(figure, form=".1%"), interval=interval, figure=figure,
                         url=lambda path: quote(os.fsencode(path)))
     return made
 
 
-def share(value):
+def figure(value, form=".3f"):
     value = reading.number(value)
-    return "–" if value is None else f"{value:.1%}"
-
-
-def figure(value, digits=3):
-    value = reading.number(value)
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{value:{form}}"
 
 
 def interval(ends, sign=""):
@@ -56,37 +61,26 @@ def interval(ends, sign=""):
     return f"{ends[0]:{sign}.1%} to {ends[1]:{sign}.1%}"
 
 
-def write_page(run, clips, compared, runs, words):
+def write_page(run, clips, compared, runs, warnings):
     """Write <run>/report.html; its size in bytes.
 
     clips: {number of the tested video: path below the run}. compared: rows of reading.side_by_side,
-    of `runs` in their order, or []. words: remarks for the reader.
+    of `runs` in their order, or []. warnings: for the reader.
     """
     scripts = [markupsafe.Markup(text) for text in (get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))]
     data = page_data(run, clips, compared, runs)
-    warning = reading.share_words(run.metrics)
+    protocol, leaky = reading.protocol(run.metrics)
     text = environment().get_template("page.html").render(
-        run=run, data=data, compared=compared, runs=runs, words=words, scripts=scripts,
-        hashes=[hashed(script) for script in scripts],
-        css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=warning[0], leaky=warning[1],
-        chance=chance(run.tested), facts=facts(run), commands=commands(run), few_means=scores.FEW_MEANS,
+        run=run, data=data, compared=compared, runs=runs, warnings=warnings, scripts=scripts,
+        hashes=["sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+                for script in scripts],
+        css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=protocol, leaky=leaky,
+        facts=facts(run), commands=commands(run), few_means=scores.FEW_MEANS,
         here=run.folder.path, loss_words=loss_words(run.settings))
     # A film's name may be no UTF-8: here it gets marks of replacement, in addresses its own bytes.
     text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     files.write_text(run.folder.report, text)
     return len(text.encode())
-
-
-def hashed(script):
-    """A script's name in a Content-Security-Policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(str(script).encode()).digest()).decode()
-
-
-def chance(tested):
-    """(share of an even guess, of the most frequent class always) among the tested videos, or None."""
-    if tested is None:
-        return None
-    return 1 / len(tested.classes), float(np.bincount(tested.labels).max() / len(tested.labels))
 
 
 # ---------------------------------------------------------------- data
@@ -97,78 +91,116 @@ def page_data(run, clips, compared, runs):
     if run.history:
         data["charts"].update(charts.curves(run.history))
     if run.tested:
-        data.update(test_data(run, clips))
-        data["charts"].update(test_charts(run))
+        add_test(data, run, clips)
     if run.study.get("switching"):
         data["charts"].update({"switching": charts.switching(run.study), "shares": charts.shares(run.study)})
         data["gates"] = charts.gates(run.study)
-        data["charts"]["gates"] = data["gates"].get(middle(data["gates"]))
+        # Shown at first: the windows with half of their frames from the later action
+        data["charts"]["gates"] = [*data["gates"].values(), None][len(data["gates"]) // 2]
     for i, film in enumerate(run.films):
         data["charts"][f"film{i}"] = charts.timeline(film)
         data["films"].append({"segments": film.segments, "plays": film.folder.film.is_file()})
-    if compared:
-        data["compared"] = disagreements(runs, compared)
+    if compared:    # A page knows its own run's videos by number: the answers are in the first run's order
+        rows = [row for row in compared if "answers" in row]
+        data["compared"] = {"names": [row["name"] for row in rows],
+                            "videos": [[name, cls] for cls, name in runs[0].tested.names],
+                            "answers": [row["answers"] for row in rows]}
     return data
 
 
-def middle(gates):
-    """The key of the windows with half of their frames from the later action; None without any."""
-    return list(gates)[len(gates) // 2] if gates else None
-
-
-def test_data(run, clips):
-    tested = run.tested
-    shares, videos = tested.probabilities, []
-    best = np.argsort(-shares, axis=1, kind="stable")[:, :reading.TOP]
+def add_test(data, run, clips):
+    """Everything of a tested run, into the page's data."""
+    tested, matrix, counts = run.tested, run.tested.matrix(), run.train_counts
+    best = np.argsort(-tested.probabilities, axis=1, kind="stable")[:, :reading.TOP]
     for i, (_, name) in enumerate(tested.names):
-        top = [[int(k), round(float(shares[i, k]), 4)] for k in best[i]]
-        videos.append([name, int(tested.labels[i]), int(tested.predicted[i]), top,
-                       round(float(shares[i, tested.labels[i]]), 4), quote(clips[i]) if i in clips else 0])
+        p, label = tested.probabilities[i].tolist(), int(tested.labels[i])
+        data["videos"].append([name, label, int(tested.predicted[i]),
+                               [[k, round(p[k], 4)] for k in best[i].tolist()], round(p[label], 4),
+                               quote(clips[i]) if i in clips else 0])
     accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
-    counts = run.train_counts
-    few = scores.under_represented(counts) if counts.any() else np.zeros(len(counts), bool)
-    return {"classes": tested.classes, "videos": videos, "matrix": tested.matrix().tolist(),
-            "accuracy": [None if np.isnan(a) else round(float(a), 4) for a in accuracy], "n": n.tolist(),
-            "train": counts.tolist() if counts.any() else None, "few": few.tolist()}
-
-
-def test_charts(run):
-    tested, counts = run.tested, run.train_counts
-    found = {"confusion": charts.confusion(tested.matrix(), tested.classes)}
+    few = scores.under_represented(counts)
+    data.update(classes=tested.classes, matrix=matrix.tolist(), n=n.tolist(), few=few.tolist(),
+                accuracy=[None if np.isnan(a) else round(float(a), 4) for a in accuracy],
+                train=counts.tolist() if counts.any() else None)
+    data["charts"]["confusion"] = charts.confusion(matrix, tested.classes)
     if counts.any():
-        accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
-        words = scores.correlation_words(counts[n > 0], accuracy[n > 0])
-        found["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n,
-                                                        scores.under_represented(counts), words)
-    return found
+        correlation = scores.correlation_words(counts[n > 0], accuracy[n > 0])
+        data["charts"]["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n, few,
+                                                                 correlation)
 
 
-def disagreements(runs, compared):
-    """{names, answers}: of the runs tested on the first's videos, the class that each gives to each video.
+# ---------------------------------------------------------------- small films
 
-    A page knows its own run's videos by number, so the answers are in the order of the first run's.
-    """
-    rows = [row for row in compared if "answers" in row]
-    return {"names": [row["name"] for row in rows], "answers": [row["answers"] for row in rows],
-            "videos": [[name, cls] for cls, name in runs[0].tested.names]}
+def surest(tested, most):
+    """Numbers of the tested videos to draw: of every cell of the confusion matrix the `most` surest ones."""
+    cells, chosen = Counter(), []
+    for i in np.argsort(-tested.probabilities.max(1), kind="stable").tolist():
+        cell = tested.labels[i], tested.predicted[i]
+        cells[cell] += 1
+        if cells[cell] <= most:
+            chosen.append(i)
+    return sorted(chosen)
+
+
+def write_clips(run, sampled, most):
+    """{number of the tested video: path below the run folder}; where the sampled clips are gone, the films
+    that test.py left. The sentence that says so comes second, or None."""
+    tested, folder = run.tested, run.folder
+    try:
+        there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}
+        fps = Rate.of(sampling_settings(sampled)).per_second if there else None
+    except UserError as error:
+        return left_by_test(run), (f"the sampled clips cannot be read ({error}): the page plays the films "
+                                   f"that test.py left")
+    if not there:
+        return left_by_test(run), None
+    drawn = {}
+    with files.replaced_folder(folder.report_clips, own=("*",)) as new:
+        for i in cli.progress(surest(tested, most), desc="drawing clips", unit="clip"):
+            video = there.get((tested.videos[i].cls, tested.videos[i].name))
+            path = new / f"{i}.mp4"
+            if video and _write(path, sampled, video, fps):
+                drawn[i] = f"{folder.report_clips.name}/{path.name}"
+    return drawn, None
+
+
+def _write(path, sampled, video, fps):
+    """One clip as a small film; False where it cannot be read."""
+    try:
+        frames = source_frames(sampled, video, range(min(video.frames, FRAMES)))
+    except (VideoError, OSError, UserError):
+        return False
+    high, wide = frames[0].shape[:2]
+    scale = SIDE / max(high, wide)
+    size = [max(2, round(side * scale / 2) * 2) for side in (wide, high)]
+    with Writer(path, fps, *size) as writer:
+        for frame in frames:
+            writer.write(fit_frame(frame, *size))
+    return True
+
+
+def left_by_test(run):
+    """{number of the tested video: path below the run folder} of the films that test.py drew."""
+    paths = (run.folder.test.clip(*name, right) for name, right in
+             zip(run.tested.names, run.tested.right, strict=True))
+    return {i: path.relative_to(run.folder.path).as_posix() for i, path in enumerate(paths) if path.is_file()}
 
 
 # ---------------------------------------------------------------- how it was made
 
 def facts(run):
     """[(what, how much)] of the data, for a table."""
-    found = [(f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
-             for part, counts in run.parts.items()]
-    for name in ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch",
-                 "seed"):
-        if name in run.metrics:
-            found.append((f"tested {name}" if name in ("videos", "groups") else name, run.metrics[name]))
-    return found
+    tested = {"videos": "tested videos", "groups": "tested groups"}
+    return [*((f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
+              for part, counts in run.parts.items()),
+            *((tested.get(name, name), run.metrics[name]) for name in
+              ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch", "seed")
+              if name in run.metrics)]
 
 
 def commands(run):
     """The command lines that made the run, in the order of the work, where the files tell them."""
     versions = run.settings.get("versions")
-    told = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
-            f"report.py {shlex.quote(str(run.folder))}"]
-    return [f"python {line}" for line in told if isinstance(line, str)]
+    lines = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
+             f"report.py {shlex.quote(str(run.folder))}"]
+    return [f"python {line}" for line in lines if isinstance(line, str)]

@@ -23,7 +23,7 @@ from lrcn.runs import FilmFolder, RunFolder
 TOP = 5
 
 
-class Figures(dict):
+class Record(dict):
     """A JSON object in which a name that is absent stands for None, which a page shows as a dash."""
 
     def __missing__(self, key):
@@ -76,11 +76,11 @@ def read_run(folder):
     metrics, tested, test = _at_once(run.test.path, lambda: (
         _json(run.test.metrics),
         answers.read_answers(run.test) if run.test.predictions.is_file() else None,
-        _text(run.test.command)))
+        _command(run.test.command)))
     study, studied = _at_once(run.study.path, lambda: (
-        read_study(run.study.metrics), _text(run.study.command)))
+        read_study(run.study.metrics), _command(run.study.command)))
     return Run(run, _json(run.settings), read_history(run), parts, metrics, tested, study,
-               read_films(run), [words for words in (test, studied) if words])
+               read_films(run), [command for command in (test, studied) if command])
 
 
 def _at_once(folder, read):
@@ -92,24 +92,24 @@ def _at_once(folder, read):
     while True:
         before = stamp()
         try:
-            found = read()
+            content = read()
         except (OSError, UserError):
             if stamp() == before:
                 raise
             continue
         if stamp() == before:
-            return found
-
-
-def _text(path):
-    """The words in a file; "" where there is none."""
-    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8").strip()
-    return ""
+            return content
 
 
 def _json(path):
-    return Figures(files.read_json(path) if path.is_file() else {})
+    return Record(files.read_json(path) if path.is_file() else {})
+
+
+def _command(path):
+    """The command line in a file; "" where there is none."""
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
 
 
 def number(text):
@@ -140,18 +140,18 @@ def read_history(run):
 
 def read_study(path):
     """metrics.json of test_continues_movie.py, {} without one; UserError where a page cannot show it."""
-    found = _json(path)
-    parts = [found.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
+    figures = _json(path)
+    parts = [figures.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
     curves = parts[0].values() if isinstance(parts[0], dict) else [None]
-    if found and not (all(isinstance(part, dict) for part in parts)
+    if figures and not (all(isinstance(part, dict) for part in parts)
                       and all(isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in curves)):
         raise UserError(f"{path}: not the figures of a study; run test_continues_movie.py again")
-    return found
+    return figures
 
 
 # ---------------------------------------------------------------- tests
 
-def share_words(metrics):
+def protocol(metrics):
     """How the tested videos were chosen, as a sentence, and whether it is one to warn of."""
     split = str(metrics.get("split", ""))
     if metrics.get("leaky"):
@@ -189,18 +189,15 @@ def side_by_side(runs, choices):
 
 def read_films(run):
     """[Film] of a run's test_on_video/, by name; a folder that holds no such tables is passed over."""
-    found = []
+    films = []
     for path in sorted(run.films.iterdir()) if run.films.is_dir() else ():
         film = FilmFolder(path)
         if film.segments.is_file() and film.predictions.is_file():
-            found.append(Film(path.name, film, *_at_once(path, lambda film=film: (
-                _segments(film.segments), _windows(film.predictions)))))
-    return found
-
-
-def _segments(path):
-    return [(*_span(row, path), row["label"], number(row["probability"]))
-            for row in files.read_csv(path, ("start", "end", "label", "probability"))]
+            films.append(Film(path.name, film, *_at_once(path, lambda film=film: (
+                [(*_span(row, film.segments), row["label"], number(row["probability"])) for row in
+                 files.read_csv(film.segments, ("start", "end", "label", "probability"))],
+                _windows(film.predictions)))))
+    return films
 
 
 def _span(row, path):

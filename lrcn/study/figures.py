@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.special import expit
 
 from lrcn.evaluation.scores import Estimate, combined, difference, ratio
 from lrcn.study.movies import mixes
@@ -67,12 +68,15 @@ def shares(windows, predicted, units):
 
 # ---------------------------------------------------------------- switching
 
+def logistic(x, point, slope, lapse=0.0):
+    """The share at x: one half at `point`, `slope` logits a frame. The lapse is how far its ends stay from 0
+    and 1, for a network that errs on windows of one action would otherwise seem to change its mind slowly."""
+    return lapse + (1 - 2 * lapse) * (1 / (1 + np.exp(-np.clip(slope * (x - point), -60, 60))))
+
+
 def fit_logistic(share, weight):
     """The logistic curve through share (K,) at x = 0 ... K-1 -> (point, slope, lapse).
 
-    share = lapse + (1 - 2 lapse) / (1 + exp(-slope (x - point))), so that the curve passes one half
-    at `point`. The lapse is how far its ends stay from 0 and 1, for a network that errs on windows
-    of one action would otherwise look as if it changed its mind slowly. slope: logits a frame.
     NaN where the curve does not rise, or by less than a fifth from end to end. weight: (K,).
     Least squares from several starts, with a touch of ridge on the slope: where no window is in doubt
     it keeps the slope finite, and the point in the middle between the two sides.
@@ -92,16 +96,14 @@ def _fit(y, weight, start):
     """scipy's OptimizeResult of the logistic curve from one start."""
     x, root = np.arange(len(y)), np.sqrt(weight)
 
-    def step(fit):
-        return 1 / (1 + np.exp(-np.clip(fit[1] * (x - fit[0]), -60, 60)))
-
     def errors(fit):
-        return np.append(root * (fit[2] + (1 - 2 * fit[2]) * step(fit) - y), np.sqrt(RIDGE) * fit[1])
+        return np.append(root * (logistic(x, *fit) - y), np.sqrt(RIDGE) * fit[1])
 
     def slopes(fit):
-        s = step(fit)
-        bend = (1 - 2 * fit[2]) * s * (1 - s)
-        table = np.stack([-fit[1] * bend, (x - fit[0]) * bend, 1 - 2 * s], 1) * root[:, None]
+        point, slope, lapse = fit
+        s = logistic(x, point, slope)
+        bend = (1 - 2 * lapse) * s * (1 - s)
+        table = np.stack([-slope * bend, (x - point) * bend, 1 - 2 * s], 1) * root[:, None]
         return np.vstack([table, [0, np.sqrt(RIDGE), 0]])
 
     bounds = (-np.inf, -np.inf, 0), (np.inf, np.inf, 0.49)
@@ -144,8 +146,7 @@ class Switching:
 
 def switching(margin, units):
     """margin: (M, T+1), the later action's logit minus the other's; NaN is left out. units: of the cuts."""
-    with np.errstate(over="ignore"):
-        curve = by_column(1 / (1 + np.exp(-margin)), units, share=True)
+    curve = by_column(expit(margin), units, share=True)
     return Switching(curve, *fitted(curve), recency_index(margin, units))
 
 
@@ -182,34 +183,20 @@ def duel(windows, predicted, units):
             "agree": {"both": won[1][1], "first": won[0][1], "neither": won[2][1]}}
 
 
-@dataclass(frozen=True)
-class Life:
-    """Frames until a mean trace falls under one half, with n traces; inf: not within those followed.
-
-    ends: where the lower and the upper end of the trace's intervals do, which bound it.
-    """
-    value: float
-    ends: tuple
-    n: int
-
-    def as_json(self):
-        value, *ends = (round(float(x), 4) if np.isfinite(x) else None for x in (self.value, *self.ends))
-        return {"value": value, "ci95": ends, "n": self.n}
-
-
 def half_life(traces, units):
-    """(Life, the mean trace as [Estimate]) of traces (M, L+1), 1 at the cut, NaN where the movie ends."""
+    """({value, ci95, n}, the mean trace as [Estimate]) of traces (M, L+1), 1 at the cut, NaN where the movie
+    ends: frames until the trace falls under one half, None where it does not within those followed.
+
+    ci95: where the ends of the trace's intervals do, which bound it.
+    """
+    def falls(curve):
+        under = np.flatnonzero(curve < 0.5)
+        if not len(under):
+            return None
+        after, before = under[0], curve[max(under[0] - 1, 0)]
+        step = (0.5 - curve[after]) / (before - curve[after]) if before >= 0.5 else after
+        return round(float(after - step), 4)
+
     means = by_column(traces, units)
-    low, high = np.array([e.ci95 or (np.nan, np.nan) for e in means]).T
-    return Life(_crossing([e.value for e in means]), (_crossing(low), _crossing(high)), len(traces)), means
-
-
-def _crossing(curve, level=0.5):
-    """Where a curve (K,) first falls under `level`, between two steps; inf if nowhere."""
-    curve = np.asarray(curve, float)
-    under = np.flatnonzero(curve < level)
-    if not len(under):
-        return np.inf
-    after = under[0]
-    before = curve[max(after - 1, 0)]
-    return float(after - (level - curve[after]) / (before - curve[after])) if before >= level else 0.0
+    value, low, high = np.array([(e.value, *(e.ci95 or (np.nan, np.nan))) for e in means]).T
+    return {"value": falls(value), "ci95": [falls(low), falls(high)], "n": len(traces)}, means

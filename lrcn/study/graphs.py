@@ -9,6 +9,7 @@ import numpy as np
 
 from lrcn.drawing import style
 from lrcn.drawing.plots import class_ticks, forest, interval
+from lrcn.study.figures import logistic
 
 BARS = "Bars: 95% intervals."
 HALF = f"{BARS} Dashed: half of the frames."
@@ -58,6 +59,19 @@ def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shar
 
 # ---------------------------------------------------------------- windows
 
+def _windows_image(cells, classes, inches, more, title, note, **look):
+    """(axes, image, height in inches) of cells (K, W), class by window. inches: for the rows of many classes;
+    more: for what stands around them."""
+    row, wide = max(0.16, min(0.24, inches / len(cells))), min(15, max(7, 2.5 + 0.1 * cells.shape[1]))
+    high = max(1.8, row * len(cells) + more)
+    ax = style.figure(wide, high, title, f"n = {cells.shape[1]} windows; {note}".strip()).add_subplot()
+    image = ax.imshow(cells, aspect="auto", interpolation="nearest", vmin=0, **look)
+    class_ticks(ax, classes, row, horizontal=False)
+    ax.grid(False)
+    ax.set_xlabel("window (its first frame)")
+    return ax, image, high
+
+
 @style.styled
 def window_heat_map(path, p, truth, classes, note=""):
     """p: (C, W); truth: int (W,), the window's majority action, -1 for a tie.
@@ -70,24 +84,19 @@ def window_heat_map(path, p, truth, classes, note=""):
     others = [i for i in np.argsort(-p.max(1), kind="stable").tolist() if i not in true]
     rows = np.array(sorted([*true, *others[:max(0, 40 - len(true))]]))
     left_out = f" {len(rows)} of {len(classes)} classes shown." if len(rows) < len(classes) else ""
-    row, wide = max(0.16, min(0.24, 7 / len(rows))), min(15, max(7, 2.5 + 0.1 * len(truth)))
-    high = max(1.8, row * len(rows) + 0.9)
-    words = f"n = {len(truth)} windows; red outline: the true class, by majority of frames.{left_out} {note}"
-    fig = style.figure(wide, high, "Probability of every class in the windows of the first movie",
-                       words.strip())
-    ax = fig.add_subplot()
-    image = ax.imshow(p[rows], aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1)
+    ax, image, high = _windows_image(
+        p[rows], [classes[i] for i in rows], 7, 0.9,
+        "Probability of every class in the windows of the first movie",
+        f"red outline: the true class, by majority of frames.{left_out} {note}", cmap="viridis", vmax=1)
     truth = np.where(truth >= 0, np.searchsorted(rows, truth), -1)
     edges = np.flatnonzero(np.diff(truth, prepend=-2, append=-2))
     for start, end in zip(edges[:-1], edges[1:], strict=True):
         if truth[start] >= 0:
             ax.add_patch(Rectangle((start - 0.5, truth[start] - 0.5), end - start, 1, fill=False,
                                    lw=1.6, ec=(1, 0.2, 0.1), clip_on=False))
-    class_ticks(ax, [classes[i] for i in rows], row, horizontal=False)
-    ax.grid(False)
-    ax.set(xlabel="window (its first frame)", ylabel="class")
-    fig.colorbar(image, ax=ax, label="probability", pad=0.01, shrink=min(1, 3 / high))
-    return style.save(fig, path)
+    ax.set_ylabel("class")
+    ax.figure.colorbar(image, ax=ax, label="probability", pad=0.01, shrink=min(1, 3 / high))
+    return style.save(ax.figure, path)
 
 
 TRUE, HIT, OTHER, NEITHER = range(1, 5)
@@ -118,25 +127,20 @@ def windows_by_class(path, predicted, actions, counts, classes, note=""):
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
     shown, cells = window_cells(predicted, actions, counts)
-    row, wide = max(0.16, min(0.24, 8 / len(shown))), min(15, max(7, 2.5 + 0.1 * cells.shape[1]))
-    fig = style.figure(wide, max(1.8, row * len(shown) + 1.3),
-                       "What is true and what is predicted, window by window",
-                       f"n = {cells.shape[1]} windows; of a tie both actions are true. {note}".strip())
-    ax = fig.add_subplot()
     colors = ["white", *(style.unit(color) for color, _ in CELLS.values())]
-    ax.imshow(cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(colors), vmin=0,
-              vmax=len(CELLS))
-    class_ticks(ax, [classes[i] for i in shown], row, horizontal=False)
+    ax, *_ = _windows_image(cells, [classes[i] for i in shown], 8, 1.3,
+                            "What is true and what is predicted, window by window",
+                            f"of a tie both actions are true. {note}", cmap=ListedColormap(colors),
+                            vmax=len(CELLS))
     ax.set_xticks(np.arange(cells.shape[1] + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
-    ax.grid(False)
     ax.grid(which="minor", lw=0.4)
     ax.tick_params(which="minor", length=0)
-    ax.set(xlabel="window (its first frame)", ylabel="class, in order of appearance")
+    ax.set_ylabel("class, in order of appearance")
     style.legend(ax, above=True, ncols=2, handles=[
         Patch(fc=style.unit(color), ec="black", lw=0.5, label=f"{name} ({(cells == kind).any(0).sum()})")
         for kind, (color, name) in CELLS.items()])
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 # ---------------------------------------------------------------- switching curves
@@ -159,12 +163,14 @@ def _switching_axes(wide, high, title, words, T):
     return ax
 
 
-def _logistic(ax, switching, color, line="-"):
-    """The logistic curve of a figures.Switching; its ends stay a lapse away from 0 and 1."""
-    point, slope, lapse = (e.value for e in (switching.point, switching.slope, switching.lapse))
-    x = np.linspace(0, len(switching.curve) - 1, 200)
-    y = lapse + (1 - 2 * lapse) / (1 + np.exp(-np.clip(slope * (x - point), -60, 60)))
-    ax.plot(x, y, color=style.unit(color), ls=line)
+def _switching(ax, switching, color, marker="o", line="-", label=None, apart=0.0, crowded=False):
+    """The points of a figures.Switching and, where there is a fit, its logistic curve."""
+    k, joined = np.arange(len(switching.curve)), "none" if switching.has_fit else line
+    _points(ax, k + apart, switching.curve, color, marker, joined, label, crowded)
+    if switching.has_fit:
+        x = np.linspace(0, k[-1], 200)
+        y = logistic(x, switching.point.value, switching.slope.value, switching.lapse.value)
+        ax.plot(x, y, color=style.unit(color), ls=line)
 
 
 @style.styled
@@ -178,9 +184,8 @@ def switching_curve(path, switching, note=""):
                   f"slope {switching.slope.value:.2f} a frame. ")
     ax = _switching_axes(6.4, 4.0, "When does the second action win?", f"{words}{note}".strip(),
                          len(curve) - 1)
-    _points(ax, range(len(curve)), curve, style.BLUE, line="none" if switching.has_fit else "-")
+    _switching(ax, switching, style.BLUE)
     if switching.has_fit:
-        _logistic(ax, switching, style.BLUE)
         ax.axvspan(low, high, color=style.unit(style.BLUE), alpha=0.15, lw=0)
     ticks = counted(dict(enumerate(curve)), 6.4)
     ax.set_xticks(list(ticks), list(ticks.values()))
@@ -198,11 +203,8 @@ def switching_curves(path, switchings, title, note=""):
     for i, (name, switching) in enumerate(switchings):
         label = style.short(name, 34) + f" (n={sum(e.n for e in switching.curve):g})"
         line = ("-", "--", "-.", ":")[i // len(style.SERIES) % 4]
-        x = np.arange(len(switching.curve)) + 0.035 * (i - (len(switchings) - 1) / 2)
-        _points(ax, x, switching.curve, colors[i], style.MARKERS[i % len(style.MARKERS)],
-                "none" if switching.has_fit else line, label, crowded=len(switchings) > 3)
-        if switching.has_fit:
-            _logistic(ax, switching, colors[i], line)
+        _switching(ax, switching, colors[i], style.MARKERS[i % len(style.MARKERS)], line, label,
+                   0.035 * (i - (len(switchings) - 1) / 2), crowded=len(switchings) > 3)
     ax.set_xlabel("frames of the second action in the window")
     ax.xaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)

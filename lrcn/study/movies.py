@@ -20,7 +20,12 @@ class Movies:
     video: np.ndarray       # which video a frame is of
     frame: np.ndarray       # which of its frames it is
     movie: np.ndarray       # counted from 0
-    clip: np.ndarray        # number of the clip within all movies: a cut is where it changes within a movie
+    clip: np.ndarray        # number of the clip within all movies
+
+    @property
+    def cuts(self):
+        """The first frames of the clips behind a cut, in the line of all frames."""
+        return np.flatnonzero((np.diff(self.movie) == 0) & (np.diff(self.clip) != 0)) + 1
 
 
 def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=None):
@@ -85,18 +90,13 @@ def slide(movies, labels, length):
     counts = np.stack([(part == p).sum(1) for p in range(3)], 1)
     videos = np.stack([np.where(part == p, video, -1).max(1) for p in range(3)], 1)
     actions = np.where(videos >= 0, labels[videos], -1)
-    majority, majority_frames = _majority(labels[video])
+    shown = labels[video]
+    alike = (shown[:, :, None] == shown[:, None, :]).sum(2)     # (N, T): frames of the frame's own action
+    most = alike.max(1)
+    winner = shown[np.arange(len(at)), alike.argmax(1)]
+    tie = ((alike == most[:, None]) & (shown != winner[:, None])).any(1)
     return Windows(movies.movie[at], at - begins, video, movies.frame[index], videos, actions, counts,
-                   majority, majority_frames)
-
-
-def _majority(actions):
-    """actions (N, T) -> (action with the most frames or -1 for a tie, its number of frames)."""
-    counts = (actions[:, :, None] == actions[:, None, :]).sum(2)
-    most = counts.max(1)
-    winner = actions[np.arange(len(actions)), counts.argmax(1)]
-    tie = ((counts == most[:, None]) & (actions != winner[:, None])).any(1)
-    return np.where(tie, -1, winner), most
+                   np.where(tie, -1, winner), most)
 
 
 def mixes(windows):
@@ -118,8 +118,7 @@ class Cuts:
 
 def find_cuts(movies, labels, length):
     """The cuts of all movies, with their windows of `length` frames."""
-    same_movie = movies.movie[1:] == movies.movie[:-1]
-    at = np.flatnonzero(same_movie & (movies.clip[1:] != movies.clip[:-1])) + 1
+    at = movies.cuts
     offsets = np.arange(-length, 1)[:, None] + np.arange(length)        # (T+1, T)
     index = at[:, None, None] + offsets
     within = np.clip(index, 0, len(movies.movie) - 1)

@@ -198,7 +198,7 @@ def movie_frames(study, folder, source, places):
 def write_window_gif(path, study, folder, source):
     """The window sliding over the first cut of the first movie, with the clips themselves, as a GIF."""
     T, movies, classes = study.length, study.movies, study.classes
-    cut = int(np.argmax(movies.clip != movies.clip[0]))
+    cut = movies.cuts[0]
     span = np.arange(max(0, cut - T), min(cut + T, np.searchsorted(movies.movie, 1)))
     frames = list(movie_frames(study, folder, source, span))
     names = [classes[study.clips.labels[movies.video[i]]] for i in (cut - 1, cut)]

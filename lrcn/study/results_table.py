@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn.evaluation.scores import pool
+from lrcn.evaluation.scores import pool, with_interval
 from lrcn.study import figures
 from lrcn.study.movies import mixes
 
@@ -29,8 +29,8 @@ def cell(estimate):
     rounded = estimate.as_json(3)
     if rounded["value"] is None:
         return "-"
-    value, *ends = (f"{x + 0.0:.3f}" for x in (rounded["value"], *(rounded["ci95"] or ())))     # no -0.000
-    return f"{value} [{ends[0]}, {ends[1]}]" if ends else value
+    value, *ends = (x + 0.0 for x in (rounded["value"], *(rounded["ci95"] or ())))     # no -0.000
+    return with_interval(value, ends) if ends else f"{value:.3f}"
 
 
 def as_json(value):

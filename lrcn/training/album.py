@@ -103,7 +103,8 @@ class Album:
         """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         path = self.folder.figures / f"{name}.gif"
-        labels.clip_gif(path, frames, Rate.of(settings).per_second, true=true, predicted=said)
+        labels.clip_gif(path, (labels.label_frame(frame, true, said) for frame in frames),
+                            Rate.of(settings).per_second)
         image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
                               encoded_image_string=path.read_bytes())
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)

@@ -8,11 +8,9 @@ import itertools
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from lrcn.base.cli import UserError
-from lrcn.base.workers import quiet, started
-from lrcn.data.frames import ClipFrames, training_clips, windows
+from lrcn.base.workers import in_threads
+from lrcn.data.frames import clip_frames, training_clips, windows
 from lrcn.features.features import encode_clips
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
@@ -69,7 +67,7 @@ def _take(values, clips):
 
 
 class FrameFeed:
-    """Frames decoded anew in every epoch, by worker processes: uint8 (B, T, 3, S, S)."""
+    """Frames decoded anew in every epoch, by threads: uint8 (B, T, 3, S, S)."""
 
     def __init__(self, folder, samples, length, transform, seed, device, num_workers, clips_per_video=1):
         self.folder, self.length, self.transform, self.seed = folder, length, transform, seed
@@ -84,26 +82,19 @@ class FrameFeed:
 
     def batches(self, steps):
         steps = list(steps)
-        clips = [self._clips(self.places[i][0], v)[self.places[i][1]]
-                 for numbers, views in steps for i, v in zip(numbers.tolist(), views.tolist(), strict=True)]
-        ends = np.cumsum([0] + [len(numbers) for numbers, _ in steps])
-        loader = DataLoader(ClipFrames(self.folder, clips, self.transform, self.seed),
-                            batch_sampler=[range(a, b) for a, b in zip(ends, ends[1:], strict=False)],
-                            collate_fn=stack_clips, num_workers=self.num_workers, worker_init_fn=quiet,
-                            # of its own, lest it draws from the one that makes the dropout
-                            generator=torch.Generator().manual_seed(self.seed),
-                            pin_memory=self.device.type == "cuda")
-        for (numbers, _), frames in zip(steps, started(loader), strict=True):
-            if isinstance(frames, str):
-                raise UserError(frames)
+        decoded = in_threads(self._decode, steps, self.num_workers)
+        for (numbers, _), frames in zip(steps, decoded, strict=True):
             yield (frames.to(self.device, non_blocking=True).movedim(-1, -3),
                    self.labels[numbers].to(self.device))
 
-
-def stack_clips(clips):
-    """[uint8 (T, S, S, 3)] -> tensor (B, T, S, S, 3), or the text of the first error among them."""
-    errors = [clip for clip in clips if isinstance(clip, str)]
-    return errors[0] if errors else torch.from_numpy(np.stack(clips))
+    def _decode(self, step):
+        """uint8 (B, T, S, S, 3) of a step's clips, each in its view."""
+        frames = []
+        for i, view in zip(*(numbers.tolist() for numbers in step), strict=True):
+            video, k = self.places[i]
+            frames.append(clip_frames(self.folder, self._clips(video, view)[k], self.transform, self.seed))
+        frames = torch.from_numpy(np.stack(frames))
+        return frames.pin_memory() if self.device.type == "cuda" else frames
 
 
 def plain_steps(count, size=64):

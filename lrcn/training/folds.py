@@ -1,7 +1,7 @@
 """Cross-validation: a recipe trained on all folds but one, and tested on that one, for every fold and seed.
 
-    validation = CrossValidation(plan, build, Journal(path))
-    validation.train(settings)              # what the journal does not have yet; several at once
+    validation = CrossValidation(Trainer(plan, build), Journal(path))
+    for training in validation.train(settings): ...     # what the journal does not have yet
     validation.right(setting)               # bool (seeds, videos): which held-out clips were told rightly
 
 A held-out fold chooses nothing, not even the epoch: the last epoch's weights are tested, which is how the
@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 from collections import namedtuple
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -25,15 +26,14 @@ import torch
 from lrcn import checkpoints, runs
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank, Stop
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.splits import Sample
 from lrcn.evaluation.answers import Answers
 from lrcn.features.features import Options, clip_features, predict_videos
 from lrcn.features.rows import contents
-from lrcn.training.feeds import epoch_steps, make_feeds
-from lrcn.training.loop import Progress, make_learner, train_epoch
+from lrcn.training.feeds import make_feeds
+from lrcn.training.loop import Learner, Progress, epochs
 from lrcn.training.recipe import Recipe
 
 FORMAT = 2
@@ -58,8 +58,6 @@ class Setting:
 TESTING = ("test_windows", "flip")
 # One training: the Setting, its recipe's seed set; the fold that is held out; what names it in the journal.
 Training = namedtuple("Training", "setting fold key")
-# What predict_videos asks of a model
-Fitted = namedtuple("Fitted", "model settings")
 
 
 @dataclass
@@ -134,73 +132,73 @@ def _digest(value):
 _encoders = {}      # the last frozen one of this process
 
 
-def _build(build, recipe, plan):
-    """build's (model, network, encoder, groups), a frozen encoder made once."""
-    key = _digest(depends(recipe, "encoder"))
-    built = build(recipe, plan.classes, plan.device, _encoders.get(key))
-    if recipe.frozen and key not in _encoders:
-        _encoders.clear()
-        _encoders[key] = built[0].encoder
-    return built
+@dataclass(frozen=True)
+class Trainer:
+    """What a process of its own needs for a training on a plan's clips.
 
-
-def _options(recipe, plan, **more):
-    return Options(plan.device, recipe.num_workers, recipe.seed, compile=recipe.compile,
-                   backend=recipe.encoder_backend, precision=recipe.encoder_precision, **more)
-
-
-def encode(build, setting, plan):
-    """See to it that the store has what the trainings of this setting read, where it can be kept."""
-    recipe = setting.recipe
-    model, _, encoder, _ = _build(build, recipe, plan)
-    if encoder is None:
-        return
-    options = _options(recipe, plan)
-    make_feeds(recipe, encoder, True, plan.samples(None), options)
-    if recipe.frozen:
-        clip_features(Fitted(model, {"num_frames_video": recipe.num_frames_video}),
-                      plan, options, setting.test_windows, setting.flip)
-
-
-def train_fold(build, training, plan):
-    """{right: "0110...", loss, seconds} of the held-out clips in list order, or {fault: in words}.
-
-    seconds: those within the epochs. build(recipe, classes, device, encoder or None) gives (model, network
-    that is trained, what encodes for its features or None, optimiser groups).
+    build(recipe, classes, device, encoder or None): (model, network that is trained, what encodes for its
+    features or None, optimiser groups).
     """
-    setting, threads = training.setting, torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return _train_fold(build, setting, plan, training.fold)
-    except UserError as error:
-        return {"fault": str(error)}
-    finally:
-        torch.set_num_threads(threads)
+    plan: Plan
+    build: Callable
 
+    def _built(self, recipe):
+        """build's answer, a frozen encoder made once."""
+        key = _digest(depends(recipe, "encoder"))
+        built = self.build(recipe, self.plan.classes, self.plan.device, _encoders.get(key))
+        if recipe.frozen and key not in _encoders:
+            _encoders.clear()
+            _encoders[key] = built[0].encoder
+        return built
 
-def _train_fold(build, setting, plan, fold):
-    recipe, held = setting.recipe, plan.held_out(fold)
-    model, network, encoder, groups = _build(build, recipe, plan)
-    feed, _ = make_feeds(recipe, encoder or model.encoder, encoder is not None, plan.samples(fold),
-                         _options(recipe, plan))
-    learner = make_learner(network, groups, recipe, len(feed.names), plan.device)
-    progress, seconds = Progress(), 0.0
-    while progress.epoch < recipe.epochs:
-        progress.begin_epoch(recipe.seed, Rank())
-        steps = epoch_steps(len(feed.names), recipe.batch_size, recipe.views, recipe.seed, progress.epoch)
-        train_epoch(learner, feed, steps, progress, Stop(), Rank(), lambda *_: None)
-        seconds += progress.seconds
-        progress.finish_epoch(learner, None)
-    # Features of an encoder that was trained here are of no use to anybody else.
-    options = _options(recipe, plan, cache=recipe.frozen and recipe.feature_cache)
-    with learner.averaged():
-        shares = predict_videos(Fitted(model.eval(), {"num_frames_video": recipe.num_frames_video}),
-                                plan[held], options, setting.test_windows, setting.flip)
-    labels = plan.labels[held]
-    true = np.maximum(shares[np.arange(len(held)), labels], 1e-12)
-    return {"right": "".join("01"[int(hit)] for hit in shares.argmax(1) == labels),
-            "loss": float(-np.log(true).mean()), "seconds": round(seconds, 3)}
+    def _options(self, recipe, **more):
+        return Options(self.plan.device, recipe.num_workers, recipe.seed, compile=recipe.compile,
+                       backend=recipe.encoder_backend, precision=recipe.encoder_precision, **more)
+
+    def encode(self, setting):
+        """See to it that the store has what the trainings of this setting read, where it can be kept."""
+        recipe, plan = setting.recipe, self.plan
+        model, _, encoder, _ = self._built(recipe)
+        if encoder is None:
+            return
+        options = self._options(recipe)
+        make_feeds(recipe, encoder, True, plan.samples(None), options)
+        if recipe.frozen:
+            clip_features(model, recipe.num_frames_video, plan, options, setting.test_windows, setting.flip)
+
+    def train(self, training):
+        """{right: "0110...", loss, seconds} of the held-out clips in list order, or {fault: in words}.
+
+        seconds: those within the epochs.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return self._train(training.setting, training.fold)
+        except UserError as error:
+            return {"fault": str(error)}
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(self, setting, fold):
+        recipe, plan = setting.recipe, self.plan
+        model, network, encoder, groups = self._built(recipe)
+        feed, _ = make_feeds(recipe, encoder or model.encoder, encoder is not None, plan.samples(fold),
+                             self._options(recipe))
+        learner, progress = Learner(network, groups, recipe, len(feed.names), plan.device), Progress()
+        for _ in epochs(learner, feed, progress, recipe.epochs):
+            progress.finish_epoch(learner, None)
+        held = plan[plan.held_out(fold)]
+        # Features of an encoder that was trained here are of no use to anybody else.
+        options = self._options(recipe, cache=recipe.frozen and recipe.feature_cache)
+        with learner.averaged():
+            probabilities = predict_videos(model.eval(), recipe.num_frames_video, held, options,
+                                           setting.test_windows, setting.flip)
+        true = np.maximum(probabilities[np.arange(len(held.labels)), held.labels], 1e-12)
+        return {"right": "".join("01"[int(hit)] for hit in probabilities.argmax(1) == held.labels),
+                "loss": float(-np.log(true).mean()),
+                "seconds": round(sum(row["seconds"] for row in progress.history), 3)}
 
 
 # ---------------------------------------------------------------- what is done
@@ -226,8 +224,8 @@ class Journal:
 class CrossValidation:
     """The trainings of settings on a Plan, those in the journal done once and for all."""
 
-    def __init__(self, plan, build, journal, jobs=1):
-        self.plan, self.build, self.journal, self.jobs = plan, build, journal, jobs
+    def __init__(self, trainer, journal, jobs=1):
+        self.plan, self.trainer, self.journal, self.jobs = trainer.plan, trainer, journal, jobs
         self.clips = {}     # {is flow seen?: a digest of each fold's clips}
         self.faults, self.encoded, self.executor = {}, set(), None
         self.trained, self.seconds = 0, 0.0     # of this call: trainings, and within their epochs
@@ -254,37 +252,35 @@ class CrossValidation:
     def pending(self, settings):
         return [t for setting in settings for t in self.trainings(setting) if t.key not in self.journal.done]
 
-    def train(self, settings, said=lambda training: None):
-        """Do what the journal does not have; said(training) is called when one is done."""
-        todo = {t.key: t for t in self.pending(settings)}       # two settings may be one
-        for t in todo.values():
-            self._encode(t.setting)
-        if self.jobs == 1:
-            for t in todo.values():
-                self._take(t, train_fold(self.build, t, self.plan), said)
-        else:
-            self._train_at_once(list(todo.values()), said)
+    def train(self, settings):
+        """Do what the journal does not have, and yield each Training when it is done."""
+        todo = list({t.key: t for t in self.pending(settings)}.values())    # two settings may be one
+        for t in todo:
+            key = _digest([depends(t.setting.recipe, "encoder", "clips"), t.setting.test_windows,
+                           t.setting.flip])
+            if key not in self.encoded:
+                self.encoded.add(key)
+                self.trainer.encode(t.setting)
+        outcomes = self._at_once(todo) if self.jobs > 1 else ((t, self.trainer.train(t)) for t in todo)
+        for t, outcome in outcomes:
+            self._take(t, outcome)
+            yield t
 
-    def _encode(self, setting):
-        key = _digest([depends(setting.recipe, "encoder", "clips"), setting.test_windows, setting.flip])
-        if key not in self.encoded:
-            self.encoded.add(key)
-            encode(self.build, setting, self.plan)
-
-    def _train_at_once(self, todo, said):
+    def _at_once(self, todo):
+        """(training, its outcome) in the order in which they end."""
         running = {}
         try:
             while todo or running:
                 while todo and len(running) < 2 * self.jobs:    # one ahead for each
                     t = todo.pop(0)
-                    running[self.executor.submit(train_fold, self.build, t, self.plan)] = t
+                    running[self.executor.submit(self.trainer.train, t)] = t
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._take(running.pop(future), future.result(), said)
+                    yield running.pop(future), future.result()
         except BrokenProcessPool:
             raise UserError(f"--jobs {self.jobs}: a training's process died, perhaps for want of memory; run "
                             f"the same command again to go on, with fewer of them") from None
 
-    def _take(self, training, outcome, said):
+    def _take(self, training, outcome):
         key = self._key(training.setting, training.fold)
         if key != training.key:
             outcome = {"fault": REPLACED}
@@ -295,7 +291,6 @@ class CrossValidation:
                                             "setting": dict(training.setting.chosen), **outcome})
             self.trained += 1
             self.seconds += outcome["seconds"]
-        said(training)
 
     @contextlib.contextmanager
     def processes(self):

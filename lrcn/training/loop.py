@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import set_seed
+from lrcn.base.distributed import Rank, Stop, set_seed
 from lrcn.base.values import Number, Numbers, check
 from lrcn.training.feeds import epoch_steps, plain_steps
 
@@ -95,11 +95,12 @@ class Learner:
     """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
 
     network: what is trained and run on a batch; groups: optimiser groups of its parameters;
-    recipe: a training.recipe.Recipe.
+    recipe: a training.recipe.Recipe; clips: how many an epoch has, which decides how long the schedule is.
     """
 
-    def __init__(self, network, groups, recipe, total_steps, steps_per_epoch, device):
+    def __init__(self, network, groups, recipe, clips, device, rank=Rank()):    # noqa: B008
         self.network, self.recipe, self.device = network, recipe, device
+        self.clips, self.rank = clips, rank
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
         kind, more, _ = OPTIMIZERS[recipe.optimizer]
         self.optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
@@ -109,15 +110,21 @@ class Learner:
         # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
-        self.total_steps, self.updates = total_steps, 0
-        self.warm_steps = recipe.warmup_epochs * steps_per_epoch if recipe.scheduler != "onecycle" else 0
+        an_epoch = -(-len(self.steps(1)) // recipe.accumulate)
+        self.total, self.updates = an_epoch * recipe.epochs, 0
+        self.warm = recipe.warmup_epochs * an_epoch if recipe.scheduler != "onecycle" else 0
         if recipe.scheduler in ("cosine", "step"):  # the other courses do not depend on --epochs at all
-            self.warm_steps = min(self.warm_steps, total_steps / 5)
+            self.warm = min(self.warm, self.total / 5)
         self.amp = device.type == "cuda" and recipe.amp != "none"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and recipe.amp == "float16")
         self.average = ({k: v.detach().clone() for k, v in self.plain.state_dict().items()}
                         if recipe.ema else None)
         self._set_rates()
+
+    def steps(self, epoch):
+        """[(clip numbers, view numbers)] of an epoch, of all ranks together."""
+        return epoch_steps(self.clips, self.recipe.batch_size, self.recipe.views, self.recipe.seed, epoch,
+                           self.rank.world)
 
     @property
     def lr(self):
@@ -125,7 +132,7 @@ class Learner:
         return self.optimizer.param_groups[0]["lr"]
 
     def _set_rates(self):
-        course = schedule_factor(self.recipe.scheduler, self.updates, self.warm_steps, self.total_steps)
+        course = schedule_factor(self.recipe.scheduler, self.updates, self.warm, self.total)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * (course * self.plateau.optimizer.param_groups[0]["lr"])
 
@@ -204,7 +211,7 @@ class Learner:
                 "plateau": self.plateau.state_dict(), "scaler": self.scaler.state_dict(),
                 "raw": self.average, "random": random[0], "random_of_ranks": random}
 
-    def restore(self, state, rank, source):
+    def restore(self, state, source):
         """Take up a checkpoint's state() again; whether this rank's random state was in it."""
         try:
             check_optimizer(state["optimizer"], self.optimizer.state_dict(), self.recipe.optimizer)
@@ -216,29 +223,22 @@ class Learner:
             self.updates = int(state["schedule"]["last_epoch"])
             self.scaler.load_state_dict(state["scaler"])
             if self.average is not None and state["raw"]:
-                # The average of a run of several processes once had the wrapper's prefix.
-                raw = {k.removeprefix("module."): v.to(self.device) for k, v in state["raw"].items()}
+                raw = {k: v.to(self.device) for k, v in state["raw"].items()}
                 self.average = {k: raw[k].view(v.shape).to(v.dtype) for k, v in self.average.items()}
                 self._swap()  # the checkpoint's weights were the average
             self._set_rates()
-            known = state.get("random_of_ranks", [state["random"]])
-            if len(known) != rank.world:
+            known = state["random_of_ranks"]
+            if len(known) != self.rank.world:
                 return False
-            torch.set_rng_state(known[rank.number]["torch"])
-            if self.device.type == "cuda" and known[rank.number]["cuda"]:
-                torch.cuda.set_rng_state_all(known[rank.number]["cuda"])
+            random = known[self.rank.number]
+            torch.set_rng_state(random["torch"])
+            if self.device.type == "cuda" and random["cuda"]:
+                torch.cuda.set_rng_state_all(random["cuda"])
             return True
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
             words = " ".join(str(error).split())[:100]
             raise UserError(f"{source}: learner: its optimiser's or random state is damaged ({words}); go on "
                             f"from another checkpoint") from None
-
-
-def make_learner(network, groups, recipe, clips, device, world=1):
-    """The Learner of a whole run over `clips` training clips, which decide how long its schedule is."""
-    steps = len(epoch_steps(clips, recipe.batch_size, recipe.views, recipe.seed, 1, world))
-    updates = -(-steps // recipe.accumulate)
-    return Learner(network, groups, recipe, updates * recipe.epochs, updates, device)
 
 
 def check_optimizer(saved, own, name):
@@ -279,7 +279,17 @@ def _one_cycle(step, total):
     return high + (low - high) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-# ---------------------------------------------------------------- an epoch
+# ---------------------------------------------------------------- epochs
+
+def epochs(learner, feed, progress, last, stop=None, show=lambda step, sums: None):
+    """Train until epoch `last` is done. After each, yields whether it is complete: a signal breaks one off.
+
+    Whoever is told so calls progress.finish_epoch. stop, show: see train_epoch.
+    """
+    while progress.epoch < last or progress.step:
+        progress.begin_epoch(learner.recipe.seed, learner.rank)
+        yield train_epoch(learner, feed, progress, stop or Stop(), show)
+
 
 class Sums:
     """Loss, hits and clips of an epoch so far, kept on the device; and where the loss was not finite."""
@@ -298,20 +308,15 @@ class Sums:
         self.sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
         return bad
 
-    def total(self, rank):
-        """[loss, hits, clips] over all ranks."""
-        if rank.world > 1:
-            torch.distributed.all_reduce(self.sums)
-        return self.sums.tolist()
 
+def train_epoch(learner, feed, progress, stop, show):
+    """Go through the epoch's steps that progress has not done; returns True when it is complete.
 
-def train_epoch(learner, feed, steps, progress, stop, rank, show):
-    """Go through the steps that progress has not done; returns True when the epoch is complete.
-
-    stop: a ranks.Stop, looked at after every update. show(steps done, sums) is called a few times a
+    stop: a distributed.Stop, looked at after every update. show(steps done, sums) is called a few times a
     second. UserError: a loss that is not finite, with its step and clips.
     """
     accumulate, on_cpu = learner.recipe.accumulate, learner.device.type == "cpu"
+    rank, steps = learner.rank, learner.steps(progress.epoch)
     learner.network.train()
     sums = Sums(progress, rank, learner.device)
     begun = shown = time.monotonic()
@@ -336,17 +341,18 @@ def train_epoch(learner, feed, steps, progress, stop, rank, show):
             show(progress.step, sums.sums.tolist())
         if why:
             break
-    refuse_not_finite(learner, steps, sums, progress, feed, rank)
-    progress.sums = sums.total(rank)
+    refuse_not_finite(learner, steps, int(sums.first_bad), progress, feed)
+    if rank.world > 1:
+        torch.distributed.all_reduce(sums.sums)
+    progress.sums = sums.sums.tolist()
     show(progress.step, progress.sums)
     progress.seconds = before + time.monotonic() - begun
     return progress.step == len(steps)
 
 
-def refuse_not_finite(learner, steps, sums, progress, feed, rank):
-    """A UserError on every rank when the loss was not finite on one."""
-    step = int(sums.first_bad)
-    if not rank.all_reduce_max(step >= 0):
+def refuse_not_finite(learner, steps, step, progress, feed):
+    """A UserError on every rank when the loss was not finite on one; step: its own, or -1."""
+    if not learner.rank.all_reduce_max(step >= 0):
         return
     where = f"the loss is not finite in epoch {progress.epoch}"
     if step < 0:

@@ -4,6 +4,7 @@
     recipe = Recipe(lr=1e-3, readout="mean")    # of a program
     Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
 """
+import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -184,10 +185,8 @@ class Recipe:
 
     @classmethod
     def of(cls, settings, source):
-        """The recipe in a checkpoint's settings; UserError names the value that is none.
-
-        What an older run did not know yet is as it was then (BEFORE), else by default.
-        """
+        """The recipe in a checkpoint's settings; UserError names the value that is none. What an older run
+        did not know yet is by default."""
         if not isinstance(settings, dict):
             raise UserError(f"{source}: settings: expected names and values")
         known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
@@ -195,7 +194,7 @@ class Recipe:
             fault = kind.fault(settings[name])
             if fault:
                 raise UserError(f"{source}: settings: {name}: {fault}")
-        return cls(**{**BEFORE, **{name: settings[name] for name in known}})
+        return cls(**{name: settings[name] for name in known})
 
     @property
     def frozen(self):
@@ -274,8 +273,6 @@ def _place(path):
     return str(path.resolve() if path.exists() else path)
 
 
-# With what older runs were made, where that is not the default of today.
-BEFORE = {"encoder_backend": "torch"}
 DECIDED = {f.name: (f.metadata["group"], f.metadata["decides"]) for f in fields(Recipe)}
 # What a run has from its beginning, and what its checkpoint holds a state of: --resume goes on with that.
 FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "machine" and
@@ -315,19 +312,21 @@ COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset",
 
 
 def add_compared_flags(parser):
-    """Those flags for a script that tests: they change nothing, and `disagreement` speaks of them."""
+    """Those flags for a script that tests: they change nothing, and `say_disagreement` speaks of them."""
     group = parser.group("of the training: the run's own values count, and other ones are said")
     for f in fields(Recipe):
         if f.name in COMPARED:
             add_flag(group, f, None, f"{f.metadata['help']} (default: the run's)")
 
 
-def disagreement(args, recipe):
-    """What the flags of add_compared_flags say and the run's recipe does not, in one line; else None."""
+def say_disagreement(args, trained):
+    """Warn of the flags of add_compared_flags that are not those of a trained run, where there are any."""
     given = {name: getattr(args, name) for name in COMPARED if getattr(args, name) is not None}
-    asked, known = replace(recipe, **given).as_settings(), recipe.as_settings()
+    asked, known = replace(trained.recipe, **given).as_settings(), trained.recipe.as_settings()
     differ = [f"--{name} {known[name]} (not {given[name]})" for name in given if asked[name] != known[name]]
-    return f"the run was trained with {', '.join(differ)}: the run's values count" if differ else None
+    if differ:
+        cli.say(f"warning: {trained.folder}: the run was trained with {', '.join(differ)}: the run's values "
+                f"count", file=sys.stderr)
 
 
 def parse(description, argv=None):

@@ -1,6 +1,6 @@
 """A training run: the epochs, and what is written into the run folder when.
 
-    run = Run(recipe, rank, model, learner, feeds, settings, classes, learned, folder, album)
+    run = Run(model, learner, feeds, settings, classes, learned, folder, album)
     run.take_up(state, source)          # of a checkpoint, where there is one
     status = run.go()
 """
@@ -19,7 +19,6 @@ from lrcn.evaluation import scores
 from lrcn.features import engines
 from lrcn.runs import ENDING, versions
 from lrcn.training import loop
-from lrcn.training.feeds import epoch_steps
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
 OF_A_STEP = ("batch_size", "accumulate", "views", "clips_per_video")
@@ -36,19 +35,12 @@ def saved_settings(recipe, samples, encoder):
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
+    steps = [s.video.step for s in samples if s.part == "train" and s.video.step and s.video.frames > 1]
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},
-            **frame_steps([s.video for s in samples if s.part == "train"])}
-
-
-def frame_steps(videos):
-    """{name of STEPS: seconds between the frames of these clips}; nothing where clips have one frame."""
-    steps = [v.step for v in videos if v.step and v.frames > 1]
-    if not steps:
-        return {}
-    shares = np.percentile(steps, [50, 10, 90], method="nearest")
-    return {name: round(float(share), 6) for name, share in zip(STEPS, shares, strict=True)}
+            **({name: round(float(np.percentile(steps, percent, method="nearest")), 6)
+                for name, percent in zip(STEPS, (50, 10, 90), strict=True)} if steps else {})}
 
 
 def say_samples(samples, classes):
@@ -60,8 +52,13 @@ def say_samples(samples, classes):
 
 
 def fill_folder(run, resumed, recipe, settings, classes, samples, model):
-    """Write into a RunFolder what a run, new or resumed, starts from."""
-    make_room(run, model)
+    """Write into a RunFolder what a run, new or resumed, starts from; UserError: the disk is too small."""
+    cli.say(f"run folder: {run}")
+    for folder in (run.path, run.checkpoints, run.figures):
+        folder.mkdir(exist_ok=True)
+        files.remove_leftovers(folder)
+    size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
+    files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
     older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
     if older:   # first of all, lest a kill leaves them beside the new one's parts: they may be other parts
         cli.say(f"{len(older)} checkpoints of an older run in this folder are deleted")
@@ -77,30 +74,19 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
     files.write_json(run.settings, {**settings, "classes": classes, **seal, "versions": versions()})
 
 
-def make_room(run, model):
-    """Say where the run is, and make the places that it writes to; UserError when the disk is too small."""
-    cli.say(f"run folder: {run}")
-    for folder in (run.path, run.checkpoints, run.figures):
-        folder.mkdir(exist_ok=True)
-        files.remove_leftovers(folder)
-    size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
-    files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
-
-
 class Run:
-    """One training run. folder: its RunFolder, and album a pictures.Album, on rank 0; None elsewhere.
-    learned: a clips.learned.Learned, this training included."""
+    """One training run. folder: its RunFolder, and album its album.Album, on rank 0; None elsewhere.
+    learned: a data.learned.Learned, this training included."""
 
-    def __init__(self, recipe, rank, model, learner, feeds, settings, classes, learned, folder=None,
-                 album=None):
-        self.recipe, self.rank, self.model, self.learner = recipe, rank, model, learner
+    def __init__(self, model, learner, feeds, settings, classes, learned, folder=None, album=None):
+        self.recipe, self.rank, self.model, self.learner = learner.recipe, learner.rank, model, learner
         self.train_feed, self.val_feed = feeds
         self.settings, self.classes, self.learned = settings, classes, learned
         self.folder, self.album = folder, album
         self.progress, self.saved_at = loop.Progress(), time.monotonic()
-        self.encoder_digest = model.encoder.digest() if recipe.frozen else None
+        self.encoder_digest = model.encoder.digest() if self.recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
-        self.watched = rank.first and sys.stderr.isatty()
+        self.watched = self.rank.first and sys.stderr.isatty()
 
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
@@ -111,14 +97,10 @@ class Run:
                 where = f"--{name} {saved[name]}, in the middle of epoch {self.progress.epoch}"
                 raise UserError(f"--{name} {getattr(recipe, name)}: the run that is resumed stopped at "
                                 f"{where}; leave the flag out")
-        known = self.learner.restore(state.get("learner"), self.rank, source)
+        known = self.learner.restore(state.get("learner"), source)
         if self.progress.step and not known and self.rank.first:
             cli.say(f"the run was stopped with another number of processes: what is left of epoch "
                     f"{self.progress.epoch} is trained with other dropout")
-
-    def steps(self, epoch):
-        return epoch_steps(len(self.train_feed.names), self.recipe.batch_size, self.recipe.views,
-                           self.recipe.seed, epoch, self.rank.world)
 
     # ------------------------------------------------------------ epochs
 
@@ -152,20 +134,17 @@ class Run:
         if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
             self.save("last")
         with self.bar() as bar:
-            while progress.epoch < last or progress.step:
-                progress.begin_epoch(recipe.seed, self.rank)
-                if not loop.train_epoch(self.learner, self.train_feed, self.steps(progress.epoch), progress,
-                                          stop, self.rank, lambda step, sums: self.show(bar, step, sums)):
-                    self.save("last")
-                    return False
-                self.end_epoch(last)
-                if self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
+            for complete in loop.epochs(self.learner, self.train_feed, progress, last, stop,
+                                        lambda step, sums: self.show(bar, step, sums)):
+                if complete:
+                    self.end_epoch(last)
+                if not complete or self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
                     self.save("last")
                     return False
         return True
 
     def bar(self):
-        progress, per_epoch = self.progress, len(self.steps(1))
+        progress, per_epoch = self.progress, len(self.learner.steps(1))
         done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
         return cli.progress(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
                             show=self.rank.first, mininterval=0.3)
@@ -175,7 +154,7 @@ class Run:
         bar.set_description(f"epoch {self.progress.epoch}/{self.recipe.epochs}", refresh=False)
         bar.set_postfix(loss=f"{loss / max(clips, 1):.3f}", top1=f"{hits / max(clips, 1):.3f}", **self.shown,
                         refresh=False)
-        bar.update((self.progress.epoch - 1) * len(self.steps(1)) + step - bar.n)
+        bar.update((self.progress.epoch - 1) * len(self.learner.steps(1)) + step - bar.n)
 
     def end_epoch(self, last):
         """Validate, save and log as the intervals say; only rank 0 writes."""

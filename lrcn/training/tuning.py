@@ -32,6 +32,15 @@ class Values:
     name: str
     values: tuple
 
+    def __contains__(self, value):
+        return value in self.values
+
+    def round(self, value):
+        return value
+
+    def distribution(self, optuna):
+        return optuna.distributions.CategoricalDistribution(self.values)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -41,9 +50,13 @@ class Range:
     high: float
     whole: bool
 
-    @property
-    def log(self):
-        return self.low > 0 and self.high >= LOGARITHMIC * self.low
+    def __contains__(self, value):
+        return value is not None and self.low <= value <= self.high
+
+    def distribution(self, optuna):
+        kinds = optuna.distributions
+        return (kinds.IntDistribution if self.whole else kinds.FloatDistribution)(
+            self.low, self.high, log=self.low > 0 and self.high >= LOGARITHMIC * self.low)
 
     def round(self, value):
         """The number with three digits, so that it can be typed, and still within the range."""
@@ -153,46 +166,25 @@ def search(base, space, trials, validation, train):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize",
                                 sampler=optuna.samplers.TPESampler(seed=base.recipe.seed))
-    asked = {d.name: _distribution(optuna, d) for d in space}
-    first = base.with_({d.name: _given(base, d.name) for d in space})
-    settings = [first]
-    train(settings)
-    accuracy = _accuracy(validation, first)
-    if accuracy is not None and all(_inside(d, dict(first.chosen)[d.name]) for d in space):
-        study.add_trial(optuna.trial.create_trial(params=dict(first.chosen), distributions=asked,
-                                                  value=accuracy))
+    asked = {d.name: d.distribution(optuna) for d in space}
+
+    def accuracy(setting):
+        train([setting])
+        right = validation.right(setting)
+        return None if right is None else float(right.mean())
+
+    first = base.with_({d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space})
+    settings, value = [first], accuracy(first)
+    if value is not None and all(dict(first.chosen)[d.name] in d for d in space):
+        study.add_trial(optuna.create_trial(params=dict(first.chosen), distributions=asked, value=value))
     for _ in range(trials):
         trial = study.ask(asked)
-        setting = base.with_({d.name: d.round(trial.params[d.name]) if isinstance(d, Range) else
-                              trial.params[d.name] for d in space})
-        train([setting])
-        accuracy = _accuracy(validation, setting)
-        study.tell(trial, accuracy, state=None if accuracy is not None else optuna.trial.TrialState.FAIL)
+        setting = base.with_({d.name: d.round(trial.params[d.name]) for d in space})
+        value = accuracy(setting)
+        study.tell(trial, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
         if setting not in settings:
             settings.append(setting)
     return settings
-
-
-def _distribution(optuna, d):
-    kinds = optuna.distributions
-    if isinstance(d, Values):
-        return kinds.CategoricalDistribution(d.values)
-    return (kinds.IntDistribution if d.whole else kinds.FloatDistribution)(d.low, d.high, log=d.log)
-
-
-def _given(base, name):
-    return getattr(base.recipe, name, None) if name in KNOWN else getattr(base, name)
-
-
-def _inside(d, value):
-    if isinstance(d, Values):
-        return value in d.values
-    return value is not None and d.low <= value <= d.high
-
-
-def _accuracy(validation, setting):
-    right = validation.right(setting)
-    return None if right is None else float(right.mean())
 
 
 # ---------------------------------------------------------------- table
@@ -203,37 +195,26 @@ COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first"
 
 @dataclass(frozen=True)
 class Row(Figures):
-    """A setting's Figures over all held-out clips and seeds, minus its `reference`; folds: its mean accuracy
-    in each; fault: why there are no figures."""
+    """A setting's Figures over all held-out clips and seeds; folds: its mean accuracy in each; fault: why
+    there are no figures."""
     setting: object = None
     name: str = ""
     folds: tuple = ()
     loss: float = None
     fault: str = None
 
-    def cells(self):
-        """In the order of COLUMNS."""
-        return [self.top1, *self.ci95, self.sd, self.loss, self.minus, *self.minus_ci95, self.p, self.fault]
-
-
-def reference(setting, settings, against):
-    """The setting that another one's difference is taken from: the first, or the one that is as it is but for
-    the first value of the flag `against`."""
-    if against is None:
-        return settings[0]
-    wanted = {**dict(setting.chosen), against: dict(settings[0].chosen)[against]}
-    return next((s for s in settings if dict(s.chosen) == wanted), settings[0])
-
 
 def table(settings, validation, against=None):
-    """[Row] of settings, in their order, each with its difference from its `reference`."""
+    """[Row] of settings, in their order, each with its difference from the first, or from the one that is as
+    it is but for the first value of the flag `against`."""
     plan, rows = validation.plan, []
     for setting in settings:
         right, name = validation.right(setting), words(setting, None if against else settings[0])
-        other = reference(setting, settings, against)
         if right is None:
             rows.append(Row(setting=setting, name=name, fault=validation.fault(setting)))
             continue
+        wanted = against and {**dict(setting.chosen), against: dict(settings[0].chosen)[against]}
+        other = next((s for s in settings if against and dict(s.chosen) == wanted), settings[0])
         figures = compare(right, plan.groups, None if setting is other else validation.right(other))
         folds = tuple(float(right[:, plan.folds == k].mean()) for k in plan.numbers)
         rows.append(Row(**vars(figures), setting=setting, name=name, folds=folds,
@@ -253,28 +234,25 @@ def csv_rows(rows, folds):
     """(header, cells) of tune.csv: name and flags of a setting, COLUMNS, folds; what is missing is empty."""
     flags = list(dict.fromkeys(name for row in rows for name, _ in row.setting.chosen))
     header = ["setting", *flags, *COLUMNS, *(f"fold_{k + 1}" for k in range(folds))]
-    found = []
+    table = []
     for row in rows:
         chosen = dict(row.setting.chosen)
-        cells = [row.name, *(str(chosen[name]) for name in flags), *row.cells(), *row.folds]
+        cells = [row.name, *(str(chosen[name]) for name in flags), row.top1, *row.ci95, row.sd, row.loss,
+                 row.minus, *row.minus_ci95, row.p, row.fault, *row.folds]
         cells += [None] * (len(header) - len(cells))
-        found.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
-    return header, found
+        table.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
+    return header, table
 
 
 def lines(rows, minus, markdown=False):
     """The rows as text, or as a table of a document. minus: what differences are taken from, in words."""
     wide = max(len(row.name) for row in rows)
-    head = f"minus {minus} [95%]"
-    found = [f"| setting | accuracy [95%] | folds | {head} |", "|---|---|---|---|"] if markdown else \
-        [f"{'setting':<{wide}}  {'accuracy [95%]':<20}  {head:<24}  folds"]
+    table = [("setting", "accuracy [95%]", f"minus {minus} [95%]", "folds")]
     for row in rows:
-        if row.top1 is None:
-            told = ["", "", row.fault or "not trained"]
-        else:
-            told = [str(row), row.difference, " ".join(f"{x:.2f}" for x in row.folds)]
-        if markdown:
-            found.append(f"| {row.name} | {told[0]} | {told[2]} | {told[1]} |")
-        else:
-            found.append(f"{row.name:<{wide}}  {told[0]:<20}  {told[1]:<24}  {told[2]}".rstrip())
-    return found
+        table.append((row.name, "", "", row.fault or "not trained") if row.top1 is None else
+                     (row.name, str(row), row.difference, " ".join(f"{x:.2f}" for x in row.folds)))
+    if markdown:
+        head, *text = [f"| {a} | {b} | {d} | {c} |" for a, b, c, d in table]
+        return [head, "|---|---|---|---|", *text]
+    return [f"{name:<{wide}}  {top1:<20}  {difference:<24}  {folds}".rstrip()
+            for name, top1, difference, folds in table]

@@ -1,6 +1,6 @@
 """Candidates: the stretches of a film that a run proposes as clips of its classes, and tables of stretches.
 
-    found = propose(times, end, shares, seconds=5, per_class=2)     # [(start, end, class, probability)]
+    stretches = propose(times, end, shares, seconds=5, per_class=2) # [(start, end, class, probability)]
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
 
@@ -43,12 +43,6 @@ class Stretch:
         """Of the picture of one of its frames."""
         return f"{self.address or film}_{seconds:09.3f}"
 
-    def row(self):
-        share = "" if self.probability is None else f"{self.probability:.4f}"
-        return self.film, self.cls, f"{self.start:.3f}", f"{self.end:.3f}", share
-
-
-# ---------------------------------------------------------------- finding them
 
 def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
     """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
@@ -81,8 +75,6 @@ def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, want
     return sorted(taken)
 
 
-# ---------------------------------------------------------------- tables
-
 def read_stretches(path, flag):
     """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns.
 
@@ -92,24 +84,18 @@ def read_stretches(path, flag):
         there, rows = files.read_table(path, {*COLUMNS, "video", *KINETICS_COLUMNS})
     except UserError as error:
         raise UserError(f"--{flag} {path}: {error}") from None
-    names = _columns(there, path, flag)
+    names = ("film" if "film" in there else "video", "class", "start", "end")
+    if set(KINETICS_COLUMNS[:4]) <= set(there):
+        names = ("youtube_id", "label", "time_start", "time_end")
+    for name in names:
+        if name not in there:
+            raise UserError(f"--{flag} {path} line 1: column {name} is missing; expected "
+                            f"{','.join(names)} or {','.join(KINETICS_COLUMNS)}")
     return [_stretch(row, names, f"--{flag} {path} line {line}") for line, row in rows]
 
 
-def _columns(there, path, flag):
-    """The table's names of (film, class, start, end)."""
-    if set(KINETICS_COLUMNS[:4]) <= set(there):
-        return ("youtube_id", "label", "time_start", "time_end")
-    film = "film" if "film" in there else "video"
-    names = (film, "class", "start", "end")
-    missing = [name for name in names if name not in there]
-    if missing:
-        raise UserError(f"--{flag} {path} line 1: column {missing[0]} is missing; expected "
-                        f"{film},class,start,end or {','.join(KINETICS_COLUMNS)}")
-    return names
-
-
 def _stretch(row, names, where):
+    """The Stretch of a row, whose columns of film, class, start and end have these names."""
     film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
     try:
         start, end = (float(text.replace(",", ".")) for text in seconds)     # 1,5 where semicolons divide
@@ -143,7 +129,9 @@ def check_class(cls, where):
 
 
 def write_stretches(path, stretches):
-    files.write_csv(path, COLUMNS, [stretch.row() for stretch in stretches])
+    files.write_csv(path, COLUMNS, [(s.film, s.cls, f"{s.start:.3f}", f"{s.end:.3f}",
+                                     "" if s.probability is None else f"{s.probability:.4f}")
+                                    for s in stretches])
 
 
 def of_films(stretches, films):
@@ -153,7 +141,7 @@ def of_films(stretches, films):
     address that the file is called by, or that stands at the end of its name. A Stretch's film is the
     path then.
     """
-    known = defaultdict(list)
+    known, there, absent = defaultdict(list), defaultdict(list), {}
     for film in films:
         path = PurePosixPath(film)
         for name in {film, path.name, path.stem}:
@@ -161,13 +149,12 @@ def of_films(stretches, films):
         match = re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem)
         if match:
             known[match[1]].append(film)
-    found, absent = defaultdict(list), {}
     for stretch in stretches:
         named = [stretch.film] if stretch.film in films else dict.fromkeys(
             known.get(composed(stretch.film), ()))
         if len(named) == 1:
             [film] = named
-            found[film].append(replace(stretch, film=film))
+            there[film].append(replace(stretch, film=film))
         else:
             absent[stretch.film] = f"{len(named)} films have this name" if named else "not there"
-    return dict(found), absent
+    return dict(there), absent

@@ -22,7 +22,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.workers import Lost, ahead
 from lrcn.data.splits import FILM_NAME, KINETICS_NAME
-from lrcn.drawing.sheets import contact_sheet
+from lrcn.drawing.grids import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.watching.candidates import read_stretches, write_stretches
@@ -41,8 +41,6 @@ class ClipFolder:
         self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
         self.settings, self.table = self.out / "settings.json", self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
-
-    # ------------------------------------------------------------ what was done
 
     def check(self, choices, table=None):
         """Take up a folder that was made with these choices, or begin one; UserError for another folder.
@@ -86,21 +84,17 @@ class ClipFolder:
             for old in self._there(stretch, name):      # another film lay there
                 old.unlink()
         self.stretches = [s for s in self.stretches if s.film != film] + list(stretches)
-        self._note(film, path, f"{seconds:.3f}", len(stretches), "")
+        self.note(film, path, f"{seconds:.3f}", len(stretches))
 
-    def failed(self, film, path, reason):
-        self._note(film, path, "", "", reason)
-
-    def _note(self, film, path, *rest):
-        self.films[film] = [film, *_stamp(path), *rest]
+    def note(self, film, path, seconds="", candidates="", reason=""):
+        """What films.csv says of a film."""
+        self.films[film] = [film, *_stamp(path), seconds, candidates, reason]
         self.save()
 
     def save(self):
         """Write the tables: a film whose row is there has its candidates there."""
         write_stretches(self.table, self.stretches)
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
-
-    # ------------------------------------------------------------ clips and pictures
 
     def write(self, stretches, name, path, time_limit):
         """Write the stretches of one film that are not there yet; yields each that was written.
@@ -111,7 +105,7 @@ class ClipFolder:
             if self._complete(stretch, name):
                 continue
             (self.out / stretch.cls).mkdir(exist_ok=True)
-            work = {"frames": self._frames, "copies": self._copy, "clips": self._cut}[self.kind]
+            work = self._frames if self.kind == "frames" else self._cut
             try:
                 for _ in ahead(work(stretch, name, path), 4, time_limit):
                     pass
@@ -123,12 +117,13 @@ class ClipFolder:
         return self.out / stretch.cls / f"{stretch.name(name)}.mp4"
 
     def _cut(self, stretch, name, path):
-        yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end)
-
-    def _copy(self, stretch, name, path):
-        start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
-        self.early = max(self.early, stretch.start - start)
-        yield start
+        """The clip of a stretch, exact or copied."""
+        if self.kind == "clips":
+            yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end)
+        else:
+            start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
+            self.early = max(self.early, stretch.start - start)
+            yield start
 
     def _frames(self, stretch, name, path):
         """The sampled frames of a stretch as JPEG pictures."""
@@ -152,9 +147,9 @@ class ClipFolder:
             clip = self._clip(stretch, name)
             return [clip] if clip.is_file() else []
         title = re.escape(stretch.frame_name(name, 0)[:-len("00000.000")])
-        found = [(float(match[1]), path) for path in (self.out / stretch.cls).glob("*.jpg")
+        there = [(float(match[1]), path) for path in (self.out / stretch.cls).glob("*.jpg")
                  if (match := re.fullmatch(rf"{title}(\d+\.\d+)", path.stem))]
-        return [path for seconds, path in sorted(found)
+        return [path for seconds, path in sorted(there)
                 if stretch.start - SLACK <= seconds < stretch.end - SLACK]
 
     def _complete(self, stretch, name):
@@ -162,9 +157,8 @@ class ClipFolder:
         there = self._there(stretch, name)
         if self.kind != "frames" or not there:
             return bool(there)
-        last = float(there[-1].stem.rsplit("_", 1)[1])
         step = self.every / 25 if self.every else self.rate.step
-        return last >= stretch.end - 2 * step - SLACK
+        return float(there[-1].stem.rsplit("_", 1)[1]) >= stretch.end - 2 * step - SLACK
 
     def tidy(self, named, names):
         """Take out the clips and pictures of the films `names` whose row is gone; how many.
@@ -182,8 +176,6 @@ class ClipFolder:
             if not any(folder.iterdir()):
                 folder.rmdir()
         return len(gone)
-
-    # ------------------------------------------------------------ to be looked through
 
     def draw(self, named):
         """candidates.png, and more of them where there are many: a picture of every stretch, by class."""

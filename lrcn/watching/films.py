@@ -26,15 +26,18 @@ from lrcn.watching.recogniser import Recogniser
 LIVE_STRIP = 60     # seconds on the timeline of a live source
 
 
-def find_films(folder, flag="video_path"):
-    """{path below the folder, with slashes: Path} of all videos in it, hidden ones passed over; UserError
-    where there is none."""
-    folder = Path(folder)
-    found = sorted(p for root, _, names in files.walk(folder, flag) for name in names
+def find_films(path, advice="give a film or a folder of films"):
+    """{path below the folder, with slashes: Path} of all videos in it, hidden ones passed over, or
+    {name: Path} of one film. path: --video_path; UserError where there is none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return {folder.name: cli.file("video_path", path, advice)}
+    there = sorted(p for root, _, names in files.walk(folder, "video_path") for name in names
                    if (p := Path(root, name)).suffix.lower() in EXTENSIONS and p.is_file())
-    if not found:
-        raise UserError(f"--{flag} {folder}: no video in this folder ({' '.join(EXTENSIONS[:6])} and others)")
-    return {p.relative_to(folder).as_posix(): p for p in found}
+    if not there:
+        raise UserError(f"--video_path {folder}: no video in this folder ({' '.join(EXTENSIONS[:6])} and "
+                        f"others)")
+    return {p.relative_to(folder).as_posix(): p for p in there}
 
 
 def unique_names(paths):
@@ -173,7 +176,8 @@ class Labeller:
             out.summarise(history.cut(classifier.known))
         return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
                 f"{count / max(seconds, 1e-3):.1f} frames a second shown, {recogniser.encoded} classified, "
-                f"{classifier.skipped} skipped, mean delay {classifier.mean_delay:.2f} s")
+                f"{classifier.skipped} skipped, "
+                f"mean delay {classifier.delays / max(1, len(history.times)):.2f} s")
 
     def _show(self, source, classifier, out, window, bar):
         """Draw the newest frame with the newest labels, again and again; (seconds of the last frame, how

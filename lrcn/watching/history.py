@@ -40,7 +40,7 @@ class History:
 
     def at(self, frame):
         """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
-        return np.mean(self._around(self.windows, frame), 0, dtype=np.float32)
+        return self._mean(self.windows, frame)
 
     def beside(self, frame, names):
         """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame not
@@ -48,11 +48,11 @@ class History:
         if not names:
             return []
         self.seen.pop(frame - 1, None)
-        shares = np.mean(self._around(self.alone, frame), 0, dtype=np.float32)
-        return list(zip(names, shares, self.seen.get(frame, [None] * len(names)), strict=True))
+        seen = self.seen.get(frame, [None] * len(names))
+        return list(zip(names, self._mean(self.alone, frame), seen, strict=True))
 
-    def _around(self, windows, frame):
-        return windows[max(0, frame - self.length + 1):frame + 1]
+    def _mean(self, answers, frame):
+        return np.mean(answers[max(0, frame - self.length + 1):frame + 1], 0, dtype=np.float32)
 
     def smoothed(self):
         """at() of every sampled frame that a window contains, float32 (frames, C)."""

@@ -215,12 +215,6 @@ class Classifier(_Thread):
         """Wait until the last frame that was due is classified; the source has ended."""
         self._thread.join(timeout)
 
-    @property
-    def mean_delay(self):
-        return self.delays / max(1, len(self.history.times))
-
-
-# ---------------------------------------------------------------- window
 
 def has_display():
     """Whether OpenCV can open a window here.

@@ -51,7 +51,7 @@ class Outputs:
     def __init__(self, film, name, recogniser, choices, fps, sound, table):
         self.film, self.name, self.recogniser, self.choices = film, name, recogniser, choices
         self.fps, self.sound, self.classes = fps, sound, recogniser.classes
-        self.colors, self.strip = labels.class_colors(self.classes), labels.empty_timeline()
+        self.colors, self.strip = style.class_colors(self.classes), labels.empty_timeline()
         self.writer, self.size = None, None
         self.windows, self.frames = 0, 0    # that were written
         self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))

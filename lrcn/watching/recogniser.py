@@ -144,8 +144,6 @@ class Recogniser:
         encoder, head = file.halves()
         return cls([encoder], head, file.classes, file.length, rate, flow=file.flow, folder=file.folder)
 
-    # ------------------------------------------------------------ frames as they come
-
     @property
     def encoded(self):
         """Frames that were encoded since the last start, by each stream."""
@@ -181,8 +179,6 @@ class Recogniser:
             whole = self.head(part)[:, None]
             answers.append(torch.cat([whole, self.alone(part)], 1) if self.names else whole)
         return torch.cat(answers).cpu().numpy()
-
-    # ------------------------------------------------------------ films
 
     def watch(self, path, history):
         """Fill `history` from a video file; yields how many windows are known, as they become known.
@@ -235,8 +231,6 @@ class Recogniser:
                              min_segment * self.rate.per_second)
         return [(start, end, self.classes[label] if label >= 0 else UNSURE, probability)
                 for start, end, label, probability in runs]
-
-    # ------------------------------------------------------------ in a notebook
 
     def predict(self, video, min_probability=0.4, min_segment=1.0):
         """The Prediction of a video file, as test_on_video.py makes it; the flags as in `segments`.

@@ -39,9 +39,9 @@ def matched(truth, segments, least):
     return set(range(len(segments))) - free.keys()
 
 
-def average_precision(found, true):
-    """found: [(probability, right)] of a class's segments in all films; true: how many are to be found."""
-    order = sorted(found, key=lambda item: -item[0])
+def average_precision(claims, true):
+    """claims: [(probability, right)] of a class's segments in all films; true: how many are to be found."""
+    order = sorted(claims, key=lambda item: -item[0])
     right = np.array([item[1] for item in order], bool)
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     return float(precision[right].sum() / true)
@@ -52,7 +52,7 @@ class Verdict:
     """The figures of one film or of many. classes: those that the network knows; a true stretch of another
     one is nothing to it, and "unsure" is right there."""
     classes: list
-    films: list = field(default_factory=list)       # [({class: truth}, {class: segments}, ambiguous)]
+    films: list = field(default_factory=list)       # [(true stretches, segments, ambiguous)]
     frames: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
 
@@ -65,9 +65,7 @@ class Verdict:
         known = self.known(truth)
         unclear = [row for row in truth if row[2] == AMBIGUOUS]
         self.unknown.update(row[2] for row in truth if row not in known and row not in unclear)
-        said = [row for row in segments if row[2] != UNSURE]
-        self.films.append(({c: [r for r in known if r[2] == c] for c in {r[2] for r in known}},
-                           {c: [r for r in said if r[2] == c] for c in {r[2] for r in said}}, unclear))
+        self.films.append((known, [row for row in segments if row[2] != UNSURE], unclear))
         for seconds in times:
             true, label = labels_at(known, seconds), labels_at(segments, seconds)
             if true:
@@ -78,21 +76,20 @@ class Verdict:
     def _found(self, cls, least):
         """([(probability, right)] of a class's segments, how many true stretches it has)."""
         rows, true = [], 0
-        for truth, segments, unclear in self.films:
-            mine = segments.get(cls, [])
-            right = matched(truth.get(cls, []), mine, least)
-            true += len(truth.get(cls, []))
+        for *both, unclear in self.films:
+            truth, mine = ([row for row in stretches if row[2] == cls] for stretches in both)
+            right = matched(truth, mine, least)
+            true += len(truth)
             rows += [(segment[3], i in right) for i, segment in enumerate(mine)
                      if i in right or not any(overlap(segment, other) > 0 for other in unclear)]
         return rows, true
 
     def figures(self):
         """What truth.json holds; a share of nothing is None."""
-        classes = sorted({c for truth, *_ in self.films for c in truth})
-        rows = {c: self._found(c, HALF)
-                for c in sorted({c for _, said, _ in self.films for c in said} | {*classes})}
-        true, claimed = sum(n for _, n in rows.values()), sum(len(found) for found, _ in rows.values())
-        right = sum(ok for found, _ in rows.values() for _, ok in found)
+        classes, claims = (sorted({row[2] for film in self.films for row in film[i]}) for i in (0, 1))
+        rows = [self._found(c, HALF) for c in {*classes, *claims}]
+        true, claimed = sum(n for _, n in rows), sum(len(segments) for segments, _ in rows)
+        right = sum(ok for segments, _ in rows for _, ok in segments)
         inside, outside = (self.frames[where, True] + self.frames[where, False]
                            for where in ("inside", "outside"))
         precision = {c: {f"{least:g}": average_precision(*self._found(c, least)) for least in OVERLAPS}
@@ -127,10 +124,10 @@ def wrong_places(truth, segments, end, least=0.02):
     places = []
     for start, stop in zip(edges, edges[1:], strict=False):
         middle = (start + stop) / 2
-        true, said = labels_at(truth, middle), labels_at(segments, middle) or {UNSURE}
-        if said & true or AMBIGUOUS in true or (not true and said == {UNSURE}):
+        true, claimed = labels_at(truth, middle), labels_at(segments, middle) or {UNSURE}
+        if claimed & true or AMBIGUOUS in true or (not true and claimed == {UNSURE}):
             continue
-        row = ["+".join(sorted(true)) or NOTHING, "+".join(sorted(said))]
+        row = ["+".join(sorted(true)) or NOTHING, "+".join(sorted(claimed))]
         if places and places[-1][1] == start and list(places[-1][2:]) == row:
             places[-1] = (places[-1][0], stop, *row)
         else:
@@ -144,12 +141,12 @@ def sentence(figures):
         return "none" if figures[name] is None else f"{100 * figures[name]:.1f}%"
 
     means = figures["mean_average_precision"]
-    words = (f"truth: {percent('frames_right')} of {figures['frames']} frames right, "
-             f"{percent('true_segments_found')} of {figures['true_segments']} true segments found and "
-             f"{percent('segments_right')} of {figures['segments']} right (overlap of at least half)")
+    line = (f"truth: {percent('frames_right')} of {figures['frames']} frames right, "
+            f"{percent('true_segments_found')} of {figures['true_segments']} true segments found and "
+            f"{percent('segments_right')} of {figures['segments']} right (overlap of at least half)")
     if figures["true_segments"]:
-        words += ", mean average precision " + ", ".join(f"{m:.3f} at {at}" for at, m in means.items())
+        line += ", mean average precision " + ", ".join(f"{m:.3f} at {at}" for at, m in means.items())
     if figures["frames_of_no_class"]:
-        words += (f"; {percent('frames_of_no_class_unsure')} of {figures['frames_of_no_class']} frames of no "
-                  f"class unsure")
-    return words
+        line += (f"; {percent('frames_of_no_class_unsure')} of {figures['frames_of_no_class']} frames of no "
+                 f"class unsure")
+    return line

@@ -155,20 +155,15 @@ def test_sigterm_ends_a_script_with_one_line_on_a_terminal_and_in_a_log():
         assert terminal or len(shown.splitlines()) == 1
 
 
-LOADER = """
-import os, signal, sys, time
-from torch.utils.data import DataLoader
+POOL = """
+import time
 from lrcn.base import cli
-from lrcn.base.workers import quiet
+from lrcn.base.workers import pool
 def main():
-    class Data:
-        def __len__(self): return 1000
-        def __getitem__(self, i):
-            time.sleep(0.05)
-            return i
-    for i in DataLoader(Data(), batch_size=None, num_workers=2, worker_init_fn=quiet):
-        if i == 1:
-            cli.say("at work")
+    with pool(2) as executor:
+        for i, _ in enumerate(executor.map(time.sleep, [0.05] * 1000)):
+            if i == 1:
+                cli.say("at work")
 cli.run(main)
 """
 
@@ -176,7 +171,7 @@ cli.run(main)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
-    process = subprocess.Popen([sys.executable, "-c", LOADER], env={**os.environ, "PYTHONPATH": str(ROOT)},
+    process = subprocess.Popen([sys.executable, "-c", POOL], env={**os.environ, "PYTHONPATH": str(ROOT)},
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
     assert process.stdout.readline() == "at work\n"

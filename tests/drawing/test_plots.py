@@ -312,7 +312,6 @@ def system(monkeypatch, tmp_path):
     caches = [f for f in vars(style).values() if hasattr(f, "cache_clear")]
 
     def forget():
-        style._fonts.clear()
         for cache in caches:
             cache.cache_clear()
 
@@ -433,39 +432,25 @@ def near(pixels, color, tolerance=40):
     return np.abs(pixels.reshape(-1, 3).mean(0) - color).max() < tolerance
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("name", ["labelled.mp4", "labelled.avi"])
-def test_labelled_video_is_green_where_right_and_red_where_wrong(tmp_path, count, name):
-    classes = names(count)
-    clips = [clip(5, 240, 320), clip(5, 240, 320), clip(3, 200, 100)]
-    true, said = [classes[0], classes[1], classes[-1]], [classes[0], classes[0], classes[-1]]
-    assert labels.labelled_clip_video(tmp_path / name, iter(clips), true, said, 2.5) == 13
-    frames, rate = read_all(tmp_path / name)
-    assert len(frames) == 13 and rate == pytest.approx(2.5)
-    for i, frame in enumerate(frames):
-        color = style.WRONG if 5 <= i < 10 else style.RIGHT
+@pytest.mark.parametrize("predicted, color", [(LONG, style.RIGHT), ("b", style.WRONG)])
+def test_labelled_video_is_green_where_right_and_red_where_wrong(tmp_path, predicted, color):
+    labels.labelled_clip_video(tmp_path / "x.mp4", clip(5, 240, 320), LONG, predicted, 2.5)
+    frames, rate = read_all(tmp_path / "x.mp4")
+    assert len(frames) == 5 and rate == pytest.approx(2.5)
+    for frame in frames:
         assert near(frame[:3], color) and near(frame[-3:], color) and near(frame[:, -3:], color)
         assert near(frame[100:140, 140:180], (60, 120, 200))     # the picture itself
-    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_labelled_video_leaves_no_file_when_drawing_fails(tmp_path):
-    with pytest.raises(ValueError):
-        labels.labelled_clip_video(tmp_path / "x.mp4", [clip(2), clip(2)], ["a"], ["a"], 2.5)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("said", [{}, {"true": "a", "predicted": LONG}])
-def test_gif_holds_every_frame_at_its_rate(tmp_path, said):
+def test_gif_holds_every_frame_at_its_rate(tmp_path):
     frames = [clip(1, 90, 640, (0, 40 * i, 255))[0] for i in range(5)]
-    labels.clip_gif(tmp_path / "x.gif", iter(frames), 2.5, **said)
+    labels.clip_gif(tmp_path / "x.gif", iter(frames), 2.5)
     with Image.open(tmp_path / "x.gif") as gif:
         assert gif.n_frames == 5 and gif.width == 320
         assert all(frame.info["duration"] == 400 for frame in ImageSequence.Iterator(gif))
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (64, 36)])
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count, shape", [(2, (48, 64)), (101, (64, 36))])
 def test_mixed_movie_shows_labels_and_timeline_in_the_classes_colours(tmp_path, count, shape):
     classes, n = names(count), 10
     action = np.repeat([0, 1], 5)
@@ -474,7 +459,7 @@ def test_mixed_movie_shows_labels_and_timeline_in_the_classes_colours(tmp_path, 
     probabilities = np.full((n, count), 0.5 / count)
     path = tmp_path / "movie.mp4"
     labels.mixed_movie(path, iter(clip(n, *shape)), truth, predicted, probabilities, classes,
-                               2.5, action)
+                       2.5, action)
     frames, _ = read_all(path)
     assert frames.shape[0] == n and frames.shape[2] == labels.MOVIE_WIDE
     top = labels.MOVIE_HIGH

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import simulations
 import torch
+from commands import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
@@ -12,8 +13,11 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
+import dataset
 from lrcn.data import splits
+from lrcn.data.manifest import SampledVideo
 from lrcn.evaluation import scores
+from lrcn.evaluation.comparison import compare
 from lrcn.evaluation.scores import Units, residuals
 
 Z = stats.norm.ppf(0.975)
@@ -179,13 +183,48 @@ def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101)
     train, _ = splits.official_lists(ucf101 / "ucfTrainTestlist", 1)
     counts = np.unique([video.cls for video in train], return_counts=True)[1]
     assert len(counts) == 101 and scores.under_represented(counts).sum() == 26
+    assert scores.under_represented(np.array([10, 10, 9, 8, 13])).tolist() == [0, 0, 1, 1, 0]
 
 
 def test_the_rank_correlation_is_scipys_and_none_where_nothing_varies():
     rng = np.random.default_rng(0)
     a, b = rng.integers(70, 120, 101), rng.random(101)
-    found = stats.spearmanr(a, b)
-    assert scores.rank_correlation(a, b) == (pytest.approx(found.statistic), pytest.approx(found.pvalue))
-    assert scores.rank_correlation(a, -2.0 * a)[0] == pytest.approx(-1)
-    assert scores.rank_correlation(np.full(9, 5), b[:9]) is None
+    rank = stats.spearmanr(a, b)
+    assert f"{rank.statistic:+.2f} (p {rank.pvalue:.2g}, 101 classes)" in scores.correlation_words(a, b)
     assert "-1.00 (p" in scores.correlation_words(a, -2.0 * a)
+    assert "no rank correlation" in scores.correlation_words(np.full(9, 5), b[:9])
+
+
+# ---------------------------------------------------------------- answers and comparisons
+
+@given(st.permutations(range(6)), st.permutations("abcdef"))
+def test_answers_keep_together_what_is_of_one_video_in_any_order(order, classes):
+    rng = np.random.default_rng(0)
+    videos = [SampledVideo(f"v{i}", "abcdef"[i], f"g{i // 2}", 5) for i in range(6)]
+    data = dataset.TestData(videos, np.arange(6), list("abcdef"), None, rng.dirichlet(np.ones(6), 6),
+                            rng.random(6) < 0.5, train_counts=np.arange(6))
+    other = data.of([data.names[i] for i in order])
+    assert other.names == data[order].names and other.groups == [videos[i].group for i in order]
+    assert other.right.tolist() == data.right[order].tolist()
+    assert other.train_counts is data.train_counts, "of classes, of which there are as many as videos"
+    turned = other.with_classes(classes)
+    assert [turned.classes[i] for i in turned.labels] == [other.classes[i] for i in other.labels]
+    assert [turned.classes[i] for i in turned.predicted] == [other.classes[i] for i in other.predicted]
+    with pytest.raises(ValueError):
+        data.of(data.names[1:])
+
+
+def test_a_comparison_is_of_the_mean_run_and_paired_as_scores_pairs():
+    rng = np.random.default_rng(0)
+    first, other, groups = rng.random((1, 40)) < 0.5, rng.random((3, 40)) < 0.7, np.arange(40) // 2
+    figures = compare(other, groups, first[0])
+    assert (figures.minus, figures.minus_ci95, figures.p) == scores.paired(first, other, groups)
+    assert figures.top1 == other.mean() and figures.sd == np.std(other.mean(1), ddof=1)
+    assert str(figures) == f"{figures.top1:.3f} [{figures.ci95[0]:.3f}, {figures.ci95[1]:.3f}]"
+    alone = compare(first, groups)
+    assert alone.sd is alone.minus is alone.p is None and alone.difference == ""
+
+
+def test_runs_are_compared_at_one_place():
+    sources = [*ROOT.glob("*.py"), *(ROOT / "lrcn").rglob("*.py")]
+    assert [p.name for p in sources if "scores.paired(" in p.read_text("utf-8")] == ["comparison.py"]

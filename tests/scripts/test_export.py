@@ -13,10 +13,15 @@ from videos import write_video
 
 import export
 import models
+import test_on_video
 import utils
+from lrcn.base.cli import UserError
 from lrcn.features import onnx, surgery
 from lrcn.runs import ExportFolder
+from lrcn.video.reader import read_frames
+from lrcn.video.sampling import Rate
 from lrcn.watching import exported
+from lrcn.watching.recogniser import Recogniser
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -139,6 +144,17 @@ def test_a_film_gets_the_same_tables_from_the_file_as_from_the_run(files, film, 
         assert float(mine["probability_1"]) == pytest.approx(float(other["probability_1"]), abs=2e-3)
 
 
+def test_the_file_s_probabilities_are_those_of_pytorch_in_float32(files, film):
+    file = Recogniser.of_file(files / "export" / "model.onnx")
+    own = Recogniser.of_run(utils.load_trained(files), torch.device("cpu"), *PLAIN[1::2])
+    frames = read_frames(film, range(0, 150, 10))
+    for one in (file, own):
+        assert one.rate == Rate(25, 10) and one.classes == own.classes
+    ours, theirs = (one.answers([one.crop(frame) for frame in frames]) for one in (file, own))
+    assert ours.shape == (11, 1, 6) and ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
 def test_the_documents_program_says_the_same_of_the_first_window(files, film, tmp_path):
     [program] = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
     for said, here in (("model.onnx", files / "export" / "model.onnx"), ("holiday.mp4", film)):
@@ -222,9 +238,11 @@ def greedy(graph):
     (lambda path: say(path, sampling_rate=float("nan")), "sampling_rate: expected"),
     (lambda path: say(path, part="head"), "does not take and give"),
     (lambda path: path.unlink(), "this file does not exist")])
-def test_a_file_that_is_none_is_one_line(model, film, tmp_path, change, words):
+def test_a_file_that_is_none_is_refused_in_words(model, film, change, words):
     change(Path(model))
-    one_line(label(film, tmp_path / "out", "--model", model, ok=False), "--model", words)
+    with pytest.raises(UserError, match="--model ") as error:
+        Recogniser.of_file(model).look_through(film)
+    assert words in str(error.value)
 
 
 def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film, tmp_path):
@@ -238,5 +256,7 @@ def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film,
 def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, tmp_path):
     head = files / "export" / "head.onnx"
     one_line(label(film, tmp_path, "--model", head, ok=False), "the head alone; give the model.onnx beside")
-    for words in (("--model", head, "--model_dir", files), ()):
-        one_line(label(film, tmp_path, *words, ok=False), "--model_dir", "or else --model")
+    for words in (["--model", str(head), "--model_dir", str(files)], []):
+        args = test_on_video.make_parser().parse_args(["--video_path", str(film), *words])
+        with pytest.raises(UserError, match="--model_dir.* or else --model"):
+            test_on_video.make_recogniser(args)

@@ -2,19 +2,20 @@
 import errno
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import run, start
-from runs import TINY, half_files, last_line, one_line, table
-from videos import number_of, write_video
+from runs import TINY, half_files, last_line, table
+from videos import join, number_of, write_video
 
-from lrcn.drawing.labels import fit_frame
+import find_clips
+from lrcn.base.cli import UserError
 from lrcn.video.reader import Video, VideoInfo, probe, read_frames
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer
 from lrcn.watching.candidates import Stretch
 from lrcn.watching.clipfolder import ClipFolder
 
@@ -28,11 +29,7 @@ def films(demo, tmp_path_factory):
     clips = sorted((demo / "UCF-101").rglob("*_g0[1-3]_c01.avi"))
     for n, name in enumerate(("one.mp4", "two.mp4", "deep/one.mp4")):
         (folder / name).parent.mkdir(exist_ok=True)
-        with Writer(folder / name, 25, 160, 120) as out:
-            for clip in clips[n::3]:
-                with Video(clip) as video:
-                    while video.grab():
-                        out.write(fit_frame(video.frame(), 160, 120))
+        join(folder / name, clips[n::3])
     return folder
 
 
@@ -233,9 +230,12 @@ def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
     assert first <= 80 and f"copies begin up to {3.2 - first / 25:.2f} s early" in result.out
 
 
-def test_wrong_words_are_one_line(trained, films, found, tmp_path):
+def test_wrong_words_are_refused(trained, films, found, tmp_path, monkeypatch):
     def refused(*words, says):
-        one_line(run("find_clips.py", *words, ok=False), *says)
+        monkeypatch.setattr(sys, "argv", ["find_clips.py", *map(str, words)])
+        with pytest.raises(UserError) as error:
+            find_clips.main()
+        assert all(word in str(error.value) for word in says), error.value
 
     def model(*words, says, source=films):
         refused("--video_path", source, "--model_dir", trained, *words, says=says)

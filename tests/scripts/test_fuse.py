@@ -1,7 +1,5 @@
 """fuse.py: the mean of several runs' probabilities, against arithmetic by hand and scikit-learn, and heads
 that are trained over several streams."""
-import csv
-import json
 import re
 import shutil
 
@@ -10,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 from commands import run
-from runs import ONE_THREAD, data_flags, last_line, load, one_line, read_json, report_of, table, train
+from runs import (
+    ONE_THREAD,
+    answered_run,
+    data_flags,
+    last_line,
+    load,
+    one_line,
+    read_json,
+    report_of,
+    table,
+    train,
+)
 from sklearn.metrics import accuracy_score, log_loss
 
 import utils
@@ -30,21 +39,8 @@ KNOWN = {"v_A_g01_c01": ("A", (0.6, 0.3, 0.1), (0.2, 0.7, 0.1)),      # means 0.
          "v_C_g01_c01": ("C", (0.1, 0.5, 0.4), (0.3, 0.1, 0.6))}      # 0.2, 0.3, 0.5: C
 
 
-def made_up_run(folder, said, classes=CLASSES, split="1", **metrics):
-    """A run folder with the test results alone. said: {video: (class, probabilities)}."""
-    (folder / "test").mkdir(parents=True)
-    with open(folder / "test" / "predictions.csv", "w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(("video", "class", "label", "group", "predicted", "predicted_class", "right",
-                         *(f"p_{cls}" for cls in classes)))
-        for video, (cls, shares) in said.items():
-            best = int(np.argmax(shares))
-            writer.writerow((video, cls, classes.index(cls), video[:7], best, classes[best],
-                             int(classes[best] == cls), *shares))
-    (folder / "test" / "metrics.json").write_text(json.dumps(
-        {"split": split, "parameters": 7, "checkpoint": "best.pth.tar", "seed": 1, "encoder": folder.name,
-         **metrics}))
-    return folder
+def made_up_run(folder, said, classes=CLASSES, **metrics):
+    return answered_run(folder, said, classes, **metrics)
 
 
 def stream(folder, number, **more):
@@ -98,15 +94,6 @@ def test_the_order_of_runs_and_of_their_classes_and_videos_does_not_matter(strea
 def test_a_run_fused_with_itself_is_itself(streams, tmp_path):
     _, _, rows = fused(tmp_path, streams[0], streams[0], "--weights", 3, 1)
     assert rows == table(streams[0] / "test" / "predictions.csv")
-
-
-def test_random_probabilities_in_any_order_give_the_same_bits():
-    random = np.random.default_rng(0)
-    streams, weights = random.dirichlet(np.ones(7), (4, 50)), random.uniform(0.1, 1, 4)
-    whole = scores.weighted_mean(streams, weights)
-    np.testing.assert_allclose(whole, np.average(streams, axis=0, weights=weights), rtol=1e-12)
-    order = [2, 0, 3, 1]
-    assert np.array_equal(whole, scores.weighted_mean(streams[order], weights[order]))
 
 
 def test_the_likeliest_weights_are_the_best_of_a_fine_grid():

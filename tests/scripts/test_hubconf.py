@@ -1,4 +1,5 @@
-"""The model in a notebook: torch.hub.load on this folder."""
+"""The model in a notebook: torch.hub.load on this folder; and one Recogniser for all who watch films."""
+import shutil
 import subprocess
 import sys
 
@@ -6,12 +7,18 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, environment, run
-from runs import last_line, train
+from runs import last_line, load, table, train
 from videos import write_video
 
+import app
+import find_clips
+import hubconf
+import test_on_video
 import utils
+from lrcn.base.cli import UserError
 from lrcn.video.flow import fields_at
 from lrcn.video.reader import VideoError, read_frames
+from lrcn.watching.recogniser import Recogniser
 
 NOTEBOOK = """
 import sys, torch
@@ -50,6 +57,48 @@ def test_features_are_the_encoders(model, trained, demo):
     with torch.inference_mode():
         wanted = network.features(torch.from_numpy(crops).movedim(-1, -3)[None])[0]
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_one_film_and_one_run_are_the_same_to_all_who_watch(trained, tmp_path, monkeypatch):
+    """The engine that the training kept and the rate of its clips: the same probabilities in a notebook, in
+    test_on_video.py's tables, in find_clips.py's candidates and on the page of app.py."""
+    pytest.importorskip("onnxruntime")
+    folder, built, of_run = shutil.copytree(trained, tmp_path / "run"), [], Recogniser.of_run
+    state = load(folder, "best")
+    state["settings"].update(encoder_backend="auto", encoder_precision="auto", frame_step=0.2,
+                             engines=[["onnxruntime", "float32", "cpu"]])
+    torch.save(state, folder / "Saved_model_checkpoint" / "best.pth.tar")
+    film = write_video(tmp_path / "film.mp4", 150)
+    monkeypatch.setattr(Recogniser, "of_run", lambda *args: built.append(of_run(*args)) or built[-1])
+    prediction = hubconf.lrcn(folder, device="cpu").predict(film)
+
+    def call(main, *words):
+        monkeypatch.setattr(sys, "argv", ["script", "--model_dir", str(folder), "--device", "cpu", *words])
+        return main()
+    assert call(test_on_video.main, "--video_path", str(film), "--no-video") == 0
+    rows = table(folder / "test_on_video" / "film" / "segments.csv")
+    assert [tuple(row.values()) for row in rows] == [
+        (f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in prediction.segments]
+
+    assert call(find_clips.main, "--video_path", str(film), "--clip_seconds", "0.1", "--min_probability", "0",
+                "--clips_per_class", "1") == 0
+    best = max(float(row["probability"]) for row in table(folder / "find_clips" / "candidates.csv"))
+    assert best == pytest.approx(prediction.probabilities.max(), abs=1e-4)
+
+    def stop(_):
+        raise UserError("no page")
+    monkeypatch.setattr(app, "import_gradio", stop)
+    with pytest.raises(UserError, match="no page"):
+        call(app.main)
+    args = app.make_parser().parse_args(["--model_dir", str(folder)])
+    *_, segments, _, _ = app.Desk(built[-1], args, tmp_path)(film, lambda *_, **__: None)
+    assert segments == [[round(a, 2), round(b, 2), label, round(p, 3)]
+                        for a, b, label, p in prediction.segments]
+
+    assert len(built) == 4 and {one.encoders[0].engine.backend for one in built} == {"onnxruntime"}
+    for one in built:
+        assert one.rate.step == pytest.approx(0.2)
+        np.testing.assert_array_equal(one.predict(film).probabilities, prediction.probabilities)
 
 
 def test_what_is_no_run_is_a_value_error(tmp_path):

@@ -206,14 +206,6 @@ class RunFolderMachine(RuleBasedStateMachine):
     def cut_the_metrics(self, share):
         os.truncate(self.run.metrics, int(share * self.run.metrics.stat().st_size))
 
-    @precondition(lambda self: self.run.checkpoint("last").is_file())
-    @rule()
-    def be_resumed_twice_at_once(self):
-        before = {path: path.stat().st_mtime_ns for path in self.run.path.rglob("*") if path.name != ".lock"}
-        with self.run.lock("resume"), pytest.raises(UserError, match=rf"--resume .*process {os.getpid()}"):
-            self.train("--resume", self.run)
-        assert before == {path: path.stat().st_mtime_ns for path in before}
-
     def teardown(self):
         if self.course is None:
             return

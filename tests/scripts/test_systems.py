@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from commands import ROOT, run
-from runs import ONE_THREAD, TINY, flags, last_line, one_line, read_json, report_of, table, train
+from runs import ONE_THREAD, TINY, last_line, one_line, read_json, report_of, table, train
 
 from lrcn.data import splits
 
@@ -44,16 +44,6 @@ def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
     assert settings["num_frames_video"] == words.get("--num_frames_video", 5)
     rows = table(forty / "manifest.csv")
     assert {int(row["frames"]) for row in rows} == {40} and {int(row["stride"]) for row in rows} != {10}
-
-
-def test_an_lrcn_starts_from_a_frame_classifier(demo, forty, tmp_path):
-    """First a classifier of single frames, then an LSTM on top of what it has learnt."""
-    frames = train(demo, forty, tmp_path, "--num_frames_video", 1, "--readout", "none", "--epochs", 1,
-                   "--train_encoder", "last:1")
-    result = run("train.py", *flags(demo, forty, tmp_path, "--init_from", frames, "--num_frames_video", 16,
-                               "--loss_per_step", "--epochs", 1))
-    assert "tensors taken over (encoder and projection)" in result.out
-    assert read_json(report_of(last_line(result)) / "metrics.json")["videos"] == 42
 
 
 # ---------------------------------------------------------------- three splits
@@ -105,12 +95,3 @@ def test_all_splits_from_a_run_that_has_learned_a_test_are_refused_before_any(de
     one_line(run("train.py", *data, "--split", "all", "--init_from", first, "--local_dir", tmp_path / "all",
                  ok=False), f"--init_from {first}: it was trained on")
     assert not (tmp_path / "all").exists()
-
-
-def test_a_split_by_video_warns_in_every_output(demo, sampled, tmp_path):
-    result = run("train.py", *flags(demo, sampled, tmp_path, "--split", "random", "--epochs", 1))
-    assert "warning: --split random" in result.err
-    folder = last_line(result)
-    assert read_json(folder / "settings.json")["split"] == "random"
-    figures = read_json(report_of(folder) / "metrics.json")
-    assert figures["split"] == "random" and figures["leaky"] is True

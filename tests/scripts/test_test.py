@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 import torch
 from commands import run, start
-from runs import ONE_THREAD, data_flags, half_files, last_line, load, one_line, read_json, table
+from runs import ONE_THREAD, data_flags, half_files, last_line, load, one_line, read_json, report_of, table
 
 import dataset
 import utils
 from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
-from lrcn.evaluation import scores
 from lrcn.features.features import Options, clip_features, head_logits, predict_videos
 
 FAST = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
-
-
-def report_of(folder, *flags, **options):
-    return last_line(run("test.py", "--model_dir", folder, *FAST, *flags, env=ONE_THREAD, **options))
 
 
 @pytest.fixture
@@ -156,7 +151,7 @@ def test_logits_from_the_cache_and_from_the_whole_network_agree(trained, sampled
     model = utils.load_trained(trained)
     data = dataset.test_data(model)
     options = Options(torch.device("cpu"), 0)
-    values, _ = clip_features(model, data, options)
+    values, _ = clip_features(model.model, 5, data, options)
     cached = head_logits(model.model.head, values)
     transform = model.model.encoder.transform
     frames = np.stack([clip_frames(sampled, windows(video, 5)[0], transform, 0)
@@ -240,9 +235,9 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
     model = utils.load_trained(trained)
     data = dataset.test_data(model, long_clips)
     assert min(video.frames for video in data.videos) > 6
-    data.videos, data.labels = data.videos[:6], data.labels[:6]
+    data = data[:6]
     options = Options(torch.device("cpu"), 0, cache=False)
-    got = predict_videos(model, data, options, 2, flip=True)
+    got = predict_videos(model.model, 5, data, options, 2, flip=True)
     transform = model.model.encoder.transform
     for i in (0, 5):
         video = data.videos[i]
@@ -254,7 +249,7 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
             with torch.inference_mode():
                 shares += [model.model(x[None]).softmax(1)[0] for x in (frames, frames.flip(3))]
         np.testing.assert_allclose(got[i], torch.stack(shares).mean(0).numpy(), atol=5e-3)
-    assert np.abs(got - predict_videos(model, data, options, 1)).max() > 1e-3
+    assert np.abs(got - predict_videos(model.model, 5, data, options, 1)).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -262,13 +257,6 @@ def test_all_windows_are_a_flag(copied, long_clips):
     folder = report_of(copied, "--sampled_data_path", long_clips, "--test_windows", "all", "--flip")
     figures = read_json(folder / "metrics.json")
     assert (figures["windows"], figures["flip"], figures["videos"]) == ("all", True, 42)
-
-
-# ---------------------------------------------------------------- classes
-
-def test_classes_with_few_training_videos_are_marked():
-    """At most 0.9 of the mean: that marks 26 classes of UCF-101's split 1, half of the median none."""
-    assert scores.under_represented(np.array([10, 10, 9, 8, 13])).tolist() == [0, 0, 1, 1, 0]
 
 
 # ---------------------------------------------------------------- wrong folders

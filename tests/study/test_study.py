@@ -207,7 +207,7 @@ def test_a_pool_has_the_mean_of_its_runs_and_seeds_that_differ_widen_its_interva
 def test_every_figure_and_picture_of_a_real_head(tmp_path):
     torch.manual_seed(4)
     clips = planted_clips(4)
-    head = models.Head(6, 6, 8, 5, 2, True, "attention").eval()
+    head = models.Head(6, 6, latent_dim=8, hidden_size=5, readout="attention").eval()
     found = study_of(head, clips, 4, movies=6, segment_frames=(2, 4))
     drawn = panels.draw(found, tmp_path, "planted")
     assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in drawn.items())

@@ -1,4 +1,5 @@
 """A step of training: loss, schedules, accumulated gradients, averaged weights."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,22 +7,16 @@ import torch
 from torch.nn import functional as F
 
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank
 from lrcn.training import loop
 from lrcn.training.album import Album
 from lrcn.training.recipe import Recipe
 
 
-def options(**changes):
-    return SimpleNamespace(**{"lr": 0.1, "weight_decay": 0, "optimizer": "adamw", "scheduler": "constant",
-                              "warmup_epochs": 0, "label_smoothing": 0, "mixup": 0, "clip_grad": 0,
-                              "ema": 0, "amp": "none", "accumulate": 1} | changes)
-
-
-def learner(network, total=100, per_epoch=10, **changes):
-    given_ones = options(**changes)
-    groups = [{"params": list(network.parameters()), "lr": given_ones.lr}]
-    return loop.Learner(network, groups, given_ones, total, per_epoch, torch.device("cpu"))
+def learner(network, clips=13, **changes):
+    recipe = replace(Recipe(lr=0.1, weight_decay=0, scheduler="constant", warmup_epochs=0, label_smoothing=0,
+                            clip_grad=0, amp="none"), **changes)
+    groups = [{"params": list(network.parameters()), "lr": recipe.lr}]
+    return loop.Learner(network, groups, recipe, clips, torch.device("cpu"))
 
 
 def test_the_loss_takes_logits_and_knows_no_softmax():
@@ -85,7 +80,7 @@ def test_an_optimiser_is_torchs_and_goes_on_exactly_from_its_state(name, kind):
     steps(one, 3)
     state, two = one.state([one.random_state()]), learner(fresh(), optimizer=name, weight_decay=0.1)
     two.network.load_state_dict(one.network.state_dict())
-    assert two.restore(state, Rank(), "here")
+    assert two.restore(state, "here")
     steps(two, 3)
     assert torch.equal(two.network.weight, whole.network.weight)
 
@@ -96,7 +91,7 @@ def test_the_state_of_another_optimiser_is_refused_in_one_line(name, other):
     one.network(torch.ones(1, 3)).sum().backward()
     one.update()
     with pytest.raises(UserError, match="here: learner: its optimiser's"):
-        two.restore(one.state([one.random_state()]), Rank(), "here")
+        two.restore(one.state([one.random_state()]), "here")
 
 
 def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
@@ -106,12 +101,9 @@ def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
     for size, steps in ((12, 1), (3, 4), (4, 3)):
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)
-        one = learner(network, accumulate=steps)
+        one = learner(network, accumulate=steps, batch_size=size)
         feed = SimpleNamespace(names=[], batches=lambda todo: ((x[c], labels[c]) for c, _ in todo))
-        todo = [(part, torch.zeros_like(part)) for part in torch.arange(13).split(size)]
-        progress = loop.Progress(epoch=1)
-        stop, rank = SimpleNamespace(signal=None), Rank()
-        assert loop.train_epoch(one, feed, todo, progress, stop, rank, lambda step, sums: None)
+        assert next(loop.epochs(one, feed, loop.Progress(), 1))
         results.append([p.detach().clone() for p in network.parameters()])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0])

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from lrcn.base.cli import UserError
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.data.splits import folds
 from lrcn.training import folds as validating
-from lrcn.training.folds import CrossValidation, Journal, Plan, Setting, depends
+from lrcn.training.folds import CrossValidation, Journal, Plan, Setting, Trainer, depends
 from lrcn.training.recipe import Recipe, parse
 from lrcn.training.tuning import KINDS, KNOWN, Range, Values, best, dimension, grid, one_by_one, words
 
@@ -168,14 +167,14 @@ def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
     several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
                ({}, {"augment": "heavy"}, {"augment": "none"}, {"views": 3}, {"clips_per_video": 2},
                 {"img_dim": 40}, {"resize": "squeeze"}, {"modality": "rgbdiff"})]
-    together = CrossValidation(plan, utils.network_to_train, Journal(tmp_path / "together"))
-    together.train(several)
+    together = CrossValidation(Trainer(plan, utils.network_to_train), Journal(tmp_path / "together"))
+    assert len(list(together.train(several))) == 2 * len(several)
     losses = [together.loss(setting) for setting in several]
     assert len(set(losses)) == len(losses)
     for i in (1, 2, 7):
         validating._encoders.clear()
-        alone = CrossValidation(plan, utils.network_to_train, Journal(tmp_path / f"alone{i}"))
-        alone.train([several[i]])
+        alone = CrossValidation(Trainer(plan, utils.network_to_train), Journal(tmp_path / f"alone{i}"))
+        assert len(list(alone.train([several[i]]))) == 2
         assert alone.loss(several[i]) == losses[i]
 
 
@@ -189,7 +188,7 @@ def test_what_streams_hold_is_in_the_key_and_their_flow_too(tmp_path):
     setting = Setting(replace(TINY, streams=[stream("one"), stream("two", modality="flow")]))
 
     def keys():
-        validation = CrossValidation(plan_of(tmp_path, videos), None, Journal(tmp_path / "journal"))
+        validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), Journal(tmp_path / "journal"))
         return {t.key for t in validation.trainings(setting)}
     seen = keys()
     stream("one", lr=0.5)
@@ -252,7 +251,9 @@ class TuneJournal(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.path = self.folder / "trainings.jsonl"
-        self.validation = CrossValidation(plan_of(self.folder, self.videos), None, Journal(self.path))
+        trainer = SimpleNamespace(plan=plan_of(self.folder, self.videos), train=self.answer,
+                                  encode=lambda setting: None)
+        self.validation = CrossValidation(trainer, Journal(self.path))
 
     def placed(self, setting):
         recipe = setting.recipe
@@ -260,8 +261,8 @@ class TuneJournal(RuleBasedStateMachine):
             recipe, encoder_weights=recipe.encoder_weights.replace("WEIGHTS", str(self.folder / "WEIGHTS")),
             init_from=recipe.init_from and str(self.folder / "RUN")))
 
-    def answer(self, build, training, plan):
-        """In the place of train_fold."""
+    def answer(self, training):
+        """In the place of Trainer.train."""
         recipe = training.setting.recipe
         seen = [self.folder / v.path for v in self.videos]
         if recipe.modality == "flow":
@@ -270,19 +271,18 @@ class TuneJournal(RuleBasedStateMachine):
         said = repr((recipe, training.setting.test_windows, training.fold,
                      [path.read_bytes() for path in sorted(seen)]))
         digest = hashlib.sha256(said.encode()).digest()
-        held = len(plan.held_out(training.fold))
+        held = len(self.validation.plan.held_out(training.fold))
         return {"right": "".join("01"[b & 1] for b in digest[:held]), "loss": digest[8] / 7, "seconds": 0.0}
 
     @rule(several=st.lists(st.sampled_from(SETTINGS), min_size=1, max_size=4))
     def train(self, several):
         several = [self.placed(setting) for setting in several]
-        with mock.patch.multiple(validating, encode=mock.DEFAULT, train_fold=self.answer):
-            self.validation.train(several)
+        list(self.validation.train(several))
         for setting in several:
             assert self.validation.pending([setting]) == []
             for training in self.validation.trainings(setting):
                 entry = dict(self.validation.journal.done[training.key])
-                wanted = self.answer(None, training, self.validation.plan)
+                wanted = self.answer(training)
                 assert {name: entry[name] for name in wanted} == wanted
                 self.trained[training.key] = entry
 

@@ -116,12 +116,8 @@ def test_the_name_of_a_clip_or_frame_tells_its_film_in_whatever_class():
     assert groups == ["my film_2"] * 3 + ["-3B32lodo2M", "other"]
 
 
-@pytest.mark.parametrize("mark, code", [(";", "utf-8"), ("\t", "utf-16"), (";", "cp1252"), (",", "utf-16")])
-def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path, mark, code):
-    rows = [("video", "start", "end", "class"), ("Café.mp4", "1,5", "4,25", "Übung")]
-    if mark == ",":
-        rows = [tuple(cell.replace(",", ".") for cell in row) for row in rows]
-    (tmp_path / "t.csv").write_bytes("\r\n".join(map(mark.join, rows)).encode(code))
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
+    (tmp_path / "t.csv").write_bytes("video;start;end;class\r\nCafé.mp4;1,5;4,25;Übung".encode("cp1252"))
     [stretch] = read_stretches(tmp_path / "t.csv", "truth")
     assert (stretch.film, stretch.cls, stretch.start, stretch.end) == ("Café.mp4", "Übung", 1.5, 4.25)
     found, _ = of_films([stretch], {unicodedata.normalize("NFD", "x/Café.mp4"): None})

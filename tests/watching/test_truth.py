@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lrcn.watching.history import UNSURE
-from lrcn.watching.truth import OVERLAPS, Verdict, average_precision, matched, overlap, sentence, wrong_places
+from lrcn.watching.truth import OVERLAPS, Verdict, matched, overlap, sentence, wrong_places
 
 # One film of 20 s: a frame every second, at 0.5, 1.5, ...
 TRUTH = [(0, 4, "A"), (4, 10, "B"), (12, 16, "A")]
@@ -96,14 +96,6 @@ def test_the_average_precision_is_that_of_the_definition(seed):
     found = verdict.figures()["average_precision"]["A"]
     values = [slow_average_precision(truth, said, least) for least in OVERLAPS]
     assert [found[f"{least:g}"] for least in OVERLAPS] == pytest.approx(values)
-
-
-def test_without_ties_and_misses_it_is_that_of_scikit_learn():
-    from sklearn.metrics import average_precision_score
-    random = np.random.default_rng(0)
-    scores, right = random.permutation(40) / 40, random.integers(0, 2, 40).astype(bool)
-    found = average_precision(list(zip(scores.tolist(), right.tolist(), strict=True)), int(right.sum()))
-    assert found == pytest.approx(average_precision_score(right, scores))
 
 
 def test_overlap_and_matching():
