@@ -10,7 +10,6 @@ keeps two rows from being compared: a leaky split, or other test videos.
 """
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -147,8 +146,7 @@ def main():
         compared.append(compare(t.right, t.groups, first.right if paired else None))
     rows = [row_of(name, t, figures, first, speed)
             for name, t, figures, speed in zip(names, tested, compared, speeds, strict=True)]
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.output_folder("output", args.output)
     files.write_csv(folder / "comparison.csv", COLUMNS,
                     [["" if r[c] is None else r[c] for c in COLUMNS] for r in rows])
     alike = all(t.names == first.names for t in tested)

@@ -183,11 +183,7 @@ def open_folder(args):
     films = Path(args.video_path).expanduser().resolve()
     if films.is_dir() and (out.resolve() == films or out.resolve().is_relative_to(films)):
         raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {out}: cannot write there ({error.strerror})") from None
-    return out
+    return files.output_folder("output_dir", out)
 
 
 def check_flags(args):

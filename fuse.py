@@ -25,7 +25,7 @@ import numpy as np
 import dataset
 import models
 import utils
-from lrcn.base import cli
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT, POSITIVE, Number
@@ -177,7 +177,7 @@ def output_folder(args):
     if folder.checkpoints.exists():
         raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
                         f"choose another")
-    folder.path.mkdir(parents=True, exist_ok=True)
+    files.output_folder("output_dir", folder)
     return folder
 
 

@@ -163,7 +163,7 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
             total=before + len(jobs), initial=before, unit=" videos", show=rank == 0 and bool(jobs),
             desc=desc, mininterval=0.2, dynamic_ncols=True) as bar:
         for job, outcome in done:
-            kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", str(outcome))
+            kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", f"the decoder {outcome}")
             if kind == "full":
                 raise OSError(*detail, str(clip_path(out, *job.key)))
             bar.update()
@@ -375,14 +375,6 @@ def refuse_nested(raw, out):
                         f"the other; choose a folder beside it")
 
 
-def launch(world):
-    """What the processes of one torchrun launch, and no others, have in common; None for one process."""
-    if world == 1:
-        return None
-    names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
-    return "/".join(os.environ.get(name, "") for name in names).replace(" ", "_")
-
-
 def main():
     args = make_parser().parse_args()
     rank, world = rank_and_world()
@@ -405,7 +397,10 @@ def main():
     refuse_nested(raw, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with files.lock(out, "sampled_data_dir", "another preprocessing run", launch(world)):
+        what = "another preprocessing run"
+        number = files.lock(out, "sampled_data_dir", what, name=f".rank{rank}.lock")    # its own in a launch
+        with files.lock(out, "sampled_data_dir", what, shared=world > 1), \
+                number if world > 1 else contextlib.nullcontext():
             return preprocess(args, out, rank, world, cli.say if rank == 0 else lambda _: None)
     except OSError as error:
         if error.errno not in (*cli.CLOSED, errno.EEXIST, errno.ENOTDIR):

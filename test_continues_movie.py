@@ -214,10 +214,7 @@ def compare(studied, args):
     variants = results_table.variants([run[:3] for run in studied])
     beside = own.path.parent.parent / own.path.name
     folder = StudyFolder(Path(args.output_dir or beside).expanduser())
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {folder}: cannot be made ({error.strerror})") from None
+    files.output_folder("output_dir", folder)
     files.write_csv(folder.comparison_table, *results_table.table(variants))
     files.write_json(folder.comparison, {
         "runs": [str(run.path.parent) for *_, run in studied],

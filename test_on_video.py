@@ -43,7 +43,7 @@ from urllib.parse import urlsplit
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Stop
+from lrcn.base.signals import Stop, Terminated
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
 from lrcn.watching import live, outputs
@@ -126,7 +126,7 @@ def label_films(films, root, labeller, truth):
         cli.say(result.sentence)
         if labeller.stop.signal:
             cli.say(root / name)
-            kind = KeyboardInterrupt if labeller.stop.signal == signal.SIGINT else cli.Terminated
+            kind = KeyboardInterrupt if labeller.stop.signal == signal.SIGINT else Terminated
             raise kind(f"the first {result.seconds:.1f} s of {name} are in {root / name}")
         if film in truth:
             verdict.add(truth[film], result.segments, result.times)

@@ -229,10 +229,7 @@ def main():
     device = utils.choose_device(base.recipe.device)
     plan = make_plan(args, base.recipe, device)
     out = TuningFolder(Path(args.output).expanduser())
-    try:
-        out.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: cannot make this folder ({error.strerror})") from None
+    files.output_folder("output", out)
     with files.lock(out.path, "output", "tune.py"):
         write_start(out, base, plan)
         jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)

@@ -24,6 +24,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lrcn.base import signals
+
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # what a folder says that may not be written
 
 
@@ -32,10 +34,6 @@ class UserError(Exception):
 
     The message names the flag, its value and what to do.
     """
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a script as Ctrl-C does, with its own exit status."""
 
 
 def true_or_false(text):
@@ -185,11 +183,6 @@ def run_script(script, *words, **options):
 
 # ---------------------------------------------------------------- the way out
 
-
-def _terminate(number, frame):
-    raise Terminated
-
-
 def run(main):
     """Call main() and leave with its exit status; errors of the caller's take one line.
 
@@ -197,7 +190,7 @@ def run(main):
     Ctrl-C or SIGTERM does not wait for the first one's tidying up.
     """
     name = Path(sys.argv[0]).name
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signals.raise_terminated)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")   # a terminal that lacks a letter gets its code
     try:
@@ -207,9 +200,9 @@ def run(main):
         status = 2
         say(f"{name}: error: {str(error).strip()}", file=sys.stderr)
     except KeyboardInterrupt as stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals.ASKED:
             signal.signal(number, signal.SIG_DFL)
-        status = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        status = 128 + (signal.SIGTERM if isinstance(stop, signals.Terminated) else signal.SIGINT)
         if sys.stderr.isatty():
             print(file=sys.stderr)      # a bar may stand on this line
         say(f"{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)

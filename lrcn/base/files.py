@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import time
 import unicodedata
 import zlib
 from pathlib import Path
@@ -54,6 +53,14 @@ def shortened(name, most=200):
     return f"{whole[:most - 9].decode(errors='ignore')}~{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
+def temporary_name(path, who=None):
+    """The hidden name beside `path` that it has until it is whole. who: writes it (default: this process).
+
+    The ending stays, because OpenCV and matplotlib choose the format by it.
+    """
+    return path.with_name(f".{path.stem}.{who or os.getpid()}.tmp{path.suffix}")
+
+
 def make_folder(path):
     """Make a folder, unless the disk cannot have its name: what is written into it fails by itself then."""
     try:
@@ -61,6 +68,16 @@ def make_folder(path):
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
             raise
+
+
+def output_folder(flag, path):
+    """The folder of a flag as a Path, made if need be; UserError: it cannot be."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--{flag} {path}: cannot make this folder ({error.strerror})") from None
+    return folder
 
 
 def walk(top, flag, leave_out=None):
@@ -84,14 +101,13 @@ def walk(top, flag, leave_out=None):
 # ---------------------------------------------------------------- writing
 
 @contextlib.contextmanager
-def atomic(path, lasting=True):
+def atomic(path, lasting=True, who=None):
     """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well.
 
     lasting: through a power cut too; False for many small files that are quickly made anew.
     """
     path = Path(path)
-    # The ending stays, because OpenCV and matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_name(path, who)
     try:
         yield temporary
         if lasting:
@@ -105,15 +121,22 @@ def atomic(path, lasting=True):
         flush_folder(path.parent)
 
 
+@contextlib.contextmanager
+def _opened(folder):
+    """A handle of a folder, to be flushed or locked by; None on Windows, which has none."""
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def flush_folder(path):
     """Make the renames in a folder last through a power cut."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with _opened(path) as handle:
+        if handle is not None:
+            os.fsync(handle)
 
 
 def write_text(path, text):
@@ -222,12 +245,18 @@ def replaced_folder(folder, own=()):
     another process is writing it.
     """
     folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    new, before = temporary_name(folder), folder.with_name(f".{folder.name}.before")
+
+    def left(inside, names):
+        """What is not carried over from a folder: in `folder` itself, what was written anew or is `own`."""
+        return [name for name in names if Path(inside) == folder
+                and ((new / name).exists() or any(map(Path(name).match, own)))]
+
     with contextlib.ExitStack() as held:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _held(folder.parent):      # of two that begin at once, one sees the other
-                _remove_dead(folder)
+                _clear_up(folder, before)
                 if folder.exists() and not folder.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, "it is a file")
                 new.mkdir()
@@ -236,60 +265,38 @@ def replaced_folder(folder, own=()):
         except OSError as error:
             raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
         yield new
-        _carry_over(folder, new, own)
+        if folder.is_dir():
+            shutil.copytree(folder, new, symlinks=True, ignore=left, copy_function=_link, dirs_exist_ok=True)
         flush_folder(new)
-        _exchange(new, folder)
+        _exchange(new, folder, before)
         flush_folder(folder.parent)
 
 
 @contextlib.contextmanager
 def _held(folder):
-    """Lock a folder itself while its process lives; without such locks, do without."""
-    if not fcntl:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
+    """Lock a folder itself, once it is free, while its process lives; without such locks, do without."""
+    with _opened(folder) as handle:
+        with contextlib.suppress(OSError, AttributeError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
-def _remove_dead(folder):
-    """Clear away what killed processes left beside `folder`; bring back what one was about to replace.
+def _clear_up(folder, before):
+    """Remove what killed processes left beside `folder`; bring back what one was about to replace.
     UserError: a living process is writing it."""
-    for path in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp")) if fcntl else ():
-        with contextlib.suppress(OSError):      # gone meanwhile, no locks, or not ours to delete
-            handle = os.open(path, os.O_RDONLY)
+    for path in sorted(folder.parent.glob(temporary_name(Path(glob.escape(folder.name)), "*").name)):
+        # Gone meanwhile, no locks, or not ours to delete
+        with contextlib.suppress(OSError, AttributeError), _opened(path) as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path)
             except BlockingIOError:
-                raise UserError(f"{folder}: another process ({path.name.split('.')[-2]}) is writing this "
-                                f"folder; wait for it, then run this again") from None
-            finally:
-                os.close(handle)
-    before = _before(folder)
+                number = path.name.rpartition(".tmp")[0].rpartition(".")[2]
+                raise UserError(f"{folder}: another process ({number}) is writing this folder; wait for it, "
+                                f"then run this again") from None
     if before.is_dir() and not folder.exists():
         before.rename(folder)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _before(folder):
-    return folder.with_name(f".{folder.name}.before")
-
-
-def _carry_over(old, new, own):
-    """Put the entries of `old` that are not the script's into `new` too, files as links."""
-    for entry in old.iterdir() if old.is_dir() else ():
-        if (new / entry.name).exists() or any(entry.match(pattern) for pattern in own):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / entry.name, symlinks=True, copy_function=_link)
-        else:
-            _link(entry, new / entry.name)
 
 
 def _link(source, target):
@@ -299,22 +306,20 @@ def _link(source, target):
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _exchange(new, folder):
-    """Give each of two folders the other's name: at once where the system can, else one by one."""
-    if not folder.exists():
-        new.rename(folder)
-        return
+def _exchange(new, folder, before):
+    """Put `new` in the place of `folder`: at once where the system can, else by two renames."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         at_cwd, exchange = -100, 2          # Linux: AT_FDCWD, RENAME_EXCHANGE
         if ctypes.CDLL(None).renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(folder), exchange) == 0:
             return
+    if folder.exists():
+        folder.rename(before)
     try:
-        folder.rename(_before(folder))
         new.rename(folder)
     finally:
-        if not folder.exists():
-            _before(folder).rename(folder)
-    shutil.rmtree(_before(folder), ignore_errors=True)
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_leftovers(folder):
@@ -325,13 +330,12 @@ def remove_leftovers(folder):
 
 
 @contextlib.contextmanager
-def lock(folder, flag, what, group=None, wait=False, name=".lock"):
+def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
     """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
 
-    UserError: the folder cannot be written. wait: the second one waits its turn instead, and gets an
-    OSError where it cannot write. Processes that give the same `group` hold it
-    together. name: that of the lock's file. The kernel drops the lock with its holder, so that nothing
-    has to be cleaned up after a kill.
+    UserError: the folder cannot be written. shared: others that share it may hold it too. wait: the second
+    one waits its turn instead, and gets an OSError where it cannot write. name: that of the lock's file. The
+    kernel drops the lock with its holder, so that nothing has to be cleaned up after a kill.
     """
     with contextlib.ExitStack() as opened:
         while True:
@@ -344,7 +348,7 @@ def lock(folder, flag, what, group=None, wait=False, name=".lock"):
                                 f"folder, or ask its owner") from None
             if fcntl and wait:
                 fcntl.flock(f, fcntl.LOCK_EX)
-            elif fcntl and not _locked(f, group):
+            elif fcntl and not _flock(f, shared):
                 f.seek(0)
                 holder = (f.read().split() or ["?"])[0]
                 raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
@@ -354,7 +358,20 @@ def lock(folder, flag, what, group=None, wait=False, name=".lock"):
             opened.close()      # its file was deleted meanwhile, and another process may have a new one
             if wait:
                 Path(folder).mkdir(parents=True, exist_ok=True)
+        if not wait:
+            f.truncate(0)
+            f.write(str(os.getpid()))
+            f.flush()
         yield
+
+
+def _flock(handle, shared=False):
+    """Lock an open file or folder without waiting; False where it is taken, or there are no locks."""
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        return True
+    except (OSError, AttributeError, TypeError):
+        return False
 
 
 def _leads_to(path, handle):
@@ -374,36 +391,10 @@ def take(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
         return None
-    with contextlib.suppress(OSError, AttributeError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _leads_to(path, handle):
-            return handle
+    if _flock(handle) and _leads_to(path, handle):
+        return handle
     os.close(handle)
     return None
-
-
-def _locked(f, group, patience=2.0):
-    """Lock the open file f and write the holder's process and group into it; False if it is taken."""
-    end = time.monotonic() + patience
-    while True:
-        with contextlib.suppress(OSError):
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            f.truncate(0)
-            f.write(f"{os.getpid()} {group or ''}")
-            f.flush()
-            if not group:
-                return True
-        if not group:
-            return False
-        # Shared from here on. Between the two locks another group may have been faster: it has
-        # written its own name then, and whoever reads a name that is not his gives way.
-        with contextlib.suppress(OSError):
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            f.seek(0)
-            return f.read().partition(" ")[2] == group
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
 
 
 def gigabytes(size):

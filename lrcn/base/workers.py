@@ -21,6 +21,8 @@ import threading
 import time
 from collections import deque
 
+from lrcn.base.signals import quiet
+
 PATIENCE = 5    # seconds for the end of a process that was killed
 AHEAD = 2   # tasks that a worker holds, so that it does not wait for its parent
 
@@ -31,7 +33,7 @@ def cores():
 
 
 class Lost(Exception):
-    """The outcome of a task whose worker died or was ended; str(error) is the reason."""
+    """The outcome of a task whose worker died or was ended; str(error): "crashed (SIGSEGV)"."""
 
 
 def results(function, tasks, count, limit):
@@ -50,7 +52,8 @@ def results(function, tasks, count, limit):
             ready = multiprocessing.connection.wait([w.connection for w in workers], timeout=0.2)
             for i, worker in enumerate(workers):
                 reason = worker.receive() if worker.connection in ready else worker.overdue(limit)
-                yield from worker.answered()
+                while worker.answers:
+                    yield worker.answers.popleft()
                 if reason:
                     # The tasks behind the one to blame go to others.
                     task, *others = worker.tasks or [None]
@@ -67,7 +70,7 @@ def results(function, tasks, count, limit):
 def pool(count):
     """A ProcessPoolExecutor of `count` fresh processes, which leave signals to this one and end with it."""
     executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"),
-                                                      initializer=_in_pool)
+                                                      initializer=_begin)
     try:
         yield executor
         executor.shutdown()
@@ -79,11 +82,6 @@ def pool(count):
             child.join(PATIENCE)
 
 
-def _in_pool():
-    quiet()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
 class _Worker:
     def __init__(self, function):
         context = multiprocessing.get_context("spawn")
@@ -91,7 +89,7 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.tasks, self.answers = deque(), []
+        self.tasks, self.answers = deque(), deque()
         self.since = None           # when it began with its oldest task; None until it has started
 
     def give(self, task):
@@ -107,22 +105,20 @@ class _Worker:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            return f"the decoder crashed ({_death(self.process.exitcode)})"
+            code = self.process.exitcode
+            death = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            return f"crashed ({death})"
         if self.since is not None:
             self.answers.append((self.tasks.popleft(), answer))
         self.since = time.monotonic()
         return None
-
-    def answered(self):
-        answers, self.answers = self.answers, []
-        return answers
 
     def overdue(self, limit):
         """End the worker if its task takes longer than `limit` seconds; the reason then."""
         if not self.tasks or self.since is None or time.monotonic() - self.since < limit:
             return None
         self.end()
-        return f"the decoder did not finish within {limit:g} seconds"
+        return f"did not finish within {limit:g} seconds"
 
     def end(self):
         self.process.kill()
@@ -130,37 +126,8 @@ class _Worker:
         self.connection.close()
 
 
-def _death(code):
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return f"exit status {code}"
-
-
-def quiet():
-    """Leave signals to the parent.
-
-    Ctrl-C reaches every process of the terminal, and SIGTERM often a whole process group: the parent
-    decides what it means, may still want the worker's next answer, and ends it by a SIGTERM of its own.
-    """
-    asked = {signal.SIGINT, signal.SIGTERM}
-    for one in asked:
-        signal.signal(one, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):      # macOS and Windows do not say who sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, asked)
-        threading.Thread(target=_await_parent, args=(asked, os.getppid()), daemon=True).start()
-
-
-def _await_parent(asked, parent):
-    while True:
-        info = signal.sigwaitinfo(asked)
-        if info.si_signo == signal.SIGTERM and info.si_pid == parent:
-            os._exit(0)
-
-
 def _serve(function, connection):
-    quiet()
-    # A worker that hangs does not read its pipe: a thread sees to it that it dies with its parent.
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _begin()
     try:
         connection.send(None)
         while True:
@@ -169,9 +136,13 @@ def _serve(function, connection):
         return      # the parent is gone
 
 
-def _die_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _begin():
+    """In a fresh worker: leave signals to the parent, and die with it, also while a task hangs."""
+    def follow():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    quiet()
+    threading.Thread(target=follow, daemon=True).start()
 
 
 # ---------------------------------------------------------------- threads
@@ -230,7 +201,7 @@ def ahead(items, depth, limit=None):
             raise error
     except queue.Empty:
         thread = None
-        raise Lost(f"the decoder did not finish within {limit:g} seconds") from None
+        raise Lost(f"did not finish within {limit:g} seconds") from None
     finally:
         closed.set()
         if thread:

@@ -16,7 +16,7 @@ import av
 import cv2
 
 from lrcn.base.cli import UserError
-from lrcn.base.files import OF_ONE_FILE
+from lrcn.base.files import OF_ONE_FILE, temporary_name
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture, read_picture
@@ -38,11 +38,11 @@ def outcome(make, target, rank):
     write(frames, fps) leaves the frames as the clip `target`, and returns how many there were.
     """
     cv2.setNumThreads(1)
-    temporary = target.with_name(f".{target.stem}.{rank}-{os.getpid()}.tmp.avi")
+    who = f"{rank}-{os.getpid()}"
 
     def write(frames, fps):
         try:
-            return write_clip(target, frames, fps, temporary)
+            return write_clip(target, frames, fps, who)
         except ValueError:
             raise VideoError("not one frame of it can be decoded") from None
 
@@ -53,7 +53,7 @@ def outcome(make, target, rank):
     except UnicodeEncodeError:
         return "failed", "the file's name is not UTF-8"
     except OSError as error:
-        if error.filename and str(error.filename) not in (str(target), str(temporary)):
+        if error.filename and str(error.filename) not in (str(target), str(temporary_name(target, who))):
             return "failed", str(error)     # the source's own
         if error.errno in OF_ONE_FILE:
             return "failed", error.strerror

@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Rank, Stop, set_seed
+from lrcn.base.distributed import Rank, set_seed
+from lrcn.base.signals import Stop
 from lrcn.base.values import Number, Numbers, check
 from lrcn.training.feeds import epoch_steps, plain_steps
 
@@ -312,7 +313,7 @@ class Sums:
 def train_epoch(learner, feed, progress, stop, show):
     """Go through the epoch's steps that progress has not done; returns True when it is complete.
 
-    stop: a distributed.Stop, looked at after every update. show(steps done, sums) is called a few times a
+    stop: a signals.Stop, looked at after every update. show(steps done, sums) is called a few times a
     second. UserError: a loss that is not finite, with its step and clips.
     """
     accumulate, on_cpu = learner.recipe.accumulate, learner.device.type == "cpu"

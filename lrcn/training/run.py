@@ -12,7 +12,7 @@ import numpy as np
 from lrcn import checkpoints
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Stop
+from lrcn.base.signals import Stop
 from lrcn.data import fields, splits
 from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import scores

@@ -15,7 +15,7 @@ import os
 import av
 
 from lrcn.base import files
-from lrcn.video.reader import INDEXED, Video, VideoError, on_one_line, open_container
+from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container
 from lrcn.video.writer import Sound, Writer, even_sides
 
 SLACK = 0.0006      # seconds: stretches are written down in milliseconds
@@ -89,7 +89,7 @@ def _shown(packet):
 def _starts_over(source, _changed, number):
     """Whether the time stamps of the pictures jump somewhere; those of formats with an index do not."""
     with open_container(source) as container:
-        if any(name in INDEXED for name in container.format.name.split(",")):
+        if has_index(container):
             return False
         stored = [packet.dts for packet in container.demux(container.streams[number])]
     with open_container(source) as container:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from lrcn.video.reader import Video, VideoError, VideoInfo
 
@@ -87,7 +86,7 @@ def opened(path, fps):
     return FrameFolder(path, fps) if os.path.isdir(path) else Video(path)
 
 
-class FrameFolder:
+class FrameFolder(Video):
     """Numbered pictures as a Video: the same methods, and no more than one picture in memory."""
 
     def __init__(self, path, fps):
@@ -98,12 +97,6 @@ class FrameFolder:
         self.position, self.time = -1, None
         height, width = self._read(0).shape[:2]
         self.info = VideoInfo(float(fps), len(self.files), width, height)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
     def close(self):
         """Nothing is open."""
@@ -127,7 +120,3 @@ class FrameFolder:
     def frame(self):
         """The frame last grabbed, uint8 (H, W, 3) RGB."""
         return self._read(self.position)
-
-    def times(self):
-        """Seconds of all frames, float64 (N,)."""
-        return np.arange(len(self.files)) / self.info.fps

@@ -11,6 +11,8 @@ size, on one line of time where recordings were joined. A frame counts only if t
 one. A video that cannot be read raises VideoError, whose text is the reason in one line. Nothing but the
 file itself is read: no playlist, address or device that its content names.
 """
+import contextlib
+import itertools
 import math
 import os
 import stat
@@ -97,27 +99,16 @@ class Video:
         first = next(self._decoded, None)
         if first is None:
             return self.stream.codec_context.width, self.stream.codec_context.height
-        self._decoded = _before(first, self._decoded)
+        self._decoded = itertools.chain([first], self._decoded)
         size = _squared(first.width, first.height, self.stream.sample_aspect_ratio)
         return size[::-1] if _orientation(first)[0] else size
 
     def _decode(self):
         """The decoder's whole frames; packets and frames that are damaged are passed over."""
-        for packet in self._packets():
-            try:
-                frames = packet.decode()
-            except (av.FFmpegError, ValueError):
-                continue
-            yield from (frame for frame in frames if not frame.is_corrupt)
-
-    def _packets(self):
-        packets = on_one_line(self.container, self.stream)
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, av.FFmpegError):     # the end, or a file that breaks off
-                return
-            yield packet
+        with contextlib.suppress(av.FFmpegError):       # a file that breaks off
+            for packet in on_one_line(self.container, self.stream):
+                with contextlib.suppress(av.FFmpegError, ValueError):
+                    yield from (frame for frame in packet.decode() if not frame.is_corrupt)
 
     def grab(self):
         """Decode the next frame without converting it; False at the end of the video."""
@@ -185,45 +176,47 @@ class Video:
             key = self.key_frames[np.searchsorted(self.key_frames, index, "right") - 1]
             if key - self.position <= NEAR:
                 return
-        origin, fps = self.origin, self.info.fps
+        fps = self.info.fps
         target = int(key) if self.key_frames is not None else index
-        tick = self.stream.time_base
-        start = round(origin / tick)
-        if not self._seek(start + round(target / (self.stream.average_rate or 1) / tick)):
-            return
-        found = next(self._decoded, None)
-        if found is None:
-            return self._restart()
-        place = (self._seconds(found) - origin) * fps
-        whole = round(place)
-        if abs(place - whole) > 0.1 or whole > index or found.pts is None:
-            return self._restart()
-        self._decoded = _before(found, self._decoded)
-        self.position, self.time = whole - 1, (whole - 1) / fps
+        start = round(self.origin / self.stream.time_base)
+        ticks = start + round(target / (self.stream.average_rate or 1) / self.stream.time_base)
+
+        def right(seconds):
+            return abs(seconds * fps - round(seconds * fps)) <= 0.1 and round(seconds * fps) <= index
+        seconds = self._seek(ticks, right)
+        if seconds is not None:
+            self.position = round(seconds * fps) - 1
+            self.time = self.position / fps
 
     def skip_to(self, seconds):
         """Go to the last key frame before this moment, where the file has an index to find it by.
 
         grab() then gives the frames from there on with their right times; `position` counts from there.
         """
-        indexed = any(name in INDEXED for name in self.container.format.name.split(","))
-        if seconds < NEAR / self.info.fps or not indexed or self._counted() or not self.grab():
+        if seconds < NEAR / self.info.fps or not has_index(self.container) or self._counted() or \
+                not self.grab():
             return
-        origin = self.origin
-        if not self._seek(round((origin + seconds) / self.stream.time_base)):
-            return self._restart()
-        found = next(self._decoded, None)
-        if found is None or found.pts is None or self._seconds(found) - origin > seconds:
-            return self._restart()
-        self._decoded, self.time = _before(found, self._decoded), None
+        ticks = round((self.origin + seconds) / self.stream.time_base)
+        if self._seek(ticks, lambda there: there <= seconds) is not None:
+            self.time = None
 
-    def _seek(self, timestamp):
+    def _seek(self, ticks, right):
+        """Go to a key frame; the seconds of the next frame, or None where this cannot be done.
+
+        right: says of those seconds whether that frame will do; else it goes on from the first one again.
+        """
         try:
-            self.container.seek(timestamp, stream=self.stream, backward=True)
+            self.container.seek(ticks, stream=self.stream, backward=True)
         except av.FFmpegError:
-            return False
+            return None
         self._decoded = self._decode()
-        return True
+        first = next(self._decoded, None)
+        seconds = None if first is None or first.pts is None else self._seconds(first) - self.origin
+        if seconds is None or not right(seconds):
+            self._restart()
+            return None
+        self._decoded = itertools.chain([first], self._decoded)
+        return seconds
 
     def _restart(self):
         """From the first frame again, in a container opened anew."""
@@ -240,9 +233,9 @@ class Video:
         return np.array(seconds)
 
 
-def _before(first, rest):
-    yield first
-    yield from rest
+def has_index(container):
+    """Whether files of this format say where their key frames lie."""
+    return any(name in INDEXED for name in container.format.name.split(","))
 
 
 def on_one_line(container, picture, sound=None):

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import itertools
 import math
-import os
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from lrcn.base import files
 from lrcn.video import avi
-from lrcn.video.reader import INDEXED, Video, VideoError, on_one_line, open_container, probe
+from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container, probe
 
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
 # The same frames give the same file: mbtree reads memory that was never written, and what is coded depends on
@@ -49,7 +48,7 @@ class Writer:
             xvid = self.path.suffix.lower() == ".avi"
             self._out = av.open(str(self._temporary), "w", format="avi" if xvid else "mp4",
                                 options={} if xvid else {"movflags": "faststart"})
-            self._stream = self._xvid() if xvid else self._h264()
+            self._stream = self._add_stream(xvid)
             self._sound = None if sound is None else Sound(sound, self._out, span)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
@@ -57,22 +56,20 @@ class Writer:
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
 
-    def _h264(self):
-        if self.size[0] % 2 or self.size[1] % 2:
+    def _add_stream(self, xvid):
+        if xvid:
+            stream = self._out.add_stream("mpeg4", rate=self.fps)
+            stream.codec_context.codec_tag = "XVID"
+            stream.bit_rate = round(2 * self.size[0] * self.size[1] * self.fps)
+        elif self.size[0] % 2 or self.size[1] % 2:
             raise ValueError(f"H.264 counts pixels in pairs, and {self.size} is odd")
-        stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
-        stream.width, stream.height = self.size
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", TICK
-        # BT.601 is what the pixels are converted by; without a word, players take BT.709 for large films.
-        stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
-        stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
-        return stream
-
-    def _xvid(self):
-        stream = self._out.add_stream("mpeg4", rate=self.fps)
-        stream.width, stream.height = self.size
-        stream.pix_fmt, stream.codec_context.codec_tag = "yuv420p", "XVID"
-        stream.bit_rate = round(2 * self.size[0] * self.size[1] * self.fps)
+        else:
+            stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
+            # BT.601 is what the pixels are converted by; without a word, players take BT.709 for large films.
+            stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
+            stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
+            stream.codec_context.time_base = TICK
+        (stream.width, stream.height), stream.pix_fmt = self.size, "yuv420p"
         return stream
 
     def write(self, frame, seconds=None):
@@ -89,7 +86,8 @@ class Writer:
         picture.time_base = base
         picture.pts = self._last = max(self._last + 1, round(Fraction(seconds) / base))
         self._shown = float(picture.pts * base)
-        self._mux(self._stream.encode(picture))
+        with self._told():
+            self._out.mux(self._stream.encode(picture))
         self.frames += 1
         if self._sound:
             self._sound.until(self._shown)
@@ -102,22 +100,18 @@ class Writer:
             self.discard()
             return
         stack, self._stack = self._stack, None
-        with stack:
-            self._mux(self._stream.encode(None))
+        with stack, self._told():
+            self._out.mux(self._stream.encode(None))
             if self._sound:
                 self._sound.finish(self._shown + 1 / self.fps)
-            self._end()
+            self._out.close()
             self._check()
 
-    def _mux(self, packets):
+    @contextlib.contextmanager
+    def _told(self):
+        """The muxer's errors as an OSError that names the file."""
         try:
-            self._out.mux(packets)
-        except av.FFmpegError as error:
-            raise OSError(error.errno or errno.EIO, error.strerror, str(self.path)) from None
-
-    def _end(self):
-        try:
-            self._out.close()
+            yield
         except av.FFmpegError as error:
             raise OSError(error.errno or errno.EIO, error.strerror, str(self.path)) from None
 
@@ -138,17 +132,14 @@ class Writer:
         except VideoError:
             written = 0
         if written < self.frames:
-            raise OSError(28, "No space left on device" if written == 0 else
+            raise OSError(errno.ENOSPC, "No space left on device" if written == 0 else
                           f"only {written} of {self.frames} frames were written", str(self.path))
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            self.close()
-        else:
-            self.discard()
+        (self.close if kind is None else self.discard)()
 
 
 class Sound:
@@ -185,9 +176,9 @@ class Sound:
 
     def _packets(self, stream, picture):
         """(seconds from the first picture, packet) of all sound that does not come before it."""
-        indexed = any(name in INDEXED for name in self.container.format.name.split(","))
         with contextlib.suppress(av.FFmpegError):
-            if self.begin > 4 * RUN_UP and indexed:     # elsewhere time stamps may start over on the way
+            # Elsewhere time stamps may start over on the way
+            if self.begin > 4 * RUN_UP and has_index(self.container):
                 self.container.seek(round((self.begin - 2 * RUN_UP) / stream.time_base), stream=stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in on_one_line(self.container, picture, stream):
@@ -265,26 +256,19 @@ def even_sides(frame):
 
 # ---------------------------------------------------------------- sampled clips
 
-def write_clip(path, frames, fps, temporary=None, quality=None):
+def write_clip(path, frames, fps, who=None, quality=95):
     """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones) as a Motion JPEG .avi; how many.
 
-    The name comes last, so that the file under it is whole; `temporary` is the one before. It is not
-    flushed to the disk: who writes many files flushes them together. ValueError: no frame at all.
+    It is not flushed to the disk: who writes many files flushes them together. who: as of files.atomic.
+    ValueError: no frame at all.
     """
-    path = Path(path)
-    temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.tmp.avi")
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
         raise ValueError("a clip needs at least one frame")
-    options = {} if quality is None else {"quality": quality}
-    try:
-        with open(temporary, "wb") as stream:
-            out = avi.Writer(stream, fps, first.shape[1], first.shape[0], **options)
-            for frame in itertools.chain([first], frames):
-                out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
-            out.release()
-        os.replace(temporary, path)
-        return len(out.lengths)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with files.atomic(path, lasting=False, who=who) as temporary, open(temporary, "wb") as stream:
+        out = avi.Writer(stream, fps, first.shape[1], first.shape[0], quality)
+        for frame in itertools.chain([first], frames):
+            out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
+        out.release()
+    return len(out.lengths)

@@ -110,7 +110,7 @@ class ClipFolder:
                 for _ in ahead(work(stretch, name, path), 4, time_limit):
                     pass
             except Lost as error:
-                raise VideoError(str(error)) from None
+                raise VideoError(f"the decoder {error}") from None
             yield stretch
 
     def _clip(self, stretch, name):

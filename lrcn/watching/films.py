@@ -66,7 +66,7 @@ class Labeller:
 
     choices: min_probability, min_segment (seconds), video, gif (whether to write them), time_limit (seconds
     that the decoder may take for a step), display (whether to open a window for a live source; None: if
-    there is one), as the flags of test_on_video.py say. stop: a distributed.Stop; a film that is stopped is
+    there is one), as the flags of test_on_video.py say. stop: a signals.Stop; a film that is stopped is
     labelled as far as it was seen. progress: what shows how far it is, called as cli.progress is.
     """
     recogniser: Recogniser
@@ -89,7 +89,7 @@ class Labeller:
             try:
                 known = self._watch(path, history, out, bar, info)
             except Lost as error:
-                raise VideoError(str(error)) from None
+                raise VideoError(f"the decoder {error}") from None
             history = history.cut(known)
             segments = out.summarise(history, truth)
         took = time.monotonic() - begin

@@ -221,7 +221,7 @@ class Recogniser:
             for _ in ahead(self.watch(path, history), 2, limit):
                 history.seen.clear()
         except Lost as error:
-            raise VideoError(str(error)) from None
+            raise VideoError(f"the decoder {error}") from None
         return history
 
     def segments(self, history, min_probability, min_segment):

@@ -25,7 +25,7 @@ from videos import write_video
 import test_on_video
 import utils
 from lrcn.base.cli import UserError
-from lrcn.base.distributed import Stop
+from lrcn.base.signals import Stop
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer, write_clip

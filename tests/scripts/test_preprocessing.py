@@ -43,7 +43,7 @@ def shown(out, cls, name):
 def snapshot(out):
     """{path: bytes} of all that a run leaves, but its lock."""
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*"))
-            if p.is_file() and p.name not in (".lock", ".merge.lock")}
+            if p.is_file() and p.suffix != ".lock" and p.name != ".lock"}
 
 
 def write_lists(folder, train, test, split=1):

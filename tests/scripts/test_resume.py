@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from commands import run, start
+from commands import run
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -404,18 +404,6 @@ def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tm
     words = flags(demo, sampled, tmp_path / "two", *more, "--stop_after", 1, *QUIET)
     folder = last_line(launched("train.py", *words))
     assert [row["epoch"] for row in metrics(gone_on(folder))] == ["1", "2"]
-
-
-@processes
-@pytest.mark.slow
-def test_a_process_alone_says_whom_it_waits_for_and_ends_when_asked(demo, sampled, tmp_path):
-    process = start("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, *QUIET), fork=False, env={
-        "RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29517, **ONE_THREAD})
-    while "waiting for process 1" not in process.err:
-        assert process.poll() is None, process.err
-    process.kill(15)
-    result = process.wait(20)
-    assert result.code == 143 and "Traceback" not in result.err, result
 
 
 @processes

@@ -146,9 +146,7 @@ def test_a_recording_whose_size_changes_keeps_the_first_one(tmp_path, second):
     film = tmp_path / "call.ts"
     film.write_bytes(b"".join(half.read_bytes() for half in halves))
     with Video(film) as video:
-        frames = []
-        while video.grab():
-            frames.append(video.frame())
+        frames = [video.frame() for _ in iter(video.grab, False)]
     assert {frame.shape for frame in frames} == {(48, 64, 3)} and len(frames) >= 58
     wide = round(48 * second[0] / second[1])        # the picture within its black sides
     left = (64 - wide) // 2

@@ -2,11 +2,10 @@
 import av
 import numpy as np
 import pytest
-from videos import number_of
-from zoo import encode
+from zoo import encode, numbers_and_times
 
 from lrcn.video.cut import copy, cut
-from lrcn.video.reader import Video, VideoError
+from lrcn.video.reader import VideoError
 
 BEEP, RATE = 0.5, 48_000        # seconds from beep to beep, each of 0.1 s
 
@@ -64,12 +63,8 @@ def test_a_cut_begins_and_ends_at_its_frames_with_the_sound_in_step(films, tmp_p
     times, clip = TIMES[rate], tmp_path / "clip.mp4"
     start, end = (round(float(times[n]), 3) for n in (first, last))
     *_, count = cut(films[rate], clip, start, end)
-    with Video(clip) as film:
-        numbers, shown = [], []
-        while film.grab():
-            numbers.append(number_of(film.frame()))
-            shown.append(film.time)
-    assert numbers == list(range(first, last)) and count == last - first
+    numbers, shown = numbers_and_times(clip)
+    assert list(numbers) == list(range(first, last)) and count == last - first
     np.testing.assert_allclose(shown, times[first:last] - times[first], atol=0.002)
     in_step(beeps(clip), times[first], times[last] - times[first])
     samples, begin = heard(clip)
@@ -81,9 +76,7 @@ def test_other_containers_are_cut_to_the_frame_too(tmp_path, name, sound):
     times = TIMES["25"][:300]
     film = film_with_beeps(tmp_path / name, times, sound)
     list(cut(film, tmp_path / "clip.mp4", 7.0, 9.0))
-    with Video(tmp_path / "clip.mp4") as clip:
-        numbers = [number_of(clip.frame()) for _ in iter(clip.grab, False)]
-    assert numbers == list(range(175, 225))
+    assert list(numbers_and_times(tmp_path / "clip.mp4")[0]) == list(range(175, 225))
     in_step(beeps(tmp_path / "clip.mp4"), 7.0, 2.0)
 
 
@@ -92,8 +85,7 @@ def test_a_copy_begins_at_a_key_frame_and_says_where(tmp_path, name):
     film = film_with_beeps(tmp_path / name, TIMES["25"][:300], "aac" if name != "film.ts" else "mp2", gop=50)
     start, end = copy(film, tmp_path / "clip.mp4", 5.0, 8.0)
     assert start == pytest.approx(4.0, abs=0.001) and end == pytest.approx(8.0, abs=0.13)
-    with Video(tmp_path / "clip.mp4") as clip:
-        numbers = [number_of(clip.frame()) for _ in iter(clip.grab, False)]
+    numbers = list(numbers_and_times(tmp_path / "clip.mp4")[0])
     assert numbers[:100] == list(range(100, 200)) and len(numbers) == pytest.approx((end - start) * 25, abs=3)
     in_step(beeps(tmp_path / "clip.mp4"), 4.0, 4.0)
 

@@ -50,9 +50,7 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path):
     for i in range(12):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), numbered(i))
     with opened(tmp_path, 25) as video:
-        seen = []
-        while video.grab():
-            seen.append((number_of(video.frame()), video.time))
+        seen = [(number_of(video.frame()), video.time) for _ in iter(video.grab, False)]
         assert seen == [(i, i / 25) for i in range(12)] and video.info.frames == 12
     (tmp_path / "3.jpg").write_bytes(b"no picture")
     with opened(tmp_path, 25) as video, pytest.raises(VideoError, match="3.jpg is no picture"):
