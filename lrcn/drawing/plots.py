@@ -15,7 +15,8 @@ HATCHED = {"facecolor": style.unit(style.ORANGE), "hatch": "///", "edgecolor": "
 
 
 def class_ticks(ax, classes, room, horizontal=True, n=None):
-    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit.
+    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit, and of
+    very many classes every second, third ... one is named, so that no name lies on the next.
 
     n: a count for each class, written behind its name, or None.
     """
@@ -23,12 +24,13 @@ def class_ticks(ax, classes, room, horizontal=True, n=None):
     if n is not None:
         names = [f"{name} ({count:g})" for name, count in zip(names, n, strict=True)]
     size = max(4.5, min(style.SMALL, room * 72 * 0.85))
+    step = 1 if size <= room * 72 else math.ceil(1.2 * size / (room * 72))
     widest = max((style.width(name, size) for name in names), default=0)
     if horizontal:
         flat = widest < room * 72 * 0.95
-        ax.set_xticks(range(len(names)), names, fontsize=size, rotation=0 if flat else 90)
+        ax.set_xticks(range(0, len(names), step), names[::step], fontsize=size, rotation=0 if flat else 90)
     else:
-        ax.set_yticks(range(len(names)), names, fontsize=size)
+        ax.set_yticks(range(0, len(names), step), names[::step], fontsize=size)
     ax.grid(False, axis="x" if horizontal else "y")
 
 

@@ -160,6 +160,13 @@ def draw_all(folder, checked, pictures):
     assert sorted(p.name for p in folder.iterdir()) == sorted(name for name, *_ in pictures)
 
 
+def test_names_of_very_many_classes_do_not_lie_on_each_other(checked):
+    classes = [f"{i} Playing a very long instrument (x) in the garden while it rains {i}" for i in range(400)]
+    plots.class_distribution(None, classes, np.ones(400), np.ones(400))
+    boxes = [label.get_window_extent() for label in checked[0].axes[0].get_xticklabels()]
+    assert len(boxes) == 200 and all(b.x0 > a.x1 for a, b in itertools.pairwise(boxes))
+
+
 @pytest.mark.parametrize("T", [4, 5, 40])
 def test_pictures_of_windows_take_any_window_length(checked, T):
     k, share = np.arange(T + 1), points(np.linspace(0, 1, T + 1))
