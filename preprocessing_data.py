@@ -261,7 +261,7 @@ def preprocess(args, out, rank, world, say):
         if flow and not args.flow_dir and beside < len(jobs):
             flow.require()      # what is not to be had is said before hours of sampling
         followed = follow(out, jobs, args.keep)
-    say_followed(followed, args.keep, say)
+    say_followed(followed, say)
     mine = [job for job in jobs[rank::world] if job.key not in followed.done]
     before = len(jobs[rank::world]) - len(mine)
     if mine and before:
@@ -271,7 +271,10 @@ def preprocess(args, out, rank, world, say):
     with one_at_a_time(out):
         failed = merge(out, jobs, args.keep)
     seconds = time.monotonic() - begin
-    say_changed(followed, out, say)
+    same = sum(before is not None and before == digest(clip_path(out, *key))
+               for key, before in followed.changed.items())
+    if same:
+        say(f"{same} of them have another time alone: their clips are the same as before")
     what = "pictures" if all(is_picture(job.source) for job in jobs) else "videos"
     say(f"{len(mine)} {what} in {seconds:.1f} s, {len(mine) / seconds:.0f} {what}/s" if mine else
         f"nothing to do: all {len(jobs)} {what} are sampled")
@@ -290,25 +293,14 @@ def preprocess(args, out, rank, world, say):
 
 # ---------------------------------------------------------------- words
 
-def names_of(keys):
-    keys = sorted(keys)
-    return ", ".join("/".join(key) for key in keys[:3]) + (" ..." if len(keys) > 3 else "")
-
-
-def say_followed(followed, keep, say):
-    if followed.gone:
-        say(f"taken out: {len(followed.gone)} clips whose video is not in --row_data_dir any more: "
-            f"{names_of(followed.gone)} (--keep keeps them)")
-    if followed.changed:
-        say(f"sampled again: {len(followed.changed)} videos that changed in --row_data_dir: "
-            f"{names_of(followed.changed)}")
-
-
-def say_changed(followed, out, say):
-    same = sum(before is not None and before == digest(clip_path(out, *key))
-               for key, before in followed.changed.items())
-    if same:
-        say(f"{same} of them have another time alone: their clips are the same as before")
+def say_followed(followed, say):
+    for keys, what, more in (
+            (followed.gone, "taken out: {} clips whose video is not in --row_data_dir any more",
+             " (--keep keeps them)"),
+            (followed.changed, "sampled again: {} videos that changed in --row_data_dir", "")):
+        if keys:
+            names = ", ".join("/".join(key) for key in sorted(keys)[:3]) + (" ..." if len(keys) > 3 else "")
+            say(f"{what.format(len(keys))}: {names}{more}")
 
 
 def say_failed(failed, total, out):
@@ -329,7 +321,7 @@ def report(out, lists, left_out, args, say):
     from lrcn.data.overview import FOLDER, make_report
     from lrcn.drawing.grids import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
-    found = make_report(out, lists, left_out, processes(args), args.sheet_clips)
+    found = make_report(out, lists, left_out, args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
         found.write(folder)
         (folder / "sheets").mkdir()

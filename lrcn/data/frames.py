@@ -16,14 +16,7 @@ import numpy as np
 from lrcn.base.cli import UserError
 from lrcn.data.fields import flow_of, source_fields
 from lrcn.data.manifest import SampledVideo
-from lrcn.data.streams import (
-    as_modality,
-    change_at,
-    differences,
-    first_fields,
-    flow_pictures,
-    mirrored_fields,
-)
+from lrcn.data.streams import as_modality, change_at, differences, flow_pictures
 from lrcn.video.reader import VideoError, read_frames
 
 
@@ -242,8 +235,13 @@ def to_input(frames, box, transform):
 def to_flow_input(planes, box, transform):
     """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them. The vectors stay in pixels of
     the source: a crop that is magnified shows the same motion, as it does in the papers' networks."""
-    crops = to_input(first_fields(planes, transform.flow_length), box, transform)
-    return flow_pictures(mirrored_fields(crops) if box[4] else crops)
+    there, length = planes.shape[-1] // 2, transform.flow_length
+    if there > length:
+        planes = np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)
+    crops = to_input(planes, box, transform)
+    if box[4]:      # what went to the right goes to the left
+        crops[..., :length] = 255 - crops[..., :length]
+    return flow_pictures(crops)
 
 
 def source_frames(folder, video, indices):

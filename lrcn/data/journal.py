@@ -51,46 +51,28 @@ class Journal:
 
 def flush(paths):
     """Files and their names safe on the disk, many at a time."""
+    def flush_file(path):
+        with open(path, "rb") as f:
+            os.fsync(f.fileno())
+
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(flush_file, paths))
     for folder in {path.parent for path in paths}:
         files.flush_folder(folder)
 
 
-def flush_file(path):
-    with open(path, "rb") as f:
-        os.fsync(f.fileno())
-
-
 # ---------------------------------------------------------------- reading it back
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole clip: its row of the manifest, and its FACTS (None in folders made without them), as text."""
+    """A whole clip: its row of the manifest, and its FACTS (blank where clips.csv has lost them), as text."""
     row: list
-    facts: list | None
+    facts: list
 
-    def shows(self, job, out):
+    def shows(self, job):
         """Is it the clip of the job's source as that is now, by path, size and time of change?"""
-        if self.row[MANIFEST_COLUMNS.index("source")] != job.source:
-            return False
-        if self.facts is None or not self.facts[0]:
-            return job.modified <= clip_path(out, job.cls, job.video).stat().st_mtime_ns
-        return self.facts[:2] == [str(job.bytes), str(job.modified)]
-
-
-def read_journal(path):
-    """[(kind, source, detail, facts)]; a line that a kill cut off is left out."""
-    lines = []
-    for value in files.read_lines(path):
-        with contextlib.suppress(ValueError, TypeError):
-            kind, source, detail, *rest = value
-            facts = rest[0] if rest and rest[0] and len(rest[0]) == len(FACTS) else None
-            if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
-                lines.append((kind, source, detail, None))
-            elif kind == "done" and source is None and len(detail) == len(MANIFEST_COLUMNS):
-                lines.append((kind, source, [str(v) for v in detail], facts and [str(v) for v in facts]))
-    return lines
+        return [self.row[MANIFEST_COLUMNS.index("source")], *self.facts[:2]] == [
+            job.source, str(job.bytes), str(job.modified)]
 
 
 def read_facts(out):
@@ -109,19 +91,21 @@ def read_failed(out):
 
 def read_state(out):
     """({(class, video): [Entry], the latest last} of the whole clips, {source: reason} of the failed)."""
-    found, failed = [], read_failed(out)
+    entries, failed, blank = [], read_failed(out), [""] * len(FACTS)
     if (out / "manifest.csv").is_file():
         facts = read_facts(out)
-        found = [Entry([line[c] for c in MANIFEST_COLUMNS], facts.get((line["class"], line["video"])))
-                 for line in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
+        entries = [Entry([row[c] for c in MANIFEST_COLUMNS], facts.get((row["class"], row["video"]), blank))
+                   for row in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
     for path in sorted(out.glob(".journal-*.jsonl")):
-        for kind, source, detail, facts in read_journal(path):
-            if kind == "done":
-                found.append(Entry(detail, facts))
-            else:
-                failed[source] = detail
+        for value in files.read_lines(path):
+            with contextlib.suppress(ValueError, TypeError):    # no line of a journal
+                kind, source, detail, facts = value
+                if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
+                    failed[source] = detail
+                elif kind == "done" and (len(detail), len(facts)) == (len(MANIFEST_COLUMNS), len(FACTS)):
+                    entries.append(Entry([str(v) for v in detail], [str(v) for v in facts]))
     done, held = {}, {}
-    for entry in found:
+    for entry in entries:
         name, cls, frames = entry.row[0], entry.row[1], entry.row[-1]
         if {"/", "\0"} & set(name + cls):
             continue
@@ -152,7 +136,7 @@ def follow(out, jobs, keep=None):
     found = Followed({}, {}, {})
     for key, entries in state.items():
         job = wanted.get(key)
-        entry = _current(entries, job, out, keep)
+        entry = _current(entries, job, keep)
         if entry:
             found.done[key] = entry
         else:
@@ -164,7 +148,7 @@ def follow(out, jobs, keep=None):
         found.changed[key] = digest(clip_path(out, *key))
     if found.gone or found.changed:
         for key in (*found.gone, *found.changed):   # first: flow without its clip would pass for a new one's
-            remove_file(clip_path(out / FLOW, *key))
+            _remove(clip_path(out / FLOW, *key))
         if (out / "manifest.csv").is_file():
             _write_tables(out, found.done)
         for key in found.gone:
@@ -172,11 +156,11 @@ def follow(out, jobs, keep=None):
     return found
 
 
-def _current(entries, job, out, keep):
+def _current(entries, job, keep):
     """The entry that counts for a job (None: a video that the source does not hold any more), or None."""
     if job is None:
         return entries[-1] if keep else None
-    as_it_is = [entry for entry in entries if entry.shows(job, out)] or (entries if keep else [])
+    as_it_is = [entry for entry in entries if entry.shows(job)] or (entries if keep else [])
     return as_it_is[-1] if as_it_is else None
 
 
@@ -185,12 +169,12 @@ def digest(path):
 
 
 def _remove_clip(out, cls, name):
-    for folder in (out / FLOW, out):
-        remove_file(clip_path(folder, cls, name))
+    """Delete a clip and its flow, where they are there, and their folders where nothing else is in them."""
+    for path in (clip_path(out / FLOW, cls, name), clip_path(out, cls, name)):
+        _remove(path)
 
 
-def remove_file(path):
-    """Delete a file that may be there, and its folder where it was the last in it."""
+def _remove(path):
     try:
         path.unlink(missing_ok=True)
     except OSError as error:                # a name that the disk cannot have
@@ -207,13 +191,8 @@ def _write_tables(out, done):
     if settings.is_file() and (said := files.read_json(settings)).get("clips") != len(done):
         files.write_json(settings, {**said, "clips": len(done)})
     files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
-    write_facts(out, {key: entry.facts or [""] * len(FACTS) for key, entry in done.items()})
-
-
-def write_facts(out, facts):
-    """Write clips.csv, of {(class, video): FACTS}."""
     files.write_csv(out / "clips.csv", CLIP_COLUMNS,
-                    [(name, cls, *facts[cls, name]) for cls, name in sorted(facts)])
+                    [(name, cls, *done[cls, name].facts) for cls, name in sorted(done)])
 
 
 def merge(out, jobs, keep=None):
@@ -227,7 +206,7 @@ def merge(out, jobs, keep=None):
     done = {key: entries[-1] for key, entries in state.items() if keep and key not in wanted}
     failed = []
     for job in jobs:
-        entry = _current(state.get(job.key, []), job, out, keep)
+        entry = _current(state.get(job.key, []), job, keep)
         if entry:
             done[job.key] = entry
         elif job.source in reasons:

@@ -5,20 +5,18 @@
     report.tables                       # {file name: (columns, rows)}
     report.sheets, report.titles        # {class: [Tile]}, {class: words}: one contact sheet a class
 """
-import functools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files, workers
+from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data import likeness, splits
-from lrcn.data.journal import digest, read_facts, read_failed, write_facts
+from lrcn.data.journal import digest, read_facts, read_failed
 from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
 from lrcn.data.pictures import is_picture
-from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate
 
 FOLDER = "data_report"
@@ -68,14 +66,14 @@ class DataReport:
         files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in self.lines))
 
 
-def make_report(out, lists=None, left_out=(), processes=1, tiles=TILES):
+def make_report(out, lists=None, left_out=(), tiles=TILES):
     """DataReport of a folder of sampled clips.
 
     lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)]; tiles: clips
     on a contact sheet, or "all".
     """
     out = Path(out)
-    clips = _with_copies(_read_clips(out, processes), sampling_settings(out).get("row_data_dir"))
+    clips = _with_copies(_read_clips(out), sampling_settings(out).get("row_data_dir"))
     failed = list(read_failed(out).items())
     views = _views(clips, lists)
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
@@ -92,8 +90,7 @@ def make_report(out, lists=None, left_out=(), processes=1, tiles=TILES):
                               for number, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
     pictures = all(is_picture(c.source) for c in clips)
-    lines = [_headline(clips, pictures), _say_parts(clips, views), _say_shapes(clips, pictures),
-             None if pictures else _say_lengths(clips),
+    lines = [_headline(clips, pictures), _say_parts(clips, views), *_say_sizes(clips, pictures),
              _say_left_out(left_out, failed), *_say_odd(clips), _say_doubles(doubles, views),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
     counts = Counter(c.cls for c in clips)
@@ -101,25 +98,26 @@ def make_report(out, lists=None, left_out=(), processes=1, tiles=TILES):
     titles = {cls: f"{cls}: {len(shown)} of {counts[cls]} clips"
               + (" (--report --sheet_clips all shows all)" if len(shown) < counts[cls] else "")
               for cls, shown in sheets.items()}
-    return DataReport([line for line in lines if line], tables, sheets, titles)
+    return DataReport(lines, tables, sheets, titles)
 
 
 # ---------------------------------------------------------------- what is known
 
-def _read_clips(out, processes):
+def _read_clips(out):
     rows = files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_dir {out}: its manifest.csv lists no video")
-    known = _facts(out, [(row["class"], row["video"]) for row in rows], processes)
+    known = read_facts(out)
     groups = splits.find_groups([(row["class"], row["video"]) for row in rows])
     rate, clips = Rate.of(sampling_settings(out)), []
     for row in rows:
         key = row["class"], row["video"]
         try:
             clips.append(_clip(row, key, groups[key], known[key], rate))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, KeyError):
             raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(key)} are no numbers; "
-                            f"delete clips.csv, which is made anew, or restore manifest.csv") from None
+                            f"delete clips.csv and run preprocessing_data.py again, which makes these clips "
+                            f"anew, or restore manifest.csv") from None
     return clips
 
 
@@ -128,9 +126,9 @@ def _clip(row, key, group, facts, rate):
     facts = dict(zip(FACTS, facts, strict=True))
     fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
     marks = []
-    if likeness.is_black(float(facts["light"] or 255), float(facts["contrast"] or 255)):
+    if likeness.is_black(float(facts["light"]), float(facts["contrast"])):
         marks.append("black")
-    elif kept > 1 and float(facts["change"] or 255) < likeness.FROZEN:
+    elif kept > 1 and float(facts["change"]) < likeness.FROZEN:
         marks.append("frozen")
     if frames < kept:
         marks.append("its last frame is repeated")
@@ -153,30 +151,6 @@ def _with_copies(clips, raw):
         if size and raw and len(members) > 1:
             found.update({c.key: digest(Path(raw, c.source)) for c in members})
     return [replace(c, hashes=(*c.hashes, found[c.key][:8].hex())) if found.get(c.key) else c for c in clips]
-
-
-def _facts(out, keys, processes):
-    """{(class, video): FACTS as text}; those of folders made without clips.csv are looked up, and kept."""
-    known = read_facts(out)
-    missing = [key for key in keys if not any(known.get(key, ())[2:])]
-    if missing:
-        for key, found in workers.results(functools.partial(_look, str(out)), missing, processes, 120):
-            looked = ["", "", *map(str, found)] if isinstance(found, list) else [""] * len(FACTS)
-            known[key] = [*known[key][:2], *looked[2:]] if key in known else looked
-        write_facts(out, {key: known[key] for key in keys})
-    return known
-
-
-def _look(out, key):
-    """What a Look says of a clip that lies there, or None."""
-    look = likeness.Look()
-    try:
-        with Video(clip_path(out, *key)) as clip:
-            for _ in look.at(clip.frame() for _ in iter(clip.grab, False)):
-                pass
-    except VideoError:
-        return None
-    return look.facts() if look.count else None
 
 
 def _views(clips, lists):
@@ -271,16 +245,15 @@ def _say_parts(clips, views):
     return "; ".join(words) or "parts: none given; train.py draws them by group"
 
 
-def _say_shapes(clips, pictures):
-    rates = f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"
-    return f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}{'' if pictures else rates}"
-
-
-def _say_lengths(clips):
+def _say_sizes(clips, pictures):
+    pixels = f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}"
+    if pictures:
+        return [pixels]
     seconds = [c.seconds for c in clips]
     short = Counter(mark for c in clips for mark in c.marks if mark not in ("black", "frozen"))
-    return (f"seconds: {min(seconds):.2g} to {max(seconds):.4g}, median {np.median(seconds):.3g}"
-            + "".join(f"; {n} {what}" for what, n in short.items()))
+    return [f"{pixels}; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}",
+            f"seconds: {min(seconds):.2g} to {max(seconds):.4g}, median {np.median(seconds):.3g}"
+            + "".join(f"; {n} {what}" for what, n in short.items())]
 
 
 def _say_left_out(left_out, failed):

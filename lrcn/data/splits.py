@@ -148,20 +148,19 @@ def read_kinetics(folder):
         for number, row in rows if set(KINETICS_COLUMNS) <= set(columns) else ():
             row = {name: composed(row.get(name, "").strip()) for name in KINETICS_COLUMNS}
             part = {"val": "validate"}.get(row["split"], row["split"])
-            if row["label"] and part in parts:
-                listed = _kinetics_row(row, f"{path} line {number}")
-                parts[part][listed.cls, listed.video] = listed
+            if not row["label"] or part not in parts:
+                continue
+            where, cls, address = f"{path} line {number}", row["label"], row["youtube_id"]
+            times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
+            if not all(times):
+                raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no "
+                                f"seconds")
+            if {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
+                raise UserError(f"{where}: {cls[:60]!r} and {address[:20]!r} name no video")
+            start, end = (int(t[1]) for t in times)
+            listed = Listed(cls, f"{address}_{start:06d}_{end:06d}", None, where)
+            parts[part][cls, listed.video] = listed
     return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
-
-
-def _kinetics_row(row, where):
-    times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
-    if not all(times):
-        raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no seconds")
-    if {"/", "\\", "\0"} & set(row["label"] + row["youtube_id"]) or row["label"] in (".", ".."):
-        raise UserError(f"{where}: {row['label'][:60]!r} and {row['youtube_id'][:20]!r} name no video")
-    start, end = (int(t[1]) for t in times)
-    return Listed(row["label"], f"{row['youtube_id']}_{start:06d}_{end:06d}", None, where)
 
 
 def official_lists(folder, split):
@@ -240,7 +239,7 @@ def find_groups(names, pattern=None, table=None):
         return groups
     if pattern:
         return _by_pattern(names, pattern)
-    return {(c, v): _told(v) or f"{c}/{_told_in_class(v) or v}" for c, v in names}
+    return {(c, v): _told(v) or f"{c}/{found[1] if (found := UCF_NAME.search(v)) else v}" for c, v in names}
 
 
 def _by_pattern(names, pattern):
@@ -290,11 +289,6 @@ def _told(video):
     return match and match[1]
 
 
-def _told_in_class(video):
-    match = UCF_NAME.search(video)
-    return match and match[1]
-
-
 def look_alike(names):
     """A sentence on those of [(class, video)] that share their name up to its last number, or None.
 
@@ -306,7 +300,7 @@ def look_alike(names):
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)
         of_class[cls].add(stem)
-        if stem != name and not (_told(name) or _told_in_class(name) or CAMERA.fullmatch(stem)):
+        if stem != name and not (_told(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
             stems[cls, stem].append(name)
     alike = [(key, sorted(found)) for key, found in stems.items()
              if len(found) > 1 and len(of_class[key[0]]) > 1]

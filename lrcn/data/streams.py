@@ -28,20 +28,6 @@ def change_at(i, frames):
     return max(after - 1, 0), after
 
 
-def first_fields(planes, length):
-    """The first `length` of the L fields in planes uint8 (..., 2L): (..., 2 length)."""
-    there = planes.shape[-1] // 2
-    if there == length:
-        return planes
-    return np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)
-
-
-def mirrored_fields(planes):
-    """Planes (..., 2L) of a picture that was flipped: what went to the right goes to the left."""
-    half = planes.shape[-1] // 2
-    return np.concatenate([255 - planes[..., :half], planes[..., half:]], -1)
-
-
 def flow_pictures(planes):
     """Planes uint8 (T, S, S, 2L) as the encoder takes them: the flow picture of the LRCN paper (section 4)
     for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and Zisserman 2014,

@@ -220,7 +220,7 @@ def test_classes_are_chosen_by_name(tmp_path):
         find_sources(raw, classes=["D"])
 
 
-@pytest.mark.parametrize("name", ["features", "data_report"])
+@pytest.mark.parametrize("name", ["features", "data_report", "manifest.csv", "clips.csv", "settings.json"])
 def test_a_class_cannot_have_the_name_of_a_folder_of_the_scripts(tmp_path, name):
     with pytest.raises(UserError, match=f"cannot be named '{name}'"):
         find_sources(folder(tmp_path, f"{name}/a.avi"))

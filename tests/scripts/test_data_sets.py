@@ -15,7 +15,7 @@ from videos import write_video
 
 import preprocessing_data
 from dataset import training_samples
-from lrcn.data.manifest import MANIFEST_COLUMNS, read_sampled
+from lrcn.data.manifest import read_sampled
 from lrcn.data.overview import make_report
 from lrcn.training.recipe import Recipe
 from tests.scripts.test_own_data import TINY
@@ -112,23 +112,6 @@ def test_another_time_alone_gives_the_same_clip_and_that_is_said(mine):
     assert "nothing to do" in preprocess(raw, out).out
 
 
-def test_a_video_that_was_replaced_by_rubbish_leaves_no_clip_to_learn(mine):
-    raw, out = mine
-    (raw / "jump/a.avi").write_text("no video")
-    result = preprocess(raw, out, ok=False)
-    assert "not sampled: jump/a.avi" in result.err and result.code == 1     # more than a tenth
-    assert "jump/a" not in names(out) and not (out / "jump/a.avi").exists()
-
-
-def test_a_kept_change_stays_until_it_is_asked_for(mine):
-    raw, out = mine
-    before = snapshot(out)
-    shutil.copy(raw / "wave/b.avi", raw / "jump/a.avi")
-    preprocess(raw, out, "--keep")
-    assert snapshot(out) == before
-    assert "sampled again: 1" in preprocess(raw, out).out
-
-
 def test_most_of_a_folder_is_not_taken_out_unasked(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for i in range(18):
@@ -144,15 +127,13 @@ def test_most_of_a_folder_is_not_taken_out_unasked(tmp_path):
     assert len(names(out)) == 6
 
 
-def test_a_folder_without_clips_csv_is_taken_as_it_is(mine):
-    """Folders of before: a source younger than its clip has changed."""
+def test_clips_of_which_clips_csv_is_lost_are_sampled_again(mine):
     raw, out = mine
+    before = snapshot(out)
     (out / "clips.csv").unlink()
-    assert "nothing to do" in preprocess(raw, out).out
-    (out / "clips.csv").unlink()
-    later = (out / "jump/b.avi").stat().st_mtime_ns + 10**9
-    os.utime(raw / "jump/b.avi", ns=(later, later))
-    assert "sampled again: 1" in preprocess(raw, out).out
+    one_line(run(SCRIPT, "--report", "--sampled_data_dir", out, ok=False), "clips.csv", "jump/")
+    assert "6 of them have another time alone" in preprocess(raw, out).out
+    assert snapshot(out) == before
 
 
 @pytest.mark.parametrize("name, column", [("clips.csv", "light"), ("clips.csv", "hashes"),
@@ -191,22 +172,6 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
     samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
     assert {sample.video.name for sample in samples if sample.part == "test"} == {"c_val"}
     assert {sample.part for sample in samples if sample.video.part == "train"} == {"train", "val"}
-
-
-def test_a_mov_beside_an_mp4_and_other_endings_are_all_sampled(tmp_path):
-    raw = tmp_path / "raw"
-    for name in ("a.mov", "a.mp4", "b.m4v", "c.mpg", "d.flv", "e.wmv", "f.mts", "g.3gp", "h.gif"):
-        write_video(raw / "A/made.mp4", 60).rename(raw / "A" / name)
-    (raw / "A/notes.txt").write_text("no video")
-    preprocess(raw, tmp_path / "out")
-    assert names(tmp_path / "out") == {"A/a.mov", "A/a.mp4", *(f"A/{letter}" for letter in "bcdefgh")}
-
-
-@pytest.mark.parametrize("name", ["manifest.csv", "clips.csv", "settings.json", "features"])
-def test_a_class_cannot_be_called_as_what_lies_beside_the_classes(tmp_path, name):
-    write_video(tmp_path / "raw" / name / "a.avi", 12)
-    result = preprocess(tmp_path / "raw", tmp_path / "out", ok=False)
-    assert result.code == 2 and len(result.err.splitlines()) == 1 and repr(name) in result.err
 
 
 def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):
@@ -362,14 +327,3 @@ def test_near_doubles_across_the_lists_of_a_split_are_called_a_leak(reported, tm
     said = run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--ucf_list_dir", lists).out
     assert "LEAK: sets across train and test: 1 in split 1" in said
     assert [row["split 1"] for row in table(out / "data_report/near_doubles.csv")] == ["train", "test"]
-
-
-def test_a_folder_made_without_clips_csv_is_reported_from_its_clips(reported, tmp_path):
-    out = shutil.copytree(reported[1], tmp_path / "out")
-    looks = {(r["class"], r["video"]): r["change"] for r in table(out / "clips.csv")}
-    (out / "clips.csv").unlink()
-    run(SCRIPT, "--report", "--sampled_data_dir", out, "--num_workers", 2)
-    rows = table(out / "clips.csv")
-    assert {(r["class"], r["video"]) for r in rows} == looks.keys() and rows[0]["bytes"] == ""
-    assert {r["what"] for r in table(out / "data_report/odd.csv")} >= {"black", "frozen"}
-    assert [*table(out / "manifest.csv")[0]] == list(MANIFEST_COLUMNS)

@@ -210,14 +210,6 @@ def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
     assert {(r["class"], r["video"]): r for r in table(folder / "splits.csv")} == before
 
 
-@pytest.mark.parametrize("pattern, message", [("(", "not a regular expression"),
-                                              (r"room(\d+)", "does not match the video")])
-def test_a_group_pattern_that_fits_nothing_is_one_line(clips, tmp_path, pattern, message):
-    result = run("train.py", "--sampled_data_path", clips, *TINY, "--group_pattern", pattern,
-                 "--local_dir", tmp_path, ok=False)
-    assert result.code == 2 and message in result.err and len(result.err.strip().splitlines()) == 1
-
-
 def listed(videos, held):
     """[(path below the folder, is it in the room that is held out)] of all videos."""
     return [(path.relative_to(videos), path.name.startswith(held))
@@ -258,15 +250,3 @@ def test_lists_of_hmdb51s_format(videos, tmp_path):
             f"{path.name} {2 if held else 1} \n" for path, held in listed(videos, "attic")
             if path.parts[0] == cls))
     check_listed(videos, lists, tmp_path)
-
-
-def test_a_format_that_cannot_be_read_is_named(tmp_path):
-    raw = tmp_path / "raw"
-    for cls in ("a", "b"):
-        for i in range(12):
-            write_video(raw / cls / f"{i}.mp4", 10, fps=5)
-    (raw / "a" / "strange.mov").write_bytes(b"no codec that anybody knows")
-    result = run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "clips",
-                 "--num_workers", 1)
-    (failed,) = table(tmp_path / "clips" / "failed.csv")
-    assert failed["source"] == "a/strange.mov" and "strange.mov" in result.err
