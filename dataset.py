@@ -172,7 +172,7 @@ def _classes(recipe, pool, order):
     absent = [cls for cls in wanted if cls not in names]
     if absent:
         raise UserError(f"--classes {','.join(recipe.chosen_classes)}: no training video of {absent[0]}; "
-                        f"there are {', '.join(sorted(names)[:10])}{' ...' if len(names) > 10 else ''}")
+                        f"there are {cli.first(sorted(names), 10)}")
     chosen = set(wanted or names) & names
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
@@ -195,7 +195,7 @@ def _as_written(table, flag, videos, candidates, say):
     new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
     if new:
         say(f"{len(new)} videos that are not in {table} are left out of this run: "
-            f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
+            f"{cli.first(new, 3)}")
     return samples, sorted(labels, key=labels.get)
 
 

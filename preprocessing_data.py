@@ -120,20 +120,14 @@ def make_parser():
 
 def check_settings(out, args):
     """Write settings.json, or refuse a folder that was made with other flags."""
-    path = out / "settings.json"
     flags = {name: getattr(args, name) for name in FIXED}
-    if path.is_file():
-        before = files.read_json(path)
-        for name, value in flags.items():
-            if before.get(name) != value:
-                raise UserError(f"--{name} {value}: the clips in {out} were made with --{name} "
-                                f"{before.get(name)}; choose another --sampled_data_dir or the same flags")
-        return
-    if any(not entry.name.startswith(".") for entry in out.iterdir()):
-        raise UserError(f"--sampled_data_dir {out}: this folder holds other files; choose a new or an "
-                        f"empty one")
-    versions = {"python": platform.python_version(), "opencv": cv2.__version__}
-    files.write_json(path, {**flags, "time_limit": args.time_limit, "versions": versions})
+    settings = {**flags, "time_limit": args.time_limit,
+                "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
+    other = files.claim(out, "sampled_data_dir", settings, FIXED)
+    if other:
+        name, before = other
+        raise UserError(f"--{name} {flags[name]}: the clips in {out} were made with --{name} {before}; "
+                        f"choose another --sampled_data_dir or the same flags")
 
 
 def processes(args):
@@ -299,8 +293,7 @@ def say_followed(followed, say):
              " (--keep keeps them)"),
             (followed.changed, "sampled again: {} videos that changed in --row_data_dir", "")):
         if keys:
-            names = ", ".join("/".join(key) for key in sorted(keys)[:3]) + (" ..." if len(keys) > 3 else "")
-            say(f"{what.format(len(keys))}: {names}{more}")
+            say(f"{what.format(len(keys))}: {cli.first(map('/'.join, sorted(keys)), 3)}{more}")
 
 
 def say_failed(failed, total, out):

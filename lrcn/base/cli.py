@@ -166,6 +166,12 @@ def progress(*iterable, desc="", show=True, **options):
     return tqdm(*iterable, desc=printable(desc), disable=None if show else True, **options)
 
 
+def first(names, most):
+    """The first of some names: "a, b, c ..."."""
+    names = list(names)
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
 def command():
     """This process's command line, as a shell takes it: "train.py --seed 1"."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

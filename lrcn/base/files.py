@@ -159,6 +159,23 @@ def read_json(path):
     return value
 
 
+def claim(folder, flag, settings, compared):
+    """Begin a folder for what is made with these `settings` alone, which its settings.json keeps, or go on.
+
+    Returns the first (name of `compared`, value there) that a folder that was begun has otherwise, else None.
+    UserError: the folder holds other files.
+    """
+    path = Path(folder, "settings.json")
+    before = read_json(path) if path.is_file() else {}
+    if before.keys() & set(compared):
+        return next(((name, before.get(name)) for name in compared
+                     if before.get(name) != settings[name]), None)
+    if any(not entry.name.startswith(".") for entry in path.parent.iterdir()):
+        raise UserError(f"--{flag} {folder}: this folder holds other files; choose a new or an empty one")
+    write_json(path, settings)
+    return None
+
+
 def append_lines(path, values):
     """Append JSON values to a journal, a line and a check sum each, and see them safe on the disk."""
     lines = [json.dumps(value) for value in values]

@@ -88,7 +88,7 @@ def clusters(hashes, nearest=6):
         return []
     values, place = np.unique(np.frombuffer(bytes.fromhex("".join(texts)), ">u8").astype(np.uint64),
                               return_inverse=True)
-    label = _components(len(hashes) + len(values), owner, len(hashes) + _near(values, nearest)[place])
+    label = components(len(hashes) + len(values), owner, len(hashes) + _near(values, nearest)[place])
     label = label[:len(hashes)]
     order = np.argsort(label, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
@@ -117,12 +117,12 @@ def _near(values, nearest):
                 one, other = np.repeat(now, counts), order[at]
                 near = np.bitwise_count(values[one] ^ values[other]) <= nearest
                 if near.any():
-                    label = _components(size, label[one[near]], label[other[near]])[label]
+                    label = components(size, label[one[near]], label[other[near]])[label]
                     order = np.lexsort((label, keys))
     return label
 
 
-def _components(size, one, other):
+def components(size, one, other):
     """int (size,): the connected component of every node of a graph with edges from `one` to `other`."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -181,17 +181,12 @@ def _classes(clips, views):
 
 def _mended(clips, doubles):
     """[(class/video, group)] in which near doubles, and all that share a group with them, are one group."""
-    leader = {}
-
-    def find(group):
-        while (above := leader.get(group, group)) != group:
-            group = above
-        return group
-
-    for cluster in doubles:
-        first, *others = sorted({find(c.group) for c in cluster})
-        leader.update(dict.fromkeys(others, first))
-    return [(f"{c.cls}/{c.name}", find(c.group)) for c in clips]
+    names = sorted({c.group for c in clips})
+    number = {name: i for i, name in enumerate(names)}
+    links = [(number[c.group], number[cluster[0].group]) for cluster in doubles for c in cluster]
+    label = likeness.components(len(names), *np.array(links, int).reshape(-1, 2).T).tolist()
+    first = {component: name for name, component in zip(names[::-1], label[::-1], strict=True)}
+    return [(f"{c.cls}/{c.name}", first[label[number[c.group]]]) for c in clips]
 
 
 def _sheets(clips, doubles, out, most):
@@ -236,12 +231,11 @@ def _headline(clips, pictures):
 def _say_parts(clips, views):
     words = []
     for title, view in views:
-        counts = Counter(view[c.key] for c in clips if c.key in view)
+        parts = [view[c.key] for c in clips if c.key in view]
         lacking = {part: len({c.cls for c in clips} - {c.cls for c in clips if view.get(c.key) == part})
-                   for part in splits.PARTS if counts[part]}
+                   for part in splits.PARTS if part in parts}
         lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
-        words.append(f"{title}: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p])
-                     + (f" ({lacking})" if lacking else ""))
+        words.append(f"{title}: {', '.join(splits.counted(parts))}" + (f" ({lacking})" if lacking else ""))
     return "; ".join(words) or "parts: none given; train.py draws them by group"
 
 

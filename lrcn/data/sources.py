@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrcn.base import files
+from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import splits
@@ -200,11 +200,11 @@ def _say_folders(jobs, parts, raw):
     alike = [top for top in tops if part_named(top)[0]]
     if parted:
         part = {job: parts[job.source.split("/")[0]] for job in jobs}
-        counts, classes = Counter(part.values()), defaultdict(set)
+        classes = defaultdict(set)
         for job in jobs:
             classes["test" if part[job] == "test" else "train"].add(job.cls)
-        words.append("parts by folder: " + ", ".join(f"{counts[p]} {p}" for p in splits.PARTS if counts[p]))
-        if counts["test"] and classes["train"] != classes["test"]:
+        words.append(f"parts by folder: {', '.join(splits.counted(part.values()))}")
+        if classes["test"] and classes["train"] != classes["test"]:
             words.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
     elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
         words.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
@@ -277,7 +277,7 @@ def _choose(found, classes):
     absent = [cls for cls in classes if cls not in there]
     if absent:
         raise UserError(f"--classes {','.join(classes)}: no video of {absent[0]}; there are "
-                        f"{', '.join(sorted(there)[:10])}{' ...' if len(there) > 10 else ''}")
+                        f"{cli.first(sorted(there), 10)}")
     found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
     found.jobs = [job for job in found.jobs if job.cls in wanted]
 

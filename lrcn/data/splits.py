@@ -47,7 +47,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sampled video (dataset.Video) with its label (0, 1, ...) and its part of the split."""
+    """A SampledVideo with its label (0, 1, ...) and its part of the split."""
     video: object
     label: int
     part: str
@@ -55,15 +55,21 @@ class Sample:
 
 # ---------------------------------------------------------------- lists
 
-def _lines(path):
-    """(place, text) of every line that is not blank; Windows line ends and a BOM are no matter."""
+def _lines(path, pattern=".+", expected=""):
+    """(place, match of the pattern) of every line that is not blank; UserError where one is not as expected.
+
+    Windows line ends and a BOM are no matter.
+    """
     try:
         text = composed(files.read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the split list {path}: {error}") from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            yield f"{path} line {number}", line.strip()
+            match = re.fullmatch(pattern, line.strip())
+            if not match:
+                raise UserError(f"{path} line {number}: expected {expected}, not {line.strip()!r}")
+            yield f"{path} line {number}", match
 
 
 def _whole(text, where):
@@ -79,10 +85,7 @@ def read_class_index(folder):
     if not path.is_file():
         return None
     index = {}
-    for where, line in _lines(path):
-        match = re.fullmatch(r"(\d+)\s+(.+)", line)
-        if not match:
-            raise UserError(f"{where}: expected a number and a class name, not {line!r}")
+    for where, match in _lines(path, r"(\d+)\s+(.+)", "a number and a class name"):
         number = _whole(match[1], where)
         if match[2] in index or number in index.values():
             raise UserError(f"{where}: class {match[2]!r} or number {number} stands there twice")
@@ -97,9 +100,9 @@ def read_list(path, class_index=None):
     folder, a path with "..", a class or label that disagrees with classInd.txt.
     """
     rows, seen = [], set()
-    for where, line in _lines(path):
-        match = re.fullmatch(r"(.+\.\w+)\s+(\d+)", line)
-        name, label = (match[1], _whole(match[2], where)) if match else (line, None)
+    for where, match in _lines(path, r"(.+\.\w+)\s+(\d+)|.+"):
+        line = match[0]
+        name, label = (match[1], _whole(match[2], where)) if match[1] else (line, None)
         parts = name.replace("\\", "/").split("/")
         if ".." in parts or "\0" in name:
             raise UserError(f"{where}: {name!r} leaves the data set's folder")
@@ -125,10 +128,7 @@ def read_hmdb(folder, split):
     train, test = [], []
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
         cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
-        for where, line in _lines(path):
-            match = re.fullmatch(r"(.+\.\w+)\s+([012])", line)
-            if not match or "/" in match[1] or "\\" in match[1]:
-                raise UserError(f"{where}: expected video.avi and 0, 1 or 2, not {line!r}")
+        for where, match in _lines(path, r"([^/\\]+\.\w+)\s+([012])", "video.avi and 0, 1 or 2"):
             row = Listed(cls, Path(match[1]).stem, None, where)
             if match[2] != "0":
                 (train if match[2] == "1" else test).append(row)
@@ -213,9 +213,8 @@ def one_sided(train, test):
     """A sentence that names the classes that only the training, or only the test, has; "" where none is."""
     only = [(what, sorted(one - set(other))) for what, one, other in
             (("training", set(train), test), ("test", set(test), train))]
-    said = [f"{', '.join(names[:8])}{' ...' if len(names) > 8 else ''} in the {what} alone"
-            for what, names in only if names]
-    return f"classes of one side: {'; '.join(said)}; is one of them spelled otherwise?" if said else ""
+    sides = [f"{cli.first(names, 8)} in the {what} alone" for what, names in only if names]
+    return f"classes of one side: {'; '.join(sides)}; is one of them spelled otherwise?" if sides else ""
 
 
 # ---------------------------------------------------------------- groups
@@ -312,7 +311,7 @@ def look_alike(names):
     splits_all = all(len(found) > 1 or size[cls] == 1 for cls, found in of_class.items())
     pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
-            f"{', '.join(shown[:3])}{' ...' if len(shown) > 3 else ''} of {cls}; if such clips were cut from "
+            f"{cli.first(shown, 3)} of {cls}; if such clips were cut from "
             f"one recording, say so with {pattern}a table (--groups), lest near copies of trained clips are "
             f"tested; if each is a recording of its own, all is well")
 

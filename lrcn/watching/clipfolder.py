@@ -39,7 +39,7 @@ class ClipFolder:
 
     def __init__(self, out, kind, rate, every=None):
         self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
-        self.settings, self.table = self.out / "settings.json", self.out / "candidates.csv"
+        self.table = self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
 
     def check(self, choices, table=None):
@@ -48,18 +48,11 @@ class ClipFolder:
         table: [Stretch] that are wanted, in the place of what was found before.
         """
         choices = {"output": self.kind, **choices}
-        before = files.read_json(self.settings) if self.settings.is_file() else {}
-        if "output" in before:
-            compared = choices if table is None else {"output": self.kind}
-            for name, value in compared.items():
-                if before.get(name) != value:
-                    raise UserError(f"--output_dir {self.out}: it was made with {name} {before.get(name)}, "
-                                    f"not {value}; choose another folder or the same flags")
-        elif any(not entry.name.startswith(".") for entry in self.out.iterdir()):
-            raise UserError(f"--output_dir {self.out}: this folder holds other files; choose a new or an "
-                            f"empty one")
-        else:
-            files.write_json(self.settings, choices)
+        other = files.claim(self.out, "output_dir", choices, choices if table is None else ("output",))
+        if other:
+            name, before = other
+            raise UserError(f"--output_dir {self.out}: it was made with {name} {before}, not "
+                            f"{choices[name]}; choose another folder or the same flags")
         for folder in [self.out, *(p for p in self.out.iterdir() if p.is_dir())]:
             files.remove_leftovers(folder)
         path = self.out / "films.csv"

@@ -205,10 +205,14 @@ def test_with_lists_the_class_is_the_folder_that_the_list_names(tmp_path):
 
 def test_kinetics_videos_are_found_by_their_name_in_whatever_folder(tmp_path):
     raw = folder(tmp_path, "train/qwertyuiopa_000010_000020.mp4",
-                 "val/air_drumming/qwertyuiopb_000003_000013.mp4")
-    found = find_sources(raw, lists={1: (listed("air drumming/qwertyuiopa_000010_000020"),
-                                         listed("air drumming/qwertyuiopb_000003_000013"))})
-    assert {key[0] for key in keys(found).values()} == {"air drumming"} and len(found.jobs) == 2
+                 "val/air_drumming/qwertyuiopb_000003_000013.mp4", "all/qwertyuiopc.mp4", "twice12345x.mp4")
+    found = find_sources(raw, lists={1: (
+        listed("air drumming/qwertyuiopa_000010_000020", "ski/qwertyuiopc_000001_000011"),
+        listed("air drumming/qwertyuiopb_000003_000013", "ski/twice12345x_000001_000011",
+               "run/twice12345x_000011_000021"))})
+    assert sorted(keys(found).values()) == [     # the address alone, where one clip has it
+        ("air drumming", "qwertyuiopa_000010_000020"), ("air drumming", "qwertyuiopb_000003_000013"),
+        ("ski", "qwertyuiopc_000001_000011")]
 
 
 def test_classes_are_chosen_by_name(tmp_path):

@@ -132,11 +132,3 @@ def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, 
     np.testing.assert_allclose(parts[1], expected, atol=2e-3)
     slider.restart()
     assert slider.streams[0].last is None and slider.streams[0].tail is None
-
-
-@pytest.mark.slow
-def test_a_study_of_mixed_movies_runs_on_both(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1)
-    result = run("test_continues_movie.py", "--model_dir", folder, "--num_movies", 3, "--movie_clips", 4,
-                 "--no-pictures", "--num_workers", 0, env=ONE_THREAD)
-    assert read_json(last_line(result) / "metrics.json")["windows"] == 3 * (4 * 5 - 5 + 1)
