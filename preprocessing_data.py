@@ -242,7 +242,7 @@ def preprocess(args, out, rank, world, say):
     lists = args.ucf_list_dir and read_lists(args.ucf_list_dir)
     sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes)
     jobs = sources.jobs
-    for line in sources.words:
+    for line in sources.notes:
         say(line)
     with one_at_a_time(out):    # whoever writes a table holds it: what is half written is a dead process's
         files.remove_leftovers(out)

@@ -53,13 +53,13 @@ def require(folder, transform_or_recipe, saved=None):
         raise UserError(f"--flow_length {length}: {folder} holds {there.length} fields of flow a frame; "
                         f"remove {Path(folder) / FLOW} and run preprocessing_data.py --flow {there.backend} "
                         f"--flow_length {length}")
-    found, said = there.settings(), saved or {}
+    settings, trained = there.settings(), saved or {}
     for name in ("backend", "preset", "bound", "digest"):
-        if name in said and said[name] != found[name]:
-            raise UserError(f"--sampled_data_path {folder}: its optical flow has {name} {found[name]}, and "
-                            f"the run was trained on {name} {said[name]}; make it alike with "
+        if name in trained and trained[name] != settings[name]:
+            raise UserError(f"--sampled_data_path {folder}: its optical flow has {name} {settings[name]}, "
+                            f"and the run was trained on {name} {trained[name]}; make it alike with "
                             f"preprocessing_data.py")
-    return found
+    return settings
 
 
 def source_fields(folder, video, indices, length):
@@ -71,11 +71,11 @@ def source_fields(folder, video, indices, length):
     wanted = sorted(set(indices))
     numbers = [(2 * i + plane) * there + k for i in wanted for plane in (0, 1) for k in range(length)]
     try:
-        found = avi.pictures(Path(folder) / flow_path(video), numbers)
-        planes = np.stack(found).reshape(len(wanted), 2 * length, *found[0].shape)
+        pictures = avi.pictures(Path(folder) / flow_path(video), numbers)
+        planes = np.stack(pictures).reshape(len(wanted), 2 * length, *pictures[0].shape)
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--sampled_data_path {folder}: cannot read {flow_path(video)} ({said}); run "
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--sampled_data_path {folder}: cannot read {flow_path(video)} ({reason}); run "
                         f"preprocessing_data.py again") from None
     return np.moveaxis(planes, 1, -1)[np.searchsorted(wanted, indices)]
 

@@ -1,6 +1,6 @@
 """What preprocessing has done so far: a journal a process, and the tables they become in the end.
 
-    done, said = follow(folder, jobs)   # what is sampled as its source is now; the rest is taken out
+    followed = follow(folder, jobs)      # what is sampled as its source is now; the rest is taken out
     journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
     journal.add("done", job, row, facts); journal.add("failed", job, "the file is empty"); journal.flush()
     merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
@@ -133,27 +133,29 @@ def follow(out, jobs, keep=None):
     """
     state, _ = read_state(out)
     wanted = {job.key: job for job in jobs}
-    found = Followed({}, {}, {})
+    followed = Followed({}, {}, {})
     for key, entries in state.items():
         job = wanted.get(key)
         entry = _current(entries, job, keep)
         if entry:
-            found.done[key] = entry
+            followed.done[key] = entry
         else:
-            (found.changed if job else found.gone)[key] = None
-    if keep is None and len(found.gone) >= MANY and 2 * len(found.gone) > len(state):
-        raise UserError(f"--row_data_dir: {len(found.gone)} of the {len(state)} videos sampled in {out} are "
-                        f"not in it any more; add --keep to keep their clips, or --no-keep to take them out")
-    for key in found.changed:
-        found.changed[key] = digest(clip_path(out, *key))
-    if found.gone or found.changed:
-        for key in (*found.gone, *found.changed):   # first: flow without its clip would pass for a new one's
+            (followed.changed if job else followed.gone)[key] = None
+    if keep is None and len(followed.gone) >= MANY and 2 * len(followed.gone) > len(state):
+        raise UserError(f"--row_data_dir: {len(followed.gone)} of the {len(state)} videos sampled in {out} "
+                        f"are not in it any more; add --keep to keep their clips, or --no-keep to take them "
+                        f"out")
+    for key in followed.changed:
+        followed.changed[key] = digest(clip_path(out, *key))
+    if followed.gone or followed.changed:
+        # Flow first: without its clip it would pass for a new one's.
+        for key in (*followed.gone, *followed.changed):
             _remove(clip_path(out / FLOW, *key))
         if (out / "manifest.csv").is_file():
-            _write_tables(out, found.done)
-        for key in found.gone:
+            _write_tables(out, followed.done)
+        for key in followed.gone:
             _remove_clip(out, *key)
-    return found
+    return followed
 
 
 def _current(entries, job, keep):
@@ -188,8 +190,8 @@ def _write_tables(out, done):
     # In this order: a row without its facts is looked at anew, facts without a row are nothing, and what
     # settings.json counts before its rows are there is told as missing.
     settings = out / "settings.json"
-    if settings.is_file() and (said := files.read_json(settings)).get("clips") != len(done):
-        files.write_json(settings, {**said, "clips": len(done)})
+    if settings.is_file() and (written := files.read_json(settings)).get("clips") != len(done):
+        files.write_json(settings, {**written, "clips": len(done)})
     files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
     files.write_csv(out / "clips.csv", CLIP_COLUMNS,
                     [(name, cls, *done[cls, name].facts) for cls, name in sorted(done)])

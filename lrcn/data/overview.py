@@ -144,13 +144,13 @@ def _clip(row, key, group, facts, rate):
 def _with_copies(clips, raw):
     """The clips, those of equal files with a hash of the file more: a copy shows other frames if it starts
     elsewhere. Files of one length alone are read."""
-    same, found = defaultdict(list), {}
+    same, known = defaultdict(list), {}
     for clip in clips:
         same[clip.bytes, clip.rate, clip.seconds].append(clip)
     for (size, *_), members in same.items():
         if size and raw and len(members) > 1:
-            found.update({c.key: digest(Path(raw, c.source)) for c in members})
-    return [replace(c, hashes=(*c.hashes, found[c.key][:8].hex())) if found.get(c.key) else c for c in clips]
+            known.update({c.key: digest(Path(raw, c.source)) for c in members})
+    return [replace(c, hashes=(*c.hashes, known[c.key][:8].hex())) if known.get(c.key) else c for c in clips]
 
 
 def _views(clips, lists):
@@ -210,9 +210,9 @@ def _sheets(clips, doubles, out, most):
 
 def _shown(counts, most=4, form="{}"):
     """'A (5), B (3) and 2 more' of a Counter."""
-    words = [f"{form.format(name)} ({n})" for name, n in counts.most_common(most)]
-    more = len(counts) - len(words)
-    return ", ".join(words) + (f" and {more} more" if more else "")
+    pieces = [f"{form.format(name)} ({n})" for name, n in counts.most_common(most)]
+    more = len(counts) - len(pieces)
+    return ", ".join(pieces) + (f" and {more} more" if more else "")
 
 
 def _many(n, what):
@@ -229,14 +229,14 @@ def _headline(clips, pictures):
 
 
 def _say_parts(clips, views):
-    words = []
+    pieces = []
     for title, view in views:
         parts = [view[c.key] for c in clips if c.key in view]
         lacking = {part: len({c.cls for c in clips} - {c.cls for c in clips if view.get(c.key) == part})
                    for part in splits.PARTS if part in parts}
         lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
-        words.append(f"{title}: {', '.join(splits.counted(parts))}" + (f" ({lacking})" if lacking else ""))
-    return "; ".join(words) or "parts: none given; train.py draws them by group"
+        pieces.append(f"{title}: {', '.join(splits.counted(parts))}" + (f" ({lacking})" if lacking else ""))
+    return "; ".join(pieces) or "parts: none given; train.py draws them by group"
 
 
 def _say_sizes(clips, pictures):
@@ -253,32 +253,32 @@ def _say_sizes(clips, pictures):
 def _say_left_out(left_out, failed):
     if not left_out and not failed:
         return "left out: nothing"
-    words = [_shown(Counter(why for _, why in left_out))] if left_out else []
+    pieces = [_shown(Counter(why for _, why in left_out))] if left_out else []
     if failed:
-        words.append(f"cannot be read ({len(failed)})")
-    return f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(words)}: left_out.csv"
+        pieces.append(f"cannot be read ({len(failed)})")
+    return f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(pieces)}: left_out.csv"
 
 
 def _say_odd(clips):
     for what in ("black", "frozen"):
-        found = [c for c in clips if what in c.marks]
-        if found:
-            yield (f"{what}: {_many(len(found), 'clip')}, such as "
-                   f"{', '.join('/'.join(c.key) for c in found[:3])}: odd.csv")
+        odd = [c for c in clips if what in c.marks]
+        if odd:
+            yield (f"{what}: {_many(len(odd), 'clip')}, such as "
+                   f"{', '.join('/'.join(c.key) for c in odd[:3])}: odd.csv")
 
 
 def _say_doubles(doubles, views):
     if not doubles:
         return "near doubles: none"
-    said = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv"
+    line = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv"
     across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
     parted = [(title, sum(len({view[c.key] for c in cluster if c.key in view}) > 1 for cluster in doubles))
               for title, view in views]
     leaks = [f"{n} in {title}" for title, n in parted if n]
     if leaks:
-        said += f"; LEAK: sets across train and test: {', '.join(leaks)}"
+        line += f"; LEAK: sets across train and test: {', '.join(leaks)}"
     if across:
         one = across[0]
-        said += (f"; {len(across)} across groups ({'/'.join(one[0].key)}, {'/'.join(one[1].key)}): a split "
+        line += (f"; {len(across)} across groups ({'/'.join(one[0].key)}, {'/'.join(one[1].key)}): a split "
                  f"that is drawn keeps them together with --groups {FOLDER}/groups.csv")
-    return said
+    return line

@@ -4,7 +4,7 @@
     found = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
     found.jobs          # [Job], sorted by class and name
     found.left_out      # [(file, reason)]
-    found.words         # lines for the user
+    found.notes         # lines for the user
 
 The class is the first folder below the one that is given, however deep the video lies; where train/
 and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
@@ -51,7 +51,7 @@ class Job:
 class Found:
     jobs: list
     left_out: list
-    words: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
 
 
 def find_sources(raw, leave_out=None, lists=None, classes=None):
@@ -68,7 +68,7 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
     found = _listed(paths, lists) if lists else _foldered(paths, raw)
     found.left_out[:0] = left_out + unclear
     if unclear:
-        found.words.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
+        found.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
                            f"{unclear[0][0]}: {unclear[0][1]}")
     if not found.jobs:
         reasons = Counter(reason for _, reason in found.left_out)
@@ -152,13 +152,13 @@ def _foldered(paths, raw):
             left_out.append((path, "a picture that lies deeper than its class folder"))
         else:
             jobs.append((composed(folders[parted]), path))
-    videos, words = [job for job in jobs if not is_picture(job[1])], []
+    videos, notes = [job for job in jobs if not is_picture(job[1])], []
     if videos and len(videos) < len(jobs):
-        words.append(f"{len(jobs) - len(videos)} pictures beside {len(videos)} videos are left out: a data "
+        notes.append(f"{len(jobs) - len(videos)} pictures beside {len(videos)} videos are left out: a data "
                      f"set is of one kind, and pictures alone become clips of one frame")
         left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
     named = _name(videos or jobs, parted)
-    return Found(named, left_out, words + _say_folders(named, parts, raw))
+    return Found(named, left_out, notes + _say_folders(named, parts, raw))
 
 
 def _name(jobs, parted):
@@ -195,7 +195,7 @@ def _below(path, depth):
 def _say_folders(jobs, parts, raw):
     """What the user should know of the folders that were taken for classes."""
     parted = bool(parts)
-    words, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
+    notes, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
     tops = sorted({job.source.split("/")[0] for job in jobs})
     alike = [top for top in tops if part_named(top)[0]]
     if parted:
@@ -203,20 +203,20 @@ def _say_folders(jobs, parts, raw):
         classes = defaultdict(set)
         for job in jobs:
             classes["test" if part[job] == "test" else "train"].add(job.cls)
-        words.append(f"parts by folder: {', '.join(splits.counted(part.values()))}")
+        notes.append(f"parts by folder: {', '.join(splits.counted(part.values()))}")
         if classes["test"] and classes["train"] != classes["test"]:
-            words.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
+            notes.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
     elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
-        words.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
+        notes.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
                      f"of the data set, call them train, val and test")
     if deep and deep == len(jobs) and len({job.cls for job in jobs}) == 1:
         inner = Path(raw, *jobs[0].source.split("/")[:1 + parted])
-        words.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it "
+        notes.append(f"warning: all {deep} videos are of one class, {jobs[0].cls!r}; if the folders in it "
                      f"are the classes, give --row_data_dir {inner}")
     elif deep:
-        words.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
+        notes.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
                      f"clips hold the folders between")
-    return words
+    return notes
 
 
 # ---------------------------------------------------------------- by lists
@@ -230,7 +230,7 @@ def read_lists(folder):
 
 
 def _listed(paths, lists):
-    """The videos on any list; the words say how many of each list's videos are there."""
+    """The videos on any list; the notes say how many of each list's videos are there."""
     rows = [row for pair in lists.values() for part in pair for row in part]
     listed = {(row.cls, row.video) for row in rows}
     alone = _by_name(row for row in rows if splits.KINETICS_NAME.fullmatch(row.video))
@@ -252,14 +252,14 @@ def _listed(paths, lists):
             left_out.append((path, f"the listed {row.cls}/{row.video} is {jobs[row.cls, row.video].source}"))
         else:
             jobs[row.cls, row.video] = Job(row.cls, row.video, path)
-    words = []
+    notes = []
     for split, parts in lists.items():
         counts = []
         for part, what in zip(parts, ("training", "test"), strict=True):
             keys = {(row.cls, row.video) for row in part}
             counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
-        words.append(f"split {split}: {', '.join(counts)}")
-    return Found(list(jobs.values()), left_out, words)
+        notes.append(f"split {split}: {', '.join(counts)}")
+    return Found(list(jobs.values()), left_out, notes)
 
 
 def _by_name(rows, name=lambda row: row.video):

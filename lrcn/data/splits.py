@@ -205,8 +205,8 @@ def class_order(folder, rows):
 def present(rows, videos, what):
     """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
     by_name = {(composed(v.cls), composed(v.name)): v for v in videos}
-    found = [by_name[key] for row in rows if (key := (composed(row.cls), composed(row.video))) in by_name]
-    return found, f"{len(found)} of {len(rows)} listed {what} videos present"
+    shown = [by_name[key] for row in rows if (key := (composed(row.cls), composed(row.video))) in by_name]
+    return shown, f"{len(shown)} of {len(rows)} listed {what} videos present"
 
 
 def one_sided(train, test):
@@ -301,14 +301,14 @@ def look_alike(names):
         of_class[cls].add(stem)
         if stem != name and not (_told(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
             stems[cls, stem].append(name)
-    alike = [(key, sorted(found)) for key, found in stems.items()
-             if len(found) > 1 and len(of_class[key[0]]) > 1]
+    alike = [(key, sorted(members)) for key, members in stems.items()
+             if len(members) > 1 and len(of_class[key[0]]) > 1]
     if not alike:
         return None
     (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
-    count = sum(len(found) for _, found in alike)
+    count = sum(len(members) for _, members in alike)
     size = Counter(cls for cls, _ in names)
-    splits_all = all(len(found) > 1 or size[cls] == 1 for cls, found in of_class.items())
+    splits_all = all(len(members) > 1 or size[cls] == 1 for cls, members in of_class.items())
     pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
             f"{cli.first(shown, 3)} of {cls}; if such clips were cut from "

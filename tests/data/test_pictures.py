@@ -108,7 +108,7 @@ def test_which_pictures_count(tmp_path):
     write_video(tmp_path / "B" / "film.avi", 30)
     found = find_sources(tmp_path)
     assert [j.video for j in found.jobs] == ["film"]
-    assert "3 pictures beside 1 videos are left out" in found.words[0]
+    assert "3 pictures beside 1 videos are left out" in found.notes[0]
     assert dict(found.left_out)["B/3.webp"] == "a picture beside videos"
     (tmp_path / "A/deep/deeper").mkdir()
     with pytest.raises(UserError, match="no class folder with videos or pictures"):

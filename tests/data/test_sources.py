@@ -30,12 +30,12 @@ def test_the_class_is_the_first_folder_however_deep_the_video_lies(tmp_path):
     found = find_sources(folder(tmp_path, "jump/day1/a.avi", "wave/day1/a.avi", "wave/b.MP4"))
     assert keys(found) == {"jump/day1/a.avi": ("jump", "day1_a"), "wave/day1/a.avi": ("wave", "day1_a"),
                            "wave/b.MP4": ("wave", "b")}
-    assert "2 videos lie deeper" in found.words[0]
+    assert "2 videos lie deeper" in found.notes[0]
 
 
 def test_one_folder_with_all_the_classes_in_it_is_pointed_at(tmp_path):
     found = find_sources(folder(tmp_path, "all/jump/a.avi", "all/wave/b.avi"))
-    assert f"--row_data_dir {tmp_path / 'all'}" in found.words[0] and "one class, 'all'" in found.words[0]
+    assert f"--row_data_dir {tmp_path / 'all'}" in found.notes[0] and "one class, 'all'" in found.notes[0]
 
 
 def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_path):
@@ -47,7 +47,7 @@ def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_pa
         "train/jump/1.avi": "train", "Test/jump/1.avi": "test", "validation/wave/x/2.avi": "val"}
     assert dict(found.left_out) == {"train/loose.avi": "in no class folder",
                                     "extra/jump/3.avi": "beside train/ and test/, in none of them"}
-    assert found.words[0] == "parts by folder: 1 train, 1 val, 1 test"
+    assert found.notes[0] == "parts by folder: 1 train, 1 val, 1 test"
     vehicles = find_sources(folder(tmp_path / "b", "train/red/1.avi", "bus/2.avi"))
     assert keys(vehicles) == {"train/red/1.avi": ("train", "red_1"), "bus/2.avi": ("bus", "2")}
     assert part_of("train/red/1.avi", "train") is None
@@ -73,13 +73,13 @@ def test_the_parts_are_told_however_their_folders_are_called(train, val, test):
 def test_names_that_might_be_parts_are_asked_about(tmp_path):
     found = find_sources(folder(tmp_path, "train_a/jump/1.avi", "val_b/jump/1.avi"))
     assert {job.cls for job in found.jobs} == {"train_a", "val_b"}
-    assert any("train_a, val_b are taken for classes" in words for words in found.words)
+    assert any("train_a, val_b are taken for classes" in words for words in found.notes)
 
 
 def test_classes_of_one_part_alone_are_named(tmp_path):
     found = find_sources(folder(tmp_path, "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
                                 "test/Run_Fast/2.avi", "test/jump/2.avi"))
-    [said] = [words for words in found.words if "one side" in words]
+    [said] = [words for words in found.notes if "one side" in words]
     assert "Run Fast in the training alone; Run_Fast, jump in the test alone" in said
 
 
@@ -114,7 +114,7 @@ def test_a_folder_of_frames_that_cannot_be_told_is_named(tmp_path):
     found = find_sources(folder(tmp_path, "A/one/001.jpg", "A/one/002.jpg", "A/two/a1.jpg", "A/two/a2.jpg",
                                 "A/two/b1.jpg", "A/two/b2.jpg", "A/with film/1.jpg", "A/with film/2.mp4"))
     assert set(keys(found)) == {"A/one", "A/with film/2.mp4"}
-    assert "several series" in dict(found.left_out)["A/two"] and "A/two" in found.words[-1] + found.words[0]
+    assert "several series" in dict(found.left_out)["A/two"] and "A/two" in found.notes[-1] + found.notes[0]
 
 
 def test_a_long_name_is_shortened_and_one_from_a_mac_is_as_others_write_it(tmp_path):
@@ -199,7 +199,7 @@ def test_with_lists_the_class_is_the_folder_that_the_list_names(tmp_path):
     assert keys(found) == {"deep/Run/more/a.avi": ("Run", "a"), "Jump/b.avi": ("Jump", "b")}
     assert dict(found.left_out) == {"Jump/b.mp4": "the listed Jump/b is Jump/b.avi",
                                     "Jump/unknown.avi": "on no list"}
-    assert found.words == [
+    assert found.notes == [
         "split 1: 1 of 2 listed training videos present, 1 of 1 listed test videos present"]
 
 
