@@ -106,9 +106,8 @@ def load_backbone(backbone, state):
     own = backbone.state_dict()
     extra = [k for k in state if k not in own]
     # What a classifier leaves behind is one weight and one bias; anything more is another network.
-    fitting = {k: v for k, v in state.items() if k in own or len(extra) > 2}
-    check_fit(backbone, fitting, "the file of --encoder_weights")
-    backbone.load_state_dict(fitting)
+    load_state(backbone, {k: v for k, v in state.items() if k in own or len(extra) > 2},
+               "the file of --encoder_weights")
     return [k for k in everything if k not in own]
 
 
@@ -139,19 +138,28 @@ def convolutions_alone(name, backbone, state):
             and own == state_of(state, backbone).keys())
 
 
+def load_state(module, state, source):
+    """load_state_dict, strict, with an error that names the keys and shapes that do not fit."""
+    check_fit(module, state, source)
+    module.load_state_dict(state)
+
+
 def check_fit(module, state, source):
     """A UserError that names the keys, shapes and kinds of numbers of a state dict that are not the module's,
     or else the weights that are not finite."""
     own = module.state_dict()
     both = [k for k in own if k in state]
-    faults = {"missing": [k for k in own if k not in state],
-              "not of this network": [k for k in state if k not in own],
-              "of another shape": [k for k in both if own[k].shape != state[k].shape],
-              "of another kind of number": [k for k in both if own[k].is_floating_point()
-                                            != state[k].is_floating_point()]}
-    if not any(faults.values()):
-        faults = {"not finite": [k for k in both if not torch.isfinite(state[k]).all()]}
-    listed = [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-              for label, keys in faults.items() if keys]
-    if listed:
-        raise UserError(f"{source} does not fit the network: {'; '.join(listed)}")
+    floats = [k for k in both if own[k].is_floating_point() and state[k].is_floating_point()]
+    faults = _listed({"missing": [k for k in own if k not in state],
+                      "not of this network": [k for k in state if k not in own],
+                      "of another shape": [k for k in both if own[k].shape != state[k].shape],
+                      "of another kind of number": [k for k in both if k not in floats
+                                                    and own[k].dtype != state[k].dtype]})
+    faults = faults or _listed({"not finite": [k for k in both if not torch.isfinite(state[k]).all()]})
+    if faults:
+        raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
+
+
+def _listed(faults):
+    return [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+            for label, keys in faults.items() if keys]
