@@ -187,7 +187,6 @@ def test_a_training_that_fails_costs_its_own_row(demo, sampled, tmp_path):
 
 
 @pytest.mark.parametrize("wrong, says", [
-    (("--set", "readuot=mean"), ("--set readuot=mean", "did you mean readout?")),
     (("--set", "lr=1e-4..1e-2"), ("--set lr", "--trials N")),
     (("--set", "lr=1e-4", "--set", "lr=1e-3"), ("--set lr: given twice",)),
     (("--trials", 3), ("--trials 3", "nothing to search")),
@@ -255,5 +254,7 @@ def test_a_run_that_has_learned_the_held_out_clips_is_no_start(demo, sampled, tm
         one_line(tune(demo, sampled, tmp_path / "out", f"--{name}", value, ok=False),
                  f"--{name} {learned}", "24 of the 24 videos")
     other = train(demo, sampled, tmp_path, "--epochs", 1, "--modality", "rgbdiff")
-    result = tune(demo, sampled, tmp_path / "frozen", "--set", "lr=1e-2", "--streams", f"{folder},{other}")
+    usual = "--encoder", "resnet152", "--encoder_weights", "DEFAULT", "--img_dim", "none"
+    result = tune(demo, sampled, tmp_path / "frozen", "--set", "lr=1e-2", "--streams", f"{folder},{other}",
+                  *usual)
     assert "1 settings, 2 trainings" in result.out
