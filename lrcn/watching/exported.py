@@ -1,8 +1,7 @@
 """What an ONNX file of export.py says of itself, and such a file in the place of a run.
 
-    describe(trained, "model")                  # plain containers, which export.py puts into the file
-    there = Exported("RUN/export/model.onnx")   # .classes .rate .length .flow
-    encoder, head = there.halves()              # on onnxruntime, for a recogniser.Recogniser
+    describe(trained, "model")              # plain containers, which export.py puts into the file
+    whole, encoder, head = read_exported("RUN/export/model.onnx")   # for a recogniser.Recogniser
 
 Where encoder.onnx and head.onnx of the same network lie beside model.onnx, each frame is encoded once;
 model.onnx alone computes every window whole.
@@ -21,9 +20,7 @@ from lrcn.base.values import check as check_values
 from lrcn.checkpoints import ENCODER
 from lrcn.data.frames import Transform
 from lrcn.features import onnx, surgery
-from lrcn.runs import RunFolder
 from lrcn.video.flow import Flow
-from lrcn.video.sampling import Rate
 
 FORMAT, KEY = 1, "lrcn"     # the key under which an ONNX file keeps it; lrcn.json in PyTorch's
 PARTS = ("model", "encoder", "head")
@@ -97,16 +94,15 @@ class File:
                             f"of export.py do; write it with that") from None
         check_values(self.about, WHAT, source)
         self.part, self.length = self.about["part"], self.about["num_frames_video"]
-        self.transform = self._transform()
+        values = self.about.get("transform")
+        check_values(values, TRANSFORM, f"{source}: transform")
+        self.transform = Transform(**{name: tuple(values[name]) if isinstance(values[name], list) else
+                                      values[name] for name in TRANSFORM})
+        self.flow = Flow.of(self.about.get("flow"), f"{source}: flow") \
+            if "flow" in self.transform.parts else None
         self.takes, self.gives = ([word for end in side for word in (end.type, *end.shape)]
                                   for side in (session.get_inputs(), session.get_outputs()))
         self._check_layout()
-
-    def _transform(self):
-        values, source = self.about.get("transform"), f"{self.source}: transform"
-        check_values(values, TRANSFORM, source)
-        return Transform(**{name: tuple(values[name]) if isinstance(values[name], list) else values[name]
-                            for name in TRANSFORM})
 
     def _check_layout(self):
         """UserError where the network is not what the file says, or too large."""
@@ -133,42 +129,29 @@ class File:
                             f"it anew with export.py") from None
 
 
-class Exported:
-    """A model.onnx of export.py, with what a Recogniser needs to know. UserError: no such file."""
+def read_exported(path):
+    """(File of a model.onnx of export.py, encoder, head), the last two as a Recogniser takes them; UserError:
+    no such file."""
+    path = cli.file("model", path, "give a model.onnx that export.py wrote")
+    whole = File(path)
+    if whole.part != "model":
+        raise UserError(f"--model {path}: the {whole.part} alone; give the model.onnx beside it")
+    beside = [File(file) for part in ("encoder", "head")
+              if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
+    halves = {file.part: file for file in beside if file.about["network"] == whole.about["network"]}
+    encoder, head = halves.get("encoder"), halves.get("head")
+    if not (encoder and head and encoder.gives[-1] == head.takes[-1]):
+        cli.say("encoder.onnx and head.onnx of this network are not beside it: every window is computed "
+                "whole, each frame in as many windows as hold it")
+        encoder, head = None, whole
 
-    def __init__(self, path):
-        self.path = cli.file("model", path, "give a model.onnx that export.py wrote")
-        self.folder = RunFolder.of(self.path).path
-        self.whole = File(self.path)
-        about, self.length = self.whole.about, self.whole.length
-        if about["part"] != "model":
-            raise UserError(f"--model {path}: the {about['part']} alone; give the model.onnx beside it")
-        self.classes, self.rate = about["classes"], Rate(about["FPS"], about["sampling_rate"])
-        self.flow = Flow.of(about.get("flow"), f"--model {path}: flow") \
-            if "flow" in self.whole.transform.parts else None
-
-    def _beside(self, part):
-        """The encoder or head of the same network, where it lies beside the model."""
-        path = self.path.with_name(f"{part}{self.path.suffix}")
-        there = File(path) if path.is_file() else None
-        same = there and (there.part, there.about["network"]) == (part, self.whole.about["network"])
-        return there if same else None
-
-    def halves(self):
-        """(encoder, head) as a Recogniser takes them."""
-        encoder, head = self._beside("encoder"), self._beside("head")
-        if not (encoder and head and encoder.gives[-1] == head.takes[-1]):
-            cli.say("encoder.onnx and head.onnx of this network are not beside it: every window is computed "
-                    "whole, each frame in as many windows as hold it")
-            encoder, head = None, self.whole
-        return _Encoder(self.whole.transform, encoder), \
-            lambda windows: self._probabilities(head.run(windows.numpy()))
-
-    def _probabilities(self, shares):
+    def probabilities(windows):
+        shares = head.run(windows.numpy())
         if not (np.all(shares >= 0) and np.all(abs(shares.sum(-1) - 1) < 1e-3)):      # nan fails too
-            raise UserError(f"--model {self.path}: what this model says are no probabilities (such as "
+            raise UserError(f"--model {path}: what this model says are no probabilities (such as "
                             f"{np.ravel(shares)[0]:.4g}): it is damaged, or not of export.py")
         return torch.from_numpy(shares)
+    return whole, _Encoder(whole.transform, encoder), probabilities
 
 
 class _Encoder:

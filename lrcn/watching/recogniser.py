@@ -22,10 +22,11 @@ from lrcn.data.streams import as_modality, change_at, differences
 from lrcn.drawing.labels import flow_colors
 from lrcn.features.engines import BLOCK, fastest
 from lrcn.features.features import softmax
+from lrcn.runs import RunFolder
 from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip
-from lrcn.watching.exported import Exported
+from lrcn.watching.exported import read_exported
 from lrcn.watching.history import UNSURE, History, find_segments
 
 
@@ -139,10 +140,10 @@ class Recogniser:
     @classmethod
     def of_file(cls, path, sampling_rate=None):
         """Of a model.onnx of export.py, on onnxruntime. UserError: no such file."""
-        file = Exported(path)
-        rate = Rate(file.rate.FPS, sampling_rate or file.rate.sampling_rate)
-        encoder, head = file.halves()
-        return cls([encoder], head, file.classes, file.length, rate, flow=file.flow, folder=file.folder)
+        file, encoder, head = read_exported(path)
+        rate = Rate(file.about["FPS"], sampling_rate or file.about["sampling_rate"])
+        return cls([encoder], head, file.about["classes"], file.length, rate, flow=file.flow,
+                   folder=RunFolder.of(path).path)
 
     @property
     def encoded(self):
