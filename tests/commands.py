@@ -5,8 +5,8 @@
     result = run("train.py", "--lr", "x", ok=False)                     # any exit status will do
     process = start("train.py", ...); process.kill(); result = process.wait()
 
-Importing torch and its friends takes 4 s. So the torch scripts are forked from one helper process
-(this file as a script) that has imported them once and computed nothing: every run is a process of
+Importing torch, its friends and the package takes 5 s. So the torch scripts are forked from one helper
+process (this file as a script) that has imported them once and computed nothing: every run is a process of
 its own, with its own pid, process group, argv, folder, environment, random state and exit status. Where
 fork is unsafe after such imports (macOS), and with fork=False, it is an ordinary new process.
 """
@@ -27,8 +27,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
-PRELOADED = ("torch", "torchvision", "cv2", "numpy", "matplotlib.pyplot", "sklearn.metrics",
-             "torch.utils.tensorboard", "tqdm", "timm", "plotly.graph_objects")
+# lrcn before OpenCV, which reads the environment that it sets; the own modules compute nothing at import.
+PRELOADED = ("lrcn", "torch", "torchvision", "cv2", "av", "numpy", "scipy.stats", "scipy.optimize",
+             "matplotlib.pyplot", "sklearn.metrics", "torch.utils.tensorboard", "tqdm", "timm", "jinja2",
+             "plotly.graph_objects", "lrcn.training.run", "lrcn.pages.page", "lrcn.watching.films", "utils")
 
 
 @dataclass
@@ -174,6 +176,7 @@ def end_all():
 
 def _serve():
     """Read requests, fork, answer; returns the request in the child alone."""
+    sys.path.insert(0, str(ROOT))
     for name in PRELOADED:
         try:
             __import__(name)
