@@ -42,10 +42,6 @@ One thing is unlike the first plan: what a value of the command line or of a fil
 own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it.
 """
 import os
-import warnings
-
-# The default of --num_workers is meant for any machine; more workers than cores do no harm.
-warnings.filterwarnings("ignore", "This DataLoader will create")
 
 # OpenCV, which reads cameras and streams, reads these when it is loaded: its remarks stay off stderr.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
