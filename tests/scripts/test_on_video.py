@@ -138,8 +138,8 @@ def test_what_a_second_run_does_not_write_stays_and_no_moment_reaches_a_probabil
     label(model, source, "--no-video", "--min_probability", 1, "--output_dir", tmp_path / "out")
     after = contents(tmp_path / "out" / "clip")
     assert before.keys() == after.keys()
-    assert {name for name in before if before[name] != after[name]} == {"segments.csv", "segments.srt",
-                                                                        "timeline.png"}
+    changed = {name for name in before if before[name] != after[name]}
+    assert "timeline.png" in changed <= {"segments.csv", "segments.srt", "timeline.png"}
     (segment,) = table(tmp_path / "out" / "clip" / "segments.csv")
     assert segment["label"] == "unsure" and float(segment["probability"]) < 1
 
