@@ -16,12 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import models
 import utils
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
@@ -32,6 +31,9 @@ from lrcn.features.rows import unique_rows
 from lrcn.training import loop
 from lrcn.training.feeds import FeatureFeed
 from lrcn.training.recipe import Recipe
+
+torch = Lazy("torch")
+models = Lazy("models")
 
 HERE = Path(__file__).resolve().parent
 # {name in benchmark.json: (words, unit)}, in the order of measure_encoding's rows

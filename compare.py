@@ -12,18 +12,20 @@ import statistics
 import time
 
 import numpy as np
-import torch
 
 import utils
 from lrcn import checkpoints
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.drawing import plots
 from lrcn.evaluation.answers import read_answers, read_metrics
 from lrcn.evaluation.comparison import compare, differing
 from lrcn.runs import RunFolder
 from lrcn.training.recipe import read_flags
 from lrcn.watching.recogniser import Recogniser
+
+torch = Lazy("torch")
 
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",

@@ -21,13 +21,15 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lrcn.base import cli, files
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.base.workers import pool
 from lrcn.video.writer import Writer
+
+cv2 = Lazy("cv2")
 
 PAIRS = {"move": ("MoveRight", "MoveLeft"),
          "size": ("Grow", "Shrink"),

@@ -15,13 +15,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
-import models
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE
 from lrcn.data.frames import clip_frames, windows
 from lrcn.data.manifest import read_sampled
@@ -29,6 +27,10 @@ from lrcn.features import onnx, surgery
 from lrcn.features.engines import clouds
 from lrcn.runs import ExportFolder, RunFolder
 from lrcn.watching import exported
+
+torch = Lazy("torch")
+nn = Lazy("torch.nn")
+models = Lazy("models")
 
 LARGEST = 1e-3      # difference of a probability with which a file is still the same network
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}

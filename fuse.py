@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-import models
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.streams import MODALITIES
 from lrcn.evaluation import results, scores
@@ -36,6 +36,8 @@ from lrcn.evaluation.comparison import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.training.recipe import Recipe, add_flag, parse
+
+models = Lazy("models")
 
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",

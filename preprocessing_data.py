@@ -42,11 +42,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
-
 from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import rank_and_world
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
@@ -57,6 +56,8 @@ from lrcn.data.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
 from lrcn.video.sampling import Rate
+
+cv2 = Lazy("cv2")
 
 # The flags that decide what a clip holds: one folder, one value of each.
 FIXED = ("sampling_rate", "FPS", "num_frames_to_extract", "seed", "row_data_dir", "ucf_list_dir", "classes")

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import dataset
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.frames import Clip, Cut, windows
 from lrcn.features.features import encode_clips
@@ -32,6 +32,8 @@ from lrcn.study import panels, results_table
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
+
+torch = Lazy("torch")
 
 PICTURES = ("*.png", "*.gif", "events.out.tfevents.*")     # of an earlier run, which the new ones replace
 

@@ -11,18 +11,16 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 import dataset
-import models
 from lrcn import checkpoints
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank, alone_environment, set_seed
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.learned import Learned
-from lrcn.features import backbones, engines, surgery
+from lrcn.features import backbones, engines
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.features.features import Options
 from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
@@ -36,6 +34,10 @@ from lrcn.training.starts import starts, what_it_learned
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser
+
+torch = Lazy("torch")
+models = Lazy("models")
+surgery = Lazy("lrcn.features.surgery")
 
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
@@ -66,7 +68,7 @@ def choose_device(name="auto"):
 @dataclass
 class Trained:
     """A model from a run folder, in eval mode, and what it was trained with."""
-    model: models.LRCN
+    model: "models.LRCN"
     classes: list
     settings: dict      # the recipe's, and how the clips were sampled
     recipe: Recipe

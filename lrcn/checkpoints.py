@@ -11,10 +11,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import torch
-
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
 from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION
@@ -23,9 +22,11 @@ from lrcn.features import backbones
 from lrcn.runs import RunFolder
 from lrcn.video.flow import LONGEST
 
+torch = Lazy("torch")
+
 FORMAT = 1
-NUMBERS = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16,
-           torch.int32, torch.int64, torch.bool}
+NUMBERS = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16",
+                                        "int32", "int64", "bool")}
 PROJECTIONS = ("norm", "linear", "batchnorm", "none")
 RNNS, ACTIVATIONS = ("lstm", "gru"), ("relu", "selu")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
@@ -90,7 +91,7 @@ def tensor_fault(tensor):
         return f"not a dense tensor ({'nested' if tensor.is_nested else tensor.layout})"
     if tensor.device.type != "cpu":
         return f"a tensor without its numbers ({tensor.device.type})"
-    if tensor.is_quantized or tensor.dtype not in NUMBERS:
+    if tensor.is_quantized or str(tensor.dtype) not in NUMBERS:
         return f"a tensor of {tensor.dtype}, which no checkpoint of this program has"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f"a tensor of {tensor.numel()} numbers, of which the file holds fewer"

@@ -14,11 +14,11 @@ import functools
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture
 from lrcn.data.sampler import fraction, outcome
@@ -27,6 +27,8 @@ from lrcn.video.flow import Flow, fields_at, sample_with_flow
 from lrcn.video.framefolder import flow_files, frame_files, opened
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import read_clip, sample_video
+
+cv2 = Lazy("cv2")
 
 
 def flow_path(video):

@@ -10,14 +10,16 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.data.fields import flow_of, source_fields
 from lrcn.data.manifest import SampledVideo
 from lrcn.data.streams import as_modality, change_at, differences, flow_pictures
 from lrcn.video.reader import VideoError, read_frames
+
+cv2 = Lazy("cv2")
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
            "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
 LEFT = 0.4      # of each side, at the least
 
-INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC,
-                 "lanczos": cv2.INTER_LANCZOS4}
+INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC",
+                 "lanczos": "INTER_LANCZOS4"}       # OpenCV's
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def to_input(frames, box, transform):
     """uint8 (T, H, W, C) -> (T, S, S, C): the box cut out, resized to the encoder's size."""
     x, y, w, h, flipped = box
     size = transform.crop
-    how = cv2.INTER_AREA if min(w, h) > size else INTERPOLATION[transform.interpolation]
+    how = getattr(cv2, "INTER_AREA" if min(w, h) > size else INTERPOLATION[transform.interpolation])
     out = np.empty((len(frames), size, size, frames[0].shape[2]), np.uint8)
     for i, frame in enumerate(frames):
         box = frame[y:y + h, x:x + w]

@@ -9,8 +9,11 @@ The hash is pHash (Zauner 2010, "Implementation and benchmarking of perceptual i
 the signs of the 64 lowest DCT coefficients of 32 x 32 grey pixels against their median. Ten lines
 here, and faster than a library that starts from a picture object (docs/data.md).
 """
-import cv2
 import numpy as np
+
+from lrcn.base.lazy import Lazy
+
+cv2 = Lazy("cv2")
 
 SIDE, LOW = 32, 8
 HELD = 64               # small pictures that a Look keeps of a long video

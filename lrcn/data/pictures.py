@@ -10,11 +10,13 @@ its pixels take any memory.
 import os
 import warnings
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from lrcn.base.lazy import Lazy
 from lrcn.video.reader import VideoError
+
+cv2 = Lazy("cv2")
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")        # of the file itself, whatever its ending

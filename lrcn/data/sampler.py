@@ -12,11 +12,9 @@ import os
 import re
 from pathlib import Path
 
-import av
-import cv2
-
 from lrcn.base.cli import UserError
 from lrcn.base.files import OF_ONE_FILE, temporary_name
+from lrcn.base.lazy import Lazy
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture, read_picture
@@ -24,6 +22,9 @@ from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError, VideoInfo
 from lrcn.video.sampling import read_clip, sample_video
 from lrcn.video.writer import write_clip
+
+cv2 = Lazy("cv2")
+av = Lazy("av")
 
 
 def fraction(seed, job):

@@ -5,8 +5,11 @@ A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) h
 pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
 """
 
-import cv2
 import numpy as np
+
+from lrcn.base.lazy import Lazy
+
+cv2 = Lazy("cv2")
 
 MODALITIES = ("rgb", "rgbdiff", "flow", "rgb+rgbdiff", "rgb+flow", "rgbdiff+flow", "rgb+rgbdiff+flow")
 

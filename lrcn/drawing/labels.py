@@ -10,13 +10,15 @@ leave it; masks of text are kept, because the same labels come frame after frame
 import functools
 import itertools
 
-import cv2
 import numpy as np
 
 from lrcn.base import files
+from lrcn.base.lazy import Lazy
 from lrcn.drawing import style
 from lrcn.video.reader import fit_frame
 from lrcn.video.writer import Writer
+
+cv2 = Lazy("cv2")
 
 WHITE, DARK, UNSEEN, RAIL = (255, 255, 255), (24, 24, 24), (64, 64, 64), (105, 105, 105)
 MOVIE_WIDE, MOVIE_HIGH = 640, 480      # the room of the picture in the mixed-action movie

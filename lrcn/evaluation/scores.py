@@ -15,9 +15,12 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-import torch
-from scipy import stats
-from torch.nn import functional as F
+
+from lrcn.base.lazy import Lazy
+
+torch = Lazy("torch")
+F = Lazy("torch.nn.functional")
+stats = Lazy("scipy.stats")
 
 # ---------------------------------------------------------------- top-k and losses
 

@@ -7,11 +7,12 @@ from collections import OrderedDict
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import torch
-from torch import nn
-
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.data.frames import Transform
+
+torch = Lazy("torch")
+nn = Lazy("torch.nn")
 
 # vgg16.features: the convolutions of vgg16 alone, their mean over the picture
 CONVOLUTIONS = ".features"

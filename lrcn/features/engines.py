@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.features import onnx, surgery
+from lrcn.base.lazy import Lazy, inference_mode
+from lrcn.features import onnx
+
+torch = Lazy("torch")
+surgery = Lazy("lrcn.features.surgery")
+nn = Lazy("torch.nn")
 
 BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "float32", "bfloat16")
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
@@ -110,7 +113,7 @@ class FrameEncoder:
         self.runner = AtOnce(self._torch)
         if self.engine.backend != "torch":
             example = torch.zeros(2, *self.transform.shape, dtype=torch.uint8)
-            self.runner = RUNNERS[self.engine.backend](_ChannelsLast(self.encoder), example,
+            self.runner = RUNNERS[self.engine.backend](surgery.ChannelsLast(self.encoder), example,
                                                        self.engine.precision)
         elif compile:
             self.encoder = torch.compile(self.encoder)
@@ -128,7 +131,7 @@ class FrameEncoder:
         while begun:
             yield begun.popleft()()
 
-    @torch.inference_mode()
+    @inference_mode
     def _torch(self, frames, precision=None):
         frames = frames.to(self.device, non_blocking=True).movedim(-1, -3)  # channels last as it is
         half = (precision or self.engine.precision) == "bfloat16"
@@ -245,18 +248,6 @@ def fastest(encoder, device, backend="auto", precision="auto", compile=False):
         return attempt(encoder, device, engine, frames, compile)
 
     return choose(encoder, backend, precision, device, judge)[1]
-
-
-class _ChannelsLast(nn.Module):
-    """The encoder on frames as they lie in memory, (N, [M,] S, S, C): the engine turns them around."""
-
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, frames):
-        axes = [*range(frames.dim() - 3), *(frames.dim() + i for i in (-1, -3, -2))]
-        return self.encoder(frames.permute(axes))
 
 
 class AtOnce:

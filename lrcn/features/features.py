@@ -14,16 +14,18 @@ from collections import namedtuple
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
+from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import in_threads
 from lrcn.data.frames import mirrored, windows
 from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
 from lrcn.features.rows import Blocks, entries_of, unique_rows
 from lrcn.features.store import FORMAT, Store
+
+torch = Lazy("torch")
 
 # What a kill costs at the most; a store that is written more often slows the encoder.
 KEEP_SECONDS = 2
@@ -34,7 +36,7 @@ FLOAT16_ROOM = 4096
 @dataclass
 class Options:
     """How frames are encoded. backend, precision: see engines.candidates."""
-    device: torch.device
+    device: "torch.device"
     num_workers: int = 2
     seed: int = 42
     cache: bool = True
@@ -255,7 +257,7 @@ def clip_features(model, length, data, options, number=1, flip=False):
     return encode_clips(model.encoder, clips, data.folder, options, "test"), np.array(owner)
 
 
-@torch.inference_mode()
+@inference_mode
 def head_logits(head, values, device="cpu", chunk=256):
     """Logits float32 (clips, C) of features (clips, T, D), an array or Features, in chunks of one size."""
     head = head.to(device).eval()

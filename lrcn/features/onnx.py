@@ -18,7 +18,10 @@ import os
 import warnings
 
 import numpy as np
-import torch
+
+from lrcn.base.lazy import Lazy
+
+torch = Lazy("torch")
 
 
 def lacking(*packages):

@@ -17,16 +17,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.data.fields import flow_path
 from lrcn.data.frames import Clip, Cut, clip_frames
 from lrcn.features.engines import BLOCK
 from lrcn.features.store import ENTRY, writable
+
+torch = Lazy("torch")
+cv2 = Lazy("cv2")
 
 COLUMNS = ("video", "size", "mtime_ns", "ctime_ns", "inode", "fingerprint")
 # A file that changed this lately may change once more within one tick of the file system's clock.

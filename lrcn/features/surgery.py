@@ -221,3 +221,15 @@ def _subgraph(backbone, nodes, entry, exit):
     if exit is not None:
         graph.output(copies[exit])
     return fx.GraphModule(backbone, graph)
+
+
+class ChannelsLast(nn.Module):
+    """The encoder on frames as they lie in memory, (N, [M,] S, S, C): the engine turns them around."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, frames):
+        axes = [*range(frames.dim() - 3), *(frames.dim() + i for i in (-1, -3, -2))]
+        return self.encoder(frames.permute(axes))

@@ -6,10 +6,12 @@ import html
 from collections import Counter
 
 import numpy as np
-import plotly.graph_objects as go
 
+from lrcn.base.lazy import Lazy
 from lrcn.drawing import plots, style
 from lrcn.evaluation import scores
+
+go = Lazy("plotly.graph_objects")
 
 rgb = "rgb({},{},{})".format
 SERIES = [rgb(*color) for color in style.SERIES[:6]]

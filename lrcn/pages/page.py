@@ -17,13 +17,13 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
 import markupsafe
 import numpy as np
 from plotly.offline import get_plotlyjs
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import read_sampled, sampling_settings
 from lrcn.evaluation import scores
@@ -32,6 +32,8 @@ from lrcn.runs import loss_words
 from lrcn.video.reader import VideoError, fit_frame
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
+
+jinja2 = Lazy("jinja2")
 
 HERE = Path(__file__).parent
 SIDE, FRAMES = 192, 60      # pixels of a small film's longer side; frames of a long clip

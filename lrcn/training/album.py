@@ -6,13 +6,15 @@
 import functools
 
 import numpy as np
-import torch
 
+from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.data import splits
 from lrcn.data.frames import source_frames, windows
 from lrcn.drawing import grids, labels, plots
 from lrcn.runs import loss_words
 from lrcn.video.sampling import Rate
+
+torch = Lazy("torch")
 
 SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
 
@@ -110,7 +112,7 @@ class Album:
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)
 
 
-@torch.inference_mode()
+@inference_mode
 def attention(run, i):
     """The attention read-out's weights over time for validation clip number i, (T,)."""
     number = torch.tensor([i])

@@ -7,11 +7,13 @@ its turn comes, so that memory does not grow with the data set.
 import itertools
 
 import numpy as np
-import torch
 
+from lrcn.base.lazy import Lazy
 from lrcn.base.workers import in_threads
 from lrcn.data.frames import clip_frames, training_clips, windows
 from lrcn.features.features import encode_clips
+
+torch = Lazy("torch")
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
 PINNED_SHARE = 1 / 4    # of what is free on another device

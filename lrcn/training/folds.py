@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lrcn import checkpoints, runs
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.splits import Sample
@@ -35,6 +35,8 @@ from lrcn.features.rows import contents
 from lrcn.training.feeds import make_feeds
 from lrcn.training.loop import Learner, Progress, epochs
 from lrcn.training.recipe import Recipe
+
+torch = Lazy("torch")
 
 FORMAT = 2
 REPLACED = "a file that it depends on was replaced meanwhile; run the same command again"
@@ -65,7 +67,7 @@ class Plan(Answers):
     """The clips of the training list, and the fold of each."""
     folds: np.ndarray = None    # int (videos,)
     seeds: tuple = ()           # of the trainings
-    device: torch.device = None
+    device: "torch.device" = None
     by_video = (*Answers.by_video, "folds")
 
     def samples(self, fold):

@@ -10,25 +10,27 @@ import time
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank, set_seed
+from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.signals import Stop
 from lrcn.base.values import Number, Numbers, check
 from lrcn.training.feeds import epoch_steps, plain_steps
 
+torch = Lazy("torch")
+F = Lazy("torch.nn.functional")
+
 METRICS = ("epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top3", "val_top5",
            "seconds")
-# {name: (class, its options, what it keeps of every parameter)}
+# {name: (class in torch.optim, its options, what it keeps of every parameter)}
 _OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
-OPTIMIZERS = {"adamw": (torch.optim.AdamW, {}, _OF_ADAM), "adam": (torch.optim.Adam, {}, _OF_ADAM),
-              "sgd": (torch.optim.SGD, {"momentum": 0.9}, ("momentum_buffer",))}
+OPTIMIZERS = {"adamw": ("AdamW", {}, _OF_ADAM), "adam": ("Adam", {}, _OF_ADAM),
+              "sgd": ("SGD", {"momentum": 0.9}, ("momentum_buffer",))}
 STOPPED, NOT_FINITE = 1, 2      # why an epoch was broken off
 
 
-@torch.inference_mode()
+@inference_mode
 def predict(network, feed, count):
     """Logits float32 (count, classes) on the CPU, every clip in its plain view.
 
@@ -104,7 +106,7 @@ class Learner:
         self.clips, self.rank = clips, rank
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
         kind, more, _ = OPTIMIZERS[recipe.optimizer]
-        self.optimizer = kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
+        self.optimizer = getattr(torch.optim, kind)(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
                               fused=device.type == "cuda", **more)
         self.parameters = [p for group in groups for p in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -194,10 +196,10 @@ class Learner:
         finally:
             self._swap()
 
-    @torch.no_grad()
     def _swap(self):
-        for key, value in self.plain.state_dict().items() if self.average is not None else ():
-            self.average[key], _ = value.clone(), value.copy_(self.average[key])
+        with torch.no_grad():
+            for key, value in self.plain.state_dict().items() if self.average is not None else ():
+                self.average[key], _ = value.clone(), value.copy_(self.average[key])
 
     # ------------------------------------------------------------ checkpoints
 

@@ -7,8 +7,11 @@ import os
 import struct
 from fractions import Fraction
 
-import cv2
 import numpy as np
+
+from lrcn.base.lazy import Lazy
+
+cv2 = Lazy("cv2")
 
 EMPTY = 8   # bytes of a chunk that is no picture: the one before stays
 INDEX = [("id", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]

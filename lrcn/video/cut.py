@@ -12,11 +12,12 @@ import functools
 import itertools
 import os
 
-import av
-
 from lrcn.base import files
+from lrcn.base.lazy import Lazy
 from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container
 from lrcn.video.writer import Sound, Writer, even_sides
+
+av = Lazy("av")
 
 SLACK = 0.0006      # seconds: stretches are written down in milliseconds
 

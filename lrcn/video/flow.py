@@ -17,14 +17,16 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import Choice, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError
+
+cv2 = Lazy("cv2")
 
 # The first preset of each is its default.
 PRESETS = {"dis": ("medium", "fast", "ultrafast"), "farneback": ("default",), "tvl1": ("default",),

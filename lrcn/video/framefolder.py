@@ -15,9 +15,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-
+from lrcn.base.lazy import Lazy
 from lrcn.video.reader import Video, VideoError, VideoInfo
+
+cv2 = Lazy("cv2")
 
 NUMBERED = re.compile(r"(.*?)(\d+)\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.DOTALL)
 PICTURE = re.compile(r"[^.].*\.(?:jpe?g|png|webp|bmp)", re.IGNORECASE | re.DOTALL)

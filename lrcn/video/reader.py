@@ -19,11 +19,13 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 
+from lrcn.base.lazy import Lazy
 from lrcn.video import avi
+
+cv2 = Lazy("cv2")
+av = Lazy("av")
 
 EXTENSIONS = (
     ".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mpe", ".mpv", ".m1v",

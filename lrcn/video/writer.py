@@ -15,13 +15,15 @@ from collections import deque
 from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
 
 from lrcn.base import files
+from lrcn.base.lazy import Lazy
 from lrcn.video import avi
 from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container, probe
+
+cv2 = Lazy("cv2")
+av = Lazy("av")
 
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
 # The same frames give the same file: mbtree reads memory that was never written, and what is coded depends on

@@ -16,10 +16,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import cv2
-
 from lrcn.base import files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.workers import Lost, ahead
 from lrcn.data.splits import FILM_NAME, KINETICS_NAME
 from lrcn.drawing.grids import contact_sheet
@@ -27,9 +26,10 @@ from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.watching.candidates import read_stretches, write_stretches
 
+cv2 = Lazy("cv2")
+
 FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
 ON_A_SHEET = 200    # candidates
-JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
 class ClipFolder:
@@ -128,7 +128,7 @@ class ClipFolder:
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
                     with files.atomic(target) as temporary:
                         # not imwrite, which says nothing of a full disk
-                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], JPEG)[1])
+                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1])
                     count += 1
                 yield count
         if not count:

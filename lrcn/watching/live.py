@@ -17,12 +17,14 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 
 from lrcn.base import cli
+from lrcn.base.lazy import Lazy
 from lrcn.video.flow import fields_of
 from lrcn.video.reader import VideoError
+
+cv2 = Lazy("cv2")
 
 PAGES = re.compile(r"(^|\.)(youtube(-nocookie)?\.com|youtu\.be|vimeo\.com|twitch\.tv|bilibili\.com)$")
 FILES = ("http", "https", "ftp", "file")    # schemes at which a film lies, more often than a camera

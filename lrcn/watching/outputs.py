@@ -10,15 +10,17 @@ choices: min_probability, min_segment (seconds), video and gif (whether to write
 import contextlib
 import csv
 
-import cv2
 import numpy as np
 
 from lrcn.base import files
 from lrcn.base.cli import printable
+from lrcn.base.lazy import Lazy
 from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
 from lrcn.video.writer import Writer, even_sides
 from lrcn.watching import truth as truths
+
+cv2 = Lazy("cv2")
 
 OUTPUTS = ("predictions.csv", "segments.csv", "segments.srt", "labelled.mp4", "labelled.gif",
            "timeline.png", "truth.json", "wrong.csv")

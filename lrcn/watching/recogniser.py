@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import Lost, ahead
 from lrcn.data.frames import plain_box, to_flow_input, to_input
 from lrcn.data.streams import as_modality, change_at, differences
@@ -28,6 +28,8 @@ from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.watching.exported import read_exported
 from lrcn.watching.history import UNSURE, History, find_segments
+
+torch = Lazy("torch")
 
 
 class Stream:
@@ -168,7 +170,7 @@ class Recogniser:
         """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
         return self.answers(crops)[:, 0]
 
-    @torch.inference_mode()
+    @inference_mode
     def answers(self, crops):
         """As push, and what each stream of a fusion says alone: float32 (n, 1 + names, C)."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
@@ -245,7 +247,7 @@ class Recogniser:
         return Prediction(self.segments(history, min_probability, min_segment), np.array(history.times),
                           history.smoothed())
 
-    @torch.inference_mode()
+    @inference_mode
     def features(self, frames, flow=None):
         """What the head reads of successive frames uint8 (T, H, W, 3) RGB: float (T, D), the features of a
         fusion's streams side by side.

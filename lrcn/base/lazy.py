@@ -1,0 +1,29 @@
+"""Modules that take seconds to import, loaded when something of them is first used.
+
+    torch = Lazy("torch")
+    torch.zeros(3)              # imports torch, once
+
+A wrong flag or a missing path is said without them. A module whose classes derive from torch's imports torch
+as ever, and is itself Lazy where a script names it.
+"""
+import functools
+import importlib
+
+
+class Lazy:
+    """Stands for the module `name`: every attribute is that module's."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def inference_mode(function):
+    """torch.inference_mode() round a function, which does not import torch before it is called."""
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with Lazy("torch").inference_mode():
+            return function(*args, **kwargs)
+    return call
