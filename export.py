@@ -23,12 +23,13 @@ from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE
 from lrcn.data.frames import clip_frames, windows
 from lrcn.data.manifest import read_sampled
-from lrcn.features import onnx, surgery
+from lrcn.features import onnx
 from lrcn.features.engines import clouds
 from lrcn.runs import ExportFolder, RunFolder
 from lrcn.watching import exported
 
 torch = Lazy("torch")
+surgery = Lazy("lrcn.features.surgery")
 nn = Lazy("torch.nn")
 models = Lazy("models")
 

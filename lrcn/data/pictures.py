@@ -11,11 +11,12 @@ import os
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from lrcn.base.lazy import Lazy
 from lrcn.video.reader import VideoError
 
+Image = Lazy("PIL.Image")
+ImageOps = Lazy("PIL.ImageOps")
 cv2 = Lazy("cv2")
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

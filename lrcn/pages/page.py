@@ -19,7 +19,6 @@ from urllib.parse import quote
 
 import markupsafe
 import numpy as np
-from plotly.offline import get_plotlyjs
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
@@ -32,6 +31,8 @@ from lrcn.runs import loss_words
 from lrcn.video.reader import VideoError, fit_frame
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
+
+offline = Lazy("plotly.offline")
 
 jinja2 = Lazy("jinja2")
 
@@ -69,7 +70,8 @@ def write_page(run, clips, compared, runs, warnings):
     clips: {number of the tested video: path below the run}. compared: rows of reading.side_by_side,
     of `runs` in their order, or []. warnings: for the reader.
     """
-    scripts = [markupsafe.Markup(text) for text in (get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))]
+    scripts = [markupsafe.Markup(text)
+               for text in (offline.get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))]
     data = page_data(run, clips, compared, runs)
     protocol, leaky = reading.protocol(run.metrics)
     text = environment().get_template("page.html").render(

@@ -11,11 +11,13 @@ labels are ints, -1 stands for "none".
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.special import expit
 
+from lrcn.base.lazy import Lazy
 from lrcn.evaluation.scores import Estimate, combined, difference, ratio
 from lrcn.study.movies import mixes
+
+optimize = Lazy("scipy.optimize")
+special = Lazy("scipy.special")
 
 FIRST, SECOND, THIRD, NEITHER = range(4)
 OUTCOMES = ("first", "second", "third", "neither")
@@ -107,7 +109,7 @@ def _fit(y, weight, start):
         return np.vstack([table, [0, np.sqrt(RIDGE), 0]])
 
     bounds = (-np.inf, -np.inf, 0), (np.inf, np.inf, 0.49)
-    return least_squares(errors, start, slopes, bounds, xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    return optimize.least_squares(errors, start, slopes, bounds, xtol=1e-12, ftol=1e-12, gtol=1e-12)
 
 
 def fitted(curve):
@@ -146,7 +148,7 @@ class Switching:
 
 def switching(margin, units):
     """margin: (M, T+1), the later action's logit minus the other's; NaN is left out. units: of the cuts."""
-    curve = by_column(expit(margin), units, share=True)
+    curve = by_column(special.expit(margin), units, share=True)
     return Switching(curve, *fitted(curve), recency_index(margin, units))
 
 

@@ -5,14 +5,16 @@ Features and arrays in, a Study out: no files.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.special import expit, softmax
 
+from lrcn.base.lazy import Lazy
 from lrcn.evaluation.scores import Units, difference
 from lrcn.study import figures
 from lrcn.study.figures import by_column
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
 from lrcn.study.states import GATES, cell_memory, frame_influence, gate_means, logits, run_through
+
+torch = Lazy("torch")
+special = Lazy("scipy.special")
 
 STATE_MOVIES = 50          # the LSTM's states are looked at in so many movies at most
 
@@ -24,9 +26,9 @@ class Clips:
     groups: list            # V source groups
     labels: np.ndarray      # int (V,)
     frames: np.ndarray      # int (V,)
-    features: torch.Tensor  # (V, L, D)
-    mean: torch.Tensor      # (V, D), the features of the clips' mean frames
-    grey: torch.Tensor      # (1, D), those of a grey frame
+    features: "torch.Tensor"  # (V, L, D)
+    mean: "torch.Tensor"      # (V, D), the features of the clips' mean frames
+    grey: "torch.Tensor"      # (1, D), those of a grey frame
 
     def units(self, videos):
         """The scores.Units of what shows `videos` (N,) or (N, S), -1 for none."""
@@ -89,7 +91,7 @@ def analyse(head, classes, clips, movies, T, seed=42):
     of_clips = clips.units(np.arange(len(clips.labels)))
 
     z, played = all_logits(head, clips, windows, cuts, seed)
-    p = softmax(z, 1)
+    p = special.softmax(z, 1)
     predicted = p.argmax(1)
     margins = late_margins(played, cuts)
     whole = clips.features[:, :T].float()
@@ -120,8 +122,8 @@ def analyse(head, classes, clips, movies, T, seed=42):
         "shares_by_mix": figures.shares(windows, predicted, of_windows),
         "majority_or_last_frame": figures.duel(windows, predicted, of_windows),
         "recency_index": switching["both ways"].recency, "switching": switching,
-        "hard_minus_mixed": dict(enumerate(by_column(expit(margins["hard"]) - expit(margins["mixed"]),
-                                                     of_cuts))),
+        "hard_minus_mixed": dict(enumerate(by_column(
+            special.expit(margins["hard"]) - special.expit(margins["mixed"]), of_cuts))),
         "influence_by_position": {
             name: by_column(frame_influence(head, whole, replacement, clips.labels), of_clips)
             for name, replacement in (("mean frame", clips.mean), ("grey", clips.grey))},

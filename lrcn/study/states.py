@@ -7,7 +7,10 @@ torch keeps the gates to itself, so the recurrence is written out here from the 
     c = f * c + i * g,  h = o * tanh(c)
 """
 import numpy as np
-import torch
+
+from lrcn.base.lazy import Lazy, inference_mode
+
+torch = Lazy("torch")
 
 GATES = ("input", "forget", "output")
 
@@ -40,7 +43,7 @@ def unroll(lstm, x):
     return layers
 
 
-@torch.inference_mode()
+@inference_mode
 def gate_means(lstm, x, batch=512):
     """Every gate's mean over the units: x (B, T, I) -> float array (layers, directions, 3, B, T)."""
     parts = []
@@ -51,7 +54,7 @@ def gate_means(lstm, x, batch=512):
     return torch.cat(parts, 3).numpy()
 
 
-@torch.inference_mode()
+@inference_mode
 def cell_memory(lstm, x, rows, cuts, frames):
     """How much of the past beyond a cut is left in the cell state, frame by frame after the cut.
 
@@ -81,7 +84,7 @@ def cell_memory(lstm, x, rows, cuts, frames):
     return result
 
 
-@torch.inference_mode()
+@inference_mode
 def logits(head, features, video, frame, batch=512):
     """Logits of windows: features (V, L, D); video, frame int (N, T) -> float32 array (N, C).
 
@@ -97,7 +100,7 @@ def logits(head, features, video, frame, batch=512):
     return found.cpu().numpy()[back.reshape(-1)]
 
 
-@torch.inference_mode()
+@inference_mode
 def run_through(head, x, length):
     """Each movie in one go, never restarted: logits read from the latest `length` steps.
 
@@ -110,7 +113,7 @@ def run_through(head, x, length):
     return torch.cat([blank, found], 1).float().cpu().numpy()
 
 
-@torch.inference_mode()
+@inference_mode
 def frame_influence(head, x, replacement, labels):
     """What each frame is worth: loss of the true class's logit when it alone is replaced.
 

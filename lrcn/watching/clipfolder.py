@@ -128,7 +128,8 @@ class ClipFolder:
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
                     with files.atomic(target) as temporary:
                         # not imwrite, which says nothing of a full disk
-                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1])
+                        quality = cv2.IMWRITE_JPEG_QUALITY, 95
+                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], quality)[1])
                     count += 1
                 yield count
         if not count:

@@ -11,16 +11,19 @@ import math
 from dataclasses import asdict
 
 import numpy as np
-import torch
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.checkpoints import ENCODER
 from lrcn.data.frames import Transform
-from lrcn.features import onnx, surgery
+from lrcn.features import onnx
 from lrcn.video.flow import Flow
+
+torch = Lazy("torch")
+surgery = Lazy("lrcn.features.surgery")
 
 FORMAT, KEY = 1, "lrcn"     # the key under which an ONNX file keeps it; lrcn.json in PyTorch's
 PARTS = ("model", "encoder", "head")
