@@ -217,8 +217,8 @@ def measure_whole(args, folder, scratch):
 
 def main():
     args = make_parser().parse_args()
-    device = utils.choose_device(args.device)
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
+    device = utils.choose_device(args.device)
     result = {"machine": {**runs.versions(), "device": str(device), "threads": torch.get_num_threads()},
               "settings": vars(args)}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:

@@ -6,6 +6,7 @@
 
 Whatever is left out is counted, and said.
 """
+import functools
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -26,10 +27,22 @@ def silent(*_):
     """In the place of cli.say, for all ranks but the first."""
 
 
+_sampled_folder = functools.partial(cli.folder, "sampled_data_path",
+                                    hint="give the folder that preprocessing_data.py wrote")
+_list_folder = functools.partial(cli.folder, "ucf_list_dir", hint="give the folder of the split lists")
+
+
 def _sampled(folder, settings):
     """(Path, [SampledVideo]) of --sampled_data_path, with the groups that the flags name."""
-    folder = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
+    folder = _sampled_folder(folder)
     return folder, read_sampled(folder, settings.get("group_pattern"), settings.get("groups"))
+
+
+def require_folders(recipe):
+    """UserError where a folder that the recipe names is not there; nothing in it is read."""
+    _sampled_folder(recipe.sampled_data_path)
+    if recipe.ucf_list_dir and recipe.split != "random":
+        _list_folder(recipe.ucf_list_dir)
 
 
 # ---------------------------------------------------------------- training
@@ -125,7 +138,7 @@ def training_pool(recipe, say=cli.say):
 def _listed(recipe, videos, say, known=None,
             read=lambda lists, split: splits.official_lists(lists, split)[0]):
     """(training videos, [], class order) of an official split."""
-    lists = cli.folder("ucf_list_dir", recipe.ucf_list_dir, "give the folder of the split lists")
+    lists = _list_folder(recipe.ucf_list_dir)
     listed = read(lists, recipe.split)
     pool, sentence = splits.present(listed, videos, "training")
     say(sentence)
@@ -266,7 +279,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
     if official:
-        lists = cli.folder("ucf_list_dir", ucf_list_dir, "give the folder of the split lists")
+        lists = _list_folder(ucf_list_dir)
         _, listed = splits.official_lists(lists, split)
     else:
         listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]

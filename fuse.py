@@ -179,7 +179,7 @@ def output_folder(args):
     if folder.checkpoints.exists():
         raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
                         f"choose another")
-    files.output_folder("output_dir", folder)
+    files.output_folder("output_dir", folder.path)
     return folder
 
 

@@ -16,7 +16,7 @@ from lrcn.base.values import COUNT
 from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import results
 from lrcn.features.features import predict_videos
-from lrcn.runs import RunFolder
+from lrcn.runs import RunFolder, checkpoint_path
 from lrcn.training import recipe
 
 
@@ -36,6 +36,7 @@ def make_parser():
 
 def main():
     args = make_parser().parse_args()
+    checkpoint_path(args.model_dir, args.model_name)    # before torch is loaded
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device)

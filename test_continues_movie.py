@@ -27,7 +27,7 @@ from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.frames import Clip, Cut, windows
 from lrcn.features.features import encode_clips
 from lrcn.features.rows import MeanFrame
-from lrcn.runs import RunFolder, StudyFolder
+from lrcn.runs import RunFolder, StudyFolder, checkpoint_path
 from lrcn.study import panels, results_table
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
@@ -216,7 +216,7 @@ def compare(studied, args):
     variants = results_table.variants([run[:3] for run in studied])
     beside = own.path.parent.parent / own.path.name
     folder = StudyFolder(Path(args.output_dir or beside).expanduser())
-    files.output_folder("output_dir", folder)
+    files.output_folder("output_dir", folder.path)
     files.write_csv(folder.comparison_table, *results_table.table(variants))
     files.write_json(folder.comparison, {
         "runs": [str(run.path.parent) for *_, run in studied],
@@ -230,6 +230,8 @@ def compare(studied, args):
 
 def main():
     args = parse_args()
+    for model_dir in args.model_dir:    # before torch is loaded
+        checkpoint_path(model_dir, args.model_name)
     device = utils.choose_device(args.device)
     drawn = len(args.model_dir) == 1 if args.pictures is None else args.pictures
     studied = []

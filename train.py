@@ -73,6 +73,7 @@ def summarise_splits(folder, figures):
 
 def main():
     recipe, checkpoint = parse(__doc__)
+    dataset.require_folders(recipe)     # before torch is loaded
     device = utils.choose_device(recipe.device)
     with ranks(device) as rank:
         if recipe.split == "all" and not checkpoint:

@@ -226,10 +226,11 @@ def main():
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
     base, space = base_of(args), [tuning.dimension(text) for text in args.set]
     against = tuning.check_space(space, args.trials, args.against)
+    dataset.require_folders(base.recipe)
     device = utils.choose_device(base.recipe.device)
     plan = make_plan(args, base.recipe, device)
     out = TuningFolder(Path(args.output).expanduser())
-    files.output_folder("output", out)
+    files.output_folder("output", out.path)
     with files.lock(out.path, "output", "tune.py"):
         write_start(out, base, plan)
         jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)

@@ -135,6 +135,7 @@ def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision
                     every=None):
     """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
     --sampling_rate or --every say; on the run's own engine, unless a backend or precision is given."""
+    checkpoint_path(run, checkpoint)    # before torch is loaded
     device = choose_device(device)
     trained = load_trained(run, checkpoint, device)
     rate = None if every else watching_rate(trained, sampling_rate)
