@@ -23,10 +23,10 @@ from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture
 from lrcn.data.sampler import fraction, outcome
 from lrcn.video import avi
-from lrcn.video.flow import Flow, fields_at, sample_with_flow
+from lrcn.video.flow import Flow, fields_at, sample_video
 from lrcn.video.framefolder import flow_files, frame_files, opened
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import read_clip, sample_video
+from lrcn.video.sampling import read_clip
 
 cv2 = Lazy("cv2")
 
@@ -118,7 +118,7 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
                 fields = _made_elsewhere(there, pictures or source, job, source, count, rate, seed, flow)
             elif count == "all":
                 video = opening.enter_context(opened(source, rate.FPS))
-                fields = (planes for *_, planes in sample_with_flow(video, rate, flow))
+                fields = (planes for *_, planes in sample_video(video, rate, flow))
             else:
                 fields = fields_at(source, read_clip(source, count, rate, fraction(seed, job))[2], flow)
             write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),

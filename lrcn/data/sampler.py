@@ -18,9 +18,10 @@ from lrcn.base.lazy import Lazy
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.data.pictures import is_picture, read_picture
+from lrcn.video.flow import sample_video
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError, VideoInfo
-from lrcn.video.sampling import read_clip, sample_video
+from lrcn.video.sampling import read_clip
 from lrcn.video.writer import write_clip
 
 cv2 = Lazy("cv2")
@@ -78,7 +79,7 @@ def sample(job, raw, out, rank, count, rate, seed):
             elif count == "all":
                 video = opening.enter_context(opened(source, rate.FPS))
                 info, spacing = video.info, rate.spacing(video.info.fps)
-                frames = (frame for _, _, frame in sample_video(video, rate))
+                frames = (frame for _, _, frame, _ in sample_video(video, rate))
             else:
                 frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
                 start = int(indices[0])

@@ -19,10 +19,8 @@ INDEX = [("id", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
 
 class Writer:
     """Motion JPEG in an AVI file, 4.5 times as fast as OpenCV's own writer, and every error is seen.
-
-    stream: a seekable binary file. The sizes in the head are filled in by release(), so that
-    frames_in() tells a whole file from one that broke off.
-    """
+    stream: a seekable binary file; release() fills in the head's sizes, which tell frames_in() that it is
+    whole."""
 
     HEAD = 224
     LIMIT = 2 ** 32 - 2 ** 24
@@ -54,11 +52,6 @@ class Writer:
             offset += 8 + length + length % 2
         self.stream.write(struct.pack("<4sI", b"idx1", 16 * len(index)) + b"".join(index))
         total = self.stream.tell() - 8
-        self.stream.seek(0)
-        self.stream.write(self._head(total, movi))
-        self.stream.flush()
-
-    def _head(self, total, movi):
         count, (width, height), rate = len(self.lengths), self.size, self.rate
         largest = max(self.lengths, default=0)
         avih = struct.pack("<14I", round(1e6 / rate), 0, 0, 0x10, count, 0, 1, largest, width, height,
@@ -70,7 +63,10 @@ class Writer:
         strl = b"strl" + _chunk(b"strh", strh) + _chunk(b"strf", strf)
         hdrl = b"hdrl" + _chunk(b"avih", avih) + _chunk(b"LIST", strl)
         head = struct.pack("<4sI4s", b"RIFF", total, b"AVI ") + _chunk(b"LIST", hdrl)
-        return head + struct.pack("<4sI4s", b"LIST", movi, b"movi")
+        head += struct.pack("<4sI4s", b"LIST", movi, b"movi")
+        self.stream.seek(0)
+        self.stream.write(head)
+        self.stream.flush()
 
 
 def _chunk(name, content):
@@ -79,9 +75,7 @@ def _chunk(name, content):
 
 def pictures(path, numbers):
     """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written.
-
-    ValueError: there is no such frame, or the file is damaged.
-    """
+    ValueError: there is no such frame, or the file is damaged."""
     found = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
              for jpeg in jpegs(path, numbers)]
     if any(picture is None for picture in found):

@@ -32,9 +32,7 @@ def frames_between(film, start, end):
 
 def cut(source, target, start, end):
     """Write the stretch into `target`, an .mp4 of H.264 and AAC; yields the count of frames so far.
-
-    VideoError: no frame is there.
-    """
+    VideoError: no frame is there."""
     with contextlib.ExitStack() as stack:
         film, out = stack.enter_context(Video(source)), None
         for seconds, frame in frames_between(film, start, end):
@@ -50,11 +48,9 @@ def cut(source, target, start, end):
 
 def copy(source, target, start, end):
     """Write the stretch as its pictures are stored, from the last key frame before it; (start, end) of
-    what is in the file, in seconds. The sound is that of the same time.
-
-    VideoError: pictures that an .mp4 cannot hold, or that are not stored with their times, or where
-    recordings were joined, so that a time does not say which picture is meant.
-    """
+    what is in the file, in seconds. The sound is that of the same time. VideoError: pictures that an .mp4
+    cannot hold, or that are not stored with their times, or where recordings were joined, so that a time
+    does not say which picture is meant."""
     with Video(source) as film:
         if film.is_avi and film.stream.codec_context.has_b_frames:
             raise VideoError("its frames are stored without their times; leave --copy out")
@@ -62,18 +58,18 @@ def copy(source, target, start, end):
     if _starts_over(source, os.stat(source).st_mtime_ns, number):
         raise VideoError("its time stamps start over where recordings were joined; leave --copy out")
     with open_container(source) as container, files.atomic(target) as temporary:
-        stream = container.streams[number]
+        stream, whole = container.streams[number], False
         try:
             key = _go_to_key(container, stream, origin, start)
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as out:
                 span = _copy_packets(container, stream, out, source, key, origin, end)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise
             span = None
-        except ValueError:
-            span = None
-        if span is None or not _whole(temporary):
+        with contextlib.suppress(VideoError), Video(temporary) as written:
+            whole = written.grab()
+        if span is None or not whole:
             raise VideoError(f"its pictures ({stream.codec_context.name}) cannot be copied into an .mp4; "
                              f"leave --copy out")
         if span[1] <= start:
@@ -146,10 +142,3 @@ def _copy_packets(container, stream, out, source, key, origin, end):
         out.mux(packet)
     sound.finish(last)
     return begin, begin + last
-
-
-def _whole(path):
-    """Can a frame of the file be decoded?"""
-    with contextlib.suppress(VideoError), Video(path) as film:
-        return film.grab()
-    return False

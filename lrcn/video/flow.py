@@ -3,7 +3,7 @@
     flow = Flow("dis", length=1, bound=20)                   # what to take, how many fields, how coded
     planes = flow.code(flow.between(before, after))          # uint8 (H, W, 2) of two frames
     with Video("film.mp4") as film:                          # constant memory
-        for index, seconds, frame, planes in sample_with_flow(film, Rate(), flow): ...
+        for index, seconds, frame, planes in sample_video(film, Rate(), flow): ...
     planes = fields_at("film.mp4", [30, 40], flow)           # uint8 (2, H, W, 2L)
 
 A field is in pixels from one source frame to the next, u to the right and v down, clamped to +-bound and
@@ -68,14 +68,9 @@ class Flow:
         """Names and values for a file."""
         return asdict(self)
 
-    @property
-    def estimator(self):
-        """A function of two prepared frames: their field float32 (H, W, 2)."""
-        return _estimator(self.backend, self.preset, self.weights, self.digest)
-
     def require(self):
         """This Flow; UserError where its backend is not to be had."""
-        assert self.estimator
+        _estimator(self)
         return self
 
     def prepare(self, frame):
@@ -84,7 +79,7 @@ class Flow:
 
     def between(self, before, after):
         """The field float32 (H, W, 2) from one prepared frame to the next."""
-        return self.estimator(before, after)
+        return _estimator(self)(before, after)
 
     def code(self, field):
         """A field as planes uint8 (H, W, 2), in one pass: OpenCV rounds and clamps."""
@@ -98,19 +93,19 @@ class Flow:
 # ---------------------------------------------------------------- backends
 
 @functools.lru_cache(2)
-def _estimator(backend, preset, weights, digest):
+def _estimator(flow):
     """A function of two prepared frames: their field float32 (H, W, 2)."""
-    if backend == "raft":
-        return _raft(preset, weights, digest)
-    if backend == "farneback":
+    if flow.backend == "raft":
+        return _raft(flow.preset, flow.weights, flow.digest)
+    if flow.backend == "farneback":
         return lambda a, b: cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-    if backend == "tvl1":
+    if flow.backend == "tvl1":
         if not hasattr(cv2, "optflow"):
             raise UserError("--flow tvl1: this OpenCV has no cv2.optflow; pip uninstall opencv-python, then "
                             "pip install opencv-contrib-python, or take dis")
         method = cv2.optflow.createOptFlow_DualTVL1()
     else:
-        method = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}"))
+        method = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{flow.preset.upper()}"))
     return lambda a, b: method.calc(a, b, None)
 
 
@@ -158,10 +153,8 @@ def weights_digest(path):
 # ---------------------------------------------------------------- fields of sampled frames
 
 class Fields:
-    """The fields of sampled frames, as frames come.
-
-    push() is given every frame from a sampled one to the L-th behind it, and the one before the last.
-    """
+    """The fields of sampled frames, as frames come: push() is given every frame from a sampled one to the
+    L-th behind it, and the one before the last."""
 
     def __init__(self, flow):
         self.flow, self.waiting = flow, deque()     # [item, frame, its fields until now]
@@ -180,23 +173,18 @@ class Fields:
             for _, _, fields in self.waiting:
                 if len(fields) < self.flow.length:
                     fields.append(self.newest)
-        done = []
-        while self.waiting and len(self.waiting[0][2]) == self.flow.length:
-            done.append(self._stacked(*self.waiting.popleft()))
+        done = self._complete()
         if item is not None:
             self.waiting.append((item, frame, []))
         return done
 
     def finish(self):
         """Those that the video's end left incomplete: the last field is repeated."""
-        done = []
-        for item, frame, fields in self.waiting:
+        for _, _, fields in self.waiting:
             if not fields:
                 fields.append(self._field() if self.newest is None else self.newest)
             fields += fields[-1:] * (self.flow.length - len(fields))
-            done.append(self._stacked(item, frame, fields))
-        self.waiting.clear()
-        return done
+        return self._complete()
 
     def _field(self):
         """Planes of the newest pair; of a lone frame, those of no motion."""
@@ -204,15 +192,18 @@ class Fields:
             return np.full((*self.last.shape[:2], 2), ZERO, np.uint8)
         return self.flow.code(self.flow.between(self.before, self.last))
 
-    @staticmethod
-    def _stacked(item, frame, fields):
-        planes = list(zip(*map(cv2.split, fields), strict=True))     # all u, all v
-        return item, frame, cv2.merge([*planes[0], *planes[1]])
+    def _complete(self):
+        done = []
+        while self.waiting and len(self.waiting[0][2]) == self.flow.length:
+            item, frame, fields = self.waiting.popleft()
+            right, down = zip(*map(cv2.split, fields), strict=True)
+            done.append((item, frame, cv2.merge([*right, *down])))
+        return done
 
 
-def sample_with_flow(video, rate, flow):
-    """Yields (source frame index, seconds, frame, planes uint8 (H, W, 2L)) of an open Video, as
-    sampling.sample_video its frames; without a flow, planes are None."""
+def sample_video(video, rate, flow=None):
+    """Yields (source frame index, seconds from the first frame, frame uint8 (H, W, 3), planes uint8
+    (H, W, 2L), or None without a flow) of an open Video: memory stays the same however long it is."""
     beat, fields = rate.beat(video.info.fps), flow and Fields(flow)
     while video.grab():
         kept = beat.keep(video.time)
@@ -245,8 +236,7 @@ def fields_at(path, indices, flow):
 
 def fields_of(before, frame, after, flow):
     """Planes uint8 (H, W, 2L) of a frame, up to L of those behind it, and the one before it or None."""
-    fields, known = Fields(flow), ([before] if before is not None else [])
-    done = []
+    fields, known, done = Fields(flow), ([before] if before is not None else []), []
     for position, picture in enumerate([*known, frame, *after]):
         done += fields.push(position, picture, True if position == len(known) else None)
     return [*done, *fields.finish()][0][2]

@@ -64,7 +64,13 @@ class Video:
     def __init__(self, path):
         self.path = Path(path)
         self.container = open_container(self.path)
-        self.stream = self._best_stream()
+        streams = [s for s in self.container.streams.video
+                   if not s.disposition & av.stream.Disposition.attached_pic and s.codec_context]
+        if not streams:
+            self.close()
+            raise VideoError("no video in it that can be decoded")
+        # The film itself: not a picture of its cover, and of several the largest
+        self.stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
         # One thread: files are read in parallel, and several threads would each hold frames back.
         self.stream.codec_context.thread_count = 1
         self.position, self.time = -1, None
@@ -76,7 +82,11 @@ class Video:
             raise VideoError(f"the file gives no frame rate ({fps})")
         self.is_avi = self.container.format.name == "avi"
         self.key_frames, count = _index(self.stream, self.is_avi)
-        self.info = VideoInfo(float(fps), count, *self._shape())
+        first, coded = self._next(), self.stream.codec_context
+        size = _squared(first.width, first.height, self.stream.sample_aspect_ratio) if first else \
+            (coded.width, coded.height)
+        size = size[::-1] if first and _orientation(first)[0] else size
+        self.info = VideoInfo(float(fps), count, *size)
 
     def __enter__(self):
         return self
@@ -87,30 +97,19 @@ class Video:
     def close(self):
         self.container.close()
 
-    def _best_stream(self):
-        """The film itself: not a picture of its cover, and of several the largest."""
-        streams = [s for s in self.container.streams.video
-                   if not s.disposition & av.stream.Disposition.attached_pic and s.codec_context]
-        if not streams:
-            self.close()
-            raise VideoError("no video in it that can be decoded")
-        return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
-
-    def _shape(self):
-        """(width, height) of the first frame as it is shown; it is decoded, and kept for grab()."""
-        first = next(self._decoded, None)
-        if first is None:
-            return self.stream.codec_context.width, self.stream.codec_context.height
-        self._decoded = itertools.chain([first], self._decoded)
-        size = _squared(first.width, first.height, self.stream.sample_aspect_ratio)
-        return size[::-1] if _orientation(first)[0] else size
-
     def _decode(self):
         """The decoder's whole frames; packets and frames that are damaged are passed over."""
         with contextlib.suppress(av.FFmpegError):       # a file that breaks off
             for packet in on_one_line(self.container, self.stream):
                 with contextlib.suppress(av.FFmpegError, ValueError):
                     yield from (frame for frame in packet.decode() if not frame.is_corrupt)
+
+    def _next(self):
+        """The next frame, or None; grab() gives it again."""
+        first = next(self._decoded, None)
+        if first is not None:
+            self._decoded = itertools.chain([first], self._decoded)
+        return first
 
     def grab(self):
         """Decode the next frame without converting it; False at the end of the video."""
@@ -120,8 +119,7 @@ class Video:
         self._frame = frame
         self.position += 1
         seconds = self._seconds(frame)
-        if self.origin is None:
-            self.origin = seconds
+        self.origin = seconds if self.origin is None else self.origin
         seconds -= self.origin
         # Some frames carry no time, or an earlier one.
         if self.time is not None and seconds <= self.time:
@@ -154,10 +152,8 @@ class Video:
     # ------------------------------------------------------------ going forward
 
     def advance(self, index, exact=True):
-        """Go forward to frame `index`; False when the video ends before it.
-
-        exact: jump only where the file's index says that no frame is missing before it.
-        """
+        """Go forward to frame `index`; False when the video ends before it. exact: jump only where the
+        file's index says that no frame is missing before it."""
         indexed = self.key_frames is not None
         if index - self.position > NEAR and not self._counted() and (indexed or not exact):
             self._jump(index)
@@ -167,19 +163,15 @@ class Video:
         return True
 
     def _jump(self, index):
-        """Go to the last key frame before `index`, by the file's index or else by time.
-
-        Where that leads behind it, or to a frame whose time is not that of a number, start again from
-        the first frame.
-        """
+        """Go to the last key frame before `index`, by the file's index or else by time. Where that leads
+        behind it, or to a frame whose time is not that of a number, start again from the first frame."""
         if self.origin is None and not self.grab():
             return
+        fps, target = self.info.fps, index
         if self.key_frames is not None:
-            key = self.key_frames[np.searchsorted(self.key_frames, index, "right") - 1]
-            if key - self.position <= NEAR:
+            target = int(self.key_frames[np.searchsorted(self.key_frames, index, "right") - 1])
+            if target - self.position <= NEAR:
                 return
-        fps = self.info.fps
-        target = int(key) if self.key_frames is not None else index
         start = round(self.origin / self.stream.time_base)
         ticks = start + round(target / (self.stream.average_rate or 1) / self.stream.time_base)
 
@@ -191,10 +183,8 @@ class Video:
             self.time = self.position / fps
 
     def skip_to(self, seconds):
-        """Go to the last key frame before this moment, where the file has an index to find it by.
-
-        grab() then gives the frames from there on with their right times; `position` counts from there.
-        """
+        """Go to the last key frame before this moment, where the file has an index to find it by. grab()
+        then gives the frames from there on with their right times; `position` counts from there."""
         if seconds < NEAR / self.info.fps or not has_index(self.container) or self._counted() or \
                 not self.grab():
             return
@@ -203,29 +193,22 @@ class Video:
             self.time = None
 
     def _seek(self, ticks, right):
-        """Go to a key frame; the seconds of the next frame, or None where this cannot be done.
-
-        right: says of those seconds whether that frame will do; else it goes on from the first one again.
-        """
+        """Go to a key frame; the seconds of the next frame, or None where this cannot be done. right: says
+        of those seconds whether that frame will do; else all goes on from the first one again."""
         try:
             self.container.seek(ticks, stream=self.stream, backward=True)
         except av.FFmpegError:
             return None
         self._decoded = self._decode()
-        first = next(self._decoded, None)
+        first = self._next()
         seconds = None if first is None or first.pts is None else self._seconds(first) - self.origin
-        if seconds is None or not right(seconds):
-            self._restart()
-            return None
-        self._decoded = itertools.chain([first], self._decoded)
-        return seconds
-
-    def _restart(self):
-        """From the first frame again, in a container opened anew."""
+        if seconds is not None and right(seconds):
+            return seconds
         self.close()
         fresh = Video(self.path)
         self.container, self.stream, self._decoded = fresh.container, fresh.stream, fresh._decoded
         self.position, self.time, self.origin = -1, None, None
+        return None
 
     def times(self):
         """Seconds of all frames that can be decoded, float64 (N,); reads the video to its end."""
@@ -241,11 +224,8 @@ def has_index(container):
 
 
 def on_one_line(container, picture, sound=None):
-    """The packets of a film's pictures, and of its sound, on one line of time.
-
-    Where recordings were joined end to end, their time stamps start over: what follows is moved to where
-    the pictures before it end, and the sound by as much as the pictures are.
-    """
+    """The packets of a film's pictures, and of its sound, on one line of time: where recordings were joined
+    end to end, what follows is moved to where the pictures before it end, the sound as much as they are."""
     limit = AHEAD if container.format.flags & av.format.Flags.ts_discont.value else math.inf
     shifts, last, part, waiting = [0.0], {}, {}, []     # seconds by recording; of each stream: where it is
     for packet in container.demux([s for s in (picture, sound) if s is not None]):
@@ -275,11 +255,9 @@ def _moved(packet, seconds):
 
 
 def _orientation(frame):
-    """How a frame is shown: (whether rows and columns change places, the slices that mirror it then).
-
-    The display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); of any other angle the nearest of
-    these eight is taken (ISO/IEC 14496-12, section 6.2.2).
-    """
+    """How a frame is shown: (whether rows and columns change places, the slices that mirror it then). The
+    display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); of any other angle the nearest of these
+    eight is taken (ISO/IEC 14496-12, section 6.2.2)."""
     for data in frame.side_data:
         if data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
@@ -310,16 +288,14 @@ def _squared(width, height, ratio):
 
 
 def _index(stream, is_avi):
-    """(key frames (K,) or None, number of frames or 0) by the index that came with the file's head.
-
-    None unless the index lists every frame at one rate: a place holder for a dropped frame in an AVI
-    is no picture, and a seek behind it would be off by one.
-    """
+    """(key frames (K,) or None, number of frames or 0) by the index that came with the file's head. None
+    unless the index lists every frame at one rate: a place holder for a dropped frame in an AVI is no
+    picture, and a seek behind it would be off by one."""
     entries = stream.index_entries
     listed = len(entries)
     count = listed if is_avi else stream.frames
     if not listed or listed != (stream.frames or listed) or not entries[0].is_keyframe:
-        return None, count if is_avi else stream.frames
+        return None, count
     times = np.array([entry.timestamp for entry in entries])
     steps = np.diff(times)
     left_out = is_avi and any(entry.size <= avi.EMPTY for entry in entries)
@@ -369,10 +345,8 @@ def probe(path):
 
 
 def read_frames(path, indices):
-    """Exactly these frames, uint8 (N, H, W, 3) RGB. indices: ascending, repeats allowed.
-
-    Nothing is decoded after the last one. VideoError when one of them cannot be had.
-    """
+    """Exactly these frames, uint8 (N, H, W, 3) RGB, and nothing after them is decoded. indices: ascending,
+    repeats allowed. VideoError when one of them cannot be had."""
     indices = [int(i) for i in indices]
     if not indices or indices[0] < 0 or indices != sorted(indices):
         raise ValueError(f"indices must be ascending and not negative: {indices}")

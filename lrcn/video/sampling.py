@@ -1,8 +1,6 @@
 """Which frames of a video are kept: so many a second, whatever the video's own rate.
 
     rate = Rate(FPS=25, sampling_rate=10)                     # 2.5 frames a second
-    with Video("film.mp4") as film:                           # constant memory
-        for index, seconds, frame in sample_video(film, rate): ...
     frames, info, indices, spacing = read_clip("film.mp4", 5, rate, fraction=0.3)
 """
 import math
@@ -58,7 +56,7 @@ class Rate:
         return whole if abs(exact - whole) <= 0.005 * exact or exact < 1 else exact
 
     def beat(self, source_fps):
-        """The Beat that keeps this rate's frames of a video, whose file tells an average of `source_fps`."""
+        """The Beat that keeps this rate's frames of a video."""
         return Beat(source_fps, self.spacing(source_fps), self.seconds(source_fps))
 
     def seconds(self, source_fps):
@@ -99,7 +97,8 @@ class Beat:
         self.skipped += 1
         late = (seconds - self.last - self.step) * self.fps     # in source frames
         if self.constant:
-            if self.skipped < self._gap() and late <= TOLERANCE:
+            before, due = (math.floor(k * self.spacing + 0.5) for k in (self.kept, self.kept + 1))
+            if self.skipped < due - before and late <= TOLERANCE:
                 return False
             self.constant = abs(late) <= TOLERANCE
         if not self.constant and late < -self.slack:
@@ -113,20 +112,14 @@ class Beat:
         self.skipped, self.kept = 0, self.kept + 1
         return True
 
-    def _gap(self):
-        """Source frames from the last kept frame to the next."""
-        before, due = (math.floor(k * self.spacing + 0.5) for k in (self.kept, self.kept + 1))
-        return due - before
-
 
 def sample_by_time(times, fps, spacing, count, fraction, step=None):
     """Which frames to take for one clip of a video whose frame times are known.
 
     times: seconds (N,), N >= 1; fraction: where to start, in [0, 1) of the possible starts; step: seconds
-    between the frames (default: spacing / fps), see Rate.seconds.
-    Returns (indices, spacing): `count` ascending indices, and the spacing between them, smaller than
-    the one asked for when the video is too short. With fewer frames than `count`, the last is
-    repeated. At a variable rate, each frame is the one on screen at its time.
+    between the frames (default: spacing / fps), see Rate.seconds. Returns (`count` ascending indices, the
+    spacing between them): a smaller one when the video is too short; with fewer frames than `count`, the
+    last is repeated. At a variable rate, each frame is the one on screen at its time.
     """
     length, step = len(times), spacing / fps if step is None else step
     slack = 0.5 / fps
@@ -151,11 +144,10 @@ def sample_by_time(times, fps, spacing, count, fraction, step=None):
 def read_clip(path, count, rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
 
-    path: a file, or a folder of numbered pictures, of which rate.FPS are a second.
-
-    Returns (list of frames (H, W, 3), VideoInfo, indices (count,), spacing). info.frames is the count
-    of frames in the file's index, or those that could be decoded where the file had to be read
-    through: its count was wrong, it is shorter than the clip, or its rate varies.
+    path: a file, or a folder of rate.FPS pictures a second. Returns (list of frames (H, W, 3), VideoInfo,
+    indices (count,), spacing). info.frames is the count in the file's index, or of those that could be
+    decoded where the file had to be read through: its count was wrong, it is shorter than the clip, or
+    its rate varies.
     """
     with opened(path, rate.FPS) as video:
         info = video.info
@@ -177,11 +169,8 @@ def read_clip(path, count, rate, fraction):
 
 
 def _at_constant_rate(video, indices):
-    """The frames, or None when the video ends early or its time stamps are off the beat.
-
-    Far into a file the jump may be by time stamp: it is accepted where the frame that it finds has the
-    time of its number.
-    """
+    """The frames, or None when the video ends early or its time stamps are off the beat: far into a file
+    the jump may be by time stamp, and the frame that it finds must have the time of its number."""
     fps, begin = video.info.fps, indices[0]
     frames, first = [], None
     for index in indices:
@@ -192,14 +181,3 @@ def _at_constant_rate(video, indices):
             return None
         frames.append(video.frame())
     return frames
-
-
-def sample_video(video, rate):
-    """Yields (source frame index, seconds, frame uint8 (H, W, 3)) of an open Video, one at a time.
-
-    Seconds count from the first frame. Memory stays the same however long the video is.
-    """
-    beat = rate.beat(video.info.fps)
-    while video.grab():
-        if beat.keep(video.time):
-            yield video.position, video.time, video.frame()

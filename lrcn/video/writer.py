@@ -50,29 +50,26 @@ class Writer:
             xvid = self.path.suffix.lower() == ".avi"
             self._out = av.open(str(self._temporary), "w", format="avi" if xvid else "mp4",
                                 options={} if xvid else {"movflags": "faststart"})
-            self._stream = self._add_stream(xvid)
+            if xvid:
+                stream = self._out.add_stream("mpeg4", rate=self.fps)
+                stream.codec_context.codec_tag = "XVID"
+                stream.bit_rate = round(2 * self.size[0] * self.size[1] * self.fps)
+            elif self.size[0] % 2 or self.size[1] % 2:
+                raise ValueError(f"H.264 counts pixels in pairs, and {self.size} is odd")
+            else:
+                stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
+                # BT.601 is how pixels are converted; without a word, players take BT.709 for large films.
+                stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
+                stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
+                stream.codec_context.time_base = TICK
+            (stream.width, stream.height), stream.pix_fmt = self.size, "yuv420p"
+            self._stream = stream
             self._sound = None if sound is None else Sound(sound, self._out, span)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
-
-    def _add_stream(self, xvid):
-        if xvid:
-            stream = self._out.add_stream("mpeg4", rate=self.fps)
-            stream.codec_context.codec_tag = "XVID"
-            stream.bit_rate = round(2 * self.size[0] * self.size[1] * self.fps)
-        elif self.size[0] % 2 or self.size[1] % 2:
-            raise ValueError(f"H.264 counts pixels in pairs, and {self.size} is odd")
-        else:
-            stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
-            # BT.601 is what the pixels are converted by; without a word, players take BT.709 for large films.
-            stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
-            stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
-            stream.codec_context.time_base = TICK
-        (stream.width, stream.height), stream.pix_fmt = self.size, "yuv420p"
-        return stream
 
     def write(self, frame, seconds=None):
         """frame: uint8 (height, width, 3) RGB; seconds: when it is shown, from 0 on (None: by the rate)."""
@@ -107,7 +104,14 @@ class Writer:
             if self._sound:
                 self._sound.finish(self._shown + 1 / self.fps)
             self._out.close()
-            self._check()
+            # A muxer says little of a full disk: what cannot be opened again was not written.
+            try:
+                written = probe(self._temporary).frames
+            except VideoError:
+                written = 0
+            if written < self.frames:
+                raise OSError(errno.ENOSPC, "No space left on device" if written == 0 else
+                              f"only {written} of {self.frames} frames were written", str(self.path))
 
     @contextlib.contextmanager
     def _told(self):
@@ -126,16 +130,6 @@ class Writer:
             self._out.close()
         with contextlib.suppress(VideoError), stack:
             raise VideoError("discarded")
-
-    def _check(self):
-        """A muxer says little of a full disk: what cannot be opened again was not written."""
-        try:
-            written = probe(self._temporary).frames
-        except VideoError:
-            written = 0
-        if written < self.frames:
-            raise OSError(errno.ENOSPC, "No space left on device" if written == 0 else
-                          f"only {written} of {self.frames} frames were written", str(self.path))
 
     def __enter__(self):
         return self
@@ -173,11 +167,13 @@ class Sound:
             self.stream = out.add_stream("aac", rate=rate if rate in (44_100, 48_000) else 48_000)
             self.stream.layout = "mono" if mine.codec_context.channels == 1 else "stereo"
             self.resampler = av.AudioResampler("fltp", self.stream.layout, self.stream.rate)
-        self.packets = _in_order(self._packets(mine, picture)) if self.stream else iter(())
+        self.packets = self._packets(mine, picture) if self.stream else iter(())
         self.next = next(self.packets, None)
 
     def _packets(self, stream, picture):
-        """(seconds from the first picture, packet) of all sound that does not come before it."""
+        """(seconds from the first picture, packet) of all sound that does not come before it, in order of
+        time: where recordings were joined, the sound of the later one counts."""
+        held = deque()
         with contextlib.suppress(av.FFmpegError):
             # Elsewhere time stamps may start over on the way
             if self.begin > 4 * RUN_UP and has_index(self.container):
@@ -186,8 +182,15 @@ class Sound:
             for packet in on_one_line(self.container, picture, stream):
                 if packet.stream.index == stream.index and packet.pts is not None:
                     seconds = float(packet.pts * packet.time_base) - self.begin
-                    if seconds > -self.early:
-                        yield max(0.0, seconds), packet
+                    if seconds <= -self.early:
+                        continue
+                    seconds = max(0.0, seconds)
+                    while held and held[-1][0] >= seconds:
+                        held.pop()
+                    held.append((seconds, packet))
+                    while held[0][0] < seconds - RUN_UP:
+                        yield held.popleft()
+        yield from held
 
     def until(self, seconds):
         """Put in what sounds before this moment."""
@@ -236,18 +239,6 @@ class Sound:
             with contextlib.suppress(av.FFmpegError, ValueError):
                 self.out.mux(self.stream.encode(None))
         self.container.close()
-
-
-def _in_order(packets):
-    """(seconds, packet) in order of time: where recordings were joined, the sound of the later one counts."""
-    held = deque()
-    for seconds, packet in packets:
-        while held and held[-1][0] >= seconds:
-            held.pop()
-        held.append((seconds, packet))
-        while held[0][0] < seconds - RUN_UP:
-            yield held.popleft()
-    yield from held
 
 
 def even_sides(frame):

@@ -23,7 +23,7 @@ from lrcn.drawing.labels import flow_colors
 from lrcn.features.engines import BLOCK, fastest
 from lrcn.features.features import softmax
 from lrcn.runs import RunFolder
-from lrcn.video.flow import ZERO, Flow, fields_at, sample_with_flow
+from lrcn.video.flow import ZERO, Flow, fields_at, sample_video
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.watching.exported import read_exported
@@ -193,7 +193,7 @@ class Recogniser:
         self.restart()
         with Video(path) as source:
             crops, rate = [], Rate(source.info.fps, self.every) if self.every else self.rate
-            for _, seconds, frame, fields in sample_with_flow(source, rate, self.flow):
+            for _, seconds, frame, fields in sample_video(source, rate, self.flow):
                 history.times.append(seconds)
                 crops.append(self.crop(frame, fields))
                 history.seen[len(history.times) - 1] = self.shown(crops[-1])

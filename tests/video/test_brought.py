@@ -9,8 +9,9 @@ from videos import number_of
 from zoo import encode
 
 from lrcn.video.cut import copy, cut
+from lrcn.video.flow import sample_video
 from lrcn.video.reader import Video, VideoError, read_frames
-from lrcn.video.sampling import Rate, read_clip, sample_video
+from lrcn.video.sampling import Rate, read_clip
 from lrcn.video.writer import Writer
 
 RATE = 48_000
@@ -128,7 +129,7 @@ def test_a_film_with_long_pauses_is_sampled_by_its_times(tmp_path, ending, fps):
     film = encode(tmp_path / f"screen{ending}", count=8 * fps, fps=fps, g="30",
                   times=[*burst, *(400 + t for t in burst)])
     with Video(film) as video:
-        seconds = [seconds for _, seconds, _ in sample_video(video, Rate())]
+        seconds = [seconds for _, seconds, *_ in sample_video(video, Rate())]
     due = [0.4 * k for k in range(10)]
     np.testing.assert_allclose(seconds, [*due, *(400 + t for t in due)], atol=0.51 / fps)
     for fraction in (0, 0.999):

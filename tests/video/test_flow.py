@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from videos import turn, write_video
 
 from lrcn.base.cli import UserError
-from lrcn.video.flow import ZERO, Fields, Flow, fields_at, fields_of, sample_with_flow
+from lrcn.video.flow import ZERO, Fields, Flow, fields_at, fields_of, sample_video
 from lrcn.video.reader import Video
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
@@ -98,7 +98,7 @@ def test_a_file_read_at_once_by_indices_and_frame_by_frame_has_the_same_flow(tmp
     frames = moving(25, (2, 1))
     path, flow = film(tmp_path / "film.mp4", frames), Flow(length=2)
     with Video(path) as video:
-        streamed = list(sample_with_flow(video, Rate(25, 8), flow))
+        streamed = list(sample_video(video, Rate(25, 8), flow))
     indices = [index for index, *_ in streamed]
     assert indices == [0, 8, 16, 24]
     at_once = fields_at(path, indices, flow)

@@ -18,8 +18,9 @@ from videos import (
 )
 
 from lrcn.video import avi, reader
+from lrcn.video.flow import sample_video
 from lrcn.video.reader import Video, VideoError, frames_at, probe, read_frames
-from lrcn.video.sampling import Beat, Rate, read_clip, sample_by_time, sample_video
+from lrcn.video.sampling import Beat, Rate, read_clip, sample_by_time
 
 VARIABLE = [1] * 60 + [5] * 30 + [2, 1] * 30     # durations of 150 frames, in units of 1/25 s
 
@@ -38,7 +39,7 @@ def variable(folder):
 
 def sampled(path):
     with Video(path) as opened:
-        yield from sample_video(opened, Rate())
+        yield from (kept[:3] for kept in sample_video(opened, Rate()))
 
 
 def numbers(frames):

@@ -7,8 +7,9 @@ import pytest
 from videos import number_of
 from zoo import ZOO, make, numbers_and_times, times_of
 
+from lrcn.video.flow import sample_video
 from lrcn.video.reader import Video, read_frames
-from lrcn.video.sampling import Rate, read_clip, sample_video
+from lrcn.video.sampling import Rate, read_clip
 
 
 @pytest.fixture(scope="module", params=ZOO)
@@ -28,7 +29,7 @@ def test_the_sampled_frames_are_the_nearest_to_each_step(film):
     name, path = film
     times = times_of(name)
     with Video(path) as video:
-        seen = [(number_of(frame), seconds) for _, seconds, frame in sample_video(video, Rate())]
+        seen = [(number_of(frame), seconds) for _, seconds, frame, _ in sample_video(video, Rate())]
     half = 0.5 / float(ZOO[name][1].get("fps", 25))
     for k, (number, seconds) in enumerate(seen):
         assert seconds == pytest.approx(times[number], abs=2e-3)
