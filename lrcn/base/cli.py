@@ -1,21 +1,17 @@
 """Flags, words, errors and the way out, the same in every script.
 
     parser = cli.Parser(__doc__)
-    parser.add_argument("--batch_size", type=int, default=32, help="clips per step")
     parser.group("network").add_boolean("--bidirectional", default=True, help="read the frames both ways")
-    for clip in cli.progress(clips, desc="drawing", unit="clip"):
-        cli.say(f"{clip.name} is done")
     if __name__ == "__main__":
         cli.run(main)
 
 Names of files and classes reach the terminal through `printable` alone: it is the data's author who
-chose them, and a terminal obeys what it is sent.
-
-Nothing here imports torch, so that preprocessing_data.py starts in a blink.
+chose them, and a terminal obeys what it is sent. Nothing here imports torch: preprocessing starts at once.
 """
 import argparse
 import difflib
 import errno
+import itertools
 import os
 import re
 import shlex
@@ -30,10 +26,8 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # what a folder says that m
 
 
 class UserError(Exception):
-    """Something that the caller can mend. Printed as one line on stderr, exit status 2.
-
-    The message names the flag, its value and what to do.
-    """
+    """Something that the caller can mend, printed as one line on stderr that names the flag, its value and
+    what to do; exit status 2."""
 
 
 def true_or_false(text):
@@ -77,11 +71,8 @@ class _Group(_Booleans, argparse._ArgumentGroup):
 
 
 class Parser(_Booleans, argparse.ArgumentParser):
-    """argparse, with every flag accepted in underscores or dashes, and one line for an error.
-
-    A dash that a document turned into a typographic one (–-row_data_dir) is read as a dash, and
-    so is the single dash of -num_workers.
-    """
+    """argparse, with every flag accepted in underscores or dashes, and one line for an error. A dash that a
+    document turned into a typographic one (–-row_data_dir) is read as a dash, as that of -num_workers is."""
 
     def __init__(self, description):
         super().__init__(description=(description or "").strip(), formatter_class=_Help,
@@ -101,26 +92,19 @@ class Parser(_Booleans, argparse.ArgumentParser):
         args = list(sys.argv[1:] if args is None else args)
         if self.leading and args and args[0][:1] not in "-–—−":
             args.insert(0, self.leading)
-        end = args.index("--") if "--" in args else len(args)
-        self._given = [*map(self._canonical, args[:end]), *args[end:]]
-        return super().parse_known_args(self._given, namespace)
-
-    def _canonical(self, token):
-        """The flag in `token` as it was declared; a word that is none, as it stands."""
-        match = re.match(r"([-–—−]{1,3})([A-Za-z][\w-]*)(=.*)?$", token, re.DOTALL)
-        if not match:
-            return token
-        dashes, name, value = match[1], "--" + match[2].replace("-", "_"), match[3] or ""
-        if name in self._option_string_actions:
-            return name + value
-        if len(dashes) > 1:     # before argparse asks for a flag that was meant by this one
-            near = difflib.get_close_matches(name, self._option_string_actions, n=1)
-            self.error(f"{token}: there is no such flag" + (f"; did you mean {near[0]}?" if near else ""))
-        return token
+        for i, token in enumerate(args[:args.index("--") if "--" in args else None]):
+            match = re.match(r"([-–—−]{1,3})([A-Za-z][\w-]*)(=.*)?$", token, re.DOTALL)
+            name = "--" + match[2].replace("-", "_") if match else ""
+            if name in self._option_string_actions:
+                args[i] = name + (match[3] or "")       # the flag as it was declared
+            elif match and len(match[1]) > 1:   # before argparse asks for a flag that was meant by this one
+                near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+                self.error(f"{token}: there is no such flag" + (f"; did you mean {near[0]}?" if near else ""))
+        self._given = args
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
-        given = self._given
-        for flag, value in zip(given, given[1:], strict=False):     # a file called -x.mp4 is taken for a flag
+        for flag, value in itertools.pairwise(self._given):     # a file called -x.mp4 is taken for a flag
             if f"{flag}: expected" in message and re.match(r"-[^-]", value) and \
                     value not in self._option_string_actions:
                 message += f"; what begins with a dash is given as ./{value} or {flag}={value}"
@@ -195,8 +179,11 @@ def run(main):
     Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM. A second
     Ctrl-C or SIGTERM does not wait for the first one's tidying up.
     """
+    def terminate(number, frame):
+        raise signals.Terminated
+
     name = Path(sys.argv[0]).name
-    signal.signal(signal.SIGTERM, signals.raise_terminated)
+    signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")   # a terminal that lacks a letter gets its code
     try:

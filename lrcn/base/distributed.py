@@ -1,12 +1,9 @@
 """The processes that torchrun started together: their numbers, what they tell each other, and seeds.
 
     with ranks(device) as rank:
-        for step in steps[rank.number::rank.world]:
-            ...
-            if rank.all_reduce_max(bool(stop.signal)):    # one of them was asked to stop
-                break
+        for step in steps[rank.number::rank.world]: ...
 
-torch is imported where it is used, so that preprocessing starts in a blink.
+torch is imported where it is used, so that preprocessing starts at once.
 """
 import contextlib
 import os
@@ -88,10 +85,8 @@ class Rank:
 
 @contextlib.contextmanager
 def ranks(device):
-    """The Rank of this process; under torchrun its group is joined and left again.
-
-    UserError: the others did not come, or one of them was lost.
-    """
+    """The Rank of this process; under torchrun its group is joined and left again. UserError: the others did
+    not come, or one of them was lost."""
     number, world = rank_and_world()
     if world == 1:
         yield Rank()

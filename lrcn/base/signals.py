@@ -17,11 +17,6 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a script as Ctrl-C does, with its own exit status."""
 
 
-def raise_terminated(number, frame):
-    """The handler of SIGTERM in a script, and of what else should end it in that way."""
-    raise Terminated
-
-
 @contextlib.contextmanager
 def handled(handler):
     """Inside, SIGINT and SIGTERM go to `handler`."""
@@ -33,42 +28,34 @@ def handled(handler):
             signal.signal(number, old)
 
 
-class Stop:
-    """SIGINT and SIGTERM as a flag that a loop looks at between two steps.
-
-    `signal` is the number that came, or None. A second one ends the process at once.
-    """
+class Stop(contextlib.ExitStack):
+    """SIGINT and SIGTERM as a flag that a loop looks at between two steps: `signal` is the number that came,
+    or None. A second one ends the process at once."""
 
     def __init__(self):
-        self.signal, self._handled = None, handled(self._note)
+        super().__init__()
+        self.signal = None
 
     def __enter__(self):
-        self._handled.__enter__()
+        def note(number, frame):
+            self.signal = number
+            signal.signal(number, signal.SIG_DFL)
+        self.enter_context(handled(note))
         return self
-
-    def __exit__(self, *error):
-        self._handled.__exit__(*error)
-
-    def _note(self, number, frame):
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
 
 
 def quiet():
-    """Leave signals to the parent.
-
-    Ctrl-C reaches every process of the terminal, and SIGTERM often a whole process group: the parent
-    decides what it means, may still want the worker's next answer, and ends it by a SIGTERM of its own.
-    """
+    """Leave signals to the parent: Ctrl-C reaches every process of the terminal, and SIGTERM often a whole
+    group. The parent may still want the worker's next answer, and ends it by a SIGTERM of its own."""
     for one in ASKED:
         signal.signal(one, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):      # macOS and Windows do not say who sent a signal
+        parent = os.getppid()
+
+        def await_parent():
+            while True:
+                info = signal.sigwaitinfo(ASKED)
+                if info.si_signo == signal.SIGTERM and info.si_pid == parent:
+                    os._exit(0)
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
-        threading.Thread(target=_await_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _await_parent(parent):
-    while True:
-        info = signal.sigwaitinfo(ASKED)
-        if info.si_signo == signal.SIGTERM and info.si_pid == parent:
-            os._exit(0)
+        threading.Thread(target=await_parent, daemon=True).start()

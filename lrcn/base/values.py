@@ -19,13 +19,26 @@ from lrcn.base import cli
 LONGEST = 10_000    # letters of a name or path
 
 
-def shown(value):
-    """A value in a few words, however large or deep it is."""
-    return reprlib.repr(value)
+shown = reprlib.repr    # a value in a few words, however large or deep it is
+
+
+class _Kind:
+    """What all kinds have: `fault` says what is wrong with a value of a file, calling one reads a word."""
+    none = False    # whether None is one too
+
+    def __call__(self, text):
+        if not self._right(text):
+            raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
+        return text
+
+    def fault(self, value):
+        """None, or why the value is none of this kind."""
+        right = value is None and self.none or self._right(value)
+        return None if right else f"expected {self}, not {shown(value)}"
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(_Kind):
     """A finite number of `kind` with low <= x <= high and above < x < below; none: None is one too."""
     kind: type
     low: Any = None
@@ -51,11 +64,8 @@ class Number:
                 and (self.low is None or x >= self.low) and (self.high is None or x <= self.high)
                 and (self.above is None or x > self.above) and (self.below is None or x < self.below))
 
-    def fault(self, value):
-        if value is None and self.none:
-            return None
-        right = type(value) is int or (self.kind is float and type(value) is float)
-        return None if right and self._inside(value) else f"expected {self}, not {shown(value)}"
+    def _right(self, value):
+        return (type(value) is int or self.kind is float and type(value) is float) and self._inside(value)
 
     def __str__(self):
         signs = ((">=", self.low), ("<=", self.high), (">", self.above), ("<", self.below))
@@ -72,59 +82,50 @@ def number_or_all(text):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(_Kind):
     """One of some words."""
     words: tuple
 
-    def __call__(self, text):
-        if text not in self.words:
-            raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
-        return text
-
-    def fault(self, value):
-        right = isinstance(value, str) and value in self.words
-        return None if right else f"expected {self}, not {shown(value)}"
+    def _right(self, value):
+        return isinstance(value, str) and value in self.words
 
     def __str__(self):
         return f"one of {', '.join(self.words)}"
 
 
 @dataclass(frozen=True)
-class Pattern:
+class Pattern(_Kind):
     """A word of a form; what: the form in words."""
     pattern: str
     what: str
 
-    def __call__(self, text):
-        if not re.fullmatch(self.pattern, text):
-            raise argparse.ArgumentTypeError(f"expected {self.what}, not {text}")
-        return text
+    def _right(self, value):
+        return isinstance(value, str) and re.fullmatch(self.pattern, value)
 
-    def fault(self, value):
-        right = isinstance(value, str) and re.fullmatch(self.pattern, value)
-        return None if right else f"expected {self.what}, not {shown(value)}"
+    def __str__(self):
+        return self.what
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Kind):
     """Any words that can be written into a file."""
     none: bool = False
 
     def __call__(self, text):
         return text
 
-    def fault(self, value):
-        if value is None and self.none:
-            return None
+    def _right(self, value):
         try:
-            right = isinstance(value, str) and len(value) <= LONGEST and value.encode() is not None
+            return isinstance(value, str) and len(value) <= LONGEST and value.encode() is not None
         except UnicodeEncodeError:
-            right = False
-        return None if right else f"expected text of at most {LONGEST} letters, not {shown(value)}"
+            return False
+
+    def __str__(self):
+        return f"text of at most {LONGEST} letters"
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(_Kind):
     """Different names, none of them empty; on the command line with commas between."""
     none: bool = False
     most: int = 100_000
@@ -136,36 +137,39 @@ class Names:
             raise argparse.ArgumentTypeError(f"expected different names with commas between, not {text}")
         return names
 
-    def fault(self, value):
-        if value is None and self.none:
-            return None
-        right = (isinstance(value, list) and 0 < len(value) <= self.most and all(map(self._name, value))
-                 and len(set(value)) == len(value))
-        return None if right else f"expected a list of different names, not {shown(value)}"
+    def _right(self, value):
+        return (isinstance(value, list) and 0 < len(value) <= self.most
+                and all(isinstance(name, str) and 0 < len(name) <= self.longest and not Text().fault(name)
+                        for name in value)
+                and len(set(value)) == len(value))
 
-    def _name(self, value):
-        return (bool(value) and isinstance(value, str) and len(value) <= self.longest
-                and Text().fault(value) is None)
+    def __str__(self):
+        return "a list of different names"
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_Kind):
     """As many numbers as `count`, each as `each` says."""
     count: int
     each: Number
 
-    def fault(self, value):
-        right = (isinstance(value, list | tuple) and len(value) == self.count
-                 and not any(map(self.each.fault, value)))
-        return None if right else f"expected {self.count} times {self.each}, not {shown(value)}"
+    def _right(self, value):
+        return (isinstance(value, list | tuple) and len(value) == self.count
+                and not any(map(self.each.fault, value)))
+
+    def __str__(self):
+        return f"{self.count} times {self.each}"
 
 
-class Switch:
+class Switch(_Kind):
     """True or False."""
     __call__ = staticmethod(cli.true_or_false)
 
-    def fault(self, value):
-        return None if isinstance(value, bool) else f"expected True or False, not {shown(value)}"
+    def _right(self, value):
+        return isinstance(value, bool)
+
+    def __str__(self):
+        return "True or False"
 
 
 def check(described, table, source):
