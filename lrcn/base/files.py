@@ -163,11 +163,11 @@ def claim(folder, flag, settings, compared):
     """Begin a folder for what is made with these `settings` alone, which its settings.json keeps, or go on.
 
     Returns the first (name of `compared`, value there) that a folder that was begun has otherwise, else None.
-    UserError: the folder holds other files.
+    UserError: the folder holds other files. Whose settings.json it is, the first of `compared` tells.
     """
     path = Path(folder, "settings.json")
     before = read_json(path) if path.is_file() else {}
-    if before.keys() & set(compared):
+    if next(iter(compared)) in before:
         return next(((name, before.get(name)) for name in compared
                      if before.get(name) != settings[name]), None)
     if any(not entry.name.startswith(".") for entry in path.parent.iterdir()):
