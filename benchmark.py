@@ -104,15 +104,6 @@ def linked_copy(folder, where):
     return where
 
 
-def measure_sampling(args, scratch):
-    source = cli.folder("row_data_dir", args.row_data_dir, "give the folder of the raw videos").resolve()
-    outputs = [scratch / f"sampled{i}" for i in range(args.repeats)]
-    seconds = [script("preprocessing_data.py", "--row_data_dir", source, "--sampled_data_dir", out)
-               for out in outputs]
-    videos = len(files.read_csv(outputs[0] / "manifest.csv", ("video",)))
-    return rate("sampling, whole process", "videos/s", [videos / s for s in seconds], videos=videos)
-
-
 def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
     weights, length = args.encoder_weights, args.num_frames_video
@@ -147,7 +138,17 @@ def measure_encoding(args, device, folder, scratch):
         alone = (before + bare_rate(bare, batch, blocks)) / 2
         cached = (frames - few) / max(whole - start, whole / 10)    # few frames: all may seem to be the start
         rows.append((decoded, alone, start, cached, cached / alone, frames / whole))
-    engines = measure_engines(args, encoder, device, batch, blocks) if args.engines else {}
+    engines = {}
+    if args.engines:        # each bare, one after the other in every repeat
+        kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
+                 if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
+                 and (device.type == "cpu" or backend == "torch")]
+        ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
+        rates = {kind: [] for kind, encode in ready.items() if encode}
+        for _ in range(args.repeats):
+            for kind, values in rates.items():
+                values.append(bare_rate(ready[kind], batch, blocks))
+        engines = {str(kind): rate(f"{kind}, bare", "frames/s", values) for kind, values in rates.items()}
     columns = zip(RATES, zip(*rows, strict=True), strict=True)
     rates = {name: rate(*RATES[name], values) for name, values in columns}
     return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
@@ -159,36 +160,6 @@ def bare_rate(encode, batch, blocks):
         for values in encode.each([batch] * blocks):
             values.cpu()    # waits for the device
     return blocks * len(batch) / timed(work)
-
-
-def measure_engines(args, encoder, device, batch, blocks):
-    """{engine: its rate}, each bare, one after the other in every repeat."""
-    kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
-             if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
-             and (device.type == "cpu" or backend == "torch")]
-    ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
-    rates = {kind: [] for kind, encode in ready.items() if encode}
-    for _ in range(args.repeats):
-        for kind, values in rates.items():
-            values.append(bare_rate(ready[kind], batch, blocks))
-    return {str(kind): rate(f"{kind}, bare", "frames/s", values) for kind, values in rates.items()}
-
-
-def measure_head(args, device, width):
-    """Epochs of the default head on features that lie on the device."""
-    random = np.random.default_rng(0)
-    values = random.standard_normal((args.clips, args.num_frames_video, width)).astype(np.float16)
-    samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
-               for i in range(args.clips)]
-    feed = FeatureFeed([values], samples, device)
-    head = models.Head(width, 101).to(device)
-    groups = [{"params": list(head.parameters()), "lr": Recipe.lr}]
-    learner, progress = loop.Learner(head, groups, Recipe(), args.clips, device), loop.Progress()
-    seconds = []
-    for _ in loop.epochs(learner, feed, progress, args.repeats + 1):
-        seconds.append(progress.seconds)
-        progress.finish_epoch(learner, None)
-    return rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
 
 
 def measure_whole(args, folder, scratch):
@@ -224,10 +195,28 @@ def main():
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         scratch = Path(scratch)
         if args.row_data_dir:
-            result["sampling"] = measure_sampling(args, scratch)
+            source = cli.folder("row_data_dir", args.row_data_dir, "give the folder of the raw videos")
+            outputs = [scratch / f"sampled{i}" for i in range(args.repeats)]
+            seconds = [script("preprocessing_data.py", "--row_data_dir", source.resolve(),
+                              "--sampled_data_dir", out) for out in outputs]
+            videos = len(files.read_csv(outputs[0] / "manifest.csv", ("video",)))
+            result["sampling"] = rate("sampling, whole process", "videos/s", [videos / s for s in seconds],
+                                      videos=videos)
         encoding, width = measure_encoding(args, device, folder, scratch)
         result |= encoding
-        result["head"] = measure_head(args, device, width)
+        # Epochs of the default head on features that lie on the device
+        values = np.random.default_rng(0).standard_normal((args.clips, args.num_frames_video, width))
+        samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
+                   for i in range(args.clips)]
+        feed = FeatureFeed([values.astype(np.float16)], samples, device)
+        head = models.Head(width, 101).to(device)
+        groups = [{"params": list(head.parameters()), "lr": Recipe.lr}]
+        learner, progress = loop.Learner(head, groups, Recipe(), args.clips, device), loop.Progress()
+        seconds = []
+        for _ in loop.epochs(learner, feed, progress, args.repeats + 1):
+            seconds.append(progress.seconds)
+            progress.finish_epoch(learner, None)
+        result["head"] = rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
         if args.end_to_end:
             result |= measure_whole(args, folder, scratch)
     files.write_json(args.output, result)

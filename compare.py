@@ -20,7 +20,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.drawing import plots
 from lrcn.evaluation.answers import read_answers, read_metrics
-from lrcn.evaluation.comparison import compare, differing
+from lrcn.evaluation.scores import compare
 from lrcn.runs import RunFolder
 from lrcn.training.recipe import read_flags
 from lrcn.watching.recogniser import Recogniser
@@ -60,29 +60,25 @@ class Tested:
         self.right, self.groups = np.array([test.right for test in tests]), tests[0].groups
         self.flags, *others = [read_flags(run) for run in runs]
         for folder, flags in zip(self.folders[1:], others, strict=True):
-            other = in_words(differing(flags, self.flags))
+            other = other_flags(flags, self.flags)
             if other:
                 raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
                                 f"of their own")
-        refuse_twice(word, runs)
+        known = {}      # one run, or one seed of the recipe, may not stand twice in the word
+        for run in runs:
+            settings = files.read_json(run.settings) if run.settings.is_file() else {}
+            for what in (f"folder {run.path.resolve()}", f"seed {settings.get('seed', run)}"):
+                before = known.setdefault(what, run)
+                if before is not run:
+                    raise UserError(f"runs {word}: {before} and {run} have the same {what} and count once; "
+                                    f"give trainings with other seeds, or this one alone")
         self.remarks = [LEAKY] if any(metrics.get("leaky") for metrics in self.metrics) else []
 
 
-def in_words(flags):
-    return ", ".join(f"{name} {value}" for name, value in flags.items())
-
-
-def refuse_twice(word, runs):
-    """UserError where one run, or one seed of the recipe, stands twice in the word."""
-    known = {}
-    for run in runs:
-        settings = files.read_json(run.settings) if run.settings.is_file() else {}
-        seed = f"seed {settings.get('seed', run)}"
-        for what in (f"folder {run.path.resolve()}", seed):
-            before = known.setdefault(what, run)
-            if before is not run:
-                raise UserError(f"runs {word}: {before} and {run} have the same {what} and count once; give "
-                                f"trainings with other seeds, or this one alone")
+def other_flags(flags, first):
+    """What `flags` has other than `first`, as text; a flag unknown to `first` says nothing."""
+    return ", ".join(f"{name} {value}" for name, value in flags.items()
+                     if name in first and value != first[name])
 
 
 def frames_per_second(folder, device):
@@ -104,15 +100,6 @@ def frames_per_second(folder, device):
         clip()
         rates.append(length / (time.perf_counter() - begun))
     return checkpoints.count_parameters(trained.model), statistics.median(rates)
-
-
-def row_of(name, tested, figures, first, speed):
-    some = tested.metrics[0]
-    cells = (name, len(tested.right), some.get("encoder"), some.get("readout"), some.get("split"),
-             len(tested.names), figures.top1, *figures.ci95, figures.sd, *speed, figures.minus,
-             *figures.minus_ci95, figures.p, in_words(differing(tested.flags, first.flags)),
-             some.get("checkpoint"), "; ".join(tested.remarks))
-    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def show(rows, compared):
@@ -146,8 +133,14 @@ def main():
                              f"common): no paired difference")
         paired = t is not first and t.names == first.names
         compared.append(compare(t.right, t.groups, first.right if paired else None))
-    rows = [row_of(name, t, figures, first, speed)
-            for name, t, figures, speed in zip(names, tested, compared, speeds, strict=True)]
+    rows = []
+    for name, t, figures, speed in zip(names, tested, compared, speeds, strict=True):
+        metrics = t.metrics[0]
+        cells = (name, len(t.right), metrics.get("encoder"), metrics.get("readout"), metrics.get("split"),
+                 len(t.names), figures.top1, *figures.ci95, figures.sd, *speed, figures.minus,
+                 *figures.minus_ci95, figures.p, other_flags(t.flags, first.flags),
+                 metrics.get("checkpoint"), "; ".join(t.remarks))
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
     folder = files.output_folder("output", args.output)
     files.write_csv(folder / "comparison.csv", COLUMNS,
                     [["" if r[c] is None else r[c] for c in COLUMNS] for r in rows])

@@ -54,45 +54,14 @@ def parse_args():
     return parser.parse_args()
 
 
-# ---------------------------------------------------------------- drawing
-
 def random_numbers(seed, *names):
     """A generator for this seed and these names alone, whatever is drawn before or beside it."""
     return np.random.default_rng([seed, *"/".join(map(str, names)).encode()])
 
 
-def background(rng):
-    """A dim room that no motion shows in: uint8 (H, W, 3) RGB."""
-    slope = rng.uniform(-1, 1, 2)
-    light = 50 + 20 * (slope[0] * (X / WIDTH - 0.5) + slope[1] * (Y / HEIGHT - 0.5))
-    image = light[..., None] * rng.uniform(0.6, 1.2, 3)
-    for _ in range(12):
-        corner = rng.integers(0, (WIDTH, HEIGHT))
-        x, y = np.minimum(corner + rng.integers(20, 120, 2), (WIDTH, HEIGHT))
-        image[corner[1]:y, corner[0]:x] *= rng.uniform(0.6, 1.5, 3)
-    return cv2.GaussianBlur(np.clip(image, 0, 110).astype(np.uint8), (0, 0), 2)
-
-
-def lamps(pair, rng):
-    """The coloured light that a white object shows as it passes, uint8 (H, W, 3) RGB.
-
-    The hue goes round with the motion, so that even an encoder without training, whose global
-    average forgets places but not colours, tells one phase of the motion from another.
-    """
-    across, up = X - CENTRE[0], Y - CENTRE[1]
-    hue = {"move": X / WIDTH,
-           "turn": np.arctan2(up, across) / (2 * np.pi) % 1,
-           "size": np.hypot(across, up) / 160}[pair] + rng.uniform(-0.04, 0.04)
-    hsv = np.stack([hue % 1 * 180, np.full_like(X, rng.uniform(170, 255)),
-                    np.full_like(X, rng.uniform(200, 255))], -1)
-    return cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB)
-
-
 def silhouette(pair, phase, size, height):
-    """Where the object is at a phase in [0, 1): uint8 (H, W), 0 or 255.
-
-    size: about 1. height: how far from the middle it moves, pixels.
-    """
+    """Where the object is at a phase in [0, 1): uint8 (H, W), 0 or 255. size: about 1. height: how far from
+    the middle it moves, pixels."""
     mask, discs = np.zeros((HEIGHT, WIDTH), np.uint8), []
     if pair == "move":    # what leaves on the right comes in on the left
         discs = [(CENTRE + ((phase + lap - 0.5) * WIDTH, height), 52 * size) for lap in (-1, 0, 1)]
@@ -112,17 +81,34 @@ def silhouette(pair, phase, size, height):
 def draw_clip(pair, place, clip, fps, seed):
     """The frames of one clip in the order of the pair's first class: list of uint8 (H, W, 3) RGB.
 
-    place: what all clips of the group have in common.
+    place: what all clips of the group have in common, a dim room that no motion shows in. A white object
+    shows coloured light as it passes, whose hue goes round with the motion, so that even an encoder without
+    training, whose global average forgets places but not colours, tells one phase of the motion from another.
     """
-    room, scene = background(random_numbers(seed, place)), random_numbers(seed, place, pair)
-    light, size = lamps(pair, scene), scene.uniform(0.9, 1.05)
+    rng = random_numbers(seed, place)
+    slope = rng.uniform(-1, 1, 2)
+    light = 50 + 20 * (slope[0] * (X / WIDTH - 0.5) + slope[1] * (Y / HEIGHT - 0.5))
+    room = light[..., None] * rng.uniform(0.6, 1.2, 3)
+    for _ in range(12):
+        corner = rng.integers(0, (WIDTH, HEIGHT))
+        x, y = np.minimum(corner + rng.integers(20, 120, 2), (WIDTH, HEIGHT))
+        room[corner[1]:y, corner[0]:x] *= rng.uniform(0.6, 1.5, 3)
+    room = cv2.GaussianBlur(np.clip(room, 0, 110).astype(np.uint8), (0, 0), 2)
+    rng = random_numbers(seed, place, pair)
+    across, up = X - CENTRE[0], Y - CENTRE[1]
+    hue = {"move": X / WIDTH,
+           "turn": np.arctan2(up, across) / (2 * np.pi) % 1,
+           "size": np.hypot(across, up) / 160}[pair] + rng.uniform(-0.04, 0.04)
+    hsv = np.stack([hue % 1 * 180, np.full_like(X, rng.uniform(170, 255)),
+                    np.full_like(X, rng.uniform(200, 255))], -1)
+    lamps, size = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), rng.uniform(0.9, 1.05)
     rng = random_numbers(seed, place, pair, clip)
     seconds, lap, start = rng.uniform(1.9, 2.6), rng.uniform(1.7, 2.4), rng.uniform()
     height = rng.uniform(-50, 50)
     frames = []
     for t in range(round(seconds * fps)):
         mask = silhouette(pair, (start + t / fps / lap) % 1, size, height)
-        frames.append(cv2.copyTo(light, mask, room.copy()))
+        frames.append(cv2.copyTo(lamps, mask, room.copy()))
     return frames
 
 
@@ -143,26 +129,6 @@ def write_group(job):
     return 2 * clips
 
 
-# ---------------------------------------------------------------- lists
-
-def write_lists(folder, groups, clips):
-    """classInd.txt and the three splits, as the data set's own: labels in the training lists only."""
-    lists = {"classInd": [f"{label} {name}" for label, name in enumerate(CLASSES, 1)]}
-    for split in (1, 2, 3):
-        train, test = lists[f"trainlist{split:02}"], lists[f"testlist{split:02}"] = [], []
-        for (label, name), group, clip in itertools.product(
-                enumerate(CLASSES, 1), range(1, groups + 1), range(1, clips + 1)):
-            line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
-            if 7 * split - 6 <= group <= 7 * split:
-                test.append(line)
-            else:
-                train.append(f"{line} {label}")
-    for name, lines in lists.items():
-        files.write_text(folder / f"{name}.txt", "".join(f"{line}\r\n" for line in lines))
-
-
-# ---------------------------------------------------------------- main
-
 def main():
     args = parse_args()
     folder = Path(args.output_dir).expanduser()
@@ -180,7 +146,19 @@ def main():
                 cli.progress(total=total, unit="video", desc="drawing") as bar:
             for count in workers.map(write_group, jobs):
                 bar.update(count)
-        write_lists(folder / "ucfTrainTestlist", args.groups, args.clips)
+        lists = {"classInd": [f"{label} {name}" for label, name in enumerate(CLASSES, 1)]}
+        for split in (1, 2, 3):     # as the data set's own: labels in the training lists only
+            train, test = lists[f"trainlist{split:02}"], lists[f"testlist{split:02}"] = [], []
+            for (label, name), group, clip in itertools.product(
+                    enumerate(CLASSES, 1), range(1, args.groups + 1), range(1, args.clips + 1)):
+                line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
+                if 7 * split - 6 <= group <= 7 * split:
+                    test.append(line)
+                else:
+                    train.append(f"{line} {label}")
+        for name, lines in lists.items():
+            files.write_text(folder / "ucfTrainTestlist" / f"{name}.txt",
+                             "".join(f"{line}\r\n" for line in lines))
         files.write_json(drawn, settings)
     elif files.read_json(drawn) != settings:
         raise cli.UserError(f"--output_dir {folder}: it holds a data set drawn with other flags "

@@ -32,7 +32,7 @@ from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.streams import MODALITIES
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
-from lrcn.evaluation.comparison import compare
+from lrcn.evaluation.scores import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
 from lrcn.training.recipe import Recipe, add_flag, parse

@@ -313,7 +313,7 @@ def report(out, lists, left_out, args, say):
     """Write data_report/ and say its lines."""
     # Imported here: what is needed to draw takes longer to load than many a folder to sample.
     from lrcn.data.overview import FOLDER, make_report
-    from lrcn.drawing.grids import contact_sheet
+    from lrcn.drawing.labels import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
     found = make_report(out, lists, left_out, args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:

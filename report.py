@@ -11,7 +11,6 @@ each is tested against the first on the same videos. The path of the first page 
 import sys
 
 from lrcn.base import cli, files
-from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT
 from lrcn.pages.page import write_clips, write_page
 from lrcn.pages.reading import read_run, side_by_side
@@ -32,7 +31,7 @@ def main():
     args = make_parser().parse_args()
     runs = [read_run(cli.folder("runs", word, "give run folders of train.py")) for word in args.runs]
     if len({run.folder.path.resolve() for run in runs}) < len(runs):
-        raise UserError("RUN: the same run twice; give different ones")
+        raise cli.UserError("RUN: the same run twice; give different ones")
     compared = side_by_side(runs, [read_flags(run.folder) for run in runs]) if len(runs) > 1 else []
     for run in runs:
         clips, missing = {}, None

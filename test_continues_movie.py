@@ -28,7 +28,7 @@ from lrcn.data.frames import Clip, Cut, windows
 from lrcn.features.features import encode_clips
 from lrcn.features.rows import MeanFrame
 from lrcn.runs import RunFolder, StudyFolder, checkpoint_path
-from lrcn.study import panels, results_table
+from lrcn.study import graphs, results_table
 from lrcn.study.movies import draw_movies, slide
 from lrcn.study.network import Clips, analyse
 from lrcn.training import recipe
@@ -68,14 +68,19 @@ def parse_args():
     return args
 
 
-# ---------------------------------------------------------------- test clips
-
 def load_clips(trained, args, options):
-    """(dataset.TestData, [frames.Clip], network.Clips) of the test videos.
-
-    Every frame is encoded once, and so are each clip's mean frame and a grey one; their features are kept
-    in the feature store.
-    """
+    """(dataset.TestData, [frames.Clip], network.Clips) of the test videos, with the features of every frame,
+    of each clip's mean frame and of a grey one. UserError for --cut_flow unless the network sees one field of
+    optical flow a frame."""
+    encoder = trained.model.encoder.requires_grad_(False)
+    if args.cut_flow:
+        transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
+        if any(t.flow_length > 1 for t in transforms if "flow" in t.parts):
+            raise UserError("--cut_flow: across a cut there is one field, and this run sees a stack of them; "
+                            "give a run of --flow_length 1")
+        if not any("flow" in t.parts for t in transforms):
+            raise UserError(f"--cut_flow: this run sees no optical flow (--modality "
+                            f"{transforms[0].modality}); give one that does, or leave the flag out")
     data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
     if len(set(data.labels.tolist())) < 2:
         raise UserError(f"--sampled_data_path {data.folder}: test videos of one action; a movie needs two")
@@ -84,7 +89,6 @@ def load_clips(trained, args, options):
     longest = max(length, args.segment_frames[1] if args.segment_frames else 0)
     clips = [windows(v, longest)[0] for v in data.videos]
     means = [Clip(v, (0,), MeanFrame(windows(v, length)[0].frames)) for v in data.videos]
-    encoder = trained.model.encoder.requires_grad_(False)
 
     def features(clips, name):
         encoded = np.ascontiguousarray(encode_clips(encoder, clips, data.folder, options, name))
@@ -97,23 +101,9 @@ def load_clips(trained, args, options):
                               whole, mean[:-1], mean[-1:])
 
 
-def require_flow(encoder):
-    """UserError unless the network sees one field of optical flow a frame."""
-    transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
-    if any(t.flow_length > 1 for t in transforms if "flow" in t.parts):
-        raise UserError("--cut_flow: across a cut there is one field, and this run sees a stack of them; "
-                        "give a run of --flow_length 1")
-    if not any("flow" in t.parts for t in transforms):
-        raise UserError(f"--cut_flow: this run sees no optical flow (--modality {transforms[0].modality}); "
-                        f"give one that does, or leave the flag out")
-
-
 def with_cut_flow(encoder, movies, source, clips, folder, options):
-    """(movies, source, clips) in which the frame before a cut is one more frame of its clip, with the flow
-    to the frame behind the cut.
-
-    movies: movies.Movies. source: [frames.Clip] of the frames that clips.features (V, L, D) are of.
-    """
+    """(movies.Movies, [frames.Clip] of the frames that clips.features (V, L, D) are of, network.Clips) in
+    which the frame before a cut is one more frame of its clip, with the flow to the frame behind the cut."""
     def at(i):
         return source[movies.video[i]].video, source[movies.video[i]].frames[movies.frame[i]]
 
@@ -131,8 +121,6 @@ def with_cut_flow(encoder, movies, source, clips, folder, options):
             [replace(clip, frames=tuple(frames)) for clip, frames in zip(source, more, strict=True)],
             replace(clips, features=features))
 
-
-# ---------------------------------------------------------------- the study
 
 def join_clips(clips, args, length):
     """movies.Movies; UserError for segments that do not suit windows of `length` frames."""
@@ -163,8 +151,6 @@ def study_run(model_dir, args, device, drawn):
     its StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, device)
     recipe.say_disagreement(args, trained)
-    if args.cut_flow:
-        require_flow(trained.model.encoder)
     options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
     data, source, clips = load_clips(trained, args, options)
     length, spec = trained.settings["num_frames_video"], trained.model.head.spec
@@ -189,11 +175,9 @@ def study_run(model_dir, args, device, drawn):
         if drawn:
             name, seed = results_table.variant_name(measured_on), measured_on["training_seed"]
             note = f"{name}, training seed {seed}; {tested(measured_on)}."
-            panels.show(path, panels.draw(study, path, note))
-            panels.write_movie(new.movie, study, data.folder, source)
-            panels.write_window_gif(new.window_gif, study, data.folder, source)
-            if args.gif:
-                panels.write_gif(new.movie_gif, new.movie)
+            graphs.show(path, graphs.draw(study, path, note))
+            graphs.write_movie(new.movie, study, data.folder, source, new.movie_gif if args.gif else None)
+            graphs.write_window_gif(new.window_gif, study, data.folder, source)
     return measured_on, trained.recipe.compared(), study, folder
 
 
@@ -202,8 +186,6 @@ def tested(measured_on):
     return (f"{measured_on['test_videos']} test videos of {measured_on['groups']} groups, "
             f"{measured_on['classes']} classes, split {measured_on['split']}")
 
-
-# ---------------------------------------------------------------- several runs
 
 def compare(studied, args):
     """Pool the runs that differ in their training seed alone, print and write the table and pictures."""
@@ -223,7 +205,7 @@ def compare(studied, args):
         "movies": args.num_movies, "windows": len(first.windows.movie),
         "variants": {v.name: v.as_json() for v in variants}})
     note = f"{tested(measured_on)}, {args.num_movies} movies."
-    panels.show(folder.path, panels.draw_comparison(variants, folder.path, note))
+    graphs.show(folder.path, graphs.draw_comparison(variants, folder.path, note))
     cli.say(*results_table.printed_table(variants).splitlines(), sep="\n")
     return folder
 

@@ -17,19 +17,19 @@ them; everything else is here, by topic, and never imports the root.
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what
                 videos hold), features (of clips, and what a model says of them), store (of features),
                 inventory (what the store holds, and less of it)
-    evaluation/ scores (top-k, losses, intervals, paired tests), answers (videos with labels and answers: of
-                a test, a tested run, folds), comparison (runs side by side), results (tables and
-                pictures): what test.py and fuse.py leave
+    evaluation/ scores (top-k, losses, intervals, paired tests, runs side by side), answers (videos with
+                labels and answers: of a test, a tested run, folds), results (tables and pictures): what
+                test.py and fuse.py leave
     training/   recipe (one dataclass of a run's choices), starts (what it begins with, and what that has
                 learned), feeds, loop (epochs), run, album (its pictures), folds
                 (cross-validation), tuning (which settings, and their table)
     watching/   recogniser (a run, or the ONNX file of one, on films), exported (such a file), history
                 (windows, moments, segments), films (labelled, and cameras recorded), live, outputs,
                 truth: what test_on_video.py stands on; candidates, clipfolder: find_clips.py
-    study/      movies, figures, states, network, results_table, graphs, panels: what
+    study/      movies, figures, network, results_table, graphs: what
                 test_continues_movie.py stands on
     pages/      reading (a run folder), charts, page (and its small films): what report.py stands on
-    drawing/    style, plots, labels, grids
+    drawing/    style, plots, labels (and pictures of frames)
     runs.py     the run folder: every file name in it, once
     checkpoints.py  safe loading, atomic saving, what a checkpoint may say
 

@@ -1,14 +1,11 @@
-"""Labels drawn into frames, and the films that are nothing but labelled frames.
+"""Labels drawn into frames, uint8 (H, W, 3) RGB, and what is nothing but labelled frames: films, and pictures
+as in plots.py.
 
-    draw_overlay(frame, labels, probabilities)      # any video with its predictions; the caller writes it
-    labelled_clip_video(path, clip, true, predicted, fps)       # a test clip, .mp4 or .avi
-    clip_gif(path, frames, fps); mixed_movie(path, frames, truth, ...)
-
-Frames are uint8 (H, W, 3) RGB. Text is set in the size of the frame and shortened where it would
-leave it; masks of text are kept, because the same labels come frame after frame.
+Text is set in the size of the frame and shortened where it would leave it; masks of text are kept, because
+the same labels come frame after frame.
 """
 import functools
-import itertools
+import math
 
 import numpy as np
 
@@ -22,6 +19,8 @@ cv2 = Lazy("cv2")
 
 WHITE, DARK, UNSEEN, RAIL = (255, 255, 255), (24, 24, 24), (64, 64, 64), (105, 105, 105)
 MOVIE_WIDE, MOVIE_HIGH = 640, 480      # the room of the picture in the mixed-action movie
+WIDE, HIGH, GAP, COLUMNS = 160, 120, 8, 5       # of a contact sheet's tiles, in pixels
+TEXT, TITLE = 11, 16
 
 
 @functools.lru_cache(maxsize=1024)
@@ -39,10 +38,8 @@ def _mask(text, size):
 
 
 def put_text(frame, text, x, y, room, size, color=WHITE, right=False):
-    """Write one line in place, its upper left corner at (x, y), no wider than `room` pixels.
-
-    right: the line ends at x + room. Letters that would leave the frame are cut. Returns its width.
-    """
+    """Write one line in place, its upper left corner at (x, y), no wider than `room` pixels; its width.
+    right: the line ends at x + room. Letters that would leave the frame are cut."""
     text, smaller = style.fit(text, room, size, max(6, round(size * 0.75)))
     mask = _mask(text, int(smaller))
     y += round(0.9 * (size - int(smaller)))     # one baseline for all letters of a row
@@ -85,12 +82,10 @@ def _strip(frame, timeline, y, high, progress, x=0):
 
 def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progress=0.0,
                  unsure=False):
-    """A copy of `frame` with the leading labels as bars above and the timeline below.
-
-    labels, probabilities: best first, as many as fit are drawn; colors: (K, 3) of those labels;
-    timeline: uint8 (columns, 3) from empty_timeline and paint_timeline; progress: 0 to 1;
-    unsure: the best label is too improbable, so "unsure" stands above the candidates.
-    """
+    """A copy of `frame` with the leading labels as bars above and the timeline below. labels, probabilities:
+    best first, as many as fit are drawn; colors: (K, 3) of those labels; timeline: uint8 (columns, 3) from
+    empty_timeline and paint_timeline; progress: 0 to 1; unsure: the best label is too improbable, so "unsure"
+    stands above the candidates."""
     frame = np.array(frame)
     high, wide = frame.shape[:2]
     size, edge = text_size(frame), max(1, text_size(frame) // 4)
@@ -122,11 +117,9 @@ def _ranked(frame, label, probability, color, x, y, room, size, numbered=True):
 
 
 def stream_panels(frame, streams, classes, colors, most=3):
-    """What stands under a frame of a fusion: uint8 (high, W, 3), a panel a stream side by side.
-
-    streams: [(name, probabilities (C,) or none yet, picture uint8 (S, S, 3) or None)]; the leading classes
-    stand under the name as bars, the picture on the right.
-    """
+    """What stands under a frame of a fusion: uint8 (high, W, 3), a panel a stream side by side, with the
+    leading classes as bars and the picture on the right. streams: [(name, probabilities (C,) or none yet,
+    picture uint8 (S, S, 3) or None)]."""
     size, edge = text_size(frame), max(2, text_size(frame) // 3)
     line = round(size * 1.6)
     high, wide = (most + 1) * line + 2 * edge, frame.shape[1]
@@ -148,11 +141,8 @@ def stream_panels(frame, streams, classes, colors, most=3):
 
 def flow_colors(planes, full=10):
     """Optical flow as colours, uint8 (S, S, 3): the hue is the direction, white is rest, and a motion of
-    `full` pixels is fully coloured.
-
-    planes: uint8 (S, S, 3) of a flow picture, or (S, S, 2L), u first and v after L planes, 20 pixels to
-    either side of their middle; of a stack the first field.
-    """
+    `full` pixels is fully coloured. planes: uint8 (S, S, 3) of a flow picture, or (S, S, 2L), u first and v
+    after L planes, 20 pixels to either side of their middle; of a stack the first field."""
     half = planes.shape[-1] // 2
     u, v = ((planes[..., i].astype(np.float32) - 127.5) * 20 / 127.5 for i in (0, half))
     hue = np.rad2deg(np.arctan2(v, u)) % 360 / 2
@@ -169,10 +159,8 @@ def _bar(frame, x, y, wide, high, share, color):
 
 
 def label_frame(frame, true, predicted):
-    """The frame in a green (right) or red (wrong) border, above a bar with tick or cross and labels.
-
-    The result has even sides, at least 240 pixels wide, so that labels can be read.
-    """
+    """The frame in a green (right) or red (wrong) border, above a bar with tick or cross and labels: of even
+    sides, at least 240 pixels wide, so that labels can be read."""
     good = true == predicted
     color = style.RIGHT if good else style.WRONG
     wide = max(240, frame.shape[1]) // 2 * 2
@@ -189,19 +177,9 @@ def label_frame(frame, true, predicted):
     return canvas
 
 
-def labelled_clip_video(path, clip, true, predicted, fps):
-    """A clip, uint8 (T, H, W, 3), every frame with its two class names."""
-    high, wide = label_frame(clip[0], true, predicted).shape[:2]
-    with Writer(path, fps, wide, high) as writer:
-        for frame in clip:
-            writer.write(label_frame(frame, true, predicted))
-
-
 def clip_gif(path, frames, fps, wide=320):
-    """An endless GIF of `frames` (an iterator will do), at most `wide` pixels wide.
-
-    GIF counts time in hundredths of a second, and viewers slow down what lasts less than two of them.
-    """
+    """An endless GIF of `frames` (an iterator will do), at most `wide` pixels wide. GIF counts time in
+    hundredths of a second, and viewers slow down what lasts less than two of them."""
     from PIL import Image
 
     def picture(frame):
@@ -220,22 +198,32 @@ def clip_gif(path, frames, fps, wide=320):
 
 
 def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, action):
-    """The mixed-action movie: picture, labels, probability bars, and timelines underneath.
-
-    frames: N x uint8 (H, W, 3), an iterator will do. For the window that ends with frame i:
-    truth[i] its majority action (-1 for a tie or no window yet), predicted[i] (-1: no window yet),
-    probabilities[i]: (C,). action[i] is the action of frame i itself.
-    """
+    """The mixed-action movie: picture, labels at the lower left, probability bars, and timelines underneath.
+    frames: N, an iterator will do. action (N,): those of the frames. Of the window that ends with each: truth
+    (N,), its majority action, -1 for a tie; predicted (N,); probabilities (N, C). -1: no window yet."""
     colors = style.class_colors(classes)
     lines = {"frame": action, "window": truth, "predicted": predicted}
+    titles = {"frame": "this frame", "window": "window, mostly", "predicted": "predicted"}
     strips = {name: np.where(labels[:, None] >= 0, colors[labels], np.uint8(UNSEEN))
               for name, labels in lines.items()}
     n = len(truth)
     with Writer(path, fps, MOVIE_WIDE, MOVIE_HIGH + 136 + 18 * len(lines) // 2 * 2) as writer:
-        for i, frame in zip(range(n), itertools.chain(frames), strict=False):
+        for i, frame in enumerate(frames):
             canvas = np.full((writer.size[1], MOVIE_WIDE, 3), DARK, np.uint8)
             canvas[:MOVIE_HIGH] = fit_frame(frame, MOVIE_WIDE, MOVIE_HIGH)
-            _movie_labels(canvas, {name: int(labels[i]) for name, labels in lines.items()}, classes, colors)
+            for row, (kind, values) in enumerate(lines.items()):
+                y, label = MOVIE_HIGH + 10 + 34 * row, values[i]
+                name, color, mark = "–", DARK, ""
+                if label >= 0:
+                    name, color = classes[label], colors[label]
+                elif kind == "window" and predicted[i] >= 0:
+                    name = "tie of two actions"
+                canvas[y:y + 24, 10:24] = color
+                if kind == "predicted" and truth[i] >= 0 and predicted[i] >= 0:
+                    good = truth[i] == predicted[i]
+                    mark = f"{style.TICK if good else style.CROSS} "
+                    canvas[y - 3:y + 27, 28:318] = style.RIGHT if good else style.WRONG
+                put_text(canvas, f"{mark}{titles[kind]}: {name}", 34, y + 2, 280, 16)
             if predicted[i] >= 0:
                 for row, label in enumerate(np.argsort(-probabilities[i], kind="stable")[:3]):
                     y = MOVIE_HIGH + 8 + 36 * row
@@ -252,23 +240,94 @@ def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, act
             writer.write(canvas)
 
 
-def _movie_labels(canvas, labels, classes, colors):
-    """What the frame shows, what most of the window shows and what is predicted, at the lower left.
+# ---------------------------------------------------------------- pictures
 
-    labels: {frame, window, predicted: class or -1}. Tick or cross: whether the window's is predicted.
-    """
-    window, predicted = labels["window"], labels["predicted"]
-    titles = {"frame": "this frame", "window": "window, mostly", "predicted": "predicted"}
-    for row, (kind, label) in enumerate(labels.items()):
-        y = MOVIE_HIGH + 10 + 34 * row
-        name, color, mark = "–", DARK, ""
-        if label >= 0:
-            name, color = classes[label], colors[label]
-        elif kind == "window" and predicted >= 0:
-            name = "tie of two actions"
-        canvas[y:y + 24, 10:24] = color
-        if kind == "predicted" and window >= 0 and predicted >= 0:
-            good = window == predicted
-            mark = f"{style.TICK if good else style.CROSS} "
-            canvas[y - 3:y + 27, 28:318] = style.RIGHT if good else style.WRONG
-        put_text(canvas, f"{mark}{titles[kind]}: {name}", 34, y + 2, 280, 16)
+@style.styled
+def label_grid(path, frames, true, predicted, confidence=None, title="Predicted and true class",
+               note=""):
+    """Frames with their labels: a green border and a tick where right, red and a cross where wrong. frames: N
+    x uint8 (H, W, 3) RGB, the first of which sets the shape of the tiles; true, predicted: N class names;
+    confidence: (N,) or None."""
+    from matplotlib.patches import Rectangle
+    n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
+    columns = math.ceil(math.sqrt(n))
+    tile = max(1.6, min(1.9, 3.6 / columns))               # inches
+    picture_high, text_high, gap = tile * high / wide, 0.34, 0.14
+    row_high = picture_high + text_high + gap
+    rows = math.ceil(n / columns)
+    right = sum(t == p for t, p in zip(true, predicted, strict=True))
+    counted = f"{style.TICK} {right} of n = {n} right, {style.CROSS} {n - right} wrong"
+    fig = style.figure(max(3.6, columns * (tile + gap) + gap), rows * row_high + gap, title,
+                       f"{counted}. {note}" if note else counted)
+    ax = fig.add_subplot(aspect="equal", anchor="NW")
+    ax.axis("off")
+    for i in range(n):
+        x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
+        ax.add_patch(Rectangle((x, y), tile, picture_high, fc="black", zorder=0))
+        sides = np.array(frames[i].shape[1::-1])
+        dx, dy = ((tile, picture_high) - sides * min(tile / sides[0], picture_high / sides[1])) / 2
+        ax.imshow(frames[i], extent=(x + dx, x + tile - dx, y + picture_high - dy, y + dy), zorder=1)
+        good = true[i] == predicted[i]
+        color = style.unit(style.RIGHT if good else style.WRONG)
+        ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
+        sure = "" if confidence is None else f" {float(confidence[i]):.2f}"
+        line, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
+        ax.text(x, y + picture_high + 0.05, line, fontsize=size, color=color, va="top", fontweight="bold")
+        line, size = _label_line("true: ", true[i], "", tile)
+        ax.text(x, y + picture_high + 0.20, line, fontsize=size, va="top")
+    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
+    return style.save(fig, path)
+
+
+def _label_line(before, name, after, room):
+    """(text, size) of a line whose name alone is shortened. room: inches; bold letters are wider."""
+    size = style.SMALL - 1
+    left = room * 72 / 1.16 - style.width(before, size) - style.width(after, size)
+    name, smaller = style.fit(name, left, size, size - 0.8)
+    return before + name + after, smaller
+
+
+@style.styled
+def attention_picture(path, frames, weights, title="Which frames the attention looks at", note=""):
+    """The frames of a clip, uint8 (T, H, W, 3), above their attention weights (T,), in rows of 10."""
+    weights, T = np.asarray(weights, float), len(frames)
+    columns = min(T, 10)
+    rows = math.ceil(T / columns)
+    high = 1.1 * frames[0].shape[0] / frames[0].shape[1]
+    caption = f"n = {T} frames, weights add up to {weights.sum():.2f}; dashed: 1/{T}, no preference. {note}"
+    fig = style.figure(max(5, 0.9 + 1.15 * columns), rows * (high + 1.15), title, caption.strip())
+    grid = fig.add_gridspec(2 * rows, columns, height_ratios=[high, 0.95] * rows)
+    top = max(weights.max(), 1 / T) * 1.25
+    for i in range(T):
+        row, column = divmod(i, columns)
+        picture, bar = fig.add_subplot(grid[2 * row, column]), fig.add_subplot(grid[2 * row + 1, column])
+        picture.imshow(frames[i])
+        picture.axis("off")
+        bar.bar([0], [weights[i]], 0.7, color=style.unit(style.BLUE))
+        bar.axhline(1 / T, color="black", ls="--", lw=1)
+        bar.text(0, weights[i] + 0.02 * top, f"{weights[i]:.{2 if T <= 10 else 3}f}", ha="center",
+                 va="bottom", fontsize=7)
+        bar.set(xlim=(-0.6, 0.6), ylim=(0, top), xticks=[0], xticklabels=[i + 1])
+        if column:
+            bar.tick_params(labelleft=False)
+    fig.supylabel("attention weight", fontsize=style.SMALL)
+    return style.save(fig, path)
+
+
+def contact_sheet(path, title, tiles):
+    """tiles: [(frame uint8 (H, W, 3) RGB or None, caption, mark)]; a marked tile has a red border, and the
+    mark in the place of its caption's second line."""
+    columns, row = min(COLUMNS, max(3, len(tiles))), HIGH + 2 * TEXT + 12
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * row + TITLE + 3 * GAP, columns * (WIDE + GAP) + GAP, 3), 255, np.uint8)
+    put_text(sheet, title, GAP, GAP // 2, sheet.shape[1] - 2 * GAP, TITLE, DARK)
+    for i, (frame, caption, mark) in enumerate(tiles):
+        x, y = GAP + i % columns * (WIDE + GAP), TITLE + 2 * GAP + i // columns * row
+        if mark:
+            sheet[y - 3:y + HIGH + 3, x - 3:x + WIDE + 3] = style.WRONG
+        sheet[y:y + HIGH, x:x + WIDE] = 0 if frame is None else fit_frame(frame, WIDE, HIGH)
+        caption, _, second = caption.partition("\n")
+        put_text(sheet, caption, x, y + HIGH + 3, WIDE, TEXT, DARK)
+        put_text(sheet, mark or second, x, y + HIGH + 5 + TEXT, WIDE, TEXT, style.WRONG if mark else DARK)
+    style.write_picture(path, sheet)
+    return sheet

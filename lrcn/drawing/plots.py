@@ -1,7 +1,6 @@
 """Pictures of a training run, of a test, and of several runs side by side.
 
-Every function takes arrays and lists, writes the picture at `path` (None writes nothing) and
-returns it as uint8 (H, W, 3) RGB: writer.add_image(tag, picture, dataformats="HWC").
+Every function writes the picture at `path` (None writes nothing) and returns it as uint8 (H, W, 3) RGB.
 Shares lie between 0 and 1; `note` is a line of small print for n, split, seed and the like.
 """
 import math
@@ -15,11 +14,8 @@ HATCHED = {"facecolor": style.unit(style.ORANGE), "hatch": "///", "edgecolor": "
 
 
 def class_ticks(ax, classes, room, horizontal=True, n=None):
-    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit, and of
-    very many classes every second, third ... one is named, so that no name lies on the next.
-
-    n: a count for each class, written behind its name, or None.
-    """
+    """Name the classes on an axis. room: inches for each; names are turned or set smaller to fit, and of very
+    many classes every second, third ... one is named. n: counts to write behind the names, or None."""
     names = [style.short(name) for name in classes]
     if n is not None:
         names = [f"{name} ({count:g})" for name, count in zip(names, n, strict=True)]
@@ -94,17 +90,14 @@ def _line(ax, epochs, values, **look):
     """Measured epochs joined by a line; with few of them, each is a dot."""
     seen = np.isfinite(values)
     if seen.any():
-        ax.plot(epochs[seen], values[seen], marker="o" if seen.sum() <= 30 else None,
-                markersize=3.5, **look)
+        ax.plot(epochs[seen], values[seen], marker="o" if seen.sum() <= 30 else None, markersize=3.5, **look)
 
 
 @style.styled
 def curves(path, rows, best=None, classes=None, note=""):
-    """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr.
-
-    A value that is missing or None was not measured in that epoch and is left out. best: the epoch to
-    mark, that of best.pth.tar. classes: how many there are; the best 5 of 5 are not worth a line.
-    """
+    """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr; what is
+    missing or None is left out. best: the epoch to mark. classes: how many; the best 5 of 5 are not worth a
+    line."""
     epochs = column(rows, "epoch")
     fig = style.figure(11, 3.6, "Loss, accuracy and learning rate of every epoch", note)
     loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
@@ -135,32 +128,22 @@ def curves(path, rows, best=None, classes=None, note=""):
     return style.save(fig, path)
 
 
-def _confusions(matrix, classes, most=3):
-    """The most frequent mistakes as one sentence."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    places = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i] > 0]
-    if not places:
-        return "No mistakes."
-    mistakes = (f"{style.short(classes[t])} taken for {style.short(classes[p])} "
-                f"({wrong[t, p]:g} of {matrix[t].sum():g})" for t, p in places)
-    return f"Most frequent: {', '.join(mistakes)}."
-
-
 @style.styled
 def confusion_matrix(path, matrix, classes, note=""):
-    """matrix: counts (C, C), true class by row; drawn as shares of each row.
-
-    A class that was not tested has an empty row. In the cells stand share and count up to 20 classes,
-    the count alone in larger ones.
-    """
+    """matrix: counts (C, C), true class by row; drawn as shares of each row. In the cells stand share and
+    count up to 20 classes, the count alone in larger ones."""
     matrix, count = np.asarray(matrix, float), len(classes)
     share, total = row_shares(matrix), matrix.sum(1)
     side = min(13.0, max(2.8, 0.42 * count))
     wide, high = side + 3.2, side + 1.6
     cells = "share of the row and videos" if count <= 20 else "videos"
+    wrong = matrix - np.diag(np.diag(matrix))
+    places = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:3]
+              if wrong.flat[i] > 0]
+    mistakes = ", ".join(f"{style.short(classes[t])} taken for {style.short(classes[p])} "
+                         f"({wrong[t, p]:g} of {total[t]:g})" for t, p in places)
     caption = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
-             f"{_confusions(matrix, classes)} {note}")
+             f"{f'Most frequent: {mistakes}.' if places else 'No mistakes.'} {note}")
     fig = style.figure(wide, high, "Confusion matrix", caption.strip())
     ax = fig.add_subplot()
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -179,10 +162,8 @@ def confusion_matrix(path, matrix, classes, note=""):
 
 @style.styled
 def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represented", note=""):
-    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,).
-
-    few marks the classes that had little to learn from; `few_means` says how little, in the legend.
-    """
+    """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,), the classes that
+    had little to learn from; `few_means` says how little, in the legend."""
     accuracy, n = np.asarray(accuracy, float), np.asarray(n)
     few = np.asarray(few, bool)
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(accuracy, nan=-1)))
@@ -215,10 +196,8 @@ def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represe
 @style.styled
 def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, few_means="under-represented",
                          note=""):
-    """A point a class: its accuracy against its training videos. counts, accuracy, n, few: (C,).
-
-    correlation: in words. The classes that are worst are named, as far as their names do not touch.
-    """
+    """A point a class: its accuracy against its training videos, the worst ones named as far as their names
+    do not touch. counts, accuracy, n, few: (C,); correlation: in words."""
     counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
     fig = style.figure(7.6, 4.6, "Is it the number of training videos?",
                        f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
@@ -245,10 +224,8 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, f
 
 @style.styled
 def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None, note=""):
-    """One line a run: its accuracy with the interval, parameters, frames a second.
-
-    compared: comparison.Figures. parameters and frames_per_second hold None where they are not known.
-    """
+    """One line a run: its accuracy with the interval, parameters, frames a second. compared:
+    scores.Figures; parameters and frames_per_second hold None where they are not known."""
     accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
     caption = f"n = {n} test videos. {note}".strip() if n is not None else note
     fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)
@@ -267,9 +244,7 @@ def runs_table_picture(path, names, compared, parameters, frames_per_second, n=N
 
 
 def interval(value, low, high):
-    """Distances (2, N) from value down to low and up to high; None where there is no interval."""
-    if low is None or high is None:
-        return None
+    """Distances (2, N) from value down to low and up to high."""
     value, low, high = (np.asarray(a, float) for a in (value, low, high))
     return np.maximum(np.stack([value - low, high - value]), 0)
 
@@ -300,13 +275,9 @@ def _count(value):
 @style.styled
 def probability_timeline(path, seconds, probabilities, names, segments=(), colors=None,
                          title="Probability of the leading classes over time", n=None, note="", truth=None):
-    """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3).
-
-    segments: (start, end, label) in seconds, drawn as a strip; a label that is not in `names`
-    ("unsure") is grey. n: how many windows there are, where that is not W. truth: (start, end, label),
-    a strip of its own above that of the segments. Lines differ in dashes and markers as well as in
-    colour.
-    """
+    """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3). segments:
+    (start, end, label) in seconds, drawn as a strip; a label that is not in `names` ("unsure") is grey. n:
+    how many windows there are, where that is not W. truth: a strip of its own above the segments'."""
     colors = style.class_colors(names) if colors is None else colors
     drawn = [*segments, *(truth or ())]
     others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
@@ -321,8 +292,22 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
                 marker=style.MARKERS[i % len(style.MARKERS)], markersize=5,
                 markevery=max(1, len(seconds) // 15))
     ax.set(ylabel="probability", ylim=(-0.03, 1.03))
-    for strip, runs in zip(axes, strips, strict=True):
-        _segment_strip(strip, runs, dict(zip(names, colors, strict=True)), 8 * 72, seconds)
+    known = dict(zip(names, colors, strict=True))
+    for strip, runs in zip(axes, strips, strict=True):      # named where the name fits an axis of 8 inches
+        last = max([*(end for _, end, *_ in runs), *seconds[-1:]], default=1)
+        first = min([*(start for start, *_ in runs), *seconds[:1]], default=0)
+        shades = [style.unit(known.get(label, style.UNSURE)) for _, _, label, *_ in runs]
+        strip.broken_barh([(start, end - start) for start, end, *_ in runs], (0, 1), facecolors=shades,
+                          edgecolors="white", linewidth=0.8 if len(runs) < 200 else 0)
+        for (start, end, label, *_), shade in zip(runs, shades, strict=True):
+            room = (end - start) / max(last - first, 1e-9) * 8 * 72 * 0.9
+            name, size = style.fit(label, room, style.SMALL, 6)
+            if name and (not name.endswith("…") or len(name) > 5):
+                light = np.dot(shade, (0.3, 0.59, 0.11)) > 0.55
+                strip.text((start + end) / 2, 0.48, name, ha="center", va="center", fontsize=size,
+                           color="black" if light else "white")
+        strip.set(ylim=(0, 1), yticks=[])
+        strip.grid(False)
     if truth is not None:
         axes[0].set_ylabel("truth", rotation=0, ha="right", va="center")
         axes[1].set_ylabel("said", rotation=0, ha="right", va="center")
@@ -332,31 +317,10 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     return style.save(fig, path)
 
 
-def _segment_strip(ax, segments, colors, room, seconds=()):
-    """Runs of one label as coloured bars, named where the name fits. room: width in points; seconds:
-    moments of the whole axis."""
-    last = max([*(end for _, end, *_ in segments), *seconds[-1:]], default=1)
-    first = min([*(start for start, *_ in segments), *seconds[:1]], default=0)
-    shades = [style.unit(colors.get(label, style.UNSURE)) for _, _, label, *_ in segments]
-    ax.broken_barh([(start, end - start) for start, end, *_ in segments], (0, 1), facecolors=shades,
-                   edgecolors="white", linewidth=0.8 if len(segments) < 200 else 0)
-    for (start, end, label, *_), shade in zip(segments, shades, strict=True):
-        place = (end - start) / max(last - first, 1e-9) * room * 0.9
-        name, size = style.fit(label, place, style.SMALL, 6)
-        if name and (not name.endswith("…") or len(name) > 5):
-            light = np.dot(shade, (0.3, 0.59, 0.11)) > 0.55
-            ax.text((start + end) / 2, 0.48, name, ha="center", va="center", fontsize=size,
-                    color="black" if light else "white")
-    ax.set(ylim=(0, 1), yticks=[])
-    ax.grid(False)
-
-
 @style.styled
 def changes_picture(path, rows, n, minus_what, note=""):
     """One line a setting: its accuracy with the interval, that of each fold, its difference from the first.
-
-    rows: tuning.Row; its minus is None where there is none, as in the first row.
-    """
+    rows: tuning.Row; its minus is None where there is none, as in the first row."""
     folds, accuracy, ends, minus, minus_ends = (
         np.array([getattr(row, name) for row in rows], float)
         for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))

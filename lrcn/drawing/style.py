@@ -1,12 +1,5 @@
 """How every picture looks: colours, fonts, figures, and text that never leaves its room.
 
-    @style.styled
-    def picture(path, ...):
-        fig = style.figure(6, 4, "What is seen", note="n = 111 videos")
-        ax = fig.add_subplot()
-        ...
-        return style.save(fig, path)      # uint8 (H, W, 3) RGB, for TensorBoard
-
 matplotlib is used through its objects, never through pyplot, so that no state is shared and no
 display is needed. It is imported late: who draws nothing does not pay for it.
 """
@@ -73,8 +66,7 @@ def _distinct_colors(n):
 
 def class_colors(classes):
     """uint8 (C, 3) RGB: one distinct colour a class, which depends on its place in the list alone."""
-    return _distinct_colors(len(classes))[:len(classes)].copy() if len(classes) else \
-        np.zeros((0, 3), np.uint8)
+    return _distinct_colors(max(1, len(classes)))[:len(classes)].copy()
 
 
 @functools.cache

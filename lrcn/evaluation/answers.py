@@ -1,10 +1,6 @@
 """Videos with their labels, and what a network says of them: of a test, of a tested run that is read again,
-of the folds of a cross-validation.
-
-    answers = read_answers(RunFolder("20261121-110128").test)       # .videos .labels .right .probabilities
-    same = answers.of(other.names).with_classes(other.classes)      # in the order of another run's
-    part = answers[answers.right]                                   # some of them
-"""
+of the folds of a cross-validation."""
+import argparse
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +89,12 @@ def read_answers(test):
     label = {cls: i for i, cls in enumerate(classes)}
     probabilities = np.zeros((len(rows), len(classes)))
     for i, row in enumerate(rows):
-        probabilities[i] = [_probability(row[COLUMN + cls], f"{path} line {i + 2}") for cls in classes]
+        for j, cls in enumerate(classes):
+            try:
+                probabilities[i, j] = PROBABILITY(row[COLUMN + cls])
+            except (TypeError, ValueError, argparse.ArgumentTypeError):
+                raise UserError(f"{path} line {i + 2}: {row[COLUMN + cls]!s:.30} is no probability; run "
+                                f"test.py again") from None
         if row["class"] not in label or abs(probabilities[i].sum() - 1) > 1e-3:
             raise UserError(f"{path} line {i + 2}: expected a class with a column of its own, and "
                             f"probabilities that add up to 1; run test.py again")
@@ -103,13 +104,3 @@ def read_answers(test):
     if len(set(answers.names)) < len(videos):
         raise UserError(f"{path}: a video stands there twice; run test.py again")
     return answers
-
-
-def _probability(text, where):
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if PROBABILITY.fault(value):
-        raise UserError(f"{where}: {text!s:.30} is no probability; run test.py again")
-    return value

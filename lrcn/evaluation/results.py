@@ -1,27 +1,21 @@
-"""The report on a test: figures, tables and pictures of the probabilities that videos were given.
-
-    sentence = write(RunFolder(run).test, data, {"seed": 3}, num_videos=30, seed=42)
-
-data: a dataset.TestData with its probabilities; where its folder is None, the clips themselves are not at
-hand, and the pictures of frames are left out.
-"""
+"""The report on a test: figures, tables and pictures of the probabilities that videos were given."""
 import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import sampling_settings
-from lrcn.drawing import grids, labels, plots
+from lrcn.drawing import labels, plots
 from lrcn.evaluation import scores
 from lrcn.evaluation.answers import COLUMN, RANDOM
 from lrcn.runs import TestFolder
 from lrcn.video.sampling import Rate
+from lrcn.video.writer import Writer
 
 
 def write(test, data, more, num_videos, seed):
-    """Write everything into a TestFolder, whole or not at all; the main figures in a sentence.
-
-    more: what metrics.json holds beside the figures, `seed` among it.
-    """
+    """Write everything into a TestFolder, whole or not at all; the main figures in a sentence. data: a
+    dataset.TestData with its probabilities; where its folder is None, the pictures of frames are left out.
+    more: what metrics.json holds beside the figures, `seed` among it."""
     leak = data.leak or (RANDOM if data.split == "random" else "")
     metrics = {"split": data.split, "leaky": bool(leak), "leak": leak,
                **scores.summarise(data.probabilities, data.labels, data.groups), **more}
@@ -57,9 +51,8 @@ def write_tables(folder, data, accuracy, n, few):
     files.write_csv(folder.predictions, ["video", "class", "label", "group", "predicted", "predicted_class",
                                          "right", *(COLUMN + cls for cls in classes)],
                     [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
-                      *(f"{p:.6g}" for p in row))
-                     for v, label, guess, row in zip(data.videos, data.labels, predicted, probabilities,
-                                                     strict=True)])
+                      *(f"{p:.6g}" for p in row)) for v, label, guess, row
+                     in zip(data.videos, data.labels, predicted, probabilities, strict=True)])
     wrong = np.flatnonzero(predicted != data.labels)
     wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
     files.write_csv(folder.mistakes, ["video", "class", "predicted_class", "probability", "p_true"],
@@ -69,7 +62,8 @@ def write_tables(folder, data, accuracy, n, few):
 
 
 def draw(folder, data, accuracy, n, few, note, num_videos, seed):
-    """The confusion matrix, the accuracy of every class, a grid of labels, labelled clips."""
+    """The confusion matrix, the accuracy of every class, a grid of labels, and num_videos labelled clips:
+    half of them wrong ones where there are so many, in a seeded order."""
     classes, matrix = data.classes, data.matrix()
     plots.confusion_matrix(folder.confusion_picture, matrix, classes, note=note)
     plots.accuracy_per_class(folder.accuracy_picture, classes, accuracy, n, few, few_means=scores.FEW_MEANS,
@@ -78,32 +72,29 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     if data.train_counts.any():
         correlation = scores.correlation_words(data.train_counts[n > 0], accuracy[n > 0])
         plots.accuracy_by_training(folder.figures / "accuracy_by_training_videos.png", classes,
-                                   data.train_counts, accuracy, n, few, correlation, scores.FEW_MEANS,
-                                   note=note)
-    chosen = choose(data.predicted == data.labels, num_videos, seed) if data.folder else []
-    if not chosen:
+                                   data.train_counts, accuracy, n, few, correlation, scores.FEW_MEANS, note)
+    random, right = np.random.default_rng(seed), data.predicted == data.labels
+    wrong, good = (random.permutation(np.flatnonzero(right == value)) for value in (False, True))
+    take = max(min(len(wrong), num_videos // 2), num_videos - len(good))
+    chosen = random.permutation(np.concatenate([wrong[:take], good[:num_videos - min(take, len(wrong))]]))
+    if not len(chosen) or data.folder is None:
         return
-    true, predicted = ([classes[labels[i]] for i in chosen] for labels in (data.labels, data.predicted))
-    grids.label_grid(folder.figures / "labels.png", [clip(data, i)[0] for i in chosen[:16]], true[:16],
+    true, predicted = ([classes[label] for label in of[chosen]] for of in (data.labels, data.predicted))
+    labels.label_grid(folder.figures / "labels.png", [clip(data, i)[0] for i in chosen[:16]], true[:16],
                      predicted[:16], [data.probabilities[i].max() for i in chosen[:16]],
                      title="Test clips: first frame, predicted and true class",
                      note=f"{note}. Half of those drawn are wrong ones, where there are so many")
     fps = Rate.of(sampling_settings(data.folder)).per_second
-    drawing = cli.progress(chosen, desc="drawing clips", unit="clip")
+    drawing = cli.progress(chosen.tolist(), desc="drawing clips", unit="clip")
     for i, meant, guess in zip(drawing, true, predicted, strict=True):
         path = folder.clip(data.videos[i].cls, data.videos[i].name, right=meant == guess)
         path.parent.mkdir(exist_ok=True)
-        labels.labelled_clip_video(path, clip(data, i), meant, guess, fps)
+        frames = [labels.label_frame(frame, meant, guess) for frame in clip(data, i)]
+        with Writer(path, fps, *frames[0].shape[1::-1]) as writer:
+            for frame in frames:
+                writer.write(frame)
 
 
 def clip(data, i):
     """Test video number i as it was sampled: uint8 (T, H, W, 3)."""
     return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
-
-
-def choose(right, number, seed):
-    """`number` clips, half of them wrong ones where there are so many, in a seeded order."""
-    random = np.random.default_rng(seed)
-    wrong, good = (random.permutation(np.flatnonzero(right == value)) for value in (False, True))
-    take = max(min(len(wrong), number // 2), number - len(good))
-    return random.permutation(np.concatenate([wrong[:take], good[:number - min(take, len(wrong))]])).tolist()

@@ -1,5 +1,4 @@
-"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests; and
-the mean of several answers.
+"""How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests.
 
 Clips of one recording succeed or fail together, so groups, not clips, are what an interval counts. Every
 interval comes from the same three steps (docs/statistics.md has their coverage):
@@ -26,16 +25,14 @@ stats = Lazy("scipy.stats")
 
 
 def score(logits, labels):
-    """Cross-entropy in nats and the share of right answers among the best 1, 3 and 5."""
+    """Cross-entropy in nats, and top_k."""
     labels = torch.as_tensor(labels)
     return {"loss": F.cross_entropy(logits, labels).item(), **top_k(logits, labels)}
 
 
 def top_k(values, labels):
-    """{top1, top3, top5}: the share of right answers among the best 1, 3 and 5.
-
-    values: logits or probabilities (N, C); of equals the first counts as the best.
-    """
+    """{top1, top3, top5}: the share of right answers among the best 1, 3 and 5 of values (N, C), logits or
+    probabilities; of equals the first counts as the best."""
     values, labels = torch.as_tensor(values), torch.as_tensor(labels)
     best = values.sort(dim=1, descending=True, stable=True).indices[:, :5] == labels[:, None]
     return {f"top{k}": best[:, :k].any(1).double().mean().item() for k in (1, 3, 5)}
@@ -76,11 +73,9 @@ def weighted_mean(probabilities, weights):
 
 
 def likeliest_weights(chosen, steps=10_000):
-    """Weights (S,), of sum 1, with which the mean of S streams has the least cross-entropy.
-
-    chosen: what each stream says of the true classes, (S, N). The loss is convex in the weights; this is
-    expectation maximisation for the shares of a mixture (Dempster, Laird and Rubin 1977, section 4.3).
-    """
+    """Weights (S,), of sum 1, with which the mean of S streams has the least cross-entropy. chosen: what each
+    stream says of the true classes, (S, N). The loss is convex in the weights; this is expectation
+    maximisation for the shares of a mixture (Dempster, Laird and Rubin 1977, section 4.3)."""
     chosen = np.maximum(chosen, 1e-12)
     weights = np.full(len(chosen), 1 / len(chosen))
     for _ in range(steps):
@@ -102,10 +97,8 @@ def correlation_words(counts, accuracy):
 # ---------------------------------------------------------------- groups
 
 class Units:
-    """Which groups each observation depends on; observations of the same groups are one unit.
-
-    members: int (N, S), numbers of S groups at most, -1 for none. unit (N,): each one's unit of U.
-    """
+    """Which groups each observation depends on; observations of the same groups are one unit. members: int
+    (N, S), numbers of S groups at most, -1 for none. unit (N,): each one's unit of U."""
 
     def __init__(self, members):
         members = np.sort(np.asarray(members).reshape(len(members), -1), 1)
@@ -156,7 +149,11 @@ class Units:
                 squares, expected = sums, None if alike is None else np.bincount(number, alike[rows])
         square = squares.sum()
         # What chance leaves of windows over S groups each is counted S times in `square`, and no more
-        total = max(total, square / self.members.shape[1]) * residuals(groups, size)
+        total = max(total, square / self.members.shape[1])
+        # Errors are measured from the groups' own mean: G / (G - 1) where a unit is of one group,
+        # G (G - 1) / ((G - 2) (G - 3)) where it is of two, and the mean holds the effects of both
+        room = max(groups - size, 1), max(groups - size - 1, 1)
+        total *= groups / room[0] * (max(groups - 1, 1) / room[1]) ** (size - 1)
         if expected is None or not expected.sum():
             spread = (squares ** 2).sum() - square ** 2 / max(groups, 1)
         else:
@@ -180,13 +177,6 @@ class Units:
         return [Estimate(mean[i:i + 1], errors[i:i + 1], self, counts[i], n[i], share) for i in range(keys)]
 
 
-def residuals(groups, size):
-    """What makes up for errors that are measured from the groups' own mean: G / (G - 1) where a unit is of
-    one group, G (G - 1) / ((G - 2) (G - 3)) where it is of two, and the mean holds the effects of both."""
-    room = max(groups - size, 1), max(groups - size - 1, 1)
-    return groups / room[0] * (max(groups - 1, 1) / room[1]) ** (size - 1)
-
-
 # ---------------------------------------------------------------- estimates
 
 def wilson(share, variance, freedom, groups, n):
@@ -206,12 +196,9 @@ def wilson(share, variance, freedom, groups, n):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure: its values in R runs, their errors by unit (R, U), and the n that it was counted over:
-    `counts` observations of each unit, int (U,).
-
-    share: whether it lies between 0 and 1. parts: the two shares whose difference it is, or None.
-    Runs differ in their training seed; a run alone is R = 1.
-    """
+    """A figure: its values in R runs of several training seeds, their errors by unit (R, U), and the n that
+    it was counted over: `counts` observations of each unit, int (U,). share: whether it lies between 0 and 1.
+    parts: the two shares whose difference it is, or None."""
     values: np.ndarray
     errors: np.ndarray
     units: Units
@@ -224,9 +211,6 @@ class Estimate:
     def value(self):
         return float(np.mean(self.values))
 
-    def _variance(self, errors):
-        return self.units.variance(errors, self.counts > 0)
-
     @cached_property
     def of_seeds(self):
         """(variance, degrees of freedom) for other training seeds: what their runs disagree in more than
@@ -234,13 +218,13 @@ class Estimate:
         mean, runs = self.errors.mean(0), len(self.values)
         if runs == 1:
             return 0.0, np.inf
-        chance = sum(self._variance(own - mean)[0] for own in self.errors) / (runs * (runs - 1))
-        return max(np.var(self.values, ddof=1) / runs - chance, 0.0), runs - 1
+        chance = sum(self.units.variance(own - mean, self.counts > 0)[0] for own in self.errors)
+        return max(np.var(self.values, ddof=1) / runs - chance / (runs * (runs - 1)), 0.0), runs - 1
 
     @property
     def ci95(self):
         """[low, high], or None where there is none."""
-        variance, freedom, groups = self._variance(self.errors.mean(0))
+        variance, freedom, groups = self.units.variance(self.errors.mean(0), self.counts > 0)
         # Five degrees more: with few groups Wilson's interval is wide enough by itself
         variance, freedom = _together((variance, freedom + 5 * self.share), self.of_seeds)
         if not (np.isfinite(self.value) and self.n) or groups < 2 and not self.share:
@@ -287,10 +271,8 @@ def combined(estimates, value, slopes):
 
 
 def difference(a, b, exclusive=False):
-    """The Estimate of a - b, over the same observations.
-
-    exclusive: they are shares of answers of which each counts for one of them at most.
-    """
+    """The Estimate of a - b, over the same observations. exclusive: they are shares of answers of which each
+    counts for one of them at most."""
     return replace(combined([a, b], a.value - b.value, (1, -1)), parts=(a, b) if exclusive else None)
 
 
@@ -321,9 +303,7 @@ def of_difference(won, lost, seeds=(0.0, np.inf), runs=1):
 def tango(won, lost, n, z):
     """Interval [low, high] of (won - lost) / n, of n pairs of answers of which `won` are right in the first
     alone and `lost` in the other alone (Tango 1998): all differences that a score test does not refuse.
-
-    Where neither ever happened it still has a width. Its test of nil is McNemar's (chi-squared).
-    """
+    Where neither ever happened it still has a width."""
     def refused(d):
         b = (2 * n - won + lost) * d - won - lost
         share = (np.sqrt(max(b * b + 8 * n * lost * d * (1 - d), 0)) - b) / (4 * n)    # likeliest of `lost`
@@ -367,3 +347,34 @@ def ratio(a, b):
     ends = b.ci95
     value = np.nan if ends is None or ends[0] <= 0 <= ends[1] else a.value / b.value
     return combined([a, b], value, (1 / b.value, -value / b.value) if np.isfinite(value) else (0, 0))
+
+
+# ---------------------------------------------------------------- runs side by side
+
+@dataclass(frozen=True)
+class Figures:
+    """top1: the mean over the runs; sd: that of the runs around it, None of one run; minus: the paired
+    difference from another recipe, with its interval and McNemar's p, None where there is none."""
+    top1: float = None
+    ci95: list = (None, None)
+    sd: float = None
+    minus: float = None
+    minus_ci95: list = (None, None)
+    p: float = None
+
+    def __str__(self):
+        return with_interval(self.top1, self.ci95)
+
+    @property
+    def difference(self):
+        """`minus` with its interval, as text; empty where there is none."""
+        return "" if self.minus is None else with_interval(self.minus, self.minus_ci95, "+")
+
+
+def compare(right, groups, first=None):
+    """The Figures of right answers, bool (N,) or (runs, N) of runs that differ in their seed, on clips of
+    `groups`. first: those of another recipe on the same clips, in the same order."""
+    right = np.atleast_2d(right)
+    sd = float(np.std(right.mean(1), ddof=1)) if len(right) > 1 else None
+    minus = () if first is None else paired(np.atleast_2d(first), right, groups)
+    return Figures(float(right.mean()), share_of(right, groups).ci95, sd, *minus)

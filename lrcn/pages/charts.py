@@ -28,10 +28,7 @@ def plain(text, limit=None):
 
 
 def chart(traces, **layout):
-    """{data, layout}: a plotly figure, checked by plotly and without its template.
-
-    layout: in plotly's words, xaxis_title for the title of the x axis.
-    """
+    """{data, layout}: a plotly figure, checked by plotly and without its template."""
     layout = {"margin": {"l": 60, "r": 16, "t": 34, "b": 50}, "hovermode": "closest", "dragmode": False,
               "legend": {"orientation": "h", "y": -0.22}, **layout}
     figure = go.Figure(traces, layout).to_plotly_json()
@@ -47,8 +44,6 @@ def line(x, y, name, i=0, **more):
     return go.Scatter(x=list(x), y=y, name=name, mode="lines+markers", connectgaps=True, marker={"size": 5},
                       line={"color": SERIES[i % len(SERIES)], "dash": DASHES[i % len(DASHES)]}, **more)
 
-
-# ---------------------------------------------------------------- training
 
 def curves(history):
     """{name: chart}: training and validation in one chart each for loss and accuracy; the learning rate."""
@@ -66,8 +61,6 @@ def curves(history):
                         yaxis_exponentformat="power", height=330)
     return drawn
 
-
-# ---------------------------------------------------------------- test
 
 def confusion(matrix, classes):
     """The matrix as shares of each row; customdata: videos, the row's videos."""
@@ -103,8 +96,6 @@ def accuracy_by_training(classes, counts, accuracy, n, few, correlation):
     return chart(traces, title=correlation, height=380, xaxis_title="training videos",
                  yaxis_title="accuracy of the class", yaxis_range=SHARES, yaxis_tickformat=".0%")
 
-
-# ---------------------------------------------------------------- the movie study
 
 def points(x, estimates, name, i):
     """Figures of the study's metrics.json with their intervals; what has no value is left out."""
@@ -162,8 +153,6 @@ def gates(study):
                              yaxis_title="mean of the gate", yaxis_range=SHARES)
     return drawn
 
-
-# ---------------------------------------------------------------- films
 
 def timeline(film, most=6):
     """Probability of a film's leading classes at the middle of every window; its segments underneath."""

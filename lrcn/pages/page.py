@@ -1,8 +1,5 @@
 """One page of a run, whole in one file: it opens from the disk, and asks no server for anything.
 
-    clips, missing = write_clips(run, sampled, 3)   # {number of the tested video: path below the run}
-    write_page(run, clips, compared, [run, other], warnings)       # <run>/report.html; how many bytes
-
 Small films of the test clips lie beside the page. The page's programs stand in it, plotly.js (MIT licence)
 among them, and its Content-Security-Policy lets no other one run: by their hashes, so that the same run gives
 the same page. Names of the data reach the page as text: through Jinja2's escaping, as JSON, or through
@@ -21,7 +18,6 @@ import markupsafe
 import numpy as np
 
 from lrcn.base import cli, files
-from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import read_sampled, sampling_settings
@@ -33,22 +29,10 @@ from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
 
 offline = Lazy("plotly.offline")
-
 jinja2 = Lazy("jinja2")
 
 HERE = Path(__file__).parent
 SIDE, FRAMES = 192, 60      # pixels of a small film's longer side; frames of a long clip
-
-
-@functools.cache
-def environment():
-    """Jinja2 with escaping everywhere, and this page's ways of writing a figure."""
-    made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-                              finalize=lambda value: "–" if value is None else value)
-    made.filters.update(share=functools.partial(figure, form=".1%"), interval=interval, figure=figure,
-                        url=lambda path: quote(os.fsencode(path)))
-    return made
 
 
 def figure(value, form=".3f"):
@@ -65,29 +49,38 @@ def interval(ends, sign=""):
 
 
 def write_page(run, clips, compared, runs, warnings):
-    """Write <run>/report.html; its size in bytes.
-
-    clips: {number of the tested video: path below the run}. compared: rows of reading.side_by_side,
-    of `runs` in their order, or []. warnings: for the reader.
-    """
+    """Write <run>/report.html; its size in bytes. clips: {number of the tested video: path below the run}.
+    compared: rows of reading.side_by_side, of `runs` in their order, or []. warnings: for the reader."""
     scripts = [markupsafe.Markup(text)
                for text in (offline.get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))]
-    data = page_data(run, clips, compared, runs)
+    tested = {"videos": "tested videos", "groups": "tested groups"}
+    facts = [(f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
+             for part, counts in run.parts.items()]
+    facts += [(tested.get(name, name), run.metrics[name]) for name in
+              ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch", "seed")
+              if name in run.metrics]
+    versions = run.settings.get("versions")     # which hold the command line of the training
+    commands = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
+                f"report.py {shlex.quote(str(run.folder))}"]
     protocol, leaky = reading.protocol(run.metrics)
-    text = environment().get_template("page.html").render(
-        run=run, data=data, compared=compared, runs=runs, warnings=warnings, scripts=scripts,
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+                                     finalize=lambda value: "–" if value is None else value)
+    environment.filters.update(share=functools.partial(figure, form=".1%"), interval=interval, figure=figure,
+                               url=lambda path: quote(os.fsencode(path)))
+    text = environment.get_template("page.html").render(
+        run=run, data=page_data(run, clips, compared, runs), compared=compared, runs=runs,
+        warnings=warnings, scripts=scripts,
         hashes=["sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
                 for script in scripts],
         css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=protocol, leaky=leaky,
-        facts=facts(run), commands=commands(run), few_means=scores.FEW_MEANS,
-        here=run.folder.path, loss_words=loss_words(run.settings))
+        facts=facts, commands=[f"python {line}" for line in commands if isinstance(line, str)],
+        few_means=scores.FEW_MEANS, here=run.folder.path, loss_words=loss_words(run.settings))
     # A film's name may be no UTF-8: here it gets marks of replacement, in addresses its own bytes.
     text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     files.write_text(run.folder.report, text)
     return len(text.encode())
 
-
-# ---------------------------------------------------------------- data
 
 def page_data(run, clips, compared, runs):
     """What the page's program shows, in plain containers."""
@@ -95,7 +88,23 @@ def page_data(run, clips, compared, runs):
     if run.history:
         data["charts"].update(charts.curves(run.history))
     if run.tested:
-        add_test(data, run, clips)
+        tested, matrix, counts = run.tested, run.tested.matrix(), run.train_counts
+        best = np.argsort(-tested.probabilities, axis=1, kind="stable")[:, :reading.TOP]
+        for i, (_, name) in enumerate(tested.names):
+            p, label = tested.probabilities[i].tolist(), int(tested.labels[i])
+            data["videos"].append([name, label, int(tested.predicted[i]),
+                                   [[k, round(p[k], 4)] for k in best[i].tolist()], round(p[label], 4),
+                                   quote(clips[i]) if i in clips else 0])
+        accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
+        few = scores.under_represented(counts)
+        data.update(classes=tested.classes, matrix=matrix.tolist(), n=n.tolist(), few=few.tolist(),
+                    accuracy=[None if np.isnan(a) else round(float(a), 4) for a in accuracy],
+                    train=counts.tolist() if counts.any() else None)
+        data["charts"]["confusion"] = charts.confusion(matrix, tested.classes)
+        if counts.any():
+            correlation = scores.correlation_words(counts[n > 0], accuracy[n > 0])
+            data["charts"]["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n, few,
+                                                                     correlation)
     if run.study.get("switching"):
         data["charts"].update({"switching": charts.switching(run.study), "shares": charts.shares(run.study)})
         data["gates"] = charts.gates(run.study)
@@ -112,75 +121,40 @@ def page_data(run, clips, compared, runs):
     return data
 
 
-def add_test(data, run, clips):
-    """Everything of a tested run, into the page's data."""
-    tested, matrix, counts = run.tested, run.tested.matrix(), run.train_counts
-    best = np.argsort(-tested.probabilities, axis=1, kind="stable")[:, :reading.TOP]
-    for i, (_, name) in enumerate(tested.names):
-        p, label = tested.probabilities[i].tolist(), int(tested.labels[i])
-        data["videos"].append([name, label, int(tested.predicted[i]),
-                               [[k, round(p[k], 4)] for k in best[i].tolist()], round(p[label], 4),
-                               quote(clips[i]) if i in clips else 0])
-    accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
-    few = scores.under_represented(counts)
-    data.update(classes=tested.classes, matrix=matrix.tolist(), n=n.tolist(), few=few.tolist(),
-                accuracy=[None if np.isnan(a) else round(float(a), 4) for a in accuracy],
-                train=counts.tolist() if counts.any() else None)
-    data["charts"]["confusion"] = charts.confusion(matrix, tested.classes)
-    if counts.any():
-        correlation = scores.correlation_words(counts[n > 0], accuracy[n > 0])
-        data["charts"]["training"] = charts.accuracy_by_training(tested.classes, counts, accuracy, n, few,
-                                                                 correlation)
-
-
-# ---------------------------------------------------------------- small films
-
-def surest(tested, most):
-    """Numbers of the tested videos to draw: of every cell of the confusion matrix the `most` surest ones."""
-    cells, chosen = Counter(), []
+def write_clips(run, sampled, most):
+    """{number of the tested video: path below the run folder} of small films, of every cell of the confusion
+    matrix the `most` surest ones; where the sampled clips are gone, the films that test.py left. The sentence
+    that says so comes second, or None."""
+    tested, folder = run.tested, run.folder
+    try:
+        there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}
+        fps = Rate.of(sampling_settings(sampled)).per_second if there else None
+    except cli.UserError as error:
+        return left_by_test(run), (f"the sampled clips cannot be read ({error}): the page plays the films "
+                                   f"that test.py left")
+    if not there:
+        return left_by_test(run), None
+    drawn, cells, chosen = {}, Counter(), []
     for i in np.argsort(-tested.probabilities.max(1), kind="stable").tolist():
         cell = tested.labels[i], tested.predicted[i]
         cells[cell] += 1
         if cells[cell] <= most:
             chosen.append(i)
-    return sorted(chosen)
-
-
-def write_clips(run, sampled, most):
-    """{number of the tested video: path below the run folder}; where the sampled clips are gone, the films
-    that test.py left. The sentence that says so comes second, or None."""
-    tested, folder = run.tested, run.folder
-    try:
-        there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}
-        fps = Rate.of(sampling_settings(sampled)).per_second if there else None
-    except UserError as error:
-        return left_by_test(run), (f"the sampled clips cannot be read ({error}): the page plays the films "
-                                   f"that test.py left")
-    if not there:
-        return left_by_test(run), None
-    drawn = {}
     with files.replaced_folder(folder.report_clips, own=("*",)) as new:
-        for i in cli.progress(surest(tested, most), desc="drawing clips", unit="clip"):
+        for i in cli.progress(sorted(chosen), desc="drawing clips", unit="clip"):
             video = there.get((tested.videos[i].cls, tested.videos[i].name))
-            path = new / f"{i}.mp4"
-            if video and _write(path, sampled, video, fps):
-                drawn[i] = f"{folder.report_clips.name}/{path.name}"
+            try:
+                frames = source_frames(sampled, video, range(min(video.frames, FRAMES))) if video else ()
+            except (VideoError, OSError, cli.UserError):
+                continue
+            if len(frames):
+                high, wide = frames[0].shape[:2]
+                size = [max(2, round(side * SIDE / max(high, wide) / 2) * 2) for side in (wide, high)]
+                with Writer(new / f"{i}.mp4", fps, *size) as writer:
+                    for frame in frames:
+                        writer.write(fit_frame(frame, *size))
+                drawn[i] = f"{folder.report_clips.name}/{i}.mp4"
     return drawn, None
-
-
-def _write(path, sampled, video, fps):
-    """One clip as a small film; False where it cannot be read."""
-    try:
-        frames = source_frames(sampled, video, range(min(video.frames, FRAMES)))
-    except (VideoError, OSError, UserError):
-        return False
-    high, wide = frames[0].shape[:2]
-    scale = SIDE / max(high, wide)
-    size = [max(2, round(side * scale / 2) * 2) for side in (wide, high)]
-    with Writer(path, fps, *size) as writer:
-        for frame in frames:
-            writer.write(fit_frame(frame, *size))
-    return True
 
 
 def left_by_test(run):
@@ -188,23 +162,3 @@ def left_by_test(run):
     paths = (run.folder.test.clip(*name, right) for name, right in
              zip(run.tested.names, run.tested.right, strict=True))
     return {i: path.relative_to(run.folder.path).as_posix() for i, path in enumerate(paths) if path.is_file()}
-
-
-# ---------------------------------------------------------------- how it was made
-
-def facts(run):
-    """[(what, how much)] of the data, for a table."""
-    tested = {"videos": "tested videos", "groups": "tested groups"}
-    return [*((f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
-              for part, counts in run.parts.items()),
-            *((tested.get(name, name), run.metrics[name]) for name in
-              ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch", "seed")
-              if name in run.metrics)]
-
-
-def commands(run):
-    """The command lines that made the run, in the order of the work, where the files tell them."""
-    versions = run.settings.get("versions")
-    lines = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
-             f"report.py {shlex.quote(str(run.folder))}"]
-    return [f"python {line}" for line in lines if isinstance(line, str)]

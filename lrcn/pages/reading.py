@@ -1,10 +1,5 @@
-"""What lies in a run folder, read for its report: every value checked, and what is absent left out.
-
-    run = read_run("20261121-110128")       # .tested, .history, .study, .films ... or None, or empty
-    table = side_by_side([run, other], choices)      # the comparison with paired tests
-
-A run folder may come from a stranger: numbers are numbers here or None, words are words.
-"""
+"""What lies in a run folder, read for its report: every value checked, for a run folder may come from a
+stranger, and what is absent left out."""
 import contextlib
 import math
 from collections import Counter
@@ -17,7 +12,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.splits import read_splits
 from lrcn.evaluation import answers
-from lrcn.evaluation.comparison import compare, differing
+from lrcn.evaluation.scores import compare
 from lrcn.runs import FilmFolder, RunFolder
 
 TOP = 5
@@ -74,8 +69,7 @@ def read_run(folder):
     for row in read_splits(run.splits) if run.splits.is_file() else ():
         parts.setdefault(row["part"], Counter())[row["class"]] += 1
     metrics, tested, test = _at_once(run.test.path, lambda: (
-        _json(run.test.metrics),
-        answers.read_answers(run.test) if run.test.predictions.is_file() else None,
+        _json(run.test.metrics), answers.read_answers(run.test) if run.test.predictions.is_file() else None,
         _command(run.test.command)))
     study, studied = _at_once(run.study.path, lambda: (
         read_study(run.study.metrics), _command(run.study.command)))
@@ -131,8 +125,8 @@ def read_history(run):
         history = checkpoints.load_file(run.checkpoint("last"), "run")["progress"]["history"]
         known = [{name: "" if value is None else str(value) for name, value in row.items()}
                  for row in history]
-    for i, wanted in enumerate(known):
-        if len(rows) <= i or any(rows[i].get(name) != text for name, text in wanted.items()):
+    for i, row in enumerate(known):
+        if len(rows) <= i or any(rows[i].get(name) != text for name, text in row.items()):
             raise UserError(f"{run.metrics}: epoch {i + 1} is not there as it was trained: the file is cut "
                             f"off or changed; train.py --resume {run} writes it anew")
     return [{key: number(value) for key, value in row.items() if key} for row in rows]
@@ -149,8 +143,6 @@ def read_study(path):
     return figures
 
 
-# ---------------------------------------------------------------- tests
-
 def protocol(metrics):
     """How the tested videos were chosen, as a sentence, and whether it is one to warn of."""
     split = str(metrics.get("split", ""))
@@ -163,10 +155,8 @@ def protocol(metrics):
 
 
 def side_by_side(runs, choices):
-    """A row a run for a comparison, the first being what the others are measured by.
-
-    choices: {flag: value} of every run. Runs that were tested on other videos get no paired test.
-    """
+    """A row a run for a comparison, the first being what the others are measured by; those that were tested
+    on other videos get no paired test. choices: {flag: value} of every run."""
     for run in runs:
         if run.tested is None:
             raise UserError(f"{run.folder}: no test/predictions.csv in this run; run test.py on it first")
@@ -175,7 +165,9 @@ def side_by_side(runs, choices):
         tested, same = run.tested, set(run.tested.names) == set(first.names)
         if same:
             tested = tested.of(first.names)
-        row = {"name": run.name, "n": len(tested.videos), "flags": differing(flags, choices[0]),
+        other = {name: value for name, value in flags.items()      # a flag that the first lacks says nothing
+                 if name in choices[0] and value != choices[0][name]}
+        row = {"name": run.name, "n": len(tested.videos), "flags": other,
                **vars(compare(tested.right, tested.groups, first.right if rows and same else None))}
         if same:    # answers: the class that it gives to each of the first's videos
             row["answers"] = [tested.classes[i] for i in tested.predicted]
@@ -185,30 +177,23 @@ def side_by_side(runs, choices):
     return rows
 
 
-# ---------------------------------------------------------------- films
-
 def read_films(run):
     """[Film] of a run's test_on_video/, by name; a folder that holds no such tables is passed over."""
-    films = []
-    for path in sorted(run.films.iterdir()) if run.films.is_dir() else ():
-        film = FilmFolder(path)
-        if film.segments.is_file() and film.predictions.is_file():
-            films.append(Film(path.name, film, *_at_once(path, lambda film=film: (
-                [(*_span(row, film.segments), row["label"], number(row["probability"])) for row in
-                 files.read_csv(film.segments, ("start", "end", "label", "probability"))],
-                _windows(film.predictions)))))
-    return films
+    def spans(path, *columns):
+        """[(start, end, row)] of a table."""
+        rows = [(number(row["start"]), number(row["end"]), row)
+                for row in files.read_csv(path, ("start", "end", *columns))]
+        if any(None in row[:2] for row in rows):
+            raise UserError(f"{path}: start and end have to be seconds; run test_on_video.py again")
+        return rows
 
+    def tables(film):
+        return ([(a, b, row["label"], number(row["probability"]))
+                 for a, b, row in spans(film.segments, "label", "probability")],
+                [(a, b, {label: number(row.get(name.replace("label", "probability")))
+                         for name, label in row.items() if name and name.startswith("label_") and label})
+                 for a, b, row in spans(film.predictions, "label_1", "probability_1")])
 
-def _span(row, path):
-    start, end = number(row["start"]), number(row["end"])
-    if start is None or end is None:
-        raise UserError(f"{path}: start and end have to be seconds; run test_on_video.py again")
-    return start, end
-
-
-def _windows(path):
-    rows = files.read_csv(path, ("start", "end", "label_1", "probability_1"))
-    top = range(1, 1 + sum(1 for name in (rows[0] if rows else ()) if name and name.startswith("label_")))
-    return [(*_span(row, path), {row[f"label_{i}"]: number(row[f"probability_{i}"]) for i in top
-                                 if row.get(f"label_{i}")}) for row in rows]
+    folders = [FilmFolder(path) for path in sorted(run.films.iterdir())] if run.films.is_dir() else ()
+    return [Film(film.path.name, film, *_at_once(film.path, lambda film=film: tables(film)))
+            for film in folders if film.segments.is_file() and film.predictions.is_file()]

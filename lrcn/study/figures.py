@@ -3,10 +3,7 @@
     margin   of a window of two actions, the later one's logit minus the other's
     r        of their probabilities the later one's share, p2 / (p1 + p2), the logistic of the margin
 
-A window over a cut depends on the recordings of both its clips: scores.Units says on which.
-
-Arrays only: no files, no network. Movies, windows and cuts are those of movies.py;
-labels are ints, -1 stands for "none".
+Arrays only: no files, no network. Labels are ints, -1 stands for "none"; units: scores.Units.
 """
 from dataclasses import dataclass
 
@@ -29,35 +26,14 @@ def by_column(values, units, share=False):
     return [units.means(column, share=share)[0] for column in np.asarray(values).T]
 
 
-# ---------------------------------------------------------------- who wins
-
 def outcomes(windows, predicted):
     """Which action won: FIRST, SECOND, THIRD or NEITHER, int (N,). predicted: labels (N,)."""
     hit = windows.actions == np.asarray(predicted)[:, None]
     return np.where(hit.any(1), hit.argmax(1), NEITHER)
 
 
-def probabilities(windows, p):
-    """(of the three actions (N, 3), NaN where there is none; the best other label; its own).
-
-    p: (N, C), rows add up to one. The best other one is -1 and 0 when the window shows all classes.
-    """
-    rows = np.arange(len(p))
-    own = np.where(windows.actions >= 0, p[rows[:, None], windows.actions], np.nan)
-    rest = p.copy()
-    for part in range(3):
-        there = windows.actions[:, part] >= 0
-        rest[rows[there], windows.actions[there, part]] = -1
-    other = rest.argmax(1)
-    best = rest[rows, other]
-    return own, np.where(best < 0, -1, other), np.maximum(best, 0)
-
-
 def shares(windows, predicted, units):
-    """{mix: its frame counts, n, the Estimates of who won it, and of being right}.
-
-    `right` is None where the majority is a tie.
-    """
+    """{mix: its frame counts, n, the Estimates of who won it, and of being right: None of a tie}."""
     names, code = mixes(windows)
     who = outcomes(windows, predicted)
     won = {name: units.means(who == i, code, len(names), share=True) for i, name in enumerate(OUTCOMES)}
@@ -68,8 +44,6 @@ def shares(windows, predicted, units):
                    "right": right[i] if right[i].n else None} for i, name in enumerate(names)}
 
 
-# ---------------------------------------------------------------- switching
-
 def logistic(x, point, slope, lapse=0.0):
     """The share at x: one half at `point`, `slope` logits a frame. The lapse is how far its ends stay from 0
     and 1, for a network that errs on windows of one action would otherwise seem to change its mind slowly."""
@@ -77,12 +51,9 @@ def logistic(x, point, slope, lapse=0.0):
 
 
 def fit_logistic(share, weight):
-    """The logistic curve through share (K,) at x = 0 ... K-1 -> (point, slope, lapse).
-
-    NaN where the curve does not rise, or by less than a fifth from end to end. weight: (K,).
-    Least squares from several starts, with a touch of ridge on the slope: where no window is in doubt
-    it keeps the slope finite, and the point in the middle between the two sides.
-    """
+    """The logistic curve through share (K,) at x = 0 ... K-1 -> (point, slope, lapse). weight: (K,). NaN
+    where the curve does not rise, or by less than a fifth from end to end. A touch of ridge keeps the slope
+    finite where no window is in doubt, and the point in the middle between the two sides."""
     x, weight = np.arange(len(share)), weight / max(weight.sum(), 1e-12)
     y = np.where(weight > 0, np.nan_to_num(share, nan=0.5), 0.5)
     if (weight * (x - (weight * x).sum()) * y).sum() <= 1e-6:
@@ -113,10 +84,8 @@ def _fit(y, weight, start):
 
 
 def fitted(curve):
-    """Estimates (point, slope, lapse) of the logistic curve through Estimates of its shares.
-
-    Their errors are those of the shares times the slopes of the fit (Gauss and Newton's).
-    """
+    """Estimates (point, slope, lapse) of the logistic curve through Estimates of its shares, with their
+    errors times the slopes of the fit (Gauss and Newton's)."""
     y, weight = np.array([e.value for e in curve]), np.array([e.n for e in curve], float)
     best, slopes = fit_logistic(y, weight), np.full((3, len(y)), np.nan)
     if np.isfinite(best).all():
@@ -170,11 +139,8 @@ def recency_index(margin, units):
 
 
 def duel(windows, predicted, units):
-    """Where the majority shows one action and the last frame another: who wins? Estimates by name.
-
-    Windows of two actions whose second has fewer frames than the first. Under `agree` the other
-    windows of two actions, where majority and last frame are one.
-    """
+    """Where the majority of two actions is the first, and the last frame the second: who wins? Estimates by
+    name; under `agree` the other windows of two actions, where majority and last frame are one."""
     two = (windows.counts[:, 1] > 0) & (windows.counts[:, 2] == 0) & (windows.majority >= 0)
     apart = two & (windows.counts[:, 0] > windows.counts[:, 1])
     who = outcomes(windows, predicted)
@@ -187,10 +153,8 @@ def duel(windows, predicted, units):
 
 def half_life(traces, units):
     """({value, ci95, n}, the mean trace as [Estimate]) of traces (M, L+1), 1 at the cut, NaN where the movie
-    ends: frames until the trace falls under one half, None where it does not within those followed.
-
-    ci95: where the ends of the trace's intervals do, which bound it.
-    """
+    ends: frames until the trace, and the ends of its intervals, fall under one half; None where they do not
+    within those followed."""
     def falls(curve):
         under = np.flatnonzero(curve < 0.5)
         if not len(under):

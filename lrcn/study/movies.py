@@ -29,12 +29,9 @@ class Movies:
 
 
 def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=None):
-    """Join clips at random: neighbours differ in action, every video is used about as often.
-
-    labels: int (V,). frames: int (V,), how many frames each video has.
-    segment_frames: None for whole clips, or (low, high) for clips of that many consecutive frames,
-    drawn evenly (never more than the video has). ValueError where all videos show one action.
-    """
+    """Join clips at random: neighbours differ in action, every video is used about as often. labels, frames:
+    int (V,), of each video. segment_frames: None for whole clips, or (low, high) for so many consecutive
+    frames, or all that the video has. ValueError where all videos show one action."""
     labels, rng = np.asarray(labels), np.random.default_rng((seed, 0))
     if movie_clips > 1 and len(np.unique(labels)) < 2:
         raise ValueError("a movie needs test videos of at least two actions")
@@ -73,10 +70,8 @@ class Windows:
 
 
 def slide(movies, labels, length):
-    """The Windows of `length` frames over all movies, in order.
-
-    ValueError: a window holds more than three clips, or no movie is as long as a window.
-    """
+    """The Windows of `length` frames over all movies, in order; ValueError where one holds more than three
+    clips, or no movie is as long as a window."""
     at = np.arange(len(movies.movie) - length + 1)      # empty when all is shorter than one window
     at = at[movies.movie[at] == movies.movie[at + length - 1]]
     if not len(at):
@@ -146,16 +141,10 @@ def play(cuts, control, seed):
         alone = rng.permuted(np.tile(np.arange(length), (cuts.videos.max() + 1, 1)), axis=1)
         order[:, 0], order[:, -1] = alone[cuts.videos[:, 0]], alone[cuts.videos[:, 1]]
     elif control == "mixed":
-        order = interleaved(length)
+        order = np.zeros((length + 1, length), int)     # row k: the steps of a hard cut with k late frames
+        for k in range(length + 1):
+            late = np.zeros(length, bool)
+            late[np.floor((np.arange(k) + 0.5) * length / max(k, 1)).astype(int)] = True
+            order[k, ~late], order[k, late] = np.arange(length - k), np.arange(length - k, length)
     order = np.broadcast_to(order, cuts.video.shape)
     return np.take_along_axis(cuts.video, order, 2), np.take_along_axis(cuts.frame, order, 2)
-
-
-def interleaved(length):
-    """Row k: the steps of a hard cut with k late frames, these spread evenly. int (T+1, T)."""
-    rows = np.zeros((length + 1, length), int)
-    for k in range(length + 1):
-        late = np.zeros(length, bool)
-        late[np.floor((np.arange(k) + 0.5) * length / max(k, 1)).astype(int)] = True
-        rows[k, ~late], rows[k, late] = np.arange(length - k), np.arange(length - k, length)
-    return rows

@@ -1,7 +1,5 @@
-"""What the mixed-action study says of a run, and of several side by side, pooled over training seeds.
-
-A network.Study is turned into plain containers and words here; no files.
-"""
+"""What the mixed-action study says of a run, and of several side by side, pooled over training seeds: a
+network.Study as plain containers and words."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +42,6 @@ def as_json(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-# ---------------------------------------------------------------- one run
-
 def metrics(study, settings):
     """The content of metrics.json. settings: what it was measured on, plain containers."""
     values, windows = as_json(study.figures), study.windows
@@ -79,7 +75,13 @@ WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "fra
 def window_rows(study):
     """Rows of windows.csv: empty where there is no such clip, and majority and right for a tie."""
     w, predicted = study.windows, study.predicted
-    own, other, best = figures.probabilities(w, study.p)
+    rows, rest = np.arange(len(w.movie)), study.p.copy()
+    own = np.where(w.actions >= 0, rest[rows[:, None], w.actions], np.nan)      # of the three actions
+    for part in range(3):
+        there = w.actions[:, part] >= 0
+        rest[rows[there], w.actions[there, part]] = -1
+    best = rest.max(1)                  # of the other classes, unless the window shows all of them
+    other = np.where(best < 0, -1, rest.argmax(1))
     mix, code = mixes(w)
     who = figures.outcomes(w, predicted)
     name = [*study.classes, ""]          # label -1 reads the last
@@ -90,10 +92,8 @@ def window_rows(study):
                *(video[v] for v in w.videos[i]), name[w.majority[i]], w.majority_frames[i],
                name[predicted[i]], "" if tie else int(predicted[i] == w.majority[i]),
                figures.OUTCOMES[who[i]], *("" if np.isnan(x) else f"{x:.6f}" for x in own[i]),
-               name[other[i]], f"{best[i]:.6f}")
+               name[other[i]], f"{max(best[i], 0):.6f}")
 
-
-# ---------------------------------------------------------------- several runs
 
 @dataclass
 class Variant:
@@ -102,15 +102,6 @@ class Variant:
     seeds: list
     figures: dict       # name: Estimate
     curve: object       # figures.Switching of both ways
-
-    @classmethod
-    def of(cls, name, seeds, studies):
-        headlines = [study.headline() for study in studies]
-        curves = [study.figures["switching"]["both ways"] for study in studies]
-        curve = [pool(points) for points in zip(*(c.curve for c in curves), strict=True)]
-        fit = [pool([getattr(c, key) for c in curves]) for key in ("point", "slope", "lapse", "recency")]
-        return cls(name, seeds, {key: pool([h[key] for h in headlines]) for key in headlines[0]},
-                   figures.Switching(curve, *fit))
 
     @property
     def verdict(self):
@@ -124,23 +115,25 @@ class Variant:
 
 
 def variants(studied):
-    """[Variant] of [(settings, flags, Study)], in order of appearance.
-
-    flags: {name: value} of what makes two runs seeds of one recipe. Runs are pooled where they are all
-    the same; those that differ between the variants are in their names.
-    """
+    """[Variant] of [(settings, flags, Study)], in order of appearance. flags: {name: value} of what makes two
+    runs seeds of one recipe; those that differ between the variants are in their names."""
     values, groups = {}, {}     # every value of a flag; where a network has no LSTM, its flags say nothing
-    for settings, flags, study in studied:
-        for name, value in flags.items():
-            values.setdefault(name, set()).add(str(value))
-        groups.setdefault(tuple(sorted((k, str(v)) for k, v in flags.items())), []).append(
-            (settings, flags, study))
+    for run in studied:
+        recipe = tuple(sorted((name, str(value)) for name, value in run[1].items()))
+        groups.setdefault(recipe, []).append(run)
+        for name, value in recipe:
+            values.setdefault(name, set()).add(value)
     pooled = []
     for members in groups.values():
-        settings, flags, _ = members[0]
-        name = variant_name(settings, {k: v for k, v in flags.items() if len(values[k]) > 1})
-        pooled.append(Variant.of(name, [settings["training_seed"] for settings, *_ in members],
-                                 [study for *_, study in members]))
+        settings, flags, studies = zip(*members, strict=True)
+        name = variant_name(settings[0], {k: v for k, v in flags[0].items() if len(values[k]) > 1})
+        headlines = [study.headline() for study in studies]
+        curves = [study.figures["switching"]["both ways"] for study in studies]
+        curve = [pool(points) for points in zip(*(c.curve for c in curves), strict=True)]
+        fit = [pool([getattr(c, key) for c in curves]) for key in ("point", "slope", "lapse", "recency")]
+        pooled.append(Variant(name, [own["training_seed"] for own in settings],
+                              {key: pool([h[key] for h in headlines]) for key in headlines[0]},
+                              figures.Switching(curve, *fit)))
     return pooled
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.data import splits
 from lrcn.data.frames import source_frames, windows
-from lrcn.drawing import grids, labels, plots
+from lrcn.drawing import labels, plots
 from lrcn.runs import loss_words
 from lrcn.video.sampling import Rate
 
@@ -59,9 +59,9 @@ class Album:
         return chosen, [self.clip(self.val[i].video) for i in chosen]
 
     def label_grid(self, path, run):
-        """The shown clips with what the last validation said of them, as a picture; `path` as in grids.py."""
+        """The shown clips with what the last validation said of them, as a picture; `path` as in plots.py."""
         (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
-        return grids.label_grid(
+        return labels.label_grid(
             path, [clip[0] for clip in clips], [self.classes[self.val[i].label] for i in chosen],
             [self.classes[shares[i].argmax()] for i in chosen], [shares[i].max().item() for i in chosen],
             title="Validation clips: first frame, predicted and true class",
@@ -93,7 +93,7 @@ class Album:
             self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n],
                                 self.classes[shares[chosen[n]].argmax()], run.settings)
         if self.recipe.readout == "attention":
-            self.picture("attention", grids.attention_picture, clips[0], attention(run, chosen[0]),
+            self.picture("attention", labels.attention_picture, clips[0], attention(run, chosen[0]),
                          title=f"Attention over the frames of a clip of {true[0]}")
 
     def clip(self, video):

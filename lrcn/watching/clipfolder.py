@@ -21,7 +21,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.workers import Lost, ahead
 from lrcn.data.splits import FILM_NAME, KINETICS_NAME
-from lrcn.drawing.grids import contact_sheet
+from lrcn.drawing.labels import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.watching.candidates import read_stretches, write_stretches

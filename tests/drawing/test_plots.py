@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageSequence
 
 from lrcn.base import cli
-from lrcn.drawing import grids, labels, plots, style
-from lrcn.evaluation.comparison import Figures
-from lrcn.study import graphs, panels
+from lrcn.drawing import labels, plots, style
+from lrcn.evaluation.scores import Figures
+from lrcn.study import graphs
 from lrcn.study.figures import Switching
 
 pytestmark = pytest.mark.filterwarnings("error")   # a missing letter or a collapsed axis is a fault
@@ -92,7 +92,7 @@ def training_pictures(count):
         ("distribution.jpg", plots.class_distribution, (classes, n * 3, n), {}),
         ("tested.png", plots.test_videos, (classes, n, n // 2), {}),
         ("training.png", plots.accuracy_by_training, (classes, n * 3, accuracy, n, few, "words"), {}),
-        ("grid.png", grids.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
+        ("grid.png", labels.label_grid, (clip(len(shown)), shown, said, np.linspace(0, 1, len(shown))),
          {"title": "Validation frames " + "and a long title " * 6}),
         ("matrix.png", plots.confusion_matrix, (matrix, classes), {"note": "official split 1, seed 42"}),
         ("per_class.png", plots.accuracy_per_class, (classes, accuracy, n, few),
@@ -170,11 +170,11 @@ def test_names_of_very_many_classes_do_not_lie_on_each_other(checked):
 @pytest.mark.parametrize("T", [4, 5, 40])
 def test_pictures_of_windows_take_any_window_length(checked, T):
     k, share = np.arange(T + 1), points(np.linspace(0, 1, T + 1))
-    panels.sliding_window_explained(None, T)
+    graphs.sliding_window_explained(None, T)
     graphs.switching_curve(None, switching(np.linspace(0, 1, T + 1), fit=False))
     graphs.point_plot(None, {"": share}, "Title", "frames", "share", graphs.counted(share, 6.4), (6.4, 3.8))
     graphs.states(None, k - T // 2, [[estimates(np.full(T + 1, 0.5))] * 2] * 2, "Gates", 0)
-    grids.attention_picture(None, clip(T), np.full(T, 1 / T))
+    labels.attention_picture(None, clip(T), np.full(T, 1 / T))
     assert len(checked) == 5
 
 
@@ -246,14 +246,14 @@ def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
     assert [t.get_text() for t in ax.texts] == ["0.90  n=9", "0.20  n=5", "no test video"]
 
 
-def test_windows_by_class_say_what_is_true_and_what_else_is_predicted():
+def test_windows_by_class_say_what_is_true_and_what_else_is_predicted(checked):
     actions = np.array([[3, -1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [3, 1, -1], [1, -1, -1]])
     counts = np.array([[4, 0, 0], [3, 1, 0], [3, 1, 0], [2, 2, 0], [2, 2, 0], [4, 0, 0]])
-    shown, cells = graphs.window_cells(np.array([3, 1, 0, 1, 0, 1]), actions, counts)
-    true, hit, other, neither = graphs.CELLS
-    assert shown == [3, 1, 0]       # in order of appearance; 0 is only ever predicted
-    assert cells.tolist() == [[hit, true, true, true, true, 0], [0, other, 0, hit, true, hit],
-                              [0, 0, neither, 0, neither, 0]]
+    graphs.windows_by_class(None, np.array([3, 1, 0, 1, 0, 1]), actions, counts, list("abcd"))
+    ax, (true, hit, other, neither) = checked[0].axes[0], graphs.CELLS
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["d", "b", "a"]  # "a" is only ever predicted
+    assert ax.images[0].get_array().tolist() == [
+        [hit, true, true, true, true, 0], [0, other, 0, hit, true, hit], [0, 0, neither, 0, neither, 0]]
 
 
 def test_accuracy_by_training_videos_names_the_worst_classes_and_leaves_out_the_untested(checked):
@@ -274,14 +274,14 @@ def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
 
 
 def test_label_grid_frames_right_green_and_wrong_red():
-    rgb = grids.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
+    rgb = labels.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
     right, wrong = ((rgb == color).all(-1).any(0).nonzero()[0] for color in (style.RIGHT, style.WRONG))
     assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
 
 
 def test_label_grid_keeps_the_shape_of_every_frame():
     frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
-    rgb = grids.label_grid(None, frames, ["a", "b"], ["a", "a"])
+    rgb = labels.label_grid(None, frames, ["a", "b"], ["a", "a"])
     rows, columns = ((rgb == (250, 200, 0)).all(-1).any(axis).nonzero()[0] for axis in (1, 0))
     assert 1.7 < np.ptp(rows) / np.ptp(columns) < 2.1
 
@@ -440,13 +440,10 @@ def near(pixels, color, tolerance=40):
 
 
 @pytest.mark.parametrize("predicted, color", [(LONG, style.RIGHT), ("b", style.WRONG)])
-def test_labelled_video_is_green_where_right_and_red_where_wrong(tmp_path, predicted, color):
-    labels.labelled_clip_video(tmp_path / "x.mp4", clip(5, 240, 320), LONG, predicted, 2.5)
-    frames, rate = read_all(tmp_path / "x.mp4")
-    assert len(frames) == 5 and rate == pytest.approx(2.5)
-    for frame in frames:
-        assert near(frame[:3], color) and near(frame[-3:], color) and near(frame[:, -3:], color)
-        assert near(frame[100:140, 140:180], (60, 120, 200))     # the picture itself
+def test_a_labelled_frame_is_green_where_right_and_red_where_wrong(predicted, color):
+    frame = labels.label_frame(clip(1, 240, 320)[0], LONG, predicted)
+    assert near(frame[:3], color) and near(frame[-3:], color) and near(frame[:, -3:], color)
+    assert near(frame[100:140, 140:180], (60, 120, 200))     # the picture itself
 
 
 def test_gif_holds_every_frame_at_its_rate(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.study.movies import CONTROLS, draw_movies, find_cuts, interleaved, play, slide
+from lrcn.study.movies import CONTROLS, draw_movies, find_cuts, play, slide
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,8 +83,11 @@ def test_cuts_hold_the_frames_around_them_and_controls_the_same_frames(T, seed):
 
 
 def test_mixed_windows_interleave_the_two_actions():
-    rows = interleaved(5)
-    for k, row in enumerate(rows):
+    labels = np.array([0, 1])
+    cuts = find_cuts(draw_movies(labels, 1, 2, np.full(2, 5), 0), labels, 5)
+    video, frame = (values[0] for values in play(cuts, "mixed", 0))
+    steps = np.where(video == video[0, 0], frame, 5 + frame) - np.arange(6)[:, None]    # of the hard cut
+    for k, row in enumerate(steps.tolist()):
         late = [i for i, s in enumerate(row) if s >= 5 - k]
         assert len(late) == k and sorted(row) == list(range(5))
         assert all(b - a <= math.ceil(5 / k) for a, b in zip(late, late[1:], strict=False))

@@ -8,8 +8,8 @@ import torch
 import models
 from lrcn.checkpoints import READOUTS
 from lrcn.evaluation.scores import Units
-from lrcn.study import figures, states
-from lrcn.study.states import gate_means, logits, run_through, unroll
+from lrcn.study import figures
+from lrcn.study.network import cell_memory, gate_means, run_through, unroll, window_logits
 
 
 @pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True), (3, False)])
@@ -40,7 +40,7 @@ def test_the_memory_of_a_planted_cell_decays_by_its_forget_gate():
             p.zero_()
         lstm.bias_ih_l0[3:6] = math.log(0.8 / 0.2)              # forget gates of 0.8
         lstm.bias_ih_l0[6:9] = 1.0
-    traces = states.cell_memory(lstm, torch.randn(2, 12, 2), np.array([0, 1, 1]), np.array([4, 6, 9]), 5)
+    traces = cell_memory(lstm, torch.randn(2, 12, 2), np.array([0, 1, 1]), np.array([4, 6, 9]), 5)
     assert np.allclose(traces[0, 0, 0], 0.8 ** np.arange(6), atol=1e-5)
     assert np.isnan(traces[0, 0, 2, 4:]).all()                  # the movie ends three frames after that cut
     life, _ = figures.half_life(traces[0, 0], Units.of(["a", "b", "c"]))
@@ -64,7 +64,7 @@ def test_memory_of_a_bidirectional_network_is_the_difference_to_a_movie_with_ano
     with torch.inference_mode():
         long, fresh = unroll(lstm, x), unroll(lstm, x[:, 4:])
         back = unroll(lstm, x[:, :4])
-    traces = states.cell_memory(lstm, x, np.array([0]), np.array([4]), 4)
+    traces = cell_memory(lstm, x, np.array([0]), np.array([4]), 4)
     for layer in range(2):
         crossed = long[layer][0]["c"][0, 3].norm()
         expected = (long[layer][0]["c"][0, 4:8] - fresh[layer][0]["c"][0, :4]).norm(dim=1) / crossed
@@ -83,7 +83,7 @@ def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
     features = torch.randn(5, 3, 6)
     rng = np.random.default_rng(0)
     video, frame = rng.integers(5, size=(40, 3)), rng.integers(3, size=(40, 3))
-    found = logits(head, features, video, frame, batch=7)
+    found = window_logits(head, features, video, frame, batch=7)
     with torch.inference_mode():
         own = head(features[torch.tensor(video), torch.tensor(frame)]).softmax(1).numpy()
     assert np.allclose(torch.from_numpy(found).softmax(1), own, atol=1e-5)

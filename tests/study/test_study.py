@@ -10,7 +10,7 @@ from simulations import near
 
 import models
 from lrcn.evaluation.scores import Units
-from lrcn.study import figures, panels, results_table
+from lrcn.study import figures, graphs, results_table
 from lrcn.study.movies import CONTROLS, draw_movies
 from lrcn.study.network import Clips, analyse
 
@@ -209,7 +209,7 @@ def test_every_figure_and_picture_of_a_real_head(tmp_path):
     clips = planted_clips(4)
     head = models.Head(6, 6, latent_dim=8, hidden_size=5, readout="attention").eval()
     found = study_of(head, clips, 4, movies=6, segment_frames=(2, 4))
-    drawn = panels.draw(found, tmp_path, "planted")
+    drawn = graphs.draw(found, tmp_path, "planted")
     assert all((tmp_path / f"{name}.png").is_file() and p.shape[2] == 3 for name, p in drawn.items())
     assert {"heat_map", "switching_curve", "controls", "gates_window", "gates_movie",
             "memory", "three_actions"} <= set(drawn)
