@@ -35,17 +35,11 @@ class Clips:
 
 @dataclass
 class Study:
-    """One network's study.
-
-    figures: scores.Estimates and containers of them, by their names in metrics.json:
-        accuracy_by_frames  by the frames of the window's majority action
+    """One network's study. figures: scores.Estimates and containers of them, by their names in metrics.json:
         accuracy_by_phase   by the frames between the start of the window's first clip and its own start
-        recency_index       of "both ways"
-        switching           {control: figures.Switching}, and "both ways" (late_margins)
+        switching           {control: figures.Switching}, and "both ways" (late_margins), as recency_index
         hard_minus_mixed    r of the hard cut minus r of the mixed one, {k: Estimate} for k = 0 ... T
-        influence_by_position   {"mean frame" or "grey": [by position]}
-        lstm                what lstm_figures found, empty without an LSTM; its gates_by_step: {k late
-                            frames: {gate: [layer][direction][step]}}
+        lstm                {} without one; gates_by_step: {k late frames: {gate: [layer][direction][step]}}
     traces: {name: [layer][direction][time]} Estimates of the LSTM's states, for the pictures alone.
     """
     classes: list

@@ -140,24 +140,17 @@ def study_pictures(count):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_no_text_leaves_or_covers_a_picture_of_training_and_test(tmp_path, checked, count):
-    draw_all(tmp_path, checked, training_pictures(count))
-
-
-@pytest.mark.parametrize("count", COUNTS)
-def test_no_text_leaves_or_covers_a_picture_of_the_study(tmp_path, checked, count):
-    draw_all(tmp_path, checked, study_pictures(count))
-
-
-def draw_all(folder, checked, pictures):
-    for name, draw, args, options in pictures:
-        rgb = draw(folder / name, *args, **options)
+@pytest.mark.parametrize("pictures", [training_pictures, study_pictures])
+def test_no_text_leaves_or_covers_a_picture(tmp_path, checked, pictures, count):
+    drawn = pictures(count)
+    for name, draw, args, options in drawn:
+        rgb = draw(tmp_path / name, *args, **options)
         assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3
-        saved = np.asarray(Image.open(folder / name).convert("RGB"))
+        saved = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert saved.shape == rgb.shape
         assert name.endswith(".jpg") or np.array_equal(saved, rgb)
-    assert len(checked) == len(pictures)
-    assert sorted(p.name for p in folder.iterdir()) == sorted(name for name, *_ in pictures)
+    assert len(checked) == len(drawn)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(name for name, *_ in drawn)
 
 
 def test_names_of_very_many_classes_do_not_lie_on_each_other(checked):
@@ -198,13 +191,6 @@ def test_curves_of_validation_differ_in_colour_and_the_best_5_of_5_are_no_curve(
     assert len(lines) == len({line.get_color() for line in lines}) == 1 + shown
 
 
-def test_runs_table_shows_unknown_figures_as_a_dash(checked):
-    compared = [Figures(0.8, [0.7, 0.9]), Figures(0.7, [0.6, 0.8])]
-    plots.runs_table_picture(None, ["a", LONG], compared, [4.1e6, None], [None, 6.81], 111)
-    texts = [text.get_text() for _, text in shown_texts(checked[0])]
-    assert {"4.1 M", "6.81", "0.800 [0.700, 0.900]"} <= set(texts) and texts.count("–") == 2
-
-
 def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_counts(checked):
     plots.confusion_matrix(None, [[3, 1], [0, 0]], ["a", "b"])
     assert [t.get_text() for t in checked[0].axes[0].texts] == ["0.75\n3", "0.25\n1"]
@@ -212,9 +198,11 @@ def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_count
     assert [t.get_text() for t in checked[1].axes[0].texts] == ["7"] * 21
 
 
-def test_an_axis_ends_where_no_value_can_be(checked):
+def test_an_axis_ends_where_no_value_can_be_and_an_unknown_figure_is_a_dash(checked):
     compared = [Figures(1, [0.98, 1]), Figures(0.7, [0.6, 0.8])]
-    plots.runs_table_picture(None, ["a", "b"], compared, [1, 2], [3, 4])
+    plots.runs_table_picture(None, ["a", LONG], compared, [4.1e6, None], [None, 6.81], 111)
+    texts = [text.get_text() for _, text in shown_texts(checked[0])]
+    assert {"4.1 M", "6.81", "1.000 [0.980, 1.000]"} <= set(texts) and texts.count("–") == 2
     graphs.intervals(None, ["a", "b"], estimates([1, -1]), "Title", "index", (-1, 1))
     graphs.intervals(None, ["a"], estimates([0]), "Title", "share", (0, 1))
     for fig, (low, high) in zip(checked, [(0, 1), (-1, 1), (0, 1)], strict=True):
@@ -273,17 +261,13 @@ def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
     assert len(checked[0].axes[0].patches) == 2
 
 
-def test_label_grid_frames_right_green_and_wrong_red():
-    rgb = labels.label_grid(None, clip(2), ["a", "b"], ["a", "a"])
-    right, wrong = ((rgb == color).all(-1).any(0).nonzero()[0] for color in (style.RIGHT, style.WRONG))
-    assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
-
-
-def test_label_grid_keeps_the_shape_of_every_frame():
+def test_label_grid_frames_right_green_and_wrong_red_and_keeps_the_shape_of_every_frame():
     frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
     rgb = labels.label_grid(None, frames, ["a", "b"], ["a", "a"])
     rows, columns = ((rgb == (250, 200, 0)).all(-1).any(axis).nonzero()[0] for axis in (1, 0))
     assert 1.7 < np.ptp(rows) / np.ptp(columns) < 2.1
+    right, wrong = ((rgb == color).all(-1).any(0).nonzero()[0] for color in (style.RIGHT, style.WRONG))
+    assert len(right) > 100 and len(wrong) > 100 and right.max() < wrong.min()
 
 
 def test_drawing_ignores_the_users_settings_and_leaves_them(checked):
@@ -395,25 +379,23 @@ def test_overlay_changes_its_panel_and_timeline_alone(shape):
 
 
 @pytest.mark.parametrize("high, wide", [(240, 320), (1080, 1920), (1920, 1080)])
-@pytest.mark.parametrize("unsure", [False, True])
-def test_overlay_leaves_most_of_the_picture_free(high, wide, unsure):
-    frame = np.full((high, wide, 3), 200, np.uint8)
-    drawn = labels.draw_overlay(frame, ["HandstandPushups"] * 3, [0.5, 0.3, 0.1], unsure=unsure)
-    rows, columns = ((drawn != frame).any(-1).any(axis).mean() for axis in (1, 0))
-    assert columns <= 0.46 and rows <= 0.34
+def test_overlay_leaves_most_of_the_picture_free_and_unsure_takes_a_line_more(high, wide):
+    frame, ends = np.full((high, wide, 3), 200, np.uint8), []
+    for unsure in (False, True):
+        drawn = labels.draw_overlay(frame, ["HandstandPushups"] * 3, [0.5, 0.3, 0.1], unsure=unsure)
+        rows, columns = ((drawn != frame).any(-1).any(axis) for axis in (1, 0))
+        assert columns.mean() <= 0.46 and rows.mean() <= 0.34
+        ends.append(rows.nonzero()[0].max())
+    assert ends[1] > ends[0] + 10
 
 
-def test_overlay_bar_is_as_long_as_its_probability_and_unsure_is_written():
+def test_overlay_bar_is_as_long_as_its_probability():
     frame, colors = np.zeros((480, 640, 3), np.uint8), np.array([(250, 0, 0)], np.uint8)
     lengths = {}
     for probability in (0.25, 0.5, 1.0):
         drawn = labels.draw_overlay(frame, ["a"], [probability], colors)
         lengths[probability] = (drawn == (250, 0, 0)).all(-1).any(0).sum()
     assert abs(lengths[0.5] * 2 - lengths[1.0]) <= 2 and abs(lengths[0.25] * 4 - lengths[1.0]) <= 4
-    sure = labels.draw_overlay(frame, ["a"], [0.3], colors)
-    unsure = labels.draw_overlay(frame, ["a"], [0.3], colors, unsure=True)
-    panels = [(picture != 0).any(-1).any(1).nonzero()[0].max() for picture in (sure, unsure)]
-    assert panels[1] > panels[0] + 10
 
 
 def test_timeline_paints_the_shortest_segment_and_stays_inside():

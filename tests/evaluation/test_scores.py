@@ -41,16 +41,13 @@ def test_an_interval_holds_its_estimate_and_is_never_a_point(right, size):
     assert high - low > 1 / (len(right) + 3)
 
 
-def test_where_all_are_right_the_interval_is_as_wide_as_wilsons_for_so_many_groups():
-    found = scores.share_of(np.ones(84, bool), np.arange(84)).ci95
-    assert found == pytest.approx(proportion_confint(84, 84, method="wilson"), abs=1e-4)
-    assert scores.share_of(np.ones(84, bool), np.arange(84) // 4).ci95[0] < found[0]
-
-
-@pytest.mark.parametrize("right, n", [(371, 700), (666, 700), (699, 700)])
-def test_groups_of_one_clip_have_wilsons_interval(right, n):
+@pytest.mark.parametrize("right, n, apart", [(371, 700, 3e-3), (666, 700, 3e-3), (699, 700, 3e-3),
+                                             (84, 84, 1e-4)])
+def test_groups_of_one_clip_have_wilsons_interval_and_fewer_groups_a_wider_one(right, n, apart):
     found = scores.share_of(np.arange(n) < right, np.arange(n)).ci95
-    assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=0.003)
+    assert found == pytest.approx(proportion_confint(right, n, method="wilson"), abs=apart)
+    wider = scores.share_of(np.arange(n) < right, np.arange(n) // 4).ci95[0] < found[0]
+    assert wider or right == 699        # whose one wrong clip is alone in its group
 
 
 def test_only_the_groups_that_a_figure_was_counted_over_count():
