@@ -79,8 +79,12 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     chosen = random.permutation(np.concatenate([wrong[:take], good[:num_videos - min(take, len(wrong))]]))
     if not len(chosen) or data.folder is None:
         return
+
+    def clip(i):
+        return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
+
     true, predicted = ([classes[label] for label in of[chosen]] for of in (data.labels, data.predicted))
-    labels.label_grid(folder.figures / "labels.png", [clip(data, i)[0] for i in chosen[:16]], true[:16],
+    labels.label_grid(folder.figures / "labels.png", [clip(i)[0] for i in chosen[:16]], true[:16],
                      predicted[:16], [data.probabilities[i].max() for i in chosen[:16]],
                      title="Test clips: first frame, predicted and true class",
                      note=f"{note}. Half of those drawn are wrong ones, where there are so many")
@@ -89,12 +93,7 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     for i, meant, guess in zip(drawing, true, predicted, strict=True):
         path = folder.clip(data.videos[i].cls, data.videos[i].name, right=meant == guess)
         path.parent.mkdir(exist_ok=True)
-        frames = [labels.label_frame(frame, meant, guess) for frame in clip(data, i)]
+        frames = [labels.label_frame(frame, meant, guess) for frame in clip(i)]
         with Writer(path, fps, *frames[0].shape[1::-1]) as writer:
             for frame in frames:
                 writer.write(frame)
-
-
-def clip(data, i):
-    """Test video number i as it was sampled: uint8 (T, H, W, 3)."""
-    return source_frames(data.folder, data.videos[i], range(data.videos[i].frames))
