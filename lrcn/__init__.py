@@ -37,9 +37,6 @@ Imports run one way: scripts -> modules -> lrcn, and inside base <- video <- dat
 <- evaluation (each may use those before it); drawing uses video; runs uses data; training, watching, study
 and pages stand on all of these and never on each other. tests/test_structure.py names the import that breaks
 this.
-
-One thing is unlike the first plan: what a value of the command line or of a file may be is a topic of its
-own (base/values.py), because a recipe, a checkpoint and a flag have to agree on it.
 """
 import os
 

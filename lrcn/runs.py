@@ -2,8 +2,6 @@
 
     run = RunFolder("20261121-110128")
     run.splits, run.test.metrics, run.film("holiday").segments      # paths
-    new_run_folder(local_dir, True); newest_run(local_dir)          # for training
-    checkpoint_path(model_dir, "last")                              # for everybody else
 """
 import platform
 import time
@@ -140,12 +138,9 @@ def newest_run(local_dir):
 
 
 def checkpoint_path(model_dir, model_name=None, flag=None):
-    """The checkpoint that --model_dir (a run folder, its checkpoint folder, or a checkpoint itself)
-    and --model_name mean.
-
-    Without a name: best.pth.tar, or last.pth.tar before there is a best one. flag: the one that
-    named the folder, where it was not --model_dir.
-    """
+    """The checkpoint that --model_dir (a run folder, its checkpoint folder, or a checkpoint itself) and
+    --model_name mean; without a name best.pth.tar, or last.pth.tar before there is a best one. flag: the
+    one that named the folder, where it was not --model_dir."""
     named = flag or "model_dir"
     if not model_name and Path(model_dir).expanduser().is_file():
         return Path(model_dir).expanduser()

@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, folder locks, room on the disk.
 
-Every file that a script leaves goes through `atomic`: written under a temporary name, flushed,
-renamed, and its folder flushed, so that a kill at any moment leaves the old file or the new one.
-What belongs together goes through `replaced_folder`, which does the same for all of it.
+Every file that a script leaves goes through `atomic`: written under a temporary name, flushed, renamed, and
+its folder flushed, so that a kill at any moment leaves the old file or the new one. What belongs together
+goes through `replaced_folder`, which does the same for all of it.
 """
 import codecs
 import contextlib
@@ -54,10 +54,8 @@ def shortened(name, most=200):
 
 
 def temporary_name(path, who=None):
-    """The hidden name beside `path` that it has until it is whole. who: writes it (default: this process).
-
-    The ending stays, because OpenCV and matplotlib choose the format by it.
-    """
+    """The hidden name beside `path` that it has until it is whole; its ending stays, because OpenCV and
+    matplotlib choose the format by it. who: writes it (default: this process)."""
     return path.with_name(f".{path.stem}.{who or os.getpid()}.tmp{path.suffix}")
 
 
@@ -81,11 +79,8 @@ def output_folder(flag, path):
 
 
 def walk(top, flag, leave_out=None):
-    """(folder, its folders, its files) from `top` down, names sorted, what is SYSTEM's passed over.
-
-    Links are followed, but not in circles, nor to the folder `leave_out`. UserError names a folder that may
-    not be listed.
-    """
+    """(folder, its folders, its files) from `top` down, names sorted, what is SYSTEM's passed over. Links are
+    followed, but not in circles, nor to the folder `leave_out`. UserError: a folder may not be listed."""
     def refuse(error):
         raise UserError(f"--{flag} {top}: cannot look into {error.filename} ({error.strerror}); make this "
                         f"folder readable, or move it away") from None
@@ -102,10 +97,8 @@ def walk(top, flag, leave_out=None):
 
 @contextlib.contextmanager
 def atomic(path, lasting=True, who=None):
-    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well.
-
-    lasting: through a power cut too; False for many small files that are quickly made anew.
-    """
+    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well. lasting:
+    through a power cut too; False for many small files that are quickly made anew."""
     path = Path(path)
     temporary = temporary_name(path, who)
     try:
@@ -128,14 +121,14 @@ def _opened(folder):
     try:
         yield handle
     finally:
-        if handle is not None:
+        if fcntl:
             os.close(handle)
 
 
 def flush_folder(path):
     """Make the renames in a folder last through a power cut."""
     with _opened(path) as handle:
-        if handle is not None:
+        if fcntl:
             os.fsync(handle)
 
 
@@ -161,10 +154,8 @@ def read_json(path):
 
 def claim(folder, flag, settings, compared):
     """Begin a folder for what is made with these `settings` alone, which its settings.json keeps, or go on.
-
     Returns the first (name of `compared`, value there) that a folder that was begun has otherwise, else None.
-    UserError: the folder holds other files. Whose settings.json it is, the first of `compared` tells.
-    """
+    UserError: the folder holds other files. Whose settings.json it is, the first of `compared` tells."""
     path = Path(folder, "settings.json")
     before = read_json(path) if path.is_file() else {}
     if next(iter(compared)) in before:
@@ -207,9 +198,7 @@ def write_csv(path, header, rows):
 
 def read_text(path):
     """The text of a file that a person wrote: UTF-8, else what Windows' programs write, UTF-16 or cp1252.
-
-    OSError, UnicodeDecodeError: it cannot be read as any of these.
-    """
+    OSError, UnicodeDecodeError: it cannot be read as any of these."""
     whole = Path(path).read_bytes()
     if whole[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return whole.decode("utf-16")
@@ -242,8 +231,7 @@ def read_table(path, columns):
 def read_csv(path, columns):
     """[{column: text}] of a CSV file that has at least `columns`; else a UserError with file, line."""
     names, rows = read_table(path, columns)
-    missing = [c for c in columns if c not in names]
-    if missing:
+    if missing := [c for c in columns if c not in names]:
         raise UserError(f"{path} line 1: column {', '.join(missing)} is missing; "
                         f"is this the file that the scripts wrote?")
     for line, row in rows:
@@ -256,18 +244,22 @@ def read_csv(path, columns):
 def replaced_folder(folder, own=()):
     """with replaced_folder(folder) as new: write into `new`; it becomes `folder` when all went well.
 
-    Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays:
-    every entry whose name was not written anew and matches none of the patterns `own` ("*.png"),
-    which say what an earlier run of the same script may have left. UserError: it cannot be written, or
-    another process is writing it.
+    Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays, but for what
+    matches the patterns `own` ("*.png"): what an earlier run of the same script may have left. UserError: it
+    cannot be written, or another process is writing it.
     """
     folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
     new, before = temporary_name(folder), folder.with_name(f".{folder.name}.before")
 
-    def left(inside, names):
-        """What is not carried over from a folder: in `folder` itself, what was written anew or is `own`."""
+    def left(inside, names):    # what is not carried over
         return [name for name in names if Path(inside) == folder
                 and ((new / name).exists() or any(map(Path(name).match, own)))]
+
+    def link(source, target):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            shutil.copy2(source, target, follow_symlinks=False)
 
     with contextlib.ExitStack() as held:
         try:
@@ -283,7 +275,7 @@ def replaced_folder(folder, own=()):
             raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
         yield new
         if folder.is_dir():
-            shutil.copytree(folder, new, symlinks=True, ignore=left, copy_function=_link, dirs_exist_ok=True)
+            shutil.copytree(folder, new, symlinks=True, ignore=left, copy_function=link, dirs_exist_ok=True)
         flush_folder(new)
         _exchange(new, folder, before)
         flush_folder(folder.parent)
@@ -316,13 +308,6 @@ def _clear_up(folder, before):
     shutil.rmtree(before, ignore_errors=True)
 
 
-def _link(source, target):
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except (OSError, NotImplementedError):
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
 def _exchange(new, folder, before):
     """Put `new` in the place of `folder`: at once where the system can, else by two renames."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
@@ -348,11 +333,10 @@ def remove_leftovers(folder):
 
 @contextlib.contextmanager
 def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
-    """Hold `folder` for one process; a second one gets a UserError, a dead one's lock is free.
+    """Hold `folder` for one process, while it lives; a second one gets a UserError.
 
     UserError: the folder cannot be written. shared: others that share it may hold it too. wait: the second
-    one waits its turn instead, and gets an OSError where it cannot write. name: that of the lock's file. The
-    kernel drops the lock with its holder, so that nothing has to be cleaned up after a kill.
+    one waits its turn instead, and gets an OSError where it cannot write. name: that of the lock's file.
     """
     with contextlib.ExitStack() as opened:
         while True:
@@ -400,10 +384,8 @@ def _leads_to(path, handle):
 
 
 def take(path):
-    """The handle of a file, made if need be, that is this process's alone while it is open.
-
-    None where another process has it, it may not be written, or the file system has no locks.
-    """
+    """The handle of a file, made if need be, that is this process's alone while it is open; None where
+    another process has it, it may not be written, or the file system has no locks."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:

@@ -4,8 +4,7 @@
     positive("32")              # 32; argparse.ArgumentTypeError for "0", "x", "nan"
     positive.fault("32")        # "expected a whole number >= 1, not '32'"; None for 32
 
-A checkpoint or a settings.json may come from a stranger: whatever is read from one passes `fault`
-before anything is built from it.
+A checkpoint may come from a stranger: what is read from one passes `fault` before anything is built from it.
 """
 import argparse
 import math
@@ -25,6 +24,9 @@ shown = reprlib.repr    # a value in a few words, however large or deep it is
 class _Kind:
     """What all kinds have: `fault` says what is wrong with a value of a file, calling one reads a word."""
     none = False    # whether None is one too
+
+    def __str__(self):
+        return self.what
 
     def __call__(self, text):
         if not self._right(text):
@@ -102,14 +104,11 @@ class Pattern(_Kind):
     def _right(self, value):
         return isinstance(value, str) and re.fullmatch(self.pattern, value)
 
-    def __str__(self):
-        return self.what
-
-
 @dataclass(frozen=True)
 class Text(_Kind):
     """Any words that can be written into a file."""
     none: bool = False
+    what = f"text of at most {LONGEST} letters"
 
     def __call__(self, text):
         return text
@@ -120,9 +119,6 @@ class Text(_Kind):
         except UnicodeEncodeError:
             return False
 
-    def __str__(self):
-        return f"text of at most {LONGEST} letters"
-
 
 @dataclass(frozen=True)
 class Names(_Kind):
@@ -130,6 +126,7 @@ class Names(_Kind):
     none: bool = False
     most: int = 100_000
     longest: int = 255
+    what = "a list of different names"
 
     def __call__(self, text):
         names = [name.strip() for name in text.split(",")]
@@ -142,9 +139,6 @@ class Names(_Kind):
                 and all(isinstance(name, str) and 0 < len(name) <= self.longest and not Text().fault(name)
                         for name in value)
                 and len(set(value)) == len(value))
-
-    def __str__(self):
-        return "a list of different names"
 
 
 @dataclass(frozen=True)
@@ -163,20 +157,15 @@ class Numbers(_Kind):
 
 class Switch(_Kind):
     """True or False."""
-    __call__ = staticmethod(cli.true_or_false)
+    what, __call__ = "True or False", staticmethod(cli.true_or_false)
 
     def _right(self, value):
         return isinstance(value, bool)
 
-    def __str__(self):
-        return "True or False"
-
 
 def check(described, table, source):
-    """described {name: value} against table {name: what it may be}; a UserError names the first fault.
-
-    Names that are not in the table are passed over; one that is missing is a fault.
-    """
+    """described {name: value} against table {name: what it may be}; a UserError names the first fault. Names
+    that are not in the table are passed over; one that is missing is a fault."""
     if not isinstance(described, dict):
         raise cli.UserError(f"{source}: expected names and values, not {shown(described)}")
     for name, kind in table.items():

@@ -5,9 +5,8 @@
     with pool(2) as executor: executor.submit(function, task)               # tasks that may take their time
     for outcome in in_threads(function, tasks, count=2): ...                # C code that lets others run
 
-Each worker is a fresh Python process (not a fork: it holds no lock and no file of its parent's, and
-ends by itself when the parent dies) with a pipe of its own, through which it gets a task ahead. The
-oldest task without an answer is the one it is at, and so the one to blame.
+A process is fresh (no fork: it holds no lock and no file of its parent's) and gets a task ahead through a
+pipe of its own. The oldest task without an answer is the one it is at, and so the one to blame.
 """
 import concurrent.futures
 import contextlib
@@ -37,11 +36,8 @@ class Lost(Exception):
 
 
 def results(function, tasks, count, limit):
-    """Yields (task, function(task)), or (task, Lost), in the order in which they get done.
-
-    function, tasks: picklable; function returns its errors, it does not raise them. count:
-    processes; limit: seconds for one task.
-    """
+    """Yields (task, function(task)), or (task, Lost), in the order in which they get done. function, tasks:
+    picklable; it returns its errors, it does not raise them. count: processes; limit: seconds for a task."""
     pending = deque(tasks)
     workers = [_Worker(function) for _ in range(min(count, len(pending)))]
     try:
@@ -106,8 +102,7 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
-            death = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            return f"crashed ({death})"
+            return f"crashed ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
         if self.since is not None:
             self.answers.append((self.tasks.popleft(), answer))
         self.since = time.monotonic()
@@ -149,9 +144,7 @@ def _begin():
 
 def in_threads(function, tasks, count):
     """function(task) of every task, in order, by `count` threads a few tasks ahead of the reader; 0: by none.
-
-    For work that lets other threads run, as decoding does: nothing has to be sent between processes.
-    """
+    For work that lets other threads run, as decoding does: nothing has to be sent between processes."""
     if not count:
         yield from map(function, tasks)
         return
@@ -168,10 +161,8 @@ def in_threads(function, tasks, count):
 
 
 def ahead(items, depth, limit=None):
-    """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader.
-
-    limit: seconds for one item; then Lost is raised, and the thread left to itself.
-    """
+    """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader. limit:
+    seconds for one item; then Lost is raised, and the thread left to itself."""
     box, closed = queue.Queue(depth), threading.Event()
 
     def put(*entry):
@@ -192,13 +183,10 @@ def ahead(items, depth, limit=None):
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = box.get(timeout=limit)
-            if error is not None:
-                break
-            yield item
-        if not isinstance(error, StopIteration):
-            raise error
+        while (entry := box.get(timeout=limit))[1] is None:
+            yield entry[0]
+        if not isinstance(entry[1], StopIteration):
+            raise entry[1]
     except queue.Empty:
         thread = None
         raise Lost(f"did not finish within {limit:g} seconds") from None

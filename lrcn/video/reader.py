@@ -58,7 +58,7 @@ class VideoInfo:
     height: int
 
 
-class Video:
+class Video(contextlib.AbstractContextManager):
     """An open video file. `position`: index of the last frame grabbed; `time`: its seconds."""
 
     def __init__(self, path):
@@ -87,9 +87,6 @@ class Video:
             (coded.width, coded.height)
         size = size[::-1] if first and _orientation(first)[0] else size
         self.info = VideoInfo(float(fps), count, *size)
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()
@@ -212,10 +209,7 @@ class Video:
 
     def times(self):
         """Seconds of all frames that can be decoded, float64 (N,); reads the video to its end."""
-        seconds = []
-        while self.grab():
-            seconds.append(self.time)
-        return np.array(seconds)
+        return np.array([self.time for _ in iter(self.grab, False)])
 
 
 def has_index(container):
@@ -380,10 +374,8 @@ def frames_at(video, indices):
     """[uint8 (H, W, 3)] of an open Video at ascending indices; VideoError when one is not there."""
     frames = []
     for index in indices:
-        if index == video.position:
-            frames.append(frames[-1] if frames else video.frame())
-            continue
+        repeated = frames and index == video.position
         if not video.advance(index):
             raise VideoError(f"frame {index} is not there: the video ends after {video.position + 1} frames")
-        frames.append(video.frame())
+        frames.append(frames[-1] if repeated else video.frame())
     return frames

@@ -33,7 +33,7 @@ COPIED = ("aac", "mp3")         # sound that MP4 files and browsers take as it i
 RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, whose packets may begin before it
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager):
     """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed.
 
     fps: frames a second, where write() is given no times. sound: a file whose sound goes along, from
@@ -91,27 +91,28 @@ class Writer:
         if self._sound:
             self._sound.until(self._shown)
 
-    def close(self):
-        """Put the finished file in its place; nothing is left when no frame was written."""
-        if self._stack is None:
-            return
-        if not self.frames:
-            self.discard()
-            return
+    def close(self, keep=True):
+        """Put the finished file in its place; nothing is left without a frame, or with keep=False."""
         stack, self._stack = self._stack, None
-        with stack, self._told():
-            self._out.mux(self._stream.encode(None))
-            if self._sound:
-                self._sound.finish(self._shown + 1 / self.fps)
-            self._out.close()
-            # A muxer says little of a full disk: what cannot be opened again was not written.
-            try:
-                written = probe(self._temporary).frames
-            except VideoError:
-                written = 0
-            if written < self.frames:
-                raise OSError(errno.ENOSPC, "No space left on device" if written == 0 else
-                              f"only {written} of {self.frames} frames were written", str(self.path))
+        if stack and not (keep and self.frames):
+            with contextlib.suppress(av.FFmpegError, OSError):
+                self._out.close()
+            with contextlib.suppress(VideoError), stack:
+                raise VideoError("discarded")
+        elif stack:
+            with stack, self._told():
+                self._out.mux(self._stream.encode(None))
+                if self._sound:
+                    self._sound.finish(self._shown + 1 / self.fps)
+                self._out.close()
+                # A muxer says little of a full disk: what cannot be opened again was not written.
+                try:
+                    written = probe(self._temporary).frames
+                except VideoError:
+                    written = 0
+                if written < self.frames:
+                    raise OSError(errno.ENOSPC, "No space left on device" if written == 0 else
+                                  f"only {written} of {self.frames} frames were written", str(self.path))
 
     @contextlib.contextmanager
     def _told(self):
@@ -121,30 +122,14 @@ class Writer:
         except av.FFmpegError as error:
             raise OSError(error.errno or errno.EIO, error.strerror, str(self.path)) from None
 
-    def discard(self):
-        """Leave no file."""
-        if self._stack is None:
-            return
-        stack, self._stack = self._stack, None
-        with contextlib.suppress(av.FFmpegError, OSError):
-            self._out.close()
-        with contextlib.suppress(VideoError), stack:
-            raise VideoError("discarded")
-
-    def __enter__(self):
-        return self
-
     def __exit__(self, kind, *_):
-        (self.close if kind is None else self.discard)()
+        self.close(keep=kind is None)
 
 
 class Sound:
     """The sound of a source, put into a film as its pictures are: copied, or as AAC. What of it cannot be
-    read or written is left out: it never costs the pictures.
-
-    span: (start, end) of the stretch whose sound it is; coded as AAC then, because a copied packet
-    neither begins at any moment nor is heard rightly without those before it.
-    """
+    read or written is left out: it never costs the pictures. span: (start, end) of the stretch whose sound
+    it is; coded as AAC then, for a copied packet begins at no given moment and needs those before it."""
 
     def __init__(self, source, out, span=None):
         with Video(source) as film:
@@ -251,10 +236,8 @@ def even_sides(frame):
 
 def write_clip(path, frames, fps, who=None, quality=95):
     """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones) as a Motion JPEG .avi; how many.
-
     It is not flushed to the disk: who writes many files flushes them together. who: as of files.atomic.
-    ValueError: no frame at all.
-    """
+    ValueError: no frame at all."""
     frames = iter(frames)
     first = next(frames, None)
     if first is None:

@@ -42,7 +42,7 @@ def opened(folder, name, recogniser, choices, fps, sound=None):
             outputs.finish()
         except BaseException:
             if outputs.writer:
-                outputs.writer.discard()
+                outputs.writer.close(keep=False)
             raise
 
 
