@@ -48,7 +48,7 @@ class Process:
     """A script at work. pid is also its process group."""
 
     def __init__(self, pid, poll, folder, command):
-        self.pid, self._poll, self._folder, self.command = pid, poll, folder, command
+        self.pid, self._poll, self._folder, self.command = pid, poll, Path(folder), command
         self._code = None
 
     def poll(self):
@@ -64,16 +64,15 @@ class Process:
 
     @property
     def out(self):
-        return (Path(self._folder) / "out").read_text(errors="replace")
+        return (self._folder / "out").read_text(errors="replace")
 
     @property
     def err(self):
-        return (Path(self._folder) / "err").read_text(errors="replace")
+        return (self._folder / "err").read_text(errors="replace")
 
     def wait(self, timeout=300):
         """Result, once it has ended; a process that takes longer is killed and fails the test."""
-        end = time.monotonic() + timeout
-        pause = 0.001
+        end, pause = time.monotonic() + timeout, 0.001
         while self.poll() is None:
             if time.monotonic() > end:
                 self.kill(group=True)
@@ -84,31 +83,24 @@ class Process:
         return Result(self._code, self.out, self.err)
 
 
-class _ForkServer:
+@functools.cache
+def _server():
     """The helper process, started when it is first needed; it ends with this one."""
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True, start_new_session=True, cwd=ROOT, env=environment({}))
 
-    def __init__(self):
-        self.process = None
 
-    def ask(self, request):
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                start_new_session=True, cwd=ROOT, env=environment({}))
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, argv, env, cwd, folder):
-        pid = self.ask({"argv": argv, "env": env, "cwd": str(cwd), "folder": folder})
-        return pid, lambda: self.ask({"pid": pid})
+def _ask(request):
+    helper = _server()
+    helper.stdin.write(json.dumps(request) + "\n")
+    helper.stdin.flush()
+    return json.loads(helper.stdout.readline())
 
 
 # A shell starts its background jobs deaf to Ctrl-C, and children inherit that: a run must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_server = _ForkServer()
 _started = []
 
 
@@ -128,23 +120,19 @@ def environment(changes):
 
 
 def start(script, *flags, env=None, cwd=None, fork=None):
-    """Process: `python <repository>/<script> <flags>`, its output in files, nothing on stdin.
-
-    flags: anything that str() turns into a word. env: changes to the environment. cwd: an empty
-    temporary folder unless given, so that nothing is left in the repository.
-    """
+    """Process: `python <repository>/<script> <flags>`, its output in files, nothing on stdin. flags: anything
+    that str() turns into a word. env: changes to the environment. cwd: an empty folder unless given."""
     folder = tempfile.mkdtemp(dir=_scratch().name)
     for name in ("out", "err"):
         Path(folder, name).touch()
-    argv = [str(ROOT / script), *map(str, flags)]
-    env = environment(env or {})
+    argv, env = [str(ROOT / script), *map(str, flags)], environment(env or {})
     if cwd is None:
-        cwd = Path(folder, "cwd")
-        cwd.mkdir()
+        cwd = tempfile.mkdtemp(dir=folder)
     if fork is None:
         fork = sys.platform == "linux" and script not in WITHOUT_TORCH
     if fork:
-        pid, poll = _server.start(argv, env, cwd, folder)
+        pid = _ask({"argv": argv, "env": env, "cwd": str(cwd), "folder": folder})
+        poll = functools.partial(_ask, {"pid": pid})
     else:
         with open(Path(folder, "out"), "wb") as out, open(Path(folder, "err"), "wb") as err:
             child = subprocess.Popen([sys.executable, *argv], env=env, cwd=cwd, stdout=out, stderr=err,
@@ -167,10 +155,10 @@ def end_all():
     """Kill what a failed test left running, and the helper."""
     for process in _started:
         process.kill(group=True)
-    if _server.process:
-        with _server.process as helper:     # which waits, and closes its pipes
+    if _server.cache_info().currsize:
+        with _server() as helper:       # which waits, and closes its pipes
             helper.stdin.close()
-        _server.process = None
+        _server.cache_clear()
     _scratch().cleanup()
 
 

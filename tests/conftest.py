@@ -1,13 +1,6 @@
-"""What the tests share: data, made once a session, however many workers pytest-xdist has.
+"""What the tests share: folders, made once a session, however many workers pytest-xdist has.
 
-The fixtures are folders (command lines: commands.py; tiny trainings: runs.py; videos: videos.py):
-
-    demo     a small rendering of the embedded data set: demo/UCF-101, demo/ucfTrainTestlist
-    sampled  its sampled clips, as preprocessing_data.py leaves them
-    flowing  the same with optical flow beside them
-    trained  a run folder of train.py on them: six classes, told apart far better than by chance
-    browser  chromium, driven by Selenium (browsers.py); skipped where there is none
-    ucf101   the real clips, where the environment variable UCF101_DIR names them
+Command lines are in commands.py, tiny trainings in runs.py, videos in videos.py, browsers in browsers.py.
 """
 import os
 import shutil
@@ -102,6 +95,7 @@ def _chromium(tmp_path_factory):
 
 @pytest.fixture
 def browser(_chromium):
+    """Chromium, driven by Selenium; skipped where there is none."""
     yield _chromium
     _chromium.get("about:blank")    # films that play on would take a core from the tests to come
 

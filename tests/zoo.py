@@ -7,7 +7,7 @@ from videos import number_of, numbered
 
 from lrcn.video.reader import Video
 
-TICK = Fraction(1, 90_000)
+TICK, RATE = Fraction(1, 90_000), 48_000      # of frames' times; samples a second
 GAP = [k / 25 for k in range(40)] + [2 + k / 25 for k in range(40, 80)]     # two seconds without a picture
 
 
@@ -26,9 +26,7 @@ def encode(path, codec="libx264", count=80, fps=25, width=64, height=48, pix_fmt
         if ratio:
             stream.codec_context.sample_aspect_ratio = ratio
         stream.codec_context.flags |= flags
-        heard = out.add_stream(sound[0], rate=sound[1]) if sound else None
-        if sound:
-            heard.layout = "mono"
+        heard = out.add_stream(sound[0], rate=sound[1], layout="mono") if sound else None
         base = stream.codec_context.time_base or 1 / Fraction(fps).limit_denominator(1001)
         for k in range(count):
             frame = av.VideoFrame.from_ndarray(numbered(k, width, height), format="rgb24")
@@ -51,6 +49,27 @@ def _sing(out, stream, sound, shift):
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
         out.mux(stream.encode(part))
     out.mux(stream.encode(None))
+
+
+def beeping(path, codec="libx264", sound="aac", count=150, times=None, **options):
+    """A film, 25 frames a second unless `times` says else, that beeps for 0.1 s at every whole second."""
+    t = np.arange(round((count / 25 if times is None else times[-1] + 0.04) * RATE)) / RATE
+    wave = np.where(t % 1 < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
+    return encode(path, codec, count, times=times, sound=(sound, RATE, wave), **options)
+
+
+def beeps(path):
+    """(seconds at which a file begins to beep (N,), seconds until its sound ends)."""
+    samples, end = np.zeros(RATE * 60, np.float32), 0
+    with av.open(str(path)) as film:
+        resampler = av.AudioResampler("flt", "mono", RATE)
+        for frame in film.decode(audio=0):
+            for part in resampler.resample(frame):
+                first = round(float(frame.pts * frame.time_base) * RATE)
+                end = first + part.samples
+                samples[first:end] = part.to_ndarray()[0]
+    loud = np.flatnonzero(np.abs(samples) > 0.1) / RATE
+    return loud[np.diff(loud, prepend=-1) > 0.5], end / RATE
 
 
 INTERLACED = 1 << 18 | 1 << 29      # AV_CODEC_FLAG_INTERLACED_DCT and _ME
@@ -96,8 +115,5 @@ def times_of(name):
 
 def numbers_and_times(path):
     """(numbers that the frames of a film show, their seconds), two arrays (N,)."""
-    seen = []
     with Video(path) as video:
-        while video.grab():
-            seen.append((number_of(video.frame()), video.time))
-    return np.array(seen).T
+        return np.array([(number_of(video.frame()), video.time) for _ in iter(video.grab, False)]).T

@@ -28,7 +28,7 @@ def test_what_is_printed_is_one_line_that_no_terminal_obeys(text):
     assert text.isprintable() == (shown == text)
 
 
-def test_words_and_progress_bars_show_names_escaped(capsys, monkeypatch):
+def test_words_and_progress_bars_show_names_escaped_and_a_log_has_no_bar(capsys):
     cli.say(HOSTILE, "Größe 歩く")
     shown = capsys.readouterr().out
     assert shown == "a\\x1b[31mred\\x1b[2J\\u202egpj.exe\\nsecond\\tline\\udcff Größe 歩く\n"
@@ -36,14 +36,8 @@ def test_words_and_progress_bars_show_names_escaped(capsys, monkeypatch):
     terminal.isatty = lambda: True
     with cli.progress([1], desc=HOSTILE, file=terminal) as bar:
         list(bar)
+    assert list(cli.progress(range(3), desc="x")) == [0, 1, 2] and capsys.readouterr() == ("", "")
     assert "a\\x1b[31mred" in terminal.getvalue() and "\u202e" not in terminal.getvalue()
-
-
-def test_a_log_has_no_progress_bar(capsys):
-    assert list(cli.progress(range(3), desc="x")) == [0, 1, 2]
-    with cli.progress(total=3) as bar:
-        bar.update(3)
-    assert capsys.readouterr() == ("", "")
 
 
 SCRIPT = """
@@ -69,31 +63,38 @@ cli.run(main)
 """
 
 
+def begun(*words, env=None, **options):
+    """A new process of Python, in a group of its own."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", *words], start_new_session=True, **{**pipe, **options},
+                            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
+
+
 def script(*flags, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
-    return subprocess.run([sys.executable, "-c", SCRIPT, *flags], env=environment, capture_output=True,
-                          text=True, check=False, **options)
+    """(stdout, stderr) of a run of SCRIPT, which ends in one line."""
+    process = begun(SCRIPT, *flags, **options)
+    out, err = process.communicate()
+    assert process.returncode == 2 and len(err.splitlines()) == 1
+    return out, err
 
 
-def test_an_error_is_one_line_whatever_the_name():
-    result = script("--model_dir", HOSTILE.replace("\udcff", ""))
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert "--model_dir a\\x1b[31mred\\x1b[2J\\u202egpj.exe\\nsecond\\tline: no" in result.stderr
-    result = script("--model_dir", "x", "--batch_size", "\x1b[2J")
-    assert result.returncode == 2 and "\x1b" not in result.stderr and "\\x1b" in result.stderr
+@pytest.mark.parametrize("flags, coding, shown", [
+    (["--model_dir", HOSTILE.replace("\udcff", "")], "utf-8",
+     "--model_dir a\\x1b[31mred\\x1b[2J\\u202egpj.exe\\nsecond\\tline: no"),
+    (["--model_dir", "x", "--batch_size", "\x1b[2J"], "utf-8", "\\x1b"),
+    (["--model_dir", "歩く"], "ascii", "--model_dir \\u6b69\\u304f: no")])
+def test_an_error_is_one_line_whatever_the_name_and_the_terminals_letters(flags, coding, shown):
+    err = script(*flags, env={"PYTHONIOENCODING": coding})[1]
+    assert shown in err and "\x1b" not in err
 
 
-def test_a_terminal_without_the_letters_gets_their_codes():
-    result = script("--model_dir", "歩く", env={"PYTHONIOENCODING": "ascii"})
-    assert result.returncode == 2 and "--model_dir \\u6b69\\u304f: no" in result.stderr
-
-
-@pytest.mark.parametrize("flag, meant", [("--batchsize", "--batch_size"), ("--modeldir=x", "--model_dir"),
-                                         ("–-no-bidirectionl", "--no_bidirectional")])
-def test_an_unknown_flag_is_named_with_the_one_that_was_meant(flag, meant):
-    result = script(flag, "3")
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
-    assert flag in result.stderr and f"did you mean {meant}?" in result.stderr
+@pytest.mark.parametrize("flags, says", [
+    (["--batchsize", "3"], "--batchsize: there is no such flag; did you mean --batch_size?"),
+    (["--modeldir=x"], "--modeldir=x: there is no such flag; did you mean --model_dir?"),
+    (["–-no-bidirectionl"], "–-no-bidirectionl: there is no such flag; did you mean --no_bidirectional?"),
+    (["--model_dir", "x", "--", "--batchsize"], "unrecognized arguments: --batchsize")])
+def test_an_unknown_flag_is_named_with_the_one_that_was_meant(flags, says):
+    assert says in script(*flags)[1]
 
 
 @pytest.mark.parametrize("script", ["test.py", "test_on_video.py", "find_clips.py", "test_continues_movie.py",
@@ -121,15 +122,10 @@ def test_a_value_that_begins_with_a_dash_is_told_how_to_be_given(value, capsys):
     assert "dash" not in capsys.readouterr().err
 
 
-def test_what_stands_behind_two_dashes_is_no_flag():
-    result = script("--model_dir", "x", "--", "--batchsize")
-    assert "unrecognized arguments" in result.stderr and "mean" not in result.stderr
-
-
 def test_groups_have_headings_in_help_and_work_as_flags_do():
-    shown = script("--help").stdout
+    shown = begun(SCRIPT, "--help").communicate()[0]
     assert "\nnetwork:\n  --batch_size" in shown and "--bidirectional" in shown.partition("network:")[2]
-    assert script("--model_dir", "x", "--no-bidirectional", "--batch-size", "4").stdout == "4 False\n"
+    assert script("--model_dir", "x", "--no-bidirectional", "--batch-size", "4")[0] == "4 False\n"
 
 
 def test_sigterm_ends_a_script_with_one_line_on_a_terminal_and_in_a_log():
@@ -137,10 +133,9 @@ def test_sigterm_ends_a_script_with_one_line_on_a_terminal_and_in_a_log():
         reading, writing = pty.openpty() if terminal else os.pipe()
         if terminal:
             fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, "--model_dir", "wait"], stderr=writing,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+        process = begun(SCRIPT, "--model_dir", "wait", stderr=writing)
         os.close(writing)
-        assert process.stdout.readline() == b"ready\n"
+        assert process.stdout.readline() == "ready\n"
         process.terminate()
         assert process.wait() == 128 + signal.SIGTERM
         shown = b""
@@ -168,16 +163,19 @@ cli.run(main)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
-    process = subprocess.Popen([sys.executable, "-c", POOL], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+def stop(process, number):
+    """Send a signal to the whole group of a process at work, which ends it with one line."""
     assert process.stdout.readline() == "at work\n"
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
+    process = begun(POOL)
+    stop(process, number)
     end = time.monotonic() + 60     # Python's own tracker of resources ends a moment after its script
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < end:
@@ -200,14 +198,7 @@ time.sleep(60)
 def test_ctrl_c_leaves_a_script_that_was_called_the_time_to_save(tmp_path):
     (tmp_path / "child.py").write_text(CHILD)
     called = f"cli.run_script('child.py', {str(tmp_path / 'file')!r})"
-    caller = f"from lrcn.base import cli; cli.run(lambda: {called})"
-    process = subprocess.Popen([sys.executable, "-c", caller], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
-    assert process.stdout.readline() == "at work\n"
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and len(err.splitlines()) == 1, err
+    stop(begun(f"from lrcn.base import cli; cli.run(lambda: {called})", cwd=tmp_path), signal.SIGINT)
     assert (tmp_path / "file").read_text() == "saved"
 
 

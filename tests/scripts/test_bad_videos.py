@@ -9,13 +9,13 @@ from commands import ROOT, run
 from videos import (
     class_folders,
     numbered,
-    set_frame_times,
     set_header_frames,
     turn,
     write_endless,
     write_sound,
     write_video,
 )
+from zoo import encode
 
 from lrcn.data import fields, sampler
 from lrcn.data.sources import Job
@@ -69,7 +69,8 @@ def odd(tmp_path_factory):
     turn(write_video(odd / "phone.mp4", 60))
     write_video(odd / "large.mp4", 9, width=3840, height=2160)
     write_video(odd / "grey.avi", 60, grey=True)
-    set_frame_times(write_video(odd / "variable.mp4", 100), [1] * 50 + [4, 1] * 25)
+    ticks = [*range(50), *(50 + 5 * (k // 2) + 4 * (k % 2) for k in range(50))]
+    encode(odd / "variable.mp4", count=100, times=[tick / 25 for tick in ticks])
     set_header_frames(write_video(odd / "too_many_in_head.avi", 60), 5000)
     set_header_frames(write_video(odd / "too_few_in_head.avi", 60), 3)
     set_header_frames(write_video(odd / "none_in_head.avi", 60), 0)

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from videos import number_of
-from zoo import encode
+from zoo import beeping, beeps, encode, numbers_and_times
 
 from lrcn.video.cut import copy, cut
 from lrcn.video.flow import sample_video
@@ -14,33 +14,13 @@ from lrcn.video.reader import Video, VideoError, read_frames
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.video.writer import Writer
 
-RATE = 48_000
-
-
-def beeping(path, codec, sound, seconds=6, shift=0, **options):
-    """A film of 25 frames a second with a beep at frames 0, 25, 50 ..."""
-    t = np.arange(RATE * seconds) / RATE
-    wave = np.where(t % 1 < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
-    return encode(path, codec, count=25 * seconds, g="25", bf="0", sound=(sound, RATE, wave),
-                  container={"output_ts_offset": str(shift)}, **options)
-
 
 def apart(path):
     """Seconds between each beep and the frame that it belongs to (a number that 25 divides)."""
-    samples = np.zeros(RATE * 60, np.float32)
-    with av.open(str(path)) as film:
-        resampler = av.AudioResampler("flt", "mono", RATE)
-        for frame in film.decode(audio=0):
-            for part in resampler.resample(frame):
-                first = round(float(frame.pts * frame.time_base) * RATE)
-                samples[first:first + part.samples] = part.to_ndarray()[0]
-    loud = np.flatnonzero(np.abs(samples) > 0.1) / RATE
-    beeps = loud[np.diff(loud, prepend=-1) > 0.5]
-    with av.open(str(path)) as film:
-        whole = [float(frame.pts * frame.time_base) for frame in film.decode(video=0)
-                 if number_of(frame.to_ndarray(format="rgb24")) % 25 == 0]
-    assert len(whole) == len(beeps) > 1
-    return np.abs(np.array(whole) - beeps).max()
+    numbers, seconds = numbers_and_times(path)
+    heard, whole = beeps(path)[0], seconds[numbers % 25 == 0]
+    assert len(whole) == len(heard) > 1
+    return np.abs(whole - heard).max()
 
 
 def labelled(source, target):
@@ -60,7 +40,8 @@ JOINED = [(".vob", "mpeg2video", "mp2", 0), (".mpg", "mpeg1video", "mp2", 0), ("
 
 @pytest.mark.parametrize("ending, codec, sound, jump", JOINED)
 def test_joined_recordings_go_on_in_time_with_their_sound(tmp_path, ending, codec, sound, jump):
-    halves = [beeping(tmp_path / f"{i}{ending}", codec, sound, shift=10 + i * jump) for i in range(2)]
+    halves = [beeping(tmp_path / f"{i}{ending}", codec, sound, g="25", bf="0",
+                      container={"output_ts_offset": str(10 + i * jump)}) for i in range(2)]
     film = tmp_path / f"joined{ending}"
     film.write_bytes(b"".join(half.read_bytes() for half in halves))
     numbers = labelled(film, tmp_path / "out.mp4")
@@ -76,7 +57,7 @@ def test_joined_recordings_go_on_in_time_with_their_sound(tmp_path, ending, code
 
 
 def test_a_recording_of_one_piece_is_copied_from_its_first_picture_that_can_be_decoded(tmp_path):
-    whole = beeping(tmp_path / "whole.ts", "libx264", "aac", 8).read_bytes()
+    whole = beeping(tmp_path / "whole.ts", count=200, g="25", bf="0").read_bytes()
     for part in (4, 9, 30):
         late = tmp_path / f"late{part}.ts"
         late.write_bytes(whole[len(whole) // part // 188 * 188:])
@@ -92,7 +73,7 @@ def test_a_recording_of_one_piece_is_copied_from_its_first_picture_that_can_be_d
 
 
 def test_sound_that_cannot_be_put_in_costs_no_picture(tmp_path, monkeypatch):
-    film = beeping(tmp_path / "film.mkv", "libx264", "pcm_s16le", 2)
+    film = beeping(tmp_path / "film.mkv", sound="pcm_s16le", count=50)
 
     def fault(*_):
         raise av.error.ArgumentError(22, "Invalid argument")
