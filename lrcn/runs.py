@@ -3,6 +3,8 @@
     run = RunFolder("20261121-110128")
     run.splits, run.test.metrics, run.film("holiday").segments      # paths
 """
+import contextlib
+import itertools
 import platform
 import time
 from pathlib import Path
@@ -116,14 +118,12 @@ def new_run_folder(local_dir, open_new_folder, ending=""):
             folder = local_dir / "debug" if mode == "debug" else local_dir
             folder.mkdir(exist_ok=True)
             return folder
-        name, number = time.strftime("%Y%m%d-%H%M%S") + ending, 1
-        while True:  # another run may have started in the same second
+        name = time.strftime("%Y%m%d-%H%M%S") + ending
+        for number in itertools.count(1):  # another run may have started in the same second
             folder = local_dir / (name if number == 1 else f"{name}-{number}")
-            try:
+            with contextlib.suppress(FileExistsError):
                 folder.mkdir()
                 return folder
-            except FileExistsError:
-                number += 1
     except OSError as error:
         raise UserError(f"--local_dir {local_dir}: cannot make the run folder ({error.strerror})") from None
 

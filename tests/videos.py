@@ -69,7 +69,6 @@ def write_endless(path):
 
 def write_sound(path):
     """A file with sound and no picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as f, wave.open(f, "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", "NONE"))
         sound.writeframes(bytes(16000))
@@ -79,9 +78,8 @@ def write_sound(path):
 def set_header_frames(path, frames):
     """Write another count of frames into an AVI's two headers, and take its index away."""
     raw = bytearray(path.read_bytes())
-    raw[48:52] = struct.pack("<I", frames)
-    stream = raw.index(b"strh") + 8
-    raw[stream + 32:stream + 36] = struct.pack("<I", frames)
+    for at in (48, raw.index(b"strh") + 40):
+        raw[at:at + 4] = struct.pack("<I", frames)
     path.write_bytes(raw[:raw.rindex(b"idx1")])
     return path
 
@@ -97,8 +95,7 @@ def turn(path):
 
 def join(path, clips):
     """Write clips behind one another, 160 x 120 pixels at 25 a second; the seconds at which each ends."""
-    from lrcn.drawing.labels import fit_frame
-    from lrcn.video.reader import Video
+    from lrcn.video.reader import Video, fit_frame
     from lrcn.video.writer import Writer
     ends = []
     with Writer(path, 25, 160, 120) as out:

@@ -18,8 +18,9 @@ def encode(path, codec="libx264", count=80, fps=25, width=64, height=48, pix_fmt
     sound: (codec, samples a second, mono float32 (N,)), which begins at `shift` too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(path), "w", options=container or {}) as out:
-        stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream = out.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         if times is not None or shift:
             stream.codec_context.time_base = TICK
@@ -27,28 +28,22 @@ def encode(path, codec="libx264", count=80, fps=25, width=64, height=48, pix_fmt
             stream.codec_context.sample_aspect_ratio = ratio
         stream.codec_context.flags |= flags
         heard = out.add_stream(sound[0], rate=sound[1], layout="mono") if sound else None
-        base = stream.codec_context.time_base or 1 / Fraction(fps).limit_denominator(1001)
+        base = stream.codec_context.time_base or 1 / rate
         for k in range(count):
             frame = av.VideoFrame.from_ndarray(numbered(k, width, height), format="rgb24")
-            seconds = (k / Fraction(fps).limit_denominator(1001) if times is None
-                       else Fraction(times[k])) + Fraction(shift)
+            seconds = (k / rate if times is None else Fraction(times[k])) + Fraction(shift)
             frame.pts, frame.time_base = round(seconds / base), base
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
         if sound:
-            _sing(out, heard, sound, shift)
+            _, rate, wave = sound
+            resampler = av.AudioResampler(heard.codec_context.format.name, "mono", rate,
+                                          heard.codec_context.frame_size or 1024)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None], np.float32), "fltp", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(shift * rate)
+            for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+                out.mux(heard.encode(part))
     return path
-
-
-def _sing(out, stream, sound, shift):
-    _, rate, wave = sound
-    kind, size = stream.codec_context.format.name, stream.codec_context.frame_size or 1024
-    resampler = av.AudioResampler(kind, "mono", rate, size)
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[None], np.float32), "fltp", "mono")
-    frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(shift * rate)
-    for part in [*resampler.resample(frame), *resampler.resample(None)]:
-        out.mux(stream.encode(part))
-    out.mux(stream.encode(None))
 
 
 def beeping(path, codec="libx264", sound="aac", count=150, times=None, **options):

@@ -174,11 +174,8 @@ def run_script(script, *words, **options):
 # ---------------------------------------------------------------- the way out
 
 def run(main):
-    """Call main() and leave with its exit status; errors of the caller's take one line.
-
-    Exit status: 0 done, 1 failed, 2 a wrong flag, path or file, 130 Ctrl-C, 143 SIGTERM. A second
-    Ctrl-C or SIGTERM does not wait for the first one's tidying up.
-    """
+    """Call main() and leave with its exit status; errors of the caller's take one line. 0: done, 1: failed,
+    2: a wrong flag, path or file, 130: Ctrl-C, 143: SIGTERM, of which a second one does not wait."""
     def terminate(number, frame):
         raise signals.Terminated
 

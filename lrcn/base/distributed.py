@@ -28,10 +28,9 @@ def set_seed(*numbers):
 
 def rank_and_world():
     """This process's number and how many there are, as torchrun says, or (0, 1)."""
-    try:
+    number, world = 0, 0
+    with contextlib.suppress(ValueError):
         number, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    except ValueError:
-        number, world = 0, 0
     if not 0 <= number < world:
         raise UserError(f"RANK={os.environ.get('RANK')} and WORLD_SIZE={os.environ.get('WORLD_SIZE')} "
                         f"in the environment do not fit together; unset them or use torchrun")

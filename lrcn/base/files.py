@@ -243,11 +243,9 @@ def read_csv(path, columns):
 @contextlib.contextmanager
 def replaced_folder(folder, own=()):
     """with replaced_folder(folder) as new: write into `new`; it becomes `folder` when all went well.
-
     Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays, but for what
     matches the patterns `own` ("*.png"): what an earlier run of the same script may have left. UserError: it
-    cannot be written, or another process is writing it.
-    """
+    cannot be written, or another process is writing it."""
     folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
     new, before = temporary_name(folder), folder.with_name(f".{folder.name}.before")
 
@@ -333,11 +331,9 @@ def remove_leftovers(folder):
 
 @contextlib.contextmanager
 def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
-    """Hold `folder` for one process, while it lives; a second one gets a UserError.
-
-    UserError: the folder cannot be written. shared: others that share it may hold it too. wait: the second
-    one waits its turn instead, and gets an OSError where it cannot write. name: that of the lock's file.
-    """
+    """Hold `folder` for one process, while it lives; a second one gets a UserError, as who cannot write does.
+    shared: others that share it may hold it too. wait: the second one waits its turn instead, and gets an
+    OSError where it cannot write. name: that of the lock's file."""
     with contextlib.ExitStack() as opened:
         while True:
             try:

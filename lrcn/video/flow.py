@@ -1,10 +1,7 @@
 """Optical flow between neighbouring frames of a video, kept as 8-bit planes.
 
-    flow = Flow("dis", length=1, bound=20)                   # what to take, how many fields, how coded
-    planes = flow.code(flow.between(before, after))          # uint8 (H, W, 2) of two frames
     with Video("film.mp4") as film:                          # constant memory
-        for index, seconds, frame, planes in sample_video(film, Rate(), flow): ...
-    planes = fields_at("film.mp4", [30, 40], flow)           # uint8 (2, H, W, 2L)
+        for index, seconds, frame, planes in sample_video(film, Rate(), Flow("dis", length=1)): ...
 
 A field is in pixels from one source frame to the next, u to the right and v down, clamped to +-bound and
 coded as 255 (v + bound) / (2 bound). Sampled frame s has the L fields s -> s+1, ..., s+L-1 -> s+L, as

@@ -1,9 +1,6 @@
 """A video that lies on disk as pictures: a folder of numbered frames, read like a file.
 
-    with opened("jpegs_256/v_Archery_g01_c01", fps=25) as video:    # or a video file: a reader.Video
-        while video.grab():
-            video.position, video.time, video.frame()
-    series(["img_2.jpg", "img_10.jpg", "flow_x_2.jpg", "flow_y_2.jpg", "Thumbs.db"])
+    with opened("jpegs_256/v_Archery_g01_c01", fps=25) as video: ...    # or a video file: a reader.Video
 
 A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
 in the order of their numbers, whatever the first is. The one series of a folder is the video; flow_x_ and
@@ -70,16 +67,13 @@ def series(names):
 
 def frame_files(folder):
     """{number: path} of the pictures of a folder's video, in the order of their numbers."""
-    return _paths(folder, series(os.listdir(folder)).frames)
+    return {i: os.path.join(folder, name) for i, name in series(os.listdir(folder)).frames.items()}
 
 
 def flow_files(folder):
     """[{number: path} of the flow to the right, that of the flow down] that lie in a folder."""
-    return [_paths(folder, plane) for plane in series(os.listdir(folder)).flow]
-
-
-def _paths(folder, names):
-    return {number: os.path.join(folder, name) for number, name in names.items()}
+    return [{i: os.path.join(folder, name) for i, name in plane.items()}
+            for plane in series(os.listdir(folder)).flow]
 
 
 def opened(path, fps):
@@ -94,7 +88,7 @@ class FrameFolder(Video):
         self.path, found = Path(path), series(os.listdir(path))
         if found.fault:
             raise VideoError(found.fault)
-        self.files = list(_paths(path, found.frames).values())
+        self.files = [os.path.join(path, name) for name in found.frames.values()]
         self.position, self.time = -1, None
         height, width = self._read(0).shape[:2]
         self.info = VideoInfo(float(fps), len(self.files), width, height)

@@ -1,7 +1,5 @@
 """Reading video files with PyAV. Frames are uint8 (H, W, 3) RGB as they are shown; no torch.
 
-    info = probe("clip.avi")                                  # fps, frames, width, height
-    frames = read_frames("clip.avi", [30, 40, 50, 60, 70])    # exactly these, (5, H, W, 3)
     with Video("film.mp4") as film:
         while film.grab():
             film.position, film.time, film.frame()
@@ -305,14 +303,12 @@ def open_container(path):
     except OSError as error:
         raise VideoError("the file does not exist" if isinstance(error, FileNotFoundError)
                          else error.strerror) from None
-    if stat.S_ISDIR(mode):
-        raise VideoError("it is a folder")
-    if not stat.S_ISREG(mode):
-        raise VideoError("it is no file but a pipe or a device")
-    if not os.path.getsize(path):
-        raise VideoError("the file is empty")
-    if not os.access(path, os.R_OK):
-        raise VideoError("no permission to read the file")
+    for wrong, reason in ((stat.S_ISDIR(mode), "it is a folder"),
+                          (not stat.S_ISREG(mode), "it is no file but a pipe or a device"),
+                          (not os.path.getsize(path), "the file is empty"),
+                          (not os.access(path, os.R_OK), "no permission to read the file")):
+        if wrong:
+            raise VideoError(reason)
     # discardcorrupt: the frame at which a damaged file breaks off is left out, not patched up with grey.
     options = {"fflags": "discardcorrupt", "protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:

@@ -25,11 +25,8 @@ class Rate:
 
     @classmethod
     def of(cls, settings):
-        """The rate that a settings.json or a checkpoint's settings tell, or the usual one.
-
-        Where they tell the training clips' own seconds between frames, `frame_step`, it is that rate:
-        many a clip was too short for the one that was asked for.
-        """
+        """The rate that a settings.json or a checkpoint's settings tell, or the usual one; that of the
+        training clips themselves where they tell it, `frame_step`: many were too short for the one asked."""
         FPS, rate = settings.get("FPS") or cls.FPS, settings.get("sampling_rate") or cls.sampling_rate
         step = settings.get("frame_step")
         return cls(FPS, rate if step is None or math.isclose(step, rate / FPS) else step * FPS)
@@ -45,12 +42,9 @@ class Rate:
         return self.sampling_rate / self.FPS
 
     def spacing(self, source_fps):
-        """Source frames from one kept frame to the next, on average; at least 1.
-
-        A whole number where that is right to half a percent (25 fps -> 10, 29.97 -> 12, 12.5 -> 5), so
-        that a header's rounding moves no frame; elsewhere not (24 -> 9.6, 7 -> 2.8): the frames nearest
-        in time are taken, and 2.5 a second are kept all the same.
-        """
+        """Source frames from one kept frame to the next, on average; at least 1. A whole number where that
+        is right to half a percent (25 fps -> 10, 29.97 -> 12), so that a header's rounding moves no frame;
+        elsewhere not (24 -> 9.6): the frames nearest in time are taken."""
         exact = source_fps * self.step
         whole = max(1, math.floor(exact + 0.5))
         return whole if abs(exact - whole) <= 0.005 * exact or exact < 1 else exact
@@ -76,11 +70,9 @@ def offsets(spacing, count):
 
 
 class Beat:
-    """Decides, frame by frame, which frames of a video to keep: one every `step` seconds.
-
-    At a constant rate that is the frame nearest to each multiple of the spacing. Once the time stamps
-    leave the beat, the time stamps decide: the first frame that is due, to half a frame.
-    """
+    """Decides, frame by frame, which frames of a video to keep: one every `step` seconds. At a constant rate
+    that is the frame nearest to each multiple of the spacing. Once the time stamps leave the beat, they
+    decide: the first frame that is due, to half a frame."""
 
     def __init__(self, fps, spacing, step=None):
         self.fps, self.spacing = fps, spacing
@@ -114,13 +106,11 @@ class Beat:
 
 
 def sample_by_time(times, fps, spacing, count, fraction, step=None):
-    """Which frames to take for one clip of a video whose frame times are known.
-
-    times: seconds (N,), N >= 1; fraction: where to start, in [0, 1) of the possible starts; step: seconds
-    between the frames (default: spacing / fps), see Rate.seconds. Returns (`count` ascending indices, the
-    spacing between them): a smaller one when the video is too short; with fewer frames than `count`, the
-    last is repeated. At a variable rate, each frame is the one on screen at its time.
-    """
+    """Which frames to take for one clip of a video whose frame times are known. times: seconds (N,), N >= 1;
+    fraction: where to start, in [0, 1) of the possible starts; step: seconds between the frames (default:
+    spacing / fps), see Rate.seconds. Returns (`count` ascending indices, the spacing between them): a smaller
+    one when the video is too short; with fewer frames than `count`, the last is repeated. At a variable rate,
+    each frame is the one on screen at its time."""
     length, step = len(times), spacing / fps if step is None else step
     slack = 0.5 / fps
     if step * fps < 0.99:       # an average over pauses: the frames that the beat keeps, one after another
@@ -143,12 +133,10 @@ def sample_by_time(times, fps, spacing, count, fraction, step=None):
 
 def read_clip(path, count, rate, fraction):
     """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
-
     path: a file, or a folder of rate.FPS pictures a second. Returns (list of frames (H, W, 3), VideoInfo,
     indices (count,), spacing). info.frames is the count in the file's index, or of those that could be
     decoded where the file had to be read through: its count was wrong, it is shorter than the clip, or
-    its rate varies.
-    """
+    its rate varies."""
     with opened(path, rate.FPS) as video:
         info = video.info
         spacing = rate.spacing(info.fps)

@@ -1,9 +1,7 @@
 """Writing videos that are whole or absent. Frames are uint8 (H, W, 3) RGB.
 
-    with Writer("labelled.mp4", 25, 640, 480, sound="film.mp4") as out:     # H.264, plays in a browser
-        out.write(frame)                    # at the rate given, or
+    with Writer("labelled.mp4", 25, 640, 480, sound="film.mp4") as out:
         out.write(frame, seconds)           # at the source's own time stamps
-    count = write_clip("clip.avi", frames, 2.5)                             # Motion JPEG, a sampled clip
 
 A full disk raises OSError.
 """
@@ -34,12 +32,10 @@ RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, whose pack
 
 
 class Writer(contextlib.AbstractContextManager):
-    """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed.
-
-    fps: frames a second, where write() is given no times. sound: a file whose sound goes along, from
-    its first picture to the last one written; span: (start, end) of a stretch of that file, in seconds
-    from its first picture, whose sound it is instead, to the sample.
-    """
+    """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed. fps:
+    frames a second, where write() is given no times. sound: a file whose sound goes along, from its first
+    picture to the last one written; span: (start, end) of a stretch of that file, in seconds from its first
+    picture, whose sound it is instead, to the sample."""
 
     def __init__(self, path, fps, width, height, sound=None, span=None):
         self.path, self.size, self.frames = Path(path), (int(width), int(height)), 0

@@ -58,7 +58,7 @@ def test_a_pool_ends_at_once_with_workers_that_hear_no_signal(tmp_path):
             [worker] = multiprocessing.active_children()
             raise KeyboardInterrupt
         with pytest.raises(ProcessLookupError):
-            os.kill(worker.pid, 0)      # not by active_children(): the executor's own thread may have reaped it
+            os.kill(worker.pid, 0)      # the executor may have reaped it before active_children() could
     finally:
         for child in multiprocessing.active_children():
             child.kill()

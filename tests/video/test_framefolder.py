@@ -78,12 +78,16 @@ def layouts(tmp_path):
     return tmp_path
 
 
+def sample(raw, out, *more, ok=True):
+    return run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 1,
+               "--no-report", *more, ok=ok)
+
+
 def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
-    run("preprocessing_data.py", "--row_data_dir", layouts / "raw", "--sampled_data_dir", layouts / "one",
-        "--flow", "farneback", "--flow_length", 2, "--num_workers", 1, "--no-report")
-    run("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
-        layouts / "two", "--flow", "farneback", "--flow_length", 2, "--flow_dir", layouts / "tvl1_flow",
-        "--num_workers", 1, "--no-report", "--write_frames", layouts / "frames")
+    flow = ("--flow", "farneback", "--flow_length", 2)
+    sample(layouts / "raw", layouts / "one", *flow)
+    sample(layouts / "jpegs_256", layouts / "two", *flow, "--flow_dir", layouts / "tvl1_flow",
+           "--write_frames", layouts / "frames")
     one, two = (table(layouts / name / "manifest.csv") for name in ("one", "two"))
     assert len(one) == 4 and [r | {"source": ""} for r in one] == [r | {"source": ""} for r in two]
     for video in read_sampled(layouts / "one"):
@@ -100,17 +104,14 @@ def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
         shutil.copy(path, target)
         (target.parent / "Thumbs.db").touch()
     for name, more in (("four", ()), ("five", ("--flow_dir", layouts / "both"))):
-        said = run("preprocessing_data.py", "--row_data_dir", layouts / "both", "--sampled_data_dir",
-                   layouts / name, "--flow", "farneback", "--flow_length", 2, "--num_workers", 1,
-                   "--no-report", *more).out
+        said = sample(layouts / "both", layouts / name, *flow, *more).out
         assert ("beside the frames of 4 videos" in said) is (not more)
         for video in read_sampled(layouts / "two"):
             other = next(v for v in read_sampled(layouts / name) if v.name == video.name)
             flows = [source_fields(layouts / n, v, range(5), 2) for n, v in (("two", video), (name, other))]
             assert (flows[0] == flows[1]).all()
     # The frames that were written are a data set themselves: five frames of 2.5 a second.
-    run("preprocessing_data.py", "--row_data_dir", layouts / "frames", "--sampled_data_dir",
-        layouts / "three", "--FPS", 2.5, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
+    sample(layouts / "frames", layouts / "three", "--FPS", 2.5, "--sampling_rate", 1)
     three = table(layouts / "three" / "manifest.csv")
     assert [(r["class"], r["video"], r["frames"], r["stride"]) for r in three] == \
         [(r["class"], r["video"], "5", "1") for r in one]
@@ -124,10 +125,9 @@ def test_flow_that_is_not_there_is_said(layouts):
         (flow / plane / "v_Jump_g01_c01" / "frame000001.jpg").unlink()
     for number in range(25, 50):
         (flow / "v" / "v_Jump_g02_c01" / f"frame{number:06d}.jpg").unlink()
-    words = ("preprocessing_data.py", "--row_data_dir", layouts / "jpegs_256", "--sampled_data_dir",
-             layouts / "out", "--flow_dir", layouts / "tvl1_flow", "--num_workers", 1, "--no-report")
-    one_line(run(*words, ok=False), "--flow_dir", "--flow tvl1")
-    result = run(*words, "--flow", "tvl1", ok=False)
+    places = (layouts / "jpegs_256", layouts / "out", "--flow_dir", flow)
+    one_line(sample(*places, ok=False), "--flow_dir", "--flow tvl1")
+    result = sample(*places, "--flow", "tvl1", ok=False)
     assert result.code == 1
     for words in ("v_Run_g02_c01: no u/v_Run_g02_c01/", "has no picture of number 3 (1 of 49",
                   "begin with number 1, and its flow", "has no picture of number 25 (25 of 49"):

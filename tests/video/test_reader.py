@@ -153,15 +153,6 @@ def test_a_clip_of_a_variable_rate_is_right_in_time(variable, fraction):
     assert (abs(spans - step * np.arange(5)) <= 5 / 25 + 1.5 / info.fps).all()
 
 
-def test_a_stream_of_sampled_frames_follows_the_times(variable):
-    path, times = variable
-    kept = list(sampled(path))
-    assert [number_of(frame) for _, _, frame in kept] == [index for index, _, _ in kept]
-    np.testing.assert_allclose([seconds for _, seconds, _ in kept], times[[i for i, _, _ in kept]], atol=2e-3)
-    assert abs(len(kept) - 2.5 * times[-1]) <= 2
-    assert np.diff([seconds for _, seconds, _ in kept]).max() < 0.4 + 6 / 25
-
-
 def test_memory_does_not_grow_with_the_length(folder):
     resource = pytest.importorskip("resource")
     path = write_video(folder / "long.avi", [numbered(0, 640, 480)] * 1500)
