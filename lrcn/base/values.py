@@ -124,7 +124,6 @@ class Text(_Kind):
 class Names(_Kind):
     """Different names, none of them empty; on the command line with commas between."""
     none: bool = False
-    most: int = 100_000
     longest: int = 255
     what = "a list of different names"
 
@@ -135,7 +134,7 @@ class Names(_Kind):
         return names
 
     def _right(self, value):
-        return (isinstance(value, list) and 0 < len(value) <= self.most
+        return (isinstance(value, list) and 0 < len(value) <= 100_000
                 and all(isinstance(name, str) and 0 < len(name) <= self.longest and not Text().fault(name)
                         for name in value)
                 and len(set(value)) == len(value))

@@ -25,15 +25,14 @@ class Writer:
     HEAD = 224
     LIMIT = 2 ** 32 - 2 ** 24
 
-    def __init__(self, stream, fps, width, height, quality=95):
+    def __init__(self, stream, fps, width, height):
         self.stream, self.rate = stream, Fraction(fps).limit_denominator(100000)
-        self.size, self.quality = (width, height), [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
-        self.lengths = []
+        self.size, self.lengths = (width, height), []
         stream.write(bytes(self.HEAD))
 
     def write(self, image):
         """image: uint8 (H, W, 3) BGR."""
-        ok, jpeg = cv2.imencode(".jpg", image, self.quality)
+        ok, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         if not ok:
             raise ValueError("a frame cannot be encoded as JPEG")
         length = len(jpeg) + len(jpeg) % 2
@@ -52,8 +51,8 @@ class Writer:
             offset += 8 + length + length % 2
         self.stream.write(struct.pack("<4sI", b"idx1", 16 * len(index)) + b"".join(index))
         total = self.stream.tell() - 8
-        count, (width, height), rate = len(self.lengths), self.size, self.rate
-        largest = max(self.lengths, default=0)
+        count, largest = len(self.lengths), max(self.lengths, default=0)
+        (width, height), rate = self.size, self.rate
         avih = struct.pack("<14I", round(1e6 / rate), 0, 0, 0x10, count, 0, 1, largest, width, height,
                            0, 0, 0, 0)
         strh = struct.pack("<4s4s10I4H", b"vids", b"MJPG", 0, 0, 0, rate.denominator, rate.numerator,

@@ -82,10 +82,6 @@ class Flow:
         """A field as planes uint8 (H, W, 2), in one pass: OpenCV rounds and clamps."""
         return cv2.addWeighted(field, 127.5 / self.bound, field, 0, 127.5, dtype=cv2.CV_8U)
 
-    def decode(self, planes):
-        """Pixels a source frame, float32, of planes."""
-        return planes.astype(np.float32) * (2 * self.bound / 255) - self.bound
-
 
 # ---------------------------------------------------------------- backends
 

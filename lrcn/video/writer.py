@@ -230,7 +230,7 @@ def even_sides(frame):
 
 # ---------------------------------------------------------------- sampled clips
 
-def write_clip(path, frames, fps, who=None, quality=95):
+def write_clip(path, frames, fps, who=None):
     """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones) as a Motion JPEG .avi; how many.
     It is not flushed to the disk: who writes many files flushes them together. who: as of files.atomic.
     ValueError: no frame at all."""
@@ -239,7 +239,7 @@ def write_clip(path, frames, fps, who=None, quality=95):
     if first is None:
         raise ValueError("a clip needs at least one frame")
     with files.atomic(path, lasting=False, who=who) as temporary, open(temporary, "wb") as stream:
-        out = avi.Writer(stream, fps, first.shape[1], first.shape[0], quality)
+        out = avi.Writer(stream, fps, first.shape[1], first.shape[0])
         for frame in itertools.chain([first], frames):
             out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
         out.release()
