@@ -105,11 +105,9 @@ def _estimator(flow):
 def _raft(preset, weights, digest):
     """RAFT of torchvision (Teed and Deng 2020), on CUDA where there is one."""
     import torch
-    from torchvision.models import optical_flow
-    make, usual = {"large": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
-                   "small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT)}[preset]
+    from torchvision.models import get_model
     try:
-        network = make(weights=None if weights else usual)
+        network = get_model(f"raft_{preset}", weights=None if weights else "DEFAULT")
     except OSError as error:
         raise UserError(f"--flow raft: the library's weights could not be downloaded "
                         f"({str(error).splitlines()[0]:.120}); give a file with --flow_weights PATH, or take "
