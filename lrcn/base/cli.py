@@ -175,7 +175,7 @@ def run_script(script, *words, **options):
 
 def run(main):
     """Call main() and leave with its exit status; errors of the caller's take one line. 0: done, 1: failed,
-    2: a wrong flag, path or file, 130: Ctrl-C, 143: SIGTERM, of which a second one does not wait."""
+    2: a wrong flag, path or file, 130: Ctrl-C, 143: SIGTERM; a second signal ends it at once."""
     def terminate(number, frame):
         raise signals.Terminated
 
