@@ -59,25 +59,6 @@ def random_numbers(seed, *names):
     return np.random.default_rng([seed, *"/".join(map(str, names)).encode()])
 
 
-def silhouette(pair, phase, size, height):
-    """Where the object is at a phase in [0, 1): uint8 (H, W), 0 or 255. size: about 1. height: how far from
-    the middle it moves, pixels."""
-    mask, discs = np.zeros((HEIGHT, WIDTH), np.uint8), []
-    if pair == "move":    # what leaves on the right comes in on the left
-        discs = [(CENTRE + ((phase + lap - 0.5) * WIDTH, height), 52 * size) for lap in (-1, 0, 1)]
-    elif pair == "size":
-        discs = [(CENTRE, (15 + 100 * phase) * size)]
-    else:
-        angles = 2 * np.pi * (phase + np.linspace(-0.2, 0.2, 25))
-        rim = 112 * size * np.stack([np.cos(angles), np.sin(angles)], -1)
-        points = CENTRE + np.concatenate([[[0, 0]], rim])
-        cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, shift=4)
-    for centre, radius in discs:
-        x, y = np.round(centre * 16).astype(int).tolist()
-        cv2.circle(mask, (x, y), round(radius * 16), 255, cv2.FILLED, shift=4)
-    return mask
-
-
 def draw_clip(pair, place, clip, fps, seed):
     """The frames of one clip in the order of the pair's first class: list of uint8 (H, W, 3) RGB.
 
@@ -104,10 +85,23 @@ def draw_clip(pair, place, clip, fps, seed):
     lamps, size = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB), rng.uniform(0.9, 1.05)
     rng = random_numbers(seed, place, pair, clip)
     seconds, lap, start = rng.uniform(1.9, 2.6), rng.uniform(1.7, 2.4), rng.uniform()
-    height = rng.uniform(-50, 50)
+    height = rng.uniform(-50, 50)       # pixels from the middle at which it moves
     frames = []
     for t in range(round(seconds * fps)):
-        mask = silhouette(pair, (start + t / fps / lap) % 1, size, height)
+        phase = (start + t / fps / lap) % 1
+        mask, discs = np.zeros((HEIGHT, WIDTH), np.uint8), []       # where the object is
+        if pair == "move":    # what leaves on the right comes in on the left
+            discs = [(CENTRE + ((phase + turn - 0.5) * WIDTH, height), 52 * size) for turn in (-1, 0, 1)]
+        elif pair == "size":
+            discs = [(CENTRE, (15 + 100 * phase) * size)]
+        else:
+            angles = 2 * np.pi * (phase + np.linspace(-0.2, 0.2, 25))
+            rim = 112 * size * np.stack([np.cos(angles), np.sin(angles)], -1)
+            points = CENTRE + np.concatenate([[[0, 0]], rim])
+            cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, shift=4)
+        for centre, radius in discs:
+            x, y = np.round(centre * 16).astype(int).tolist()
+            cv2.circle(mask, (x, y), round(radius * 16), 255, cv2.FILLED, shift=4)
         frames.append(cv2.copyTo(lamps, mask, room.copy()))
     return frames
 

@@ -206,7 +206,7 @@ def compare(studied, args):
         "variants": {v.name: v.as_json() for v in variants}})
     note = f"{tested(measured_on)}, {args.num_movies} movies."
     graphs.show(folder.path, graphs.draw_comparison(variants, folder.path, note))
-    cli.say(*results_table.printed_table(variants).splitlines(), sep="\n")
+    cli.say(*results_table.printed_table(variants), sep="\n")
     return folder
 
 

@@ -29,36 +29,30 @@ def write(test, data, more, num_videos, seed):
             sub.mkdir()
         files.write_json(folder.metrics, metrics)
         files.write_text(folder.command, cli.command() + "\n")
-        by_class = scores.per_class(data.predicted == data.labels, data.labels, len(data.classes))
+        classes, probabilities, predicted = data.classes, data.probabilities, data.predicted
+        accuracy, n = scores.per_class(predicted == data.labels, data.labels, len(classes))
         few = scores.under_represented(data.train_counts)
-        write_tables(folder, data, *by_class, few)
-        draw(folder, data, *by_class, few, note, num_videos, seed)
+        files.write_csv(folder.confusion, ["true \\ predicted", *classes],
+                        [(cls, *row) for cls, row in zip(classes, data.matrix().tolist(), strict=True)])
+        files.write_csv(folder.accuracy,
+                        ["class", "accuracy", "test_videos", "train_videos", "under_represented"],
+                        [(cls, "" if np.isnan(a) else f"{a:.6g}", k, t, int(f)) for cls, a, k, t, f
+                         in zip(classes, accuracy, n, data.train_counts, few, strict=True)])
+        files.write_csv(folder.predictions, ["video", "class", "label", "group", "predicted",
+                                             "predicted_class", "right", *(COLUMN + cls for cls in classes)],
+                        [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
+                          *(f"{p:.6g}" for p in row)) for v, label, guess, row
+                         in zip(data.videos, data.labels, predicted, probabilities, strict=True)])
+        wrong = np.flatnonzero(predicted != data.labels)
+        wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
+        files.write_csv(folder.mistakes, ["video", "class", "predicted_class", "probability", "p_true"],
+                        [(data.videos[i].name, data.videos[i].cls, classes[predicted[i]],
+                          f"{probabilities[i].max():.6g}", f"{probabilities[i, data.labels[i]]:.6g}")
+                         for i in wrong])
+        draw(folder, data, accuracy, n, few, note, num_videos, seed)
     top5 = f"top-5 {metrics['top5']:.3f}, " if len(data.classes) > 5 else ""
     return (f"test {note}; {top5}mean class accuracy {metrics['mean_class_accuracy']:.3f}, "
             f"{metrics['classes']} classes")
-
-
-def write_tables(folder, data, accuracy, n, few):
-    """All .csv files of a TestFolder: the answers in the order of the list, what is wrong among them, and
-    by class. accuracy, n, few: (C,)."""
-    classes, probabilities, predicted = data.classes, data.probabilities, data.predicted
-    files.write_csv(folder.confusion, ["true \\ predicted", *classes],
-                    [(cls, *row) for cls, row in zip(classes, data.matrix().tolist(), strict=True)])
-    files.write_csv(folder.accuracy,
-                    ["class", "accuracy", "test_videos", "train_videos", "under_represented"],
-                    [(cls, "" if np.isnan(a) else f"{a:.6g}", k, t, int(f)) for cls, a, k, t, f
-                     in zip(classes, accuracy, n, data.train_counts, few, strict=True)])
-    files.write_csv(folder.predictions, ["video", "class", "label", "group", "predicted", "predicted_class",
-                                         "right", *(COLUMN + cls for cls in classes)],
-                    [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
-                      *(f"{p:.6g}" for p in row)) for v, label, guess, row
-                     in zip(data.videos, data.labels, predicted, probabilities, strict=True)])
-    wrong = np.flatnonzero(predicted != data.labels)
-    wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
-    files.write_csv(folder.mistakes, ["video", "class", "predicted_class", "probability", "p_true"],
-                    [(data.videos[i].name, data.videos[i].cls, classes[predicted[i]],
-                      f"{probabilities[i].max():.6g}", f"{probabilities[i, data.labels[i]]:.6g}")
-                     for i in wrong])
 
 
 def draw(folder, data, accuracy, n, few, note, num_videos, seed):

@@ -158,10 +158,10 @@ PRINTED = (("clip_accuracy", "whole clips right"), ("won_by_majority", "majority
 
 
 def printed_table(variants):
-    """The figures that answer the question, as lines of text."""
+    """The figures that answer the question, [a line of text]."""
     wide = max(len(v.name) for v in variants) + 2
     lines = [" " * wide + "runs  " + "".join(f"{title:<24}" for _, title in PRINTED) + "counts more"]
     for v in variants:
         cells = "".join(f"{cell(v.figures[key]):<24}" for key, _ in PRINTED)
         lines.append(f"{v.name:<{wide}}{len(v.seeds):<6}{cells}{v.verdict}")
-    return "\n".join(lines)
+    return lines

@@ -199,7 +199,7 @@ def test_a_pool_has_the_mean_of_its_runs_and_seeds_that_differ_widen_its_interva
     assert alike.verdict == "late"
     assert apart.verdict == "neither"
     header, rows = results_table.table([apart])
-    assert len(header) == len(rows[0]) and "last frame" in results_table.printed_table([apart])
+    assert len(header) == len(rows[0]) and "last frame" in results_table.printed_table([apart])[0]
 
 
 # ---------------------------------------------------------------- as a whole
