@@ -1,10 +1,7 @@
 """test_continues_movie.py as a user runs it, on synthetic videos."""
-import signal
-import time
-
 import cv2
 import pytest
-from commands import run, start
+from commands import run
 from PIL import Image
 from runs import last_line, one_line, read_json, table, train
 
@@ -95,24 +92,6 @@ def test_it_leaves_pictures_a_movie_and_tensorboard_events(studied):
     events = EventAccumulator(str(folder))
     events.Reload()
     assert {tag.split("/")[-1] for tag in events.Tags()["images"]} == names
-
-
-def test_a_second_study_that_is_killed_leaves_the_first_ones_outputs_whole(runs):
-    flags = "--num_movies", 4, "--movie_clips", 4
-    folder = last_line(study(runs["none"], *flags, "--no-pictures"))
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        process = start("test_continues_movie.py", "--model_dir", runs["none"], "--num_workers", 0, *flags,
-                        "--seed", 7, "--pictures")
-        while not list(runs["none"].glob(".test_continues_movie.*.tmp/*.png")):
-            assert process.poll() is None, process.err
-            time.sleep(0.002)
-        process.kill(number, group=True)
-        process.wait()
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    study(runs["none"], *flags, "--no-pictures")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert {path.name for path in runs["none"].glob(".*")} <= {".lock"}     # that of a run folder stays
 
 
 def test_the_same_seed_gives_the_same_figures_and_damaged_features_are_made_again(studied, runs, sampled):

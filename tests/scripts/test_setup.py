@@ -92,10 +92,6 @@ def test_the_demo_installs_what_the_scripts_need_and_no_more(machine):
     assert "-r requirements-dev.txt" in (machine / "calls").read_text(), "the tests add theirs"
 
 
-def test_a_purpose_that_is_none(machine):
-    assert "say demo or tests" in setup(machine, "bash", "setup.sh", "python3.12").stderr
-
-
 @pytest.mark.parametrize("changes, advice", [
     ({"no_venv": ""}, "apt install python3-venv"),
     *(({"version": old}, f"Python {old}, and 3.10 or newer is needed; name another one: make demo PYTHON=")
@@ -126,7 +122,8 @@ def test_what_is_missing_is_told_in_the_last_line_and_mended_the_next_try_goes_o
     assert setup(machine).returncode == 0
 
 
-def test_a_python_that_is_not_there(machine):
+def test_a_purpose_that_is_none_and_a_python_that_is_not_there(machine):
+    assert "say demo or tests" in setup(machine, "bash", "setup.sh", "python3.12").stderr
     done = setup(machine, "bash", "setup.sh", "demo", "python9")
     assert done.returncode == 1 and "there is no python9" in done.stderr
 
