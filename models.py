@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
-from lrcn.checkpoints import check_spec
+from lrcn.checkpoints import HEAD, check_spec
 from lrcn.data.frames import Transform
 from lrcn.features import backbones, surgery
 from lrcn.video.flow import ZERO
@@ -115,7 +115,7 @@ class Head(nn.Module):
         """choices: others than CHOICES has. UserError for a name that is none of them, or a wrong value."""
         super().__init__()
         self.spec = {"feature_dim": feature_dim, "classes": classes, **CHOICES, **choices}
-        check_spec("head_spec", self.spec, "head")
+        check_spec(self.spec, HEAD, "head")
         one = SimpleNamespace(**self.spec)
         self.readout, self.hidden_size, self.per_step = one.readout, one.hidden_size, one.per_step
         linear = nn.Linear(feature_dim, one.latent_dim) if one.projection != "none" else None

@@ -42,7 +42,6 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "classifier_hidden": Number(int, low=1, high=1_000_000, none=True), "rnn": Choice(RNNS),
         "classifier_activation": Choice(ACTIVATIONS),
         "classifier_dropout": Number(float, low=0, below=1, none=True)}
-TABLES = {"encoder_spec": ENCODER, "head_spec": HEAD}
 UNSAID = ("flow_length", "fit", "augment")     # of an encoder, where they are as usual
 MOST_STREAMS = 16
 
@@ -54,16 +53,17 @@ def load_file(path, flag):
 
     UserError in one line, naming --flag: no such file, truncated, not a checkpoint, a pickle that
     wants to run code, an archive that unpacks to more than it is, a member that is not what its check sum
-    says, a tensor that is none of `tensor_fault`'s.
+    says, a tensor that `check_tensors` refuses.
     """
     path = cli.file(flag, path, "give the path of a checkpoint file")
+    source = f"--{flag} {path}"
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 # torch stores without compression; a packed entry is no checkpoint of torch's
                 unpacked = sum(entry.file_size for entry in archive.infolist())
                 if unpacked > path.stat().st_size:
-                    raise UserError(f"--{flag} {path}: a compressed archive that unpacks to "
+                    raise UserError(f"{source}: a compressed archive that unpacks to "
                                     f"{files.gigabytes(unpacked)}, not a checkpoint; it was not read")
                 if archive.testzip():   # torch.load itself compares no check sum
                     raise ValueError
@@ -73,38 +73,32 @@ def load_file(path, flag):
     except UserError:
         raise
     except Exception as error:  # torch.load raises almost anything for a broken file
-        if "GLOBAL" in str(error):  # how the unpickler calls a function or a class
-            what = "it holds more than tensors and plain containers, and was refused unread"
-        else:
-            what = "not a whole checkpoint: cut off, damaged, or something else"
-        raise UserError(f"--{flag} {path}: {what}; take another file") from None
+        what = ("it holds more than tensors and plain containers, and was refused unread"
+                if "GLOBAL" in str(error) else      # how the unpickler calls a function or a class
+                "not a whole checkpoint: cut off, damaged, or something else")
+        raise UserError(f"{source}: {what}; take another file") from None
     if not isinstance(state, dict):
-        raise UserError(f"--{flag} {path}: it holds a {type(state).__name__}, not a checkpoint")
-    check_tensors(state, f"--{flag} {path}")
+        raise UserError(f"{source}: it holds a {type(state).__name__}, not a checkpoint")
+    check_tensors(state, source)
     return state
 
 
-def tensor_fault(tensor):
-    """What keeps a tensor out of a checkpoint, in words, or None: it has to be dense, on the CPU, of NUMBERS,
-    and the file has to hold as many of them as its shape says."""
-    if tensor.is_nested or tensor.layout != torch.strided:
-        return f"not a dense tensor ({'nested' if tensor.is_nested else tensor.layout})"
-    if tensor.device.type != "cpu":
-        return f"a tensor without its numbers ({tensor.device.type})"
-    if tensor.is_quantized or str(tensor.dtype) not in NUMBERS:
-        return f"a tensor of {tensor.dtype}, which no checkpoint of this program has"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"a tensor of {tensor.numel()} numbers, of which the file holds fewer"
-    return None
-
-
 def check_tensors(state, source):
-    """Refuse nested dicts, lists and tuples with a tensor that is none for a checkpoint; no value is read."""
+    """Refuse nested dicts, lists and tuples with a tensor that is none for a checkpoint, before a value is
+    read: dense, on the CPU, of NUMBERS, of which the file holds as many as its shape says."""
     left, seen = [("", state)], set()
     while left:
         name, value = left.pop()
         if isinstance(value, torch.Tensor):
-            fault = tensor_fault(value)
+            fault = None
+            if value.is_nested or value.layout != torch.strided:
+                fault = f"not a dense tensor ({'nested' if value.is_nested else value.layout})"
+            elif value.device.type != "cpu":
+                fault = f"a tensor without its numbers ({value.device.type})"
+            elif value.is_quantized or str(value.dtype) not in NUMBERS:
+                fault = f"a tensor of {value.dtype}, which no checkpoint of this program has"
+            elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                fault = f"a tensor of {value.numel()} numbers, of which the file holds fewer"
             if fault:
                 raise UserError(f"{source}: {name[1:]} is {fault}; take another file")
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
@@ -136,43 +130,36 @@ def describe(model, classes, settings):
 def check(state, source):
     """Refuse a description that is not `describe`'s, in one line that names the first wrong value."""
     if state.get("format") != FORMAT or isinstance(state["format"], bool):
-        said = state["format"] if type(state.get("format")) is int else "unknown"
+        version = state["format"] if type(state.get("format")) is int else "unknown"
         raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
-                        f"(format {said}, and this program reads {FORMAT})")
+                        f"(format {version}, and this program reads {FORMAT})")
     check_values(state, {"classes": Names()}, source)
-    encoder = state.get("encoder_spec")
+    encoder, classes = state.get("encoder_spec"), len(state["classes"])
     if isinstance(encoder, dict) and "streams" in encoder:
-        check_streams(encoder, len(state["classes"]), f"{source}: encoder_spec")
+        part, streams, heads = f"{source}: encoder_spec", encoder["streams"], encoder.get("heads")
+        if not (isinstance(streams, list) and isinstance(heads, list) and set(encoder) == {"streams", "heads"}
+                and len(streams) == len(heads) and 2 <= len(streams) <= MOST_STREAMS):
+            raise UserError(f"{part}: expected 2 to {MOST_STREAMS} streams, and a head for each")
+        for i, (stream, head) in enumerate(zip(streams, heads, strict=True), 1):
+            check_spec(stream, ENCODER, f"{part}: stream {i}")
+            check_spec(head, HEAD, f"{part}: head of stream {i}")
+            if head["classes"] != classes:
+                raise UserError(f"{part}: head of stream {i}: {head['classes']} classes, expected {classes}")
     else:
-        check_spec("encoder_spec", encoder, f"{source}: encoder_spec")
-    check_spec("head_spec", state.get("head_spec"), f"{source}: head_spec")
-    if len(state["classes"]) != state["head_spec"]["classes"]:
-        raise UserError(f"{source}: {len(state['classes'])} class names for a head of "
+        check_spec(encoder, ENCODER, f"{source}: encoder_spec")
+    check_spec(state.get("head_spec"), HEAD, f"{source}: head_spec")
+    if classes != state["head_spec"]["classes"]:
+        raise UserError(f"{source}: {classes} class names for a head of "
                         f"{state['head_spec']['classes']} classes")
 
 
-def check_spec(kind, spec, source):
-    """Refuse what is no spec of an encoder or a head. kind: encoder_spec or head_spec."""
-    table = TABLES[kind]
-    if isinstance(spec, dict):
-        table = {name: value for name, value in table.items() if name in spec or name not in UNSAID}
-    check_values(spec, table, source)
-    extra = [key for key in spec if key not in TABLES[kind]]
+def check_spec(spec, table, source):
+    """Refuse a spec whose names and values are not those of ENCODER or of HEAD."""
+    given = spec if isinstance(spec, dict) else ()
+    check_values(spec, {k: kind for k, kind in table.items() if k in given or k not in UNSAID}, source)
+    extra = [key for key in spec if key not in table]
     if extra:
         raise UserError(f"{source}: nothing here is called {extra[0]!r:.60}")
-
-
-def check_streams(spec, classes, source):
-    """Refuse what is no spec of models.Streams for so many classes."""
-    streams, heads = spec["streams"], spec.get("heads")
-    if not (isinstance(streams, list) and isinstance(heads, list) and set(spec) == {"streams", "heads"}
-            and len(streams) == len(heads) and 2 <= len(streams) <= MOST_STREAMS):
-        raise UserError(f"{source}: expected 2 to {MOST_STREAMS} streams, and a head for each")
-    for i, (stream, head) in enumerate(zip(streams, heads, strict=True), 1):
-        check_spec("encoder_spec", stream, f"{source}: stream {i}")
-        check_spec("head_spec", head, f"{source}: head of stream {i}")
-        if head["classes"] != classes:
-            raise UserError(f"{source}: head of stream {i}: {head['classes']} classes, expected {classes}")
 
 
 def check_weights(weights, source):
@@ -208,19 +195,16 @@ def restore(model, state, path, flag):
 def take_over(model, other):
     """Copy another model's encoder and projection into `model`, what fits; returns lines that say what
     was taken and what was not."""
-    taken, left = [], []
     theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
     theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
     own = model.state_dict()
-    for key, value in theirs.items():
-        fits = key in own and own[key].shape == value.shape
-        (taken if fits else left).append(key)
-        if fits:
-            own[key].copy_(value)
-    fresh = sorted({k.rsplit(".", 1)[0] for k in own if k not in set(taken)})
+    taken = {k: v for k, v in theirs.items() if k in own and own[k].shape == v.shape}
+    for key, value in taken.items():
+        own[key].copy_(value)
+    left, fresh = [k for k in theirs if k not in taken], {k.rsplit(".", 1)[0] for k in own if k not in taken}
     return [f"--init_from: {len(taken)} tensors taken over (encoder and projection)",
             f"--init_from: not taken, of another network or shape: {', '.join(left) or 'none'}",
-            f"--init_from: starting afresh: {', '.join(fresh) or 'none'}"]
+            f"--init_from: starting afresh: {', '.join(sorted(fresh)) or 'none'}"]
 
 
 def count_parameters(model):

@@ -6,6 +6,7 @@ to be hit exactly, the script runs with one of its functions wrapped (runs.patch
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import time
@@ -16,8 +17,6 @@ import numpy as np
 import pytest
 import torch
 from commands import run, start
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from runs import (
     ONE_THREAD,
     assert_same_run,
@@ -40,6 +39,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data import splits
 from lrcn.features.store import ENTRY
+from lrcn.runs import RunFolder
 
 HARD = ("--dropout", 0.5, "--views", 2, "--scheduler", "cosine", "--lr", 0.01)
 
@@ -274,113 +274,52 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-def spoil(path, kind, proof):
-    """Put something else in the place of a checkpoint; `proof` exists if it could run code."""
-    state = torch.load(path, weights_only=True)
-    if kind == "malicious":
-        torch.save({**state, "epoch": Malicious(proof)}, path)
-    elif kind == "malicious, old format":
-        path.write_bytes(pickle.dumps(Malicious(proof), protocol=2))
-    elif kind == "truncated":
-        path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3])
-    elif kind == "damaged":
-        raw = bytearray(path.read_bytes())
-        raw[len(raw) // 2:len(raw) // 2 + 64] = bytes(64)
-        raw[100:140] = b"\xff" * 40
-        path.write_bytes(raw)
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("<html>404 not found</html>")
-    elif kind == "zip bomb":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in ("archive/data.pkl", "archive/data/0"):
-                archive.writestr(name, bytes(200_000_000))
-    elif kind == "a tensor":
-        torch.save(torch.zeros(3), path)
-    elif kind == "no weights":
-        torch.save({k: v for k, v in state.items() if k != "head"}, path)
-    elif kind == "huge sizes":
-        torch.save(state | {"head_spec": state["head_spec"] | {"hidden_size": 10**12}}, path)
-    elif kind == "another format":
-        torch.save(state | {"format": 99}, path)
-    elif kind == "another encoder":
-        torch.save(state | {"encoder_spec": state["encoder_spec"] | {"name": "shufflenet_v2_x0_5"}}, path)
-    elif kind == "missing keys":
-        head = {k: v for k, v in state["head"].items() if k != "classifier.1.bias"}
-        torch.save(state | {"head": head | {"foreign.weight": torch.zeros(2)}}, path)
+def zip_bomb(path, *_):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("archive/data.pkl", "archive/data/0"):
+            archive.writestr(name, bytes(200_000_000))
 
 
-@pytest.mark.parametrize("kind, says", [
-    ("malicious", "more than tensors and plain containers"),
-    ("malicious, old format", "more than tensors and plain containers"),
-    ("truncated", "not a whole checkpoint"),
-    ("damaged", "not a whole checkpoint"),
-    ("empty", "not a whole checkpoint"),
-    ("text", "not a whole checkpoint"),
-    ("zip bomb", "unpacks to 0.40 GB"),
-    ("a tensor", "not a checkpoint"),
-    ("no weights", "no weights in it"),
-    ("huge sizes", "head_spec: hidden_size: expected a whole number"),
-    ("another format", "format 99, and this program reads 1"),
-    ("another encoder", "its head reads 512 features and its encoder shufflenet_v2_x0_5 gives 1024"),
-    ("missing keys", "missing classifier.1.bias; not of this network foreign.weight"),
-])
-def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copied, tmp_path, kind, says):
-    path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
-    spoil(path, kind, proof)
-    result = run("test.py", "--model_dir", copied, ok=False, env=ONE_THREAD, timeout=60)
-    one_line(result, "--model_dir", str(path), says)
+def malicious(path, state, proof):
+    torch.save({**state, "epoch": Malicious(proof)}, path)
+
+
+PICKLE, BROKEN = "more than tensors and plain containers", "not a whole checkpoint"
+SPOILED = {     # what puts something else in the place of a checkpoint; `proof` exists if it could run code
+    "malicious": (malicious, PICKLE),
+    "malicious, old format": (
+        lambda path, state, proof: path.write_bytes(pickle.dumps(Malicious(proof), protocol=2)), PICKLE),
+    "truncated": (lambda path, *_: path.write_bytes(path.read_bytes()[:-path.stat().st_size // 3]), BROKEN),
+    "damaged": (lambda path, *_: path.write_bytes(
+        (raw := path.read_bytes())[:100] + b"\xff" * 40 + raw[140:]), BROKEN),
+    "empty": (lambda path, *_: path.write_bytes(b""), BROKEN),
+    "text": (lambda path, *_: path.write_text("<html>404 not found</html>"), BROKEN),
+    "zip bomb": (zip_bomb, "unpacks to 0.40 GB"),
+    "a tensor": (lambda path, *_: torch.save(torch.zeros(3), path), "not a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copied, tmp_path, kind):
+    """In detail: test_checkpoints.py."""
+    path, proof, (spoil, says) = RunFolder(copied).checkpoint("best"), tmp_path / "proof", SPOILED[kind]
+    spoil(path, load(copied, "best"), proof)
+    with pytest.raises(UserError, match=f"--model_dir {re.escape(str(path))}.*{says}") as error:
+        utils.load_trained(copied)
+    assert "\n" not in str(error.value)
     assert not proof.exists(), "code in a checkpoint was run"
+
+
+@pytest.mark.slow
+def test_promise_4_every_script_reads_a_strangers_checkpoint_as_carefully(copied, demo, sampled, tmp_path):
+    path, proof = RunFolder(copied).checkpoint("best"), tmp_path / "proof"
+    malicious(path, load(copied, "best"), proof)
     shutil.copy(path, path.with_name("last.pth.tar"))
-    result = run("train.py", "--resume", copied, ok=False, env=ONE_THREAD, timeout=60)
-    one_line(result, "--checkpoint_path", str(path.with_name("last.pth.tar")))
-    assert not proof.exists(), "code in a checkpoint was run"
-
-
-@pytest.mark.slow
-def test_promise_4_weights_and_runs_to_start_from_are_read_as_carefully(copied, demo, sampled, tmp_path):
-    path, proof = copied / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "proof"
-    spoil(path, "malicious", proof)
-    for flag, value in (("--encoder_weights", path), ("--init_from", copied)):
-        result = run("train.py", *flags(demo, sampled, tmp_path, flag, value), ok=False, env=ONE_THREAD)
-        assert result.code == 2 and "more than tensors and plain containers" in result.err, result
-    assert not proof.exists()
-
-
-SCALAR = st.none() | st.booleans() | st.integers(-2**40, 2**40) | st.floats() | st.text(max_size=8)
-PLAIN = st.recursive(SCALAR, lambda inner: st.lists(inner, max_size=3)
-                     | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5)
-INNER = ["name", "crop", "mean", "interpolation", "feature_dim", "classes", "hidden_size", "lstm_layers",
-         "readout", "dropout", "bidirectional"]
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(key=st.sampled_from(["format", "encoder_spec", "head_spec", "classes", "settings", "head", "encoder",
-                            "encoder_digest"]),
-       inner=st.none() | st.sampled_from(INNER), value=PLAIN)
-@pytest.mark.slow
-def test_promise_4_any_metadata_of_a_checkpoint_is_read_or_refused(whole, key, inner, value):
-    state = _best(whole)
-    if isinstance(state[key], dict) and inner in state[key]:
-        value = state[key] | {inner: value}
-    state = {**state, key: value}
-    try:
-        model, classes, _, _ = utils.build(state, "--model_name x")
-        checkpoints.restore(model, state, whole / "Saved_model_checkpoint" / "best.pth.tar", "model_name")
-    except UserError as error:
-        assert "--model_name" in str(error) or "--encoder" in str(error) or "--img_dim" in str(error)
-    else:
-        assert len(classes) == model.head.spec["classes"]
-
-
-_kept = {}
-
-
-def _best(whole):
-    if whole not in _kept:
-        _kept[whole] = load(whole, "best")
-    return _kept[whole]
+    for script, *words in (("test.py", "--model_dir", copied), ("train.py", "--resume", copied),
+                           ("train.py", *flags(demo, sampled, tmp_path, "--encoder_weights", path)),
+                           ("train.py", *flags(demo, sampled, tmp_path, "--init_from", copied))):
+        one_line(run(script, *words, ok=False, env=ONE_THREAD, timeout=60), PICKLE)
+        assert not proof.exists(), "code in a checkpoint was run"
 
 
 # ---------------------------------------------------------------- 5: bad videos
@@ -451,6 +390,7 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(demo, sam
 FULL = """
 import os
 from lrcn.base import files
+from lrcn.base.cli import UserError
 from lrcn.features import features
 written = 0
 def full(real, after):

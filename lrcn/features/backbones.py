@@ -49,7 +49,10 @@ def _torchvision_model(name, download, img_dim):
     for extra in AUXILIARY & {child for child, _ in model.named_children()}:
         model.aux_logits = False
         setattr(model, extra, None)
-    without_classifier(model, len(best.meta["categories"]))
+    # An identity in the place of the classifier, linear or the 1x1 convolution of SqueezeNet.
+    classifier = [name for name, module in model.named_modules() if len(best.meta["categories"]) == getattr(
+        module, "out_features", getattr(module, "out_channels", None))][-1]
+    model.set_submodule(classifier, nn.Identity())
     preset = best.transforms()
     crop = img_dim or preset.crop_size[0]
     resize = round(crop * preset.resize_size[0] / preset.crop_size[0])
@@ -89,17 +92,6 @@ def _timm_model(name, download, img_dim):
                             tuple(config["std"]), config["interpolation"])
 
 
-def without_classifier(model, outputs):
-    """Put an identity in the place of the last layer with `outputs` outputs: what it read comes out.
-
-    True of linear classifiers and of the 1x1 convolution of SqueezeNet alike.
-    """
-    name = [name for name, module in model.named_modules()
-            if getattr(module, "out_features", getattr(module, "out_channels", None)) == outputs][-1]
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Identity())
-
-
 def load_backbone(backbone, state):
     """Take a file's state dict into the backbone -> names of what was left out: the classifier's entries."""
     everything = state_of(state, backbone)
@@ -107,8 +99,9 @@ def load_backbone(backbone, state):
     own = backbone.state_dict()
     extra = [k for k in state if k not in own]
     # What a classifier leaves behind is one weight and one bias; anything more is another network.
-    load_state(backbone, {k: v for k, v in state.items() if k in own or len(extra) > 2},
-               "the file of --encoder_weights")
+    state = {k: v for k, v in state.items() if k in own or len(extra) > 2}
+    check_fit(backbone, state, "the file of --encoder_weights")
+    backbone.load_state_dict(state)
     return [k for k in everything if k not in own]
 
 
@@ -121,13 +114,9 @@ def state_of(state, backbone):
     state = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     if not all(k.split(".")[0].isdecimal() for k in state):
         return state
-    own, children = backbone.state_dict(), dict(enumerate(name for name, _ in backbone.named_children()))
-
-    def child(key):
-        number, _, rest = key.partition(".")
-        return f"{children.get(int(number), number)}.{rest}"
-
-    spellings = [{name(k): v for k, v in state.items()} for name in (str, "features.{}".format, child)]
+    own, children = backbone.state_dict(), {str(i): n for i, (n, _) in enumerate(backbone.named_children())}
+    spellings = [{name(*k.partition(".")): v for k, v in state.items()} for name in (
+        "{}{}{}".format, "features.{}{}{}".format, lambda n, dot, rest: children.get(n, n) + dot + rest)]
     return max(spellings, key=lambda names: sum(k in own and own[k].shape == v.shape
                                                 for k, v in names.items()))
 
@@ -137,12 +126,6 @@ def convolutions_alone(name, backbone, state):
     own = {k for k in backbone.state_dict() if k.startswith("features.")}
     return (name.startswith(("vgg", "alexnet")) and not name.endswith(CONVOLUTIONS)
             and own == state_of(state, backbone).keys())
-
-
-def load_state(module, state, source):
-    """load_state_dict, strict, with an error that names the keys and shapes that do not fit."""
-    check_fit(module, state, source)
-    module.load_state_dict(state)
 
 
 def check_fit(module, state, source):

@@ -102,15 +102,14 @@ def candidates(backend, precision, device):
 class FrameEncoder:
     """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, C) -> features (N, ...), float.
 
-    Channels last, batch norm folded. engine: an Engine; PyTorch in float32, on CUDA in bfloat16, when
-    there is none. A RuntimeError of an engine that cannot take the network leaves __init__ as it is.
+    Channels last, batch norm folded. engine: an Engine; None: PyTorch in float32, on CUDA in bfloat16.
     """
 
     def __init__(self, encoder, device, compile=False, engine=None):
         self.device, self.engine = device, engine or candidates("torch", "auto", device)[0]
         self.transform = encoder.transform
         self.encoder = surgery.for_inference(encoder.to(device))
-        self.runner = AtOnce(self._torch)
+        self.runner = at_once(self._torch)
         if self.engine.backend != "torch":
             example = torch.zeros(2, *self.transform.shape, dtype=torch.uint8)
             self.runner = RUNNERS[self.engine.backend](surgery.ChannelsLast(self.encoder), example,
@@ -119,14 +118,14 @@ class FrameEncoder:
             self.encoder = torch.compile(self.encoder)
 
     def __call__(self, frames):
-        return self.runner.start(frames)()
+        return self.runner(frames)()
 
     def each(self, batches):
         """The features of batches of frames, in their order, as many begun at once as fill the engine."""
         begun = deque()
         for frames in batches:
-            begun.append(self.runner.start(frames))
-            if len(begun) > self.runner.ahead:
+            begun.append(self.runner(frames))
+            if len(begun) > getattr(self.runner, "ahead", 1):
                 yield begun.popleft()()
         while begun:
             yield begun.popleft()()
@@ -139,10 +138,8 @@ class FrameEncoder:
             return self.encoder(frames)
 
     def fault(self, frames):
-        """None where the features of frames agree with PyTorch's in float32, else how they differ.
-
-        frames: some that differ, as many as JUDGED where there are so many.
-        """
+        """None where the features of frames, JUDGED ones that differ, agree with PyTorch's in float32, else
+        how they differ."""
         if self.engine == Engine():
             return None
         blocks = frames.split(BLOCK[self.device.type])
@@ -181,28 +178,22 @@ def keep(encoder, engines, source):
 _told = []
 
 
-def engines_of(encoder, backend, precision, device):
-    """candidates() for an encoder: what ran it in the run's training is first, where the flags allow it."""
-    engines = candidates(backend, precision, device)
-    own = getattr(encoder, "kept_engine", None)
-    if not own or backend not in ("auto", own[0]) or precision not in ("auto", own[1]):
-        return engines
-    engine = Engine(*own[:2])
-    if device.type == own[2] and installed(engine.backend):
-        return [engine, *(e for e in engines if e != engine)]
-    if own not in _told:
-        _told.append(own)
-        cli.say(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not available "
-                f"here ({device.type}): {engines[0]} comes first")
-    return engines
-
-
 def choose(encoder, backend, precision, device, judge):
     """(Engine, value) of the first one that serves, as judge(engine) -> (value, fault) says with the fault
-    None; a fault in words is said. UserError: none serves."""
-    for engine in engines_of(encoder, backend, precision, device):
+    None; a fault in words is said. What ran the encoder in the run's training is first, where the flags allow
+    it. UserError: none serves."""
+    engines, own = candidates(backend, precision, device), getattr(encoder, "kept_engine", None)
+    if own and backend in ("auto", own[0]) and precision in ("auto", own[1]):
+        if device.type == own[2] and installed(own[0]):
+            engines = list(dict.fromkeys([Engine(*own[:2]), *engines]))
+        elif own not in _told:
+            _told.append(own)
+            cli.say(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not "
+                    f"available here ({device.type}): {engines[0]} comes first")
+    for engine in engines:
         value, fault = judge(engine)
         if fault is None:
+            encoder.ran_on = [engine.backend, engine.precision, device.type]
             return engine, value
         if fault:
             cli.say(f"{engine} is not used: {fault}")
@@ -250,21 +241,15 @@ def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     return choose(encoder, backend, precision, device, judge)[1]
 
 
-class AtOnce:
-    """What runs a batch in one go, run: frames -> features.
+# A runner begins a batch of frames, and what it gives back is called for the features. ahead: how many
+# batches it wants begun before the first is asked for; a device computes one while another is fetched.
 
-    start(frames) begins, and what it gives back is called for the features. ahead: how many batches the
-    engine wants to have begun before the first one is asked for; a device computes one while another is
-    fetched.
-    """
-    ahead = 1
-
-    def __init__(self, run):
-        self.run = run
-
-    def start(self, frames):
-        values = self.run(frames)
+def at_once(run):
+    """The runner of what runs a batch in one go, run: frames -> features."""
+    def runner(frames):
+        values = run(frames)
         return lambda: values
+    return runner
 
 
 class OpenVINO:
@@ -284,7 +269,7 @@ class OpenVINO:
         self.ahead = 1 + min(self.threads, PARTS) * PART // BLOCK["cpu"]
         self.compiled, self.idle = {}, {}
 
-    def start(self, frames):
+    def __call__(self, frames):
         frames = np.ascontiguousarray(frames.numpy())
         whole = len(frames) // PART * PART      # the rest, of a camera, one by one
         begun = [self._begin(frames[a:a + size]) for start, stop, size in
@@ -319,7 +304,7 @@ class OpenVINO:
 
 def _onnxruntime(network, example, precision):
     run = onnx.runner(onnx.traced(network, example, "frames"), torch.get_num_threads())
-    return AtOnce(lambda frames: torch.from_numpy(run(frames.numpy())))
+    return at_once(lambda frames: torch.from_numpy(run(frames.numpy())))
 
 
 RUNNERS = {"openvino": OpenVINO, "onnxruntime": _onnxruntime}

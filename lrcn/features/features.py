@@ -10,7 +10,6 @@ neither on its neighbours nor on interruptions, ranks or the list of clips. See 
 import contextlib
 import json
 import time
-from collections import namedtuple
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +22,7 @@ from lrcn.base.workers import in_threads
 from lrcn.data.frames import mirrored, windows
 from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
 from lrcn.features.rows import Blocks, entries_of, unique_rows
-from lrcn.features.store import FORMAT, Store
+from lrcn.features.store import FORMAT, Segment, Store
 
 torch = Lazy("torch")
 
@@ -79,19 +78,6 @@ class Features:
         return self.read(self.index).astype(dtype or self.dtype, copy=False)
 
 
-def joined(parts):
-    """The Features of several streams, each (clips, T, D), side by side: (clips, T, sum of their D)."""
-    first = parts[0].shape
-    return Features(lambda clips: np.concatenate([part[clips] for part in parts], -1), np.arange(first[0]),
-                    (*first[1:-1], sum(part.shape[-1] for part in parts)),
-                    np.result_type(*(part.dtype for part in parts)))
-
-
-# What there is to do, as rank 0 sees it. wanted: ENTRY of every row; numbers: its number in the store of this
-# key, -1: it is to be encoded; stamps: of the files.
-Plan = namedtuple("Plan", "engine key description wanted numbers stamps")
-
-
 def encode_clips(encoder, clips, folder, options, what="frames"):
     """Features of clips; every frame of a view is encoded once, in the life of a data set.
 
@@ -102,14 +88,18 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     """
     if hasattr(encoder, "streams"):
         clips = list(clips)
-        return joined([encode_clips(stream, clips, folder, options, what) for stream in encoder.streams])
+        parts = [encode_clips(stream, clips, folder, options, what) for stream in encoder.streams]
+        return Features(lambda clips: np.concatenate([part[clips] for part in parts], -1),
+                        np.arange(len(clips)), (*parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)),
+                        np.result_type(*(part.dtype for part in parts)))
     rows, index = unique_rows(clips)
     if not options.cache:
         return _in_memory(encoder, rows, index, folder, options, what)
     for _ in range(3):      # features/ may be deleted under this run
         store, numbers = _encode_missing(encoder, rows, folder, options, what)
         if (numbers >= 0).all():
-            store.forget_entries()
+            for segment in store.segments:      # the rows that were found can still be read
+                segment.entries = None
             index = numbers.astype(np.uint32 if len(numbers) < 2**32 else np.int64)[index]
             return Features(store.read, index, store.shape, store.dtype)
     raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
@@ -121,27 +111,32 @@ def _encode_missing(encoder, rows, folder, options, what):
     rank = options.rank
     with contextlib.ExitStack() as held:
         plan, ready, store = _plan(encoder, rows, folder, options, what, held) if rank.first else (None,) * 3
-        plan = rank.broadcast(plan)
-        store = store or Store(folder, plan.key).lay_out(plan.description)
-        pending = np.flatnonzero(plan.numbers < 0)
+        engine, key, description, wanted, numbers, stamps = rank.broadcast(plan)
+        store = store or Store(folder, key).lay_out(description)
+        pending = np.flatnonzero(numbers < 0)
         if len(pending):
             mine = np.array_split(pending, rank.world)[rank.number]
-            ready = ready or FrameEncoder(encoder, options.device, options.compile, plan.engine)
+            ready = ready or FrameEncoder(encoder, options.device, options.compile, engine)
             with contextlib.closing(store.writer(rank.number)) as writer:
-                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options, plan.stamps),
-                        lambda numbers, values: writer.put(plan.wanted[numbers], values),
-                        store.dtype, options, what)
+                _encode(ready, Blocks(rows, mine, folder, encoder.transform, options, stamps),
+                        lambda some, values: writer.put(wanted[some], values), store.dtype, options, what)
             rank.barrier()
             if rank.first:
-                plan.numbers[pending] = store.open().find(plan.wanted[pending])
-        numbers, layout = rank.broadcast((plan.numbers, store.layout) if rank.first else None)
-        if not rank.first:
-            store.take(layout)
+                numbers[pending] = store.open().find(wanted[pending])
+        seen = [(segment.path, segment.first, segment.count) for segment in store.segments]
+        numbers, seen = rank.broadcast((numbers, seen) if rank.first else None)
+        if not rank.first:      # the same numbers as the first process's
+            for path, first, count in seen:
+                store.add(Segment(path, store.row_bytes), first, count)
     return store, numbers
 
 
 def _plan(encoder, rows, folder, options, what, held):
-    """(Plan, the FrameEncoder if it was needed to make one, Store); `held` keeps the store for this run."""
+    """(plan, FrameEncoder or None, Store); `held` keeps the store for this run.
+
+    plan: Engine, key, description, ENTRY of every row, its number in the store of this key (-1: it is to be
+    encoded), stamps of the files.
+    """
     wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
 
     def judge(engine):
@@ -170,8 +165,7 @@ def _plan(encoder, rows, folder, options, what, held):
                 f"{engine}{elsewhere}")
     else:
         cli.say(f"{what}: all {len(rows)} frames are in the feature store; {engine}")
-    encoder.ran_on = [engine.backend, engine.precision, options.device.type]
-    return Plan(engine, store.key, store.description, wanted, numbers, stamps), ready, store
+    return (engine, store.key, store.description, wanted, numbers, stamps), ready, store
 
 
 def store_key(encoder, engine, options):
@@ -183,10 +177,8 @@ def store_key(encoder, engine, options):
 
 
 def _first_use(encoder, engine, rows, folder, options):
-    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves, else (None, {refused, judged_by}).
-
-    It is judged by frames from all over the rows. Noise says how large features get.
-    """
+    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves by frames from all over the rows,
+    else (None, {refused, judged_by}). Noise says how large features get."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, JUDGED).astype(int))
     blocks = Blocks(rows, chosen, folder, encoder.transform, options)
     frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
@@ -208,7 +200,6 @@ def _in_memory(encoder, rows, index, folder, options, what):
         return first, first[1].get("refused")
 
     engine, (ready, layout) = choose(encoder, options.backend, options.precision, options.device, judge)
-    encoder.ran_on = [engine.backend, engine.precision, options.device.type]
     if options.rank.first:
         cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
     values = np.empty((len(rows), *layout["shape"]), layout["dtype"])

@@ -73,18 +73,6 @@ def prune(store, videos):
         store.open()
 
 
-@contextlib.contextmanager
-def changing(flag, path):
-    """A UserError where the folder of a key may only be read."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in cli.CLOSED:
-            raise
-        raise UserError(f"--{flag}: {path} cannot be written ({error.strerror}); ask its owner or leave it "
-                        f"as it is") from None
-
-
 def size(path):
     """The size of all files in a folder, in words."""
     return files.gigabytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
@@ -105,18 +93,23 @@ def main():
         raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {root}; "
                         f"take the first word of a line of the list")
     for path in (*stores, *others):
-        store = stores.get(path)
-        if path.name in args.remove:
-            with changing("remove", path), store.alone() if store else contextlib.nullcontext():
-                shutil.rmtree(path)
-            continue
+        store, remove = stores.get(path), path.name in args.remove
+        try:
+            if remove:
+                with store.alone() if store else contextlib.nullcontext():
+                    shutil.rmtree(path)
+                continue
+            if store and args.prune:
+                prune(store, videos)
+        except OSError as error:
+            if error.errno not in cli.CLOSED:
+                raise
+            raise UserError(f"--{'remove' if remove else 'prune'}: {path} cannot be written "
+                            f"({error.strerror}); ask its owner or leave it as it is") from None
         if not store:
             cli.say(f"{path.name}  key.json is damaged or old: a run that needs it writes it anew, its "
                     f"features stay until then; {size(path)}")
             continue
-        if args.prune:
-            with changing("prune", path):
-                prune(store, videos)
         entries, useful = sort_out(store, videos)
         key, spec = store.key, store.key["encoder"]
         part = f" up to {spec['up_to']}" if "up_to" in spec else ""

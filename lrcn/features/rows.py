@@ -39,9 +39,7 @@ SETTLED_NS = 2_000_000_000
 
 def fingerprints(folder, paths):
     """(uint64 (paths, 2): 128 bits of a hash of each file's content, {path: what its stat said then}).
-
-    UserError: a file is missing, or changed while it was read.
-    """
+    UserError: a file is missing, or changed while it was read."""
     table, shared = writable(folder) / "videos.csv", Path(folder) / "features" / "videos.csv"
     known = _known(shared) | (_known(table) if table != shared else {})
     stamps = {path: _stamp(folder, path) for path in paths}
@@ -108,14 +106,12 @@ class MeanFrame:
     frames: tuple = ()
 
 
+@dataclass(eq=False)
 class Rows:
-    """The pictures that some clips need, each once: a video's frame in a view.
-
-    shots: [(video, view)]; owner, frame: int32 (rows,), the shot's number and the frame's.
-    """
-
-    def __init__(self, shots, owner, frame):
-        self.shots, self.owner, self.frame = shots, owner, frame
+    """The pictures that some clips need, each once: a video's frame in a view."""
+    shots: list         # (video, view)
+    owner: np.ndarray   # int32 (rows,): the shot's number
+    frame: np.ndarray   # int32 (rows,): the frame's
 
     def __len__(self):
         return len(self.owner)
@@ -147,7 +143,15 @@ def entries_of(folder, rows, seed, parts=("rgb",)):
     values, stamps = contents(folder, shown, parts)
     prints = {None: np.zeros(2, np.uint64), **dict(zip(shown, values, strict=True))}
     videos = np.array([prints[video] for video, _ in rows.shots], np.uint64)
-    views = np.array([_view_number(video, view, seed, prints) for video, view in rows.shots], np.uint64)
+    views = np.zeros(len(rows.shots), np.uint64)    # all that pictures depend on beside what the video holds
+    for i, (video, view) in enumerate(rows.shots):
+        if isinstance(view, MeanFrame):
+            text = f"mean of {view.frames}"
+        elif isinstance(view, Cut):
+            text = f"a cut to frame {view.frame} of {prints[view.video].tolist()}"
+        else:
+            text = str(view) if view in (0, -1) else f"{seed}/{video.cls}/{video.name}/{view}"
+        views[i] = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     entries = np.zeros(len(rows), ENTRY)
     entries["video"], entries["view"], entries["frame"] = videos[rows.owner], views[rows.owner], rows.frame
     return entries, stamps
@@ -156,17 +160,6 @@ def entries_of(folder, rows, seed, parts=("rgb",)):
 def _videos(video, view):
     """The videos that a shot's pictures come from."""
     return [one for one in (video, view.video if isinstance(view, Cut) else None) if one]
-
-
-def _view_number(video, view, seed, prints):
-    """The number of a view in an ENTRY: all that its pictures depend on, beside what the video holds."""
-    if isinstance(view, MeanFrame):
-        text = f"mean of {view.frames}"
-    elif isinstance(view, Cut):
-        text = f"a cut to frame {view.frame} of {prints[view.video].tolist()}"
-    else:
-        text = str(view) if view in (0, -1) else f"{seed}/{video.cls}/{video.name}/{view}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
 class Blocks:
@@ -193,20 +186,17 @@ class Blocks:
         pictures, at = np.empty((self.size, *self.transform.shape), np.uint8), 0
         clips = self.rows[self.numbers(i)]
         for clip in clips:
-            pictures[at:at + len(clip.frames)] = self._of(clip)
-            at += len(clip.frames)
+            part, at = pictures[at:at + len(clip.frames)], at + len(clip.frames)
+            if not isinstance(clip.view, MeanFrame):
+                part[:] = clip_frames(self.folder, clip, self.transform, self.seed)
+            elif clip.video is None:
+                part[:] = 128
+            else:
+                frames = Clip(clip.video, clip.view.frames)
+                part[:] = clip_frames(self.folder, frames, self.transform, self.seed).mean(0).round()
         pictures[at:] = pictures[at - 1]
         sources = {path for clip in clips for video in _videos(clip.video, clip.view)
                    for path in (video.path, flow_path(video))}
         require_unchanged(self.folder, self.stamps, sources & self.stamps.keys())
         pictures = torch.from_numpy(pictures)
         return pictures.pin_memory() if self.pinned else pictures
-
-    def _of(self, clip):
-        """uint8 (T, [M,] S, S, C) of a clip of Rows."""
-        if not isinstance(clip.view, MeanFrame):
-            return clip_frames(self.folder, clip, self.transform, self.seed)
-        if clip.video is None:
-            return np.full((1, *self.transform.shape), 128, np.uint8)
-        frames = clip_frames(self.folder, Clip(clip.video, clip.view.frames), self.transform, self.seed)
-        return frames.mean(0, keepdims=True).round().astype(np.uint8)

@@ -76,18 +76,14 @@ def check_sums(entries, rows):
 
 
 class Store:
-    """The entries of one key. `description` is its key.json, None before `describe`.
-
-    key: plain containers that name encoder, weights, engine and precision.
-    """
+    """The entries of one key: plain containers that name encoder, weights, engine and precision.
+    `description` is its key.json, None before `describe`."""
 
     def __init__(self, folder, key):
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         self.path, self.key, self.description = writable(folder, name), key, None
         self.places = list(dict.fromkeys((self.path, Path(folder) / "features" / name)))
         self.segments, self.starts, self.seen = [], np.zeros(0, np.int64), {}
-
-    # ------------------------------------------------------------ what it is
 
     @contextlib.contextmanager
     def alone(self):
@@ -136,27 +132,17 @@ class Store:
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         return self
 
-    # ------------------------------------------------------------ reading
-
     def open(self):
         """See the entries that all writers have left until now. Those seen before keep their numbers."""
         for path in (path for place in self.places for path in sorted(place.glob("*.index"))):
             with contextlib.suppress(FileNotFoundError):    # another process prunes or deletes
                 segment = Segment(path, self.row_bytes)
                 first = self.seen.get(segment.identity, 0)
-                self._add(segment, first, len(segment.entries) - first)
+                self.add(segment, first, len(segment.entries) - first)
         return self
 
-    @property
-    def layout(self):
-        """[(path, first row, number of rows)]: what gives another process's Store the same numbers."""
-        return [(s.path, s.first, s.count) for s in self.segments]
-
-    def take(self, layout):
-        for path, first, count in layout:
-            self._add(Segment(path, self.row_bytes), first, count)
-
-    def _add(self, segment, first, count):
+    def add(self, segment, first, count):
+        """See `count` entries of a segment from `first` on."""
         if count > 0:
             segment.first, segment.count = first, count
             segment.entries = segment.entries[first:first + count]
@@ -164,16 +150,9 @@ class Store:
             self.seen[segment.identity] = first + count
             self.starts = np.cumsum([0] + [s.count for s in self.segments])[:-1]
 
-    def forget_entries(self):
-        """Free their memory; the rows that `find` named can still be read."""
-        for segment in self.segments:
-            segment.entries = None
-
     def find(self, wanted):
         """int64 (N,): the number of the row of each of `wanted` (ENTRY, their check sums ignored), or -1.
-
-        Every row that is named has been read and its check sum was right.
-        """
+        Every row that is named has been read and its check sum was right."""
         there = np.concatenate([s.entries for s in self.segments] or [np.zeros(0, ENTRY)])
         order = np.argsort(_mix(there), kind="stable")
         keys, sought = _mix(there)[order], _mix(wanted)
@@ -213,8 +192,6 @@ class Store:
                 owner.read_into(raw[a:b], int(flat[a] - self.starts[segment[a]]) + owner.first)
         return out.reshape(*np.shape(rows), *self.shape)
 
-    # ------------------------------------------------------------ writing
-
     def writer(self, number):
         """The Writer of process `number` on this machine."""
         machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -232,8 +209,8 @@ class Segment:
         self.path, self.row_bytes, self.first = path, row_bytes, 0
         self.file = open(path.with_suffix(".rows"), "rb", buffering=0)  # noqa: SIM115, as long as this
         there = os.fstat(self.file.fileno())
-        self.identity, whole = (there.st_dev, there.st_ino), path.stat().st_size // ENTRY.itemsize
-        self.entries = np.fromfile(path, ENTRY, whole)[:there.st_size // row_bytes]
+        self.identity = there.st_dev, there.st_ino
+        self.entries = np.fromfile(path, ENTRY)[:there.st_size // row_bytes]
         self.count = len(self.entries)
 
     def read_into(self, out, row):

@@ -38,16 +38,36 @@ def move_statistics(module):
 def for_inference(encoder):
     """A copy of a frozen encoder made for speed: batch norm folded into the convolutions, channels last.
 
-    Same features up to rounding. Only convolutions whose output goes to one batch norm are
-    folded; the copy is compared with the original on a random batch and given up if it differs.
+    Same features up to rounding: the copy is compared with the original on a random batch, in which it is
+    seen which batch norm reads a convolution's output, and given up if it differs.
     """
     fast = copy.deepcopy(encoder).requires_grad_(False)
+    names = {module: name for name, module in fast.backbone.named_modules()}
+    producer, pairs, hooks = {}, [], []
+
+    def before_norm(norm, inputs):
+        conv, _ = producer.get(id(inputs[0]), (None, None))
+        if conv is not None:
+            pairs.append((conv, norm))
+
+    for module in names:
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(      # the output is kept, or its id might come back
+                lambda conv, inputs, output: producer.update({id(output): (conv, output)})))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm))
     probe = torch.randint(0, 256, (2, *encoder.transform.shape), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0)).to(encoder.scale.device).movedim(-1, -3)
     with torch.inference_mode():
         expected = fast(probe)
-    for conv, name in _conv_norm_pairs(fast, probe):
-        _fold(fast.backbone, conv, name)
+    for hook in hooks:
+        hook.remove()
+    for conv, norm in pairs:
+        conv.weight, conv.bias = nn.utils.fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        # timm's batch norms carry their activation with them
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+        fast.backbone.set_submodule(names[norm], nn.Sequential(*rest) if rest else nn.Identity())
     with torch.inference_mode():
         error = (fast(probe) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not error < 1e-3:
@@ -55,48 +75,9 @@ def for_inference(encoder):
     return fast.to(memory_format=torch.channels_last)
 
 
-def _conv_norm_pairs(encoder, probe):
-    """[(convolution, name of the batch norm that reads its output)], seen in one forward pass."""
-    names = {module: name for name, module in encoder.backbone.named_modules()}
-    producer, pairs, hooks = {}, [], []
-
-    def after_conv(conv, inputs, output):
-        producer[id(output)] = (conv, output)  # the output is kept alive, or its id might come back
-
-    def before_norm(norm, inputs):
-        conv, _ = producer.get(id(inputs[0]), (None, None))
-        if conv is not None:
-            pairs.append((conv, names[norm]))
-
-    for module in names:
-        if isinstance(module, nn.Conv2d):
-            hooks.append(module.register_forward_hook(after_conv))
-        elif isinstance(module, nn.BatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(before_norm))
-    with torch.inference_mode():
-        encoder(probe[:1])
-    for hook in hooks:
-        hook.remove()
-    return pairs
-
-
-def _fold(backbone, conv, name):
-    norm = backbone.get_submodule(name)
-    weight, bias = nn.utils.fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var,
-                                                 norm.eps, norm.weight, norm.bias)
-    conv.weight, conv.bias = weight, bias
-    # timm's batch norms carry their activation with them
-    rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
-    parent, _, child = name.rpartition(".")
-    setattr(backbone.get_submodule(parent), child, nn.Sequential(*rest) if rest else nn.Identity())
-
-
 def widen(backbone, channels, name):
     """Let a network take `channels` in the place of three: the first convolution's weights become their mean
-    over its three inputs, once for each channel (Wang et al. 2015, arXiv:1507.02159, section 3.1).
-
-    UserError: its first layer is no convolution over three channels.
-    """
+    over its three inputs, once for each channel (Wang et al. 2015, arXiv:1507.02159, section 3.1)."""
     first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
         raise UserError(f"--encoder {name}: its first layer is no convolution over three channels, from "
@@ -108,13 +89,9 @@ def widen(backbone, channels, name):
 
 
 def units(backbone):
-    """The blocks of a network in order, each a list of module names: `last:K` trains the last K.
-
-    Containers, and modules that hold more than half of all parameters, are opened; a norm belongs
-    to the block before it.
-    """
-    total = sum(p.numel() for p in backbone.parameters())
-    blocks = []
+    """The blocks of a network in order, each a list of module names: `last:K` trains the last K. Containers,
+    and modules that hold more than half of all parameters, are opened; a norm belongs to the block before."""
+    total, blocks = sum(p.numel() for p in backbone.parameters()), []
 
     def walk(module, prefix):
         for name, child in module.named_children():
@@ -147,13 +124,13 @@ def unfreeze(encoder, last):
 
 def last_units(backbone, last):
     """Names of the modules in the last `last` blocks; None: the backbone itself, "" to torch."""
-    return [name for block in units(backbone)[-last:] for name in block] if last else [""]
+    return sum(units(backbone)[-last:], []) if last else [""]
 
 
 def recompute_activations(encoder):
     """Gradient checkpointing: every block is run again in the backward pass instead of kept in memory."""
     from torch.utils.checkpoint import checkpoint
-    for name in [name for block in units(encoder.backbone) for name in block]:
+    for name in sum(units(encoder.backbone), []):
         module = encoder.backbone.get_submodule(name)
         module.forward = lambda x, run=module.forward: checkpoint(run, x, use_reentrant=False)
 
@@ -170,10 +147,8 @@ class FrozenPart(nn.Module):
         self.eval()
 
     def forward(self, frames):
-        return per_modality(self._activations, frames, self.transform.modalities)
-
-    def _activations(self, frames):
-        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale))
+        return per_modality(lambda x: self.backbone(torch.addcmul(self.shift, x.float(), self.scale)), frames,
+                            self.transform.modalities)
 
     def digest(self):
         return weights_digest(self.backbone)
@@ -188,16 +163,11 @@ def cut(encoder, last):
     Both share the encoder's modules. None where the network cannot be traced, or where more than
     one value flows from the frozen part into the trained one.
     """
-    blocks = units(encoder.backbone)
-    names = [name for block in blocks for name in block]
-    trained = [name for block in blocks[-last:] for name in block]
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, module, name):
-            return not any(unit.startswith(name + ".") for unit in names)
-
+    names, trained = sum(units(encoder.backbone), []), last_units(encoder.backbone, last)
+    tracer = fx.Tracer()
+    tracer.is_leaf_module = lambda module, name: not any(unit.startswith(name + ".") for unit in names)
     try:
-        nodes = list(Tracer().trace(encoder.backbone).nodes)
+        nodes = list(tracer.trace(encoder.backbone).nodes)
     except Exception:  # tracing fails in as many ways as there are networks
         return None
     first = next((i for i, n in enumerate(nodes) if n.op == "call_module" and n.target in trained), None)

@@ -25,11 +25,8 @@ def encoder():
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """Eight pictures that are smooth, as photographs are: uint8 (8, 64, 64, 3)."""
-    coarse = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(1)) * 255
-    fine = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
-    return fine.clamp(0, 255).byte().movedim(1, -1)
+def pictures(encoder):
+    return engines.clouds(encoder.transform, 8)
 
 
 def needs(engine):
@@ -104,7 +101,7 @@ def test_an_engine_takes_two_modalities_and_the_frozen_part_of_a_network(picture
 
 
 def wrong(network, example, precision):
-    return engines.AtOnce(lambda frames: torch.randn(len(frames), 512))
+    return engines.at_once(lambda frames: torch.randn(len(frames), 512))
 
 
 def broken(network, example, precision):
@@ -124,21 +121,23 @@ def test_an_engine_is_judged_by_each_modality_in_parts_of_its_deviation(encoder,
     cosine = torch.nn.functional.cosine_similarity(
         plain.flatten(1), torch.cat([plain[:, 0], plain[:, 1] + error], 1)).mean()
     assert cosine > 0.99        # a mean cosine says nothing of it
-    ready.runner = engines.AtOnce(lambda x: torch.cat([plain[:, 0], plain[:, 1] + error], 1))
+    ready.runner = engines.at_once(lambda x: torch.cat([plain[:, 0], plain[:, 1] + error], 1))
     fault = ready.fault(frames)
     assert fault is None if serves else "on flow" in fault and "0.35" in fault
 
 
-def test_a_run_keeps_its_engine_and_another_machine_says_so(encoder, machine, capsys):
+def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
+    def first(backend):
+        return engines.choose(own, backend, "auto", CPU, lambda engine: (None, None))[0]
+
     machine(["openvino", "onnxruntime"], True)
     own = models.build_encoder("resnet18", None, 64)
     engines.keep(own, [["onnxruntime", "float32", "cpu"]], "a file")
     assert engines.kept(own) == [["onnxruntime", "float32", "cpu"]]
-    assert engines.engines_of(own, "auto", "auto", CPU)[0] == Engine("onnxruntime")
-    assert engines.engines_of(own, "openvino", "auto", CPU)[0] == Engine("openvino", "bfloat16")
+    assert first("auto") == Engine("onnxruntime") and first("openvino") == Engine("openvino", "bfloat16")
     assert not capsys.readouterr().out
     machine([], False)
-    assert engines.engines_of(own, "auto", "auto", CPU) == engines.engines_of(own, "auto", "auto", CPU)
+    assert first("auto") == first("auto") == Engine()
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 1 and "trained with onnxruntime in float32 on cpu, which is not" in out
     for said in ("auto", [["torch"]], [["torch", "auto", "cpu"]], [None, None]):
@@ -155,7 +154,7 @@ def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, ma
     options = Options(CPU, 0, backend="auto")
     encode_clips(encoder, clips, folder, options)
     refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
-    plain = engines.AtOnce(FrameEncoder(encoder, CPU)._torch)
+    plain = engines.at_once(FrameEncoder(encoder, CPU)._torch)
     monkeypatch.setitem(engines.RUNNERS, "openvino", lambda *_: plain)
     encode_clips(encoder, clips, folder, options)
     assert encoder.ran_on == ["torch", "float32", "cpu"]

@@ -64,23 +64,18 @@ def direct(encoder, folder, clips, seed=42):
 
 # ---------------------------------------------------------------- once
 
-def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, clips, encoded):
+def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, clips, encoded, monkeypatch):
     values = encode_clips(encoder, clips, folder, CPU)
     assert encoded == [len(clips) * LENGTH]
     assert values.shape == (9, LENGTH, 512) and values.dtype == np.float16
     expected = direct(encoder, folder, clips)
     assert np.abs(np.asarray(values) - expected).max() <= 2e-3 * np.abs(expected).max()
+    monkeypatch.setattr(features, "FrameEncoder", None)     # a full store is read without one
     again = encode_clips(encoder, clips, folder, CPU)
     assert np.array_equal(again, values) and len(encoded) == 1
     assert np.array_equal(values[3, 2], np.asarray(values)[3, 2])
     assert np.array_equal(values[[4, 0]], np.asarray(values)[[4, 0]])
     assert np.array_equal(values.part(slice(2, 5))[1:], np.asarray(values)[3:5])
-
-
-def test_a_full_store_is_read_without_an_encoder(encoder, folder, clips, monkeypatch):
-    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
-    monkeypatch.setattr(features, "FrameEncoder", None)
-    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values)
 
 
 def test_other_clips_cost_the_frames_that_are_new(encoder, folder, encoded):
@@ -253,12 +248,6 @@ def test_encoding_that_was_stopped_goes_on_where_it_was(encoder, folder, clips, 
     monkeypatch.setattr(Blocks, "__getitem__", real)
     assert np.array_equal(encode_clips(encoder, clips, folder, CPU), expected)
     assert encoded == [45, 45, 45 - 24], "what was encoded before is encoded again"
-
-
-def test_threads_that_decode_change_no_bit(encoder, folder, clips):
-    values = [np.asarray(encode_clips(encoder, clips, folder, replace(CPU, cache=False, num_workers=n)))
-              for n in (0, 1, 3)]
-    assert np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2])
 
 
 def test_a_clip_that_cannot_be_read_is_named(encoder, folder, clips):

@@ -1,10 +1,8 @@
-"""The store among processes: work that is shared, kills, and what is listed and removed."""
+"""The store: what is listed and removed, and every operation in any order. Kills: test_promises.py."""
 import contextlib
 import errno
 import os
-import re
 import shutil
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -14,11 +12,9 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, run, start
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from runs import ONE_THREAD
 
 import models
 from lrcn.base import files
@@ -32,42 +28,12 @@ from lrcn.features.rows import fingerprints
 from lrcn.features.store import ENTRY, Store
 
 CPU = Options(torch.device("cpu"), num_workers=0)
-ENCODE = """
-import os, sys
-import torch
-import models
-from lrcn.data.frames import windows
-from lrcn.data.manifest import read_sampled
-from lrcn.features import features
-features.KEEP_SECONDS = 0
-pwrite, writes = os.pwrite, []
-def write_or_die(handle, data, at):
-    writes.append(at)
-    if sys.argv[4:] == [str(len(writes))]:
-        pwrite(handle, data[:len(data) // 2], at)
-        os.kill(os.getpid(), 9)
-    return pwrite(handle, data, at)
-os.pwrite = write_or_die
-torch.manual_seed(0)
-encoder = models.build_encoder("squeezenet1_1", None, 32)
-folder, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-clips = [windows(video, 5)[0] for video in read_sampled(folder)[first:last]]
-features.encode_clips(encoder, clips, folder, features.Options(torch.device("cpu"), 0))
-"""
 
 
 @pytest.fixture
 def folder(sampled, tmp_path):
     """Sampled clips that no store belongs to yet."""
     return shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
-
-
-@pytest.fixture
-def script(tmp_path):
-    """A script that encodes videos [first, last) of a folder; and dies at its n-th write."""
-    path = tmp_path / "encode.py"
-    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ENCODE}")
-    return path
 
 
 def encode(folder, number=9):
@@ -87,29 +53,6 @@ def contents(folder):
     names = [tuple(entry) for entry in entries[["video", "view", "frame"]].tolist()]
     return {(*video.tolist(), view, frame): row.tobytes()
             for (video, view, frame), row in zip(names, store.read(rows), strict=True)}, len(entries)
-
-
-def test_two_runs_together_share_the_work(folder, script, sampled, tmp_path):
-    """Their videos overlap: what both encoded is the number of different frames."""
-    processes = [start(script, folder, *some, env=ONE_THREAD) for some in ((0, 40), (20, 60))]
-    assert all(process.wait(120).code == 0 for process in processes)
-    encoded = [int(n) for one in processes for n in re.findall(r"encoding frames: (\d+) frames", one.out)]
-    assert sum(encoded) == 300 == contents(folder)[1]
-    peace = shutil.copytree(sampled, tmp_path / "peace", ignore=shutil.ignore_patterns("features"))
-    run(script, peace, 0, 60, env=ONE_THREAD)
-    assert contents(folder) == contents(peace)
-
-
-@pytest.mark.slow
-def test_three_kills_leave_nothing_wrong(folder, script, sampled, tmp_path):
-    for at in (1, 4, 15):
-        process = start(script, folder, 0, 60, at, env=ONE_THREAD)
-        assert process.wait(120).code == -signal.SIGKILL
-    assert list(folder.glob("features/*/*.index")), "every kill came too early"
-    run(script, folder, 0, 66, env=ONE_THREAD)
-    peace = shutil.copytree(sampled, tmp_path / "peace", ignore=shutil.ignore_patterns("features"))
-    run(script, peace, 0, 66, env=ONE_THREAD)
-    assert contents(folder)[0] == contents(peace)[0]
 
 
 # ---------------------------------------------------------------- list and remove
