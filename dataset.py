@@ -259,7 +259,8 @@ class TestData(Answers):
 
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
-    """The TestData of a run: the official test list, or the test part that the run drew itself.
+    """The TestData of a run: the official test list, the test part that the run drew itself, or, where split
+    is "folder", all that --sampled_data_path holds.
 
     UserError: no such folders, no test video there, or one that the model was trained on.
     """
@@ -272,7 +273,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
             Path(path).expanduser().exists() for path in (sampled_data_path, ucf_list_dir)):
         raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
                         f"these folders exists; give both, the sampled clips and the split lists")
-    folder, videos = _sampled(sampled_data_path, saved)
+    folder, videos = _sampled(sampled_data_path, {} if split == "folder" else saved)
     fields.require(folder, trained.recipe, saved.get("flow"))
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
@@ -283,7 +284,8 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         _, listed = splits.official_lists(lists, split)
     else:
         listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]
-    found, note = splits.present(listed, videos, "test")
+    found, note = (videos, f"{len(videos)} videos in the folder") if split == "folder" else \
+        splits.present(listed, videos, "test")
     known = [v for v in found if v.cls in set(trained.classes)]
     # Of folders train/ and test/, the run's table holds what it knows alone.
     parted = split == "drawn" and ([v for v in videos if v.part == "test"]
@@ -292,18 +294,20 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     if unknown:
         note += f", {len(unknown)} {'more' if parted else 'of them'} of classes that the model does not know"
     sided = splits.one_sided(trained.classes, {v.cls for v in [*found, *unknown]})
-    note += f"; {sided}" if sided and (parted or unknown) else ""
+    note += f"; {sided}" if sided and (parted or unknown or split == "folder") else ""
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")
     own = [SampledVideo(r["video"], r["class"], r["group"], 1) for r in rows if r["part"] != "test"]
     seen = learned.leaked(known, learned.video_marks(own))
-    if seen:
+    if seen and split != "folder":      # there, other videos may have the same names
         raise UserError(f"--split {split}: {len(seen)} of its test videos, such as {seen[0].path}, were in "
                         f"the training of {run}; test it on the split that it was trained for")
     before = learned.leaked(known, trained.learned.network, own)
     leak = before and (f"a run that it began with was trained on {len(before)} of these {len(known)} videos, "
                        f"or on others of their groups") or ""
+    if seen:
+        leak = f"{len(seen)} of these {len(known)} videos have the names of videos of its training"
     if not trained.learned.known:
         note += f"; {UNKNOWN}"
     samples = splits.make_samples({"test": known}, trained.classes)

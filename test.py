@@ -6,11 +6,20 @@ takes the best checkpoint of the run and the folders that it was trained with, c
 video once, and leaves <model_dir>/test/ with metrics.json, predictions.csv, mistakes.csv (the most
 confident first), confusion_matrix and accuracy_per_class (.png and .csv), figures/ and
 videos/<Class>/. An earlier test/ stands until the new one is whole. Prints that folder as the last line.
+
+    python test.py --model_dir 20261121-110128 --labelled_folder more_videos
+
+tests it on a folder of raw videos, one folder per class. They are sampled as the run's own clips were, into
+<model_dir>/test_on_folder/more_videos/sampled, and the report is beside that. Videos of the classes that
+the run knows count; classes that only one side has are named.
 """
+from pathlib import Path
+
 import dataset
 import utils
 from lrcn import checkpoints
 from lrcn.base import cli
+from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
 from lrcn.data.manifest import sampling_settings
@@ -25,6 +34,8 @@ def make_parser():
     utils.add_model_flags(parser)
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
+    parser.group("data").add_argument("--labelled_folder", metavar="DIR",
+                                      help="test on this folder of raw videos, one folder per class")
     testing, output = parser.group("testing"), parser.group("output")
     utils.add_windows_flags(testing)
     output.add_argument("--num_videos", type=COUNT, default=30,
@@ -34,13 +45,40 @@ def make_parser():
     return parser
 
 
+def sample(folder, trained, sampled):
+    """Sample a folder of classes as the clips of a run were; the exit status of preprocessing_data.py."""
+    words, flow = ["--row_data_dir", folder, "--sampled_data_dir", sampled, "--no-report"], trained.flow
+    for name in ("FPS", "sampling_rate", "num_frames_to_extract"):
+        if trained.settings.get(name) is not None:
+            words += [f"--{name}", trained.settings[name]]
+    if flow:
+        words += ["--flow", flow.backend, "--flow_length", flow.length, "--flow_bound", flow.bound,
+                  "--flow_preset", flow.preset, *(["--flow_weights", flow.weights] if flow.weights else [])]
+    return cli.run_script(Path(__file__).with_name("preprocessing_data.py"), *words)
+
+
 def main():
     args = make_parser().parse_args()
     checkpoint_path(args.model_dir, args.model_name)    # before torch is loaded
+    labelled = args.labelled_folder and cli.folder(
+        "labelled_folder", args.labelled_folder, "give a folder of class folders with videos").resolve()
+    for name in ("sampled_data_path", "ucf_list_dir", "split") if labelled else ():
+        if getattr(args, name):
+            raise UserError(f"--{name} {getattr(args, name)}: --labelled_folder {labelled} is what is tested "
+                            f"instead; leave one of the two flags out")
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device)
-        data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
+        test = RunFolder(trained.folder).test
+        if labelled:
+            test = RunFolder(trained.folder).test_on(labelled.name)
+            args.sampled_data_path = test.path / "sampled"
+            status = sample(labelled, trained, args.sampled_data_path)
+            if status not in (0, 1):    # 1: more than a tenth could not be read, which is said
+                return status
+            rank.barrier()
+        data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir,
+                                 "folder" if labelled else args.split)
         if rank.first:
             recipe.say_disagreement(args, trained)
             cli.say(data.note)
@@ -49,11 +87,10 @@ def main():
         data.probabilities = predict_videos(trained.model, trained.recipe.num_frames_video, data, options,
                                             args.test_windows, args.flip)
     if not rank.first:
-        return
+        return 0
     if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):
         cli.say("one window a video is all that was sampled; preprocessing_data.py "
                 "--num_frames_to_extract all keeps more")
-    test = RunFolder(trained.folder).test
     tested_with = {"windows": args.test_windows, "flip": args.flip, "note": data.note,
                    "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
                    "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
@@ -63,6 +100,7 @@ def main():
                    "parameters": checkpoints.count_parameters(trained.model)}
     cli.say(results.write(test, data, tested_with, args.num_videos, args.seed))
     cli.say(test)
+    return 0
 
 
 if __name__ == "__main__":

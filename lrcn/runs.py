@@ -74,6 +74,10 @@ class RunFolder(_Folder):
     films, clips = _named("test_on_video"), _named("find_clips")
     export = property(lambda run: ExportFolder(run.path / "export"))
 
+    def test_on(self, name):
+        """What test.py leaves of a folder of classes by its name."""
+        return TestFolder(self.path / "test_on_folder" / name)
+
     def film(self, name):
         return FilmFolder(self.films / name)
 

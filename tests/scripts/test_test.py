@@ -95,6 +95,29 @@ def test_clips_of_one_name_in_two_classes_are_both_drawn(copied, demo, sampled, 
     assert {path.parent.name for path in drawn if "v_same_" in path.name} == {"Grow", "Shrink"}
 
 
+def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, demo, tmp_path):
+    folder = tmp_path / "more"
+    for cls in ("Grow", "Shrink", "Jump"):
+        (folder / cls).mkdir(parents=True)
+        for i, path in enumerate(sorted((demo / "UCF-101" / cls.replace("Jump", "Grow")).glob("*.avi"))[:3]):
+            shutil.copy(path, folder / cls / f"new_{i}.avi")
+    for _ in range(2):      # the second time nothing is left to sample
+        result = run("test.py", "--model_dir", copied, "--labelled_folder", folder, *FAST, env=ONE_THREAD)
+        assert last_line(result) == copied / "test_on_folder" / "more" and not (copied / "test").exists()
+        assert "Jump in the test alone" in result.out and "in the training alone" in result.out
+        rows = table(last_line(result) / "predictions.csv")
+        assert [(row["class"], row["video"]) for row in rows] == [
+            (cls, f"new_{i}") for cls in ("Grow", "Shrink") for i in range(3)]
+        figures = read_json(last_line(result) / "metrics.json")
+        assert (figures["videos"], figures["split"], figures["leaky"]) == (6, "folder", False)
+        settings = read_json(last_line(result) / "sampled" / "settings.json")
+        assert settings["sampling_rate"] == load(copied, "best")["settings"]["sampling_rate"]
+    one_line(run("test.py", "--model_dir", copied, "--labelled_folder", folder, "--split", 1, ok=False),
+             "--split 1: --labelled_folder")
+    one_line(run("test.py", "--model_dir", copied, "--labelled_folder", folder / "x", ok=False),
+             f"--labelled_folder {folder / 'x'}")
+
+
 # ---------------------------------------------------------------- killed
 
 def whole(folder):
