@@ -18,9 +18,11 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import fields, learned, splits
+from lrcn.data.learned import Learned
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.evaluation.answers import Answers
 from lrcn.runs import RunFolder
+from lrcn.training.run import starts, what_it_learned
 
 
 def silent(*_):
@@ -54,11 +56,12 @@ def training_samples(recipe, run=None, say=cli.say):
     part; what it does not know gets that of its group, or is drawn.
     """
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
-    leaky, listed = recipe.split == "random", recipe.ucf_list_dir and recipe.split != "random"
-    parted = not listed and not leaky and any(v.part for v in videos)
-    rows = splits.read_splits(_table(recipe)) if recipe.parts else []
+    leaky, rows = recipe.split == "random", []
+    if recipe.parts:
+        table, flag = cli.file("parts", recipe.parts, "give a run's splits.csv"), f"--parts {recipe.parts}"
+        rows = splits.read_splits(table)
     known = splits.known_parts(rows, videos, by_video=leaky)
-    pool, test, order = (_listed if listed else _parted if parted else _drawn)(recipe, videos, say, known)
+    pool, test, order, parted = _pool(recipe, videos, say, known)
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
         splits.look_alike([(v.cls, v.name) for v in [*pool, *test]])
     if alike:
@@ -71,10 +74,11 @@ def training_samples(recipe, run=None, say=cli.say):
         say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")
-    if run is not None and run.splits.is_file():
-        return _as_written(run.splits, f"--resume {run}", videos, [*pool, *test], say)
-    if rows and recipe.streams:     # a head over encoders that have these parts, and no others
-        return _as_written(_table(recipe), f"--parts {recipe.parts}", videos, [*pool, *test], say)
+    resumed = run is not None and run.splits.is_file()
+    if resumed:
+        table, flag = run.splits, f"--resume {run}"
+    if resumed or rows and recipe.streams:  # a head over encoders that have these parts, and no others
+        return _as_written(table, flag, videos, [*pool, *test], say)
     labels = {row["class"]: row["label"] for row in rows}
     classes = _classes(recipe, pool, sorted(order, key=lambda cls: labels.get(cls, len(labels))))
     sided = splits.one_sided({v.cls for v in pool}, {v.cls for v in test}) if parted and test else ""
@@ -100,10 +104,6 @@ def training_samples(recipe, run=None, say=cli.say):
     return splits.make_samples(parts, classes), classes
 
 
-def _table(recipe):
-    return cli.file("parts", recipe.parts, "give a run's splits.csv")
-
-
 def _kept(rows, parts, table, say):
     """`parts` ({part: [SampledVideo]}) as they were drawn, but what --parts knows as it stands there."""
     written = {(row["class"], row["video"]): row["part"] for row in rows}
@@ -126,55 +126,46 @@ def training_pool(recipe, say=cli.say):
     For choices between recipes: neither the test list nor a test video is looked at.
     """
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
-    if recipe.ucf_list_dir:
-        pool, _, order = _listed(recipe, videos, say, read=splits.training_list)
-    else:
-        pool, _, order = (_parted if any(v.part for v in videos) else _drawn)(recipe, videos, say)
+    pool, _, order, _ = _pool(recipe, videos, say, blind=True)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
     return splits.smaller(pool) if recipe.smaller_dataset else pool, classes
 
 
-def _listed(recipe, videos, say, known=None,
-            read=lambda lists, split: splits.official_lists(lists, split)[0]):
-    """(training videos, [], class order) of an official split."""
-    lists = _list_folder(recipe.ucf_list_dir)
-    listed = read(lists, recipe.split)
-    pool, sentence = splits.present(listed, videos, "training")
-    say(sentence)
-    if not pool:
-        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: holds no video of the training "
-                        f"list in --ucf_list_dir {lists}")
-    return pool, [], splits.class_order(lists, listed)
+def _pool(recipe, videos, say, known=None, blind=False):
+    """(training videos, test videos, all classes in label order, whether folders say the parts).
 
-
-def _parted(recipe, videos, say, known=None):
-    """(videos of train/ and val/, of test/, class order) where the sources lie in such folders.
-
-    Without a test/ the videos of val/ are the test, and the validation is cut from those of train/.
-    """
-    parts = {part: [v for v in videos if v.part == part] for part in splits.PARTS}
-    if not parts["test"]:
-        parts = {"train": parts["train"], "val": [], "test": parts["val"]}
-    rest = len(videos) - sum(map(len, parts.values()))
-    say("parts by folder: " + ", ".join(f"{len(found)} {part}" for part, found in parts.items() if found)
-        + (f"; {rest} videos in none of them are left out" if rest else ""))
-    return parts["train"] + parts["val"], parts["test"], splits.class_order(recipe.ucf_list_dir, videos)
-
-
-def _drawn(recipe, videos, say, known=None):
-    """(training videos, test videos, class order) of a split drawn by group, or by video for comparison.
-
+    By an official split, whose test videos are not looked for (blind: nor its test list); by the folders
+    train/, val/ and test/ of the sources, where without a test/ the videos of val/ are the test, and the
+    validation is cut from those of train/; else drawn by group, or by video for comparison.
     known: {group: its part in a table that was given}; one without a test leaves all to the training.
     """
     leaky = recipe.split == "random"
+    if recipe.ucf_list_dir and not leaky:
+        lists = _list_folder(recipe.ucf_list_dir)
+        listed = (splits.training_list(lists, recipe.split) if blind
+                  else splits.official_lists(lists, recipe.split)[0])
+        pool, sentence = splits.present(listed, videos, "training")
+        say(sentence)
+        if not pool:
+            raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: holds no video of the training "
+                            f"list in --ucf_list_dir {lists}")
+        return pool, [], splits.class_order(lists, listed), False
+    order = splits.class_order(recipe.ucf_list_dir, videos)
+    if not leaky and any(v.part for v in videos):
+        parts = {part: [v for v in videos if v.part == part] for part in splits.PARTS}
+        if not parts["test"]:
+            parts = {"train": parts["train"], "val": [], "test": parts["val"]}
+        rest = len(videos) - sum(map(len, parts.values()))
+        say("parts by folder: " + ", ".join(f"{len(own)} {part}" for part, own in parts.items() if own)
+            + (f"; {rest} videos in none of them are left out" if rest else ""))
+        return parts["train"] + parts["val"], parts["test"], order, True
     if leaky:
         print("warning: --split random draws by video, not by group: near copies of the tested clips "
               "are trained on, and the accuracy is inflated", file=sys.stderr)
     held = {group: part == "test" for group, part in (known or {}).items()}
     share = recipe.test_size if not held or any(held.values()) else 0
-    pool, test = splits.hold_out(videos, share, recipe.seed, by_video=leaky, known=held)
-    return pool, test, splits.class_order(recipe.ucf_list_dir, videos)
+    return *splits.hold_out(videos, share, recipe.seed, by_video=leaky, known=held), order, False
 
 
 def _classes(recipe, pool, order):
@@ -229,21 +220,26 @@ def refuse_leaks(start, marks, videos, advice, trained_on=()):
                         f"out, or on others of their groups, such as {leaked[0].path}; {advice}")
 
 
-def refuse_starts(recipe, samples, starts, say=cli.say):
-    """refuse_leaks for all that a run of these samples starts from ([(flag and value, Learned)]), with the
-    videos of its test list."""
-    if not starts:
-        return
-    videos = [s.video for s in samples if s.part != "train"]
-    if recipe.ucf_list_dir:
-        _, listed = splits.official_lists(recipe.ucf_list_dir, recipe.split)
-        _, sampled = _sampled(recipe.sampled_data_path, recipe.as_settings())
-        videos += splits.present(listed, sampled, "test")[0]
-    for start, known in starts:
-        refuse_leaks(start, known.network, videos, "give --parts with its splits.csv, which keeps its parts, "
-                     "or a run of other videos", [s.video for s in samples if s.part == "train"])
-        if not known.known:
-            say(f"warning: {start}: {UNKNOWN}", file=sys.stderr)
+def before_training(recipe, state, checkpoint, samples, say):
+    """The Learned of the weights that a training starts from; UserError where these know what it holds out,
+    the videos of its test list included.
+
+    A resumed run with its splits.csv has its own parts, and was asked when it began.
+    """
+    begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
+        if state else starts(recipe)
+    if begun and recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
+        videos = [s.video for s in samples if s.part != "train"]
+        if recipe.ucf_list_dir:
+            _, listed = splits.official_lists(recipe.ucf_list_dir, recipe.split)
+            _, sampled = _sampled(recipe.sampled_data_path, recipe.as_settings())
+            videos += splits.present(listed, sampled, "test")[0]
+        for start, known in begun:
+            refuse_leaks(start, known.network, videos, "give --parts with its splits.csv, which keeps its "
+                         "parts, or a run of other videos", [s.video for s in samples if s.part == "train"])
+            if not known.known:
+                say(f"warning: {start}: {UNKNOWN}", file=sys.stderr)
+    return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
 
 
 # ---------------------------------------------------------------- testing
@@ -251,7 +247,6 @@ def refuse_starts(recipe, samples, starts, say=cli.say):
 @dataclass
 class TestData(Answers):
     """Test videos in list order, with what is known of them."""
-    __test__ = False
     split: str = ""         # 1, 2, 3, random or drawn
     note: str = ""          # what was left out, and what is not known
     train_counts: np.ndarray = None     # int64 (C,), training videos of each class
@@ -316,17 +311,13 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
                     note=note, train_counts=counts, leak=leak)
 
 
-test_data.__test__ = False
-
-
 def validation_data(trained):
     """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
     folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
-    rows = [r for r in splits.read_splits(RunFolder(trained.folder).splits) if r["part"] == "val"]
-    listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows]
+    rows = splits.read_splits(RunFolder(trained.folder).splits)
+    listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "val"]
     found, note = splits.present(listed, videos, "validation")
-    labels = {(r["class"], r["video"]): r["label"] for r in rows}
-    labels = np.array([labels[v.cls, v.name] for v in found], np.int64)
+    labels = np.array([trained.classes.index(v.cls) for v in found], np.int64)
     return TestData(found, labels, trained.classes, folder, note=note)
 
 
@@ -347,9 +338,3 @@ def tested_data(answers, run, split, leak):
     videos = [replace(v, frames=frames.get((v.cls, v.name), 1)) for v in answers.videos]
     return TestData(videos, answers.labels, answers.classes, folder, answers.probabilities, split=str(split),
                     train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak)
-
-
-tested_data.__test__ = False
-
-
-

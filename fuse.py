@@ -28,14 +28,14 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.lazy import Lazy
-from lrcn.base.values import COUNT, POSITIVE, Number
+from lrcn.base.values import COUNT, POSITIVE
 from lrcn.data.streams import MODALITIES
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
 from lrcn.evaluation.scores import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, new_run_folder
-from lrcn.training.recipe import Recipe, add_flag, parse
+from lrcn.training.recipe import FROM_ZERO, Recipe, add_flags, parse
 
 models = Lazy("models")
 
@@ -60,28 +60,25 @@ def make_parser():
     output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
                                                             "a new folder")
     output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
-    for f in fields(Recipe):
-        if f.name not in NOT_OF_A_FUSION:
-            add_flag(parser.group(f.metadata["group"]), f, None, f"{f.metadata['help']} (default: "
-                     f"{'the first run' if f.name in OF_THE_FIRST else 'train.py'}'s)")
+    add_flags(parser, NOT_OF_A_FUSION,
+              lambda name: "the first run's" if name in OF_THE_FIRST else "train.py's")
     return parser
 
 
 # ---------------------------------------------------------------- streams
 
 class Stream:
-    """A tested run: what its test/ says. answers: answers.Answers in the order of the first stream's."""
+    """A tested run: what its test/ says. answers: answers.Answers in the order of the first stream's.
+
+    UserError where it was tested on something else than the first.
+    """
 
     def __init__(self, folder, first=None):
         self.run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
         self.metrics = read_metrics(self.run.test)
         self.answers = read_answers(self.run.test)
-        if first is not None:
-            self._refuse_other(first)
-            self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
-
-    def _refuse_other(self, first):
-        """A UserError where this run was tested on something else than the first."""
+        if first is None:
+            return
         split, other = (s.metrics.get("split") for s in (self, first))
         if split != other:
             raise UserError(f"{self.run}: tested on split {split}, and {first.run} on split {other}; test "
@@ -94,31 +91,27 @@ class Stream:
         if mine != theirs:
             raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
                             f"{len(theirs)}, {len(mine & theirs)} of both); test both on the same")
-
-    def on_validation(self, args, device):
-        """{(class, video): its probability of the true class} of the run's validation part."""
-        windows, flip = self.metrics.get("windows", 1), self.metrics.get("flip") is True
-        fault = windows != "all" and POSITIVE.fault(windows)
-        if fault:
-            raise UserError(f"{self.run.test.metrics}: windows: {fault}; run test.py again")
-        trained = utils.load_trained(self.run.path, self.metrics.get("checkpoint"), device, flag="runs")
-        data = dataset.validation_data(trained)
-        cli.say(f"{self.run}: {data.note}")
-        found = predict_videos(trained.model, trained.recipe.num_frames_video, data,
-                               utils.encoding_options(args, trained, device), windows, flip)
-        chosen = found[np.arange(len(found)), data.labels]
-        return dict(zip(data.names, chosen, strict=True))
+        self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
 
 
 def choose_weights(words, streams, args):
-    """(weights (S,), where they are from) of --weights."""
+    """(weights (S,), where they are from) of --weights. `tuned`: those of the least cross-entropy on the
+    videos that all runs held out for validation."""
     if words is None:
         return np.ones(len(streams)), "equal"
     if words == ["tuned"]:
-        return tuned(streams, args)
-    kind = Number(float, low=0)
+        device = utils.choose_device(args.device or "auto")
+        said = [on_validation(stream, args, device) for stream in streams]
+        common = sorted(set.intersection(*map(set, said)))
+        if not common:
+            raise UserError("--weights tuned: no video is in the validation part of all runs; train them "
+                            "with one --seed and --split_size, or give numbers")
+        weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in said]))
+        cli.say(f"--weights tuned: {', '.join(f'{w:.3f}' for w in weights)}, chosen on {len(common)} "
+                f"validation videos")
+        return weights, f"tuned on {len(common)} validation videos"
     try:
-        weights = [kind(word) for word in words]
+        weights = [FROM_ZERO(word) for word in words]
     except (ValueError, ArgumentTypeError):
         weights = []
     if len(weights) != len(streams) or not sum(weights):
@@ -127,18 +120,18 @@ def choose_weights(words, streams, args):
     return np.array(weights), "given"
 
 
-def tuned(streams, args):
-    """The weights of the least cross-entropy on the videos that all runs held out for validation."""
-    device = utils.choose_device(args.device or "auto")
-    said = [stream.on_validation(args, device) for stream in streams]
-    common = sorted(set.intersection(*map(set, said)))
-    if not common:
-        raise UserError("--weights tuned: no video is in the validation part of all runs; train them with "
-                        "one --seed and --split_size, or give numbers")
-    weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in said]))
-    words = ", ".join(f"{w:.3f}" for w in weights)
-    cli.say(f"--weights tuned: {words}, chosen on {len(common)} validation videos")
-    return weights, f"tuned on {len(common)} validation videos"
+def on_validation(stream, args, device):
+    """{(class, video): a stream's probability of the true class} of its run's validation part."""
+    windows, flip = stream.metrics.get("windows", 1), stream.metrics.get("flip") is True
+    fault = windows != "all" and POSITIVE.fault(windows)
+    if fault:
+        raise UserError(f"{stream.run.test.metrics}: windows: {fault}; run test.py again")
+    trained = utils.load_trained(stream.run.path, stream.metrics.get("checkpoint"), device, flag="runs")
+    data = dataset.validation_data(trained)
+    cli.say(f"{stream.run}: {data.note}")
+    options = utils.encoding_options(args, trained, device)
+    said = predict_videos(trained.model, trained.recipe.num_frames_video, data, options, windows, flip)
+    return dict(zip(data.names, said[np.arange(len(said)), data.labels], strict=True))
 
 
 # ---------------------------------------------------------------- late fusion
@@ -171,18 +164,6 @@ def fuse(streams, weights, origin, folder, args):
                 f"{f.difference}, McNemar p {f.p:.2g}")
 
 
-def output_folder(args):
-    """The RunFolder to write to; UserError for one that holds a training."""
-    if not args.output_dir:
-        return RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused"))
-    folder = RunFolder(Path(args.output_dir).expanduser())
-    if folder.checkpoints.exists():
-        raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be replaced; "
-                        f"choose another")
-    files.output_folder("output_dir", folder.path)
-    return folder
-
-
 # ---------------------------------------------------------------- trained fusion
 
 def train(args):
@@ -198,20 +179,17 @@ def train(args):
                         f"videos were held out")
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
-    recipe = replace(recipe, **given, **seen(runs), parts=str(parts),
-                     streams=[str(run.folder) for run in runs])
+    # What the encoders see, in the words of a Recipe: the data have to hold it.
+    transforms = [run.model.encoder.transform for run in runs]
+    wanted = {part for transform in transforms for part in transform.parts}
+    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
+    recipe = replace(recipe, **given, encoder=" + ".join(run.model.encoder.name for run in runs),
+                     modality=modality, flow_length=max(t.flow_length for t in transforms),
+                     parts=str(parts), streams=[str(run.folder) for run in runs])
     recipe, _ = parse("", recipe.words())
     device = utils.choose_device(recipe.device)
     with ranks(device) as rank:
         return utils.train(recipe, None, device, rank)
-
-
-def seen(runs):
-    """What the encoders of runs see, in the words of a Recipe: the data have to hold it."""
-    wanted = {part for run in runs for part in run.model.encoder.transform.parts}
-    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
-    return {"encoder": " + ".join(run.model.encoder.name for run in runs), "modality": modality,
-            "flow_length": max(run.model.encoder.transform.flow_length for run in runs)}
 
 
 def main():
@@ -224,7 +202,14 @@ def main():
     first = Stream(args.runs[0])
     streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]
     weights, origin = choose_weights(args.weights, streams, args)
-    folder = output_folder(args)
+    if not args.output_dir:
+        folder = RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused"))
+    else:
+        folder = RunFolder(Path(args.output_dir).expanduser())
+        if folder.checkpoints.exists():
+            raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be "
+                            f"replaced; choose another")
+        files.output_folder("output_dir", folder.path)
     fuse(streams, weights, origin, folder, args)
     cli.say(folder)
 

@@ -285,11 +285,9 @@ class Tail(nn.Module):
 
     def features(self, activations):
         """(B, T, ...) -> (B, T, feature_dim)."""
-        found = surgery.per_modality(self._features, activations.flatten(0, 1), self.modalities)
-        return found.flatten(1).unflatten(0, activations.shape[:2])
-
-    def _features(self, activations):
-        return self.blocks(activations).flatten(1)
+        one = surgery.per_modality(lambda x: self.blocks(x).flatten(1), activations.flatten(0, 1),
+                                   self.modalities)
+        return one.flatten(1).unflatten(0, activations.shape[:2])
 
     def forward(self, activations):
         return self.head(self.features(activations))
@@ -297,8 +295,7 @@ class Tail(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1,
-                  **more):
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1, **more):
     """The encoder `name`: a torchvision classification model, or `timm/NAME`.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
@@ -313,23 +310,18 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
                         f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
                         f"none") from None
     if isinstance(weights, dict):
-        name, backbone = _with_weights(name, backbone, weights, img_dim)
+        if backbones.convolutions_alone(name, backbone, weights):
+            name += backbones.CONVOLUTIONS
+            backbone, _ = backbones.build(name, False, img_dim)
+            cli.say(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the "
+                    f"picture")
+        left = backbones.load_backbone(backbone, weights)
+        if left:
+            cli.say(f"--encoder_weights: left out of the file: {', '.join(left)}")
     try:
         return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length, **more))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
-
-
-def _with_weights(name, backbone, weights, img_dim):
-    """(name, backbone) with a file's weights; of the convolutions alone where the file has no more."""
-    if backbones.convolutions_alone(name, backbone, weights):
-        name += backbones.CONVOLUTIONS
-        backbone, _ = backbones.build(name, False, img_dim)
-        cli.say(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the picture")
-    left = backbones.load_backbone(backbone, weights)
-    if left:
-        cli.say(f"--encoder_weights: left out of the file: {', '.join(left)}")
-    return name, backbone
 
 
 def encoder_from_spec(spec):

@@ -36,7 +36,7 @@ def train_all_splits(recipe, device, rank):
     for split in ("1", "2", "3") if recipe.init_from or recipe.streams else ():
         one = dataclasses.replace(recipe, split=split)
         samples, _ = dataset.training_samples(one, None, dataset.silent)
-        utils.before_training(one, None, None, samples, dataset.silent)
+        dataset.before_training(one, None, None, samples, dataset.silent)
     new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder) if rank.first else ""
     folder = rank.broadcast(str(new))
     tested = []

@@ -31,9 +31,9 @@ from lrcn.drawing import plots
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
-from lrcn.training.folds import TESTING, CrossValidation, Journal, Plan, Setting, Trainer
+from lrcn.training.folds import TESTING, CrossValidation, Plan, Setting, Trainer
 from lrcn.training.recipe import Recipe
-from lrcn.training.starts import starts
+from lrcn.training.run import starts
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
 # stopped in the middle and leaves no run folder.
@@ -66,9 +66,7 @@ def make_parser():
     utils.add_windows_flags(parser.group("testing"))
     output = parser.group("output")
     output.add_argument("--output", default="tuning", metavar="DIR", help="folder to write into")
-    for f in dataclasses.fields(Recipe):
-        if f.name not in ASIDE:
-            recipes.add_flag(parser.group(f.metadata["group"]), f, f.default, f.metadata["help"])
+    recipes.add_flags(parser, ASIDE)
     return parser
 
 
@@ -85,29 +83,6 @@ def base_of(args):
     return Setting(recipe, args.test_windows, args.flip)
 
 
-def refuse_leaks(settings, plan):
-    """UserError where held-out clips would have a say in what is tested on them."""
-    if any(s.recipe.scheduler == "plateau" for s in settings):
-        raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
-                        "choose nothing; take another course")
-    begun = dict(start for s in settings for start in starts(s.recipe))
-    for words, learned in sorted(begun.items()):
-        dataset.refuse_leaks(words, learned.network, plan.videos,
-                             "each is held out once; give a run of other clips, or leave it out")
-
-
-def make_plan(args, recipe, device):
-    """The Plan: the training list's clips in their folds."""
-    videos, classes = dataset.training_pool(recipe)
-    if len(classes) < 2:
-        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of one class alone")
-    label = {cls: i for i, cls in enumerate(classes)}
-    return Plan(videos, np.array([label[v.cls] for v in videos]), classes,
-                Path(recipe.sampled_data_path).expanduser(),
-                folds=splits.folds(videos, args.folds, recipe.seed),
-                seeds=tuple(range(recipe.seed, recipe.seed + args.seeds)), device=device)
-
-
 # ---------------------------------------------------------------- trainings
 
 def compare(args, base, space, validation):
@@ -115,8 +90,14 @@ def compare(args, base, space, validation):
     plan, begun, settings = validation.plan, time.monotonic(), None
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
-    refuse_leaks(settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
-                                      for v in d.values)], plan)
+    asked = settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
+                                 for v in d.values)]
+    if any(s.recipe.scheduler == "plateau" for s in asked):
+        raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
+                        "choose nothing; take another course")
+    for words, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
+        dataset.refuse_leaks(words, learned.network, plan.videos,
+                             "each is held out once; give a run of other clips, or leave it out")
     rows = args.trials + 1 if args.trials else len(settings)
     cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "
             f"{len(plan.classes)} classes")
@@ -130,7 +111,10 @@ def compare(args, base, space, validation):
                 ended.add(training.key)
                 bar.update()
                 for keys in [keys for keys in left if keys and keys <= ended and bar.disable]:
-                    say(left.pop(keys), validation)
+                    setting = left.pop(keys)
+                    right = validation.right(setting)
+                    cli.say(f"{', '.join(f'{k} {v}' for k, v in setting.chosen) or 'as given'}: "
+                            f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
 
         if args.trials:
             settings = tuning.search(base, space, args.trials, validation, train)
@@ -147,22 +131,7 @@ def compare(args, base, space, validation):
     return settings
 
 
-def say(setting, validation):
-    """A setting's accuracy, or why it has none."""
-    right = validation.right(setting)
-    cli.say(f"{', '.join(f'{k} {v}' for k, v in setting.chosen) or 'as given'}: "
-            f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
-
-
 # ---------------------------------------------------------------- what is written
-
-def write_start(out, base, plan):
-    files.write_json(out.settings, {**base.recipe.as_settings(), "test_windows": base.test_windows,
-                                    "flip": base.flip, "classes": plan.classes, "seeds": list(plan.seeds),
-                                    "versions": versions()})
-    files.write_csv(out.folds, ("video", "class", "group", "fold"),
-                    [(v.name, v.cls, v.group, k + 1) for v, k in zip(plan.videos, plan.folds, strict=True)])
-
 
 def write_tables(out, rows, plan, against):
     """tune.csv, tune.md and tune.png, and the table on the terminal."""
@@ -172,8 +141,16 @@ def write_tables(out, rows, plan, against):
             f"group, seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}; chance "
             f"{1 / len(plan.classes):.3f}")
     minus = f"{against} {dict(rows[0].setting.chosen)[against]}" if against else "the first row"
-    header, cells = tuning.csv_rows(rows, count)
-    files.write_csv(out.table, header, cells)
+    flags = list(dict.fromkeys(name for row in rows for name, _ in row.setting.chosen))
+    header = ["setting", *flags, *tuning.COLUMNS, *(f"fold_{k + 1}" for k in plan.numbers)]
+    table = []
+    for row in rows:
+        chosen = dict(row.setting.chosen)
+        cells = [row.name, *(str(chosen[name]) for name in flags), row.top1, *row.ci95, row.sd, row.loss,
+                 row.minus, *row.minus_ci95, row.p, row.fault, *row.folds]
+        cells += [None] * (len(header) - len(cells))    # what is missing is empty
+        table.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
+    files.write_csv(out.table, header, table)
     files.write_text(out.text, "\n".join(["```", f"python {cli.command()}", "```", "", note + ".", "",
                                           *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
@@ -197,7 +174,13 @@ def refit(out, args, setting, plan):
         run = out.refit(seed)
         recipe = dataclasses.replace(setting.recipe, seed=seed, split_size=0, local_dir=str(run),
                                      open_new_folder="False")
-        refuse_other(run, recipe)
+        if run.settings.is_file():
+            there, wanted = Recipe.of(files.read_json(run.settings), run.settings).choices(), recipe.choices()
+            differ = [name for name, value in wanted.items()
+                      if name not in recipes.PLACES and there.get(name) != value]
+            if differ:
+                raise UserError(f"--refit: {run} was trained with another {', '.join(differ)}; move it away, "
+                                f"or give another --output")
         if run.test.metrics.is_file():
             cli.say(f"{run}: trained and tested before")
             continue
@@ -209,17 +192,6 @@ def refit(out, args, setting, plan):
             sys.exit(status)
 
 
-def refuse_other(run, recipe):
-    """UserError where another recipe's run lies in the place of this one."""
-    if run.settings.is_file():
-        there = Recipe.of(files.read_json(run.settings), run.settings)
-        differ = [name for name, value in recipe.choices().items()
-                  if name not in recipes.PLACES and there.choices().get(name) != value]
-        if differ:
-            raise UserError(f"--refit: {run} was trained with another {', '.join(differ)}; move it away, or "
-                            f"give another --output")
-
-
 def main():
     args = make_parser().parse_args()
     if rank_and_world()[1] > 1:
@@ -228,13 +200,23 @@ def main():
     against = tuning.check_space(space, args.trials, args.against)
     dataset.require_folders(base.recipe)
     device = utils.choose_device(base.recipe.device)
-    plan = make_plan(args, base.recipe, device)
-    out = TuningFolder(Path(args.output).expanduser())
-    files.output_folder("output", out.path)
+    videos, classes = dataset.training_pool(base.recipe)
+    if len(classes) < 2:
+        raise UserError(f"--sampled_data_path {base.recipe.sampled_data_path}: training videos of one class "
+                        f"alone")
+    seed, folder = base.recipe.seed, Path(base.recipe.sampled_data_path).expanduser()
+    plan = Plan(videos, np.array([classes.index(v.cls) for v in videos]), classes, folder,
+                folds=splits.folds(videos, args.folds, seed), seeds=tuple(range(seed, seed + args.seeds)),
+                device=device)
+    out = TuningFolder(files.output_folder("output", args.output))
     with files.lock(out.path, "output", "tune.py"):
-        write_start(out, base, plan)
+        files.write_json(out.settings, {**base.recipe.as_settings(), "test_windows": base.test_windows,
+                                        "flip": base.flip, "classes": classes, "seeds": list(plan.seeds),
+                                        "versions": versions()})
+        files.write_csv(out.folds, ("video", "class", "group", "fold"),
+                        [(v.name, v.cls, v.group, k + 1) for v, k in zip(videos, plan.folds, strict=True)])
         jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)
-        validation = CrossValidation(Trainer(plan, utils.network_to_train), Journal(out.journal), jobs)
+        validation = CrossValidation(Trainer(plan, utils.network_to_train), out.journal, jobs)
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)

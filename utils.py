@@ -5,7 +5,6 @@
     status = train(Recipe(...))                     # what train.py does
 """
 import contextlib
-import functools
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -29,8 +28,7 @@ from lrcn.training import run as running
 from lrcn.training.feeds import make_feeds
 from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
-from lrcn.training.run import STEPS
-from lrcn.training.starts import starts, what_it_learned
+from lrcn.training.run import STEPS, what_it_learned
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser
@@ -165,16 +163,6 @@ def watching_rate(trained, sampling_rate=None):
 
 # ---------------------------------------------------------------- a network to train
 
-def continued_model(state, checkpoint, classes):
-    """The LRCN of a checkpoint's state, to go on with."""
-    model, known, *_ = build(state, f"--checkpoint_path {checkpoint}")
-    if known != classes:
-        raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the data "
-                        f"has {len(classes)}; give the flags and folders of that run")
-    checkpoints.restore(model, state, checkpoint, "checkpoint_path")
-    return model
-
-
 def new_encoder(recipe, classes):
     """The encoder that a recipe names, with its weights."""
     if recipe.streams:
@@ -219,38 +207,29 @@ def joined_encoder(recipe, classes):
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
 
 
-def new_model(recipe, classes, encoder=None):
-    """The LRCN to train, new, with --init_from's weights where given. encoder: new_encoder's of this recipe,
-    where it is there already."""
-    encoder = encoder or new_encoder(recipe, classes)
-    set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
-    model = models.LRCN(encoder, models.Head.of(recipe, encoder.feature_dim, len(classes)))
-    if recipe.init_from:
-        other = load_trained(recipe.init_from, flag="init_from").model
-        for line in checkpoints.take_over(model, other):
-            cli.say(line)
-    return model
-
-
-def network_to_train(recipe, classes, device, encoder=None):
-    """(LRCN, *trained_part) of a new run; encoder: as of new_model."""
-    model = new_model(recipe, classes, encoder).to(device)
-    return model, *trained_part(recipe, model)
-
-
-def trained_part(recipe, model):
-    """(network that is trained, what encodes for its feature cache or None, optimiser groups).
+def network_to_train(recipe, classes, device, encoder=None, model=None):
+    """(LRCN, network that is trained, what encodes for its feature cache or None, optimiser groups).
 
     Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
     activations of the part before them. Otherwise the whole network, on frames.
+    encoder, model: new_encoder's of this recipe, or the LRCN, where it is there already; else they are new,
+    with --init_from's weights where given.
     """
-    model.encoder.requires_grad_(False)
+    if model is None:
+        encoder = encoder or new_encoder(recipe, classes)
+        set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
+        model = models.LRCN(encoder, models.Head.of(recipe, encoder.feature_dim, len(classes)))
+        if recipe.init_from:
+            other = load_trained(recipe.init_from, flag="init_from").model
+            for line in checkpoints.take_over(model, other):
+                cli.say(line)
+    model.to(device).encoder.requires_grad_(False)
     groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
     if recipe.frozen:
         if recipe.train_batch_norm:
             raise UserError("--train_batch_norm: the encoder is frozen; train some of it with "
                             "--train_encoder last:K or all, or leave the flag out")
-        return (model.head, model.encoder, groups) if recipe.feature_cache else (model, None, groups)
+        return model, *((model.head, model.encoder) if recipe.feature_cache else (model, None)), groups
     last = recipe.last_blocks
     groups.append({"params": surgery.unfreeze(model.encoder, last), "lr": recipe.encoder_lr})
     if recipe.train_batch_norm:
@@ -259,23 +238,11 @@ def trained_part(recipe, model):
         surgery.recompute_activations(model.encoder)
     parts = surgery.cut(model.encoder, last) if last and recipe.feature_cache else None
     if parts:
-        return models.Tail(model.encoder, parts[1], model.head), parts[0], groups
+        return model, models.Tail(model.encoder, parts[1], model.head), parts[0], groups
     if last and recipe.feature_cache:
         cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
                 f"every epoch")
-    return model, None, groups
-
-
-def before_training(recipe, state, checkpoint, samples, say):
-    """The Learned of the weights that a training starts from; UserError where these know what it holds out.
-
-    A resumed run with its splits.csv has its own parts, and was asked when it began.
-    """
-    begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
-        if state else starts(recipe)
-    if recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
-        dataset.refuse_starts(recipe, samples, begun, say)
-    return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
+    return model, model, None, groups
 
 
 def train(recipe, checkpoint=None, device=None, rank=None):
@@ -292,17 +259,24 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
         say = cli.say if rank.first else dataset.silent
         samples, classes = dataset.training_samples(recipe, before, say)
-        learned = before_training(recipe, state, checkpoint, samples, say)
+        learned = dataset.before_training(recipe, state, checkpoint, samples, say)
         learned = learned.after([s.video for s in samples if s.part == "train"], recipe.frozen)
         fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
         if rank.first:
-            running.say_samples(samples, classes)
-        model = continued_model(state, checkpoint, classes) if state else new_model(recipe, classes)
-        model.to(device)
-        network, encoder, groups = trained_part(recipe, model)
-        options = Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile, rank=rank,
-                          backend=recipe.encoder_backend, precision=recipe.encoder_precision)
-        feeds = make_feeds(recipe, encoder or model.encoder, encoder is not None, samples, options)
+            counts = [(sum(s.part == part for s in samples), word) for part, word in
+                      (("train", "training"), ("val", "validation"), ("test", "test"))]
+            cli.say(f"{', '.join(f'{n} {word}' for n, word in counts if n)} videos of {len(classes)} "
+                    f"classes: {', '.join(classes[:8])}{' ...' * (len(classes) > 8)}")
+        model = None
+        if state:
+            source = f"--checkpoint_path {checkpoint}"
+            model, known, *_ = build(state, source)
+            if known != classes:
+                raise UserError(f"{source}: trained on {len(known)} classes, and the data has "
+                                f"{len(classes)}; give the flags and folders of that run")
+            checkpoints.restore(model, state, checkpoint, "checkpoint_path")
+        model, network, encoder, groups = network_to_train(recipe, classes, device, model=model)
+        feeds = make_feeds(recipe, model, encoder, samples, device, rank)
         if network is model.head:   # a head on cached features trains in seconds: rank 0 does it alone
             if not rank.first:
                 return 0
@@ -321,7 +295,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
         run = running.Run(model, learner, feeds, settings, classes, learned, folder, album)
         if state:
-            run.take_up(state, f"--checkpoint_path {checkpoint}")
+            run.take_up(state, source)
         return run.go()
 
 

@@ -20,9 +20,9 @@ them; everything else is here, by topic, and never imports the root.
     evaluation/ scores (top-k, losses, intervals, paired tests, runs side by side), answers (videos with
                 labels and answers: of a test, a tested run, folds), results (tables and pictures): what
                 test.py and fuse.py leave
-    training/   recipe (one dataclass of a run's choices), starts (what it begins with, and what that has
-                learned), feeds, loop (epochs), run, album (its pictures), folds
-                (cross-validation), tuning (which settings, and their table)
+    training/   recipe (one dataclass of a run's choices), feeds, loop (epochs), run (what it starts from, its
+                epochs and files), album (its pictures), folds (cross-validation), tuning (which settings, and
+                their table)
     watching/   recogniser (a run, or the ONNX file of one, on films), exported (such a file), history
                 (windows, moments, segments), films (labelled, and cameras recorded), live, outputs,
                 truth: what test_on_video.py stands on; candidates, clipfolder: find_clips.py

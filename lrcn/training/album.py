@@ -33,9 +33,6 @@ class Album:
         leak = "random split by video (leaky). " if recipe.split == "random" else ""
         self.note = f"{leak}seed {recipe.seed}"     # in small print under every picture
 
-    def close(self):
-        self.writer.close()
-
     def scalars(self, row):
         """An epoch's row of metrics.csv as points on the curves."""
         self.epoch = row["epoch"]
@@ -53,10 +50,13 @@ class Album:
 
     @functools.cached_property
     def shown(self):
-        """(numbers of the validation videos that are shown, all through the run the same; their clips)."""
+        """(numbers of the validation videos that are shown, all through the run the same; their clips
+        as they were sampled, uint8 (T, H, W, 3))."""
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(self.val), min(SHOWN, len(self.val)), replace=False).tolist()
-        return chosen, [self.clip(self.val[i].video) for i in chosen]
+        videos, length = [self.val[i].video for i in chosen], self.recipe.num_frames_video
+        return chosen, [source_frames(self.recipe.sampled_data_path, v, windows(v, length)[0].frames)
+                        for v in videos]
 
     def label_grid(self, path, run):
         """The shown clips with what the last validation said of them, as a picture; `path` as in plots.py."""
@@ -84,32 +84,25 @@ class Album:
 
     def validation(self, run):
         """Frames and clips of the validation with their labels, and the attention over one."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
         if run.val_logits is None:      # resumed when all was done
             run.validate()
         (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
         true = [self.classes[self.val[i].label] for i in chosen]
         self.label_grid(self.folder.figures / "validation_labels.png", run)
         for n in range(min(MOVING, len(chosen))):
-            self.moving_picture(f"validation_clip_{n + 1}", clips[n], true[n],
-                                self.classes[shares[chosen[n]].argmax()], run.settings)
+            name, predicted = f"validation_clip_{n + 1}", self.classes[shares[chosen[n]].argmax()]
+            path = self.folder.figures / f"{name}.gif"
+            labels.clip_gif(path, (labels.label_frame(frame, true[n], predicted) for frame in clips[n]),
+                            Rate.of(run.settings).per_second)
+            # TensorBoard shows a GIF as it shows any picture
+            image = Summary.Image(height=clips[n].shape[1], width=clips[n].shape[2], colorspace=3,
+                                  encoded_image_string=path.read_bytes())
+            self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]),
+                                                self.epoch)
         if self.recipe.readout == "attention":
             self.picture("attention", labels.attention_picture, clips[0], attention(run, chosen[0]),
                          title=f"Attention over the frames of a clip of {true[0]}")
-
-    def clip(self, video):
-        """A clip as it was sampled: uint8 (T, H, W, 3)."""
-        plain = windows(video, self.recipe.num_frames_video)[0]
-        return source_frames(self.recipe.sampled_data_path, video, plain.frames)
-
-    def moving_picture(self, name, frames, true, said, settings):
-        """A labelled GIF, on disk and in TensorBoard, which shows it as it shows any picture."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        path = self.folder.figures / f"{name}.gif"
-        labels.clip_gif(path, (labels.label_frame(frame, true, said) for frame in frames),
-                            Rate.of(settings).per_second)
-        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3,
-                              encoded_image_string=path.read_bytes())
-        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)
 
 
 @inference_mode

@@ -8,10 +8,11 @@ import itertools
 
 import numpy as np
 
+from lrcn.base.distributed import Rank
 from lrcn.base.lazy import Lazy
 from lrcn.base.workers import in_threads
 from lrcn.data.frames import clip_frames, training_clips, windows
-from lrcn.features.features import encode_clips
+from lrcn.features.features import Options, encode_clips
 
 torch = Lazy("torch")
 
@@ -25,33 +26,24 @@ class FeatureFeed:
 
     def __init__(self, views, samples, device):
         self.device = device
-        pinned = sum(v.nbytes for v in views) <= room(device)
-        self.views = [pin(v, device) if pinned else v for v in views]
+        room = torch.cuda.mem_get_info(device)[0] * PINNED_SHARE if device.type == "cuda" else PINNED
+        pinned = sum(v.nbytes for v in views) <= int(room)
+        self.views = [_pinned(v, device) if pinned else v for v in views]
         self.labels = torch.tensor([s.label for s in samples])
         self.names = [s.video.path for s in samples]
 
     def batches(self, steps):
         """(features, labels) for every step's (clip numbers, view numbers), both (B,) on the CPU."""
         for clips, views in steps:
-            yield self._batch(clips, views).to(self.device).float(), self.labels[clips].to(self.device)
-
-    def _batch(self, clips, views):
-        x = _take(self.views[0], clips)
-        for v in range(1, len(self.views)):
-            mine = torch.nonzero(views == v)[:, 0]
-            if len(mine):
-                x[mine.to(x.device)] = _take(self.views[v], clips[mine])
-        return x
+            x = _take(self.views[0], clips)
+            for v in range(1, len(self.views)):
+                mine = torch.nonzero(views == v)[:, 0]
+                if len(mine):
+                    x[mine.to(x.device)] = _take(self.views[v], clips[mine])
+            yield x.to(self.device).float(), self.labels[clips].to(self.device)
 
 
-def room(device):
-    """Bytes of features that may lie on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * PINNED_SHARE)
-    return PINNED
-
-
-def pin(values, device):
+def _pinned(values, device):
     """An array or Features as a tensor on the device, in chunks: never twice in memory."""
     first = torch.from_numpy(np.ascontiguousarray(values[:1]))
     out = torch.empty(values.shape, dtype=first.dtype, device=device)
@@ -120,25 +112,33 @@ def epoch_steps(count, size, views, seed, epoch, world=1):
     return [(order[a:b], drawn[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def make_feeds(args, encoder, cached, samples, options):
-    """(training feed, validation feed), from the feature store or from frames."""
+def encoding_options(recipe, device, **more):
+    """features.Options of what a recipe has encoded. more: of Options."""
+    return Options(device, recipe.num_workers, recipe.seed, compile=recipe.compile,
+                   backend=recipe.encoder_backend, precision=recipe.encoder_precision, **more)
+
+
+def make_feeds(recipe, model, encoder, samples, device, rank=Rank()):     # noqa: B008
+    """(training feed, validation feed): from the feature store what `encoder` gives, or, where that is None,
+    frames for the model's own encoder."""
     train = [s for s in samples if s.part == "train"]
     val = [s for s in samples if s.part == "val"]
-    folder, length = args.sampled_data_path, args.num_frames_video
-    if not cached:
-        source = (encoder.transform, args.seed, options.device, args.num_workers)
-        return (FrameFeed(folder, train, length, *source, args.clips_per_video),
+    folder, length, seed = recipe.sampled_data_path, recipe.num_frames_video, recipe.seed
+    if encoder is None:
+        source = (model.encoder.transform, seed, device, recipe.num_workers)
+        return (FrameFeed(folder, train, length, *source, recipe.clips_per_video),
                 FrameFeed(folder, val, length, *source))
 
     def clips(view):
         for s in train:
-            yield from training_clips(s.video, length, view, args.seed, args.clips_per_video)
+            yield from training_clips(s.video, length, view, seed, recipe.clips_per_video)
 
-    takes = [s for s in train for _ in training_clips(s.video, length, 0, args.seed, args.clips_per_video)]
+    takes = [s for s in train for _ in training_clips(s.video, length, 0, seed, recipe.clips_per_video)]
+    options = encoding_options(recipe, device, rank=rank)
     middle = (windows(s.video, length)[0] for s in val)
     plain = encode_clips(encoder, itertools.chain(clips(0), middle), folder, options, "train and val")
     views = [plain.part(slice(len(takes)))]
     views += [encode_clips(encoder, clips(v), folder, options, f"view {v} of train")
-              for v in range(1, args.views)]
-    return (FeatureFeed(views, takes, options.device),
-            FeatureFeed([plain.part(slice(len(takes), None))], val, options.device))
+              for v in range(1, recipe.views)]
+    return (FeatureFeed(views, takes, device),
+            FeatureFeed([plain.part(slice(len(takes), None))], val, device))

@@ -1,6 +1,6 @@
 """Cross-validation: a recipe trained on all folds but one, and tested on that one, for every fold and seed.
 
-    validation = CrossValidation(Trainer(plan, build), Journal(path))
+    validation = CrossValidation(Trainer(plan, build), path)
     for training in validation.train(settings): ...     # what the journal does not have yet
     validation.right(setting)               # bool (seeds, videos): which held-out clips were told rightly
 
@@ -30,9 +30,9 @@ from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.splits import Sample
 from lrcn.evaluation.answers import Answers
-from lrcn.features.features import Options, clip_features, predict_videos
+from lrcn.features.features import clip_features, predict_videos
 from lrcn.features.rows import contents
-from lrcn.training.feeds import make_feeds
+from lrcn.training.feeds import encoding_options, make_feeds
 from lrcn.training.loop import Learner, Progress, epochs
 from lrcn.training.recipe import Recipe
 
@@ -92,8 +92,8 @@ def depends(recipe, *stages):
     """
     named = {"encoder_weights": [Path(recipe.encoder_weights).expanduser()], "streams": _streams(recipe),
              "init_from": recipe.init_from and [runs.checkpoint_path(recipe.init_from, flag="init_from")]}
-    contents = {name: [_content(path) for path in paths] for name, paths in named.items() if paths}
-    return {**recipe.deciding(*stages), **contents}
+    return {**recipe.deciding(*stages),
+            **{name: [_content(path) for path in paths] for name, paths in named.items() if paths}}
 
 
 def _streams(recipe):
@@ -112,12 +112,6 @@ def _content(path):
 def _hash(path, *stamp):
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()[:16]
-
-
-def sees_flow(recipe):
-    """Whether the encoder sees optical flow, or one of its streams does."""
-    return any("flow" in modality.split("+") for modality in
-               [recipe.modality, *(_modality(path, _content(path)) for path in _streams(recipe))])
 
 
 @functools.cache
@@ -153,20 +147,16 @@ class Trainer:
             _encoders[key] = built[0].encoder
         return built
 
-    def _options(self, recipe, **more):
-        return Options(self.plan.device, recipe.num_workers, recipe.seed, compile=recipe.compile,
-                       backend=recipe.encoder_backend, precision=recipe.encoder_precision, **more)
-
     def encode(self, setting):
         """See to it that the store has what the trainings of this setting read, where it can be kept."""
         recipe, plan = setting.recipe, self.plan
         model, _, encoder, _ = self._built(recipe)
         if encoder is None:
             return
-        options = self._options(recipe)
-        make_feeds(recipe, encoder, True, plan.samples(None), options)
+        make_feeds(recipe, model, encoder, plan.samples(None), plan.device)
         if recipe.frozen:
-            clip_features(model, recipe.num_frames_video, plan, options, setting.test_windows, setting.flip)
+            clip_features(model, recipe.num_frames_video, plan, encoding_options(recipe, plan.device),
+                          setting.test_windows, setting.flip)
 
     def train(self, training):
         """{right: "0110...", loss, seconds} of the held-out clips in list order, or {fault: in words}.
@@ -186,14 +176,13 @@ class Trainer:
     def _train(self, setting, fold):
         recipe, plan = setting.recipe, self.plan
         model, network, encoder, groups = self._built(recipe)
-        feed, _ = make_feeds(recipe, encoder or model.encoder, encoder is not None, plan.samples(fold),
-                             self._options(recipe))
+        feed, _ = make_feeds(recipe, model, encoder, plan.samples(fold), plan.device)
         learner, progress = Learner(network, groups, recipe, len(feed.names), plan.device), Progress()
         for _ in epochs(learner, feed, progress, recipe.epochs):
             progress.finish_epoch(learner, None)
         held = plan[plan.held_out(fold)]
         # Features of an encoder that was trained here are of no use to anybody else.
-        options = self._options(recipe, cache=recipe.frozen and recipe.feature_cache)
+        options = encoding_options(recipe, plan.device, cache=recipe.frozen and recipe.feature_cache)
         with learner.averaged():
             probabilities = predict_videos(model.eval(), recipe.num_frames_video, held, options,
                                            setting.test_windows, setting.flip)
@@ -205,32 +194,22 @@ class Trainer:
 
 # ---------------------------------------------------------------- what is done
 
-class Journal:
-    """The trainings that are done, a JSON line each: a kill costs those that were under way.
+class CrossValidation:
+    """The trainings of settings on a Plan, each done once and for all.
 
-    `done`: {key: {right, loss, ...}}. A line that a kill cut off counts as not there.
+    journal: the path of a file with a JSON line for each, so that a kill costs those that were under way.
+    A line that a kill cut off counts as not there. `done`: {key: {right, loss, ...}}.
     """
 
-    def __init__(self, path):
-        self.path, self.done = Path(path), {}
-        for entry in files.read_lines(self.path) if self.path.is_file() else ():
+    def __init__(self, trainer, journal, jobs=1):
+        self.plan, self.trainer, self.journal, self.jobs = trainer.plan, trainer, Path(journal), jobs
+        self.clips = {}     # {is flow seen?: a digest of each fold's clips}
+        self.done, self.faults, self.encoded, self.executor = {}, {}, set(), None
+        self.trained, self.seconds = 0, 0.0     # of this call: trainings, and within their epochs
+        for entry in files.read_lines(self.journal) if self.journal.is_file() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 if not set(entry["right"]) - {"0", "1"} and np.isfinite(entry["loss"]):
                     self.done[str(entry["key"])] = entry
-
-    def add(self, key, entry):
-        self.done[key] = {"key": key, **entry}
-        files.append_lines(self.path, [self.done[key]])
-
-
-class CrossValidation:
-    """The trainings of settings on a Plan, those in the journal done once and for all."""
-
-    def __init__(self, trainer, journal, jobs=1):
-        self.plan, self.trainer, self.journal, self.jobs = trainer.plan, trainer, journal, jobs
-        self.clips = {}     # {is flow seen?: a digest of each fold's clips}
-        self.faults, self.encoded, self.executor = {}, set(), None
-        self.trained, self.seconds = 0, 0.0     # of this call: trainings, and within their epochs
 
     def trainings(self, setting):
         """[Training] of a setting: every fold, with every seed."""
@@ -241,7 +220,8 @@ class CrossValidation:
     def _key(self, setting, fold):
         """What a training's answers depend on, as 16 hex digits."""
         recipe, plan = setting.recipe, self.plan
-        flow = sees_flow(recipe)
+        flow = any("flow" in modality.split("+") for modality in
+                   [recipe.modality, *(_modality(path, _content(path)) for path in _streams(recipe))])
         if flow not in self.clips:
             prints = contents(plan.folder, plan.videos, ["flow"] if flow else [])[0].tolist()
             held = [[v.path for v in plan.videos], prints, plan.labels.tolist(),
@@ -252,7 +232,7 @@ class CrossValidation:
                         "clips": self.clips[flow][fold]})
 
     def pending(self, settings):
-        return [t for setting in settings for t in self.trainings(setting) if t.key not in self.journal.done]
+        return [t for setting in settings for t in self.trainings(setting) if t.key not in self.done]
 
     def train(self, settings):
         """Do what the journal does not have, and yield each Training when it is done."""
@@ -265,7 +245,17 @@ class CrossValidation:
                 self.trainer.encode(t.setting)
         outcomes = self._at_once(todo) if self.jobs > 1 else ((t, self.trainer.train(t)) for t in todo)
         for t, outcome in outcomes:
-            self._take(t, outcome)
+            key = self._key(t.setting, t.fold)
+            if key != t.key:
+                outcome = {"fault": REPLACED}
+            if "fault" in outcome:
+                self.faults[key] = outcome["fault"]
+            else:
+                self.done[t.key] = {"key": t.key, "fold": t.fold, "seed": t.setting.recipe.seed,
+                                    "setting": dict(t.setting.chosen), **outcome}
+                files.append_lines(self.journal, [self.done[t.key]])
+                self.trained += 1
+                self.seconds += outcome["seconds"]
             yield t
 
     def _at_once(self, todo):
@@ -281,18 +271,6 @@ class CrossValidation:
         except BrokenProcessPool:
             raise UserError(f"--jobs {self.jobs}: a training's process died, perhaps for want of memory; run "
                             f"the same command again to go on, with fewer of them") from None
-
-    def _take(self, training, outcome):
-        key = self._key(training.setting, training.fold)
-        if key != training.key:
-            outcome = {"fault": REPLACED}
-        if "fault" in outcome:
-            self.faults[key] = outcome["fault"]
-        else:
-            self.journal.add(training.key, {"fold": training.fold, "seed": training.setting.recipe.seed,
-                                            "setting": dict(training.setting.chosen), **outcome})
-            self.trained += 1
-            self.seconds += outcome["seconds"]
 
     @contextlib.contextmanager
     def processes(self):
@@ -310,16 +288,16 @@ class CrossValidation:
     def right(self, setting):
         """bool (seeds, videos): whether each clip was told rightly when its fold was held out; None where a
         training is missing."""
-        found = np.zeros((len(self.plan.seeds), len(self.plan.videos)), bool)
+        right = np.zeros((len(self.plan.seeds), len(self.plan.videos)), bool)
         for i, t in enumerate(self.trainings(setting)):
-            entry, held = self.journal.done.get(t.key), self.plan.held_out(t.fold)
+            entry, held = self.done.get(t.key), self.plan.held_out(t.fold)
             if entry is None or len(entry["right"]) != len(held):
                 return None
-            found[i // len(self.plan.numbers), held] = [hit == "1" for hit in entry["right"]]
-        return found
+            right[i // len(self.plan.numbers), held] = [hit == "1" for hit in entry["right"]]
+        return right
 
     def loss(self, setting):
         """Mean cross-entropy of the held-out clips, over folds by their size and seeds."""
         trainings = self.trainings(setting)
-        return float(np.average([self.journal.done[t.key]["loss"] for t in trainings],
+        return float(np.average([self.done[t.key]["loss"] for t in trainings],
                                 weights=[len(self.plan.held_out(t.fold)) for t in trainings]))

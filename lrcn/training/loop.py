@@ -67,12 +67,6 @@ class Progress:
             check(best, {"epoch": count, "top1": real, "loss": real}, f"{source}: progress: best")
         return cls(**{name: state[name] for name in asdict(cls())})
 
-    def begin_epoch(self, seed, rank):
-        """Start the next epoch, unless one was broken off: that one goes on."""
-        if self.step == 0:
-            self.epoch += 1
-            set_seed(seed, self.epoch, *([rank.number] if rank.number else []))
-
     def finish_epoch(self, learner, validation):
         """Turn the sums into the epoch's row of metrics.csv; validation: scores.score() or None."""
         loss, hits, clips = self.sums
@@ -82,14 +76,6 @@ class Progress:
         self.history.append(row)
         self.step, self.sums, self.seconds = 0, [0.0, 0.0, 0.0], 0.0
         return row
-
-    def is_best(self, validation):
-        """More right answers, or as many at a lower loss: then these are the best so far."""
-        best = self.best
-        better = not best or (validation["top1"], -validation["loss"]) > (best["top1"], -best["loss"])
-        if better:
-            self.best = {"epoch": self.epoch, "top1": validation["top1"], "loss": validation["loss"]}
-        return better
 
 
 # ---------------------------------------------------------------- learning
@@ -217,7 +203,8 @@ class Learner:
     def restore(self, state, source):
         """Take up a checkpoint's state() again; whether this rank's random state was in it."""
         try:
-            check_optimizer(state["optimizer"], self.optimizer.state_dict(), self.recipe.optimizer)
+            _check_optimizer(state["optimizer"], self.optimizer.state_dict(),
+                             OPTIMIZERS[self.recipe.optimizer][2])
             self.optimizer.load_state_dict(state["optimizer"])
             for group in self.optimizer.param_groups:   # which has those of before
                 group["weight_decay"] = self.recipe.weight_decay
@@ -244,15 +231,13 @@ class Learner:
                             f"from another checkpoint") from None
 
 
-def check_optimizer(saved, own, name):
-    """Raise a ValueError unless `saved` has the groups of `own`, and each parameter the moments that the
-    optimiser of this name keeps."""
-    moments_kept = OPTIMIZERS[name][2]
+def _check_optimizer(saved, own, kept):
+    """Raise a ValueError unless `saved` has the groups of `own`, and each parameter the moments in `kept`."""
     count = [len(group["params"]) for group in own["param_groups"]]
     if [len(group["params"]) for group in saved["param_groups"]] != count:
         raise ValueError("other parameter groups")
     for number, moments in saved["state"].items():
-        for name in moments_kept:
+        for name in kept:
             if not isinstance(moments[name], torch.Tensor) or not torch.isfinite(moments[name]).all():
                 raise ValueError(f"{name} of parameter {number} is no finite tensor")
     for group in saved["param_groups"]:
@@ -271,15 +256,14 @@ def schedule_factor(name, step, warm, total):
         return 0.5 * (1 + math.cos(math.pi * done))
     if name == "step":
         return 0.1 ** int(done * 3)
-    return _one_cycle(step, total) if name == "onecycle" else 1.0
-
-
-def _one_cycle(step, total):
-    """Smith's one cycle: from 1/25 up to 1 in three tenths of all steps, and down to 1/250,000."""
+    if name != "onecycle":
+        return 1.0
+    # Smith's one cycle: from 1/25 up to 1 in three tenths of all steps, and down to 1/250,000
     top = 0.3 * total - 1
     low, high, done = ((1 / 25, 1, step / top) if step <= top and top > 0 else
                        (1, 1 / 250_000, min(1.0, (step - top) / max(1, total - 1 - top))))
     return high + (low - high) * 0.5 * (1 + math.cos(math.pi * done))
+
 
 
 # ---------------------------------------------------------------- epochs
@@ -290,26 +274,10 @@ def epochs(learner, feed, progress, last, stop=None, show=lambda step, sums: Non
     Whoever is told so calls progress.finish_epoch. stop, show: see train_epoch.
     """
     while progress.epoch < last or progress.step:
-        progress.begin_epoch(learner.recipe.seed, learner.rank)
+        if progress.step == 0:      # else one was broken off: that one goes on
+            progress.epoch += 1
+            set_seed(learner.recipe.seed, progress.epoch, *([rank] if (rank := learner.rank.number) else []))
         yield train_epoch(learner, feed, progress, stop or Stop(), show)
-
-
-class Sums:
-    """Loss, hits and clips of an epoch so far, kept on the device; and where the loss was not finite."""
-
-    def __init__(self, progress, rank, device):
-        precision = torch.float64 if device.type != "mps" else torch.float32
-        # What a broken-off epoch had summed up, over all ranks, is rank 0's to add.
-        self.sums = torch.tensor(progress.sums if rank.first else [0.0] * 3, dtype=precision, device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
-
-    def add(self, loss, logits, labels, step):
-        """Count a step; whether its loss is finite, as a tensor on the device."""
-        bad = ~torch.isfinite(loss)
-        self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
-        hits = (logits.argmax(1) == labels).sum()
-        self.sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
-        return bad
 
 
 def train_epoch(learner, feed, progress, stop, show):
@@ -321,7 +289,10 @@ def train_epoch(learner, feed, progress, stop, show):
     accumulate, on_cpu = learner.recipe.accumulate, learner.device.type == "cpu"
     rank, steps = learner.rank, learner.steps(progress.epoch)
     learner.network.train()
-    sums = Sums(progress, rank, learner.device)
+    # Of an epoch so far, on the device; what a broken-off one summed up over all ranks is rank 0's to add.
+    sums = torch.tensor(progress.sums if rank.first else [0.0] * 3, device=learner.device,
+                        dtype=torch.float64 if learner.device.type != "mps" else torch.float32)
+    first_bad = torch.full((), -1, dtype=torch.int64, device=learner.device)
     begun = shown = time.monotonic()
     before, why = progress.seconds, 0
     todo = steps[progress.step:]
@@ -331,7 +302,10 @@ def train_epoch(learner, feed, progress, stop, show):
         clips = sum(len(numbers) for numbers, _ in steps[begin:begin + accumulate])
         loss, logits = learner.loss(x, labels)
         learner.scaler.scale(loss * (len(labels) * rank.world / clips)).backward()
-        bad = sums.add(loss.detach(), logits.detach(), labels, progress.step)
+        loss, hits = loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        bad = ~torch.isfinite(loss)
+        first_bad = torch.where((first_bad < 0) & bad, progress.step, first_bad)
+        sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
         progress.step += 1
         if progress.step % accumulate == 0 or progress.step == len(steps):
             # On a CPU the look costs nothing; elsewhere it is taken when the epoch is over.
@@ -341,25 +315,21 @@ def train_epoch(learner, feed, progress, stop, show):
             learner.update()
         if time.monotonic() - shown > 0.3:
             shown = time.monotonic()
-            show(progress.step, sums.sums.tolist())
+            show(progress.step, sums.tolist())
         if why:
             break
-    refuse_not_finite(learner, steps, int(sums.first_bad), progress, feed)
+    step = int(first_bad)
+    if rank.all_reduce_max(step >= 0):      # on every rank, where it was not finite on one
+        where = f"the loss is not finite in epoch {progress.epoch}"
+        if step < 0:
+            raise UserError(f"{where}, on another process")
+        names = [feed.names[i] for i in steps[step][0].tolist()]
+        raise UserError(f"{where}, step {step + 1}, at learning rate {learner.lr:.3g}; the last good "
+                        f"checkpoint stays. Lower --lr, or look at the clips of that batch: "
+                        f"{', '.join(names)}")
     if rank.world > 1:
-        torch.distributed.all_reduce(sums.sums)
-    progress.sums = sums.sums.tolist()
+        torch.distributed.all_reduce(sums)
+    progress.sums = sums.tolist()
     show(progress.step, progress.sums)
     progress.seconds = before + time.monotonic() - begun
     return progress.step == len(steps)
-
-
-def refuse_not_finite(learner, steps, step, progress, feed):
-    """A UserError on every rank when the loss was not finite on one; step: its own, or -1."""
-    if not learner.rank.all_reduce_max(step >= 0):
-        return
-    where = f"the loss is not finite in epoch {progress.epoch}"
-    if step < 0:
-        raise UserError(f"{where}, on another process")
-    names = [feed.names[i] for i in steps[step][0].tolist()]
-    raise UserError(f"{where}, step {step + 1}, at learning rate {learner.lr:.3g}; the last good checkpoint "
-                    f"stays. Lower --lr, or look at the clips of that batch: {', '.join(names)}")

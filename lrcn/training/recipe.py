@@ -6,6 +6,7 @@
 """
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 from lrcn import checkpoints, runs
@@ -40,148 +41,134 @@ def flag(group, default, kind, help, metavar=None, names=(), decides=None):
                                                 names=names, decides=decides or usual.get(group, "nothing")))
 
 
+data, network, training, output, machine = (
+    partial(flag, group) for group in ("data", "network", "training", "output", "machine"))
+head, steps = partial(network, decides="head"), partial(training, decides="steps")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a training run, by the names of train.py's flags."""
-    sampled_data_path: str = flag("data", None, Text(none=True), "folder that preprocessing_data.py wrote",
-                                  "DIR", ("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
-                                          "--data_dir"), decides="place")
-    ucf_list_dir: str = flag("data", None, Text(none=True), "folder of the split lists; without it the "
-                             "split is drawn by group from the sampled data", "DIR",
-                             ("--ucf_list_dir", "--split_path", "--annots_dir"), decides="place")
-    split: str = flag("data", "1", Choice(("1", "2", "3", "all", "random")), "official split; all: train "
-                      "and test on the three in turn; random: the leaky protocol, by video instead of "
-                      "group, for comparison only", names=("--split", "--split_number"))
-    split_size: float = flag("data", 0.2, BELOW_ONE, "share of every class's training videos held out for "
+    sampled_data_path: str = data(None, Text(none=True), "folder that preprocessing_data.py wrote", "DIR",
+                                  names=("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
+                                         "--data_dir"), decides="place")
+    ucf_list_dir: str = data(None, Text(none=True), "folder of the split lists; without it the split is "
+                             "drawn by group from the sampled data", "DIR",
+                             names=("--ucf_list_dir", "--split_path", "--annots_dir"), decides="place")
+    split: str = data("1", Choice(("1", "2", "3", "all", "random")), "official split; all: train and test on "
+                      "the three in turn; random: the leaky protocol, by video instead of group, for "
+                      "comparison only", names=("--split", "--split_number"))
+    split_size: float = data(0.2, BELOW_ONE, "share of every class's training videos held out for "
                              "validation, whole groups; 0: none, and the last epoch counts as the best")
-    test_size: float = flag("data", 0.2, SHARE, "share held out for testing, where no list says it")
-    group_pattern: str = flag("data", None, Text(none=True), "what names a video's group in its file name "
-                              "(default: gNN of UCF-101, else the file)", "REGEX")
-    groups: str = flag("data", None, Text(none=True), "a file with columns video,group instead", "CSV")
-    chosen_classes: list = flag("data", None, Names(none=True), "train on these classes alone, names with "
-                                "commas between (default: all)", "A,B,...", ("--classes",))
-    number_of_classes: int = flag("data", None, POSITIVE_OR_NONE, "train on the first N classes (default: "
-                                  "all)")
-    parts: str = flag("data", None, Text(none=True), "a table like a run's splits.csv that says which video "
-                      "is in which part; others are drawn by group (default: all are drawn)", "CSV")
-    smaller_dataset: bool = flag("data", False, Switch(), "a tenth of every class, for a quick look")
+    test_size: float = data(0.2, SHARE, "share held out for testing, where no list says it")
+    group_pattern: str = data(None, Text(none=True), "what names a video's group in its file name (default: "
+                              "gNN of UCF-101, else the file)", "REGEX")
+    groups: str = data(None, Text(none=True), "a file with columns video,group instead", "CSV")
+    chosen_classes: list = data(None, Names(none=True), "train on these classes alone, names with commas "
+                                "between (default: all)", "A,B,...", names=("--classes",))
+    number_of_classes: int = data(None, POSITIVE_OR_NONE, "train on the first N classes (default: all)")
+    parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
+                      "which part; others are drawn by group (default: all are drawn)", "CSV")
+    smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
-    encoder: str = flag("network", "resnet152", Text(), "torchvision model, or timm/NAME",
-                        names=("--encoder", "--feature_extractor"))
-    encoder_weights: str = flag("network", "DEFAULT", Text(), "the library's ImageNet weights, none, or a "
-                                "state dict file", "DEFAULT|none|PATH")
-    img_dim: int = flag("network", None, Number(int, low=1, high=4096, none=True), "side of the encoder's "
-                        "input in pixels (default: as its weights were trained)")
-    modality: str = flag("network", "rgb", Choice(MODALITIES), "what the encoder sees: frames, their "
-                         "differences from the frame before, optical flow (see --flow of "
-                         "preprocessing_data.py), or several, which takes as many times as long")
-    flow_length: int = flag("network", 1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 "
-                            "is a picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
-                            "two-stream networks, for an encoder that is trained")
-    resize: str = flag("network", "centre", Choice(FITS), "how a frame becomes a square: its centre, or all "
-                       "of it, squeezed")
-    streams: list = flag("network", None, Names(none=True, longest=4096), "train a head over the features of "
-                         "these runs' encoders, side by side, folders with commas between (fuse.py --train)",
-                         "RUN,RUN,...")
-    num_frames_video: int = flag("network", 5, Number(int, low=1, high=100_000), "frames in a clip",
-                                 names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
-                                 decides="clips")
-    latent_dim: int = flag("network", 512, POSITIVE, "size of the projected frame feature", decides="head")
-    hidden_size: int = flag("network", 256, POSITIVE, "LSTM units a direction",
-                            names=("--hidden_size", "--rnn_units"), decides="head")
-    lstm_layers: int = flag("network", 2, Number(int, low=1, high=100), "LSTM layers", decides="head")
-    rnn: str = flag("network", "lstm", Choice(RNNS), "what reads the frames one after another",
-                    decides="head")
-    projection: str = flag("network", "norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, "
-                           "linear layer and ReLU; the linear layer alone; it and a batch norm; or nothing "
-                           "but dropout", decides="head")
-    classifier_hidden: int = flag("network", None, POSITIVE_OR_NONE, "units of a layer before the last one "
-                                  "(default: no such layer)", decides="head")
-    classifier_activation: str = flag("network", "relu", Choice(ACTIVATIONS), "of that layer; relu has a "
-                                      "batch norm before it, selu none", decides="head")
-    classifier_dropout: float = flag("network", None, Number(float, low=0, below=1, none=True), "share of "
-                                     "units dropped before the classifier (default: --dropout)",
-                                     decides="head")
-    bidirectional: bool = flag("network", True, Switch(), "read the clip both ways", decides="head")
-    readout: str = flag("network", "final", Choice(READOUTS), "how the LSTM's outputs become one vector; "
-                        "none: no LSTM, the mean of the frames", names=("--readout", "--fusion_mode"),
-                        decides="head")
-    dropout: float = flag("network", 0.5, BELOW_ONE, "share of units dropped", decides="head")
-    loss_per_step: bool = flag("network", False, Switch(), "predict at every time step and average, as in "
-                               "the LRCN paper", decides="head")
-    init_from: str = flag("network", None, Text(none=True), "start from another run's encoder and "
-                          "projection; what fits is taken, and said", "RUN")
+    encoder: str = network("resnet152", Text(), "torchvision model, or timm/NAME",
+                           names=("--encoder", "--feature_extractor"))
+    encoder_weights: str = network("DEFAULT", Text(), "the library's ImageNet weights, none, or a state dict "
+                                   "file", "DEFAULT|none|PATH")
+    img_dim: int = network(None, Number(int, low=1, high=4096, none=True), "side of the encoder's input in "
+                           "pixels (default: as its weights were trained)")
+    modality: str = network("rgb", Choice(MODALITIES), "what the encoder sees: frames, their differences "
+                            "from the frame before, optical flow (see --flow of preprocessing_data.py), or "
+                            "several, which takes as many times as long")
+    flow_length: int = network(1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 is a "
+                               "picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
+                               "two-stream networks, for an encoder that is trained")
+    resize: str = network("centre", Choice(FITS), "how a frame becomes a square: its centre, or all of it, "
+                          "squeezed")
+    streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
+                            "runs' encoders, side by side, folders with commas between (fuse.py --train)",
+                            "RUN,RUN,...")
+    num_frames_video: int = network(5, Number(int, low=1, high=100_000), "frames in a clip",
+                                    names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
+                                    decides="clips")
+    latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
+    hidden_size: int = head(256, POSITIVE, "LSTM units a direction", names=("--hidden_size", "--rnn_units"))
+    lstm_layers: int = head(2, Number(int, low=1, high=100), "LSTM layers")
+    rnn: str = head("lstm", Choice(RNNS), "what reads the frames one after another")
+    projection: str = head("norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, linear layer "
+                           "and ReLU; the linear layer alone; it and a batch norm; or nothing but dropout")
+    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a layer before the last one (default: no "
+                                  "such layer)")
+    classifier_activation: str = head("relu", Choice(ACTIVATIONS), "of that layer; relu has a batch norm "
+                                      "before it, selu none")
+    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "share of units dropped "
+                                     "before the classifier (default: --dropout)")
+    bidirectional: bool = head(True, Switch(), "read the clip both ways")
+    readout: str = head("final", Choice(READOUTS), "how the LSTM's outputs become one vector; none: no LSTM, "
+                        "the mean of the frames", names=("--readout", "--fusion_mode"))
+    dropout: float = head(0.5, BELOW_ONE, "share of units dropped")
+    loss_per_step: bool = head(False, Switch(), "predict at every time step and average, as in the LRCN "
+                               "paper")
+    init_from: str = network(None, Text(none=True), "start from another run's encoder and projection; what "
+                             "fits is taken, and said", "RUN")
 
-    train_encoder: str = flag("training", "none",
-                              Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
-                              "which blocks of the encoder are trained", "none|last:K|all")
-    encoder_lr: float = flag("training", 0.0001, ABOVE_ZERO, "peak learning rate of those blocks",
-                             decides="steps")
-    train_batch_norm: bool = flag("training", False, Switch(), "let their batch-norm statistics follow the "
-                                  "data", decides="steps")
-    recompute: bool = flag("training", False, Switch(), "gradient checkpointing in the encoder: less "
-                           "memory, slower", decides="nothing")
-    epochs: int = flag("training", 100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"),
-                       decides="steps")
-    stop_after: int = flag("training", None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume "
-                           "goes on to --epochs", "EPOCH", decides="nothing")
-    batch_size: int = flag("training", 32, POSITIVE, "clips a step", decides="steps")
-    accumulate: int = flag("training", 1, POSITIVE, "steps whose gradients make one update",
-                           names=("--accumulate", "--grad_accum_steps"), decides="steps")
-    lr: float = flag("training", 0.0005, ABOVE_ZERO, "peak learning rate",
-                     names=("--lr", "--learning_rate"), decides="steps")
-    weight_decay: float = flag("training", 0.01, FROM_ZERO, "of AdamW beside the gradient, of the others in "
-                               "it", decides="steps")
-    optimizer: str = flag("training", "adamw", Choice(("adamw", "adam", "sgd")), "what makes a step of the "
-                          "gradient; sgd has momentum 0.9", decides="head")
-    scheduler: str = flag("training", "cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
-                          "course of the learning rate after the warm-up; onecycle has "
-                          "a warm-up of its own", decides="steps")
-    warmup_epochs: float = flag("training", 2, FROM_ZERO, "epochs of linear warm-up", decides="steps")
-    label_smoothing: float = flag("training", 0.1, BELOW_ONE, "share of the target spread over all classes",
-                                  decides="steps")
-    mixup: float = flag("training", 0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off",
-                        decides="steps")
-    clip_grad: float = flag("training", 1.0, FROM_ZERO, "largest norm of the gradient; 0 is off",
-                            decides="steps")
-    ema: float = flag("training", 0, BELOW_ONE, "decay a step of an average of the weights, which is what "
-                      "is tested; 0 is off", decides="steps")
-    views: int = flag("training", 1, POSITIVE, "views of a training clip: 1 plain, the others with a "
-                      "random crop, flip and window", decides="clips")
-    augment: str = flag("training", "crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: "
-                        "crop (a random crop and flip), none (another moment alone), or crops of each side, "
-                        "flips, other colours and blur, on flow crops and flips alone")
-    clips_per_video: int = flag("training", 1, POSITIVE, "clips of a training video in an epoch, at random "
-                                "places; as many as there are in a short one", decides="clips")
-    amp: str = flag("training", "bfloat16", Choice(("bfloat16", "float16", "none")),
-                    "precision of training on CUDA", decides="steps")
-    seed: int = flag("training", 42, COUNT, "of the split, the views, the weights and the order")
+    train_encoder: str = training("none", Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
+                                  "which blocks of the encoder are trained", "none|last:K|all")
+    encoder_lr: float = steps(0.0001, ABOVE_ZERO, "peak learning rate of those blocks")
+    train_batch_norm: bool = steps(False, Switch(), "let their batch-norm statistics follow the data")
+    recompute: bool = training(False, Switch(), "gradient checkpointing in the encoder: less memory, slower",
+                               decides="nothing")
+    epochs: int = steps(100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"))
+    stop_after: int = training(None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume goes on to "
+                               "--epochs", "EPOCH", decides="nothing")
+    batch_size: int = steps(32, POSITIVE, "clips a step")
+    accumulate: int = steps(1, POSITIVE, "steps whose gradients make one update",
+                            names=("--accumulate", "--grad_accum_steps"))
+    lr: float = steps(0.0005, ABOVE_ZERO, "peak learning rate", names=("--lr", "--learning_rate"))
+    weight_decay: float = steps(0.01, FROM_ZERO, "of AdamW beside the gradient, of the others in it")
+    optimizer: str = training("adamw", Choice(("adamw", "adam", "sgd")), "what makes a step of the gradient; "
+                              "sgd has momentum 0.9", decides="head")
+    scheduler: str = steps("cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
+                           "course of the learning rate after the warm-up; onecycle has a warm-up of its own")
+    warmup_epochs: float = steps(2, FROM_ZERO, "epochs of linear warm-up")
+    label_smoothing: float = steps(0.1, BELOW_ONE, "share of the target spread over all classes")
+    mixup: float = steps(0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
+    clip_grad: float = steps(1.0, FROM_ZERO, "largest norm of the gradient; 0 is off")
+    ema: float = steps(0, BELOW_ONE, "decay a step of an average of the weights, which is what is tested; 0 "
+                       "is off")
+    views: int = training(1, POSITIVE, "views of a training clip: 1 plain, the others with a random crop, "
+                          "flip and window", decides="clips")
+    augment: str = training("crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: crop (a "
+                            "random crop and flip), none (another moment alone), or crops of each side, "
+                            "flips, other colours and blur, on flow crops and flips alone")
+    clips_per_video: int = training(1, POSITIVE, "clips of a training video in an epoch, at random places; "
+                                    "as many as there are in a short one", decides="clips")
+    amp: str = steps("bfloat16", Choice(("bfloat16", "float16", "none")), "precision of training on CUDA")
+    seed: int = training(42, COUNT, "of the split, the views, the weights and the order")
 
-    local_dir: str = flag("output", ".", Text(), "where run folders are made", "DIR")
-    open_new_folder: str = flag("output", "True", Text(), "a new folder named by the time, local_dir "
-                                "itself, or local_dir/debug", "True|False|debug")
-    checkpoint_interval: int = flag("output", 5, POSITIVE, "epochs between checkpoints")
-    val_check_interval: int = flag("output", 5, POSITIVE, "epochs between validations")
-    pictures: bool = flag("output", True, Switch(), "draw curves, labelled clips and the class "
-                          "distribution")
-    resume: str = flag("output", None, Text(none=True), "go on with a run folder, or with the newest one "
-                       "below local_dir", "RUN|auto",
-                       ("--resume", "--checkpoint_model", "--resume_checkpoint"))
-    load_checkpoint: bool = flag("output", False, Switch(), "go on from --checkpoint_path")
-    checkpoint_path: str = flag("output", "", Text(), "checkpoint to go on from", "FILE")
+    local_dir: str = output(".", Text(), "where run folders are made", "DIR")
+    open_new_folder: str = output("True", Text(), "a new folder named by the time, local_dir itself, or "
+                                  "local_dir/debug", "True|False|debug")
+    checkpoint_interval: int = output(5, POSITIVE, "epochs between checkpoints")
+    val_check_interval: int = output(5, POSITIVE, "epochs between validations")
+    pictures: bool = output(True, Switch(), "draw curves, labelled clips and the class distribution")
+    resume: str = output(None, Text(none=True), "go on with a run folder, or with the newest one below "
+                         "local_dir", "RUN|auto", names=("--resume", "--checkpoint_model",
+                         "--resume_checkpoint"))
+    load_checkpoint: bool = output(False, Switch(), "go on from --checkpoint_path")
+    checkpoint_path: str = output("", Text(), "checkpoint to go on from", "FILE")
 
-    feature_cache: bool = flag("machine", True, Switch(), "encode every clip once and keep the features on "
-                               "disk", decides="encoder")
-    encoder_backend: str = flag("machine", "auto", Choice(BACKENDS), "what runs a frozen encoder; auto: the "
-                                "fastest that is installed, suits the machine and agrees with PyTorch",
-                                decides="encoder")
-    encoder_precision: str = flag("machine", "auto", Choice(PRECISIONS), "of a frozen encoder; auto: "
-                                  "bfloat16 where the machine computes with it, else float32",
+    feature_cache: bool = machine(True, Switch(), "encode every clip once and keep the features on disk",
                                   decides="encoder")
-    device: str = flag("machine", "auto", Text(), "auto, cpu, cuda, cuda:1, mps")
-    num_workers: int = flag("machine", 4, COUNT, "how many decode frames at once")
-    compile: bool = flag("machine", False, Switch(), "torch.compile the encoder: slow start, faster on "
-                         "long jobs", decides="encoder")
+    encoder_backend: str = machine("auto", Choice(BACKENDS), "what runs a frozen encoder; auto: the fastest "
+                                   "that is installed, suits the machine and agrees with PyTorch",
+                                   decides="encoder")
+    encoder_precision: str = machine("auto", Choice(PRECISIONS), "of a frozen encoder; auto: bfloat16 where "
+                                     "the machine computes with it, else float32", decides="encoder")
+    device: str = machine("auto", Text(), "auto, cpu, cuda, cuda:1, mps")
+    num_workers: int = machine(4, COUNT, "how many decode frames at once")
+    compile: bool = machine(False, Switch(), "torch.compile the encoder: slow start, faster on long jobs",
+                            decides="encoder")
 
     @classmethod
     def of(cls, settings, source):
@@ -241,7 +228,13 @@ class Recipe:
         so that fusions of other seeds are alike too."""
         said = self.choices()
         if self.streams:
-            said["streams"] = " | ".join(map(_trained_with, self.streams))
+            usual, streams = Recipe().choices(), []
+            for run in self.streams:    # the place of one that is gone
+                settings = runs.RunFolder(run).settings
+                own = Recipe.of(files.read_json(settings), settings).choices() if settings.is_file() else None
+                streams.append(run if own is None else ", ".join(
+                    f"{k} {as_word(v)}" for k, v in own.items() if v != usual.get(k)) or "as given")
+            said["streams"] = " | ".join(streams)
         return said
 
 
@@ -250,16 +243,6 @@ def read_flags(run):
     if not run.settings.is_file():
         return {}
     return Recipe.of(files.read_json(run.settings), run.settings).compared()
-
-
-def _trained_with(run):
-    """The choices of a run that are not the defaults, in words; its place where it is gone."""
-    settings = runs.RunFolder(run).settings
-    if not settings.is_file():
-        return run
-    said, usual = Recipe.of(files.read_json(settings), settings).choices(), Recipe().choices()
-    return ", ".join(f"{name} {as_word(value)}" for name, value in said.items()
-                     if value != usual.get(name)) or "as given"
 
 
 def as_word(value):
@@ -285,24 +268,24 @@ OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
 # ---------------------------------------------------------------- command line
 
-def make_parser(description):
-    """A parser with a flag for every field of Recipe, in groups."""
-    parser = cli.Parser(description)
+def add_flags(parser, leave_out=(), usual=None, group=None):
+    """The flags of Recipe's fields but for some; their words in any case, as in OneCycle or SGD.
+
+    usual: of a field's name whose value counts without its flag, where that is not the default.
+    group: one for all of them.
+    """
     for f in fields(Recipe):
-        add_flag(parser.group(f.metadata["group"]), f, f.default, f.metadata["help"])
-    return parser
-
-
-def add_flag(group, f, default, help):
-    """The flag of a field of Recipe; its words in any case, as in OneCycle or SGD."""
-    m = f.metadata
-    names = m["names"] or (f"--{f.name}",)
-    if isinstance(m["kind"], Switch):
-        group.add_boolean(*names, default=default, help=help)
-    else:
-        choices = list(m["kind"].words) if isinstance(m["kind"], Choice) else None
-        group.add_argument(*names, dest=f.name, default=default, help=help, metavar=m["metavar"],
-                           choices=choices, type=str.lower if choices else m["kind"])
+        m, whose = f.metadata, usual and usual(f.name)
+        if f.name in leave_out:
+            continue
+        into, names = parser.group(group or m["group"]), m["names"] or (f"--{f.name}",)
+        default, help = (None, f"{m['help']} (default: {whose})") if usual else (f.default, m["help"])
+        if isinstance(m["kind"], Switch):
+            into.add_boolean(*names, default=default, help=help)
+        else:
+            choices = list(m["kind"].words) if isinstance(m["kind"], Choice) else None
+            into.add_argument(*names, dest=f.name, default=default, help=help, metavar=m["metavar"],
+                              choices=choices, type=str.lower if choices else m["kind"])
 
 
 # The original's test scripts took all flags of its train.py; what a checkpoint knows is compared with it.
@@ -313,10 +296,8 @@ COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset",
 
 def add_compared_flags(parser):
     """Those flags for a script that tests: they change nothing, and `say_disagreement` speaks of them."""
-    group = parser.group("of the training: the run's own values count, and other ones are said")
-    for f in fields(Recipe):
-        if f.name in COMPARED:
-            add_flag(group, f, None, f"{f.metadata['help']} (default: the run's)")
+    add_flags(parser, DECIDED.keys() - COMPARED, lambda name: "the run's",
+              "of the training: the run's own values count, and other ones are said")
 
 
 def say_disagreement(args, trained):
@@ -332,7 +313,8 @@ def say_disagreement(args, trained):
 def parse(description, argv=None):
     """(Recipe, checkpoint path or None). A resumed run's recipe is its checkpoint's, save for the flags
     on the command line."""
-    parser = make_parser(description)
+    parser = cli.Parser(description)
+    add_flags(parser)
     asked = Recipe(**vars(parser.parse_args(argv)))
     path = None
     if asked.resume:
@@ -340,8 +322,20 @@ def parse(description, argv=None):
         path = runs.checkpoint_path(run, "last.pth.tar", flag="resume")
     elif asked.load_checkpoint:
         path = cli.file("checkpoint_path", asked.checkpoint_path or ".", "give the checkpoint to go on from")
-    if path is None:
-        return check_stack(asked), None
+    recipe = asked if path is None else _resumed(parser, path, argv)
+    if recipe.flow_length > 1 and recipe.modality != "flow":
+        raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
+                        f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
+    if recipe.flow_length > 1 and recipe.frozen:
+        raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
+                        f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
+                        f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
+                        f"reads")
+    return recipe, path
+
+
+def _resumed(parser, path, argv):
+    """The recipe of a checkpoint with the flags that were given again; UserError where one cannot change."""
     source = f"--checkpoint_path {path}"
     state = checkpoints.load_file(path, "checkpoint_path")
     if not isinstance(state.get("settings"), dict) or "learner" not in state:
@@ -357,17 +351,4 @@ def parse(description, argv=None):
         if wanted[name] != before[name]:
             raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                             f"--{name} {before[name]}; leave the flag out, or start a new run")
-    return check_stack(recipe), path
-
-
-def check_stack(recipe):
-    """The recipe; UserError where its stack of flow fields is one that no encoder can make sense of."""
-    if recipe.flow_length > 1 and recipe.modality != "flow":
-        raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
-                        f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
-    if recipe.flow_length > 1 and recipe.frozen:
-        raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
-                        f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
-                        f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
-                        f"reads")
     return recipe

@@ -1,11 +1,14 @@
-"""A training run: the epochs, and what is written into the run folder when.
+"""A training run: what it starts from, the epochs, and what is written into the run folder when.
 
+    for flag, learned in starts(recipe): ...    # of --init_from and --streams
     run = Run(model, learner, feeds, settings, classes, learned, folder, album)
     run.take_up(state, source)          # of a checkpoint, where there is one
     status = run.go()
 """
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,16 +17,65 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.signals import Stop
 from lrcn.data import fields, splits
-from lrcn.data.manifest import sampling_settings
+from lrcn.data.learned import Learned
+from lrcn.data.manifest import SampledVideo, sampling_settings
 from lrcn.evaluation import scores
 from lrcn.features import engines
-from lrcn.runs import ENDING, versions
-from lrcn.training import loop
+from lrcn.runs import ENDING, RunFolder, checkpoint_path, versions
+from lrcn.training.loop import METRICS, Progress, epochs, predict
+from lrcn.training.recipe import Recipe
 
 # A checkpoint in the middle of an epoch counts its steps: they have to stay the same ones.
 OF_A_STEP = ("batch_size", "accumulate", "views", "clips_per_video")
 STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training clips', in seconds
 
+
+# ---------------------------------------------------------------- what it starts from
+
+def what_it_learned(state, path, flag, later=()):
+    """The Learned of a checkpoint. Of an older one, which says nothing of it, by the splits.csv beside it and
+    by the runs that it started from, as far as they are still there. later: checkpoints that started from it.
+    """
+    source = f"--{flag} {path}"
+    if "learned" in state:
+        return Learned.of(state["learned"], source)
+    recipe, table = Recipe.of(state.get("settings"), source), RunFolder.of(path).splits
+    learned = Learned()
+    for _, before in starts(recipe, (*later, Path(path).resolve())):
+        learned |= before
+    if not table.is_file():
+        return replace(learned, known=False)
+    rows = [row for row in splits.read_splits(table) if row["part"] == "train"]
+    videos = [SampledVideo(row["video"], row["class"], row["group"], 1) for row in rows]
+    return learned.after(videos, recipe.frozen)
+
+
+def starts(recipe, later=None):
+    """[(flag and run, Learned of what is taken over from it)] of --init_from and --streams.
+
+    later: None for a new training; else the checkpoints that started from this recipe's, and a run that is
+    gone, or that is one of them, is one of which nothing is known.
+    """
+    taken = [("init_from", recipe.init_from)] if recipe.init_from else []
+    begun = []
+    for flag, run in [*taken, *(("streams", run) for run in recipe.streams or ())]:
+        try:
+            path = checkpoint_path(run, flag=flag)
+            if path.resolve() in (later or ()):
+                raise UserError("it began with itself, or lies in the place of what it began with")
+            learned = what_it_learned(checkpoints.load_file(path, flag), path, flag, later or ())
+        except UserError:
+            if later is None:
+                raise
+            learned = Learned(known=False)
+        # of a stream the encoder alone is used; of the other one the projection too
+        if flag == "streams":
+            learned = replace(learned, network=learned.encoder)
+        begun.append((f"--{flag} {run}", learned))
+    return begun
+
+
+# ---------------------------------------------------------------- what it keeps
 
 def saved_settings(recipe, samples, encoder):
     """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
@@ -41,14 +93,6 @@ def saved_settings(recipe, samples, encoder):
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},
             **({name: round(float(np.percentile(steps, percent, method="nearest")), 6)
                 for name, percent in zip(STEPS, (50, 10, 90), strict=True)} if steps else {})}
-
-
-def say_samples(samples, classes):
-    """How many videos, of which classes, in which part."""
-    parts = [f"{n} {word}" for part, word in (("train", "training"), ("val", "validation"), ("test", "test"))
-             if (n := sum(s.part == part for s in samples))]
-    names = ", ".join(classes[:8]) + (" ..." if len(classes) > 8 else "")
-    cli.say(f"{', '.join(parts)} videos of {len(classes)} classes: {names}")
 
 
 def fill_folder(run, resumed, recipe, settings, classes, samples, model):
@@ -83,7 +127,7 @@ class Run:
         self.train_feed, self.val_feed = feeds
         self.settings, self.classes, self.learned = settings, classes, learned
         self.folder, self.album = folder, album
-        self.progress, self.saved_at = loop.Progress(), time.monotonic()
+        self.progress, self.saved_at = Progress(), time.monotonic()
         self.encoder_digest = model.encoder.digest() if self.recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
         self.watched = self.rank.first and sys.stderr.isatty()
@@ -91,7 +135,7 @@ class Run:
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
         saved, recipe = state["settings"], self.recipe
-        self.progress = loop.Progress.of(state.get("progress"), source)
+        self.progress = Progress.of(state.get("progress"), source)
         for name in OF_A_STEP if self.progress.step else ():
             if saved.get(name, getattr(recipe, name)) != getattr(recipe, name):
                 where = f"--{name} {saved[name]}, in the middle of epoch {self.progress.epoch}"
@@ -122,7 +166,7 @@ class Run:
                         f"epoch {best['epoch']}")
             cli.say(self.folder)
         if self.album:
-            self.album.close()
+            self.album.writer.close()
         return 0 if complete else 128 + (stop.signal or 2)
 
     def train(self, stop):
@@ -134,8 +178,8 @@ class Run:
         if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
             self.save("last")
         with self.bar() as bar:
-            for complete in loop.epochs(self.learner, self.train_feed, progress, last, stop,
-                                        lambda step, sums: self.show(bar, step, sums)):
+            for complete in epochs(self.learner, self.train_feed, progress, last, stop,
+                                   lambda step, sums: self.show(bar, step, sums)):
                 if complete:
                     self.end_epoch(last)
                 if not complete or self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
@@ -168,7 +212,11 @@ class Run:
         if validation:
             self.shown = {"val_top1": f"{validation['top1']:.3f}"}
             self.learner.validated(validation["loss"])
-            names += ["best"] if progress.is_best(validation) else []
+            now, best = {k: validation[k] for k in ("top1", "loss")}, progress.best
+            # more right answers, or as many at a lower loss
+            if not best or (now["top1"], -now["loss"]) > (best["top1"], -best["loss"]):
+                progress.best = {"epoch": progress.epoch, **now}
+                names += ["best"]
         elif final:     # no validation (--split_size 0): the last weights are those to take
             names += ["best"]
         if final or progress.epoch % recipe.checkpoint_interval == 0:
@@ -182,14 +230,14 @@ class Run:
     def validate(self):
         """The score of the weights that are tested; their logits (V, C) stay in `val_logits`."""
         with self.learner.averaged():
-            self.val_logits = loop.predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
+            self.val_logits = predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
         return scores.score(self.val_logits, self.val_feed.labels.cpu())
 
     # ------------------------------------------------------------ what is written
 
     def write_metrics(self):
-        rows = [["" if r[k] is None else r[k] for k in loop.METRICS] for r in self.progress.history]
-        files.write_csv(self.folder.metrics, loop.METRICS, rows)
+        rows = [["" if r[k] is None else r[k] for k in METRICS] for r in self.progress.history]
+        files.write_csv(self.folder.metrics, METRICS, rows)
 
     def log(self, row):
         self.write_metrics()
@@ -198,7 +246,7 @@ class Run:
             self.album.validated(self)
         if not self.watched:    # in a log, a line an epoch stands in the place of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
-                f"{key} {row[key]:.3f}" for key in loop.METRICS[2:6] if row[key] is not None))
+                f"{key} {row[key]:.3f}" for key in METRICS[2:6] if row[key] is not None))
 
     def save(self, *names):
         """Write checkpoints of this moment; best.pth.tar holds the frozen encoder too."""

@@ -230,20 +230,6 @@ def best(rows):
     return max(there, key=lambda row: row.top1)
 
 
-def csv_rows(rows, folds):
-    """(header, cells) of tune.csv: name and flags of a setting, COLUMNS, folds; what is missing is empty."""
-    flags = list(dict.fromkeys(name for row in rows for name, _ in row.setting.chosen))
-    header = ["setting", *flags, *COLUMNS, *(f"fold_{k + 1}" for k in range(folds))]
-    table = []
-    for row in rows:
-        chosen = dict(row.setting.chosen)
-        cells = [row.name, *(str(chosen[name]) for name in flags), row.top1, *row.ci95, row.sd, row.loss,
-                 row.minus, *row.minus_ci95, row.p, row.fault, *row.folds]
-        cells += [None] * (len(header) - len(cells))
-        table.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
-    return header, table
-
-
 def lines(rows, minus, markdown=False):
     """The rows as text, or as a table of a document. minus: what differences are taken from, in words."""
     wide = max(len(row.name) for row in rows)

@@ -27,11 +27,12 @@ from runs import (
 )
 
 import models
+from lrcn.base import cli
 from lrcn.base.distributed import set_seed
 from lrcn.data import splits
 from lrcn.features import surgery
 from lrcn.features.store import Store
-from lrcn.training.recipe import make_parser
+from lrcn.training.recipe import add_flags
 
 SCRIPTS = ("preprocessing_data.py", "train.py", "test.py", "test_continues_movie.py", "test_on_video.py",
            "demo_data.py", "compare.py", "benchmark.py")
@@ -253,14 +254,14 @@ README = """--sampled_data_path D --ucf_list_dir D --epochs 100 --batch-size 32 
     --local_dir . --number_of_classes None"""
 
 
-def parsed(words):
-    return make_parser("").parse_args(words)
+PARSER = cli.Parser("")
+add_flags(PARSER)
 
 
 def test_the_originals_flags_have_the_originals_defaults():
     words = [word.replace("''", "") for word in README.split()]
-    given_ones = vars(parsed(words))
-    defaults = vars(parsed(["--sampled_data_path", "D", "--ucf_list_dir", "D"]))
+    given_ones = vars(PARSER.parse_args(words))
+    defaults = vars(PARSER.parse_args(["--sampled_data_path", "D", "--ucf_list_dir", "D"]))
     given_ones["open_new_folder"] = given_ones["open_new_folder"].strip("'’")
     assert given_ones == defaults
 
@@ -285,7 +286,7 @@ def test_the_originals_commands_parse_and_a_wrong_folder_is_one_line(script, wor
 
 
 def test_every_flag_is_taken_with_underscores_dashes_and_long_dashes():
-    for action in make_parser("")._actions:
+    for action in PARSER._actions:
         for name in action.option_strings:
             if name.startswith("--no_") or name in ("-h", "--help"):
                 continue
@@ -294,7 +295,7 @@ def test_every_flag_is_taken_with_underscores_dashes_and_long_dashes():
             value = [] if action.nargs == "?" else [str(absent if usual in (None, "") else usual)]
             forms = [name, name.replace("_", "-"), "–-" + name[2:], "—" + name[2:], "-" + name[2:],
                      "––" + name[2:].replace("_", "-")]
-            results = [getattr(parsed([form, *value]), action.dest) for form in forms]
+            results = [getattr(PARSER.parse_args([form, *value]), action.dest) for form in forms]
             assert all(result == results[0] for result in results), name
 
 
@@ -304,7 +305,7 @@ def test_every_flag_is_taken_with_underscores_dashes_and_long_dashes():
     ("--bidirectional false", False), ("--bidirectional 0", False), ("--bidirectional yes", True),
     ("–-no-bidirectional", False), ("--bidirectional 'False’", False)])
 def test_a_switch_works_in_every_form(words, value):
-    assert parsed(words.split()).bidirectional is value
+    assert PARSER.parse_args(words.split()).bidirectional is value
 
 
 @pytest.mark.parametrize("words, says", [
@@ -353,7 +354,7 @@ def test_help_says_each_flags_purpose_and_default():
         text = run(script, "--help").out
         assert "usage" in text and len(text) > 500, script
     text = " ".join(run("train.py", "--help").out.split())
-    for action in make_parser("")._actions:
+    for action in PARSER._actions:
         if action.dest != "help" and not action.option_strings[0].startswith("--no_"):
             assert action.option_strings[0] in text and action.help
     assert "--batch_size BATCH_SIZE clips a step (default: 32)" in text

@@ -11,9 +11,10 @@ import models
 from lrcn.data.frames import training_clips
 from lrcn.data.manifest import SampledVideo
 from lrcn.data.splits import Sample
-from lrcn.features.features import Features, Options
+from lrcn.features.features import Features
 from lrcn.training import feeds
 from lrcn.training.feeds import FeatureFeed, epoch_steps, make_feeds
+from lrcn.training.recipe import Recipe
 from lrcn.video.writer import Writer
 
 CPU = torch.device("cpu")
@@ -75,9 +76,10 @@ def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp
         samples.append(Sample(SampledVideo(f"v{i}", "A", f"g{i}", frames), i, "train" if i else "val"))
     torch.manual_seed(0)
     encoder = models.build_encoder("squeezenet1_1", None, 32)
-    args = SimpleNamespace(sampled_data_path=tmp_path, num_frames_video=3, seed=1, num_workers=0, views=2,
-                           clips_per_video=3)
-    made = [make_feeds(args, encoder, cached, samples, Options(CPU, 0, 1)) for cached in (True, False)]
+    recipe = Recipe(sampled_data_path=tmp_path, num_frames_video=3, seed=1, num_workers=0, views=2,
+                    clips_per_video=3, encoder_backend="torch", encoder_precision="float32")
+    model = SimpleNamespace(encoder=encoder)
+    made = [make_feeds(recipe, model, cached, samples, CPU) for cached in (encoder, None)]
     assert [len(feed.names) for feed in made[0]] == [len(feed.names) for feed in made[1]] == [3 + 2, 1]
     steps = epoch_steps(5, 2, 2, 0, 1)
     for (x, labels), (frames, same) in zip(*(feed.batches(steps) for feed, _ in made), strict=True):

@@ -23,7 +23,7 @@ from lrcn.base.cli import UserError
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.data.splits import folds
 from lrcn.training import folds as validating
-from lrcn.training.folds import CrossValidation, Journal, Plan, Setting, Trainer, depends
+from lrcn.training.folds import CrossValidation, Plan, Setting, Trainer, depends
 from lrcn.training.recipe import Recipe, parse
 from lrcn.training.tuning import KINDS, KNOWN, Range, Values, best, dimension, grid, one_by_one, words
 
@@ -131,11 +131,13 @@ def test_a_class_of_one_group_and_too_few_groups_are_refused():
 def test_a_line_of_another_kind_is_passed_over_and_an_older_one_has_no_check_sum(tmp_path):
     path = tmp_path / "trainings.jsonl"
     path.write_text('{"key": "c", "right": "01", "loss": 1}\n')
-    assert Journal(path).done == {"c": {"key": "c", "right": "01", "loss": 1}}
+    def done():
+        return CrossValidation(SimpleNamespace(plan=None), path).done
+    assert done() == {"c": {"key": "c", "right": "01", "loss": 1}}
     for wrong in ('{"key": "c", "right": "2", "loss": 1}', '{"key": "c", "right": "1", "loss": NaN}',
                   '{"key": "c", "right": 3, "loss": 1}', "[]", "7"):
         path.write_text(wrong)
-        assert Journal(path).done == {}
+        assert done() == {}
 
 
 # ---------------------------------------------------------------- what an answer depends on
@@ -167,13 +169,13 @@ def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
     several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
                ({}, {"augment": "heavy"}, {"augment": "none"}, {"views": 3}, {"clips_per_video": 2},
                 {"img_dim": 40}, {"resize": "squeeze"}, {"modality": "rgbdiff"})]
-    together = CrossValidation(Trainer(plan, utils.network_to_train), Journal(tmp_path / "together"))
+    together = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / "together")
     assert len(list(together.train(several))) == 2 * len(several)
     losses = [together.loss(setting) for setting in several]
     assert len(set(losses)) == len(losses)
     for i in (1, 2, 7):
         validating._encoders.clear()
-        alone = CrossValidation(Trainer(plan, utils.network_to_train), Journal(tmp_path / f"alone{i}"))
+        alone = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / f"alone{i}")
         assert len(list(alone.train([several[i]]))) == 2
         assert alone.loss(several[i]) == losses[i]
 
@@ -188,7 +190,7 @@ def test_what_streams_hold_is_in_the_key_and_their_flow_too(tmp_path):
     setting = Setting(replace(TINY, streams=[stream("one"), stream("two", modality="flow")]))
 
     def keys():
-        validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), Journal(tmp_path / "journal"))
+        validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), tmp_path / "journal")
         return {t.key for t in validation.trainings(setting)}
     seen = keys()
     stream("one", lr=0.5)
@@ -253,7 +255,7 @@ class TuneJournal(RuleBasedStateMachine):
         self.path = self.folder / "trainings.jsonl"
         trainer = SimpleNamespace(plan=plan_of(self.folder, self.videos), train=self.answer,
                                   encode=lambda setting: None)
-        self.validation = CrossValidation(trainer, Journal(self.path))
+        self.validation = CrossValidation(trainer, self.path)
 
     def placed(self, setting):
         recipe = setting.recipe
@@ -281,7 +283,7 @@ class TuneJournal(RuleBasedStateMachine):
         for setting in several:
             assert self.validation.pending([setting]) == []
             for training in self.validation.trainings(setting):
-                entry = dict(self.validation.journal.done[training.key])
+                entry = dict(self.validation.done[training.key])
                 wanted = self.answer(training)
                 assert {name: entry[name] for name in wanted} == wanted
                 self.trained[training.key] = entry
@@ -299,7 +301,7 @@ class TuneJournal(RuleBasedStateMachine):
             raw[int(share * len(raw))] ^= 1 << bit
             self.path.write_bytes(raw)
             self.reopen()
-            assert len(self.validation.journal.done) >= len(self.known) - 1
+            assert len(self.validation.done) >= len(self.known) - 1
 
     @rule(name=st.sampled_from(["WEIGHTS", "RUN", "a/v0.avi", "optical_flow/a/v2.avi"]),
           raw=st.binary(max_size=1))
@@ -314,7 +316,7 @@ class TuneJournal(RuleBasedStateMachine):
 
     @invariant()
     def whatever_is_read_was_written(self):
-        self.known = dict(self.validation.journal.done)
+        self.known = dict(self.validation.done)
         assert all(self.trained[key] == entry for key, entry in self.known.items())
 
 
