@@ -134,8 +134,6 @@ def on_validation(stream, args, device):
     return dict(zip(data.names, said[np.arange(len(said)), data.labels], strict=True))
 
 
-# ---------------------------------------------------------------- late fusion
-
 def fuse(streams, weights, origin, folder, args):
     """Write the report of the weighted mean into a RunFolder."""
     first = streams[0].answers
@@ -163,8 +161,6 @@ def fuse(streams, weights, origin, folder, args):
         cli.say(f"{stream.run}: weight {gain['weight']:.3f}, alone {gain['top1']:.3f}; the fusion gains "
                 f"{f.difference}, McNemar p {f.p:.2g}")
 
-
-# ---------------------------------------------------------------- trained fusion
 
 def train(args):
     """Train a head with --streams, as train.py does; its exit status."""

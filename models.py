@@ -54,11 +54,10 @@ class Encoder(nn.Module):
             self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
 
     def forward(self, frames):
-        return surgery.per_modality(self._features, frames, self.transform.modalities).flatten(1)
-
-    def _features(self, frames):
-        # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
-        return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
+        def features(frames):
+            # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
+            return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
+        return surgery.per_modality(features, frames, self.transform.modalities).flatten(1)
 
     def train(self, mode=True):
         super().train(False)
@@ -238,28 +237,22 @@ class LRCN(nn.Module):
         self.encoder, self.head = encoder, head
 
     def features(self, frames):
-        """(B, T, 3, H, W) -> (B, T, feature_dim)."""
+        """(B, T, 3, H, W) -> (B, T, feature_dim); ValueError for frames that the encoder does not take."""
         if isinstance(self.encoder, Streams):
             return torch.cat([LRCN(encoder, None).features(part) for encoder, part in
                               zip(self.encoder.streams, frames, strict=True)], 2)
-        self.check(frames)
-        return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-
-    def check(self, frames):
-        """Raise a ValueError unless these are frames as the encoder takes them."""
-        parts = [self.encoder.transform.modalities] if self.encoder.transform.modalities > 1 else []
-        channels = self.encoder.transform.channels
-        layout = ("B", "T", *parts, channels, "H", "W")
+        transform = self.encoder.transform
+        parts = [transform.modalities] if transform.modalities > 1 else []
+        layout = ("B", "T", *parts, transform.channels, "H", "W")
         kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)   # mixup mixes two clips
-        right = isinstance(frames, torch.Tensor) and frames.dtype in kinds and \
-            frames.dim() == len(layout) and frames.shape[-3] == channels and list(frames.shape[2:-3]) == parts
-        if not right:
-            found = type(frames)
-            if isinstance(frames, torch.Tensor):
-                found = f"{frames.dtype} {tuple(frames.shape)}"
-            what = "RGB" if channels == 3 else "planes of optical flow"
+        tensor = isinstance(frames, torch.Tensor)
+        if not (tensor and frames.dtype in kinds and frames.dim() == len(layout) and
+                frames.shape[-3] == transform.channels and list(frames.shape[2:-3]) == parts):
+            given = f"{frames.dtype} {tuple(frames.shape)}" if tensor else type(frames)
+            what = "RGB" if transform.channels == 3 else "planes of optical flow"
             raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
-                             f"and not normalised, not {found}")
+                             f"and not normalised, not {given}")
+        return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     def forward(self, frames):
         return self.head(self.features(frames))

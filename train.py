@@ -25,7 +25,6 @@ from lrcn.base import cli, files
 from lrcn.base.distributed import ranks
 from lrcn.training.recipe import parse
 
-# ---------------------------------------------------------------- three splits
 
 def train_all_splits(recipe, device, rank):
     """--split all: train and test on the three official splits in turn; the exit status.
@@ -53,22 +52,17 @@ def train_all_splits(recipe, device, rank):
             return status
         tested.append(runs.RunFolder(one.local_dir).test.metrics)
     if rank.first:
-        summarise_splits(Path(folder), [files.read_json(path) for path in tested])
+        figures = [files.read_json(path) for path in tested]
+        top1, top5 = ([m[name] for m in figures] for name in ("top1", "top5"))
+        rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
+        rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "", np.mean(top5)))
+        rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
+        columns = ("split", "videos", "top1", "ci95_low", "ci95_high", "top5")
+        files.write_csv(Path(folder, "splits_summary.csv"), columns, rows)
+        cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
+                f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
+        cli.say(folder)
     return 0
-
-
-def summarise_splits(folder, figures):
-    """splits_summary.csv: each split's figures, their mean and their deviation. figures: metrics.json."""
-    top1 = [m["top1"] for m in figures]
-    rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
-    rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "",
-                 np.mean([m["top5"] for m in figures])))
-    rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
-    columns = ("split", "videos", "top1", "ci95_low", "ci95_high", "top5")
-    files.write_csv(folder / "splits_summary.csv", columns, rows)
-    cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
-            f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
-    cli.say(folder)
 
 
 def main():

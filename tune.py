@@ -70,8 +70,6 @@ def make_parser():
     return parser
 
 
-# ---------------------------------------------------------------- what is compared
-
 def base_of(args):
     """The Setting that the flags say, before any --set."""
     known = {f.name for f in dataclasses.fields(Recipe)}
@@ -82,8 +80,6 @@ def base_of(args):
                         f"--split 1, 2 or 3")
     return Setting(recipe, args.test_windows, args.flip)
 
-
-# ---------------------------------------------------------------- trainings
 
 def compare(args, base, space, validation):
     """[Setting], trained: a bar on a terminal, a line a setting in a log, and how fast it was."""
@@ -131,8 +127,6 @@ def compare(args, base, space, validation):
     return settings
 
 
-# ---------------------------------------------------------------- what is written
-
 def write_tables(out, rows, plan, against):
     """tune.csv, tune.md and tune.png, and the table on the terminal."""
     groups = len({v.group for v in plan.videos})
@@ -162,8 +156,6 @@ def write_tables(out, rows, plan, against):
     for line in tuning.lines(rows, minus):
         cli.say(line)
 
-
-# ---------------------------------------------------------------- the best one
 
 def refit(out, args, setting, plan):
     """Train the best setting on the whole training list, with every seed, and test each run once."""

@@ -123,8 +123,6 @@ def _digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------- one training
-
 _encoders = {}      # the last frozen one of this process
 
 
@@ -163,36 +161,31 @@ class Trainer:
 
         seconds: those within the epochs.
         """
-        threads = torch.get_num_threads()
+        setting, plan, threads = training.setting, self.plan, torch.get_num_threads()
+        recipe = setting.recipe
         torch.set_num_threads(1)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                return self._train(training.setting, training.fold)
+                model, network, encoder, groups = self._built(recipe)
+                feed, _ = make_feeds(recipe, model, encoder, plan.samples(training.fold), plan.device)
+                learner, progress = Learner(network, groups, recipe, len(feed.names), plan.device), Progress()
+                for _ in epochs(learner, feed, progress, recipe.epochs):
+                    progress.finish_epoch(learner, None)
+                held = plan[plan.held_out(training.fold)]
+                # Features of an encoder that was trained here are of no use to anybody else.
+                options = encoding_options(recipe, plan.device, cache=recipe.frozen and recipe.feature_cache)
+                with learner.averaged():
+                    probabilities = predict_videos(model.eval(), recipe.num_frames_video, held, options,
+                                                   setting.test_windows, setting.flip)
+                true = np.maximum(probabilities[np.arange(len(held.labels)), held.labels], 1e-12)
+                return {"right": "".join("01"[int(hit)] for hit in probabilities.argmax(1) == held.labels),
+                        "loss": float(-np.log(true).mean()),
+                        "seconds": round(sum(row["seconds"] for row in progress.history), 3)}
         except UserError as error:
             return {"fault": str(error)}
         finally:
             torch.set_num_threads(threads)
 
-    def _train(self, setting, fold):
-        recipe, plan = setting.recipe, self.plan
-        model, network, encoder, groups = self._built(recipe)
-        feed, _ = make_feeds(recipe, model, encoder, plan.samples(fold), plan.device)
-        learner, progress = Learner(network, groups, recipe, len(feed.names), plan.device), Progress()
-        for _ in epochs(learner, feed, progress, recipe.epochs):
-            progress.finish_epoch(learner, None)
-        held = plan[plan.held_out(fold)]
-        # Features of an encoder that was trained here are of no use to anybody else.
-        options = encoding_options(recipe, plan.device, cache=recipe.frozen and recipe.feature_cache)
-        with learner.averaged():
-            probabilities = predict_videos(model.eval(), recipe.num_frames_video, held, options,
-                                           setting.test_windows, setting.flip)
-        true = np.maximum(probabilities[np.arange(len(held.labels)), held.labels], 1e-12)
-        return {"right": "".join("01"[int(hit)] for hit in probabilities.argmax(1) == held.labels),
-                "loss": float(-np.log(true).mean()),
-                "seconds": round(sum(row["seconds"] for row in progress.history), 3)}
-
-
-# ---------------------------------------------------------------- what is done
 
 class CrossValidation:
     """The trainings of settings on a Plan, each done once and for all.

@@ -40,8 +40,6 @@ def predict(network, feed, count):
     return torch.cat([network(x).float().cpu() for x, _ in feed.batches(plain_steps(count))])
 
 
-# ---------------------------------------------------------------- progress
-
 @dataclass
 class Progress:
     """How far a run has come; goes into every checkpoint, in plain containers."""

@@ -32,15 +32,6 @@ class Values:
     name: str
     values: tuple
 
-    def __contains__(self, value):
-        return value in self.values
-
-    def round(self, value):
-        return value
-
-    def distribution(self, optuna):
-        return optuna.distributions.CategoricalDistribution(self.values)
-
 
 @dataclass(frozen=True)
 class Range:
@@ -49,18 +40,6 @@ class Range:
     low: float
     high: float
     whole: bool
-
-    def __contains__(self, value):
-        return value is not None and self.low <= value <= self.high
-
-    def distribution(self, optuna):
-        kinds = optuna.distributions
-        return (kinds.IntDistribution if self.whole else kinds.FloatDistribution)(
-            self.low, self.high, log=self.low > 0 and self.high >= LOGARITHMIC * self.low)
-
-    def round(self, value):
-        """The number with three digits, so that it can be typed, and still within the range."""
-        return value if self.whole else min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 def dimension(text):
@@ -151,8 +130,6 @@ def words(setting, first):
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "as given"
 
 
-# ---------------------------------------------------------------- Optuna
-
 def search(base, space, trials, validation, train):
     """[Setting]: the one as given, and what Optuna's tree of Parzen estimators asked for in `trials` turns.
 
@@ -166,20 +143,33 @@ def search(base, space, trials, validation, train):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize",
                                 sampler=optuna.samplers.TPESampler(seed=base.recipe.seed))
-    asked = {d.name: d.distribution(optuna) for d in space}
+    asked, first = {}, {d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space}
+    within = True       # is what is given one of those that are asked for?
+    for d in space:
+        if isinstance(d, Values):
+            asked[d.name] = optuna.distributions.CategoricalDistribution(d.values)
+            within &= first[d.name] in d.values
+        else:
+            kind = getattr(optuna.distributions, "IntDistribution" if d.whole else "FloatDistribution")
+            asked[d.name] = kind(d.low, d.high, log=d.low > 0 and d.high >= LOGARITHMIC * d.low)
+            within &= first[d.name] is not None and d.low <= first[d.name] <= d.high
 
     def accuracy(setting):
         train([setting])
         right = validation.right(setting)
         return None if right is None else float(right.mean())
 
-    first = base.with_({d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space})
-    settings, value = [first], accuracy(first)
-    if value is not None and all(dict(first.chosen)[d.name] in d for d in space):
-        study.add_trial(optuna.create_trial(params=dict(first.chosen), distributions=asked, value=value))
+    settings = [base.with_(first)]
+    value = accuracy(settings[0])
+    if value is not None and within:
+        study.add_trial(optuna.create_trial(params=first, distributions=asked, value=value))
     for _ in range(trials):
         trial = study.ask(asked)
-        setting = base.with_({d.name: d.round(trial.params[d.name]) for d in space})
+        chosen = {d.name: trial.params[d.name] for d in space}
+        for d in space:     # three digits, so that it can be typed, and still within the range
+            if isinstance(d, Range) and not d.whole:
+                chosen[d.name] = min(max(float(f"{chosen[d.name]:.3g}"), d.low), d.high)
+        setting = base.with_(chosen)
         value = accuracy(setting)
         study.tell(trial, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
         if setting not in settings:
