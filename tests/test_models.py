@@ -83,17 +83,6 @@ def test_every_read_out_is_what_it_says(features):
 
 
 @torch.inference_mode()
-def test_the_last_step_of_the_backward_half_has_seen_one_frame_and_the_first_all(features):
-    other = features.clone()
-    other[:, :-1] += torch.randn_like(other[:, :-1])
-    last, final = head("last", lstm_layers=1), head("final", lstm_layers=1)
-    before, after = last.read(last.steps(features)), last.read(last.steps(other))
-    assert torch.equal(before[:, 8:], after[:, 8:]) and not torch.equal(before[:, :8], after[:, :8])
-    before, after = final.read(final.steps(features)), final.read(final.steps(other))
-    assert (before != after).float().mean() > 0.9
-
-
-@torch.inference_mode()
 def test_one_direction_reads_the_last_step(features):
     for readout in ("final", "last"):
         net = head(readout, bidirectional=False)

@@ -337,18 +337,14 @@ def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
 # ---------------------------------------------------------------- batch norm
 
 @pytest.mark.slow
-def test_moving_statistics_need_something_that_is_trained(demo, sampled, tmp_path):
-    words = flags(demo, sampled, tmp_path, "--epochs", 1, *NORMS, "--no-feature_cache", "--train_batch_norm")
-    one_line(run("train.py", *words, ok=False), "--train_batch_norm", "frozen")
-
-
-@pytest.mark.slow
 def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
+    """float16 activations of the store against frames: nearly the same course."""
     more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
     cached = train(demo, sampled, tmp_path / "a", *more)
     frames = train(demo, sampled, tmp_path / "b", *more, "--no-feature_cache")
-    losses = [[float(row["train_loss"]) for row in metrics(folder)] for folder in (cached, frames)]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    losses = [[float(row[name]) for row in metrics(folder) for name in ("train_loss", "val_loss")]
+              for folder in (cached, frames)]
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3) and losses[0][0] != losses[0][2]
     one, other = weights(cached), weights(frames)
     for key in one:
         if "running_" in key:
@@ -358,8 +354,6 @@ def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache
 # ---------------------------------------------------------------- several processes
 
 processes = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-
-
 TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--warmup_epochs", 0)
 
 

@@ -206,18 +206,6 @@ def test_exactly_the_chosen_blocks_are_trained(demo, sampled, tmp_path, what, ex
 
 
 @pytest.mark.slow
-def test_the_tails_cache_and_frames_train_alike(demo, sampled, tmp_path):
-    """float16 activations against frames: nearly the same course."""
-    common = (*NORMS, "--train_encoder", "last:1", "--dropout", 0, "--lr", 0.002)
-    one, other = (metrics(train(demo, sampled, tmp_path, *common, flag)) for flag in
-                  ("--feature_cache", "--no-feature_cache"))
-    assert one[0]["train_loss"] != one[1]["train_loss"]
-    for a, b in zip(one, other, strict=True):
-        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=5e-3)
-        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=5e-3)
-
-
-@pytest.mark.slow
 def test_init_from_takes_encoder_and_projection_and_says_so(demo, sampled, tmp_path):
     first = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", "all", "--readout", "none",
                   "--num_frames_video", 1)
@@ -336,6 +324,7 @@ def test_a_switch_works_in_every_form(words, value):
     ("--split_size 1.5", "--split_size"),
     ("--train_encoder last:99", "--train_encoder last:99"),
     ("--train_encoder some", "--train_encoder"),
+    ("--train_batch_norm", "--train_batch_norm: the encoder is frozen"),
     ("--epoch 3", "--epoch"),
     ("--bidirectional maybe", "--bidirectional"),
 ])
