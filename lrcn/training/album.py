@@ -1,7 +1,7 @@
 """A training run's pictures: in its figures folder, and in TensorBoard beside its curves.
 
     album = Album(run_folder, recipe, classes, samples)
-    album.scalars(row); album.class_distribution(); album.validated(run); album.final(run)
+    album.scalars(row); album.class_distribution(); album.final(run)
 """
 import functools
 
@@ -67,10 +67,6 @@ class Album:
             title="Validation clips: first frame, predicted and true class",
             note=f"The weights of epoch {run.progress.epoch}. {self.note}")
 
-    def validated(self, run):
-        """The grid of a validation, a step of TensorBoard's slider."""
-        self.writer.add_image("validation_labels", self.label_grid(None, run), self.epoch, dataformats="HWC")
-
     def final(self, run):
         """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
         progress, best = run.progress, run.progress.best
@@ -82,6 +78,7 @@ class Album:
             flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
             self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
 
+    @inference_mode
     def validation(self, run):
         """Frames and clips of the validation with their labels, and the attention over one."""
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -101,14 +98,9 @@ class Album:
             self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]),
                                                 self.epoch)
         if self.recipe.readout == "attention":
-            self.picture("attention", labels.attention_picture, clips[0], attention(run, chosen[0]),
+            number, network, head = torch.tensor([chosen[0]]), run.learner.plain, run.model.head.eval()
+            x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
+            steps = head.steps(x if network is head else network.features(x))
+            self.picture("attention", labels.attention_picture, clips[0],
+                         head.attention(steps)[0].cpu().numpy(),
                          title=f"Attention over the frames of a clip of {true[0]}")
-
-
-@inference_mode
-def attention(run, i):
-    """The attention read-out's weights over time for validation clip number i, (T,)."""
-    number = torch.tensor([i])
-    x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
-    network, head = run.learner.plain, run.model.head.eval()
-    return head.attention(head.steps(x if network is head else network.features(x)))[0].cpu().numpy()

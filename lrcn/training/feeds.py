@@ -91,12 +91,6 @@ class FrameFeed:
         return frames.pin_memory() if self.device.type == "cuda" else frames
 
 
-def plain_steps(count, size=64):
-    """Every clip once, in order, in its plain view."""
-    numbers = torch.arange(count)
-    return [(part, torch.zeros_like(part)) for part in numbers.split(size)]
-
-
 def epoch_steps(count, size, views, seed, epoch, world=1):
     """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view.
 

@@ -16,7 +16,7 @@ from lrcn.base.distributed import Rank, set_seed
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.signals import Stop
 from lrcn.base.values import Number, Numbers, check
-from lrcn.training.feeds import epoch_steps, plain_steps
+from lrcn.training.feeds import epoch_steps
 
 torch = Lazy("torch")
 F = Lazy("torch.nn.functional")
@@ -37,7 +37,8 @@ def predict(network, feed, count):
     The batches are of one size whatever --batch_size says, so that the result never depends on it.
     """
     network.eval()
-    return torch.cat([network(x).float().cpu() for x, _ in feed.batches(plain_steps(count))])
+    steps = [(clips, torch.zeros_like(clips)) for clips in torch.arange(count).split(64)]
+    return torch.cat([network(x).float().cpu() for x, _ in feed.batches(steps)])
 
 
 @dataclass

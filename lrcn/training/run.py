@@ -130,7 +130,6 @@ class Run:
         self.progress, self.saved_at = Progress(), time.monotonic()
         self.encoder_digest = model.encoder.digest() if self.recipe.frozen else None
         self.shown, self.val_logits = {}, None      # behind the progress bar; of the last validation
-        self.watched = self.rank.first and sys.stderr.isatty()
 
     def take_up(self, state, source):
         """Go on where a checkpoint's state was written; UserError where that cannot be done exactly."""
@@ -177,7 +176,10 @@ class Run:
             self.write_metrics()
         if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
             self.save("last")
-        with self.bar() as bar:
+        per_epoch = len(self.learner.steps(1))
+        done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
+        with cli.progress(total=recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
+                          show=self.rank.first, mininterval=0.3) as bar:
             for complete in epochs(self.learner, self.train_feed, progress, last, stop,
                                    lambda step, sums: self.show(bar, step, sums)):
                 if complete:
@@ -186,12 +188,6 @@ class Run:
                     self.save("last")
                     return False
         return True
-
-    def bar(self):
-        progress, per_epoch = self.progress, len(self.learner.steps(1))
-        done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
-        return cli.progress(total=self.recipe.epochs * per_epoch, initial=done, unit="step", desc="training",
-                            show=self.rank.first, mininterval=0.3)
 
     def show(self, bar, step, sums):
         loss, hits, clips = sums
@@ -243,8 +239,9 @@ class Run:
         self.write_metrics()
         self.album.scalars(row)
         if row["val_top1"] is not None and self.recipe.pictures:
-            self.album.validated(self)
-        if not self.watched:    # in a log, a line an epoch stands in the place of the bar
+            grid = self.album.label_grid(None, self)    # a step of TensorBoard's slider
+            self.album.writer.add_image("validation_labels", grid, row["epoch"], dataformats="HWC")
+        if not sys.stderr.isatty():     # in a log, a line an epoch stands in the place of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
                 f"{key} {row[key]:.3f}" for key in METRICS[2:6] if row[key] is not None))
 

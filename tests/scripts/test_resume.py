@@ -63,14 +63,6 @@ QUIET = ("--no-pictures",)
 NORMS = ("--encoder", "shufflenet_v2_x0_5")
 
 
-def begun(demo, sampled, tmp_path, n, *more):
-    """Run folder of a training that was told to stop in its n-th step."""
-    script = patched(tmp_path, "train.py", STOP_AT.format(n=n))
-    result = run(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), env=ONE_THREAD, ok=False)
-    assert result.code == 143 and "Traceback" not in result.err, result
-    return result.err.split("--resume ")[1].split()[0]
-
-
 def gone_on(folder, *more):
     return last_line(run("train.py", "--resume", folder, *more, *QUIET, env=ONE_THREAD))
 
@@ -235,12 +227,14 @@ def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
     assert_same_run(gone_on(folder), whole)
 
 
-@pytest.mark.parametrize("name, value", [("--batch_size", 3), ("--accumulate", 2), ("--views", 2)])
 @pytest.mark.slow
-def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path, name, value):
-    folder = begun(demo, sampled, tmp_path, 3, "--epochs", 2)
-    one_line(run("train.py", "--resume", folder, name, value, ok=False), name, "epoch 1")
-    assert gone_on(folder, "--epochs", 3)
+def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path):
+    words = flags(demo, sampled, tmp_path, "--epochs", 2, "--open_new_folder", "False", *QUIET)
+    with stopped_at(3):
+        assert utils.train(*parse("", list(map(str, words)))) == 143
+    for name, value in (("--batch_size", 3), ("--accumulate", 2), ("--views", 2)):
+        one_line(run("train.py", "--resume", tmp_path, name, value, ok=False), name, "epoch 1")
+    assert gone_on(tmp_path, "--epochs", 3)
 
 
 @pytest.mark.slow
