@@ -305,10 +305,10 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         leak = f"{len(seen)} of these {len(known)} videos have the names of videos of its training"
     if not trained.learned.known:
         note += f"; {UNKNOWN}"
-    samples = splits.make_samples({"test": known}, trained.classes)
+    labels = np.array([trained.classes.index(v.cls) for v in known])
     counts = np.bincount([r["label"] for r in rows if r["part"] == "train"], minlength=len(trained.classes))
-    return TestData(known, np.array([s.label for s in samples]), trained.classes, folder, split=str(split),
-                    note=note, train_counts=counts, leak=leak)
+    return TestData(known, labels, trained.classes, folder, split=str(split), note=note, train_counts=counts,
+                    leak=leak)
 
 
 def validation_data(trained):

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from lrcn.base.lazy import Lazy, inference_mode
+from lrcn.base.lazy import Lazy
 from lrcn.data import splits
 from lrcn.data.frames import source_frames, windows
 from lrcn.drawing import labels, plots
@@ -78,7 +78,6 @@ class Album:
             flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
             self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
 
-    @inference_mode
     def validation(self, run):
         """Frames and clips of the validation with their labels, and the attention over one."""
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -100,7 +99,7 @@ class Album:
         if self.recipe.readout == "attention":
             number, network, head = torch.tensor([chosen[0]]), run.learner.plain, run.model.head.eval()
             x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
-            steps = head.steps(x if network is head else network.features(x))
-            self.picture("attention", labels.attention_picture, clips[0],
-                         head.attention(steps)[0].cpu().numpy(),
+            with torch.inference_mode():
+                weights = head.attention(head.steps(x if network is head else network.features(x)))
+            self.picture("attention", labels.attention_picture, clips[0], weights[0].cpu().numpy(),
                          title=f"Attention over the frames of a clip of {true[0]}")

@@ -315,14 +315,28 @@ def parse(description, argv=None):
     on the command line."""
     parser = cli.Parser(description)
     add_flags(parser)
-    asked = Recipe(**vars(parser.parse_args(argv)))
-    path = None
-    if asked.resume:
-        run = runs.newest_run(asked.local_dir) if asked.resume == "auto" else asked.resume
+    recipe, path = Recipe(**vars(parser.parse_args(argv))), None
+    if recipe.resume:
+        run = runs.newest_run(recipe.local_dir) if recipe.resume == "auto" else recipe.resume
         path = runs.checkpoint_path(run, "last.pth.tar", flag="resume")
-    elif asked.load_checkpoint:
-        path = cli.file("checkpoint_path", asked.checkpoint_path or ".", "give the checkpoint to go on from")
-    recipe = asked if path is None else _resumed(parser, path, argv)
+    elif recipe.load_checkpoint:
+        path = cli.file("checkpoint_path", recipe.checkpoint_path or ".", "give the checkpoint to go on from")
+    if path is not None:
+        source = f"--checkpoint_path {path}"
+        state = checkpoints.load_file(path, "checkpoint_path")
+        if not isinstance(state.get("settings"), dict) or "learner" not in state:
+            raise UserError(f"{source}: not a checkpoint that training can go on from")
+        if state["settings"].get("cross_fit"):
+            raise UserError(f"{source}: a fusion that was cross-fitted, which this version cannot go on "
+                            f"with; it can be tested, or train a new one with fuse.py --train")
+        saved = Recipe.of(state["settings"], source)
+        parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
+        recipe = Recipe(**vars(parser.parse_args(argv)))
+        wanted, before = recipe.as_settings(), saved.as_settings()
+        for name in FIXED:
+            if wanted[name] != before[name]:
+                raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
+                                f"--{name} {before[name]}; leave the flag out, or start a new run")
     if recipe.flow_length > 1 and recipe.modality != "flow":
         raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
                         f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
@@ -332,23 +346,3 @@ def parse(description, argv=None):
                         f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
                         f"reads")
     return recipe, path
-
-
-def _resumed(parser, path, argv):
-    """The recipe of a checkpoint with the flags that were given again; UserError where one cannot change."""
-    source = f"--checkpoint_path {path}"
-    state = checkpoints.load_file(path, "checkpoint_path")
-    if not isinstance(state.get("settings"), dict) or "learner" not in state:
-        raise UserError(f"{source}: not a checkpoint that training can go on from")
-    if state["settings"].get("cross_fit"):
-        raise UserError(f"{source}: a fusion that was cross-fitted, which this version cannot go on with; it "
-                        f"can be tested, or train a new one with fuse.py --train")
-    saved = Recipe.of(state["settings"], source)
-    parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
-    recipe = Recipe(**vars(parser.parse_args(argv)))
-    wanted, before = recipe.as_settings(), saved.as_settings()
-    for name in FIXED:
-        if wanted[name] != before[name]:
-            raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
-                            f"--{name} {before[name]}; leave the flag out, or start a new run")
-    return recipe
