@@ -264,7 +264,6 @@ def schedule_factor(name, step, warm, total):
     return high + (low - high) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-
 # ---------------------------------------------------------------- epochs
 
 def epochs(learner, feed, progress, last, stop=None, show=lambda step, sums: None):
@@ -275,7 +274,8 @@ def epochs(learner, feed, progress, last, stop=None, show=lambda step, sums: Non
     while progress.epoch < last or progress.step:
         if progress.step == 0:      # else one was broken off: that one goes on
             progress.epoch += 1
-            set_seed(learner.recipe.seed, progress.epoch, *([rank] if (rank := learner.rank.number) else []))
+            number = learner.rank.number
+            set_seed(learner.recipe.seed, progress.epoch, *([number] if number else []))
         yield train_epoch(learner, feed, progress, stop or Stop(), show)
 
 
