@@ -110,8 +110,7 @@ def _content(path):
 
 @functools.cache
 def _hash(path, *stamp):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @functools.cache
