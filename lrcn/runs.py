@@ -1,8 +1,4 @@
-"""The run folder: every file name in it, once.
-
-    run = RunFolder("20261121-110128")
-    run.splits, run.test.metrics, run.film("holiday").segments      # paths
-"""
+"""The run folder: every file name in it, once."""
 import contextlib
 import itertools
 import platform

@@ -1,10 +1,5 @@
-"""The processes that torchrun started together: their numbers, what they tell each other, and seeds.
-
-    with ranks(device) as rank:
-        for step in steps[rank.number::rank.world]: ...
-
-torch is imported where it is used, so that preprocessing starts at once.
-"""
+"""The processes that torchrun started together: their numbers, what they tell each other, and seeds. torch
+is imported where it is used, so that preprocessing starts at once."""
 import contextlib
 import os
 import signal

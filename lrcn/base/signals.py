@@ -1,10 +1,4 @@
-"""What Ctrl-C and SIGTERM do: end a script, stop a loop between two steps, or nothing in a worker.
-
-    with Stop() as stop:                        # a flag instead of an exception
-        while not stop.signal: ...
-    with handled(signal.SIG_DFL): ...           # at once, also in C code
-    quiet()                                     # a worker leaves them to its parent
-"""
+"""What Ctrl-C and SIGTERM do: end a script, stop a loop between two steps, or nothing in a worker."""
 import contextlib
 import os
 import signal
@@ -19,7 +13,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def handled(handler):
-    """Inside, SIGINT and SIGTERM go to `handler`."""
+    """Inside, SIGINT and SIGTERM go to `handler`; to signal.SIG_DFL at once, also in C code."""
     before = {number: signal.signal(number, handler) for number in ASKED}
     try:
         yield

@@ -1,9 +1,5 @@
-"""Workers that may hang or crash: one costs its own task and no other.
-
-    for task, outcome in results(function, tasks, count=2, limit=60): ...   # processes
-    for item in ahead(items, depth=4, limit=60): ...                        # a thread
-    with pool(2) as executor: executor.submit(function, task)               # tasks that may take their time
-    for outcome in in_threads(function, tasks, count=2): ...                # C code that lets others run
+"""Workers that may hang or crash: one costs its own task and no other. results, pool: processes; in_threads,
+ahead: threads.
 
 A process is fresh (no fork: it holds no lock and no file of its parent's) and gets a task ahead through a
 pipe of its own. The oldest task without an answer is the one it is at, and so the one to blame.

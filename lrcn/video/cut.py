@@ -1,7 +1,5 @@
-"""A stretch of a film as a film of its own, with its sound.
-
-    for done in cut("film.mp4", "clip.mp4", 12.4, 17.4): ...    # coded anew, exact to the frame
-    copy("film.mp4", "clip.mp4", 12.4, 17.4)                    # as it is stored, from a key frame on
+"""A stretch of a film as a film of its own, with its sound: coded anew, exact to the frame (cut), or as it is
+stored, from a key frame on (copy).
 
 Seconds count from the film's first frame. A frame is in a stretch if its time is from the start until
 before the end.

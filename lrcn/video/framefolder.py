@@ -1,7 +1,5 @@
 """A video that lies on disk as pictures: a folder of numbered frames, read like a file.
 
-    with opened("jpegs_256/v_Archery_g01_c01", fps=25) as video: ...    # or a video file: a reader.Video
-
 A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
 in the order of their numbers, whatever the first is. The one series of a folder is the video; flow_x_ and
 flow_y_ beside it are its optical flow; other files are passed over. How many frames a second nobody can tell.
