@@ -3,7 +3,7 @@ them; everything else is here, by topic, and never imports the root.
 
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),
                 workers (processes and threads that may hang), signals (Ctrl-C and SIGTERM),
-                distributed (torchrun's ranks, seeds)
+                distributed (torchrun's ranks, seeds), lazy (heavy modules, imported when used)
     video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
                 cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
                 (class Rate: FPS / sampling_rate)

@@ -44,6 +44,12 @@ def test_imports_go_in_no_circle():
     TopologicalSorter({module: imported(module) for module in FILES}).prepare()
 
 
+def test_the_map_names_every_module():
+    named = set(re.findall(r"\w+", ast.get_docstring(TREES["lrcn"])))
+    modules = [module for module in FILES if module.startswith("lrcn.")]
+    assert not [module for module in modules if not {*module.split(".")[1:]} <= named]
+
+
 def test_no_name_is_given_twice_in_one_class():
     """The second would win without a word, as two folders of one name did."""
     twice = []
