@@ -33,7 +33,6 @@ added or changed there is sampled, what was removed is taken out. Exit status 1:
 the videos could not be read.
 """
 import contextlib
-import errno
 import functools
 import os
 import platform
@@ -136,13 +135,6 @@ def processes(args):
         os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
 
 
-def spread(jobs):
-    """The same jobs, first a few from all over the list: they say how much disk space it takes."""
-    first = jobs[::max(1, len(jobs) // PILOT)][:PILOT]
-    chosen = set(first)
-    return first + [job for job in jobs if job not in chosen]
-
-
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
     """Yields (job, kind, *detail) as function(job, ...) of a worker process says it, see sampler.outcome.
 
@@ -168,9 +160,12 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
 def sample_missing(jobs, before, out, rank, world, args):
     """Sample the jobs of this process; every outcome goes to its journal."""
     journal, sizes = Journal(out, rank), []
+    # The first come from all over the list: they say how much disk space it takes.
+    first = dict.fromkeys(jobs[::max(1, len(jobs) // PILOT)][:PILOT])
     remove_leftovers(out, rank, world)
     try:
-        with contextlib.closing(outcomes(sample, spread(jobs), out, rank, args, before)) as done:
+        with contextlib.closing(outcomes(sample, [*first, *(job for job in jobs if job not in first)], out,
+                                         rank, args, before)) as done:
             for number, (job, kind, *detail) in enumerate(done, 1):
                 journal.add(kind, job, *detail)
                 if number <= PILOT and kind == "done":
@@ -322,9 +317,9 @@ def report(out, lists, left_out, args, say):
 
         def draw(cls):
             pictures = []
-            for tile in found.sheets[cls]:
+            for clip, frame, caption, mark in found.sheets[cls]:
                 with contextlib.suppress(VideoError):
-                    pictures.append((read_frames(tile.clip, [tile.frame])[0], tile.caption, tile.mark))
+                    pictures.append((read_frames(clip, [frame])[0], caption, mark))
             contact_sheet(folder / "sheets" / f"{cls}.png", found.titles[cls], pictures)
         with ThreadPoolExecutor(processes(args)) as pool:
             list(pool.map(draw, found.sheets))
@@ -332,43 +327,26 @@ def report(out, lists, left_out, args, say):
         say(line)
 
 
-def report_alone(out, args):
-    """--report without --row_data_dir: on the clips that are there, and on their source where that is."""
-    if not (out / "manifest.csv").is_file():
-        raise UserError(f"--sampled_data_dir {out}: no manifest.csv in this folder; give --row_data_dir as "
-                        f"well, to sample videos into it")
-    made = sampling_settings(out)
-    raw, folder = made.get("row_data_dir"), made.get("ucf_list_dir")
-    lists = read_lists(folder) if folder and Path(folder).is_dir() else None
-    left_out = []
-    if raw and Path(raw).is_dir():
-        with contextlib.suppress(UserError):    # it may be empty by now
-            left_out = find_sources(raw, out.resolve(), lists, made.get("classes")).left_out
-    with files.lock(out, "sampled_data_dir", "a preprocessing run"):
-        report(out, lists, left_out, args, cli.say)
-    cli.say(out)
-
-
-# ---------------------------------------------------------------- the way in
-
-def refuse_nested(raw, out):
-    """One of the two inside the other would take clips for videos, or spoil the folder of the videos."""
-    raw, inside = raw.resolve(), out.resolve()
-    if inside == raw:
-        raise UserError(f"--sampled_data_dir {out}: this is the folder of the raw videos; choose another")
-    if inside.is_relative_to(raw) or raw.is_relative_to(inside):
-        raise UserError(f"--sampled_data_dir {out}: one of this folder and --row_data_dir {raw} lies inside "
-                        f"the other; choose a folder beside it")
-
-
 def main():
     args = make_parser().parse_args()
     rank, world = rank_and_world()
-    if args.report and not args.row_data_dir:
-        return report_alone(cli.folder("sampled_data_dir", args.sampled_data_dir,
-                                       "give the folder with the sampled clips"), args)
-    raw = cli.folder("row_data_dir", args.row_data_dir, "give the folder with the raw videos")
-    args.row_data_dir = str(raw.resolve())
+    if args.report and not args.row_data_dir:   # on the clips, and on their source where that is there
+        out = cli.folder("sampled_data_dir", args.sampled_data_dir, "give the folder with the sampled clips")
+        if not (out / "manifest.csv").is_file():
+            raise UserError(f"--sampled_data_dir {out}: no manifest.csv in this folder; give --row_data_dir "
+                            f"as well, to sample videos into it")
+        made = sampling_settings(out)
+        raw, folder = made.get("row_data_dir"), made.get("ucf_list_dir")
+        lists = read_lists(folder) if folder and Path(folder).is_dir() else None
+        left_out = []
+        if raw and Path(raw).is_dir():
+            with contextlib.suppress(UserError):    # it may be empty by now
+                left_out = find_sources(raw, out.resolve(), lists, made.get("classes")).left_out
+        with files.lock(out, "sampled_data_dir", "a preprocessing run"):
+            report(out, lists, left_out, args, cli.say)
+        return cli.say(out)
+    raw = cli.folder("row_data_dir", args.row_data_dir, "give the folder with the raw videos").resolve()
+    args.row_data_dir = str(raw)
     if args.ucf_list_dir:
         lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder with the split lists, "
                            "or leave the flag out to take every video")
@@ -380,19 +358,18 @@ def main():
     if not args.sampled_data_dir:
         raise UserError("--sampled_data_dir is missing: give the folder to write the clips to")
     out = Path(args.sampled_data_dir).expanduser()
-    refuse_nested(raw, out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        what = "another preprocessing run"
-        number = files.lock(out, "sampled_data_dir", what, name=f".rank{rank}.lock")    # its own in a launch
-        with files.lock(out, "sampled_data_dir", what, shared=world > 1), \
-                number if world > 1 else contextlib.nullcontext():
-            return preprocess(args, out, rank, world, cli.say if rank == 0 else lambda _: None)
-    except OSError as error:
-        if error.errno not in (*cli.CLOSED, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise UserError(f"--sampled_data_dir {out}: cannot write there ({error.strerror}: "
-                        f"{error.filename}); choose another folder") from None
+    inside = out.resolve()
+    if inside == raw:
+        raise UserError(f"--sampled_data_dir {out}: this is the folder of the raw videos; choose another")
+    if inside.is_relative_to(raw) or raw.is_relative_to(inside):    # clips would be taken for videos
+        raise UserError(f"--sampled_data_dir {out}: one of this folder and --row_data_dir {raw} lies inside "
+                        f"the other; choose a folder beside it")
+    files.output_folder("sampled_data_dir", out)
+    what = "another preprocessing run"
+    number = files.lock(out, "sampled_data_dir", what, name=f".rank{rank}.lock")    # its own in a launch
+    with files.lock(out, "sampled_data_dir", what, shared=world > 1), \
+            number if world > 1 else contextlib.nullcontext():
+        return preprocess(args, out, rank, world, cli.say if rank == 0 else lambda _: None)
 
 
 if __name__ == "__main__":

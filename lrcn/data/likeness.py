@@ -69,10 +69,6 @@ class Look:
                 " ".join(hashes)]
 
 
-def is_black(light, contrast):
-    return light < BLACK and contrast < FLAT
-
-
 # ---------------------------------------------------------------- near doubles
 
 def clusters(hashes, nearest=6):

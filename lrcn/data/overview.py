@@ -3,10 +3,10 @@
     report = make_report("sampled", lists, left_out)
     report.lines                        # about ten, for the terminal
     report.tables                       # {file name: (columns, rows)}
-    report.sheets, report.titles        # {class: [Tile]}, {class: words}: one contact sheet a class
+    report.sheets, report.titles        # one contact sheet a class, see DataReport
 """
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,9 @@ from lrcn.data.pictures import is_picture
 from lrcn.video.sampling import Rate
 
 FOLDER = "data_report"
-TILES = 60      # clips on a contact sheet
 
 
-@dataclass(frozen=True)
+@dataclass
 class Clip:
     """What the tables tell of one clip. seconds: of its source; marks: what is odd about it."""
     cls: str
@@ -36,25 +35,18 @@ class Clip:
     bytes: str
     size: tuple
     middle: int         # number of a frame of the clip
-    hashes: tuple
-    marks: tuple
+    hashes: list
+    marks: list
 
     @property
     def key(self):
         return self.cls, self.name
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A frame of a clip on a contact sheet."""
-    clip: Path
-    frame: int
-    caption: str
-    mark: str
-
-
 @dataclass
 class DataReport:
+    """sheets: {class: [(path of a clip, number of its frame, caption, what is odd or "")]}; titles: {class:
+    text}; tables: {file name: (columns, rows)}."""
     lines: list
     tables: dict
     sheets: dict
@@ -66,16 +58,21 @@ class DataReport:
         files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in self.lines))
 
 
-def make_report(out, lists=None, left_out=(), tiles=TILES):
+def make_report(out, lists=None, left_out=(), tiles=60):
     """DataReport of a folder of sampled clips.
 
     lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)]; tiles: clips
     on a contact sheet, or "all".
     """
     out = Path(out)
-    clips = _with_copies(_read_clips(out), sampling_settings(out).get("row_data_dir"))
-    failed = list(read_failed(out).items())
-    views = _views(clips, lists)
+    clips, failed = _read_clips(out), list(read_failed(out).items())
+    # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
+    by_folder = {c.key: c.part for c in clips if c.part}
+    views = [("part", by_folder)] if by_folder else []
+    if lists:
+        views = [(f"split {n}", {(row.cls, row.video): part for part, rows in
+                                 zip(("train", "test"), pair, strict=True) for row in rows})
+                 for n, pair in lists.items()]
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
     tables = {
         "classes.csv": _classes(clips, views),
@@ -89,9 +86,7 @@ def make_report(out, lists=None, left_out=(), tiles=TILES):
                              [(number, *c.key, c.source, c.group, *(view.get(c.key, "") for _, view in views))
                               for number, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
-    pictures = all(is_picture(c.source) for c in clips)
-    lines = [_headline(clips, pictures), _say_parts(clips, views), *_say_sizes(clips, pictures),
-             _say_left_out(left_out, failed), *_say_odd(clips), _say_doubles(doubles, views),
+    lines = [*_about_clips(clips, views), *_about_faults(clips, views, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
     counts = Counter(c.cls for c in clips)
     sheets = _sheets(clips, doubles, out, max(counts.values()) if tiles == "all" else tiles)
@@ -104,20 +99,30 @@ def make_report(out, lists=None, left_out=(), tiles=TILES):
 # ---------------------------------------------------------------- what is known
 
 def _read_clips(out):
+    """[Clip] of the tables. Those of equal files have a hash of the file too: a copy shows other frames if it
+    starts elsewhere."""
     rows = files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_dir {out}: its manifest.csv lists no video")
-    known = read_facts(out)
+    known, settings = read_facts(out), sampling_settings(out)
     groups = splits.find_groups([(row["class"], row["video"]) for row in rows])
-    rate, clips = Rate.of(sampling_settings(out)), []
+    clips, same = [], defaultdict(list)
     for row in rows:
         key = row["class"], row["video"]
         try:
-            clips.append(_clip(row, key, groups[key], known[key], rate))
+            clip = _clip(row, key, groups[key], known[key], Rate.of(settings))
         except (ValueError, ZeroDivisionError, KeyError):
             raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(key)} are no numbers; "
                             f"delete clips.csv and run preprocessing_data.py again, which makes these clips "
                             f"anew, or restore manifest.csv") from None
+        clips.append(clip)
+        same[clip.bytes, clip.rate, clip.seconds].append(clip)
+    raw = settings.get("row_data_dir")
+    for (size, *_), members in same.items():
+        if size and raw and len(members) > 1:       # files of one length alone are read
+            for clip in members:
+                whole = digest(Path(raw, clip.source))
+                clip.hashes += [whole[:8].hex()] if whole else []
     return clips
 
 
@@ -126,7 +131,7 @@ def _clip(row, key, group, facts, rate):
     facts = dict(zip(FACTS, facts, strict=True))
     fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
     marks = []
-    if likeness.is_black(float(facts["light"]), float(facts["contrast"])):
+    if float(facts["light"]) < likeness.BLACK and float(facts["contrast"]) < likeness.FLAT:
         marks.append("black")
     elif kept > 1 and float(facts["change"]) < likeness.FROZEN:
         marks.append("frozen")
@@ -134,33 +139,11 @@ def _clip(row, key, group, facts, rate):
         marks.append("its last frame is repeated")
     elif int(row["stride"]) < rate.stride(fps):
         marks.append("short: its frames are nearer in time")
-    hashes = tuple(facts["hashes"].split())
+    hashes = facts["hashes"].split()
     if any(len(bytes.fromhex(text)) != 8 for text in hashes):
         raise ValueError("no hash")
     return Clip(*key, row["source"], group, part_of(row["source"], row["class"]), fps, frames / fps,
-                facts["bytes"], (facts["width"], facts["height"]), kept // 2, hashes, tuple(marks))
-
-
-def _with_copies(clips, raw):
-    """The clips, those of equal files with a hash of the file more: a copy shows other frames if it starts
-    elsewhere. Files of one length alone are read."""
-    same, known = defaultdict(list), {}
-    for clip in clips:
-        same[clip.bytes, clip.rate, clip.seconds].append(clip)
-    for (size, *_), members in same.items():
-        if size and raw and len(members) > 1:
-            known.update({c.key: digest(Path(raw, c.source)) for c in members})
-    return [replace(c, hashes=(*c.hashes, known[c.key][:8].hex())) if known.get(c.key) else c for c in clips]
-
-
-def _views(clips, lists):
-    """[(title, {(class, video): part})]: of every split of the lists, or the one that the folders make."""
-    if lists:
-        return [(f"split {n}", {**{(row.cls, row.video): "train" for row in train},
-                                **{(row.cls, row.video): "test" for row in test}})
-                for n, (train, test) in lists.items()]
-    by_folder = {c.key: c.part for c in clips if c.part}
-    return [("part", by_folder)] if by_folder else []
+                facts["bytes"], (facts["width"], facts["height"]), kept // 2, hashes, marks)
 
 
 # ---------------------------------------------------------------- tables
@@ -190,7 +173,8 @@ def _mended(clips, doubles):
 
 
 def _sheets(clips, doubles, out, most):
-    """{class: [Tile]}, at most `most`: what is odd first, then clips from all over the class."""
+    """The sheets of a DataReport, at most `most` clips each: what is odd first, then some from all over the
+    class."""
     double = {c.key for cluster in doubles for c in cluster if len({d.group for d in cluster}) > 1}
     by_class = defaultdict(list)
     for clip in clips:
@@ -202,7 +186,7 @@ def _sheets(clips, doubles, out, most):
         odd = odd[:max(-(-most // 2), most - len(plain))]
         room = min(len(plain), most - len(odd))
         picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
-        sheets[cls] = [Tile(clip_path(out, *c.key), c.middle, c.name, mark) for c, mark in picked]
+        sheets[cls] = [(clip_path(out, *c.key), c.middle, c.name, mark) for c, mark in picked]
     return sheets
 
 
@@ -219,66 +203,53 @@ def _many(n, what):
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _headline(clips, pictures):
+def _about_clips(clips, views):
+    """The lines on classes, groups, parts, sizes and lengths."""
     counts = Counter(c.cls for c in clips)
     (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
-    groups, hours = len({c.group for c in clips}), sum(c.seconds for c in clips) / 3600
+    groups, seconds = len({c.group for c in clips}), [c.seconds for c in clips]
+    hours, pictures = sum(seconds) / 3600, all(is_picture(c.source) for c in clips)
     length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
-    return (f"data: {len(clips)} {'pictures' if pictures else 'videos'} of {len(counts)} classes, from {n} "
-            f"of {most} to {m} of {least}; {groups} groups" + ("" if pictures else f"; {length} of film"))
-
-
-def _say_parts(clips, views):
+    yield (f"data: {len(clips)} {'pictures' if pictures else 'videos'} of {len(counts)} classes, from {n} "
+           f"of {most} to {m} of {least}; {groups} groups" + ("" if pictures else f"; {length} of film"))
     pieces = []
     for title, view in views:
         parts = [view[c.key] for c in clips if c.key in view]
-        lacking = {part: len({c.cls for c in clips} - {c.cls for c in clips if view.get(c.key) == part})
+        lacking = {part: len(counts.keys() - {c.cls for c in clips if view.get(c.key) == part})
                    for part in splits.PARTS if part in parts}
         lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
         pieces.append(f"{title}: {', '.join(splits.counted(parts))}" + (f" ({lacking})" if lacking else ""))
-    return "; ".join(pieces) or "parts: none given; train.py draws them by group"
+    yield "; ".join(pieces) or "parts: none given; train.py draws them by group"
+    rates = "" if pictures else f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"
+    yield f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}{rates}"
+    if not pictures:
+        short = Counter(mark for c in clips for mark in c.marks if mark not in ("black", "frozen"))
+        yield (f"seconds: {min(seconds):.2g} to {max(seconds):.4g}, median {np.median(seconds):.3g}"
+               + "".join(f"; {n} {what}" for what, n in short.items()))
 
 
-def _say_sizes(clips, pictures):
-    pixels = f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}"
-    if pictures:
-        return [pixels]
-    seconds = [c.seconds for c in clips]
-    short = Counter(mark for c in clips for mark in c.marks if mark not in ("black", "frozen"))
-    return [f"{pixels}; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}",
-            f"seconds: {min(seconds):.2g} to {max(seconds):.4g}, median {np.median(seconds):.3g}"
-            + "".join(f"; {n} {what}" for what, n in short.items())]
-
-
-def _say_left_out(left_out, failed):
-    if not left_out and not failed:
-        return "left out: nothing"
+def _about_faults(clips, views, left_out, failed, doubles):
+    """The lines on what was left out, black and frozen clips, near doubles and leaks."""
     pieces = [_shown(Counter(why for _, why in left_out))] if left_out else []
     if failed:
         pieces.append(f"cannot be read ({len(failed)})")
-    return f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(pieces)}: left_out.csv"
-
-
-def _say_odd(clips):
+    yield (f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(pieces)}: left_out.csv"
+           if pieces else "left out: nothing")
     for what in ("black", "frozen"):
         odd = [c for c in clips if what in c.marks]
         if odd:
             yield (f"{what}: {_many(len(odd), 'clip')}, such as "
                    f"{', '.join('/'.join(c.key) for c in odd[:3])}: odd.csv")
-
-
-def _say_doubles(doubles, views):
-    if not doubles:
-        return "near doubles: none"
-    line = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv"
-    across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
+    line = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv" \
+        if doubles else "near doubles: none"
     parted = [(title, sum(len({view[c.key] for c in cluster if c.key in view}) > 1 for cluster in doubles))
               for title, view in views]
     leaks = [f"{n} in {title}" for title, n in parted if n]
     if leaks:
         line += f"; LEAK: sets across train and test: {', '.join(leaks)}"
+    across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
     if across:
         one = across[0]
         line += (f"; {len(across)} across groups ({'/'.join(one[0].key)}, {'/'.join(one[1].key)}): a split "
                  f"that is drawn keeps them together with --groups {FOLDER}/groups.csv")
-    return line
+    yield line

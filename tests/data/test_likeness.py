@@ -46,7 +46,7 @@ def test_a_look_tells_black_and_frozen_clips(frames, black, frozen, hashes):
     assert all(a is b for a, b in zip(look.at(frames), frames, strict=True))
     width, height, light, contrast, change, found = look.facts()
     assert (height, width) == frames[0].shape[:2]
-    assert likeness.is_black(light, contrast) is black
+    assert (light < likeness.BLACK and contrast < likeness.FLAT) is black
     assert (change < likeness.FROZEN) is frozen and len(found.split()) == hashes
 
 
