@@ -278,7 +278,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         lists = _list_folder(ucf_list_dir)
         _, listed = splits.official_lists(lists, split)
     else:
-        listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "test"]
+        listed = [splits.Listed(r["class"], r["video"]) for r in rows if r["part"] == "test"]
     found, note = (videos, f"{len(videos)} videos in the folder") if split == "folder" else \
         splits.present(listed, videos, "test")
     known = [v for v in found if v.cls in set(trained.classes)]
@@ -315,7 +315,7 @@ def validation_data(trained):
     """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
     folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
     rows = splits.read_splits(RunFolder(trained.folder).splits)
-    listed = [splits.Listed(r["class"], r["video"], None, "") for r in rows if r["part"] == "val"]
+    listed = [splits.Listed(r["class"], r["video"]) for r in rows if r["part"] == "val"]
     found, note = splits.present(listed, videos, "validation")
     labels = np.array([trained.classes.index(v.cls) for v in found], np.int64)
     return TestData(found, labels, trained.classes, folder, note=note)

@@ -6,12 +6,11 @@
     found.left_out      # [(file, reason)]
     found.notes         # lines for the user
 
-The class is the first folder below the one that is given, however deep the video lies; where train/
-and test/ (or val/) stand on top, they are the parts, and the class is the folder below. With lists,
-the class is the folder that the list names, or what Kinetics' table says of the file's name. A data
-set is of videos or of pictures: those in the class folders themselves are clips of one frame, unless
-there are videos. A folder of numbered pictures below a class's folder, or with a
-name like v_<Class>_g01_c01, is a video too.
+The class is the first folder below the one that is given, however deep the video lies; where train/ and test/
+(or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
+folder that the list names, or what Kinetics' table says of the file's name. A data set is of videos or of
+pictures, which are clips of one frame; a folder of numbered pictures below a class's folder, or with a name
+like v_<Class>_g01_c01, is a video too.
 """
 import hashlib
 import os
@@ -78,7 +77,12 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
             f"--row_data_dir {raw}: nothing to sample in its class folders; "
             + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
     if classes:
-        _choose(found, classes)
+        there, wanted = {job.cls for job in found.jobs}, {composed(cls) for cls in classes}
+        if wanted - there:
+            raise UserError(f"--classes {','.join(classes)}: no video of {min(wanted - there)}; there are "
+                            f"{cli.first(sorted(there), 10)}")
+        found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
+        found.jobs = [job for job in found.jobs if job.cls in wanted]
     names = {job.cls for job in found.jobs} & set(RESERVED)
     if names:
         raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
@@ -92,22 +96,25 @@ def _walk(top, leave_out, lists):
     """(relative paths, with slashes, of all videos and pictures; [(other file, reason)]; [(folder of
     pictures of which the video cannot be told, reason)])."""
     paths, others, unclear = [], [], []
+    endings = (*EXTENSIONS, *PICTURES)
     walked = [("" if root == os.fspath(top) else f"{os.path.relpath(root, top)}/".replace(os.sep, "/"),
                folders, names) for root, folders, names in files.walk(top, "row_data_dir", leave_out)]
-    endings = (*EXTENSIONS, *PICTURES)
     parts = part_folders([f"{inside}{name}" for inside, _, names in walked for name in names
                           if name.lower().endswith(endings)])
     listed = {row.video for pair in lists.values() for rows in pair for row in rows}
     for inside, folders, names in walked:
-        if _may_be_video(inside[:-1], parts, listed) and any(map(NUMBERED.fullmatch, names)) \
-                and not any(name.lower().endswith(EXTENSIONS) and name[-4:].lower() != ".gif"
-                        for name in names):
+        folder, called = inside[:-1], inside[:-1].rpartition("/")[2]
+        # a class's folder holds clips of one frame
+        below_class = folder.count("/") > (folder.split("/")[0] in parts)
+        may_be_video = below_class or WHOLE_NAME.fullmatch(called) or composed(called) in listed
+        if may_be_video and any(map(NUMBERED.fullmatch, names)) and not any(
+                name.lower().endswith(EXTENSIONS) and name[-4:].lower() != ".gif" for name in names):
             fault = series(names).fault
-            paths += [] if fault else [inside[:-1]]
-            unclear += [(inside[:-1], fault)] if fault else []
+            paths += [] if fault else [folder]
+            unclear += [(folder, fault)] if fault else []
             continue
-        if not folders and not names and inside[:-1].lower().endswith(EXTENSIONS):
-            others.append((inside[:-1], "it is a folder, and empty"))
+        if not folders and not names and folder.lower().endswith(EXTENSIONS):
+            others.append((folder, "it is a folder, and empty"))
         for name in names:
             ending = os.path.splitext(name)[1].lower()
             if ending in endings:
@@ -115,13 +122,6 @@ def _walk(top, leave_out, lists):
             else:
                 others.append((inside + name, f"no video ({ending or 'no ending'})"))
     return paths, others, unclear
-
-
-def _may_be_video(folder, parts, listed):
-    """Whether a folder of numbered pictures (its path below the top) is a video: not a class's folder."""
-    top, _, name = folder.split("/")[0], *folder.rpartition("/")[1:]
-    depth = folder.count("/") - (top in parts)
-    return depth > 0 or WHOLE_NAME.fullmatch(name) is not None or composed(name) in listed
 
 
 def _stat(raw, source):
@@ -158,7 +158,7 @@ def _foldered(paths, raw):
                      f"set is of one kind, and pictures alone become clips of one frame")
         left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
     named = _name(videos or jobs, parted)
-    return Found(named, left_out, notes + _say_folders(named, parts, raw))
+    return Found(named, left_out, notes + _notes(named, parts, raw))
 
 
 def _name(jobs, parted):
@@ -167,15 +167,15 @@ def _name(jobs, parted):
     Where two would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the
     ending, or the part, as well: whatever comes first, so that a name depends on the folder alone.
     """
-    def whole(path):
-        return _below(path, 1 + parted)
+    def whole(path, depth=1 + parted):
+        return "_".join(path.split("/")[depth:]) or path
 
     def plain(path):
         return os.path.splitext(whole(path))[0]
 
     named, left = [], jobs
     for make in (plain, whole, lambda path: "_".join([*path.split("/")[:parted], plain(path)]),
-                 lambda path: f"{_below(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
+                 lambda path: f"{whole(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
         same, taken = defaultdict(list), {job.key for job in named}
         for cls, path in left:
             same[cls, files.shortened(composed(make(path)), LONGEST)].append(path)
@@ -188,11 +188,7 @@ def _name(jobs, parted):
     return named
 
 
-def _below(path, depth):
-    return "_".join(path.split("/")[depth:]) or path
-
-
-def _say_folders(jobs, parts, raw):
+def _notes(jobs, parts, raw):
     """What the user should know of the folders that were taken for classes."""
     parted = bool(parts)
     notes, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
@@ -231,27 +227,26 @@ def read_lists(folder):
 
 def _listed(paths, lists):
     """The videos on any list; the notes say how many of each list's videos are there."""
-    rows = [row for pair in lists.values() for part in pair for row in part]
-    listed = {(row.cls, row.video) for row in rows}
-    alone = _by_name(row for row in rows if splits.KINETICS_NAME.fullmatch(row.video))
-    addresses = _by_name((row for row in rows if splits.KINETICS_NAME.fullmatch(row.video)),
-                         lambda row: row.video[:-len("_000000_000000")])
+    keys = {(row.cls, row.video) for pair in lists.values() for part in pair for row in part}
+    kinetics = [key for key in keys if splits.KINETICS_NAME.fullmatch(key[1])]
+    alone = _by_name(kinetics, lambda video: video)
+    addresses = _by_name(kinetics, lambda video: video[:-len("_000000_000000")])
     # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
-    spelled = _by_name(rows, lambda row: row.video.lower())
+    spelled = _by_name(keys, str.lower)
     jobs, left_out = {}, []
     for path in sorted(paths, key=lambda path: (is_picture(path), path)):
         *folders, file = composed(path).split("/")
         name, ending = os.path.splitext(file)
-        row = next((splits.Listed(f, name, None, "") for f in reversed(folders) if (f, name) in listed),
+        key = next(((f, name) for f in reversed(folders) if (f, name) in keys),
                    alone.get(name) or addresses.get(name))
-        if row is None and not ending and (not folders or WHOLE_NAME.fullmatch(name)):
-            row = spelled.get(name.lower())
-        if row is None:
+        if key is None and not ending and (not folders or WHOLE_NAME.fullmatch(name)):
+            key = spelled.get(name.lower())
+        if key is None:
             left_out.append((path, "on no list"))
-        elif (row.cls, row.video) in jobs:
-            left_out.append((path, f"the listed {row.cls}/{row.video} is {jobs[row.cls, row.video].source}"))
+        elif key in jobs:
+            left_out.append((path, f"the listed {'/'.join(key)} is {jobs[key].source}"))
         else:
-            jobs[row.cls, row.video] = Job(row.cls, row.video, path)
+            jobs[key] = Job(*key, path)
     notes = []
     for split, parts in lists.items():
         counts = []
@@ -262,24 +257,12 @@ def _listed(paths, lists):
     return Found(list(jobs.values()), left_out, notes)
 
 
-def _by_name(rows, name=lambda row: row.video):
-    """{name(row): Listed}, of names that one video alone has."""
-    found = defaultdict(dict)
-    for row in rows:
-        found[name(row)][row.cls, row.video] = row
-    return {key: next(iter(same.values())) for key, same in found.items() if len(same) == 1}
-
-
-def _choose(found, classes):
-    """Leave out the jobs of other classes; UserError for a wanted one that has no video."""
-    classes = [composed(cls) for cls in classes]
-    there, wanted = {job.cls for job in found.jobs}, set(classes)
-    absent = [cls for cls in classes if cls not in there]
-    if absent:
-        raise UserError(f"--classes {','.join(classes)}: no video of {absent[0]}; there are "
-                        f"{cli.first(sorted(there), 10)}")
-    found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
-    found.jobs = [job for job in found.jobs if job.cls in wanted]
+def _by_name(keys, name):
+    """{name(video): (class, video)}, of names that one video alone has."""
+    same = defaultdict(list)
+    for key in keys:
+        same[name(key[1])].append(key)
+    return {short: found[0] for short, found in same.items() if len(found) == 1}
 
 
 def class_names(text):

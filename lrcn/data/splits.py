@@ -38,11 +38,10 @@ CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of a split list: class folder, file name without its ending, label (1, 2, ... or None)."""
+    """A line of a split list: class folder, file name without its ending; where: file and line."""
     cls: str
     video: str
-    label: int | None
-    where: str
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def read_list(path, class_index=None):
                 raise UserError(f"{where}: label {label} disagrees with classInd.txt, "
                                 f"where {cls} is {class_index[cls]}")
         if (cls, video) not in seen:
-            rows.append(Listed(cls, video, label, where))
+            rows.append(Listed(cls, video, where))
         seen.add((cls, video))
     return rows
 
@@ -129,7 +128,7 @@ def read_hmdb(folder, split):
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
         cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
         for where, match in _lines(path, r"([^/\\]+\.\w+)\s+([012])", "video.avi and 0, 1 or 2"):
-            row = Listed(cls, Path(match[1]).stem, None, where)
+            row = Listed(cls, Path(match[1]).stem, where)
             if match[2] != "0":
                 (train if match[2] == "1" else test).append(row)
     return train, test
@@ -158,7 +157,7 @@ def read_kinetics(folder):
             if {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
                 raise UserError(f"{where}: {cls[:60]!r} and {address[:20]!r} name no video")
             start, end = (int(t[1]) for t in times)
-            listed = Listed(cls, f"{address}_{start:06d}_{end:06d}", None, where)
+            listed = Listed(cls, f"{address}_{start:06d}_{end:06d}", where)
             parts[part][cls, listed.video] = listed
     return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
 
@@ -236,12 +235,9 @@ def find_groups(names, pattern=None, table=None):
         if absent:
             raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
         return groups
-    if pattern:
-        return _by_pattern(names, pattern)
-    return {(c, v): _told(v) or f"{c}/{found[1] if (found := UCF_NAME.search(v)) else v}" for c, v in names}
-
-
-def _by_pattern(names, pattern):
+    if not pattern:
+        return {(c, v): _told(v) or f"{c}/{match[1] if (match := UCF_NAME.search(v)) else v}"
+                for c, v in names}
     try:
         finder = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -249,7 +245,7 @@ def _by_pattern(names, pattern):
     groups = {}
     for cls, video in names:
         try:
-            with _at_most(MATCHING):
+            with _time_limit():
                 match = finder.search(video)
         except TimeoutError:
             raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for the video "
@@ -262,11 +258,9 @@ def _by_pattern(names, pattern):
 
 
 @contextlib.contextmanager
-def _at_most(seconds):
-    """TimeoutError after so many seconds of the process's own work, in the main thread of a Unix system.
-
-    The regular expressions of Python look for signals now and then, and so can be stopped by one.
-    """
+def _time_limit():
+    """TimeoutError after MATCHING seconds of the process's own work, in the main thread of a Unix system:
+    Python's regular expressions look for signals now and then, and so can be stopped by one."""
     def stop(*_):
         raise TimeoutError
 
@@ -274,7 +268,7 @@ def _at_most(seconds):
         yield
         return
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MATCHING)
     try:
         yield
     finally:
@@ -338,6 +332,15 @@ def known_parts(rows, videos, by_video=False):
     return dict(sorted([*there, *gone], key=lambda pair: PARTS.index(pair[1])))
 
 
+def _members(videos, group):
+    """({group: Counter of the classes of its videos}, {class: its groups})."""
+    members, groups_of = defaultdict(Counter), defaultdict(set)
+    for v in videos:
+        members[group(v)][v.cls] += 1
+        groups_of[v.cls].add(group(v))
+    return members, groups_of
+
+
 def hold_out(videos, share, seed, by_video=False, known=None):
     """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`.
 
@@ -350,10 +353,7 @@ def hold_out(videos, share, seed, by_video=False, known=None):
         return _group_of(v, by_video)
 
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
-    members, groups_of = defaultdict(Counter), defaultdict(set)
-    for v in videos:
-        members[group(v)][v.cls] += 1
-        groups_of[v.cls].add(group(v))
+    members, groups_of = _members(videos, group)
     chosen = {g for g in members if known.get(g)}
     for g in chosen:
         left.subtract(members[g])
@@ -371,10 +371,7 @@ def folds(videos, count, seed):
     """int array (videos,): the fold 0 to count - 1 of each video, whole groups, every class spread evenly,
     drawn by `seed`. UserError: a class of one group, which no network could have learned when it is held out.
     """
-    members, groups_of = defaultdict(Counter), defaultdict(set)
-    for v in videos:
-        members[v.group][v.cls] += 1
-        groups_of[v.cls].add(v.group)
+    members, groups_of = _members(videos, lambda v: v.group)
     if len(members) < count:
         raise UserError(f"--folds {count}: there are {len(members)} groups of clips; take fewer folds")
     fold, held = {}, [Counter() for _ in range(count)]
@@ -416,10 +413,7 @@ def write_splits(path, samples):
 
 def splits_seal(path):
     """{"rows", "digest"} of a run's splits.csv, which its settings.json keeps as "splits"."""
-    return _seal(files.read_csv(path, SPLIT_COLUMNS))
-
-
-def _seal(rows):
+    rows = files.read_csv(path, SPLIT_COLUMNS)
     content = json.dumps([[row[name] for name in SPLIT_COLUMNS] for row in rows])
     return {"rows": len(rows), "digest": hashlib.sha256(content.encode()).hexdigest()}
 
@@ -430,7 +424,7 @@ def read_splits(path):
     rows = files.read_csv(path, SPLIT_COLUMNS)
     settings = Path(path).with_name("settings.json")
     if Path(path).name == "splits.csv" and settings.is_file():
-        seal, now = files.read_json(settings).get("splits"), _seal(rows)
+        seal, now = files.read_json(settings).get("splits"), splits_seal(path)
         if seal and seal != now:
             before = seal.get("rows") if isinstance(seal, dict) else seal
             fault = "other rows than" if before == now["rows"] else f"{now['rows']} of the {before} rows"

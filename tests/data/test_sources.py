@@ -190,7 +190,7 @@ def test_a_job_knows_its_files_size_and_time(tmp_path):
 
 
 def listed(*names):
-    return [splits.Listed(*name.split("/"), None, "") for name in names]
+    return [splits.Listed(*name.split("/")) for name in names]
 
 
 def test_with_lists_the_class_is_the_folder_that_the_list_names(tmp_path):
