@@ -29,7 +29,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE
-from lrcn.data.streams import MODALITIES
+from lrcn.data.frames import MODALITIES
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
 from lrcn.evaluation.scores import compare

@@ -10,8 +10,8 @@ them; everything else is here, by topic, and never imports the root.
     data/       sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
                 and what changed since), manifest, splits (lists, groups, parts), learned (what weights were
                 trained on, through any number of runs), frames (windows, views,
-                crops), fields (flow of sampled frames), streams (rgb, rgbdiff, flow: what the encoder sees
-                of a moment), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
+                crops; rgb, rgbdiff, flow: what the encoder sees of a moment), fields (flow of sampled
+                frames), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
                 overview (the report of the data)
     features/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what

@@ -16,8 +16,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
-from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION
-from lrcn.data.streams import MODALITIES
+from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION, MODALITIES
 from lrcn.features import backbones
 from lrcn.runs import RunFolder
 from lrcn.video.flow import LONGEST

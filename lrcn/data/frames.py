@@ -1,8 +1,12 @@
-"""Which frames of a sampled video a network sees, and how each is cut to its input's size.
+"""Which frames of a sampled video a network sees, how each is cut to its input's size, and what the encoder
+sees of a moment: the frame, its difference from the frame before, the optical flow behind it, or several.
 
     clip = windows(video, 5)[0]                             # the one in the middle
-    clip = training_clip(video, 5, view=1, seed=42)         # one random place, crop and flip
+    [clip] = training_clips(video, 5, view=1, seed=42)      # one random place, crop and flip
     frames = clip_frames("sampled", clip, transform, 42)    # uint8 (T, [M,] S, S, C)
+
+A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) holds those of L neighbouring
+pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
 """
 
 import hashlib
@@ -16,10 +20,11 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.data.fields import flow_of, source_fields
 from lrcn.data.manifest import SampledVideo
-from lrcn.data.streams import as_modality, change_at, differences, flow_pictures
 from lrcn.video.reader import VideoError, read_frames
 
 cv2 = Lazy("cv2")
+
+MODALITIES = ("rgb", "rgbdiff", "flow", "rgb+rgbdiff", "rgb+flow", "rgbdiff+flow", "rgb+rgbdiff+flow")
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,6 @@ class Transform:
 # A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
 # RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
 CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
-
-
 FITS = ("centre", "squeeze")
 _alone = threading.Lock()   # OpenCV's flow is one for all threads
 
@@ -139,23 +142,18 @@ def _random(seed, video, view):
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def training_clip(video, length, view, seed):
-    """The clip that view number `view` shows of a video."""
-    if view == 0:
-        return windows(video, length)[0]
-    start = int(_random(seed, video, view).integers(max(0, video.frames - length) + 1))
-    return Clip(video, window(video, start, length).frames, view)
-
-
 def training_clips(video, length, view, seed, number=1):
     """What view number `view` shows of a video: one clip, or `number` that start at different random
     frames, in order; where there are not so many, all."""
-    if number == 1:
-        return [training_clip(video, length, view, seed)]
     starts = max(0, video.frames - length) + 1
-    random = _random(seed, video, f"{view}, {number} clips")
-    chosen = random.choice(starts, min(number, starts), replace=False)
-    return [Clip(video, window(video, s, length).frames, view) for s in sorted(chosen.tolist())]
+    if number == 1 and view == 0:
+        return windows(video, length)
+    if number == 1:
+        chosen = [int(_random(seed, video, view).integers(starts))]
+    else:
+        random = _random(seed, video, f"{view}, {number} clips")
+        chosen = sorted(random.choice(starts, min(number, starts), replace=False).tolist())
+    return [Clip(video, window(video, start, length).frames, view) for start in chosen]
 
 
 def plain_box(height, width, transform):
@@ -172,25 +170,21 @@ def crop_box(height, width, transform, clip, seed):
         return *plain_box(height, width, transform)[:4], clip.view == -1
     random = _random(seed, clip.video, clip.view)
     random.random()  # the window's draw comes first
-    if AUGMENT[transform.augment]:
-        return _cropped_sides(height, width, transform, random)
+    how = AUGMENT[transform.augment]
+    if how:     # the plain view with each of its sides cut
+        x, y, w, h, _ = plain_box(height, width, transform)
+        cut = random.normal(0, 0.5, 4).clip(0, how.most) if how.normal else random.uniform(0, how.most, 4)
+        cut = cut.reshape(2, 2) * (random.random() < how.share)         # left, right; top, bottom
+        cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
+        (left, _), (top, _) = cut
+        wide, high = (1 - cut.sum(1)) * (w, h)
+        box = int(x + left * w), int(y + top * h), max(1, int(wide)), max(1, int(high))
+        return *box, bool(random.integers(2))
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
     w = min(width, round((area * ratio * height * width) ** 0.5))
     h = min(height, round((area / ratio * height * width) ** 0.5))
     x, y = random.integers(width - w + 1), random.integers(height - h + 1)
     return int(x), int(y), w, h, bool(random.integers(2))
-
-
-def _cropped_sides(height, width, transform, random):
-    """(x, y, width, height, flipped): the plain view with each of its sides cut."""
-    how, (x, y, w, h, _) = AUGMENT[transform.augment], plain_box(height, width, transform)
-    cut = random.normal(0, 0.5, 4).clip(0, how.most) if how.normal else random.uniform(0, how.most, 4)
-    cut = cut.reshape(2, 2) * (random.random() < how.share)         # left, right; top, bottom
-    cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
-    (left, _), (top, _) = cut
-    w_left, h_left = (1 - cut.sum(1)) * (w, h)
-    return int(x + left * w), int(y + top * h), max(1, int(w_left)), max(1, int(h_left)), \
-        bool(random.integers(2))
 
 
 def _coloured(crops, transform, clip, seed):
@@ -234,6 +228,34 @@ def to_input(frames, box, transform):
     return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
 
 
+def differences(frames, earlier):
+    """What changed from `earlier` to `frames`, both uint8 (T, S, S, 3): 128 where nothing did."""
+    out = np.empty_like(frames)
+    for before, after, d in zip(earlier, frames, out, strict=True):
+        cv2.addWeighted(after, 1, before, -1, 128, dst=d)
+    return out
+
+
+def change_at(i, frames):
+    """(before, after): the two of `frames` sampled frames whose difference is that of frame i.
+
+    It is from the frame before; the very first frame has the second's.
+    """
+    after = min(max(i, 1), frames - 1)
+    return max(after - 1, 0), after
+
+
+def flow_pictures(planes):
+    """Planes uint8 (T, S, S, 2L) as the encoder takes them: the flow picture of the LRCN paper (section 4)
+    for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and Zisserman 2014,
+    section 3) for more."""
+    if planes.shape[-1] > 2:
+        return planes
+    away = planes.astype(np.float32) - 127.5
+    magnitude = np.minimum(np.hypot(away[..., 0], away[..., 1]) * 2, 255)
+    return np.concatenate([planes, magnitude.astype(np.uint8)[..., None]], -1)
+
+
 def to_flow_input(planes, box, transform):
     """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them. The vectors stay in pixels of
     the source: a crop that is magnified shows the same motion, as it does in the papers' networks."""
@@ -244,6 +266,12 @@ def to_flow_input(planes, box, transform):
     if box[4]:      # what went to the right goes to the left
         crops[..., :length] = 255 - crops[..., :length]
     return flow_pictures(crops)
+
+
+def as_modality(seen, transform):
+    """{part: uint8 (T, S, S, C)} of the transform's parts as its encoder takes them: (T, [M,] S, S, C)."""
+    parts = [seen[name] for name in transform.parts]
+    return parts[0] if len(parts) == 1 else np.stack(parts, 1)
 
 
 def source_frames(folder, video, indices):
@@ -280,22 +308,16 @@ def clip_frames(folder, clip, transform, seed):
         seen["rgb"] = _crops(folder, clip, clip.frames, transform, seed)
     if "flow" in transform.parts:
         planes = source_fields(folder, clip.video, clip.frames, transform.flow_length)
-        if cut:
-            planes = _across(folder, clip, cut, planes.shape[2:0:-1])
+        if cut:     # from each of the clip's frames to the one behind the cut, by the folder's method
+            flow, size = flow_of(str(folder)), planes.shape[2:0:-1]
+            *before, after = (flow.prepare(cv2.resize(frame, size)) for video, frames in
+                              ((clip.video, clip.frames), (cut.video, [cut.frame]))
+                              for frame in source_frames(folder, video, frames))
+            with _alone:
+                planes = np.stack([flow.code(flow.between(frame, after)) for frame in before])
         box = crop_box(*planes.shape[1:3], transform, clip, seed)
         seen["flow"] = to_flow_input(planes, box, transform)
     return as_modality(seen, transform)
-
-
-def _across(folder, clip, cut, size):
-    """Planes uint8 (T, H, W, 2) of the fields from each of a clip's frames to the one behind the cut, by the
-    folder's method, on pictures of `size` (W, H)."""
-    flow = flow_of(str(folder))
-    *before, after = (flow.prepare(cv2.resize(frame, size)) for video, frames in
-                      ((clip.video, clip.frames), (cut.video, [cut.frame]))
-                      for frame in source_frames(folder, video, frames))
-    with _alone:
-        return np.stack([flow.code(flow.between(frame, after)) for frame in before])
 
 
 def _crops(folder, clip, indices, transform, seed):

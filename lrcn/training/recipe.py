@@ -14,8 +14,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
-from lrcn.data.frames import AUGMENT, FITS
-from lrcn.data.streams import MODALITIES
+from lrcn.data.frames import AUGMENT, FITS, MODALITIES
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.video.flow import LONGEST
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import Lost, ahead
-from lrcn.data.frames import plain_box, to_flow_input, to_input
-from lrcn.data.streams import as_modality, change_at, differences
+from lrcn.data.frames import as_modality, change_at, differences, plain_box, to_flow_input, to_input
 from lrcn.drawing.labels import flow_colors
 from lrcn.features.engines import BLOCK, fastest
 from lrcn.features.features import softmax

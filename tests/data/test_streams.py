@@ -12,9 +12,8 @@ from runs import ONE_THREAD, last_line, one_line, read_json, train
 
 import models
 import utils
-from lrcn.data.frames import Clip, clip_frames, source_frames, windows
+from lrcn.data.frames import MODALITIES, Clip, clip_frames, differences, source_frames, windows
 from lrcn.data.manifest import SampledVideo, read_sampled
-from lrcn.data.streams import MODALITIES, differences
 from lrcn.features import surgery
 from lrcn.features.features import FrameEncoder, Options, encode_clips
 from lrcn.video.writer import write_clip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import models
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.data.frames import Clip, clip_frames, mirrored, training_clip, window, windows
+from lrcn.data.frames import Clip, clip_frames, mirrored, training_clips, window, windows
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
 from lrcn.features.features import Options, encode_clips
@@ -147,7 +147,7 @@ def test_a_damaged_table_of_fingerprints_is_made_again(encoder, folder, clips, e
 
 
 def test_an_entry_belongs_to_its_encoder_transform_view_and_precision(encoder, folder, clips, encoded):
-    view = [training_clip(clip.video, LENGTH, 1, 42) for clip in clips]
+    view = [training_clips(clip.video, LENGTH, 1, 42)[0] for clip in clips]
     torch.manual_seed(1)
     other = models.build_encoder("squeezenet1_1", None, 32)
     larger = models.build_encoder("squeezenet1_1", encoder.backbone.state_dict(), 40)

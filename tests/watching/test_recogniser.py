@@ -6,8 +6,15 @@ import pytest
 import torch
 from videos import number_of, write_video
 
-from lrcn.data.frames import Transform, plain_box, to_flow_input
-from lrcn.data.streams import MODALITIES, as_modality, change_at, differences
+from lrcn.data.frames import (
+    MODALITIES,
+    Transform,
+    as_modality,
+    change_at,
+    differences,
+    plain_box,
+    to_flow_input,
+)
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser, Stream
 
