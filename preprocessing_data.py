@@ -250,9 +250,9 @@ def preprocess(args, out, rank, world, say):
                 f"flow, as made by --flow {flow.backend}")
         if flow and not args.flow_dir and beside < len(jobs):
             flow.require()      # what is not to be had is said before hours of sampling
-        followed = follow(out, jobs, args.keep)
-    say_followed(followed, say)
-    mine = [job for job in jobs[rank::world] if job.key not in followed.done]
+        done, gone, changed = follow(out, jobs, args.keep)
+    say_followed(gone, changed, say)
+    mine = [job for job in jobs[rank::world] if job.key not in done]
     before = len(jobs[rank::world]) - len(mine)
     if mine and before:
         say(f"going on: {before} of {before + len(mine)} videos are sampled already")
@@ -262,7 +262,7 @@ def preprocess(args, out, rank, world, say):
         failed = merge(out, jobs, args.keep)
     seconds = time.monotonic() - begin
     same = sum(before is not None and before == digest(clip_path(out, *key))
-               for key, before in followed.changed.items())
+               for key, before in changed.items())
     if same:
         say(f"{same} of them have another time alone: their clips are the same as before")
     what = "pictures" if all(is_picture(job.source) for job in jobs) else "videos"
@@ -273,7 +273,7 @@ def preprocess(args, out, rank, world, say):
         status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))
     if args.write_frames and rank == 0:
         write_frames(out, Path(args.write_frames).expanduser())
-    moved = mine or followed.gone or not (out / "data_report").is_dir()
+    moved = mine or gone or not (out / "data_report").is_dir()
     if failed is not None and len(failed) < len(jobs) and args.report is not False and (moved or args.report):
         with one_at_a_time(out):
             report(out, lists, sources.left_out, args, say)
@@ -283,11 +283,11 @@ def preprocess(args, out, rank, world, say):
 
 # ---------------------------------------------------------------- words
 
-def say_followed(followed, say):
+def say_followed(gone, changed, say):
     for keys, what, more in (
-            (followed.gone, "taken out: {} clips whose video is not in --row_data_dir any more",
+            (gone, "taken out: {} clips whose video is not in --row_data_dir any more",
              " (--keep keeps them)"),
-            (followed.changed, "sampled again: {} videos that changed in --row_data_dir", "")):
+            (changed, "sampled again: {} videos that changed in --row_data_dir", "")):
         if keys:
             say(f"{what.format(len(keys))}: {cli.first(map('/'.join, sorted(keys)), 3)}{more}")
 

@@ -1,6 +1,6 @@
 """What preprocessing has done so far: a journal a process, and the tables they become in the end.
 
-    followed = follow(folder, jobs)      # what is sampled as its source is now; the rest is taken out
+    done, gone, changed = follow(folder, jobs)  # what is sampled as its source is; the rest is taken out
     journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
     journal.add("done", job, row, facts); journal.add("failed", job, "the file is empty"); journal.flush()
     merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
@@ -75,27 +75,26 @@ class Entry:
             job.source, str(job.bytes), str(job.modified)]
 
 
+def _rows(path, columns):
+    return files.read_csv(path, columns) if path.is_file() else []
+
+
 def read_facts(out):
     """{(class, video): FACTS as text} of clips.csv; empty where there is none."""
-    path = out / "clips.csv"
-    rows = files.read_csv(path, CLIP_COLUMNS) if path.is_file() else []
-    return {(row["class"], row["video"]): [row[name] for name in FACTS] for row in rows}
+    return {(row["class"], row["video"]): [row[name] for name in FACTS]
+            for row in _rows(out / "clips.csv", CLIP_COLUMNS)}
 
 
 def read_failed(out):
-    """{source: reason} of failed.csv."""
-    path = out / "failed.csv"
-    rows = files.read_csv(path, ("source", "reason")) if path.is_file() else []
-    return {row["source"]: row["reason"] for row in rows}
+    """{source: reason} of failed.csv; empty where there is none."""
+    return {row["source"]: row["reason"] for row in _rows(out / "failed.csv", ("source", "reason"))}
 
 
 def read_state(out):
     """({(class, video): [Entry], the latest last} of the whole clips, {source: reason} of the failed)."""
-    entries, failed, blank = [], read_failed(out), [""] * len(FACTS)
-    if (out / "manifest.csv").is_file():
-        facts = read_facts(out)
-        entries = [Entry([row[c] for c in MANIFEST_COLUMNS], facts.get((row["class"], row["video"]), blank))
-                   for row in files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)]
+    failed, facts, blank = read_failed(out), read_facts(out), [""] * len(FACTS)
+    entries = [Entry([row[c] for c in MANIFEST_COLUMNS], facts.get((row["class"], row["video"]), blank))
+               for row in _rows(out / "manifest.csv", MANIFEST_COLUMNS)]
     for path in sorted(out.glob(".journal-*.jsonl")):
         for value in files.read_lines(path):
             with contextlib.suppress(ValueError, TypeError):    # no line of a journal
@@ -118,65 +117,48 @@ def read_state(out):
 
 # ---------------------------------------------------------------- the tables
 
-@dataclass
-class Followed:
-    """done: {(class, video): Entry}; gone, changed: {(class, video): digest of its clip}."""
-    done: dict
-    gone: dict
-    changed: dict
-
-
 def follow(out, jobs, keep=None):
-    """Let the folder follow its source: Followed, after what is gone or changed there was taken out.
+    """Let the folder follow its source: take out what is gone or changed there.
 
-    keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first.
+    Returns ({(class, video): Entry} of what stays, [(class, video)] of what is gone, {(class, video): digest
+    of its clip} of what changed). keep: True keeps it, clips and rows; None takes it out, but for most of a
+    folder asks first.
     """
     state, _ = read_state(out)
-    wanted = {job.key: job for job in jobs}
-    followed = Followed({}, {}, {})
-    for key, entries in state.items():
-        job = wanted.get(key)
-        entry = _current(entries, job, keep)
-        if entry:
-            followed.done[key] = entry
-        else:
-            (followed.changed if job else followed.gone)[key] = None
-    if keep is None and len(followed.gone) >= MANY and 2 * len(followed.gone) > len(state):
-        raise UserError(f"--row_data_dir: {len(followed.gone)} of the {len(state)} videos sampled in {out} "
-                        f"are not in it any more; add --keep to keep their clips, or --no-keep to take them "
-                        f"out")
-    for key in followed.changed:
-        followed.changed[key] = digest(clip_path(out, *key))
-    if followed.gone or followed.changed:
+    done, wanted = _current(state, jobs, keep), {job.key for job in jobs}
+    gone = [key for key in state if key not in done and key not in wanted]
+    if keep is None and len(gone) >= MANY and 2 * len(gone) > len(state):
+        raise UserError(f"--row_data_dir: {len(gone)} of the {len(state)} videos sampled in {out} are not in "
+                        f"it any more; add --keep to keep their clips, or --no-keep to take them out")
+    changed = {key: digest(clip_path(out, *key)) for key in state if key not in done and key in wanted}
+    if gone or changed:
         # Flow first: without its clip it would pass for a new one's.
-        for key in (*followed.gone, *followed.changed):
+        for key in (*gone, *changed):
             _remove(clip_path(out / FLOW, *key))
         if (out / "manifest.csv").is_file():
-            _write_tables(out, followed.done)
-        for key in followed.gone:
-            _remove_clip(out, *key)
-    return followed
+            _write_tables(out, done)
+        for key in gone:
+            _remove(clip_path(out, *key))
+    return done, gone, changed
 
 
-def _current(entries, job, keep):
-    """The entry that counts for a job (None: a video that the source does not hold any more), or None."""
-    if job is None:
-        return entries[-1] if keep else None
-    as_it_is = [entry for entry in entries if entry.shows(job)] or (entries if keep else [])
-    return as_it_is[-1] if as_it_is else None
+def _current(state, jobs, keep):
+    """{(class, video): Entry} of the clips that count: the latest of the job's source as it is now; with
+    `keep` the latest at all, of a video that the source does not hold any more too."""
+    jobs, done = {job.key: job for job in jobs}, {}
+    for key, entries in state.items():
+        as_it_is = [entry for entry in entries if key in jobs and entry.shows(jobs[key])]
+        if as_it_is or keep:
+            done[key] = (as_it_is or entries)[-1]
+    return done
 
 
 def digest(path):
     return hashlib.blake2b(path.read_bytes()).digest() if path.is_file() else None
 
 
-def _remove_clip(out, cls, name):
-    """Delete a clip and its flow, where they are there, and their folders where nothing else is in them."""
-    for path in (clip_path(out / FLOW, cls, name), clip_path(out, cls, name)):
-        _remove(path)
-
-
 def _remove(path):
+    """Delete a clip or its flow, where it is there, and its folder where nothing else is in it."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:                # a name that the disk cannot have
@@ -204,18 +186,15 @@ def merge(out, jobs, keep=None):
     Whichever process comes last merges; to merge twice does no harm.
     """
     state, reasons = read_state(out)
-    wanted = {job.key for job in jobs}
-    done = {key: entries[-1] for key, entries in state.items() if keep and key not in wanted}
-    failed = []
+    done, failed = _current(state, jobs, keep), []
     for job in jobs:
-        entry = _current(state.get(job.key, []), job, keep)
-        if entry:
-            done[job.key] = entry
-        elif job.source in reasons:
-            failed.append((job.source, reasons[job.source]))
-            _remove_clip(out, *job.key)
-        else:
+        if job.key in done:
+            continue
+        if job.source not in reasons:
             return None
+        failed.append((job.source, reasons[job.source]))
+        for folder in (out / FLOW, out):
+            _remove(clip_path(folder, *job.key))
     _write_tables(out, done)
     if failed:
         files.write_csv(out / "failed.csv", ("source", "reason"), failed)

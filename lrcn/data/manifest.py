@@ -6,6 +6,7 @@
 The class of a source is the first folder on its path, or the second, where train/, val/ and test/
 stand on top: these are its part then.
 """
+import contextlib
 import functools
 import math
 import os
@@ -106,9 +107,13 @@ def read_sampled(folder, group_pattern=None, group_table=None):
         count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
         if not count or int(row["frames"]) < 1 or not inside:
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
+        step = None     # where the row tells no stride or rate
+        with contextlib.suppress(ValueError):
+            stride, fps = int(row["stride"]), float(row["source_fps"])
+            if stride >= 1 and 0 < fps < math.inf:
+                step = rate.step if stride == rate.stride(fps) else stride / fps
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"]), part_of(row["source"], row["class"]),
-                                   _step(row, rate)))
+                                   int(row["frames"]), part_of(row["source"], row["class"]), step))
     return videos
 
 
@@ -118,17 +123,6 @@ def _say_fewer(path, rows, written):
     if isinstance(written, int) and rows != written:
         cli.say(f"warning: {path} lists {rows} clips, and preprocessing_data.py wrote {written}: where "
                 f"nobody edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
-
-
-def _step(row, rate):
-    """Seconds between the frames of a clip; None where its row tells no stride or rate."""
-    try:
-        stride, fps = int(row["stride"]), float(row["source_fps"])
-    except ValueError:
-        return None
-    if stride < 1 or not 0 < fps < math.inf:
-        return None
-    return rate.step if stride == rate.stride(fps) else stride / fps
 
 
 def sampling_settings(folder):
