@@ -49,8 +49,7 @@ from lrcn.base.values import POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
-from lrcn.data.pictures import is_picture
-from lrcn.data.sampler import remove_leftovers, sample
+from lrcn.data.sampler import is_picture, remove_leftovers, sample
 from lrcn.data.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest

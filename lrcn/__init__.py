@@ -7,12 +7,11 @@ them; everything else is here, by topic, and never imports the root.
     video/      reader, writer (H.264 with sound, sampled clips), avi (the container's bytes),
                 cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
                 (class Rate: FPS / sampling_rate)
-    data/       sources (a folder of raw videos), sampler (one video, one clip), journal (what was sampled,
-                and what changed since), manifest, splits (lists, groups, parts), learned (what weights were
-                trained on, through any number of runs), frames (windows, views,
-                crops; rgb, rgbdiff, flow: what the encoder sees of a moment), fields (flow of sampled
-                frames), pictures (clips of one frame), likeness (black, frozen, nearly equal clips),
-                overview (the report of the data)
+    data/       sources (a folder of raw videos), sampler (one video or picture, one clip), journal (what was
+                sampled, and what changed since), manifest, splits (lists, groups, parts), learned (what
+                weights were trained on, through any number of runs), frames (windows, views, crops; rgb,
+                rgbdiff, flow: what the encoder sees of a moment), fields (flow of sampled frames),
+                likeness (black, frozen, nearly equal clips), overview (the report of the data)
     features/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what
                 videos hold), features (of clips, and what a model says of them), store (of features),

@@ -20,8 +20,7 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.data.manifest import FLOW, clip_path
-from lrcn.data.pictures import is_picture
-from lrcn.data.sampler import fraction, outcome
+from lrcn.data.sampler import fraction, is_picture, outcome
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at, sample_video
 from lrcn.video.framefolder import flow_files, frame_files, opened
@@ -36,13 +35,19 @@ def flow_path(video):
     return f"{FLOW}/{video.path}"
 
 
+def _flow_there(folder):
+    """The Flow that is beside a folder's clips, or None."""
+    path = Path(folder) / FLOW / "settings.json"
+    return Flow.of(files.read_json(path), path) if path.is_file() else None
+
+
 def flow_of(folder):
     """The Flow of a sampled folder; UserError where there is none."""
-    path = Path(folder) / FLOW / "settings.json"
-    if not path.is_file():
+    flow = _flow_there(folder)
+    if flow is None:
         raise UserError(f"--sampled_data_path {folder}: no optical flow beside its clips; add it with "
                         f"preprocessing_data.py --flow dis, and the flags that the clips were made with")
-    return Flow.of(files.read_json(path), path)
+    return flow
 
 
 def require(folder, transform_or_recipe, saved=None):
@@ -89,16 +94,15 @@ def settle(out, flow):
 
     UserError where the two differ.
     """
-    path = out / FLOW / "settings.json"
-    before = Flow.of(files.read_json(path), path) if path.is_file() else None
+    before = _flow_there(out)
     if flow and before and flow != before:
         name = next(n for n, v in flow.settings().items() if before.settings()[n] != v)
         raise UserError(f"--flow: the flow in {out / FLOW} was made with {name} {before.settings()[name]}, "
                         f"not {flow.settings()[name]}; remove this folder to make it anew, or give the same "
                         f"flags")
     if flow and not before:
-        path.parent.mkdir(exist_ok=True)
-        files.write_json(path, flow.settings())
+        (out / FLOW).mkdir(exist_ok=True)
+        files.write_json(out / FLOW / "settings.json", flow.settings())
     return flow or before
 
 

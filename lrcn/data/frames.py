@@ -108,7 +108,8 @@ INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubi
 
 @dataclass(frozen=True)
 class Clip:
-    """Which frames of a sampled video (ascending, repeats allowed), in which view."""
+    """Which frames of a sampled video (ascending, repeats allowed), in which view: 0 the plain one, -1 the
+    same flipped, above 0 random ones, or a Cut."""
     video: SampledVideo
     frames: tuple
     view: int = 0
@@ -245,27 +246,22 @@ def change_at(i, frames):
     return max(after - 1, 0), after
 
 
-def flow_pictures(planes):
-    """Planes uint8 (T, S, S, 2L) as the encoder takes them: the flow picture of the LRCN paper (section 4)
-    for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and Zisserman 2014,
-    section 3) for more."""
-    if planes.shape[-1] > 2:
-        return planes
-    away = planes.astype(np.float32) - 127.5
-    magnitude = np.minimum(np.hypot(away[..., 0], away[..., 1]) * 2, 255)
-    return np.concatenate([planes, magnitude.astype(np.uint8)[..., None]], -1)
-
-
 def to_flow_input(planes, box, transform):
-    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them. The vectors stay in pixels of
-    the source: a crop that is magnified shows the same motion, as it does in the papers' networks."""
+    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them: the flow picture of the LRCN
+    paper (section 4) for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and
+    Zisserman 2014, section 3) for more. The vectors stay in pixels of the source: a crop that is magnified
+    shows the same motion, as it does in the papers' networks."""
     there, length = planes.shape[-1] // 2, transform.flow_length
     if there > length:
         planes = np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)
     crops = to_input(planes, box, transform)
     if box[4]:      # what went to the right goes to the left
         crops[..., :length] = 255 - crops[..., :length]
-    return flow_pictures(crops)
+    if crops.shape[-1] > 2:
+        return crops
+    away = crops.astype(np.float32) - 127.5
+    magnitude = np.minimum(np.hypot(away[..., 0], away[..., 1]) * 2, 255)
+    return np.concatenate([crops, magnitude.astype(np.uint8)[..., None]], -1)
 
 
 def as_modality(seen, transform):
@@ -281,11 +277,6 @@ def source_frames(folder, video, indices):
     except VideoError as error:
         raise UserError(f"--sampled_data_path {folder}: cannot read {video.path} ({error}); "
                         f"run preprocessing_data.py again") from None
-
-
-def mirrored(clip):
-    """The same frames of a plain clip, flipped."""
-    return Clip(clip.video, clip.frames, -1)
 
 
 def clip_frames(folder, clip, transform, seed):

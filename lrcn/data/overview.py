@@ -16,7 +16,7 @@ from lrcn.base.cli import UserError
 from lrcn.data import likeness, splits
 from lrcn.data.journal import digest, read_facts, read_failed
 from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
-from lrcn.data.pictures import is_picture
+from lrcn.data.sampler import is_picture
 from lrcn.video.sampling import Rate
 
 FOLDER = "data_report"

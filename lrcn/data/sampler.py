@@ -1,31 +1,40 @@
-"""One video becomes one clip, in a worker process.
+"""One video, or one picture, becomes one clip, in a worker process.
 
     kind, *detail = sample(job, raw="UCF-101", out="sampled", rank=0, count=5, rate=Rate(), seed=42)
+    frame = read_picture("Jump/holiday.jpg")        # uint8 (H, W, 3) RGB, as it is shown
 
-The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name
-alone decide.
+The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name alone
+decide; of a picture, that one.
 """
 import contextlib
 import hashlib
 import math
 import os
 import re
+import warnings
 from pathlib import Path
+
+import numpy as np
 
 from lrcn.base.cli import UserError
 from lrcn.base.files import OF_ONE_FILE, temporary_name
 from lrcn.base.lazy import Lazy
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
-from lrcn.data.pictures import is_picture, read_picture
 from lrcn.video.flow import sample_video
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError, VideoInfo
 from lrcn.video.sampling import read_clip
 from lrcn.video.writer import write_clip
 
+Image = Lazy("PIL.Image")
+ImageOps = Lazy("PIL.ImageOps")
 cv2 = Lazy("cv2")
 av = Lazy("av")
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")        # of the file itself, whatever its ending
+SHORT_SIDE = 1080
 
 
 def fraction(seed, job):
@@ -98,3 +107,45 @@ def remove_leftovers(out, rank, world):
         writer = re.search(r"\.(\d+)-\d+\.tmp\.avi$", path.name)
         if writer and int(writer[1]) % world == rank:
             path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- pictures
+
+def is_picture(path):
+    return os.path.splitext(path)[1].lower() in PICTURES
+
+
+def read_picture(path):
+    """uint8 (H, W, 3) RGB, turned as its EXIF data say, its short side at most SHORT_SIDE, transparent parts
+    white. VideoError, one line: it is broken, or larger than Pillow thinks safe (89 megapixels), which is
+    said before its pixels take any memory."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                frame = _as_rgb(ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise VideoError(f"more than {Image.MAX_IMAGE_PIXELS // 1_000_000} megapixels are not read") from None
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | PermissionError)
+        raise VideoError(error.strerror if missing else "a broken picture, or none") from None
+    except Exception as error:      # Pillow's decoders raise almost anything for a broken file
+        raise VideoError(f"a broken picture ({' '.join(str(error).split())[:80]})") from None
+    scale = SHORT_SIDE / min(frame.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
+        frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return frame
+
+
+def _as_rgb(picture):
+    """The pixels of a Pillow picture of any mode."""
+    if picture.mode.startswith("I"):    # 16 bits a pixel, which convert() would clip at 255
+        grey = np.asarray(picture).astype(np.float32)
+        grey = (grey / 257 if grey.max() > 255 else grey).clip(0, 255).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, 2)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return np.array(picture.convert("RGB"))

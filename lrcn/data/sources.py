@@ -24,7 +24,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import splits
 from lrcn.data.manifest import RESERVED, part_folders, part_named
-from lrcn.data.pictures import PICTURES, is_picture
+from lrcn.data.sampler import PICTURES, is_picture
 from lrcn.video.framefolder import NUMBERED, frame_files, series
 from lrcn.video.reader import EXTENSIONS
 

@@ -10,7 +10,7 @@ neither on its neighbours nor on interruptions, ranks or the list of clips. See 
 import contextlib
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import in_threads
-from lrcn.data.frames import mirrored, windows
+from lrcn.data.frames import windows
 from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
 from lrcn.features.rows import Blocks, entries_of, unique_rows
 from lrcn.features.store import FORMAT, Segment, Store
@@ -242,7 +242,7 @@ def clip_features(model, length, data, options, number=1, flip=False):
     clips, owner = [], []
     for i, video in enumerate(data.videos):
         mine = windows(video, length, number)
-        mine += [mirrored(clip) for clip in mine] if flip else []
+        mine += [replace(clip, view=-1) for clip in mine] if flip else []
         clips += mine
         owner += [i] * len(mine)
     return encode_clips(model.encoder, clips, data.folder, options, "test"), np.array(owner)

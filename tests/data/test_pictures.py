@@ -10,7 +10,7 @@ from runs import TINY, last_line
 from videos import write_video
 
 from lrcn.base.cli import UserError
-from lrcn.data.pictures import read_picture
+from lrcn.data.sampler import read_picture
 from lrcn.data.sources import find_sources
 from lrcn.video.reader import VideoError, read_frames
 

@@ -178,7 +178,7 @@ def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, nu
              "--output_dir", tmp_path / "out", "--frames", *flags)
     assert "1 candidates' frames written" in run(*words).out
     pictures = sorted((tmp_path / "out" / "Jump").glob("*.jpg"))
-    from lrcn.data.pictures import read_picture
+    from lrcn.data.sampler import read_picture
     assert [number_of(read_picture(p)) for p in pictures] == numbers
     assert pictures[0].name == "holiday_00001.200.jpg"
     assert "0 candidates' frames written" in run(*words).out
