@@ -201,38 +201,34 @@ def table(columns):
                      .map(lambda s: s.encode("utf-8", "replace")))
 
 
-@FUZZ
-@given(table(len(MANIFEST_COLUMNS)), st.booleans())
-@example(b"v_A_g01_c01,A,x.avi,25,100,3,10," + b"9" * 5000, True)
-@example("v_A_g01_c01,A,x.avi,25,100,3,10,²".encode(), True)
-@example(b"..,A,x.avi,25,100,3,10,5", True)
-@example(b"v,.,x.avi,25,100,3,10,5", True)
-def test_any_content_of_a_manifest_is_read_or_refused(tmp_path, body, header):
-    path = tmp_path / "manifest.csv"
-    path.write_bytes((",".join(MANIFEST_COLUMNS).encode() + b"\n" if header else b"") + body)
-    for video in read_or_refuse(lambda p: read_sampled(p.parent), path) or []:
-        inside = (tmp_path / video.path).resolve().parent.parent
-        assert inside == tmp_path.resolve() and video.frames >= 1
+TABLES = {"manifest.csv": (MANIFEST_COLUMNS, lambda path: read_sampled(path.parent)),
+          "train.csv": (splits.KINETICS_COLUMNS, lambda path: splits.read_kinetics(path.parent)),
+          "splits.csv": (splits.SPLIT_COLUMNS, splits.read_splits)}
 
 
-@FUZZ
-@given(table(5), st.booleans())
-def test_any_content_of_a_kinetics_table_is_read_or_refused(tmp_path, body, header):
-    path = tmp_path / "train.csv"
-    path.write_bytes((KINETICS.encode() if header else b"") + body)
-    for rows in read_or_refuse(lambda p: splits.read_kinetics(p.parent), path) or []:
-        assert not any({"/", "\\", "\0"} & set(row.cls + row.video) for row in rows)
-
-
-@FUZZ
-@given(table(len(splits.SPLIT_COLUMNS)), st.booleans())
-@example(b"v,A,\xc2\xb2,g,train", True)
-@example(b"v,A," + b"9" * 5000 + b",g,train", True)
-def test_any_content_of_splits_csv_is_read_or_refused(tmp_path, body, header):
-    path = tmp_path / "splits.csv"
-    path.write_bytes((",".join(splits.SPLIT_COLUMNS).encode() + b"\n" if header else b"") + body)
-    for row in read_or_refuse(splits.read_splits, path) or []:
-        assert row["part"] in splits.PARTS and row["label"] >= 0
+@settings(FUZZ, max_examples=300)
+@given(st.sampled_from(list(TABLES)).flatmap(
+    lambda name: st.tuples(st.just(name), table(len(TABLES[name][0])))), st.booleans())
+@example(("manifest.csv", b"v_A_g01_c01,A,x.avi,25,100,3,10," + b"9" * 5000), True)
+@example(("manifest.csv", "v_A_g01_c01,A,x.avi,25,100,3,10,²".encode()), True)
+@example(("manifest.csv", b"..,A,x.avi,25,100,3,10,5"), True)
+@example(("manifest.csv", b"v,.,x.avi,25,100,3,10,5"), True)
+@example(("splits.csv", b"v,A,\xc2\xb2,g,train"), True)
+@example(("splits.csv", b"v,A," + b"9" * 5000 + b",g,train"), True)
+def test_any_content_of_a_table_is_read_or_refused(tmp_path, content, header):
+    name, body = content
+    columns, read = TABLES[name]
+    path = tmp_path / Path(name).stem / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((",".join(columns).encode() + b"\n" if header else b"") + body)
+    for row in read_or_refuse(read, path) or []:
+        if name == "manifest.csv":
+            inside = (path.parent / row.path).resolve().parent.parent
+            assert inside == path.parent.resolve() and row.frames >= 1
+        elif name == "train.csv":
+            assert not any({"/", "\\", "\0"} & set(line.cls + line.video) for line in row)
+        else:
+            assert row["part"] in splits.PARTS and row["label"] >= 0
 
 
 @FUZZ

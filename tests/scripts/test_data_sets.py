@@ -206,26 +206,6 @@ def test_pictures_are_called_pictures(tmp_path):
         "A": 23, "B": 23}
 
 
-@pytest.mark.slow
-def test_kinetics_tables_choose_the_videos_and_the_test(tmp_path):
-    raw, lists = tmp_path / "raw", tmp_path / "lists"
-    lists.mkdir()
-    rows = {"train": [], "validate": []}
-    for number, (part, label) in enumerate([("train", "air drumming"), ("train", "abseiling")] * 2
-                                           + [("validate", "air drumming"), ("validate", "abseiling")]):
-        write_video(raw / part / label.replace(" ", "_") / f"abcdefghij{number}_000010_000020.mp4", 30)
-        rows[part].append(f"{label},abcdefghij{number},10,20,{part}\n")
-    for part, lines in rows.items():
-        (lists / f"{part}.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "".join(lines))
-    said = preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
-    assert "4 of 4 listed training videos present, 2 of 2 listed test videos present" in said.out
-    assert {cls for cls, _ in manifest(tmp_path / "out")} == {"air drumming", "abseiling"}
-    folder = train(tmp_path / "out", tmp_path / "runs", "--ucf_list_dir", lists)
-    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
-    assert {row["video"] for row in table(f"{folder}/test/predictions.csv")} == {
-        "abcdefghij4_000010_000020", "abcdefghij5_000010_000020"}
-
-
 def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path, capsys):
     raw, lists = tmp_path / "raw", tmp_path / "lists"
     lists.mkdir()

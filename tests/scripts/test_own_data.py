@@ -11,8 +11,10 @@ import torch
 from commands import run
 from videos import write_video
 
+from dataset import training_samples
 from lrcn.data.learned import Learned
 from lrcn.data.manifest import SampledVideo
+from lrcn.training.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -104,20 +106,17 @@ def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clip
     assert table(again / "splits.csv") == rows
 
 
-def test_a_table_of_groups_does_what_it_says(clips, tmp_path):
+def test_a_table_of_groups_does_what_it_says(clips, tmp_path, capsys):
     groups = tmp_path / "groups.csv"
-    rows = table(clips / "manifest.csv")
     groups.write_text("video,group\n" + "".join(
-        f"{row['class']}/{row['video']},{row['video'].split('_')[-2]}\n" for row in rows))
-    folder, result = train(clips, tmp_path, "--groups", groups, epochs=1)
-    assert "warning: " not in result.err
-    parts = parts_of_groups(table(folder / "splits.csv"))
+        f"{row['class']}/{row['video']},{row['video'].split('_')[-2]}\n"
+        for row in table(clips / "manifest.csv")))
+    recipe = Recipe(sampled_data_path=str(clips), groups=str(groups))
+    parts = {}
+    for sample in training_samples(recipe)[0]:
+        parts.setdefault(sample.video.group, set()).add(sample.part)
+    assert "warning: " not in capsys.readouterr().err
     assert set(parts) == set(ROOMS) and all(len(p) == 1 for p in parts.values())
-    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
-    groups.write_text("video,group\nattic_1,attic\n")
-    result = run("train.py", "--sampled_data_path", clips, *TINY, "--groups", groups, "--local_dir", tmp_path,
-                 ok=False)
-    assert result.code == 2 and "no group for video" in result.err
 
 
 # ---------------------------------------------------------------- what a run that is begun with has learned
@@ -208,45 +207,3 @@ def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
     resumed = run("train.py", "--resume", folder, "--sampled_data_path", mine, "--epochs", 2, "--no-pictures")
     assert "3 videos that are not in" in resumed.out        # rule 14: a resumed run leaves them out
     assert {(r["class"], r["video"]): r for r in table(folder / "splits.csv")} == before
-
-
-def listed(videos, held):
-    """[(path below the folder, is it in the room that is held out)] of all videos."""
-    return [(path.relative_to(videos), path.name.startswith(held))
-            for path in sorted(videos.rglob("*")) if path.is_file()]
-
-
-def check_listed(videos, lists, tmp_path):
-    """The three scripts with lists in which the attic is for the test."""
-    clips = tmp_path / "clips"
-    run("preprocessing_data.py", "--row_data_dir", videos, "--sampled_data_dir", clips,
-        "--ucf_list_dir", lists, "--num_workers", 2, "--no-report")
-    folder, result = train(clips, tmp_path, "--ucf_list_dir", lists, epochs=1)
-    assert "27 of 27 listed training videos present" in result.out
-    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
-    metrics = json.loads((folder / "test" / "metrics.json").read_text())
-    assert (metrics["split"], metrics["videos"], metrics["classes"]) == ("1", 9, 3)
-    assert {row["video"][:5] for row in table(folder / "test" / "predictions.csv")} == {"attic"}
-    assert "attic" not in {row["group"].split("/")[-1][:5] for row in table(folder / "splits.csv")}
-
-
-def test_lists_of_ucf101s_format_with_spaces_endings_and_depths(videos, tmp_path):
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    names = sorted(CLASSES)
-    (lists / "classInd.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
-    rows = [(path.parts[0], path.name, held) for path, held in listed(videos, "attic")]
-    (lists / "trainlist01.txt").write_text("".join(f"all/{cls}/{name} {names.index(cls) + 1}\n"
-                                                   for cls, name, held in rows if not held))
-    (lists / "testlist01.txt").write_text("".join(f"{cls}/{name}\n" for cls, name, held in rows if held))
-    check_listed(videos, lists, tmp_path)
-
-
-def test_lists_of_hmdb51s_format(videos, tmp_path):
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    for cls in CLASSES:
-        (lists / f"{cls}_test_split1.txt").write_text("".join(
-            f"{path.name} {2 if held else 1} \n" for path, held in listed(videos, "attic")
-            if path.parts[0] == cls))
-    check_listed(videos, lists, tmp_path)

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from videos import class_folders, number_of, write_endless, write_video
 
+import preprocessing_data
+from lrcn.base import cli
 from lrcn.data.journal import Journal, read_state
 from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path
-from lrcn.data.sampler import fraction
 from lrcn.data.sources import Job
 from lrcn.video import avi
 from lrcn.video.reader import probe, read_frames
@@ -86,22 +87,10 @@ def test_every_clip_holds_the_frames_that_the_manifest_names(raw, done):
     assert (out / "manifest.csv").read_text().startswith(",".join(MANIFEST_COLUMNS) + "\n")
     assert not (out / "failed.csv").exists() and not list(out.glob(".journal*"))
     assert result.out.splitlines()[-1] == str(out) and "Traceback" not in result.err
-
-
-def test_the_settings_say_flags_and_versions(done):
-    written = json.loads((done[0] / "settings.json").read_text())
+    written = json.loads((out / "settings.json").read_text())
     assert (written["sampling_rate"], written["FPS"], written["num_frames_to_extract"], written["seed"],
             written["ucf_list_dir"]) == (10, 25, 5, 42, None)
     assert set(written["versions"]) == {"python", "opencv"}
-
-
-def test_a_second_run_with_the_same_flags_does_nothing_and_says_so(raw, done):
-    out, _ = done
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.name[0] != "."}
-    result = preprocess(raw, out)
-    assert "nothing to do" in result.out and result.out.splitlines()[-1] == str(out)
-    clips = {p: t for p, t in before.items() if p.suffix == ".avi"}
-    assert {p: p.stat().st_mtime_ns for p in clips} == clips
 
 
 @pytest.mark.parametrize("flag, value, before", [
@@ -131,12 +120,6 @@ def test_the_start_depends_on_seed_and_name_alone(raw, done, tmp_path):
     assert starts[0] != starts[1]
 
 
-@given(seed=st.integers(), cls=st.text(min_size=1), name=st.text(min_size=1))
-def test_the_draw_lies_in_the_unit_interval(seed, cls, name):
-    drawn = fraction(seed, Job(cls, name, "a/b.avi"))
-    assert 0 <= drawn < 1 and drawn == fraction(seed, Job(cls, name, "elsewhere/b.mp4"))
-
-
 def test_the_original_readmes_command_with_its_typographic_dashes(raw, tmp_path):
     out = tmp_path / "out"
     run(SCRIPT, "–-sampled_data_dir", out, "-–row_data_dir", raw, "--sampling-rate", 10, "--FPS=25",
@@ -158,33 +141,6 @@ def test_all_frames_of_a_video(tmp_path):
 
 
 # ---------------------------------------------------------------- which videos
-
-def test_lists_choose_and_count_the_videos(raw, tmp_path):
-    train = [f"Jump/v_Jump_g{g:02d}_c01.avi" for g in range(2, 8)]
-    lists = write_lists(tmp_path / "lists", train, ["Run/v_Run_g01_c01.avi"])
-    write_lists(lists, ["Run/v_Run_g01_c01.avi"], train[:1], split=2)
-    result = preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
-    assert "split 1: 3 of 6 listed training videos present, 1 of 1 listed test videos present" in result.out
-    assert "split 2: 1 of 1 listed training videos present, 1 of 1 listed test videos present" in result.out
-    assert sorted(manifest(tmp_path / "out")) == [
-        ("Jump", "v_Jump_g02_c01"), ("Jump", "v_Jump_g03_c01"), ("Jump", "v_Jump_g04_c01"),
-        ("Run", "v_Run_g01_c01")]
-
-
-def test_a_folder_of_class_folders_needs_no_lists(tmp_path):
-    for name in ("A/a.avi", "A/b.mp4", "A/c.MOV", "B b/d.mkv", "B b/e.webm"):
-        path = tmp_path / "raw" / name
-        write_video(path.with_suffix(path.suffix.lower()), 60)
-        path.with_suffix(path.suffix.lower()).rename(path)
-    (tmp_path / "raw/A/notes.txt").write_text("no video")
-    (tmp_path / "raw/A/.hidden.avi").write_text("no video")
-    preprocess(tmp_path / "raw", tmp_path / "sampled")
-    preprocess(tmp_path / "raw", tmp_path / "sampled")
-    rows = manifest(tmp_path / "sampled")
-    assert sorted(rows) == [("A", "a"), ("A", "b"), ("A", "c"), ("B b", "d"), ("B b", "e")]
-    for key, row in rows.items():
-        assert shown(tmp_path / "sampled", *key) == [int(row["start"]) + 10 * k for k in range(5)]
-
 
 @pytest.mark.parametrize("flags, says", [
     (["--row_data_dir", "nowhere", "--sampled_data_dir", "out"], "--row_data_dir nowhere"),
@@ -208,14 +164,18 @@ def test_a_folder_of_class_folders_needs_no_lists(tmp_path):
      "--num_frames_to_extract"),
     (["--row_data_dir", "{raw}", "--sampled_data_dir", "out", "--no_such_flag"], "--no_such_flag"),
 ])
-def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags, says):
+def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags, says, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/other").write_text("")
     names = {"raw": raw, "file": tmp_path / "file", "full": tmp_path / "full"}
-    result = run(SCRIPT, *(flag.format(**names) for flag in flags), cwd=tmp_path, ok=False)
-    assert result.code == 2 and says.format(**names) in result.err, result
-    assert len(result.err.splitlines()) == 1 and result.out == ""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *(flag.format(**names) for flag in flags)])
+    with pytest.raises(SystemExit) as end:
+        cli.run(preprocessing_data.main)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and says.format(**names) in err
+    assert len(err.splitlines()) == 1 and out == ""
 
 
 # ---------------------------------------------------------------- kills, locks, several processes
@@ -263,17 +223,10 @@ def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_pat
     assert snapshot(out) == snapshot(tmp_path / "at_once")
 
 
-def test_a_table_that_a_killed_run_left_half_written_is_cleared_away(raw, done, tmp_path):
+def test_a_clip_cut_off_by_a_power_cut_is_made_again_and_half_a_table_is_cleared_away(raw, done, tmp_path):
     out = shutil.copytree(done[0], tmp_path / "out")
-    whole = snapshot(out)
     for name in (".manifest.123.tmp.csv", ".failed.123.tmp.csv", ".settings.123.tmp.json"):
         (out / name).write_text("video,cla")
-    preprocess(raw, out)
-    assert snapshot(out) == whole
-
-
-def test_a_clip_cut_off_by_a_power_cut_is_made_again(raw, done, tmp_path):
-    out = shutil.copytree(done[0], tmp_path / "out")
     clip = out / "Run" / "v_Run_g02_c01.avi"
     clip.write_bytes(clip.read_bytes()[:-300])
     (out / "Jump" / "v_Jump_g01_c01.avi").unlink()
