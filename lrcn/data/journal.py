@@ -132,13 +132,14 @@ def follow(out, jobs, keep=None):
                         f"it any more; add --keep to keep their clips, or --no-keep to take them out")
     changed = {key: digest(clip_path(out, *key)) for key in state if key not in done and key in wanted}
     if gone or changed:
-        # Flow first: without its clip it would pass for a new one's.
+        # Flow first: without its clip it would pass for a new one's. Tables last: a row without its clip is
+        # nothing to the next run, a clip without its row would stay for ever.
         for key in (*gone, *changed):
             _remove(clip_path(out / FLOW, *key))
-        if (out / "manifest.csv").is_file():
-            _write_tables(out, done)
         for key in gone:
             _remove(clip_path(out, *key))
+        if (out / "manifest.csv").is_file():
+            _write_tables(out, done)
     return done, gone, changed
 
 
