@@ -31,11 +31,8 @@ def test_the_class_is_the_first_folder_however_deep_the_video_lies(tmp_path):
     assert keys(found) == {"jump/day1/a.avi": ("jump", "day1_a"), "wave/day1/a.avi": ("wave", "day1_a"),
                            "wave/b.MP4": ("wave", "b")}
     assert "2 videos lie deeper" in found.notes[0]
-
-
-def test_one_folder_with_all_the_classes_in_it_is_pointed_at(tmp_path):
-    found = find_sources(folder(tmp_path, "all/jump/a.avi", "all/wave/b.avi"))
-    assert f"--row_data_dir {tmp_path / 'all'}" in found.notes[0] and "one class, 'all'" in found.notes[0]
+    found = find_sources(folder(tmp_path / "one", "all/jump/a.avi", "all/wave/b.avi"))
+    assert f"--row_data_dir {tmp_path / 'one/all'}" in found.notes[0] and "one class, 'all'" in found.notes[0]
 
 
 def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_path):
@@ -70,14 +67,11 @@ def test_the_parts_are_told_however_their_folders_are_called(train, val, test):
     assert not part_folders([f"{train}/red/1.avi", "bus/red/1.avi"])
 
 
-def test_names_that_might_be_parts_are_asked_about(tmp_path):
-    found = find_sources(folder(tmp_path, "train_a/jump/1.avi", "val_b/jump/1.avi"))
+def test_names_that_might_be_parts_and_classes_of_one_part_alone_are_asked_about(tmp_path):
+    found = find_sources(folder(tmp_path / "a", "train_a/jump/1.avi", "val_b/jump/1.avi"))
     assert {job.cls for job in found.jobs} == {"train_a", "val_b"}
     assert any("train_a, val_b are taken for classes" in words for words in found.notes)
-
-
-def test_classes_of_one_part_alone_are_named(tmp_path):
-    found = find_sources(folder(tmp_path, "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
+    found = find_sources(folder(tmp_path / "b", "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
                                 "test/Run_Fast/2.avi", "test/jump/2.avi"))
     [said] = [words for words in found.notes if "one side" in words]
     assert "Run Fast in the training alone; Run_Fast, jump in the test alone" in said
@@ -179,14 +173,6 @@ def test_links_are_followed_but_not_in_circles_nor_into_the_clips(tmp_path):
         os.symlink(target, raw / name)
     os.symlink("nowhere", raw / "A/gone.avi")
     assert set(keys(find_sources(raw, clips.resolve()))) == {"A/a.avi", "A/gone.avi", "B/b.avi"}
-
-
-def test_a_job_knows_its_files_size_and_time(tmp_path):
-    path = folder(tmp_path, "A/a.avi") / "A/a.avi"
-    path.write_bytes(b"12345")
-    os.utime(path, ns=(7, 1234567890123456789))
-    [job] = find_sources(tmp_path).jobs
-    assert (job.bytes, job.modified) == (5, 1234567890123456789)
 
 
 def listed(*names):

@@ -86,17 +86,6 @@ def test_the_features_of_two_modalities_stand_after_one_another(name):
     assert models.encoder_from_spec(both.spec()).transform == both.transform
 
 
-def test_the_order_of_two_frames_shows_in_one_difference(clip_of):
-    """What a single frame cannot tell: the same two frames, the other way round."""
-    folder, video = clip_of(2)
-    transform = encoder_for("rgbdiff").transform
-    forth = clip_frames(folder, Clip(video, (1,)), transform, 0).astype(int)
-    frames = clip_frames(folder, Clip(video, (0, 1)), encoder_for("rgb").transform, 0)
-    back = differences(frames[:1], frames[1:]).astype(int)
-    middle = (forth > 0) & (forth < 255) & (back > 0) & (back < 255)
-    assert middle.any() and np.array_equal((forth - 128)[middle], (128 - back)[middle])
-
-
 def test_a_cache_belongs_to_its_modality(sampled, tmp_path):
     folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     clips = [windows(video, 5)[0] for video in read_sampled(folder)[:3]]
