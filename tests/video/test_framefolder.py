@@ -141,7 +141,7 @@ def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
     folder = tmp_path / "v_HandstandPushups_g01_c01"
     folder.mkdir()
     cv2.imwrite(str(folder / "frame000001.jpg"), numbered(1))
-    row = Listed("HandstandPushups", "v_HandStandPushups_g01_c01", 0, "")
+    row = Listed("HandstandPushups", "v_HandStandPushups_g01_c01")
     jobs = find_sources(tmp_path, lists={1: ([row], [])}).jobs
     assert [(job.cls, job.video, job.source) for job in jobs] == [(row.cls, row.video, folder.name)]
     assert [job.key for job in find_sources(tmp_path).jobs] == [("HandstandPushups", folder.name)]
