@@ -59,19 +59,13 @@ def _torchvision_model(name, download, img_dim):
     return model, Transform(resize, crop, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
 
 
-def _hub_is_there():
-    """Whether the hub of timm's weights answers; behind a proxy nobody can tell."""
-    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    try:
-        place = address.hostname, address.port or 443
-        return bool(getproxies()) or not socket.create_connection(place, timeout=5).close()
-    except OSError:
-        return False
-
-
 def _timm_model(name, download, img_dim):
-    if download and not _hub_is_there():    # else its library tries again for half a minute, in twelve lines
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if download and not getproxies():   # behind a proxy nobody can tell whether the hub answers
+        address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        try:
+            socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+        except OSError:     # else its library tries again for half a minute, in twelve lines
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import timm
     except ImportError:

@@ -93,8 +93,18 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
                         np.arange(len(clips)), (*parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)),
                         np.result_type(*(part.dtype for part in parts)))
     rows, index = unique_rows(clips)
-    if not options.cache:
-        return _in_memory(encoder, rows, index, folder, options, what)
+    if not options.cache:   # the same features, kept nowhere
+        def judge(engine):
+            first = _first_use(encoder, engine, rows, folder, options)
+            return first, first[1].get("refused")
+
+        engine, (ready, layout) = choose(encoder, options.backend, options.precision, options.device, judge)
+        if options.rank.first:
+            cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
+        values = np.empty((len(rows), *layout["shape"]), layout["dtype"])
+        _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options),
+                values.__setitem__, values.dtype, options, what)
+        return Features(values.__getitem__, index, values.shape[1:], values.dtype)
     for _ in range(3):      # features/ may be deleted under this run
         store, numbers = _encode_missing(encoder, rows, folder, options, what)
         if (numbers >= 0).all():
@@ -191,21 +201,6 @@ def _first_use(encoder, engine, rows, folder, options):
     # Deep networks without trained weights let their activations grow without bound.
     return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32",
                    "judged_by": engine.judged_by}
-
-
-def _in_memory(encoder, rows, index, folder, options, what):
-    """The same features, kept nowhere."""
-    def judge(engine):
-        first = _first_use(encoder, engine, rows, folder, options)
-        return first, first[1].get("refused")
-
-    engine, (ready, layout) = choose(encoder, options.backend, options.precision, options.device, judge)
-    if options.rank.first:
-        cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
-    values = np.empty((len(rows), *layout["shape"]), layout["dtype"])
-    _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options), values.__setitem__,
-            values.dtype, options, what)
-    return Features(values.__getitem__, index, values.shape[1:], values.dtype)
 
 
 def _encode(frame_encoder, blocks, keep, dtype, options, what):

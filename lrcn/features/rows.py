@@ -3,12 +3,10 @@
     rows, index = unique_rows(clips)                            # rows[index[i, t]] is frame t of clip i
     entries, stamps = entries_of("sampled", rows, seed)         # content, view and frame of each
     Blocks(rows, numbers, "sampled", transform, options)[0]     # uint8 (size, [M,] S, S, C)
-    prints, stamps = fingerprints("sampled", ["Archery/v_Archery_g01_c01.avi"])     # uint64 (1, 2)
 
 Content decides which features are a video's own. A file is read for its fingerprint once.
 <sampled>/features/videos.csv keeps that beside the file's size, times and inode; where one of these
-differs the file is read again, so that neither a file of the same size nor one with its old date put
-back passes for the old one, and a folder that moved costs at most a reading.
+differs the file is read again.
 """
 import contextlib
 import hashlib

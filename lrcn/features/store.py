@@ -232,8 +232,6 @@ class Writer:
 
     def put(self, entries, values):
         """Store values (N, ...) under entries (ENTRY, their check sums still to be made)."""
-        if not len(entries):
-            return
         raw = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
         entries = entries.copy()
         entries["crc"] = check_sums(entries, raw)
