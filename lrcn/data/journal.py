@@ -23,7 +23,7 @@ MANY = 10       # clips that are not taken out unasked, if they are more than ha
 
 
 class Journal:
-    """What one process has done, one JSON line a video, until the manifest is written.
+    """What one process has done, until the manifest is written.
 
     Clips are flushed to the disk before their lines are, many at a time: a line that can be read
     stands for a whole file, and a flush per file would cost more than the sampling.

@@ -6,8 +6,7 @@
     clusters(hashes, nearest=6)                 # which clips share a nearly equal frame
 
 The hash is pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"):
-the signs of the 64 lowest DCT coefficients of 32 x 32 grey pixels against their median. Ten lines
-here, and faster than a library that starts from a picture object (docs/data.md).
+the signs of the 64 lowest DCT coefficients of 32 x 32 grey pixels against their median.
 """
 import numpy as np
 

@@ -2,9 +2,6 @@
 
     videos = read_sampled("sampled")                     # what preprocessing_data.py left
     clip_path("sampled", "Archery", "v_Archery_g01_c01")
-
-The class of a source is the first folder on its path, or the second, where train/, val/ and test/
-stand on top: these are its part then.
 """
 import contextlib
 import functools
