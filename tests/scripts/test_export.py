@@ -59,7 +59,8 @@ def label(source, out, *words, **options):
 def test_every_family_says_the_same_as_onnx(tmp_path, name, size, head, modality):
     torch.manual_seed(0)
     encoder = lively(models.build_encoder(name, None, size, modality))
-    network = models.LRCN(encoder, models.Head(encoder.feature_dim, 3, 16, 8, **head)).eval()
+    sizes = {"latent_dim": 16, "hidden_size": 8, **head}
+    network = models.LRCN(encoder, models.Head(encoder.feature_dim, 3, **sizes)).eval()
     trained = utils.Trained(network, list("abc"), {"num_frames_video": 4}, None, None, tmp_path, 0)
     *_, shape = exported.layout_of(trained, "encoder")[0]
     clips = torch.randint(0, 256, (3, 4, *shape), dtype=torch.uint8).numpy()
