@@ -8,6 +8,7 @@ tables to take along. Whoever comes second waits in a queue and sees it. Only th
 unless --host says otherwise, the page asks no other machine for anything, and what visitors bring is
 deleted when the app ends, or after an hour. Ctrl-C ends it. It leaves nothing on disk.
 """
+import contextlib
 import html
 import os
 import shutil
@@ -121,7 +122,8 @@ class Desk:
         left = FilmFolder(Path(tempfile.mkdtemp(dir=self.folder), "film"))
         self.stop = stop = SimpleNamespace(signal=None)
         labeller = Labeller(self.recogniser, SimpleNamespace(**vars(args), video=True, gif=False), stop,
-                            lambda **bar: Bar(report, stop, args.max_seconds * info.fps, bar["total"]))
+                            lambda **bar: contextlib.nullcontext(
+                                Bar(report, stop, args.max_seconds * info.fps, bar["total"])))
         done = labeller.film(path, path.stem, left.path)
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
         sentence = f"{len(rows)} segments in {done.seconds:.1f} s of film."
@@ -142,12 +144,6 @@ class Bar:
 
     def __init__(self, report, stop, most, total):
         self.report, self.stop, self.most, self.total, self.n = report, stop, most, total, 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     def update(self, n=1):
         self.n += n

@@ -103,27 +103,21 @@ def write_torch(path, module, example, names, about):
 WRITERS = {"onnx": write_onnx, "torch": write_torch}
 
 
-def real_clips(trained, folder, number):
-    """uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data."""
-    folder = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
-    videos, transform = read_sampled(folder), trained.model.encoder.transform
-    chosen = np.unique(np.linspace(0, len(videos) - 1, number).round().astype(int))
-    clips = [windows(videos[i], trained.settings["num_frames_video"])[0] for i in chosen]
-    return np.stack([np.moveaxis(clip_frames(folder, clip, transform, 0), -1, -3) for clip in clips])
-
-
 def comparison_clips(trained, args):
-    """(clips as `real_clips` gives them, what they are in words)."""
+    """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are in words)."""
     folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
+    length, transform = trained.settings["num_frames_video"], trained.model.encoder.transform
     try:
-        clips = real_clips(trained, folder, args.clips)
-        return clips, f"{len(clips)} clips of {folder}"
+        path = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
+        videos = read_sampled(path)
+        chosen = np.unique(np.linspace(0, len(videos) - 1, args.clips).round().astype(int))
+        clips = [clip_frames(path, windows(videos[i], length)[0], transform, 0) for i in chosen]
+        return np.stack([np.moveaxis(clip, -1, -3) for clip in clips]), f"{len(clips)} clips of {folder}"
     except UserError as error:
         if args.sampled_data_path:
             raise
         cli.say(f"compared on made-up clips, because {error}")
-    length = trained.settings["num_frames_video"]
-    made = clouds(trained.model.encoder.transform, args.clips * length).movedim(-1, -3).numpy()
+    made = clouds(transform, args.clips * length).movedim(-1, -3).numpy()
     return made.reshape(args.clips, length, *made.shape[1:]), f"{args.clips} made-up clips"
 
 

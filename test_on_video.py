@@ -46,7 +46,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.signals import Stop, Terminated
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError
-from lrcn.watching import live, outputs
+from lrcn.watching import outputs
 from lrcn.watching.candidates import of_films, read_stretches
 from lrcn.watching.films import Labeller, find_films, unique_names
 from lrcn.watching.recogniser import Recogniser
@@ -152,7 +152,8 @@ def judge(verdict, folder):
 
 def main():
     args = make_parser().parse_args()
-    watched = live.is_live(args.video_path) and not Path(args.video_path).expanduser().exists()
+    watched = ((args.video_path.isdigit() or "://" in args.video_path)
+               and not Path(args.video_path).expanduser().exists())
     if args.truth and watched:
         raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
     films = {} if watched else find_films(

@@ -156,9 +156,9 @@ def in_threads(function, tasks, count):
         executor.shutdown(cancel_futures=True)
 
 
-def ahead(items, depth, limit=None):
+def ahead(items, depth, limit, lost):
     """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader. limit:
-    seconds for one item; then Lost is raised, and the thread left to itself."""
+    seconds for one item of a decoder; then a `lost` is raised, and the thread left to itself."""
     box, closed = queue.Queue(depth), threading.Event()
 
     def put(*entry):
@@ -185,7 +185,7 @@ def ahead(items, depth, limit=None):
             raise entry[1]
     except queue.Empty:
         thread = None
-        raise Lost(f"did not finish within {limit:g} seconds") from None
+        raise lost(f"the decoder did not finish within {limit:g} seconds") from None
     finally:
         closed.set()
         if thread:

@@ -5,8 +5,7 @@
     run = runner("model.onnx", threads)                          # numpy (B, ...) -> numpy (B, ...)
     path.write_bytes(sealed(raw)); broken(path.read_bytes())     # with a digest of all its bytes; False
 
-Writing needs the packages onnx and onnxscript, running needs onnxruntime alone. A file is a protobuf
-message: what has to be known of a stranger's before it is run is read from that by `_fields`.
+Writing needs the packages onnx and onnxscript, running needs onnxruntime alone, which brings protobuf.
 """
 import contextlib
 import functools
@@ -86,39 +85,17 @@ def broken(raw):
     return seal.startswith(SEAL) and sealed(body) != raw
 
 
-def _fields(raw, *numbers):
-    """Yields the bytes of a protobuf message's fields of these numbers; IndexError, ValueError: none."""
-    at = 0
-
-    def number():
-        nonlocal at
-        value = shift = 0
-        while True:
-            at, byte = at + 1, raw[at]
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-            if shift > 63:
-                raise ValueError("no number")
-    while at < len(raw):
-        field, kind = divmod(number(), 8)
-        if kind not in (0, 1, 2, 5):
-            raise ValueError("no message")
-        size = number() if kind in (0, 2) else {1: 8, 5: 4}[kind]
-        if kind:
-            at += size
-        if kind == 2 and field in numbers:
-            yield raw[at - size:at]
-
-
 def may_loop(raw):
     """Whether a node of a file holds a graph of its own, as Loop, If and Scan do and no exported network's:
-    without one each node runs once, so that the run ends. IndexError, ValueError: no ONNX file."""
-    model = memoryview(raw)     # ModelProto: graph 7, functions 25
-    nodes = [node for graph in _fields(model, 7) for node in _fields(graph, 1)]
-    nodes += [node for function in _fields(model, 25) for node in _fields(function, 7)]
-    return any(True for node in nodes for attribute in _fields(node, 5) for _ in _fields(attribute, 6, 11))
+    without one each node runs once, so that the run ends. protobuf's DecodeError: no ONNX file."""
+    from google.protobuf import empty_pb2, unknown_fields
+
+    def fields(message, *numbers):
+        return [field.data for field in unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(message))
+                if field.field_number in numbers and field.wire_type == 2]
+    nodes = [node for graph in fields(raw, 7) for node in fields(graph, 1)]     # of the ModelProto's graph
+    nodes += [node for function in fields(raw, 25) for node in fields(function, 7)]
+    return any(fields(attribute, 6, 11) for node in nodes for attribute in fields(node, 5))
 
 
 def most_memory():

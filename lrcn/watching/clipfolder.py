@@ -19,7 +19,7 @@ from pathlib import Path
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
-from lrcn.base.workers import Lost, ahead
+from lrcn.base.workers import ahead
 from lrcn.data.splits import FILM_NAME, KINETICS_NAME
 from lrcn.drawing.labels import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
@@ -95,31 +95,28 @@ class ClipFolder:
         name: of the film in the clips' names. VideoError: the film cannot be read there.
         """
         for stretch in stretches:
-            if self._complete(stretch, name):
+            there, step = self._there(stretch, name), self.every / 25 if self.every else self.rate.step
+            # pictures are written in order of time: where the last is, all are
+            if there and (self.kind != "frames" or float(there[-1].stem.rsplit("_", 1)[1])
+                          >= stretch.end - 2 * step - SLACK):
                 continue
             (self.out / stretch.cls).mkdir(exist_ok=True)
-            work = self._frames if self.kind == "frames" else self._cut
-            try:
-                for _ in ahead(work(stretch, name, path), 4, time_limit):
-                    pass
-            except Lost as error:
-                raise VideoError(f"the decoder {error}") from None
+            for _ in ahead(self._write(stretch, name, path), 4, time_limit, VideoError):
+                pass
             yield stretch
 
     def _clip(self, stretch, name):
         return self.out / stretch.cls / f"{stretch.name(name)}.mp4"
 
-    def _cut(self, stretch, name, path):
-        """The clip of a stretch, exact or copied."""
+    def _write(self, stretch, name, path):
+        """The clip of a stretch, exact or copied, or its sampled frames as pictures; yields as it goes."""
         if self.kind == "clips":
             yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end)
-        else:
+        if self.kind == "copies":
             start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
             self.early = max(self.early, stretch.start - start)
-            yield start
-
-    def _frames(self, stretch, name, path):
-        """The sampled frames of a stretch as JPEG pictures."""
+        if self.kind != "frames":
+            return
         count = 0
         with Video(path) as film:
             beat = self.rate.beat(film.info.fps)
@@ -145,14 +142,6 @@ class ClipFolder:
                  if (match := re.fullmatch(rf"{title}(\d+\.\d+)", path.stem))]
         return [path for seconds, path in sorted(there)
                 if stretch.start - SLACK <= seconds < stretch.end - SLACK]
-
-    def _complete(self, stretch, name):
-        """Pictures are written in order of time: where the last is, all are."""
-        there = self._there(stretch, name)
-        if self.kind != "frames" or not there:
-            return bool(there)
-        step = self.every / 25 if self.every else self.rate.step
-        return float(there[-1].stem.rsplit("_", 1)[1]) >= stretch.end - 2 * step - SLACK
 
     def tidy(self, named, names):
         """Take out the clips and pictures of the films `names` whose row is gone; how many.

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.workers import Lost, ahead
+from lrcn.base.workers import ahead
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
 from lrcn.watching import live, outputs
@@ -86,10 +86,7 @@ class Labeller:
         with outputs.opened(folder, name, self.recogniser, self.choices, info.fps, sound=path) as out, \
                 self.progress(total=info.frames or None, unit="frame", desc=name[:24], dynamic_ncols=True,
                               mininterval=0.3) as bar:
-            try:
-                known = self._watch(path, history, out, bar, info)
-            except Lost as error:
-                raise VideoError(f"the decoder {error}") from None
+            known = self._watch(path, history, out, bar, info)
             history = history.cut(known)
             segments = out.summarise(history, truth)
         took = time.monotonic() - begin
@@ -117,10 +114,10 @@ class Labeller:
                 bar.update()
 
         with contextlib.ExitStack() as stack:
-            steps = ahead(self.recogniser.watch(path, history), 2, choices.time_limit)
+            steps = ahead(self.recogniser.watch(path, history), 2, choices.time_limit, VideoError)
             stack.callback(steps.close)
             if drawing:
-                frames = ahead(every_frame(path), 4, choices.time_limit)
+                frames = ahead(every_frame(path), 4, choices.time_limit, VideoError)
                 stack.callback(frames.close)
                 frame = next(frames, None)
             for known in steps:
@@ -165,7 +162,7 @@ class Labeller:
                                                     mininterval=1))
             seconds, count = self._show(source, classifier, out, window, bar)
             source.end()
-            classifier.finish()
+            classifier.join(timeout=10)
             out.catch_up(history, classifier.known)
             for thread in (source, classifier):
                 if thread.error:
@@ -194,7 +191,12 @@ class Labeller:
             out.catch_up(history, known)
             shares = history.windows[known - 1] if known else none
             alone = history.alone[known - 1] if known else [none] * len(names)
-            columns = roll(out, columns, frame.seconds, shares)
+            passed = int(frame.seconds * len(out.strip) / LIVE_STRIP)
+            new = min(passed - columns, len(out.strip))
+            if new > 0:     # the timeline moves to the left
+                out.strip = np.roll(out.strip, -new, axis=0)
+                out.strip[-new:] = out.color(shares)
+            columns = passed
             beside = [(stream, own, None) for stream, own in zip(names, alone, strict=True)]
             times = max(0, round(frame.seconds * source.fps) + 1 - out.frames)
             picture = out.draw(frame.image, shares, 1, times, beside=beside)
@@ -212,13 +214,3 @@ def every_frame(path):
     with Video(path) as source:
         while source.grab():
             yield source.time, source.frame()
-
-
-def roll(out, before, seconds, shares):
-    """Move the timeline to the left as time goes by; returns how many columns have gone by."""
-    columns = int(seconds * len(out.strip) / LIVE_STRIP)
-    new = min(columns - before, len(out.strip))
-    if new > 0:
-        out.strip = np.roll(out.strip, -new, axis=0)
-        out.strip[-new:] = out.color(shares)
-    return columns

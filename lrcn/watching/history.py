@@ -8,6 +8,7 @@ What a moment shows is told by all windows that contain it: the probabilities of
 mean of theirs. Frame f lies in the windows f - T + 1 to f, so that it is known once T - 1 more frames have
 been seen.
 """
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,8 @@ class History:
     windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
     end: float = 0.0                                # seconds at which the video ends
     alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
-    seen: dict = field(default_factory=dict)        # {frame: Recogniser.shown}, until it is drawn
+    # {frame: [colours of its flow uint8 (S, S, 3), or None, of each stream]} of a fusion, until it is drawn
+    seen: dict = field(default_factory=dict)
 
     def add(self, answers):
         """Take up Recogniser.answers (n, 1 + S, C), or (n, C); how many windows there are."""
@@ -79,20 +81,15 @@ def find_segments(times, end, probabilities, min_probability, least):
     limit = np.full((len(probabilities), 1), min_probability, np.float32)
     extended = np.concatenate([limit, probabilities], 1)
     best = probabilities.max(1)
-    runs = _runs(np.where(best >= min_probability, probabilities.argmax(1) + 1, 0))
+    labels = np.where(best >= min_probability, probabilities.argmax(1) + 1, 0)
+    cuts = np.flatnonzero(np.diff(labels)) + 1
+    runs = [[int(a), int(b), int(labels[a])] for a, b in itertools.pairwise([0, *cuts, len(labels)])]
     while len(runs) > 1 and (shortest := min(last - first for first, last, _ in runs)) < least:
         runs = _join(runs, extended, shortest)
     edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
     return [(float(edges[first]), float(edges[last]), int(label) - 1,
              float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))
             for first, last, label in runs]
-
-
-def _runs(labels):
-    """[[first, last + 1, label]] of equal neighbours."""
-    cuts = np.flatnonzero(np.diff(labels)) + 1
-    return [[int(a), int(b), int(labels[a])]
-            for a, b in zip([0, *cuts], [*cuts, len(labels)], strict=True)]
 
 
 def _join(runs, probabilities, size):

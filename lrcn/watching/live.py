@@ -43,14 +43,14 @@ class Frame:
     behind: list = field(default_factory=list)  # of a sampled frame: those that its flow needs
 
 
-class _Thread:
+class _Thread(threading.Thread):
     """A loop in a thread of its own, with one condition to wait on; ends when the block does."""
 
     def __init__(self):
+        super().__init__(daemon=True)
         self.changed, self.ended, self.error = threading.Condition(), False, None
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _run(self):
+    def run(self):
         try:
             self.loop()
         except Exception as error:
@@ -59,12 +59,12 @@ class _Thread:
             self.end()
 
     def __enter__(self):
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_):
         self.end()
-        self._thread.join(timeout=5)    # a camera that hangs is left to hang
+        self.join(timeout=5)    # a camera that hangs is left to hang
 
     def end(self):
         """Ask the loop to end, and wake up who waits for it."""
@@ -73,22 +73,17 @@ class _Thread:
             self.changed.notify_all()
 
 
-def is_live(source):
-    """True for a camera's number and a stream's address."""
-    return str(source).isdigit() or "://" in str(source)
-
-
 def open_live(source):
-    """cv2.VideoCapture of a camera's number or a stream's address; video.VideoError when there is none."""
-    if "://" in str(source):
-        if PAGES.search(urlsplit(str(source)).hostname or ""):
+    """cv2.VideoCapture of a camera's number or a stream's address; VideoError when there is none."""
+    if "://" in source:
+        if PAGES.search(urlsplit(source).hostname or ""):
             raise VideoError("this is the address of a page, not of a stream; give the stream's own, which "
                              "yt-dlp -g prints, or download the film")
-        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
     else:
         capture = cv2.VideoCapture(int(source))
     if not capture.isOpened():
-        raise VideoError("no such camera" if str(source).isdigit() else "the stream cannot be opened")
+        raise VideoError("no such camera" if source.isdigit() else "the stream cannot be opened")
     return capture
 
 
@@ -108,10 +103,10 @@ class Source(_Thread):
         self.fps = fps if 1 <= fps <= 240 else 25.0
         self.beat = rate.beat(self.fps)
         self.beat.constant = False      # a live source drops frames: only the time counts
-        address, bursts = "://" in str(source), ".m3u8" in str(source)
+        address, bursts = "://" in source, ".m3u8" in source
         length = self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         pictures = self.capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"MJPG")
-        film = urlsplit(str(source)).scheme in FILES and not pictures   # whose head may tell none
+        film = urlsplit(source).scheme in FILES and not pictures   # whose head may tell none
         self.paced = address and (length or bursts or film)
         self.may_drop = address and not length and (bursts or not film)
         self.newest = self.due = None
@@ -177,13 +172,6 @@ class Source(_Thread):
                                   timeout)
             return self.newest if self.newest and self.newest.index > index else None
 
-    def next_due(self):
-        """The newest sampled frame, once; None when the source has ended."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.ended or self.due)
-            frame, self.due = self.due, None
-            return frame
-
 
 class Classifier(_Thread):
     """Takes sampled frames from a Source, as many as it manages, into a History."""
@@ -201,21 +189,19 @@ class Classifier(_Thread):
         return self.source.sampled - len(self.history.times)
 
     def loop(self):
+        source, flow = self.source, self.recogniser.flow
         while not self.ended:
-            frame = self.source.next_due()
+            with source.changed:
+                source.changed.wait_for(lambda: source.ended or source.due)
+                frame, source.due = source.due, None
             if frame is None:
                 return
-            flow = self.recogniser.flow
             fields = flow and fields_of(frame.before, frame.image, frame.behind, flow)
             answers = self.recogniser.answers([self.recogniser.crop(frame.image, fields)])
             self.history.times.append(frame.seconds)
             self.known = self.history.add(answers)
             self.delay = time.monotonic() - frame.taken
             self.delays += self.delay
-
-    def finish(self, timeout=10):
-        """Wait until the last frame that was due is classified; the source has ended."""
-        self._thread.join(timeout)
 
 
 def has_display():

@@ -5,7 +5,7 @@
         outputs.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
         segments = outputs.summarise(history)       # segments.csv and .srt, timeline.png
 
-choices: min_probability, min_segment (seconds), video and gif (whether to write them).
+choices: of films.Labeller.
 """
 import contextlib
 import csv
@@ -39,7 +39,10 @@ def opened(folder, name, recogniser, choices, fps, sound=None):
         outputs = Outputs(FilmFolder(new), name, recogniser, choices, fps, sound, table)
         try:
             yield outputs
-            outputs.finish()
+            if outputs.writer:
+                outputs.writer.close()
+            if outputs.gif:
+                labels.clip_gif(outputs.film.gif, outputs.gif, GIF_FPS, GIF_WIDE)
         except BaseException:
             if outputs.writer:
                 outputs.writer.close(keep=False)
@@ -102,24 +105,14 @@ class Outputs:
             if self.writer:
                 self.writer.write(picture, seconds)
             if self.choices.gif and self.frames % self.gif_every == 0:
-                self._keep(frame, shares, progress)
+                scale = min(1, GIF_WIDE / frame.shape[1])
+                size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
+                small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+                self.gif.append(self.overlay(small, shares, progress))
+                if len(self.gif) > GIF_FRAMES:      # every second one is dropped again
+                    self.gif, self.gif_every = self.gif[::2], 2 * self.gif_every
             self.frames += 1
         return picture
-
-    def _keep(self, frame, shares, progress):
-        """Remember a small picture for the GIF; of many, every second one is dropped again."""
-        scale = min(1, GIF_WIDE / frame.shape[1])
-        size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
-        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        self.gif.append(self.overlay(small, shares, progress))
-        if len(self.gif) > GIF_FRAMES:
-            self.gif, self.gif_every = self.gif[::2], 2 * self.gif_every
-
-    def finish(self):
-        if self.writer:
-            self.writer.close()
-        if self.gif:
-            labels.clip_gif(self.film.gif, self.gif, GIF_FPS, GIF_WIDE)
 
     def summarise(self, history, truth=None):
         """Write segments.csv, segments.srt and timeline.png; the segments of Recogniser.segments.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lrcn.base.lazy import Lazy, inference_mode
-from lrcn.base.workers import Lost, ahead
+from lrcn.base.workers import ahead
 from lrcn.data.frames import as_modality, change_at, differences, plain_box, to_flow_input, to_input
 from lrcn.drawing.labels import flow_colors
 from lrcn.features.engines import BLOCK, fastest
@@ -121,7 +121,7 @@ class Recogniser:
         self.block, self.flow = max(self.block, self.length), self.flow and self.flow.require()
         side = max(encoder.transform.crop for encoder in self.encoders)
         fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
-        self.push([self.crop(np.zeros((side, side, 3), np.uint8), fields)] * 2)      # warm up
+        self.answers([self.crop(np.zeros((side, side, 3), np.uint8), fields)] * 2)      # warm up
         self.restart()
 
     @classmethod
@@ -160,18 +160,10 @@ class Recogniser:
         """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
         return [stream.crop(frame, flow) for stream in self.streams]
 
-    def shown(self, crop):
-        """What there is to see of a frame beside itself, of each stream of a fusion: the colours of its flow,
-        uint8 (S, S, 3), or None."""
-        return [flow_colors(seen["flow"]) if "flow" in seen else None for seen in crop] if self.names else []
-
-    def push(self, crops):
-        """Encode frames (see `crop`); probabilities float32 (n, C) of the windows that end in them."""
-        return self.answers(crops)[:, 0]
-
     @inference_mode
     def answers(self, crops):
-        """As push, and what each stream of a fusion says alone: float32 (n, 1 + names, C)."""
+        """Encode frames (see `crop`); probabilities float32 (n, 1 + names, C) of the windows that end in
+        them, and what each stream of a fusion says alone."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
             return np.empty((0, 1 + len(self.names), len(self.classes)), np.float32)
@@ -195,7 +187,9 @@ class Recogniser:
             for _, seconds, frame, fields in sample_video(source, rate, self.flow):
                 history.times.append(seconds)
                 crops.append(self.crop(frame, fields))
-                history.seen[len(history.times) - 1] = self.shown(crops[-1])
+                if self.names:
+                    history.seen[len(history.times) - 1] = [
+                        flow_colors(seen["flow"]) if "flow" in seen else None for seen in crops[-1]]
                 if len(crops) == self.block:    # a block is at least a window long
                     yield history.add(self.answers(crops))
                     crops = []
@@ -219,11 +213,8 @@ class Recogniser:
         """The History of a whole video file. VideoError: it cannot be read, or not within `limit` seconds a
         step."""
         history = History(self.length)
-        try:
-            for _ in ahead(self.watch(path, history), 2, limit):
-                history.seen.clear()
-        except Lost as error:
-            raise VideoError(f"the decoder {error}") from None
+        for _ in ahead(self.watch(path, history), 2, limit, VideoError):
+            history.seen.clear()
         return history
 
     def segments(self, history, min_probability, min_segment):

@@ -306,7 +306,7 @@ def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
         while not source.ended:
             frame = source.newer_than(newest)
             newest = frame.index if frame else newest
-        classifier.finish()
+        classifier.join(10)
     assert newest == 99
     assert classifier.skipped == source.sampled - len(slow.seen) > 5
     assert len(history.windows) == classifier.known == len(slow.seen) - 2
