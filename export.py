@@ -64,21 +64,6 @@ def parts(trained):
     return examples
 
 
-def check_exportable(trained, format):
-    """A UserError where packages are lacking, or the network is none of those that can be written."""
-    lacking = onnx.lacking(*PACKAGES[format])
-    if lacking:
-        raise UserError(f"--format {format}: {' and '.join(lacking)} not installed; pip install "
-                        f"{' '.join(lacking)}, or give --format torch")
-    if hasattr(trained.model.encoder, "streams"):
-        raise UserError(f"{trained.folder}: a fused run has several encoders, and a file takes the frames of "
-                        f"one; export each of the runs that it was made of")
-    size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
-    if format == "onnx" and size > 2e9:
-        raise UserError(f"--format onnx: one ONNX file holds 2 GB, and this network has "
-                        f"{files.gigabytes(size)}; give --format torch")
-
-
 def write_onnx(path, module, example, names, about):
     """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
     graph = onnx.exported(module, example, *names)
@@ -139,7 +124,17 @@ def differences(run, clips, trained):
 def main():
     args = make_parser().parse_args()
     trained = utils.load_trained(args.run, args.model_name, flag="run")
-    check_exportable(trained, args.format)
+    lacking = onnx.lacking(*PACKAGES[args.format])
+    if lacking:
+        raise UserError(f"--format {args.format}: {' and '.join(lacking)} not installed; pip install "
+                        f"{' '.join(lacking)}, or give --format torch")
+    if hasattr(trained.model.encoder, "streams"):
+        raise UserError(f"{trained.folder}: a fused run has several encoders, and a file takes the frames of "
+                        f"one; export each of the runs that it was made of")
+    size = sum(p.numel() * p.element_size() for p in trained.model.parameters())
+    if args.format == "onnx" and size > 2e9:
+        raise UserError(f"--format onnx: one ONNX file holds 2 GB, and this network has "
+                        f"{files.gigabytes(size)}; give --format torch")
     clips, origin = comparison_clips(trained, args)
     folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
     with files.replaced_folder(folder) as new:

@@ -34,8 +34,7 @@ from lrcn.base.values import POSITIVE, Names, Number
 from lrcn.runs import RunFolder
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Rate
-from lrcn.watching.candidates import Stretch, check_class, of_films, propose, read_stretches
-from lrcn.watching.clipfolder import ClipFolder
+from lrcn.watching.candidates import ClipFolder, Stretch, check_class, of_films, propose, read_stretches
 from lrcn.watching.films import find_films, unique_names
 
 # The flags that decide what is found: one folder, one value of each.
@@ -102,16 +101,21 @@ class Finder:
     """A trained run that looks for its classes."""
 
     def __init__(self, args):
-        self.args, source = args, f"--model_dir {args.model_dir}"
+        self.args = args
         self.recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device,
                                                 args.encoder_backend, args.encoder_precision,
-                                                args.sampling_rate, args.every)
-        for cls in self.recogniser.classes:
+                                                args.sampling_rate, args.every, self.check)
+
+    def check(self, trained):
+        """UserError, before an engine is built: the run does not fit the flags."""
+        args, source = self.args, f"--model_dir {self.args.model_dir}"
+        for cls in trained.classes:
             check_class(cls, source)
-        self.wanted = wanted_classes(args, self.recogniser.classes, source)
-        if args.every and self.recogniser.length > 1:
-            raise UserError(f"--every {args.every}: the run reads clips of {self.recogniser.length} frames, "
-                            f"as far apart as in its training; --sampling_rate changes that")
+        self.wanted = wanted_classes(args, trained.classes, source)
+        length = trained.settings["num_frames_video"]
+        if args.every and length > 1:
+            raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
+                            f"in its training; --sampling_rate changes that")
 
     def look(self, film, path):
         """([Stretch] of a film, its seconds)."""
@@ -123,8 +127,9 @@ class Finder:
                 for start, end, cls, p in stretches], history.end
 
 
-def work_through(folder, films, names, finder, args):
-    """Look through every film, unless `finder` is None, and write its candidates; how many films failed."""
+def find(folder, films, names, args, absent, finder):
+    """Look through every film, unless `finder` is None, and write its candidates, in an output folder that is
+    held by this process; the exit status."""
     failed, written = 0, 0
     with cli.progress(total=len(films), unit="film", desc="films", dynamic_ncols=True) as bar:
         for film, path in films.items():
@@ -146,12 +151,6 @@ def work_through(folder, films, names, finder, args):
                 folder.note(film, path, reason=str(error))
                 failed += 1
             bar.update()
-    return failed, written
-
-
-def find(folder, films, names, args, absent, finder):
-    """All of the work in an output folder that is held by this process; the exit status."""
-    failed, written = work_through(folder, films, names, finder, args)
     for film, reason in absent.items():
         folder.note(film, "", reason=reason)
     folder.save()
@@ -174,19 +173,8 @@ def find(folder, films, names, args, absent, finder):
     return 1 if failed else 0
 
 
-def open_folder(args):
-    """The ClipFolder of --output_dir, made where it is not there."""
-    if not args.output_dir and args.table:
-        raise UserError("--output_dir is missing: with --from, give the folder to write the clips to")
-    out = Path(args.output_dir).expanduser() if args.output_dir else \
-        RunFolder.of(utils.checkpoint_path(args.model_dir, args.model_name)).clips
-    films = Path(args.video_path).expanduser().resolve()
-    if films.is_dir() and (out.resolve() == films or out.resolve().is_relative_to(films)):
-        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
-    return files.output_folder("output_dir", out)
-
-
-def check_flags(args):
+def main():
+    args = make_parser().parse_args()
     if not args.table and not args.model_dir:
         raise UserError("--model_dir is missing: give a run folder, or a table of stretches with --from")
     if args.table and args.model_dir:
@@ -195,11 +183,6 @@ def check_flags(args):
         raise UserError("--copy: pictures are not copied; leave it or --frames out")
     if args.every and args.sampling_rate:
         raise UserError("--every: it stands in the place of --sampling_rate; give one of them")
-
-
-def main():
-    args = make_parser().parse_args()
-    check_flags(args)
     films, absent, finder, table = find_films(args.video_path), {}, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
@@ -210,7 +193,14 @@ def main():
         finder, flags = Finder(args), FIXED
         choices = {"model": str(finder.recogniser.trained.checkpoint.resolve())}
     choices.update({name: getattr(args, name) for name in flags})
-    out = open_folder(args)
+    if not args.output_dir and args.table:
+        raise UserError("--output_dir is missing: with --from, give the folder to write the clips to")
+    out = Path(args.output_dir).expanduser() if args.output_dir else \
+        RunFolder.of(finder.recogniser.trained.checkpoint).clips
+    source = Path(args.video_path).expanduser().resolve()
+    if source.is_dir() and out.resolve().is_relative_to(source):
+        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
+    out = files.output_folder("output_dir", out)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
         usual = Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)

@@ -95,16 +95,6 @@ def read_truth(path, sources):
     return {film: sorted((s.start, s.end, s.cls) for s in rows[film]) for film in rows}
 
 
-def make_recogniser(args):
-    """The Recogniser of --model_dir or of --model."""
-    if bool(args.model_dir) == bool(args.model):
-        raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
-    if args.model:
-        return Recogniser.of_file(args.model, args.sampling_rate)
-    return utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
-                                 args.encoder_precision, args.sampling_rate)
-
-
 def label_films(films, root, labeller, truth):
     """Label film after film; (folder of what was done, how many failed). A bad one is said and the rest go
     on. films: those of find_films; truth: {film: [(start, end, class)]} of those whose truth is known."""
@@ -132,22 +122,17 @@ def label_films(films, root, labeller, truth):
             verdict.add(truth[film], result.segments, result.times)
     if len(films) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
-    if verdict.films:
-        judge(verdict, root if len(films) > 1 else None)
-    if failed:
-        cli.say(f"{failed} of {len(films)} videos could not be read", file=sys.stderr)
-    return root if len(films) > 1 else root / name, failed
-
-
-def judge(verdict, folder):
-    """Say how much was right of the films whose truth is known; of several, in `folder`, write it."""
     if verdict.unknown:
         cli.say(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
                 f"not know ({', '.join(sorted(verdict.unknown))}): there unsure is right", file=sys.stderr)
-    figures = verdict.figures()
-    if folder:
-        files.write_json(FilmFolder(folder).truth, figures)
-    cli.say(sentence(figures))
+    if verdict.films:
+        figures = verdict.figures()
+        if len(films) > 1:
+            files.write_json(FilmFolder(root).truth, figures)
+        cli.say(sentence(figures))
+    if failed:
+        cli.say(f"{failed} of {len(films)} videos could not be read", file=sys.stderr)
+    return root if len(films) > 1 else root / name, failed
 
 
 def main():
@@ -158,7 +143,11 @@ def main():
         raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
     films = {} if watched else find_films(
         args.video_path, "give a video file, a folder, a camera's number or an address")
-    recogniser = make_recogniser(args)
+    if bool(args.model_dir) == bool(args.model):
+        raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
+    recogniser = Recogniser.of_file(args.model, args.sampling_rate) if args.model else \
+        utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
+                              args.encoder_precision, args.sampling_rate)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(recogniser.folder).films
     truth = read_truth(args.truth, films) if args.truth else {}
     with Stop() as stop:

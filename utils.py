@@ -130,12 +130,16 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
 
 
 def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
-                    every=None):
+                    every=None, check=None):
     """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
-    --sampling_rate or --every say; on the run's own engine, unless a backend or precision is given."""
+    --sampling_rate or --every say; on the run's own engine, unless a backend or precision is given.
+
+    check: called with the Trained before its engine is built, which takes a while."""
     checkpoint_path(run, checkpoint)    # before torch is loaded
     device = choose_device(device)
     trained = load_trained(run, checkpoint, device)
+    if check:
+        check(trained)
     rate = None if every else watching_rate(trained, sampling_rate)
     return Recogniser.of_run(trained, device, backend, precision, rate, every)
 

@@ -2,6 +2,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,10 +255,11 @@ def test_a_file_that_says_a_million_frames_a_second_is_done_at_once(model, film,
     assert (float(segment["start"]), float(segment["end"])) == (0, pytest.approx(6, abs=0.05))
 
 
-def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, tmp_path):
+def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film, monkeypatch):
     head = files / "export" / "head.onnx"
-    one_line(label(film, tmp_path, "--model", head, ok=False), "the head alone; give the model.onnx beside")
-    for words in (["--model", str(head), "--model_dir", str(files)], []):
-        args = test_on_video.make_parser().parse_args(["--video_path", str(film), *words])
-        with pytest.raises(UserError, match="--model_dir.* or else --model"):
-            test_on_video.make_recogniser(args)
+    for words, says in ((["--model", head], "the head alone; give the model.onnx beside"),
+                        (["--model", head, "--model_dir", files], "--model_dir.* or else --model"),
+                        ([], "--model_dir.* or else --model")):
+        monkeypatch.setattr(sys, "argv", ["test_on_video.py", "--video_path", str(film), *map(str, words)])
+        with pytest.raises(UserError, match=says):
+            test_on_video.main()

@@ -2,19 +2,22 @@
 import errno
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import run, start
-from runs import TINY, half_files, last_line, one_line, table
+from runs import TINY, half_files, last_line, table
 from videos import join, number_of, write_video
 
+import find_clips
+from lrcn.base.cli import UserError
 from lrcn.video.reader import Video, VideoInfo, probe, read_frames
 from lrcn.video.sampling import Rate
-from lrcn.watching.candidates import Stretch
-from lrcn.watching.clipfolder import ClipFolder
+from lrcn.watching.candidates import ClipFolder, Stretch
+from lrcn.watching.recogniser import Recogniser
 
 WINDOW = ("--clip_seconds", 1.6, "--min_probability", 0.2, "--encoder_backend", "torch")
 
@@ -227,9 +230,12 @@ def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
     assert first <= 80 and f"copies begin up to {3.2 - first / 25:.2f} s early" in result.out
 
 
-def test_wrong_words_are_one_line(trained, films, found, tmp_path):
+def test_wrong_words_are_one_line(trained, films, found, tmp_path, monkeypatch):
     def refused(*words, says):
-        one_line(run("find_clips.py", *words, ok=False), *says)
+        monkeypatch.setattr(sys, "argv", ["find_clips.py", *map(str, words)])
+        with pytest.raises(UserError) as error:
+            find_clips.main()
+        assert all(part in str(error.value) for part in says) and "\n" not in str(error.value)
 
     def model(*words, says, source=films):
         refused("--video_path", source, "--model_dir", trained, *words, says=says)
@@ -240,8 +246,10 @@ def test_wrong_words_are_one_line(trained, films, found, tmp_path):
     refused("--video_path", films, says=["--model_dir is missing"])
     model(source=tmp_path / "no", says=["--video_path", "does not exist"])
     model(source=tmp_path, says=["--video_path", "no video in this folder"])
-    model("--every", 2, says=["--every 2", "--sampling_rate"])
-    model("--classes", "Fly", says=["--classes Fly", "there are"])
+    with monkeypatch.context() as unbuilt:
+        unbuilt.setattr(Recogniser, "of_run", None)     # said before an engine is built
+        model("--every", 2, says=["--every 2", "--sampling_rate"])
+        model("--classes", "Fly", says=["--classes Fly", "there are"])
     model("--output_dir", found, "--clip_seconds", 9, says=["it was made with clip_seconds 1.6, not 9"])
     model("--output_dir", trained, says=["--output_dir", "holds other files"])
     cut(films / "two.mp4", "--output_dir", tmp_path / "x", says=["--from"])
