@@ -39,14 +39,6 @@ def matched(truth, segments, least):
     return set(range(len(segments))) - free.keys()
 
 
-def average_precision(claims, true):
-    """claims: [(probability, right)] of a class's segments in all films; true: how many are to be found."""
-    order = sorted(claims, key=lambda item: -item[0])
-    right = np.array([item[1] for item in order], bool)
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    return float(precision[right].sum() / true)
-
-
 @dataclass
 class Verdict:
     """The figures of one film or of many. classes: those that the network knows; a true stretch of another
@@ -73,8 +65,8 @@ class Verdict:
             elif not labels_at(unclear, seconds):
                 self.frames["outside", label <= {UNSURE}] += 1
 
-    def _found(self, cls, least):
-        """([(probability, right)] of a class's segments, how many true stretches it has)."""
+    def _claims(self, cls, least):
+        """([(probability, right)] of a class's segments in all films, how many true stretches it has)."""
         rows, true = [], 0
         for *both, unclear in self.films:
             truth, mine = ([row for row in stretches if row[2] == cls] for stretches in both)
@@ -84,15 +76,24 @@ class Verdict:
                      if i in right or not any(overlap(segment, other) > 0 for other in unclear)]
         return rows, true
 
+    def _average_precision(self, cls, least):
+        claims, true = self._claims(cls, least)
+        right = np.array([ok for _, ok in sorted(claims, key=lambda item: -item[0])], bool)
+        precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+        return float(precision[right].sum() / true)
+
     def figures(self):
         """What truth.json holds; a share of nothing is None."""
         classes, claims = (sorted({row[2] for film in self.films for row in film[i]}) for i in (0, 1))
-        rows = [self._found(c, HALF) for c in {*classes, *claims}]
+        rows = [self._claims(c, HALF) for c in {*classes, *claims}]
         true, claimed = sum(n for _, n in rows), sum(len(segments) for segments, _ in rows)
         right = sum(ok for segments, _ in rows for _, ok in segments)
         inside, outside = (self.frames[where, True] + self.frames[where, False]
                            for where in ("inside", "outside"))
-        precision = {c: {f"{least:g}": average_precision(*self._found(c, least)) for least in OVERLAPS}
+
+        def share(part, whole):
+            return part / whole if whole else None
+        precision = {c: {f"{least:g}": self._average_precision(c, least) for least in OVERLAPS}
                      for c in classes}
         means = {f"{least:g}": share(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
                  for least in OVERLAPS}
@@ -103,10 +104,6 @@ class Verdict:
                 "segments_right": share(right, claimed),
                 "mean_average_precision": means,
                 "average_precision": precision, "classes_that_the_network_does_not_know": dict(self.unknown)}
-
-
-def share(part, whole):
-    return part / whole if whole else None
 
 
 def labels_at(rows, seconds):
