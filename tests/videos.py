@@ -4,8 +4,12 @@
     [number_of(frame) for frame in read_frames(path, [0, 10, 20])] == [0, 10, 20]
     class_folders(folder, classes=("Jump", "Run"), videos=3)
 """
+import contextlib
+import functools
+import http.server
 import os
 import struct
+import threading
 import wave
 
 import cv2
@@ -93,15 +97,28 @@ def turn(path):
     return path
 
 
-def join(path, clips):
-    """Write clips behind one another, 160 x 120 pixels at 25 a second; the seconds at which each ends."""
+def join(path, clips, size=(160, 120)):
+    """Write clips behind one another, 25 frames a second; the seconds at which each ends."""
     from lrcn.video.reader import Video, fit_frame
     from lrcn.video.writer import Writer
     ends = []
-    with Writer(path, 25, 160, 120) as out:
+    with Writer(path, 25, *size) as out:
         for clip in clips:
             with Video(clip) as video:
                 while video.grab():
-                    out.write(fit_frame(video.frame(), 160, 120))
+                    out.write(fit_frame(video.frame(), *size))
             ends.append(out.frames / 25)
     return ends
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a web server of the files in a folder."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

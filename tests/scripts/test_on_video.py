@@ -1,13 +1,10 @@
 """test_on_video.py: files, folders, streams; what it writes, and that it encodes every frame once."""
 import errno
-import functools
-import http.server
 import os
 import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +17,7 @@ from commands import run, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import last_line, one_line, table
-from videos import write_video
+from videos import join, served, write_video
 
 import test_on_video
 import utils
@@ -28,7 +25,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.signals import Stop
 from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer, write_clip
+from lrcn.video.writer import write_clip
 from lrcn.watching import films, live
 from lrcn.watching import history as joining
 from lrcn.watching.history import History, find_segments
@@ -216,29 +213,12 @@ def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(model, tmp_path
 
 # ---------------------------------------------------------------- streams
 
-class _Files(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path):
-    """(folder, address) of a web server."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(_Files, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.mark.slow
-def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path):
-    folder, address = server
-    film(folder / "stream.avi", 4, 25)
+def test_a_stream_is_recorded_and_classified_as_it_plays(model, tmp_path):
+    film(tmp_path / "stream.avi", 4, 25)
     begin = time.monotonic()
-    result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out")
+    with served(tmp_path) as address:
+        result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out")
     assert time.monotonic() - begin > 3.5           # it is played, not read through
     out = last_line(result)
     assert re.fullmatch(r"127_0_0_1_stream_avi_\d{8}-\d{6}", out.name)
@@ -250,10 +230,11 @@ def test_a_stream_is_recorded_and_classified_as_it_plays(model, server, tmp_path
 
 
 @pytest.mark.slow
-def test_a_stream_too_short_for_a_window_leaves_nothing(model, server, tmp_path):
-    folder, address = server
-    film(folder / "stream.avi", 1, 25)
-    result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out", ok=False)
+def test_a_stream_too_short_for_a_window_leaves_nothing(model, tmp_path):
+    film(tmp_path / "stream.avi", 1, 25)
+    with served(tmp_path) as address:
+        result = label(model, f"{address}/stream.avi", "--no-display", "--output_dir", tmp_path / "out",
+                       ok=False)
     assert result.code == 2 and "before a window of 5 was full" in result.err
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
@@ -521,25 +502,10 @@ def test_three_real_clips_joined_are_three_segments_in_order(ucf101, tmp_path):
     for cls in REAL:    # the surest of those that are right alone
         right = [row for row in rows if row["class"] == cls and row["right"] == "1"]
         clips.append(max(right, key=lambda row: float(row[f"p_{cls}"])))
-    cuts = join([ucf101 / "UCF-101" / clip["class"] / f"{clip['video']}.avi" for clip in clips],
-                tmp_path / "joined.mp4")
+    cuts = join(tmp_path / "joined.mp4",
+                [ucf101 / "UCF-101" / clip["class"] / f"{clip['video']}.avi" for clip in clips], (320, 240))
     out = last_line(label(model, tmp_path / "joined.mp4"))
     segments = table(out / "segments.csv")
     assert [s["label"] for s in segments] == list(REAL)
     assert [float(s["end"]) for s in segments] == pytest.approx(cuts, abs=2)
     check_outputs(out, tmp_path / "joined.mp4")
-
-
-def join(paths, target, fps=30000 / 1001):
-    """Write videos behind one another at another frame rate; the seconds at which each ends."""
-    ends, written = [], 0
-    with Writer(target, fps, 320, 240) as writer:
-        for path in paths:
-            info = probe(path)
-            count = round(info.frames / info.fps * fps)
-            for frame in read_frames(path, [min(int(i * info.fps / fps), info.frames - 1)
-                                                  for i in range(count)]):
-                writer.write(frame)
-            written += count
-            ends.append(written / fps)
-    return ends

@@ -1,8 +1,5 @@
 """Odd films are labelled whole: every picture at its time, the sound in step, playable in a browser."""
-import functools
-import http.server
 import shutil
-import threading
 from urllib.parse import quote
 
 import av
@@ -10,6 +7,7 @@ import numpy as np
 import pytest
 from commands import run
 from runs import ONE_THREAD, last_line
+from videos import served
 from zoo import ZOO, encode, make, numbers_and_times, times_of
 
 from lrcn.video.reader import Video, probe
@@ -104,21 +102,13 @@ film.play().catch(say);
 """
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 def check_played(browser, films):
     """Every film, served from its own folder, gets going in the browser at its own width."""
     for film in films:
-        handler = functools.partial(Quiet, directory=film.parent)
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            browser.get(f"http://127.0.0.1:{server.server_port}/")
+        with served(film.parent) as address:
+            browser.get(address)
             error, time, width = browser.execute_async_script(PLAY, f"/{quote(film.name)}")
             assert not error and time > 0.2 and width == probe(film).width, (film, error, time, width)
-            server.shutdown()
 
 
 @pytest.mark.slow
