@@ -90,11 +90,8 @@ def import_gradio(folder):
 
 
 class Desk:
-    """What one visitor's film goes through; visitors come one after another (concurrency_limit).
-
-    folder: what is written for them lies there, where the server does not reach, a folder of a random name
-    for each film; gradio takes copies, under the hashes of their contents.
-    """
+    """What one visitor's film goes through; visitors come one after another (concurrency_limit). folder: of
+    what is written for them, where the server does not reach; gradio takes copies."""
 
     def __init__(self, recogniser, args, folder):
         self.recogniser, self.args, self.folder = recogniser, args, folder

@@ -51,10 +51,8 @@ def traced(module, example, name):
 
 
 def exported(module, example, name, output):
-    """The onnx.ModelProto of a module in eval mode, for batches of any size.
-
-    What it says of the code that it was made from (paths of source files too) is taken out.
-    """
+    """The onnx.ModelProto of a module in eval mode, for batches of any size, without what it says of the code
+    that it was made from (paths of source files too)."""
     with torch.no_grad(), without_words():
         program = torch.onnx.export(module, (example,), input_names=[name], output_names=[output],
                                     dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
@@ -115,12 +113,9 @@ def _limited():
 
 
 def runner(file, threads, limited=False):
-    """numpy -> numpy: the one output of a file with one input, computed by `runner.session`, an onnxruntime
-    session on the CPU.
-
-    file: a path, or the file's bytes. limited: it takes `most_memory` at the most, with all others that are,
-    and a run that wants more raises.
-    """
+    """numpy -> numpy: the one output of a file with one input, computed by `run.session`, of onnxruntime on
+    the CPU. file: a path, or the file's bytes. limited: a run that wants more than `most_memory`, with all
+    others that are, raises."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4      # what it says is raised too

@@ -94,9 +94,7 @@ def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, want
 
 def read_stretches(path, flag):
     """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns.
-
-    UserError: another table, or a row that is no stretch of a film.
-    """
+    UserError: another table, or a row that is no stretch of a film."""
     try:
         there, rows = files.read_table(path, {*COLUMNS, "video", *KINETICS_COLUMNS})
     except UserError as error:
@@ -152,11 +150,10 @@ def write_stretches(path, stretches):
 
 
 def of_films(stretches, films):
-    """({film: [Stretch]}, names of films that are not there). films: names below the folder, with slashes.
+    """({film: [Stretch]}, {name of a film that is not there: why}). films: paths below the folder.
 
-    A table names a film by its path, its file's name, or that without its ending; Kinetics' by the
-    address that the file is called by, or that stands at the end of its name. A Stretch's film is the
-    path then.
+    A table names a film by its path, its file's name, or that without its ending; Kinetics' by the address
+    that the file is called by, or that stands at the end of its name. A Stretch's film is the path then.
     """
     known, there, absent = defaultdict(list), defaultdict(list), {}
     for film in films:
@@ -193,9 +190,7 @@ class ClipFolder:
 
     def check(self, choices, table=None):
         """Take up a folder that was made with these choices, or begin one; UserError for another folder.
-
-        table: [Stretch] that are wanted, in the place of what was found before.
-        """
+        table: [Stretch] that are wanted, in the place of what was found before."""
         choices = {"output": self.kind, **choices}
         other = files.claim(self.out, "output_dir", choices, choices if table is None else ("output",))
         if other:
@@ -239,10 +234,8 @@ class ClipFolder:
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
 
     def write(self, stretches, name, path, time_limit):
-        """Write the stretches of one film that are not there yet; yields each that was written.
-
-        name: of the film in the clips' names. VideoError: the film cannot be read there.
-        """
+        """Write the stretches of one film that are not there yet; yields each that was written. name: of the
+        film in the clips' names. VideoError: the film cannot be read there."""
         for stretch in stretches:
             there, step = self._there(stretch, name), self.every / 25 if self.every else self.rate.step
             # pictures are written in order of time: where the last is, all are
@@ -293,10 +286,8 @@ class ClipFolder:
                 if stretch.start - SLACK <= seconds < stretch.end - SLACK]
 
     def tidy(self, named, names):
-        """Take out the clips and pictures of the films `names` whose row is gone; how many.
-
-        named: [(Stretch, film's name)] of what is kept.
-        """
+        """Take out the clips and pictures of the films `names` whose row is gone; how many. named: [(Stretch,
+        film's name)] of what is kept."""
         kept = {path for stretch, name in named for path in self._there(stretch, name)}
         names = {*names, *(stretch.address for stretch, _ in named)}
         gone = [path for path in self.out.glob("*/*") if path.suffix in (".mp4", ".jpg") and path not in kept

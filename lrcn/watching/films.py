@@ -41,13 +41,11 @@ def find_films(path, advice="give a film or a folder of films"):
 
 
 def unique_names(paths):
-    """The names, without endings, of files below a folder; with folder and ending where two would be the
-    same."""
+    """The names, without endings, of files; with folder and ending where two would be the same."""
     paths = [Path(path) for path in paths]
     stems = [p.stem.lower() for p in paths]
-    names = [p.stem if stems.count(p.stem.lower()) == 1 else "_".join(p.parts).replace(".", "_")
-             for p in paths]
-    return [files.shortened(name) for name in names]
+    return [files.shortened(p.stem if stems.count(p.stem.lower()) == 1 else
+                            "_".join(p.parts).replace(".", "_")) for p in paths]
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,9 @@ class Done:
 class Labeller:
     """Labels films, and what cameras and streams show.
 
-    choices: min_probability, min_segment (seconds), video, gif (whether to write them), time_limit (seconds
-    that the decoder may take for a step), display (whether to open a window for a live source; None: if
-    there is one), as the flags of test_on_video.py say. stop: a signals.Stop; a film that is stopped is
-    labelled as far as it was seen. progress: what shows how far it is, called as cli.progress is.
+    choices: min_probability, min_segment, video, gif, time_limit and display as the flags of
+    test_on_video.py say. stop: a signals.Stop; a film that is stopped is labelled as far as it was seen.
+    progress: what shows how far it is, called as cli.progress is.
     """
     recogniser: Recogniser
     choices: object
@@ -75,10 +72,8 @@ class Labeller:
     progress: Callable = cli.progress
 
     def film(self, path, name, folder, truth=None):
-        """All outputs of one film in `folder`; Done. VideoError: it cannot be read.
-
-        truth: [(start, end, class)] of it, where that is known.
-        """
+        """All outputs of one film in `folder`; Done. truth: [(start, end, class)] of it, where that is known.
+        VideoError: it cannot be read."""
         info, begin = probe(path), time.monotonic()
         if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
             raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")

@@ -4,9 +4,8 @@
     history.add(answers)                # of Recogniser.answers, for as long as frames come
     segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
 
-What a moment shows is told by all windows that contain it: the probabilities of a sampled frame are the
-mean of theirs. Frame f lies in the windows f - T + 1 to f, so that it is known once T - 1 more frames have
-been seen.
+The probabilities of a sampled frame are the mean of those of all windows that contain it. Frame f lies in
+the windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
 """
 import itertools
 from dataclasses import dataclass, field
@@ -45,8 +44,7 @@ class History:
         return self._mean(self.windows, frame)
 
     def beside(self, frame, names):
-        """[(name, probabilities float32 (C,), picture or None)] of each stream of a fusion, for a frame not
-        before those that were asked for."""
+        """[(name, probabilities float32 (C,), picture or None)] of each stream; ask for frames in order."""
         if not names:
             return []
         self.seen.pop(frame - 1, None)
@@ -93,10 +91,7 @@ def find_segments(times, end, probabilities, min_probability, least):
 
 
 def _join(runs, probabilities, size):
-    """Give every run of `size` frames or fewer to a neighbour, from left to right.
-
-    There is at least one run less then; a run that was given to a short one may still be short.
-    """
+    """Give every run of `size` frames or fewer to a neighbour, from left to right: at least one run less."""
     kept = []
     for i, (first, last, label) in enumerate(runs):
         if last - first <= size:

@@ -90,9 +90,8 @@ def open_live(source):
 class Source(_Thread):
     """Reads a camera's number or a stream's address. VideoError when there is none.
 
-    The time of a frame is the clock's. A file at an address (or HLS, which comes in bursts) is
-    played at its own speed, by its time stamps. A stream that drops is opened again, a few times.
-    behind: how many frames are to come before a sampled one is due.
+    The time of a frame is the clock's; a file at an address (or HLS, which comes in bursts) is played by its
+    time stamps. behind: how many frames are to come before a sampled one is due.
     """
 
     def __init__(self, source, rate, behind=0):
@@ -205,10 +204,7 @@ class Classifier(_Thread):
 
 
 def has_display():
-    """Whether OpenCV can open a window here.
-
-    Tried out in another process: without a display, Qt ends the process that asks.
-    """
+    """Whether OpenCV can open a window, tried in another process: without a display, Qt ends it."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
     try:

@@ -29,11 +29,8 @@ GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
 
 @contextlib.contextmanager
 def opened(folder, name, recogniser, choices, fps, sound=None):
-    """The Outputs of one film; they take their place in `folder` when all went well.
-
-    What an earlier run left there and this one does not write stays. fps: of labelled.mp4; sound: a file
-    whose sound it gets.
-    """
+    """The Outputs of one film; they take their place in `folder` when all went well, and what an earlier run
+    left and this one does not write stays. fps: of labelled.mp4; sound: a file whose sound it gets."""
     with files.replaced_folder(folder, own=("truth.json", "wrong.csv")) as new, \
             open(FilmFolder(new).predictions, "w", newline="", encoding="utf-8") as table:
         outputs = Outputs(FilmFolder(new), name, recogniser, choices, fps, sound, table)
@@ -86,10 +83,8 @@ class Outputs:
                                            self.colors[best], self.strip, progress, unsure)
 
     def draw(self, frame, shares, progress, times=1, seconds=None, beside=()):
-        """Label a frame and write it `times` times, or once at its time; returns the picture.
-
-        beside: [(name, probabilities, picture or None)] of the streams of a fusion, whose bars stand below.
-        """
+        """Label a frame and write it `times` times, or once at its time; returns the picture. beside: of
+        History.beside: bars of a fusion's streams, below."""
         frame = even_sides(frame)
         self.size = self.size or frame.shape[1::-1]
         if frame.shape[1::-1] != self.size:
@@ -115,11 +110,8 @@ class Outputs:
         return picture
 
     def summarise(self, history, truth=None):
-        """Write segments.csv, segments.srt and timeline.png; the segments of Recogniser.segments.
-
-        truth: [(start, end, class)], where it is known: it is drawn too, and truth.json and wrong.csv say
-        what was right.
-        """
+        """Write segments.csv, segments.srt and timeline.png, and where the truth, [(start, end, class)], is
+        known, truth.json and wrong.csv; the segments of Recogniser.segments."""
         film, classes, least = self.film, self.classes, self.choices.min_probability
         segments = self.recogniser.segments(history, least, self.choices.min_segment)
         files.write_csv(film.segments, ["start", "end", "label", "probability"],
@@ -155,10 +147,8 @@ def subtitles(segments):
 
 
 def write_summary(path, films):
-    """One row a film, most confident first. films: [(file, films.Done)].
-
-    label: what the film shows for the longest time, probability: the mean of its segments by length.
-    """
+    """One row a film, most confident first. films: [(file, films.Done)]; label: what a film shows for the
+    longest time, probability: the mean of its segments by length."""
     rows = []
     for file, done in films:
         spans = {}

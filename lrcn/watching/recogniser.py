@@ -175,11 +175,10 @@ class Recogniser:
         return torch.cat(answers).cpu().numpy()
 
     def watch(self, path, history):
-        """Fill `history` from a video file; yields how many windows are known, as they become known.
+        """Fill `history` from a video file; yields how many windows are known. VideoError: it cannot be read.
 
         A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips
-        that hold all of their videos, and the last frame repeated where there are too few. VideoError when
-        the file cannot be read.
+        that hold all of their videos, and the last frame repeated where there are too few.
         """
         self.restart()
         with Video(path) as source:
@@ -227,9 +226,7 @@ class Recogniser:
 
     def predict(self, video, min_probability=0.4, min_segment=1.0):
         """The Prediction of a video file, as test_on_video.py makes it; the flags as in `segments`.
-
-        lrcn.video.reader.VideoError: a file that cannot be read.
-        """
+        lrcn.video.reader.VideoError: it cannot be read."""
         try:
             history = self.look_through(Path(video))
         except VideoError as error:

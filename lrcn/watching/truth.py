@@ -112,11 +112,8 @@ def labels_at(rows, seconds):
 
 
 def wrong_places(truth, segments, end, least=0.02):
-    """[(start, end, truth, said)], in order of time, where what was said is not the truth.
-
-    Where several classes are there, any of them is right, and the wrong place names all; shorter ones
-    than `least` seconds are none.
-    """
+    """[(start, end, truth, said)], in order of time, where what was said is not the truth. Of several classes
+    any is right, and the wrong place names all; shorter ones than `least` seconds are none."""
     edges = sorted({0.0, end, *(min(max(0.0, t), end) for row in [*truth, *segments] for t in row[:2])})
     places = []
     for start, stop in zip(edges, edges[1:], strict=False):
