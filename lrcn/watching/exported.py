@@ -148,22 +148,16 @@ def read_exported(path):
                 "whole, each frame in as many windows as hold it")
         encoder, head = None, whole
 
+    def features(frames):
+        """uint8 (n, [M,] S, S, C) -> (n, D); for a network that takes whole windows the frames themselves."""
+        frames = frames.movedim(-1, -3)
+        return torch.from_numpy(encoder.run(frames.numpy())) if encoder else frames
+    features.transform = whole.transform
+
     def probabilities(windows):
         shares = head.run(windows.numpy())
         if not (np.all(shares >= 0) and np.all(abs(shares.sum(-1) - 1) < 1e-3)):      # nan fails too
             raise UserError(f"--model {path}: what this model says are no probabilities (such as "
                             f"{np.ravel(shares)[0]:.4g}): it is damaged, or not of export.py")
         return torch.from_numpy(shares)
-    return whole, _Encoder(whole.transform, encoder), probabilities
-
-
-class _Encoder:
-    """Frames uint8 (n, [M,] S, S, C) -> features (n, D) of a file, as an engines.FrameEncoder does it;
-    without one, for a network that takes whole windows, the frames themselves, channels first."""
-
-    def __init__(self, transform, file=None):
-        self.transform, self.file = transform, file
-
-    def __call__(self, frames):
-        frames = frames.movedim(-1, -3)
-        return torch.from_numpy(self.file.run(frames.numpy())) if self.file else frames
+    return whole, features, probabilities

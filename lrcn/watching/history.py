@@ -27,8 +27,8 @@ class History:
     seen: dict = field(default_factory=dict)
 
     def add(self, answers):
-        """Take up Recogniser.answers (n, 1 + S, C), or (n, C); how many windows there are."""
-        answers = (answers if answers.ndim == 3 else answers[:, None]).astype(np.float16)
+        """Take up Recogniser.answers (n, 1 + S, C); how many windows there are."""
+        answers = answers.astype(np.float16)
         self.windows += list(answers[:, 0])
         self.alone += list(answers[:, 1:])
         return len(self.windows)

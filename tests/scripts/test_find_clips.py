@@ -144,13 +144,9 @@ def test_films_that_cannot_be_read_are_listed_and_cost_nobody_else(trained, film
     assert {"one.mp4", "two.mp4", "deep/one.mp4"} <= {r["film"] for r in table(out / "candidates.csv")}
 
 
-def numbered_film(path, frames=250):
-    return write_video(path, frames, 25)
-
-
 def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_path):
-    numbered_film(tmp_path / "films" / "x [-3B32lodo2M].mp4")
-    numbered_film(tmp_path / "films" / "holiday.mp4")
+    write_video(tmp_path / "films" / "x [-3B32lodo2M].mp4", 250)
+    write_video(tmp_path / "films" / "holiday.mp4", 250)
     (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\n"
                                     "tying a knot,-3B32lodo2M,2,4,train\nabseiling,xxxxxxxxxxx,1,2,train\n"
                                    "tying a knot,-3B32lodo2M,6,8,validate\n")
@@ -175,7 +171,7 @@ def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_p
     ((), [30, 40, 50]), (("--every", 4), [30, 34, 38, 42, 46, 50, 54, 58]),
     (("--sampling_rate", 20), [30, 50])])
 def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, numbers):
-    numbered_film(tmp_path / "films" / "holiday.mp4")
+    write_video(tmp_path / "films" / "holiday.mp4", 250)
     (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,1.2,2.4\n")
     words = ("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
              "--output_dir", tmp_path / "out", "--frames", *flags)
@@ -189,7 +185,7 @@ def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, nu
 
 def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypatch):
     """A file that says a thousand frames a second, and holds 25."""
-    numbered_film(tmp_path / "films" / "holiday.mp4")
+    write_video(tmp_path / "films" / "holiday.mp4", 250)
     guess = VideoInfo(1000.0, 0, 64, 48)
     real = Video.__init__
 
@@ -205,7 +201,7 @@ def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypa
 
 
 def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path, monkeypatch):
-    film, stretch = numbered_film(tmp_path / "holiday.mp4"), Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
+    film, stretch = write_video(tmp_path / "holiday.mp4", 250), Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
     folder, real, room = ClipFolder(tmp_path, "frames", Rate()), Path.write_bytes, [3]
 
     def write_bytes(path, data):
@@ -221,7 +217,7 @@ def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path,
 
 
 def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
-    numbered_film(tmp_path / "films" / "holiday.mp4")
+    write_video(tmp_path / "films" / "holiday.mp4", 250)
     (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,3.2,5\n")
     result = run("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
                  "--output_dir", tmp_path / "out", "--copy")

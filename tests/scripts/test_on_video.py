@@ -275,7 +275,7 @@ class Slow:
     def answers(self, crops):
         time.sleep(0.1)
         self.seen.append(int(crops[0][0, 0, 0]))
-        return np.full((1 if len(self.seen) >= self.length else 0, 2), 0.5, np.float32)
+        return np.full((1 if len(self.seen) >= self.length else 0, 1, 2), 0.5, np.float32)
 
 
 def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
@@ -450,7 +450,7 @@ def test_a_videos_window_is_what_test_py_sees(model, sampled, demo, tmp_path):
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():
     history = History(3, times=[0, 1, 2, 3, 4])
-    history.add(np.array([[0.9], [0.3], [0.6]], np.float32))
+    history.add(np.array([[[0.9]], [[0.3]], [[0.6]]], np.float32))
     assert history.smoothed()[:, 0] == pytest.approx([0.9, 0.6, 0.6, 0.45, 0.6], abs=1e-3)
     assert [history.at(f)[0] for f in range(5)] == pytest.approx(history.smoothed()[:, 0])
     cut = history.cut(2)
