@@ -237,10 +237,11 @@ class ClipFolder:
         """Write the stretches of one film that are not there yet; yields each that was written. name: of the
         film in the clips' names. VideoError: the film cannot be read there."""
         for stretch in stretches:
-            there, step = self._there(stretch, name), self.every / 25 if self.every else self.rate.step
-            # pictures are written in order of time: where the last is, all are
-            if there and (self.kind != "frames" or float(there[-1].stem.rsplit("_", 1)[1])
-                          >= stretch.end - 2 * step - SLACK):
+            there = self._there(stretch, name)
+            if there and self.kind == "frames":     # written in order of time: where the last is, all are
+                step = self.every / 25 if self.every else self.rate.step
+                there = float(there[-1].stem.rsplit("_", 1)[1]) >= stretch.end - 2 * step - SLACK
+            if there:
                 continue
             (self.out / stretch.cls).mkdir(exist_ok=True)
             for _ in ahead(self._write(stretch, name, path), 4, time_limit, VideoError):

@@ -88,12 +88,17 @@ def lively(encoder):
     return encoder
 
 
+def about(path):
+    """What an ONNX file says of itself."""
+    return json.loads(onnx.runner(str(path), 1).session.get_modelmeta().custom_metadata_map["lrcn"])
+
+
 def test_a_run_becomes_three_files_that_say_what_they_are(files):
     folder = files / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["encoder.onnx", "head.onnx", "model.onnx"]
     for part in exported.PARTS:
         path = ExportFolder(folder).part(part, "onnx")
-        said = json.loads(onnx.runner(str(path), 1).session.get_modelmeta().custom_metadata_map["lrcn"])
+        said = about(path)
         assert said["part"] == part and len(said["classes"]) == 6 and said["num_frames_video"] == 5
         assert (said["FPS"], said["sampling_rate"]) == (25, 10) and said["transform"]["modality"] == "rgb"
         raw = path.read_bytes()
@@ -191,8 +196,7 @@ def flip(path):
 
 
 def transformed(path, **values):
-    said = json.loads(onnx.runner(str(path), 1).session.get_modelmeta().custom_metadata_map["lrcn"])
-    say(path, transform={**said["transform"], **values})
+    say(path, transform={**about(path)["transform"], **values})
 
 
 def branch(graph):
