@@ -337,6 +337,7 @@ def test_the_manifest_is_written_by_the_rank_that_ends_last(raw, done, tmp_path)
 
 
 def test_two_launches_do_not_share_a_folder(stuck, tmp_path):
+    write_endless(stuck / "Turn" / "v_Turn_g98_c01.avi")    # one for each rank, which does not end by itself
     out = tmp_path / "out"
     first = ranks(stuck, out, 2)
     wait_for(lambda: all_but_stuck(out))
