@@ -99,7 +99,7 @@ def read_list(path, class_index=None):
     folder, a path with "..", a class or label that disagrees with classInd.txt.
     """
     rows, seen = [], set()
-    for where, match in _lines(path, r"(.+\.\w+)\s+(\d+)|.+"):
+    for where, match in _lines(path, r"(.+\.\w+)[\s,;]+(\d+)|.+"):
         line = match[0]
         name, label = (match[1], _whole(match[2], where)) if match[1] else (line, None)
         parts = name.replace("\\", "/").split("/")
@@ -165,7 +165,8 @@ def read_kinetics(folder):
 def official_lists(folder, split):
     """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both.
 
-    Of UCF-101's format, HMDB-51's, or (split 1) Kinetics'.
+    Of UCF-101's format, HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv
+    where there is none, with a path and a label a line.
     """
     folder = Path(folder)
     train_path = folder / f"trainlist{int(split):02d}.txt"
@@ -177,10 +178,14 @@ def official_lists(folder, split):
         train, test = read_hmdb(folder, split)
         if not train and not test and int(split) == 1:
             train, test = read_kinetics(folder)
+            by_path = [path for path in (folder / "train.csv", folder / "test.csv", folder / "val.csv")
+                       if path.is_file()]
+            if not train and not test and len(by_path) > 1 and by_path[0].name == "train.csv":
+                train, test = map(read_list, by_path[:2])
         if not train or not test:
             raise UserError(f"--ucf_list_dir {folder}: no {train_path.name} and {test_path.name} in this "
-                            f"folder (nor HMDB-51's *_test_split{split}.txt, nor Kinetics' tables); unpack "
-                            f"the split lists there")
+                            f"folder (nor HMDB-51's *_test_split{split}.txt, nor Kinetics' or SlowFast's "
+                            f"tables); unpack the split lists there")
     on_train = {(row.cls, row.video): row.where for row in train}
     for row in test:
         if (row.cls, row.video) in on_train:

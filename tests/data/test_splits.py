@@ -467,3 +467,15 @@ def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
 def test_a_picture_of_a_clip_is_of_the_clips_group(behind):
     names = [("A", f"v_A_g03_c01{behind}"), ("A", f"v_A_g03_c02{behind}")]
     assert set(splits.find_groups(names).values()) == {"A/g03"}
+
+
+def test_slowfasts_lists_of_paths_and_labels_are_split_1(tmp_path):
+    (tmp_path / "train.csv").write_text("/data/Archery/v_Archery_g08_c01.avi 0\n/data/Surfing/a.mp4,1\n")
+    (tmp_path / "val.csv").write_text("/data/ucf/Archery/v_Archery_g01_c01.avi 0\n")
+    train, test = splits.official_lists(tmp_path, 1)
+    assert [(row.cls, row.video) for row in train] == [("Archery", "v_Archery_g08_c01"), ("Surfing", "a")]
+    (tmp_path / "test.csv").write_text("/data/ucf/Surfing/b.mp4 1\n")
+    assert [row.video for row in test] == ["v_Archery_g01_c01"]
+    assert [row.video for row in splits.official_lists(tmp_path, 1)[1]] == ["b"], "the test goes before val"
+    with pytest.raises(UserError, match="no trainlist02.txt"):
+        splits.official_lists(tmp_path, 2)
