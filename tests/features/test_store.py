@@ -111,7 +111,7 @@ def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
     assert len(np.unique(first, axis=0)) == len(paths)
     monkeypatch.setattr("lrcn.features.rows.SETTLED_NS", 0)
     fingerprints(folder, paths)
-    monkeypatch.setattr("lrcn.features.rows.hashlib.file_digest", None)
+    monkeypatch.setattr("lrcn.features.rows.hashlib.blake2b", None)
     assert np.array_equal(fingerprints(folder, paths)[0], first)
     os.utime(folder / paths[3], (past, past))
     with pytest.raises(TypeError):

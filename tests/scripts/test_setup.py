@@ -174,7 +174,7 @@ def imported_names(path):
 
 def test_the_scripts_import_nothing_that_is_not_in_the_requirements():
     packages = {"cv2": "opencv-python", "sklearn": "scikit-learn", "PIL": "matplotlib", "starlette": "gradio",
-                "markupsafe": "Jinja2", "jinja2": "Jinja2"}
+                "markupsafe": "Jinja2", "jinja2": "Jinja2", "google": "tensorboard"}
     optional = {"timm", "openvino", "optuna", "onnx", "onnxruntime", "gradio"}  # imported where they are used
     wanted = {re.split(r"[<>=]", line)[0] for line in listed((ROOT / "requirements.txt").read_text())}
     own = {path.stem for path in ROOT.glob("*.py")} | {"lrcn"}
