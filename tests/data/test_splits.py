@@ -3,15 +3,20 @@ import re
 import unicodedata
 from collections import Counter, namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import dataset
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data import splits
+from lrcn.data.learned import Learned
 from lrcn.data.manifest import MANIFEST_COLUMNS, SampledVideo, read_sampled
+from lrcn.runs import RunFolder
+from lrcn.training.recipe import Recipe
 
 Video = namedtuple("Video", "cls name group")
 FUZZ = settings(max_examples=100, deadline=None,
@@ -286,6 +291,24 @@ def test_a_manifest_that_lists_fewer_clips_than_were_written_is_told(tmp_path, c
     assert "manifest.csv lists 3 clips, and preprocessing_data.py wrote 4" in capsys.readouterr().err
     files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
     assert len(read_sampled(tmp_path)) == 4 and not capsys.readouterr().err
+
+
+def test_classes_that_one_side_alone_has_are_named_in_training_and_test(tmp_path, capsys):
+    rows = [(f"v{i}", cls, f"{part}/{cls}/v{i}.avi", 25, 100, 0, 10, 5) for i, (part, cls) in enumerate(
+        [("train", "Run Fast"), ("train", "wave")] * 3 + [("test", "Run_Fast"), ("test", "wave")] * 2)]
+    files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
+    files.write_json(tmp_path / "settings.json", {"FPS": 25, "sampling_rate": 10})
+    recipe = Recipe(sampled_data_path=str(tmp_path), ucf_list_dir=None)
+    samples, classes = dataset.training_samples(recipe)
+    named = "classes of one side: Run Fast in the training alone; Run_Fast in the test alone"
+    assert named in capsys.readouterr().err
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    splits.write_splits(run.splits, samples)
+    trained = SimpleNamespace(settings=recipe.as_settings(), folder=run.path, classes=classes, recipe=recipe,
+                              learned=Learned())
+    tested = dataset.test_data(trained)
+    assert named in tested.note and {v.cls for v in tested.videos} == {"wave"}
 
 
 def test_splits_csv_reads_back_what_was_written(tmp_path):
