@@ -72,7 +72,7 @@ class Video(contextlib.AbstractContextManager):
         # One thread: files are read in parallel, and several threads would each hold frames back.
         self.stream.codec_context.thread_count = 1
         self.position, self.time = -1, None
-        self._decoded, self._frame = self._decode(), None
+        self._decoded, self._frame, self._shown = self._decode(), None, None
         self.origin, self._reformatter = None, av.video.reformatter.VideoReformatter()
         fps = self.stream.average_rate or self.stream.guessed_rate or 0
         if not 0 < fps < math.inf:
@@ -112,6 +112,8 @@ class Video(contextlib.AbstractContextManager):
         if frame is None:
             return False
         self._frame = frame
+        if frame.key_frame or self._shown is None:      # what a frame carries takes long to ask for
+            self._shown = _orientation(frame)
         self.position += 1
         seconds = self._seconds(frame)
         self.origin = seconds if self.origin is None else self.origin
@@ -140,7 +142,7 @@ class Video(contextlib.AbstractContextManager):
             picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"frame {self.position} cannot be decoded ({error})") from None
-        turned, flip = _orientation(frame)
+        turned, flip = self._shown
         picture = (picture.swapaxes(0, 1) if turned else picture)[flip]
         return fit_frame(np.ascontiguousarray(picture), self.info.width, self.info.height)
 
@@ -220,29 +222,31 @@ def on_one_line(container, picture, sound=None):
     end to end, what follows is moved to where the pictures before it end, the sound as much as they are."""
     limit = AHEAD if container.format.flags & av.format.Flags.ts_discont.value else math.inf
     shifts, last, part, waiting = [0.0], {}, {}, []     # seconds by recording; of each stream: where it is
-    for packet in container.demux([s for s in (picture, sound) if s is not None]):
-        stream, ticks = packet.stream, packet.pts if packet.dts is None else packet.dts
+    streams = [s for s in (picture, sound) if s is not None]
+    tick = {s.index: float(s.time_base or 0) for s in streams}
+    for packet in container.demux(streams):
+        index, ticks = packet.stream_index, packet.pts if packet.dts is None else packet.dts
         if ticks is not None:
-            now, number = float(ticks * packet.time_base), part.get(stream.index, 0)
-            before = last.get(stream.index, now)
+            now, number = ticks * tick[index], part.get(index, 0)
+            before = last.get(index, now)
             if not before - BACK <= now <= before + limit:
                 number += 1
-                if stream.index == picture.index:
+                if index == picture.index:
                     step = 1 / float(picture.average_rate or 25)
                     shifts.append(shifts[-1] + before + step - now)
-            last[stream.index], part[stream.index] = now, number
-        waiting.append((packet, part.get(stream.index, 0)))
+            last[index], part[index] = now, number
+        waiting.append((packet, part.get(index, 0)))
         while waiting and waiting[0][1] < len(shifts):
-            yield _moved(waiting[0][0], shifts[waiting.pop(0)[1]])
+            first, number = waiting.pop(0)
+            yield _moved(first, shifts[number]) if shifts[number] else first
     yield from (_moved(packet, shifts[-1]) for packet, _ in waiting)
 
 
 def _moved(packet, seconds):
     """The packet, that many seconds later."""
-    if seconds:
-        ticks = round(seconds / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts + ticks
-        packet.dts = None if packet.dts is None else packet.dts + ticks
+    ticks = round(seconds / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
     return packet
 
 
@@ -274,7 +278,7 @@ def fit_frame(frame, wide, high):
 
 def _squared(width, height, ratio):
     """(width, height) in square pixels of a picture whose pixels have this ratio of width to height."""
-    if not ratio or abs(ratio - 1) < 0.01 or not 0.1 < ratio < 10:
+    if not ratio or ratio.numerator == ratio.denominator or abs(ratio - 1) < 0.01 or not 0.1 < ratio < 10:
         return width, height
     return max(1, round(width * float(ratio))), height
 
