@@ -1,6 +1,6 @@
 """The AVI container: Motion JPEG files written frame by frame, and read again by the number.
 
-reader.py and writer.py are the doors to videos; this file knows bytes only.
+reader.py and writer.py read and write videos; this file knows bytes only.
 """
 import errno
 import os

@@ -66,9 +66,10 @@ def test_the_clips(demo, folder, tmp_path, reading):
     one_line(reading(folder, "train.py", *words, "--img_dim", 40, env=nowhere), "--sampled_data_path",
              "/proc/nothing", "LRCN_FEATURES")
     closed, raw = f"--sampled_data_dir {folder}", ("--row_data_dir", demo / "UCF-101")
-    for more in ((folder, *raw, "--ucf_list_dir", demo / "ucfTrainTestlist"), (folder / "new", *raw),
-                 (folder, "--report")):
-        one_line(reading(folder, "preprocessing_data.py", "--sampled_data_dir", *more), closed, "(Read-only")
+    for words, more in (("write there", (folder, *raw, "--ucf_list_dir", demo / "ucfTrainTestlist")),
+                        ("write there", (folder, "--report")), ("make this folder", (folder / "new", *raw))):
+        one_line(reading(folder, "preprocessing_data.py", "--sampled_data_dir", *more), closed,
+                 f"cannot {words} (Read-only")
     [key] = folder.glob("features/*/key.json")
     one_line(reading(folder, INVENTORY, folder, "--remove", key.parent.name), f"--remove: {key.parent}")
     assert listing(folder) == before
