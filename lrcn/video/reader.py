@@ -96,8 +96,11 @@ class Video(contextlib.AbstractContextManager):
         """The decoder's whole frames; packets and frames that are damaged are passed over."""
         with contextlib.suppress(av.FFmpegError):       # a file that breaks off
             for packet in on_one_line(self.container, self.stream):
-                with contextlib.suppress(av.FFmpegError, ValueError):
-                    yield from (frame for frame in packet.decode() if not frame.is_corrupt)
+                try:
+                    frames = packet.decode()
+                except (av.FFmpegError, ValueError):
+                    continue
+                yield from (frame for frame in frames if not frame.is_corrupt)
 
     def _next(self):
         """The next frame, or None; grab() gives it again."""
@@ -130,9 +133,9 @@ class Video(contextlib.AbstractContextManager):
         return self.is_avi and self.stream.codec_context.has_b_frames
 
     def _seconds(self, frame):
-        if self._counted() or frame.pts is None:
+        if self._counted() or frame.time is None:
             return self.position / self.info.fps
-        return float(frame.pts * frame.time_base)
+        return frame.time
 
     def frame(self):
         """The frame last grabbed, uint8 (H, W, 3) RGB."""
