@@ -1,18 +1,22 @@
 """Run the scripts as a person's command line would, without paying for torch each time.
 
-    from commands import run, start
-    result = run("train.py", "--epochs", 2, "--local_dir", folder)      # .code .out .err
-    result = run("train.py", "--lr", "x", ok=False)                     # any exit status will do
+    from commands import call, run, start
+    result = call("train.py", "--epochs", 2, "--local_dir", folder)     # .code .out .err
+    result = call("train.py", "--lr", "x", ok=False)                    # any exit status will do
+    result = run("train.py", "--epochs", 2)                             # in a process of its own
     process = start("train.py", ...); process.kill(); result = process.wait()
 
-Importing torch, its friends and the package takes 5 s. So the torch scripts are forked from one helper
+`call` runs the script in the test's own process, in a third of the time: for all that needs no process to
+be shown. Importing torch, its friends and the package takes 5 s. So `run` forks the scripts from one helper
 process (this file as a script) that has imported them once and computed nothing: every run is a process of
 its own, with its own pid, process group, argv, folder, environment, random state and exit status. Where
 fork is unsafe after such imports (macOS), and with fork=False, it is an ordinary new process.
 """
 import atexit
+import concurrent.futures
 import contextlib
 import functools
+import io
 import json
 import os
 import runpy
@@ -24,6 +28,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
@@ -148,6 +153,37 @@ def run(script, *flags, ok=True, timeout=300, **options):
     process = start(script, *flags, **options)
     result = process.wait(timeout)
     assert result.code == 0 or not ok, f"{process.command}: {result}"
+    return result
+
+
+def call(script, *flags, ok=True, env=None, cwd=None):
+    """Result of the script in this process: its output, and what it would end with. What preprocessing gives
+    to workers is done here too, one after another. Exceptions that would be a traceback are the test's."""
+    import torch
+
+    from lrcn.base import workers
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    path = str(ROOT / script)
+    before = os.getcwd(), torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    try:
+        os.chdir(cwd or tempfile.mkdtemp(dir=_scratch().name))
+        with mock.patch.dict(os.environ, environment(env or {}), clear=True), \
+                mock.patch.object(sys, "argv", [path, *map(str, flags)]), \
+                mock.patch.object(workers, "results", lambda f, tasks, *_: ((t, f(t)) for t in tasks)), \
+                mock.patch.object(workers, "pool", concurrent.futures.ThreadPoolExecutor), \
+                contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+            runpy.run_path(path, run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        os.chdir(before[0])
+        torch.set_num_threads(before[1])
+        signal.signal(signal.SIGTERM, before[2])
+    for stream in streams:
+        stream.seek(0)
+    result = Result(code, *(stream.read() for stream in streams))
+    assert code == 0 or not ok, f"{script} {' '.join(map(str, flags))}: {result}"
     return result
 
 

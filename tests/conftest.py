@@ -2,28 +2,61 @@
 
 Command lines are in commands.py, tiny trainings in runs.py, videos in videos.py, browsers in browsers.py.
 """
+import inspect
 import os
 import shutil
+import subprocess
+import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch is imported: a worker is one core's work
 
+import browsers
+import commands
 import pytest
-from commands import end_all, run
+from commands import call
 
-from lrcn.base import files
+from lrcn.base import files, workers
+
+STARTS = (commands.call, commands.run, commands.start, subprocess.run, subprocess.Popen, browsers.chromium,
+          workers.results, workers.pool)
+
+
+def _starts(function, seen):
+    """Whether a function of the tests gets to one of STARTS, through whatever else it names."""
+    if any(function is one for one in STARTS):
+        return True
+    if isinstance(function, types.FunctionType):
+        function = inspect.unwrap(function)
+        function = getattr(getattr(function, "hypothesis", None), "inner_test", function)
+    if not isinstance(function, types.FunctionType) or function in seen or \
+            not function.__code__.co_filename.startswith(os.path.dirname(__file__)):
+        return False
+    seen.add(function)
+    codes = [function.__code__]
+    for code in codes:
+        codes += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    names = {name for code in codes for name in code.co_names}
+    values = [function.__globals__.get(name) for name in names]
+    values += [vars(one).get(name) for one in values if isinstance(one, types.ModuleType) for name in names]
+    return any(_starts(value, seen) for value in values)
 
 
 def pytest_collection_modifyitems(items):
+    """Mark as slow what runs a script or starts a process, itself or in a fixture, or reads real clips. What
+    `refused` runs ends before there is work."""
+    from runs import refused
     for item in items:
-        if "ucf101" in getattr(item, "fixturenames", ()):
+        made = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
+        seen = {commands.end_all, refused}
+        if "ucf101" in item.fixturenames or any(_starts(one, seen) for one in (item.function, *made)):
             item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _end_what_was_started():
     yield
-    end_all()
+    commands.end_all()
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +80,7 @@ def once(tmp_path_factory):
 def demo(once):
     """Folder with UCF-101/ and ucfTrainTestlist/: 6 classes, 11 groups (7 of them test), 1 clip each."""
     def make(folder):
-        run("demo_data.py", "--output_dir", folder, "--groups", 11, "--clips", 1)
+        call("demo_data.py", "--output_dir", folder, "--groups", 11, "--clips", 1)
         return folder
     return once("demo", make)
 
@@ -56,8 +89,8 @@ def demo(once):
 def sampled(demo, once):
     """Folder of sampled clips, 5 frames each, of the `demo` videos. Do not change it: copy it."""
     def make(folder):
-        run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
-            folder / "sampled", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2)
+        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+             folder / "sampled", "--ucf_list_dir", demo / "ucfTrainTestlist")
         return folder / "sampled"
     return once("sampled", make)
 
@@ -68,9 +101,8 @@ def flowing(demo, sampled, once):
     def make(folder):
         out = shutil.copytree(sampled, folder / "sampled", ignore=shutil.ignore_patterns("features"))
         before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
-        run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", out,
-            "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 2, "--no-report", "--flow", "dis",
-            "--flow_length", 2)
+        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", out,
+             "--ucf_list_dir", demo / "ucfTrainTestlist", "--no-report", "--flow", "dis", "--flow_length", 2)
         assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
         return out
     return once("flowing", make)
@@ -87,9 +119,58 @@ def trained(demo, sampled, once):
 
 
 @pytest.fixture(scope="session")
+def tested(trained, once):
+    """A copy of `trained` with the report of test.py, and four labelled clips. Do not change it: copy it."""
+    def make(folder):
+        shutil.copytree(trained, folder / "run")
+        call("test.py", "--model_dir", folder / "run", "--num_videos", 4, "--num_workers", 0, "--device",
+             "cpu", "--encoder_backend", "torch")
+        return folder / "run"
+    return once("tested", make)
+
+
+@pytest.fixture(scope="session")
+def watched(trained, demo, once):
+    """What test_on_video.py leaves of one of the demo's videos, with `trained`."""
+    from runs import last_line
+    return once("watched", lambda folder: last_line(call(
+        "test_on_video.py", "--model_dir", trained, "--video_path",
+        sorted((demo / "UCF-101" / "Grow").glob("*.avi"))[0], "--output_dir", folder, "--device", "cpu",
+        "--encoder_backend", "torch")))
+
+
+@pytest.fixture(scope="session")
+def two_runs(demo, sampled, once):
+    """A folder with two tiny tested runs of one seed: rgb/ and rgbdiff/. Do not change them."""
+    from runs import report_of, train
+
+    def make(folder):
+        for name in ("rgb", "rgbdiff"):
+            report_of(train(demo, sampled, folder / name, "--epochs", 3, "--modality", name,
+                            "--open_new_folder", "False"))
+        return folder
+    return once("two_runs", make)
+
+
+@pytest.fixture(scope="session")
+def fused(two_runs, once):
+    """Run folder of fuse.py --train over `two_runs`, a GRU. Do not change it: copy it."""
+    from runs import HEAD, last_line
+    return once("fused", lambda folder: last_line(call(
+        "fuse.py", "--train", two_runs / "rgb", two_runs / "rgbdiff", *HEAD, "--rnn", "gru", "--local_dir",
+        folder)))
+
+
+@pytest.fixture(scope="session")
+def flow_run(demo, flowing, once):
+    """Run folder of a tiny run of one epoch on the flow of `flowing`. Do not change it: copy it."""
+    from runs import train
+    return once("flow_run", lambda folder: train(demo, flowing, folder, "--modality", "flow", "--epochs", 1))
+
+
+@pytest.fixture(scope="session")
 def _chromium(tmp_path_factory):
-    from browsers import chromium
-    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+    with browsers.chromium(tmp_path_factory.mktemp("browser")) as driver:
         yield driver
 
 

@@ -1,6 +1,7 @@
 """Tiny runs of train.py, what two runs have in common, and scripts that misbehave on purpose.
 
     folder = train(demo, sampled, tmp_path, "--epochs", 2)      # the run folder
+    refused("train.py", "--lr", "x", says="--lr")               # one line on stderr and exit status 2
     assert_same_run(folder, other)                              # bit for bit, but for the seconds
     script = patched(tmp_path, "train.py", "from lrcn.base import files\\nfiles.flush_folder = ...")
 """
@@ -9,10 +10,12 @@ import dataclasses
 import json
 import socket
 from pathlib import Path
+from unittest import mock
 
 import torch
-from commands import ROOT, Result, run, start
+from commands import ROOT, Result, call, start
 
+from lrcn.evaluation import results
 from lrcn.training.recipe import Recipe
 
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
@@ -21,6 +24,10 @@ TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 
         "--val_check_interval", 1, "--checkpoint_interval", 2, "--no-pictures",
         # what is installed beside PyTorch, and the machine's instructions, change no figure
         "--encoder_backend", "torch", "--encoder_precision", "float32")
+# The head of a fusion of such runs
+HEAD = ("--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--epochs", 3, "--val_check_interval", 1,
+        "--no-pictures", "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch",
+        "--encoder_precision", "float32")
 ONE_THREAD = {"OMP_NUM_THREADS": 1}
 
 
@@ -35,13 +42,14 @@ def flags(demo, sampled, local_dir, *more):
 
 def train(demo, sampled, local_dir, *more):
     """Run folder of a whole tiny training; without pictures, unless `more` has --pictures."""
-    return last_line(run("train.py", *flags(demo, sampled, local_dir, *more), env=ONE_THREAD))
+    return last_line(call("train.py", *flags(demo, sampled, local_dir, *more)))
 
 
 def report_of(folder, *more):
-    """The report folder of test.py on a run."""
-    return last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0,
-                         "--device", "cpu", *more, env=ONE_THREAD))
+    """The report folder of test.py on a run; it draws nothing."""
+    with mock.patch.object(results, "draw"):
+        return last_line(call("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 0,
+                              "--device", "cpu", *more))
 
 
 def answered_run(folder, said, classes=("A", "B"), **metrics):
@@ -152,9 +160,15 @@ def patched(tmp_path, script, patch):
 
 
 def one_line(result, *says, code=2):
-    """A script that ended with one line on stderr, progress bars aside, and without a traceback."""
+    """The one line on stderr, progress bars aside, of a script that ended without a traceback."""
     lines = [line for line in result.err.splitlines() if line.strip() and "%|" not in line]
     assert result.code == code and "Traceback" not in result.err, result
     assert len(lines) == 1, result
     for words in says:
         assert words in lines[0], result
+    return lines[0]
+
+
+def refused(*command, says=(), code=2):
+    """The one line with which a script refuses its flags or what they name, told in this process."""
+    return one_line(call(*command, ok=False), *([says] if isinstance(says, str) else says), code=code)
