@@ -36,6 +36,7 @@ from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Rate
 from lrcn.watching.candidates import ClipFolder, Stretch, check_class, of_films, propose, read_stretches
 from lrcn.watching.films import find_films, unique_names
+from lrcn.watching.recogniser import Recogniser
 
 # The flags that decide what is found: one folder, one value of each.
 FIXED = ("clips_per_class", "clip_seconds", "max_overlap", "min_probability", "every", "classes",
@@ -73,12 +74,12 @@ def make_parser():
     return parser
 
 
-def wanted_classes(args, there, what):
-    """The numbers of --classes among the names `there`; None where all are wanted."""
+def wanted_classes(args, there, source):
+    """The numbers of --classes among the names `there`; None where all are wanted. source: of the names."""
     called = {composed(cls): number for number, cls in enumerate(there)}
     for cls in args.classes or ():
         if composed(cls) not in called:
-            raise UserError(f"--classes {','.join(args.classes)}: {what} does not know {cls}; there are "
+            raise UserError(f"--classes {','.join(args.classes)}: {source} does not know {cls}; there are "
                             f"{', '.join(list(there)[:10])}{' ...' if len(there) > 10 else ''}")
     return args.classes and {called[composed(cls)] for cls in args.classes}
 
@@ -97,49 +98,36 @@ def table_of(args, films):
     return there + [row for row in rows if row.film in absent], absent
 
 
-class Finder:
-    """A trained run that looks for its classes."""
-
-    def __init__(self, args):
-        self.args = args
-        self.recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device,
-                                                args.encoder_backend, args.encoder_precision,
-                                                args.sampling_rate, args.every, self.check)
-
-    def check(self, trained):
-        """UserError, before an engine is built: the run does not fit the flags."""
-        args, source = self.args, f"--model_dir {self.args.model_dir}"
-        for cls in trained.classes:
-            check_class(cls, source)
-        self.wanted = wanted_classes(args, trained.classes, source)
-        length = trained.settings["num_frames_video"]
-        if args.every and length > 1:
-            raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
-                            f"in its training; --sampling_rate changes that")
-
-    def look(self, film, path):
-        """([Stretch] of a film, its seconds)."""
-        args, history = self.args, self.recogniser.look_through(path, self.args.time_limit)
-        shares = history.smoothed()
-        stretches = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
-                            args.clips_per_class, args.max_overlap, args.min_probability, self.wanted)
-        return [Stretch(film, self.recogniser.classes[cls], start, end, p)
-                for start, end, cls, p in stretches], history.end
+def check_run(args, trained):
+    """UserError where a run does not fit the flags; wanted_classes of it."""
+    source, length = f"--model_dir {args.model_dir}", trained.settings["num_frames_video"]
+    for cls in trained.classes:
+        check_class(cls, source)
+    wanted = wanted_classes(args, trained.classes, source)
+    if args.every and length > 1:
+        raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
+                        f"in its training; --sampling_rate changes that")
+    return wanted
 
 
-def find(folder, films, names, args, absent, finder):
-    """Look through every film, unless `finder` is None, and write its candidates, in an output folder that is
-    held by this process; the exit status."""
+def find(folder, films, names, args, absent, recogniser, wanted):
+    """Look through every film, unless `recogniser` is None, and write its candidates, in an output folder
+    that is held by this process; the exit status. wanted: the numbers of --classes."""
     failed, written = 0, 0
     with cli.progress(total=len(films), unit="film", desc="films", dynamic_ncols=True) as bar:
         for film, path in films.items():
             try:
-                if finder and not folder.knows(film, path):
-                    stretches, seconds = finder.look(film, path)
-                    folder.propose(film, names[film], path, stretches, seconds)
+                if recogniser and not folder.knows(film, path):
+                    history = recogniser.look_through(path, args.time_limit)
+                    shares = history.smoothed()
+                    best = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
+                                   args.clips_per_class, args.max_overlap, args.min_probability, wanted)
+                    stretches = [Stretch(film, recogniser.classes[cls], start, end, p)
+                                 for start, end, cls, p in best]
+                    folder.propose(film, names[film], path, stretches, history.end)
                     kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in stretches).items())
                     bar.clear()
-                    cli.say(f"{film}: {seconds:.1f} s, {len(stretches)} candidates"
+                    cli.say(f"{film}: {history.end:.1f} s, {len(stretches)} candidates"
                             + (f" ({kinds})" if kinds else ""))
                 for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
                     written += 1
@@ -157,9 +145,9 @@ def find(folder, films, names, args, absent, finder):
     named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
     gone = folder.tidy(named, names.values())
     folder.draw(named)
-    what = {"clips": "clips", "copies": "clips", "frames": "candidates' frames"}[folder.kind]
+    kind = "candidates' frames" if folder.kind == "frames" else "clips"
     cli.say(f"{len(named)} candidates of {len({s.cls for s, _ in named})} classes in "
-            f"{len({s.film for s, _ in named})} of {len(films)} films; {written} {what} written"
+            f"{len({s.film for s, _ in named})} of {len(films)} films; {written} {kind} written"
             + (f", {gone} files taken out that have no row" if gone else "")
             + (f"; copies begin up to {folder.early:.2f} s early" if folder.early else ""))
     if not named:
@@ -183,30 +171,34 @@ def main():
         raise UserError("--copy: pictures are not copied; leave it or --frames out")
     if args.every and args.sampling_rate:
         raise UserError("--every: it stands in the place of --sampling_rate; give one of them")
-    films, absent, finder, table = find_films(args.video_path), {}, None, None
+    films, absent, table, recogniser, wanted = find_films(args.video_path), {}, None, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:
         table, absent = table_of(args, films)
         films = {film: path for film, path in films.items() if any(row.film == film for row in table)}
         choices, flags = {"from": str(Path(args.table).resolve())}, ("every", "sampling_rate")
+        rate = Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)
+        if not args.output_dir:
+            raise UserError("--output_dir is missing: with --from, give the folder to write the clips to")
     else:
-        finder, flags = Finder(args), FIXED
-        choices = {"model": str(finder.recogniser.trained.checkpoint.resolve())}
+        trained = utils.load_trained(args.model_dir, args.model_name, args.device)
+        wanted = check_run(args, trained)
+        choices, flags = {"model": str(trained.checkpoint.resolve())}, FIXED
+        rate = trained.rate if args.every else utils.watching_rate(trained, args.sampling_rate)
     choices.update({name: getattr(args, name) for name in flags})
-    if not args.output_dir and args.table:
-        raise UserError("--output_dir is missing: with --from, give the folder to write the clips to")
-    out = Path(args.output_dir).expanduser() if args.output_dir else \
-        RunFolder.of(finder.recogniser.trained.checkpoint).clips
+    out = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).clips
     source = Path(args.video_path).expanduser().resolve()
     if source.is_dir() and out.resolve().is_relative_to(source):
         raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
     out = files.output_folder("output_dir", out)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
-        usual = Rate(sampling_rate=args.sampling_rate or Rate.sampling_rate)
-        folder = ClipFolder(out, kind, finder.recogniser.rate if finder else usual, args.every)
+        folder = ClipFolder(out, kind, rate, args.every)
         folder.check(choices, table)
-        return find(folder, films, names, args, absent, finder)
+        if not args.table:      # last, for its engine takes a while
+            recogniser = Recogniser.of_run(trained, trained.device, args.encoder_backend,
+                                           args.encoder_precision, rate, args.every)
+        return find(folder, films, names, args, absent, recogniser, wanted)
 
 
 if __name__ == "__main__":

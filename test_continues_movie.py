@@ -176,8 +176,7 @@ def study_run(model_dir, args, device, drawn):
             name, seed = results_table.variant_name(measured_on), measured_on["training_seed"]
             note = f"{name}, training seed {seed}; {tested(measured_on)}."
             graphs.show(path, graphs.draw(study, path, note))
-            graphs.write_movie(new.movie, study, data.folder, source, new.movie_gif if args.gif else None)
-            graphs.write_window_gif(new.window_gif, study, data.folder, source)
+            graphs.write_films(new, study, data.folder, source, args.gif)
     return measured_on, trained.recipe.compared(), study, folder
 
 

@@ -76,6 +76,10 @@ class Trained:
     learned: Learned = Learned()    # this training, and those before it
 
     @property
+    def device(self):
+        return next(self.model.parameters()).device
+
+    @property
     def rate(self):
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
@@ -119,7 +123,8 @@ def build(state, source):
 
 def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
-    path = checkpoint_path(model_dir, model_name, flag)
+    path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
+    device = choose_device(device)
     flag = flag or ("model_name" if model_name else "model_dir")
     state = checkpoints.load_file(path, flag)
     model, classes, settings, recipe = build(state, f"--{flag} {path}")
@@ -129,19 +134,12 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None):
                    epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
 
 
-def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
-                    every=None, check=None):
+def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None):
     """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
-    --sampling_rate or --every say; on the run's own engine, unless a backend or precision is given.
-
-    check: called with the Trained before its engine is built, which takes a while."""
-    checkpoint_path(run, checkpoint)    # before torch is loaded
-    device = choose_device(device)
+    --sampling_rate says; on the run's own engine, unless a backend or precision is given."""
     trained = load_trained(run, checkpoint, device)
-    if check:
-        check(trained)
-    rate = None if every else watching_rate(trained, sampling_rate)
-    return Recogniser.of_run(trained, device, backend, precision, rate, every)
+    return Recogniser.of_run(trained, trained.device, backend, precision,
+                             watching_rate(trained, sampling_rate))
 
 
 def watching_rate(trained, sampling_rate=None):

@@ -3,7 +3,7 @@
     margin   of a window of two actions, the later one's logit minus the other's
     r        of their probabilities the later one's share, p2 / (p1 + p2), the logistic of the margin
 
-Arrays only: no files, no network. Labels are ints, -1 stands for "none"; units: scores.Units.
+Arrays only, as in movies.py. units: scores.Units.
 """
 from dataclasses import dataclass
 
@@ -34,8 +34,7 @@ def outcomes(windows, predicted):
 
 def shares(windows, predicted, units):
     """{mix: its frame counts, n, the Estimates of who won it, and of being right: None of a tie}."""
-    names, code = mixes(windows)
-    who = outcomes(windows, predicted)
+    (names, code), who = mixes(windows), outcomes(windows, predicted)
     won = {name: units.means(who == i, code, len(names), share=True) for i, name in enumerate(OUTCOMES)}
     right = units.means(np.asarray(predicted) == windows.majority,
                         np.where(windows.majority >= 0, code, -1), len(names), share=True)
@@ -157,11 +156,10 @@ def half_life(traces, units):
     within those followed."""
     def falls(curve):
         under = np.flatnonzero(curve < 0.5)
-        if not len(under):
-            return None
-        after, before = under[0], curve[max(under[0] - 1, 0)]
-        step = (0.5 - curve[after]) / (before - curve[after]) if before >= 0.5 else after
-        return round(float(after - step), 4)
+        if len(under):
+            after, before = under[0], curve[max(under[0] - 1, 0)]
+            step = (0.5 - curve[after]) / (before - curve[after]) if before >= 0.5 else after
+            return round(float(after - step), 4)
 
     means = by_column(traces, units)
     value, low, high = np.array([(e.value, *(e.ci95 or (np.nan, np.nan))) for e in means]).T

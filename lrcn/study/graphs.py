@@ -1,5 +1,4 @@
-"""The pictures of the mixed-action study, as in plots.py, and its labelled movie; measured values are
-scores.Estimates."""
+"""The pictures of the mixed-action study, as in plots.py, and its films; measured values are Estimates."""
 import math
 
 import numpy as np
@@ -14,7 +13,6 @@ from lrcn.video.sampling import Rate
 
 BARS = "Bars: 95% intervals."
 HALF = f"{BARS} Dashed: half of the frames."
-R_LABEL = "p(later action) / p(both actions), mean"
 LOOKS = ((style.BLUE, "o", "-"), (style.RED, "s", "--"), (style.BLACK, "^", ":"))
 
 
@@ -26,14 +24,13 @@ def ends(estimates):
 def _points(ax, x, estimates, color, marker="o", line="-", label=None, crowded=False):
     """Measured points with their intervals, finer where the axes are crowded. color: 0..255 RGB."""
     finer = {"elinewidth": 0.8, "capsize": 0, "markersize": 4} if crowded else {"markersize": 6}
-    value, low, high = ends(estimates)
-    ax.errorbar(x, value, yerr=interval(value, low, high), color=style.unit(color), label=label,
-                marker=marker, ls=line, **finer)
+    values = ends(estimates)
+    ax.errorbar(x, values[0], yerr=interval(*values), color=style.unit(color), label=label, marker=marker,
+                ls=line, **finer)
 
 
 def counted(points, wide):
-    """{x: the value with its n below} of {x: Estimate}; some are left out where they would touch in a
-    figure of `wide` inches."""
+    """{x: the value with its n below} of {x: Estimate}, as many as do not touch in `wide` inches."""
     widest = max(style.width(f"n={e.n:.0f}", style.SMALL) for e in points.values()) + 8
     step = math.ceil(len(points) * widest / (wide * 72 * 0.7))
     return {x: f"{x}\nn={points[x].n:.0f}" for x in list(points)[::step]}
@@ -44,8 +41,7 @@ def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shar
                before="", note=""):
     """series: {name: {x: Estimate}}, three at most; ticks: {x: name}; shares: values between 0 and 1;
     before: what stands first in the small print."""
-    fig = style.figure(*size, title, f"{before}{BARS} {note}".strip())
-    ax = fig.add_subplot()
+    ax = style.figure(*size, title, f"{before}{BARS} {note}".strip()).add_subplot()
     if not shares:
         ax.axhline(0, color="black", lw=1)
     for i, (name, points) in enumerate(series.items()):
@@ -55,7 +51,7 @@ def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shar
     ax.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (-0.03, 1.03)} if shares else {}))
     if len(series) > 1:
         style.legend(ax, title=legend)
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 # ---------------------------------------------------------------- windows
@@ -63,9 +59,10 @@ def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shar
 def _windows_image(cells, classes, inches, more, title, note, **look):
     """(axes, image, height in inches) of cells (K, W), class by window. inches: for the rows of many classes;
     more: for what stands around them."""
-    row, wide = max(0.16, min(0.24, inches / len(cells))), min(15, max(7, 2.5 + 0.1 * cells.shape[1]))
+    n, row = cells.shape[1], max(0.16, min(0.24, inches / len(cells)))
     high = max(1.8, row * len(cells) + more)
-    ax = style.figure(wide, high, title, f"n = {cells.shape[1]} windows; {note}".strip()).add_subplot()
+    fig = style.figure(min(15, max(7, 2.5 + 0.1 * n)), high, title, f"n = {n} windows; {note}".strip())
+    ax = fig.add_subplot()
     image = ax.imshow(cells, aspect="auto", interpolation="nearest", vmin=0, **look)
     class_ticks(ax, classes, row, horizontal=False)
     ax.grid(False)
@@ -146,11 +143,11 @@ CONTROLS = {
 }
 
 
-def _switching_axes(wide, high, title, words, T):
-    ax = style.figure(wide, high, title, words).add_subplot()
+def _switching_axes(wide, high, title, caption, T):
+    ax = style.figure(wide, high, title, caption).add_subplot()
     ax.axvline(T / 2, color="black", ls="--", lw=1)
     ax.axhline(0.5, color="black", ls=":", lw=1)
-    ax.set(ylabel=R_LABEL, ylim=(-0.03, 1.03))
+    ax.set(ylabel="p(later action) / p(both actions), mean", ylim=(-0.03, 1.03))
     return ax
 
 
@@ -167,17 +164,15 @@ def _switching(ax, switching, color, marker="o", line="-", label=None, apart=0.0
 @style.styled
 def switching_curve(path, switching, note=""):
     """The share of the second action against its k = 0..T frames in the window, and the logistic fit."""
-    curve, point = switching.curve, switching.point
-    words = f"{HALF} "
+    curve, point, fit = switching.curve, switching.point, ""
     if switching.has_fit:
-        low, high = point.ci95
-        words += (f"Logistic fit: equal at {point.value:.2f} frames [{low:.2f}, {high:.2f}] (band), "
-                  f"slope {switching.slope.value:.2f} a frame. ")
-    ax = _switching_axes(6.4, 4.0, "When does the second action win?", f"{words}{note}".strip(),
+        fit = (f"Logistic fit: equal at {point.value:.2f} frames [{point.ci95[0]:.2f}, {point.ci95[1]:.2f}] "
+               f"(band), slope {switching.slope.value:.2f} a frame. ")
+    ax = _switching_axes(6.4, 4.0, "When does the second action win?", f"{HALF} {fit}{note}".strip(),
                          len(curve) - 1)
     _switching(ax, switching, style.BLUE)
     if switching.has_fit:
-        ax.axvspan(low, high, color=style.unit(style.BLUE), alpha=0.15, lw=0)
+        ax.axvspan(*point.ci95, color=style.unit(style.BLUE), alpha=0.15, lw=0)
     ticks = counted(dict(enumerate(curve)), 6.4)
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.set_xlabel("frames of the second action in the window (n windows)")
@@ -205,11 +200,10 @@ def switching_curves(path, switchings, title, note=""):
 @style.styled
 def intervals(path, names, estimates, title, xlabel, limits, null=None, note=""):
     """One line a name, value and interval; limits and null as in plots.forest."""
-    fig = style.figure(8, 0.3 * len(names) + 0.9, title, f"{BARS} {note}".strip())
-    ax = fig.add_subplot()
+    ax = style.figure(8, 0.3 * len(names) + 0.9, title, f"{BARS} {note}".strip()).add_subplot()
     forest(ax, [style.short(name, 44) for name in names], *ends(estimates), limits, null=null)
     ax.set_xlabel(xlabel)
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 @style.styled
@@ -217,8 +211,7 @@ def states(path, time, traces, title, cut=None, ylabel="mean forget gate (0 forg
            ylim=(-0.03, 1.03), note=""):
     """traces: [layer][direction][time] Estimates; cut: where the new action starts. The axis is the gate's
     whole range, so that a change looks as small as it is."""
-    fig = style.figure(7.6, 4.0, title, note)
-    ax = fig.add_subplot()
+    ax = style.figure(7.6, 4.0, title, note).add_subplot()
     lines = [(layer, direction, trace) for layer, ways in enumerate(traces)
              for direction, trace in enumerate(ways)]
     colors = style.SERIES if len(lines) <= len(style.SERIES) else style.class_colors(lines)
@@ -234,7 +227,7 @@ def states(path, time, traces, title, cut=None, ylabel="mean forget gate (0 forg
     ax.set(xlabel="frame", ylabel=ylabel, ylim=ylim)
     ax.xaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 # ---------------------------------------------------------------- all of a study
@@ -266,7 +259,20 @@ def draw(study, folder, note):
         {x: str(x) for x in range(1, T + 1, math.ceil(T / 20))}, shares=False, legend="frame replaced",
         before=f"n = {costs['by grey'][1].n:g} clips. ")
     if study.traces:
-        draw_states(study.traces, T, add, note)
+        n, k = {name: trace[0][0][0].n for name, trace in study.traces.items()}, T // 2
+        cut, bands = "Dashed: the first frame of the new action.", f"Bands: 95% intervals. {note}"
+        add("gates_window", states, np.arange(1, T + 1), study.traces["window"],
+            f"Forget gate in a window with {T - k} + {k} frames", T - k + 1,
+            note=f"n = {n['window']:g} windows. {cut} {bands}")
+        add("gates_movie", states, np.arange(-T, T), study.traces["movie"],
+            "Forget gate around a cut, the movie run through without restart", 0,
+            note=f"{cut} n = {n['movie']} cuts. Frames are counted from the cut. {bands}")
+        highest = np.max([ends(trace)[2] for layer in study.traces["memory"] for trace in layer])
+        add("memory", states, np.arange(3 * T + 1), study.traces["memory"],
+            "How long the state from beyond a cut stays in the cell",
+            ylabel="share of the state left", ylim=(0, max(1.05, highest * 1.02)),
+            note=f"n = {n['memory']} cuts; frames read since the cut; 1: all of it is there. "
+                 f"The backward direction carries over the coming action. {bands}")
     return pictures
 
 
@@ -296,24 +302,6 @@ def draw_accuracy(figures, add):
     if three:
         add("three_actions", intervals, list(three), three.values(),
             "Which action wins a window of three actions", won, (0, 1))
-
-
-def draw_states(traces, T, add, note):
-    """The LSTM's forget gates and its memory. add(name, plot, values ...) draws a picture."""
-    n, k = {name: trace[0][0][0].n for name, trace in traces.items()}, T // 2
-    cut, bands = "Dashed: the first frame of the new action.", f"Bands: 95% intervals. {note}"
-    add("gates_window", states, np.arange(1, T + 1), traces["window"],
-        f"Forget gate in a window with {T - k} + {k} frames", T - k + 1,
-        note=f"n = {n['window']:g} windows. {cut} {bands}")
-    add("gates_movie", states, np.arange(-T, T), traces["movie"],
-        "Forget gate around a cut, the movie run through without restart", 0,
-        note=f"{cut} n = {n['movie']} cuts. Frames are counted from the cut. {bands}")
-    highest = np.max([ends(trace)[2] for layer in traces["memory"] for trace in layer])
-    add("memory", states, np.arange(3 * T + 1), traces["memory"],
-        "How long the state from beyond a cut stays in the cell",
-        ylabel="share of the state left", ylim=(0, max(1.05, highest * 1.02)),
-        note=f"n = {n['memory']} cuts; frames read since the cut; 1: all of it is there. "
-             f"The backward direction carries over the coming action. {bands}")
 
 
 def draw_comparison(variants, folder, note):
@@ -406,37 +394,33 @@ def window_step(frames, actions, start, T, names, predicted):
     return style.save(fig, None)
 
 
-def movie_frames(study, folder, source, places):
-    """The frames at `places` in the line of all movies, uint8 (H, W, 3) each. folder: of the sampled clips;
-    source: the Clip behind every test video of the Study."""
-    for i in places:
-        clip = source[study.movies.video[i]]
-        yield source_frames(folder, clip.video, [clip.frames[study.movies.frame[i]]])[0]
-
-
-def write_window_gif(path, study, folder, source):
-    """The window sliding over the first cut of the first movie, with the clips themselves, as a GIF."""
+def write_films(folder, study, sampled, source, gif):
+    """The first movie into a runs.StudyFolder, each frame labelled with the window that ends with it (gif: as
+    a GIF too), and the window sliding over its first cut. sampled: the folder of the clips; source: the Clip
+    behind every test video of the Study."""
     T, movies, classes = study.length, study.movies, study.classes
-    cut = movies.cuts[0]
-    span = np.arange(max(0, cut - T), min(cut + T, np.searchsorted(movies.movie, 1)))
-    frames = list(movie_frames(study, folder, source, span))
-    names = [classes[study.clips.labels[movies.video[i]]] for i in (cut - 1, cut)]
-    steps = [window_step(frames, (span >= cut).tolist(), start, T, names,
-                         classes[study.predicted[span[0] + start]]) for start in range(len(span) - T + 1)]
-    size = np.max([step.shape for step in steps], 0)
-    labels.clip_gif(path, (labels.fit_frame(step, size[1], size[0]) for step in steps), 1.25, 900)
 
+    def frames(places):
+        """Those at `places` in the line of all movies, uint8 (H, W, 3) each."""
+        for i in places:
+            clip = source[movies.video[i]]
+            yield source_frames(sampled, clip.video, [clip.frames[movies.frame[i]]])[0]
 
-def write_movie(path, study, folder, source, gif=None):
-    """The first movie, each frame labelled with the window that ends with it; gif: where it goes as one."""
-    place, whole = np.flatnonzero(study.movies.movie == 0), study.windows.movie == 0
-    before = study.length - 1                       # frames without a window
-    truth, predicted = (np.concatenate([np.full(before, -1), values[whole]])
+    place, whole = np.flatnonzero(movies.movie == 0), study.windows.movie == 0
+    truth, predicted = (np.concatenate([np.full(T - 1, -1), values[whole]])     # at first there is no window
                         for values in (study.windows.majority, study.predicted))
-    p = np.concatenate([np.zeros((before, study.p.shape[1])), study.p[whole]])
-    labels.mixed_movie(path, movie_frames(study, folder, source, place), truth, predicted, p, study.classes,
-                       Rate.of(sampling_settings(folder)).per_second,
-                       study.clips.labels[study.movies.video[place]])
+    p = np.concatenate([np.zeros((T - 1, len(classes))), study.p[whole]])
+    actions = study.clips.labels[movies.video]
+    labels.mixed_movie(folder.movie, frames(place), truth, predicted, p, classes,
+                       Rate.of(sampling_settings(sampled)).per_second, actions[place])
     if gif:
-        with Video(path) as film:
-            labels.clip_gif(gif, (film.frame() for _ in iter(film.grab, False)), film.info.fps, 480)
+        with Video(folder.movie) as film:
+            pictures = (film.frame() for _ in iter(film.grab, False))
+            labels.clip_gif(folder.movie_gif, pictures, film.info.fps, 480)
+    cut = movies.cuts[0]
+    span = np.arange(max(0, cut - T), min(cut + T, len(place)))
+    shown, names = list(frames(span)), [classes[actions[i]] for i in (cut - 1, cut)]
+    steps = [window_step(shown, (span >= cut).tolist(), start, T, names,
+                         classes[study.predicted[span[0] + start]]) for start in range(len(span) - T + 1)]
+    high, wide, _ = np.max([step.shape for step in steps], 0)
+    labels.clip_gif(folder.window_gif, (labels.fit_frame(step, wide, high) for step in steps), 1.25, 900)

@@ -96,8 +96,8 @@ def slide(movies, labels, length):
 
 def mixes(windows):
     """(names, code): '4+1' is four frames of one action, then one of the next; code int (N,)."""
-    found, code = np.unique(-windows.counts, axis=0, return_inverse=True)
-    return ["+".join(str(n) for n in row if n) for row in -found], code.reshape(-1)
+    counts, code = np.unique(-windows.counts, axis=0, return_inverse=True)
+    return ["+".join(str(n) for n in row if n) for row in -counts], code.reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,8 @@ def analyse(head, classes, clips, movies, T, seed=42):
     def accuracy(key):
         """{key: Estimate} of the windows that have a majority, for the keys (N,) that occur."""
         key = np.where(windows.majority >= 0, key, -1)
-        found = of_windows.means(predicted == windows.majority, key, int(key.max(initial=-1)) + 1, share=True)
-        return {k: e for k, e in enumerate(found) if e.n}
+        means = of_windows.means(predicted == windows.majority, key, int(key.max(initial=-1)) + 1, share=True)
+        return {k: e for k, e in enumerate(means) if e.n}
 
     switching = {name: figures.switching(values, of_cuts) for name, values in margins.items()}
     place = np.searchsorted(movies.movie, windows.movie) + windows.start
@@ -284,8 +284,8 @@ def window_logits(head, features, video, frame, batch=512):
         flat = head.projection(flat)
     index = torch.from_numpy(unique).to(flat.device)
     answer = head if head.lstm is None else lambda frames: head.classify(head.lstm(frames)[0])
-    found = torch.cat([answer(flat[part]).float() for part in index.split(batch)])
-    return found.cpu().numpy()[back.reshape(-1)]
+    logits = torch.cat([answer(flat[part]).float() for part in index.split(batch)])
+    return logits.cpu().numpy()[back.reshape(-1)]
 
 
 @inference_mode
@@ -293,9 +293,9 @@ def run_through(head, x, length):
     """Each movie in one go, never restarted: logits read from the latest `length` steps. x (B, F, D)
     -> (B, F, C), NaN for the first length - 1 frames. A backward half has seen the movie's end."""
     latest = head.steps(x).unfold(1, length, 1).movedim(3, 2)     # (B, F-length+1, length, width)
-    found = head.classify(latest.flatten(0, 1)).unflatten(0, latest.shape[:2])
-    blank = found.new_full((len(x), length - 1, found.shape[2]), float("nan"))
-    return torch.cat([blank, found], 1).float().cpu().numpy()
+    logits = head.classify(latest.flatten(0, 1)).unflatten(0, latest.shape[:2])
+    blank = logits.new_full((len(x), length - 1, logits.shape[2]), float("nan"))
+    return torch.cat([blank, logits], 1).float().cpu().numpy()
 
 
 @inference_mode

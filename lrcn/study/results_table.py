@@ -1,5 +1,5 @@
-"""What the mixed-action study says of a run, and of several side by side, pooled over training seeds: a
-network.Study as plain containers and words."""
+"""A network.Study as plain containers and text, and several side by side, pooled over training seeds."""
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,17 +9,14 @@ from lrcn.study import figures
 from lrcn.study.movies import mixes
 
 NAMED = ("readout", "bidirectional", "loss_per_step")
-SIGNS = {1: "late", -1: "early", 0: "neither"}
 
 
 def variant_name(settings, flags=()):
     """Read-out and direction, what the original's question is about, and the flags that differ besides."""
-    more = [f"{name} {value}" for name, value in dict(flags).items() if name not in NAMED]
-    if settings["readout"] == "none":
-        return ", ".join(["none (no LSTM)", *more])
-    steps = ["per step"] if settings["per_step"] else []
-    return ", ".join([settings["readout"], "both ways" if settings["bidirectional"] else "one way", *steps,
-                      *more])
+    parts = ["none (no LSTM)"] if settings["readout"] == "none" else [
+        settings["readout"], "both ways" if settings["bidirectional"] else "one way",
+        *["per step"] * bool(settings["per_step"])]
+    return ", ".join(parts + [f"{name} {value}" for name, value in dict(flags).items() if name not in NAMED])
 
 
 def cell(estimate):
@@ -75,17 +72,15 @@ WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "fra
 def window_rows(study):
     """Rows of windows.csv: empty where there is no such clip, and majority and right for a tie."""
     w, predicted = study.windows, study.predicted
-    rows, rest = np.arange(len(w.movie)), study.p.copy()
-    own = np.where(w.actions >= 0, rest[rows[:, None], w.actions], np.nan)      # of the three actions
-    for part in range(3):
-        there = w.actions[:, part] >= 0
-        rest[rows[there], w.actions[there, part]] = -1
+    shown, rest = w.actions >= 0, study.p.copy()
+    row = np.broadcast_to(np.arange(len(w.movie))[:, None], shown.shape)
+    own = np.where(shown, rest[row, w.actions], np.nan)     # of the three actions
+    rest[row[shown], w.actions[shown]] = -1
     best = rest.max(1)                  # of the other classes, unless the window shows all of them
     other = np.where(best < 0, -1, rest.argmax(1))
     mix, code = mixes(w)
     who = figures.outcomes(w, predicted)
-    name = [*study.classes, ""]          # label -1 reads the last
-    video = [*study.clips.names, ""]
+    name, video = [*study.classes, ""], [*study.clips.names, ""]        # label -1 reads the last
     for i in range(len(w.movie)):
         tie = w.majority[i] < 0
         yield (w.movie[i], w.start[i], mix[code[i]], *w.counts[i], *(name[a] for a in w.actions[i]),
@@ -107,7 +102,7 @@ class Variant:
     def verdict(self):
         """Whether late or early frames count more, or the interval holds zero."""
         ends = self.figures["recency_index"].as_json()["ci95"]      # rounded: a network blind to order has 0
-        return "" if ends is None else SIGNS[int(ends[0] > 0) - int(ends[1] < 0)]   # but for its last digits
+        return "" if ends is None else "late" if ends[0] > 0 else "early" if ends[1] < 0 else "neither"
 
     def as_json(self):
         return {"runs": len(self.seeds), "seeds": self.seeds, "figures": as_json(self.figures),
@@ -117,12 +112,12 @@ class Variant:
 def variants(studied):
     """[Variant] of [(settings, flags, Study)], in order of appearance. flags: {name: value} of what makes two
     runs seeds of one recipe; those that differ between the variants are in their names."""
-    values, groups = {}, {}     # every value of a flag; where a network has no LSTM, its flags say nothing
+    values, groups = defaultdict(set), defaultdict(list)    # every value of a flag; the runs of a recipe
     for run in studied:
         recipe = tuple(sorted((name, str(value)) for name, value in run[1].items()))
-        groups.setdefault(recipe, []).append(run)
+        groups[recipe].append(run)
         for name, value in recipe:
-            values.setdefault(name, set()).add(value)
+            values[name].add(value)
     pooled = []
     for members in groups.values():
         settings, flags, studies = zip(*members, strict=True)
@@ -142,13 +137,11 @@ def table(variants):
     names = list(dict.fromkeys(key for v in variants for key in v.figures))
     header = ["variant", "runs", "seeds", "frames_that_count_more"]
     header += [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
-    rows = []
-    for v in variants:
-        row = [v.name, len(v.seeds), " ".join(map(str, v.seeds)), v.verdict]
+    rows = [[v.name, len(v.seeds), " ".join(map(str, v.seeds)), v.verdict] for v in variants]
+    for row, v in zip(rows, variants, strict=True):
         for name in names:
             figure = v.figures[name].as_json() if name in v.figures else {"value": None, "ci95": None}
             row += ["" if x is None else x for x in (figure["value"], *(figure["ci95"] or (None, None)))]
-        rows.append(row)
     return header, rows
 
 

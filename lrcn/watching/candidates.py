@@ -4,11 +4,6 @@ that find_clips.py fills.
     stretches = propose(times, end, shares, seconds=5, per_class=2) # [(start, end, class, probability)]
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
-    folder = ClipFolder(out, "clips", rate)
-    folder.check({"clip_seconds": 5.0})             # or refuse a folder that was made otherwise
-    folder.propose(film, name, path, stretches, seconds)    # of a film that folder.knows() not
-    folder.write(stretches, name, path, time_limit)     # what is not there yet
-    folder.tidy(named, names); folder.draw(named)       # named: [(Stretch, film's name)]
 
 A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.splits takes it for the group.
 """
@@ -99,36 +94,33 @@ def read_stretches(path, flag):
         there, rows = files.read_table(path, {*COLUMNS, "video", *KINETICS_COLUMNS})
     except UserError as error:
         raise UserError(f"--{flag} {path}: {error}") from None
-    names = ("film" if "film" in there else "video", "class", "start", "end")
-    if set(KINETICS_COLUMNS[:4]) <= set(there):
-        names = ("youtube_id", "label", "time_start", "time_end")
+    kinetics, stretches = set(KINETICS_COLUMNS[:4]) <= set(there), []
+    names = ("youtube_id", "label", "time_start", "time_end") if kinetics else \
+        ("film" if "film" in there else "video", "class", "start", "end")
     for name in names:
         if name not in there:
             raise UserError(f"--{flag} {path} line 1: column {name} is missing; expected "
                             f"{','.join(names)} or {','.join(KINETICS_COLUMNS)}")
-    return [_stretch(row, names, f"--{flag} {path} line {line}") for line, row in rows]
-
-
-def _stretch(row, names, where):
-    """The Stretch of a row, whose columns of film, class, start and end have these names."""
-    film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
-    try:
-        start, end = (float(text.replace(",", ".")) for text in seconds)     # 1,5 where semicolons divide
-    except ValueError:
-        raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are no seconds") from None
-    if not 0 <= start < end <= LAST_SECOND:
-        raise UserError(f"{where}: from {start:g} to {end:g} s is no stretch of a film")
-    if not film:
-        raise UserError(f"{where}: no film is named")
-    check_class(cls, where)
-    if names[0] == "youtube_id":
-        check_class(film, where)
-    try:
-        probability = float(row.get("probability", "").replace(",", ".") or "nan")
-    except ValueError:
-        probability = np.nan
-    return Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
-                   film if names[0] == "youtube_id" else None)
+    for line, row in rows:
+        where = f"--{flag} {path} line {line}"
+        film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
+        try:
+            start, end = (float(text.replace(",", ".")) for text in seconds)    # 1,5 where semicolons divide
+        except ValueError:
+            raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are no seconds") from None
+        if not 0 <= start < end <= LAST_SECOND:
+            raise UserError(f"{where}: from {start:g} to {end:g} s is no stretch of a film")
+        if not film:
+            raise UserError(f"{where}: no film is named")
+        for name in (cls, film) if kinetics else (cls,):
+            check_class(name, where)
+        try:
+            probability = float(row.get("probability", "").replace(",", ".") or "nan")
+        except ValueError:
+            probability = np.nan
+        stretches.append(Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
+                                 film if kinetics else None))
+    return stretches
 
 
 # What lies beside the class folders that find_clips.py fills
@@ -190,7 +182,7 @@ class ClipFolder:
 
     def check(self, choices, table=None):
         """Take up a folder that was made with these choices, or begin one; UserError for another folder.
-        table: [Stretch] that are wanted, in the place of what was found before."""
+        table: [Stretch] that are wanted, in the place of the folder's own."""
         choices = {"output": self.kind, **choices}
         other = files.claim(self.out, "output_dir", choices, choices if table is None else ("output",))
         if other:
@@ -209,14 +201,13 @@ class ClipFolder:
 
     def knows(self, film, path):
         """Was this film looked through, as it is now?"""
-        row = self.films.get(film)
-        return row is not None and row[1:3] == _stamp(path)
+        return film in self.films and self.films[film][1:3] == _stamp(path)
 
     def of(self, film):
         return [stretch for stretch in self.stretches if stretch.film == film]
 
     def propose(self, film, name, path, stretches, seconds):
-        """Keep what was found in a film, in the place of what was found in it before."""
+        """Keep the stretches of a film, in the place of those before."""
         for stretch in self.of(film) if film in self.films else ():
             for old in self._there(stretch, name):      # another film lay there
                 old.unlink()
@@ -254,11 +245,10 @@ class ClipFolder:
     def _write(self, stretch, name, path):
         """The clip of a stretch, exact or copied, or its sampled frames as pictures; yields as it goes."""
         if self.kind == "clips":
-            yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end)
+            return (yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end))
         if self.kind == "copies":
             start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
             self.early = max(self.early, stretch.start - start)
-        if self.kind != "frames":
             return
         count = 0
         with Video(path) as film:
@@ -308,23 +298,23 @@ class ClipFolder:
         rows = sorted(((s.cls, s.film, s.start), s, name) for s, name in named)
         counts = Counter(s.cls for _, s, _ in rows)
         for page, first in enumerate(range(0, len(rows), ON_A_SHEET)):
-            tiles = [self._tile(stretch, name) for _, stretch, name in rows[first:first + ON_A_SHEET]]
+            tiles = []
+            for _, stretch, name in rows[first:first + ON_A_SHEET]:
+                there, frame, mark = self._there(stretch, name), None, ""
+                try:
+                    if not there:
+                        mark = "not cut"
+                    elif self.kind == "frames":
+                        frame = cv2.imread(str(there[len(there) // 2]))[:, :, ::-1]
+                    else:
+                        frame = read_frames(there[0], [probe(there[0]).frames // 2])[0]
+                except VideoError:
+                    mark = "cannot be read"
+                p = "" if stretch.probability is None else f" {stretch.probability:.2f}"
+                text = f"{stretch.cls}{p}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s"
+                tiles.append((frame, text, mark))
             title = f"{len(rows)} candidates: " + ", ".join(f"{n} {cls}" for cls, n in sorted(counts.items()))
             contact_sheet(self.out / f"candidates{f'_{page + 1}' if page else ''}.png", title, tiles)
-
-    def _tile(self, stretch, name):
-        there, frame, mark = self._there(stretch, name), None, ""
-        try:
-            if not there:
-                mark = "not cut"
-            elif self.kind == "frames":
-                frame = cv2.imread(str(there[len(there) // 2]))[:, :, ::-1]
-            else:
-                frame = read_frames(there[0], [probe(there[0]).frames // 2])[0]
-        except VideoError:
-            mark = "cannot be read"
-        share = "" if stretch.probability is None else f" {stretch.probability:.2f}"
-        return frame, f"{stretch.cls}{share}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s", mark
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,8 +1,5 @@
 """What an ONNX file of export.py says of itself, and such a file in the place of a run.
 
-    describe(trained, "model")              # plain containers, which export.py puts into the file
-    whole, encoder, head = read_exported("RUN/export/model.onnx")   # for a recogniser.Recogniser
-
 Where encoder.onnx and head.onnx of the same network lie beside model.onnx, each frame is encoded once;
 model.onnx alone computes every window whole.
 """
@@ -103,14 +100,10 @@ class File:
                                       values[name] for name in TRANSFORM})
         self.flow = Flow.of(self.about.get("flow"), f"{source}: flow") \
             if "flow" in self.transform.parts else None
-        self.takes, self.gives = ([word for end in side for word in (end.type, *end.shape)]
+        self.takes, self.gives = ([part for end in side for part in (end.type, *end.shape)]
                                   for side in (session.get_inputs(), session.get_outputs()))
-        self._check_layout()
-
-    def _check_layout(self):
-        """UserError where the network is not what the file says, or too large."""
         if self.length * math.prod(self.transform.shape) > LARGEST:
-            raise UserError(f"{self.source}: one window of {self.length} frames takes more than "
+            raise UserError(f"{source}: one window of {self.length} frames takes more than "
                             f"{files.gigabytes(LARGEST)}; give a network of fewer or smaller frames")
         sides = layout(self.part, self.transform, self.length, len(self.about["classes"]))
         for there, (_, kind, shape) in zip((self.takes, self.gives), sides, strict=True):
@@ -119,8 +112,8 @@ class File:
             if not (there[:1] == [kind] and len(there) == 2 + len(shape) and isinstance(there[1], str)
                     and all(isinstance(a, int) if b is None else a == b
                             for a, b in zip(there[2:], shape, strict=True))):
-                raise UserError(f"{self.source}: its network does not take and give what the file says of "
-                                f"itself; write it anew with export.py")
+                raise UserError(f"{source}: its network does not take and give what the file says of itself; "
+                                f"write it anew with export.py")
 
     def run(self, values):
         """numpy (B, ...) -> numpy (B, ...); UserError where the network cannot be computed."""

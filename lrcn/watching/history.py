@@ -1,9 +1,5 @@
 """What has been seen of a film: its windows, the moments that they tell of, and the segments of these.
 
-    history = History(length=5)
-    history.add(answers)                # of Recogniser.answers, for as long as frames come
-    segments = find_segments(history.times, history.end, history.smoothed(), 0.4, least=3)
-
 The probabilities of a sampled frame are the mean of those of all windows that contain it. Frame f lies in
 the windows f - T + 1 to f, so that it is known once T - 1 more frames have been seen.
 """
@@ -39,9 +35,11 @@ class History:
         whole = self.end and len(times) == len(self.times)
         return History(self.length, times, self.windows[:known], self.end if whole else times[-1])
 
-    def at(self, frame):
-        """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it."""
-        return self._mean(self.windows, frame)
+    def at(self, frame, answers=None):
+        """Probabilities float32 (C,) of a sampled frame: the mean of the windows that contain it. answers: of
+        the windows, in the place of the network's own."""
+        return np.mean((answers or self.windows)[max(0, frame - self.length + 1):frame + 1], 0,
+                       dtype=np.float32)
 
     def beside(self, frame, names):
         """[(name, probabilities float32 (C,), picture or None)] of each stream; ask for frames in order."""
@@ -49,10 +47,7 @@ class History:
             return []
         self.seen.pop(frame - 1, None)
         seen = self.seen.get(frame, [None] * len(names))
-        return list(zip(names, self._mean(self.alone, frame), seen, strict=True))
-
-    def _mean(self, answers, frame):
-        return np.mean(answers[max(0, frame - self.length + 1):frame + 1], 0, dtype=np.float32)
+        return list(zip(names, self.at(frame, self.alone), seen, strict=True))
 
     def smoothed(self):
         """at() of every sampled frame that a window contains, float32 (frames, C)."""
@@ -69,11 +64,10 @@ class History:
 def find_segments(times, end, probabilities, min_probability, least):
     """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
 
-    times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is
-    its most probable class, or unsure where that is under min_probability. Runs of fewer than
-    `least` frames (a number of any size) then join the neighbour that is the more probable one
-    during the run, the shortest runs first. A segment begins and ends halfway between two sampled
-    frames. The probability of an unsure segment is that of the frames' most probable classes.
+    times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is its most
+    probable class, or unsure where that is under min_probability. Runs of fewer than `least` frames then join
+    the neighbour that is the more probable one during the run, the shortest runs first. A segment begins and
+    ends halfway between two sampled frames. The probability of an unsure one is that of its best classes.
     """
     # Unsure takes part as class 0, whose probability is always min_probability.
     limit = np.full((len(probabilities), 1), min_probability, np.float32)

@@ -1,12 +1,5 @@
-"""What test_on_video.py leaves of one video: its tables, its labelled video, its pictures.
-
-    with opened(folder, "film", recogniser, choices, fps) as outputs:
-        outputs.catch_up(history, known)            # predictions.csv grows
-        outputs.draw(frame, probabilities, 0.5)     # labelled.mp4 grows
-        segments = outputs.summarise(history)       # segments.csv and .srt, timeline.png
-
-choices: of films.Labeller.
-"""
+"""What test_on_video.py leaves of one video: its tables, its labelled video, its pictures. choices: of
+films.Labeller."""
 import contextlib
 import csv
 
@@ -71,16 +64,18 @@ class Outputs:
                 cell for i in best for cell in (self.classes[i], f"{shares[i]:.4f}")])
         self.windows = max(self.windows, known)
 
+    def unsure(self, shares):
+        """Whether the best label is too improbable, or none is known yet."""
+        return not len(shares) or shares.max() < self.choices.min_probability
+
     def color(self, shares):
-        sure = len(shares) and shares.max() >= self.choices.min_probability
-        return self.colors[shares.argmax()] if sure else style.UNSURE
+        return style.UNSURE if self.unsure(shares) else self.colors[shares.argmax()]
 
     def overlay(self, frame, shares, progress):
         """The frame with the three leading labels and the timeline."""
         best = np.argsort(-shares, kind="stable")[:3]
-        unsure = not len(shares) or shares[best[0]] < self.choices.min_probability
-        return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best],
-                                           self.colors[best], self.strip, progress, unsure)
+        return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best], self.colors[best],
+                                   self.strip, progress, self.unsure(shares))
 
     def draw(self, frame, shares, progress, times=1, seconds=None, beside=()):
         """Label a frame and write it `times` times, or once at its time; returns the picture. beside: of

@@ -1,10 +1,7 @@
 """A run, or the ONNX file of one, on films of any length: a film in; windows, moments, segments out.
 
     recogniser = Recogniser.of_run(trained, device)     # on the engine that the run keeps
-    recogniser = Recogniser.of_file("RUN/export/model.onnx")
-    for known in recogniser.watch("film.mp4", history): ...     # history.windows[:known] are there
-    recogniser.segments(history, 0.4, 1.0)              # [(start, end, label, probability)]
-    recogniser.predict("film.mp4").segments             # the same at once
+    recogniser.predict("film.mp4").segments             # [(start, end, label, probability)]
 
 A window slides over the film by one sampled frame: frames are sampled, cropped and encoded as in training,
 every one once, in constant memory.

@@ -1,9 +1,4 @@
-"""What a film really shows, from when to when, against what was said of it.
-
-    verdict = Verdict(classes)
-    verdict.add(truth, segments, times)                 # film after film
-    verdict.figures()                                   # the shares of truth.json
-    wrong_places(truth, segments, end)                  # [(start, end, truth, said)]
+"""What a film really shows, from when to when, against the segments that a network gave it.
 
 truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE where nothing
 is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation of temporal
