@@ -35,32 +35,7 @@ KEPT, SWEEP = 3600, 600     # seconds that a visitor's files are kept, and betwe
 # Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
-# gradio's page takes what the browser calls a film, and browsers know few endings, in small letters; and it
-# calls a film that the browser cannot play an error, when it can be labelled all the same
-FILMS_OF_ALL_KINDS = """<script>
-const odd = (files) => [...(files || [])].some(({type}) => !type.startsWith("video/"));
-function films(files) {
-    const all = new DataTransfer();
-    for (const file of files) {
-        const name = file.name.replace(/[.][^.]*$/, (end) => end.toLowerCase());
-        all.items.add(new File([file], name, {type: "video/x-film"}));
-    }
-    return all;
-}
-addEventListener("change", ({target}) => {
-    if (target.type === "file" && odd(target.files)) target.files = films(target.files).files;
-}, true);
-addEventListener("drop", (event) => {
-    if (!odd(event.dataTransfer?.files)) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    event.target.dispatchEvent(new DragEvent("drop", {
-        bubbles: true, cancelable: true, dataTransfer: films(event.dataTransfer.files)}));
-}, true);
-new MutationObserver(() => document.querySelectorAll("[data-testid=toast-body]").forEach((one) => {
-    if (one.innerText.includes("not playable")) one.style.display = "none";
-})).observe(document, {childList: true, subtree: true});
-</script>"""
+SCRIPT = Path(__file__).with_name("lrcn") / "pages/app.js"      # takes films of all kinds
 
 
 def make_parser():
@@ -206,7 +181,7 @@ def serve(gradio, page, args):
         return page.launch(
             server_name=args.host, server_port=port, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
-            pwa=False, footer_links=[], head=FILMS_OF_ALL_KINDS,
+            pwa=False, footer_links=[], head=f"<script>\n{SCRIPT.read_text('utf-8')}</script>",
             app_kwargs={"middleware": [Middleware(policy)]},
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]))[1]
     except OSError as error:
