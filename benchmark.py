@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from lrcn import checkpoints, runs
+from lrcn import runs
 from lrcn.base import cli, files
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
@@ -86,13 +86,11 @@ def timed(work, *values):
     return time.perf_counter() - begun
 
 
-def script(*words):
-    """Run one of the scripts as a user does; seconds of the whole process."""
-    begun = time.perf_counter()
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=HERE)
+def script(*command):
+    """Run one of the scripts as a user does."""
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, cwd=HERE)
     if done.returncode:
-        raise cli.UserError(f"{words[0]} failed: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - begun
+        raise cli.UserError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1]}")
 
 
 def linked_copy(folder, where):
@@ -106,10 +104,9 @@ def linked_copy(folder, where):
 
 def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
-    weights, length = args.encoder_weights, args.num_frames_video
-    state = (None if weights.lower() == "none" else weights if weights == "DEFAULT"
-             else checkpoints.load_file(weights, "encoder_weights"))
-    encoder = models.build_encoder(args.encoder, state, args.img_dim).to(device)
+    length = args.num_frames_video
+    encoder = utils.new_encoder(Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights,
+                                       img_dim=args.img_dim), None).to(device)
     clips = [clip for v in read_sampled(folder) for clip in windows(v, length, "all")[::length]]
     clips = clips[:max(2, args.frames // length)]       # --frames frames in all, none of them twice
     bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
@@ -138,28 +135,22 @@ def measure_encoding(args, device, folder, scratch):
         alone = (before + bare_rate(bare, batch, blocks)) / 2
         cached = (frames - few) / max(whole - start, whole / 10)    # few frames: all may seem to be the start
         rows.append((decoded, alone, start, cached, cached / alone, frames / whole))
-    engines = {}
-    if args.engines:        # each bare, one after the other in every repeat
-        kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
-                 if installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
-                 and (device.type == "cpu" or backend == "torch")]
-        ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
-        rates = {kind: [] for kind, encode in ready.items() if encode}
-        for _ in range(args.repeats):
-            for kind, values in rates.items():
-                values.append(bare_rate(ready[kind], batch, blocks))
-        engines = {str(kind): rate(f"{kind}, bare", "frames/s", values) for kind, values in rates.items()}
+    kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
+             if args.engines and installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
+             and (device.type == "cpu" or backend == "torch")]
+    ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
+    ready = {kind: encode for kind, encode in ready.items() if encode}
+    turns = [[bare_rate(encode, batch, blocks) for encode in ready.values()] for _ in range(args.repeats)]
+    engines = {str(kind): rate(f"{kind}, bare", "frames/s", values)
+               for kind, *values in zip(ready, *turns, strict=True)}
     columns = zip(RATES, zip(*rows, strict=True), strict=True)
     rates = {name: rate(*RATES[name], values) for name, values in columns}
     return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
 
 
 def bare_rate(encode, batch, blocks):
-    """Frames a second of an engine on a batch that lies ready."""
-    def work():
-        for values in encode.each([batch] * blocks):
-            values.cpu()    # waits for the device
-    return blocks * len(batch) / timed(work)
+    """Frames a second of an engine on a batch that lies ready; .cpu() waits for the device."""
+    return blocks * len(batch) / timed(lambda: [values.cpu() for values in encode.each([batch] * blocks)])
 
 
 def measure_whole(args, folder, scratch):
@@ -175,8 +166,8 @@ def measure_whole(args, folder, scratch):
         common += ["--ucf_list_dir", lists.resolve()]
     if args.img_dim:
         common += ["--img_dim", args.img_dim]
-    train = script("train.py", *common, "--local_dir", scratch / "cached", "--epochs", args.epochs)
-    test = script("test.py", "--model_dir", scratch / "cached")
+    train = timed(script, "train.py", *common, "--local_dir", scratch / "cached", "--epochs", args.epochs)
+    test = timed(script, "test.py", "--model_dir", scratch / "cached")
     script("train.py", *common, "--no-feature_cache", "--epochs", 1, "--local_dir", scratch / "frames")
     epoch = float(files.read_csv(scratch / "frames" / "metrics.csv", ("seconds",))[0]["seconds"])
     return {"train": rate(f"train.py, {args.epochs} epochs and encoding", "s", [train]),
@@ -197,8 +188,8 @@ def main():
         if args.row_data_dir:
             source = cli.folder("row_data_dir", args.row_data_dir, "give the folder of the raw videos")
             outputs = [scratch / f"sampled{i}" for i in range(args.repeats)]
-            seconds = [script("preprocessing_data.py", "--row_data_dir", source.resolve(),
-                              "--sampled_data_dir", out) for out in outputs]
+            seconds = [timed(script, "preprocessing_data.py", "--row_data_dir", source.resolve(),
+                             "--sampled_data_dir", out) for out in outputs]
             videos = len(files.read_csv(outputs[0] / "manifest.csv", ("video",)))
             result["sampling"] = rate("sampling, whole process", "videos/s", [videos / s for s in seconds],
                                       videos=videos)

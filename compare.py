@@ -58,14 +58,12 @@ class Tested:
             except ValueError:
                 raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
         self.right, self.groups = np.array([test.right for test in tests]), tests[0].groups
-        self.flags, *others = [read_flags(run) for run in runs]
-        for folder, flags in zip(self.folders[1:], others, strict=True):
-            other = other_flags(flags, self.flags)
-            if other:
-                raise UserError(f"{word}: no seeds of one recipe, {folder} has {other}; give them as words "
-                                f"of their own")
-        known = {}      # one run, or one seed of the recipe, may not stand twice in the word
+        self.flags, known = read_flags(runs[0]), {}     # no folder or seed may stand twice in the word
         for run in runs:
+            other = other_flags(read_flags(run), self.flags)
+            if other:
+                raise UserError(f"{word}: no seeds of one recipe, {run} has {other}; give them as words "
+                                f"of their own")
             settings = files.read_json(run.settings) if run.settings.is_file() else {}
             for what in (f"folder {run.path.resolve()}", f"seed {settings.get('seed', run)}"):
                 before = known.setdefault(what, run)
@@ -102,19 +100,6 @@ def frames_per_second(folder, device):
     return checkpoints.count_parameters(trained.model), statistics.median(rates)
 
 
-def show(rows, compared):
-    """The table, as text."""
-    wide = max(len(r["run"]) for r in rows)
-    cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
-            f"minus {rows[0]['run']} [95%]; what differs")
-    for r, figures in zip(rows, compared, strict=True):
-        against = figures.difference + ("" if figures.p is None else f", McNemar p {figures.p:.2g}")
-        against = "; ".join(part for part in (against, r["flags"], r["remark"]) if part)
-        fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
-        cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {figures}   "
-                f"{r['parameters'] or '-':>12}  {fps:>8}  {against}".rstrip())
-
-
 def main():
     args = make_parser().parse_args()
     if args.names and len(args.names) != len(args.runs):
@@ -125,17 +110,15 @@ def main():
     # What fuse.py made of several runs has no network of its own to be timed
     speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
-    compared = []
-    for t in tested:
+    compared, rows = [], []
+    for name, t, speed in zip(names, tested, speeds, strict=True):
         if t.names != first.names:
             common = len(set(t.names) & set(first.names))
             t.remarks.append(f"tested on other videos than {names[0]} ({common} of its {len(t.names)} in "
                              f"common): no paired difference")
         paired = t is not first and t.names == first.names
-        compared.append(compare(t.right, t.groups, first.right if paired else None))
-    rows = []
-    for name, t, figures, speed in zip(names, tested, compared, speeds, strict=True):
-        metrics = t.metrics[0]
+        figures, metrics = compare(t.right, t.groups, first.right if paired else None), t.metrics[0]
+        compared.append(figures)
         cells = (name, len(t.right), metrics.get("encoder"), metrics.get("readout"), metrics.get("split"),
                  len(t.names), figures.top1, *figures.ci95, figures.sd, *speed, figures.minus,
                  *figures.minus_ci95, figures.p, other_flags(t.flags, first.flags),
@@ -149,7 +132,15 @@ def main():
     notes += [] if alike else ["the runs were tested on different videos"]
     plots.runs_table_picture(folder / "comparison.png", names, compared, *zip(*speeds, strict=True),
                              n=len(first.names) if alike else None, note="; ".join(notes))
-    show(rows, compared)
+    wide = max(map(len, names))
+    cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
+            f"minus {names[0]} [95%]; what differs")
+    for r, figures in zip(rows, compared, strict=True):
+        against = figures.difference + ("" if figures.p is None else f", McNemar p {figures.p:.2g}")
+        against = "; ".join(part for part in (against, r["flags"], r["remark"]) if part)
+        fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
+        cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {figures}   "
+                f"{r['parameters'] or '-':>12}  {fps:>8}  {against}".rstrip())
     cli.say(folder)
 
 

@@ -46,13 +46,11 @@ def main():
         status = cli.run_script(*shlex.split(command))
         if status:
             raise cli.UserError(f"this command ended with exit status {status}: python {command}")
-    took = time.monotonic() - begin
+    took, top1 = time.monotonic() - begin, {}
     cli.say("", f"Test accuracy on split 1 of the embedded data ({took:.0f} s in all):", sep="\n")
-    top1 = {}
     for name, folder in RUNS:
-        metrics = files.read_json(Path(folder, "test", "metrics.json"))
-        top1[name] = metrics["top1"]
-        low, high = metrics["ci95"]
+        metrics = files.read_json(RunFolder(folder).test.metrics)
+        top1[name], (low, high) = metrics["top1"], metrics["ci95"]
         cli.say(f"  {name:24} {metrics['top1']:6.1%}   95% interval {low:.1%} to {high:.1%}, "
                 f"{metrics['videos']} videos of {metrics['classes']} classes")
     cli.say("The two classes of a pair show the same frames in another order: without order, half is chance.")

@@ -22,10 +22,8 @@ dependencies = ["torch", "torchvision", "cv2", "av", "numpy", "tqdm", "sklearn"]
 
 def lrcn(run, checkpoint=None, device="auto"):
     """The lrcn.watching.recogniser.Recogniser of a run folder of train.py, as test_on_video.py makes it.
-
     checkpoint: a name in it (default: the best one). `trained.model` is the network itself, a models.LRCN.
-    ValueError: no run folder, a checkpoint that is none, or a device that is not there.
-    """
+    ValueError: no run folder, a checkpoint that is none, or a device that is not there."""
     try:
         return utils.load_recogniser(run, checkpoint, device)
     except UserError as error:

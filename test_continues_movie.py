@@ -70,8 +70,7 @@ def parse_args():
 
 def load_clips(trained, args, options):
     """(dataset.TestData, [frames.Clip], network.Clips) of the test videos, with the features of every frame,
-    of each clip's mean frame and of a grey one. UserError for --cut_flow unless the network sees one field of
-    optical flow a frame."""
+    of each clip's mean frame and of a grey one. UserError: --cut_flow needs one field of flow a frame."""
     encoder = trained.model.encoder.requires_grad_(False)
     if args.cut_flow:
         transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
@@ -109,14 +108,14 @@ def with_cut_flow(encoder, movies, source, clips, folder, options):
 
     cuts = movies.cuts - 1
     views = [Clip(video, (frame,), Cut(*at(i + 1))) for i in cuts for video, frame in [at(i)]]
-    found = np.asarray(encode_clips(encoder, views, folder, options, "cuts"))
+    encoded = np.asarray(encode_clips(encoder, views, folder, options, "cuts"))
     more, column = [list(clip.frames) for clip in source], movies.frame.copy()
     for i, view in zip(cuts, views, strict=True):
         column[i] = len(more[movies.video[i]])
         more[movies.video[i]] += view.frames
     longer = max(map(len, more)) - clips.features.shape[1]
     features = torch.nn.functional.pad(clips.features, (0, 0, 0, longer))
-    features[movies.video[cuts], column[cuts]] = torch.from_numpy(found[:, 0]).to(features)
+    features[movies.video[cuts], column[cuts]] = torch.from_numpy(encoded[:, 0]).to(features)
     return (replace(movies, frame=column),
             [replace(clip, frames=tuple(frames)) for clip, frames in zip(source, more, strict=True)],
             replace(clips, features=features))

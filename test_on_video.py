@@ -74,25 +74,24 @@ def make_parser():
 
 
 def live_name(source):
-    """A folder's name for a camera or an address, without the address's password; the second in it keeps
-    the next recording from replacing this one."""
+    """A folder's name for a camera or an address without its password, another one each second."""
     address = urlsplit(source)
     name = re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
     return (name if "://" in source else f"camera_{source}") + time.strftime("_%Y%m%d-%H%M%S")
 
 
-def read_truth(path, sources):
+def read_truth(path, films):
     """{film: [(start, end, class)]} of a table, by the names that it has for the films."""
     table = cli.file("truth", path, "give a table with the columns video,start,end,class")
-    rows, absent = of_films(read_stretches(table, "truth"), sources)
-    if not rows:
+    by_film, absent = of_films(read_stretches(table, "truth"), films)
+    if not by_film:
         raise UserError(f"--truth {path}: names none of the films, but "
                         f"{', '.join(list(absent)[:3]) or 'nothing'}")
-    lacking = [film for film in sources if film not in rows]
+    lacking = [film for film in films if film not in by_film]
     if lacking:
         cli.say(f"--truth {path}: says nothing of {len(lacking)} films, such as {lacking[0]}: they are not "
                 f"judged", file=sys.stderr)
-    return {film: sorted((s.start, s.end, s.cls) for s in rows[film]) for film in rows}
+    return {film: sorted((s.start, s.end, s.cls) for s in rows) for film, rows in by_film.items()}
 
 
 def label_films(films, root, labeller, truth):
@@ -106,9 +105,9 @@ def label_films(films, root, labeller, truth):
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             if len(films) == 1:
-                raise UserError(f"--video_path {path}: " + (
-                    f"cannot read this video ({error}); try another, or convert it"
-                    if isinstance(error, VideoError) else str(error))) from None
+                reason = f"cannot read this video ({error}); try another, or convert it"
+                raise UserError(f"--video_path {path}: "
+                                f"{reason if isinstance(error, VideoError) else error}") from None
             cli.say(f"cannot read {path}: {error}", file=sys.stderr)
             failed += 1
             continue

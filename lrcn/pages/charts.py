@@ -1,7 +1,5 @@
-"""The charts of a report page, as plotly's own figures in plain containers: colours come with the page.
-
-Every name of the data passes `plain`: plotly reads some markup in its texts.
-"""
+"""The charts of a report page, as plotly's own figures in plain containers: colours come with the page. Every
+name of the data passes `plain`, for plotly reads some markup in its texts."""
 import html
 from collections import Counter
 
@@ -39,9 +37,9 @@ def chart(traces, **layout):
 SHARES = [-0.03, 1.05]      # the range of an axis of shares
 
 
-def line(x, y, name, i=0, **more):
+def line(x, y, name, i=0, mode="lines+markers", **more):
     y = [None if v is None or not np.isfinite(v) else float(v) for v in y]
-    return go.Scatter(x=list(x), y=y, name=name, mode="lines+markers", connectgaps=True, marker={"size": 5},
+    return go.Scatter(x=list(x), y=y, name=name, mode=mode, connectgaps=True, marker={"size": 5},
                       line={"color": SERIES[i % len(SERIES)], "dash": DASHES[i % len(DASHES)]}, **more)
 
 
@@ -129,11 +127,10 @@ def shares(study):
                   if mix.count("+") == 1)
     if not rows:
         return None
-    names = ("first", "second", "neither")
     return chart([points([counts[1] for counts, _ in rows], [row[who] for _, row in rows], who, i)
-                  for i, who in enumerate(names)], title="Which action wins a mixed window", height=430,
-                 xaxis_title="frames of the second action", xaxis_dtick=1,
-                 yaxis_title="share of windows won", yaxis_range=SHARES)
+                  for i, who in enumerate(("first", "second", "neither"))],
+                 title="Which action wins a mixed window", height=430, xaxis_dtick=1, yaxis_range=SHARES,
+                 xaxis_title="frames of the second action", yaxis_title="share of windows won")
 
 
 def gates(study):
@@ -162,10 +159,8 @@ def timeline(film, most=6):
     leading = [label for label, _ in total.most_common(most)]
     middles = [round((a + b) / 2, 3) for a, b, _ in film.windows]
     traces = [line(middles, [best.get(label, 0) for _, _, best in film.windows], plain(label, SHORT), i,
-                   hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")
+                   "lines", hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")
               for i, label in enumerate(leading)]
-    for trace in traces:
-        trace.update(mode="lines")
     color = {label: SERIES[i % len(SERIES)] for i, label in enumerate(leading)}
     end = max([b for _, b, *_ in film.segments] + [b for _, b, _ in film.windows] + [1e-3])
     traces.append(go.Bar(

@@ -122,9 +122,8 @@ def page_data(run, clips, compared, runs):
 
 
 def write_clips(run, sampled, most):
-    """{number of the tested video: path below the run folder} of small films, of every cell of the confusion
-    matrix the `most` surest ones; where the sampled clips are gone, the films that test.py left. The sentence
-    that says so comes second, or None."""
+    """({number of the tested video: path below the run folder} of small films, of every cell of the confusion
+    matrix the `most` surest ones, or where the clips are gone test.py's; a sentence about that, or None)."""
     tested, folder = run.tested, run.folder
     try:
         there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}

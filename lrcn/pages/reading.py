@@ -27,11 +27,11 @@ class Record(dict):
 
 @dataclass(frozen=True)
 class Film:
-    """One film of test_on_video.py. windows: [(start, end, {label: probability})], in seconds."""
+    """One film of test_on_video.py, in seconds."""
     name: str
     folder: FilmFolder
     segments: list      # (start, end, label, probability)
-    windows: list
+    windows: list       # (start, end, {label: probability})
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,8 @@ def read_study(path):
     """metrics.json of test_continues_movie.py, {} without one; UserError where a page cannot show it."""
     figures = _json(path)
     parts = [figures.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
-    curves = parts[0].values() if isinstance(parts[0], dict) else [None]
-    if figures and not (all(isinstance(part, dict) for part in parts)
-                      and all(isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in curves)):
+    if figures and not (all(isinstance(part, dict) for part in parts) and all(
+            isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in parts[0].values())):
         raise UserError(f"{path}: not the figures of a study; run test_continues_movie.py again")
     return figures
 

@@ -44,8 +44,7 @@ def shares(windows, predicted, units):
 
 
 def logistic(x, point, slope, lapse=0.0):
-    """The share at x: one half at `point`, `slope` logits a frame. The lapse is how far its ends stay from 0
-    and 1, for a network that errs on windows of one action would otherwise seem to change its mind slowly."""
+    """The share at x: one half at `point`, `slope` logits a frame, its ends `lapse` away from 0 and 1."""
     return lapse + (1 - 2 * lapse) * (1 / (1 + np.exp(-np.clip(slope * (x - point), -60, 60))))
 
 
@@ -83,8 +82,7 @@ def _fit(y, weight, start):
 
 
 def fitted(curve):
-    """Estimates (point, slope, lapse) of the logistic curve through Estimates of its shares, with their
-    errors times the slopes of the fit (Gauss and Newton's)."""
+    """Estimates (point, slope, lapse) of the logistic curve through Estimates, errors by Gauss and Newton."""
     y, weight = np.array([e.value for e in curve]), np.array([e.n for e in curve], float)
     best, slopes = fit_logistic(y, weight), np.full((3, len(y)), np.nan)
     if np.isfinite(best).all():

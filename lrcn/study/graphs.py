@@ -39,8 +39,7 @@ def counted(points, wide):
 @style.styled
 def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shares=True, legend=None,
                before="", note=""):
-    """series: {name: {x: Estimate}}, three at most; ticks: {x: name}; shares: values between 0 and 1;
-    before: what stands first in the small print."""
+    """series: {name: {x: Estimate}}, three at most; ticks: {x: name}; before: first in the small print."""
     ax = style.figure(*size, title, f"{before}{BARS} {note}".strip()).add_subplot()
     if not shares:
         ax.axhline(0, color="black", lw=1)
@@ -72,9 +71,8 @@ def _windows_image(cells, classes, inches, more, title, note, **look):
 
 @style.styled
 def window_heat_map(path, p, truth, classes, note=""):
-    """p: (C, W); truth: int (W,), the window's majority action, -1 for a tie. A red outline goes around the
-    true class of every window. Of more than 40 classes, the true ones and the most probable of the others are
-    shown."""
+    """p: (C, W); truth: int (W,), the window's majority action, -1 for a tie, outlined in red. Of more than
+    40 classes, the true ones and the most probable of the others are shown."""
     from matplotlib.patches import Rectangle
     true = set(truth[truth >= 0].tolist())
     others = [i for i in np.argsort(-p.max(1), kind="stable").tolist() if i not in true]
@@ -103,9 +101,8 @@ CELLS = {TRUE: (style.SKY, "true, and another one predicted"), HIT: (style.GREEN
 
 @style.styled
 def windows_by_class(path, predicted, actions, counts, classes, note=""):
-    """Class by window, the classes in order of appearance in the movie. predicted: int (W,). actions, counts:
-    int (W, 3), a window's actions in their order, -1 for none, and the frames of each. True is the action
-    with the most frames: of a tie, both are."""
+    """Class by window, in order of appearance. predicted: int (W,). actions, counts: int (W, 3), a window's
+    actions, -1 for none, and their frames. True is the action with the most frames: of a tie, both are."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
     named = np.column_stack([actions, predicted]).ravel().tolist()
@@ -395,9 +392,8 @@ def window_step(frames, actions, start, T, names, predicted):
 
 
 def write_films(folder, study, sampled, source, gif):
-    """The first movie into a runs.StudyFolder, each frame labelled with the window that ends with it (gif: as
-    a GIF too), and the window sliding over its first cut. sampled: the folder of the clips; source: the Clip
-    behind every test video of the Study."""
+    """The first movie, each frame with the label of the window that ends there, and the window over its first
+    cut. sampled: the folder of the clips; source: the Clip behind every test video."""
     T, movies, classes = study.length, study.movies, study.classes
 
     def frames(places):

@@ -30,8 +30,7 @@ class Movies:
 
 def draw_movies(labels, num_movies, movie_clips, frames, seed, segment_frames=None):
     """Join clips at random: neighbours differ in action, every video is used about as often. labels, frames:
-    int (V,), of each video. segment_frames: None for whole clips, or (low, high) for so many consecutive
-    frames, or all that the video has. ValueError where all videos show one action."""
+    int (V,). segment_frames: None for whole clips, or (low, high) for so many consecutive frames."""
     labels, rng = np.asarray(labels), np.random.default_rng((seed, 0))
     if movie_clips > 1 and len(np.unique(labels)) < 2:
         raise ValueError("a movie needs test videos of at least two actions")

@@ -128,12 +128,9 @@ def margin(logits, cuts):
 
 
 def late_margins(played, cuts):
-    """{control: margins (M, T+1) of the action that comes late, above the other} of {control: logits}.
-
-    Backwards, the first action comes late, with T-k frames. Clips whose evidence grows or fades favour one
-    action of a window, whatever the network makes of order; backwards the other one. In "both ways", their
-    mean, both have the same evidence at the same place, so that a network blind to order has the index 0.
-    """
+    """{control: margins (M, T+1) of the action that comes late, above the other} of {control: logits}. Clips
+    whose evidence grows or fades favour one action of a window, and backwards the other one: in "both ways",
+    the mean, a network blind to order has the index 0."""
     margins = {control: margin(z, cuts) for control, z in played.items()}
     margins["backwards"] = -margins["backwards"][:, ::-1]
     return {"both ways": (margins["hard"] + margins["backwards"]) / 2, **margins}

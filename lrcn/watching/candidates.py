@@ -36,8 +36,7 @@ ON_A_SHEET = 200    # candidates
 
 @dataclass(frozen=True)
 class Stretch:
-    """Part of a film, in seconds from its first frame. film: as its table names it; address: of the film
-    in Kinetics' tables; probability: None where nobody said one."""
+    """Part of a film, in seconds. film: as its table names it; address: in Kinetics' tables."""
     film: str
     cls: str
     start: float
@@ -142,11 +141,8 @@ def write_stretches(path, stretches):
 
 
 def of_films(stretches, films):
-    """({film: [Stretch]}, {name of a film that is not there: why}). films: paths below the folder.
-
-    A table names a film by its path, its file's name, or that without its ending; Kinetics' by the address
-    that the file is called by, or that stands at the end of its name. A Stretch's film is the path then.
-    """
+    """({film: [Stretch]}, {name of a film that is not there: why}). films: paths below the folder. A table
+    names a film by path, file name or stem; Kinetics' by the address, the file's whole name or its end."""
     known, there, absent = defaultdict(list), defaultdict(list), {}
     for film in films:
         path = PurePosixPath(film)

@@ -33,10 +33,8 @@ TRANSFORM = {name: kind for name, kind in ENCODER.items() if name != "name"}
 
 
 def layout(part, transform, length, classes, features=None):
-    """((name, type, shape of one) of what a part of the network takes, the same of what it gives).
-
-    features: how many the encoder gives, None where that is not known.
-    """
+    """((name, type, shape of one) of what a part of the network takes, the same of what it gives). features:
+    how many the encoder gives, None where that is not known."""
     *modalities, high, wide, channels = transform.shape
     frames = (*modalities, channels, high, wide)        # (3, S, S), or (M, 3, S, S) for M > 1 modalities
     probabilities = ("probabilities", "float32", (classes,))
@@ -66,8 +64,7 @@ def describe(trained, part):
 
 
 class File:
-    """An ONNX file of export.py, checked: `about` is what `describe` put into it. UserError, which begins
-    with `source`: it is none."""
+    """An ONNX file of export.py, checked: `about` is what `describe` put into it. UserError: it is none."""
 
     def __init__(self, path, source=None):
         self.source = source = source or f"--model {path}"
@@ -126,8 +123,7 @@ class File:
 
 
 def read_exported(path):
-    """(File of a model.onnx of export.py, encoder, head), the last two as a Recogniser takes them; UserError:
-    no such file."""
+    """(File of a model.onnx, encoder, head as a Recogniser takes them); UserError: no such file."""
     path = cli.file("model", path, "give a model.onnx that export.py wrote")
     whole = File(path)
     if whole.part != "model":

@@ -29,10 +29,8 @@ torch = Lazy("torch")
 
 
 class Stream:
-    """One encoder on frames as they come: each is encoded once, however many windows share it.
-
-    encoder: an engines.FrameEncoder. `encoded` counts the frames that went through it.
-    """
+    """One encoder on frames as they come: each is encoded once, however many windows share it. encoder: an
+    engines.FrameEncoder. `encoded` counts the frames that went through it."""
 
     def __init__(self, encoder, length):
         self.encoder, self.transform, self.length = encoder, encoder.transform, length
@@ -123,8 +121,7 @@ class Recogniser:
 
     @classmethod
     def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None):
-        """Of a utils.Trained, on the engine that its training kept, but for the backend and precision that
-        are given. rate: of its clips where none is given."""
+        """Of a utils.Trained, on its own engine but for what is given. rate: None for that of its clips."""
         encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
         encoders = [fastest(one, device, backend or recipe.encoder_backend,
                             precision or recipe.encoder_precision)
@@ -173,10 +170,8 @@ class Recogniser:
 
     def watch(self, path, history):
         """Fill `history` from a video file; yields how many windows are known. VideoError: it cannot be read.
-
         A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips
-        that hold all of their videos, and the last frame repeated where there are too few.
-        """
+        that hold all of their videos, and the last frame repeated where there are too few."""
         self.restart()
         with Video(path) as source:
             crops, rate = [], Rate(source.info.fps, self.every) if self.every else self.rate
@@ -206,8 +201,7 @@ class Recogniser:
             yield history.add(self.answers(crops))
 
     def look_through(self, path, limit=None):
-        """The History of a whole video file. VideoError: it cannot be read, or not within `limit` seconds a
-        step."""
+        """The History of a whole video file. VideoError: unreadable, or not within `limit` seconds a step."""
         history = History(self.length)
         for _ in ahead(self.watch(path, history), 2, limit, VideoError):
             history.seen.clear()
@@ -222,8 +216,7 @@ class Recogniser:
                 for start, end, label, probability in runs]
 
     def predict(self, video, min_probability=0.4, min_segment=1.0):
-        """The Prediction of a video file, as test_on_video.py makes it; the flags as in `segments`.
-        lrcn.video.reader.VideoError: it cannot be read."""
+        """The Prediction of a video file, as test_on_video.py makes it. VideoError: it cannot be read."""
         try:
             history = self.look_through(Path(video))
         except VideoError as error:
