@@ -53,17 +53,6 @@ def make_parser():
     return parser
 
 
-def import_gradio(folder):
-    """gradio, its files in `folder`, told to send nothing to anybody; UserError where it is not installed."""
-    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1",
-                      GRADIO_TEMP_DIR=str(folder))
-    try:
-        import gradio
-    except ImportError:
-        raise UserError("app.py needs gradio: pip install -r requirements-app.txt") from None
-    return gradio
-
-
 class Desk:
     """What one visitor's film goes through; visitors come one after another (concurrency_limit). folder: of
     what is written for them, where the server does not reach; gradio takes copies."""
@@ -72,17 +61,8 @@ class Desk:
         self.recogniser, self.args, self.folder = recogniser, args, folder
         self.stop = SimpleNamespace(signal=None)
 
-    def __call__(self, film, report):
-        """(labelled film, timeline, rows of segments, files, sentence); of a film that is refused the
-        sentence alone."""
-        try:
-            return self.label(film, report)
-        except VideoError as error:
-            return None, None, [], [], f"Cannot read this film ({error}). Try another, or convert it."
-        except UserError as error:
-            return None, None, [], [], str(error)
-
     def label(self, film, report):
+        """(labelled film, timeline, rows of segments, files, sentence). VideoError, UserError: refused."""
         if not film:
             raise UserError("Drop a film, or record one, first.")
         path, args = Path(film), self.args
@@ -128,14 +108,13 @@ class Bar:
 def make_page(gradio, desk, args):
     """The gradio.Blocks of the app."""
     classes = desk.recogniser.classes
-    known = ", ".join(classes[:120]) + (" ..." if len(classes) > 120 else "")
     with gradio.Blocks(title="What happens in this film?", delete_cache=(SWEEP, KEPT),
                        analytics_enabled=False) as page:
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
                     f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
                     f"{len(classes)} classes only, and takes everything for one of them: "
-                    f"{html.escape(known)}.</p><p>A film that the browser cannot play may be labelled all "
-                    "the same.</p>")
+                    f"{html.escape(cli.first(classes, 120))}.</p><p>A film that the browser cannot play may "
+                    "be labelled all the same.</p>")
         with gradio.Row():
             film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
                                 webcam_options=gradio.WebcamOptions(mirror=False))
@@ -151,7 +130,12 @@ def make_page(gradio, desk, args):
         progress = gradio.Progress()
 
         def label(film, report=progress):       # gradio looks for its Progress among the defaults
-            return desk(film, report)
+            try:
+                return desk.label(film, report)
+            except VideoError as error:
+                return None, None, [], [], f"Cannot read this film ({error}). Try another, or convert it."
+            except UserError as error:
+                return None, None, [], [], str(error)
         button.click(label, film, [labelled, timeline, table, tables, sentence], concurrency_limit=1,
                      api_visibility="private", show_progress_on=sentence)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
@@ -197,9 +181,15 @@ def main():
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="lrcn-app-", ignore_cleanup_errors=True) as folder:
-        served, written = (Path(folder, name) for name in ("served", "written"))
+        written = Path(folder, "written")
         written.mkdir()
-        gradio = import_gradio(served)
+        # gradio sends nothing to anybody
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1",
+                          GRADIO_TEMP_DIR=str(Path(folder, "served")))
+        try:
+            import gradio
+        except ImportError:
+            raise UserError("app.py needs gradio: pip install -r requirements-app.txt") from None
         desk = Desk(recogniser, args, written)
         page = make_page(gradio, desk, args)
         if args.host not in ("127.0.0.1", "localhost", "::1"):

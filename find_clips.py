@@ -80,7 +80,7 @@ def wanted_classes(args, there, source):
     for cls in args.classes or ():
         if composed(cls) not in called:
             raise UserError(f"--classes {','.join(args.classes)}: {source} does not know {cls}; there are "
-                            f"{', '.join(list(there)[:10])}{' ...' if len(there) > 10 else ''}")
+                            f"{cli.first(there, 10)}")
     return args.classes and {called[composed(cls)] for cls in args.classes}
 
 

@@ -129,7 +129,7 @@ def on_validation(stream, args, device):
     trained = utils.load_trained(stream.run.path, stream.metrics.get("checkpoint"), device, flag="runs")
     data = dataset.validation_data(trained)
     cli.say(f"{stream.run}: {data.note}")
-    options = utils.encoding_options(args, trained, device)
+    options = utils.encoding_options(args, trained)
     said = predict_videos(trained.model, trained.recipe.num_frames_video, data, options, windows, flip)
     return dict(zip(data.names, said[np.arange(len(said)), data.labels], strict=True))
 

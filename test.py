@@ -82,7 +82,7 @@ def main():
         if rank.first:
             recipe.say_disagreement(args, trained)
             cli.say(data.note)
-        options = utils.encoding_options(args, trained, device, cache=args.feature_cache,
+        options = utils.encoding_options(args, trained, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)
         data.probabilities = predict_videos(trained.model, trained.recipe.num_frames_video, data, options,
                                             args.test_windows, args.flip)

@@ -14,7 +14,6 @@ studies each and compares: runs that differ in their seed alone are pooled. It l
 comparison.csv, comparison.json and pictures in --output_dir.
 """
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -145,12 +144,12 @@ def join_clips(clips, args, length):
     return movies
 
 
-def study_run(model_dir, args, device, drawn):
+def study_run(model_dir, args, drawn):
     """Study one run and write its folder -> (what it was measured on, its recipe's choices, network.Study,
     its StudyFolder)."""
-    trained = utils.load_trained(model_dir, args.model_name, device)
+    trained = utils.load_trained(model_dir, args.model_name, args.device)
     recipe.say_disagreement(args, trained)
-    options = utils.encoding_options(args, trained, device, cache=args.feature_cache)
+    options = utils.encoding_options(args, trained, cache=args.feature_cache)
     data, source, clips = load_clips(trained, args, options)
     length, spec = trained.settings["num_frames_video"], trained.model.head.spec
     movies = join_clips(clips, args, length)
@@ -173,16 +172,13 @@ def study_run(model_dir, args, device, drawn):
         files.write_csv(new.windows, results_table.WINDOW_COLUMNS, results_table.window_rows(study))
         if drawn:
             name, seed = results_table.variant_name(measured_on), measured_on["training_seed"]
-            note = f"{name}, training seed {seed}; {tested(measured_on)}."
+            note = f"{name}, training seed {seed}; {TESTED.format(**measured_on)}."
             graphs.show(path, graphs.draw(study, path, note))
             graphs.write_films(new, study, data.folder, source, args.gif)
     return measured_on, trained.recipe.compared(), study, folder
 
 
-def tested(measured_on):
-    """What the figures were counted over, for the small print."""
-    return (f"{measured_on['test_videos']} test videos of {measured_on['groups']} groups, "
-            f"{measured_on['classes']} classes, split {measured_on['split']}")
+TESTED = "{test_videos} test videos of {groups} groups, {classes} classes, split {split}"
 
 
 def compare(studied, args):
@@ -195,14 +191,13 @@ def compare(studied, args):
                             f"the first run; compare runs of one data set and split")
     variants = results_table.variants([run[:3] for run in studied])
     beside = own.path.parent.parent / own.path.name
-    folder = StudyFolder(Path(args.output_dir or beside).expanduser())
-    files.output_folder("output_dir", folder.path)
+    folder = StudyFolder(files.output_folder("output_dir", args.output_dir or beside))
     files.write_csv(folder.comparison_table, *results_table.table(variants))
     files.write_json(folder.comparison, {
         "runs": [str(run.path.parent) for *_, run in studied],
         "movies": args.num_movies, "windows": len(first.windows.movie),
         "variants": {v.name: v.as_json() for v in variants}})
-    note = f"{tested(measured_on)}, {args.num_movies} movies."
+    note = f"{TESTED.format(**measured_on)}, {args.num_movies} movies."
     graphs.show(folder.path, graphs.draw_comparison(variants, folder.path, note))
     cli.say(*results_table.printed_table(variants), sep="\n")
     return folder
@@ -212,11 +207,9 @@ def main():
     args = parse_args()
     for model_dir in args.model_dir:    # before torch is loaded
         checkpoint_path(model_dir, args.model_name)
-    device = utils.choose_device(args.device)
-    drawn = len(args.model_dir) == 1 if args.pictures is None else args.pictures
-    studied = []
+    drawn, studied = len(args.model_dir) == 1 if args.pictures is None else args.pictures, []
     for model_dir in args.model_dir:
-        studied.append(study_run(model_dir, args, device, drawn))
+        studied.append(study_run(model_dir, args, drawn))
         measured_on, _, study, folder = studied[-1]
         cli.say(f"{results_table.variant_name(measured_on)}, seed {measured_on['training_seed']}: "
                 f"{results_table.sentence(study)}")

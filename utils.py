@@ -329,9 +329,9 @@ def add_model_flags(parser, several=False, required=True,
     machine.add_argument("--batch_size", type=POSITIVE, default=32, help=batch_size)
 
 
-def encoding_options(args, trained, device, **more):
+def encoding_options(args, trained, **more):
     """features.Options of a script that encodes for a trained model. more: of Options."""
-    return Options(device, args.num_workers, trained.recipe.seed,
+    return Options(trained.device, args.num_workers, trained.recipe.seed,
                    backend=args.encoder_backend or trained.recipe.encoder_backend,
                    precision=args.encoder_precision or trained.recipe.encoder_precision, **more)
 
