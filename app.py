@@ -13,7 +13,6 @@ import html
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -158,12 +157,8 @@ def serve(gradio, page, args):
     """Start the server; the address. UserError where it cannot listen there."""
     from starlette.middleware import Middleware
     try:
-        port = args.port
-        if not port:
-            with socket.create_server((args.host, 0)) as server:
-                port = server.getsockname()[1]
         return page.launch(
-            server_name=args.host, server_port=port, share=False, quiet=True,
+            server_name=args.host, server_port=args.port or None, share=False, quiet=True,
             prevent_thread_lock=True, max_file_size=round(args.max_megabytes * MB), ssr_mode=False,
             pwa=False, footer_links=[], head=f"<script>\n{SCRIPT.read_text('utf-8')}</script>",
             app_kwargs={"middleware": [Middleware(policy)]},

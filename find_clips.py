@@ -38,7 +38,7 @@ from lrcn.watching.candidates import ClipFolder, Stretch, check_class, of_films,
 from lrcn.watching.films import find_films, unique_names
 from lrcn.watching.recogniser import Recogniser
 
-# The flags that decide what is found: one folder, one value of each.
+# The flags that decide which stretches are proposed: one folder, one value of each
 FIXED = ("clips_per_class", "clip_seconds", "max_overlap", "min_probability", "every", "classes",
          "sampling_rate")
 
@@ -87,9 +87,9 @@ def wanted_classes(args, there, source):
 def table_of(args, films):
     """([Stretch], by films those that are there, {name of a film: why it is not there}) of --from."""
     rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
-    wanted_classes(args, dict.fromkeys(row.cls for row in rows), f"--from {args.table}")
-    wanted = set(map(composed, args.classes or ()))
-    rows = [row for row in rows if not wanted or composed(row.cls) in wanted]
+    classes = list(dict.fromkeys(row.cls for row in rows))
+    wanted = wanted_classes(args, classes, f"--from {args.table}")
+    rows = [row for row in rows if not wanted or classes.index(row.cls) in wanted]
     by_film, absent = of_films(rows, films)
     if not by_film:
         raise UserError(f"--from {args.table}: none of its {len(absent)} films is in --video_path "
@@ -119,8 +119,8 @@ def find(folder, films, names, args, absent, recogniser, wanted):
             try:
                 if recogniser and not folder.knows(film, path):
                     history = recogniser.look_through(path, args.time_limit)
-                    shares = history.smoothed()
-                    best = propose(history.times[:len(shares)], history.end, shares, args.clip_seconds,
+                    smoothed = history.smoothed()
+                    best = propose(history.times[:len(smoothed)], history.end, smoothed, args.clip_seconds,
                                    args.clips_per_class, args.max_overlap, args.min_probability, wanted)
                     stretches = [Stretch(film, recogniser.classes[cls], start, end, p)
                                  for start, end, cls, p in best]

@@ -145,9 +145,8 @@ def gates(study):
                     traces.append(line(range(1, len(values) + 1), values, gate, len(traces),
                                        hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{gate}</extra>"))
         if traces:
-            drawn[k] = chart(traces, title="The LSTM's gates, step by step", height=430,
-                             xaxis_title="frame in the window", xaxis_dtick=1,
-                             yaxis_title="mean of the gate", yaxis_range=SHARES)
+            drawn[k] = chart(traces, title="The LSTM's gates, step by step", height=430, yaxis_range=SHARES,
+                             xaxis_title="frame in the window", xaxis_dtick=1, yaxis_title="mean of the gate")
     return drawn
 
 
@@ -161,7 +160,7 @@ def timeline(film, most=6):
     traces = [line(middles, [best.get(label, 0) for _, _, best in film.windows], plain(label, SHORT), i,
                    "lines", hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")
               for i, label in enumerate(leading)]
-    color = {label: SERIES[i % len(SERIES)] for i, label in enumerate(leading)}
+    color = dict(zip(leading, SERIES, strict=False))
     end = max([b for _, b, *_ in film.segments] + [b for _, b, _ in film.windows] + [1e-3])
     traces.append(go.Bar(
         orientation="h", base=[a for a, *_ in film.segments], x=[b - a for a, b, *_ in film.segments],

@@ -41,7 +41,7 @@ def figure(value, form=".3f"):
 
 
 def interval(ends, sign=""):
-    """The ends of an interval in words, nothing where there is none."""
+    """The ends of an interval, nothing where there is none."""
     ends = [reading.number(end) for end in ends] if isinstance(ends, list) else []
     if len(ends) != 2 or None in ends:
         return ""
@@ -51,8 +51,7 @@ def interval(ends, sign=""):
 def write_page(run, clips, compared, runs, warnings):
     """Write <run>/report.html; its size in bytes. clips: {number of the tested video: path below the run}.
     compared: rows of reading.side_by_side, of `runs` in their order, or []. warnings: for the reader."""
-    scripts = [markupsafe.Markup(text)
-               for text in (offline.get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))]
+    scripts = list(map(markupsafe.Markup, (offline.get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))))
     tested = {"videos": "tested videos", "groups": "tested groups"}
     facts = [(f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
              for part, counts in run.parts.items()]
@@ -124,15 +123,19 @@ def page_data(run, clips, compared, runs):
 def write_clips(run, sampled, most):
     """({number of the tested video: path below the run folder} of small films, of every cell of the confusion
     matrix the `most` surest ones, or where the clips are gone test.py's; a sentence about that, or None)."""
-    tested, folder = run.tested, run.folder
+    tested, folder, there, missing = run.tested, run.folder, {}, None
     try:
-        there = {(v.cls, v.name): v for v in read_sampled(sampled)} if sampled and most else {}
-        fps = Rate.of(sampling_settings(sampled)).per_second if there else None
+        if sampled and most:
+            there = {(v.cls, v.name): v for v in read_sampled(sampled)}
+            fps = Rate.of(sampling_settings(sampled)).per_second
     except cli.UserError as error:
-        return left_by_test(run), (f"the sampled clips cannot be read ({error}): the page plays the films "
-                                   f"that test.py left")
+        there = {}
+        missing = f"the sampled clips cannot be read ({error}): the page plays the films that test.py left"
     if not there:
-        return left_by_test(run), None
+        paths = (folder.test.clip(*name, right) for name, right in
+                 zip(tested.names, tested.right, strict=True))
+        return {i: path.relative_to(folder.path).as_posix()
+                for i, path in enumerate(paths) if path.is_file()}, missing
     drawn, cells, chosen = {}, Counter(), []
     for i in np.argsort(-tested.probabilities.max(1), kind="stable").tolist():
         cell = tested.labels[i], tested.predicted[i]
@@ -154,10 +157,3 @@ def write_clips(run, sampled, most):
                         writer.write(fit_frame(frame, *size))
                 drawn[i] = f"{folder.report_clips.name}/{i}.mp4"
     return drawn, None
-
-
-def left_by_test(run):
-    """{number of the tested video: path below the run folder} of the films that test.py drew."""
-    paths = (run.folder.test.clip(*name, right) for name, right in
-             zip(run.tested.names, run.tested.right, strict=True))
-    return {i: path.relative_to(run.folder.path).as_posix() for i, path in enumerate(paths) if path.is_file()}

@@ -383,8 +383,8 @@ def window_step(frames, actions, start, T, names, predicted):
     ax.add_patch(Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3,
                            clip_on=False))
     late = sum(actions[start:start + T])
-    words = f"{T - late} + {late} frames of {style.short(names[0])} and {style.short(names[1])}"
-    ax.set_title(f"{words}; predicted: {style.short(predicted)}", fontsize=style.SIZE)
+    mix = f"{T - late} + {late} frames of {style.short(names[0])} and {style.short(names[1])}"
+    ax.set_title(f"{mix}; predicted: {style.short(predicted)}", fontsize=style.SIZE)
     ax.set(xlim=(-0.1, len(frames) + 0.1), ylim=(tall + 0.15, -0.15))
     ax.set_aspect("equal")
     ax.axis("off")

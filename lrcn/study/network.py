@@ -55,12 +55,11 @@ class Study:
     def headline(self):
         """{name: Estimate} of what a comparison of networks is about."""
         values, duel = self.figures, self.figures["majority_or_last_frame"]
-        both, hard, backwards, mixed = (values["switching"][name] for name in
-                                        ("both ways", "hard", "backwards", "mixed"))
+        played = values["switching"]
         lines = {"clip_accuracy": values["clip_accuracy"], "window_accuracy": values["accuracy"],
-                 "recency_index": values["recency_index"], "recency_index_hard": hard.recency,
-                 "recency_index_backwards": backwards.recency, "recency_index_mixed": mixed.recency,
-                 "point_of_equality": both.point, "slope": both.slope,
+                 "recency_index": values["recency_index"],
+                 **{f"recency_index_{name}": played[name].recency for name in ("hard", "backwards", "mixed")},
+                 "point_of_equality": played["both ways"].point, "slope": played["both ways"].slope,
                  "won_by_majority": duel["majority"], "won_by_last_frame": duel["last_frame"],
                  "last_frame_minus_majority": duel["last_frame_minus_majority"]}
         for kind, costs in values["influence_by_position"].items():

@@ -1,7 +1,7 @@
 """Candidates: stretches of films that a run proposes as clips of its classes, tables of them, and the folder
 that find_clips.py fills.
 
-    stretches = propose(times, end, shares, seconds=5, per_class=2) # [(start, end, class, probability)]
+    stretches = propose(times, end, probabilities, 5, per_class=2)  # [(start, end, class, probability)]
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
 
@@ -55,10 +55,10 @@ class Stretch:
         return f"{self.address or film}_{seconds:09.3f}"
 
 
-def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
+def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
     """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
 
-    times (F,), shares (F, C): the sampled frames and their probabilities; end: of the film. A stretch
+    times (F,), probabilities (F, C): the sampled frames and their probabilities; end: of the film. A stretch
     lies around a sampled frame, or at the film's ends; its probability is the mean of its frames', its
     class the most probable one. The best comes first, and what has more than the share `overlap` in
     common with a chosen one is passed over: one moment fills one place. least: the lowest probability;
@@ -68,7 +68,7 @@ def propose(times, end, shares, seconds, per_class, overlap=0.0, least=0.0, want
     starts = np.clip(times - length / 2, 0, end - length)
     first, last = np.searchsorted(times, starts - 1e-6), np.searchsorted(times, starts + length - 1e-6)
     last = np.maximum(last, first + 1)
-    sums = np.concatenate([np.zeros((1, shares.shape[1])), np.cumsum(shares, 0, dtype=np.float64)])
+    sums = np.cumsum(np.concatenate([probabilities[:1] * 0, probabilities]), 0, dtype=np.float64)
     means = (sums[last] - sums[first]) / (last - first)[:, None]
     best = means.argmax(1)
     value = means[np.arange(len(times)), best]

@@ -144,9 +144,9 @@ def read_exported(path):
     features.transform = whole.transform
 
     def probabilities(windows):
-        shares = head.run(windows.numpy())
-        if not (np.all(shares >= 0) and np.all(abs(shares.sum(-1) - 1) < 1e-3)):      # nan fails too
+        values = head.run(windows.numpy())
+        if not (np.all(values >= 0) and np.all(abs(values.sum(-1) - 1) < 1e-3)):      # nan fails too
             raise UserError(f"--model {path}: what this model says are no probabilities (such as "
-                            f"{np.ravel(shares)[0]:.4g}): it is damaged, or not of export.py")
-        return torch.from_numpy(shares)
+                            f"{np.ravel(values)[0]:.4g}): it is damaged, or not of export.py")
+        return torch.from_numpy(values)
     return whole, features, probabilities

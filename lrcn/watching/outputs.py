@@ -57,36 +57,36 @@ class Outputs:
     def catch_up(self, history, known):
         """Write the windows up to number `known` into predictions.csv."""
         for window in range(self.windows, known):
-            shares = history.windows[window]
-            best = np.argsort(-shares, kind="stable")[:self.top]
+            p = history.windows[window]
+            best = np.argsort(-p, kind="stable")[:self.top]
             span = history.times[window], history.times[window + history.length - 1]
             self.table.writerow([f"{t:.3f}" for t in span] + [
-                cell for i in best for cell in (self.classes[i], f"{shares[i]:.4f}")])
+                cell for i in best for cell in (self.classes[i], f"{p[i]:.4f}")])
         self.windows = max(self.windows, known)
 
-    def unsure(self, shares):
+    def unsure(self, p):
         """Whether the best label is too improbable, or none is known yet."""
-        return not len(shares) or shares.max() < self.choices.min_probability
+        return not len(p) or p.max() < self.choices.min_probability
 
-    def color(self, shares):
-        return style.UNSURE if self.unsure(shares) else self.colors[shares.argmax()]
+    def color(self, p):
+        return style.UNSURE if self.unsure(p) else self.colors[p.argmax()]
 
-    def overlay(self, frame, shares, progress):
+    def overlay(self, frame, p, progress):
         """The frame with the three leading labels and the timeline."""
-        best = np.argsort(-shares, kind="stable")[:3]
-        return labels.draw_overlay(frame, [self.classes[i] for i in best], shares[best], self.colors[best],
-                                   self.strip, progress, self.unsure(shares))
+        best = np.argsort(-p, kind="stable")[:3]
+        return labels.draw_overlay(frame, [self.classes[i] for i in best], p[best], self.colors[best],
+                                   self.strip, progress, self.unsure(p))
 
-    def draw(self, frame, shares, progress, times=1, seconds=None, beside=()):
+    def draw(self, frame, p, progress, times=1, seconds=None, beside=()):
         """Label a frame and write it `times` times, or once at its time; returns the picture. beside: of
         History.beside: bars of a fusion's streams, below."""
         frame = even_sides(frame)
         self.size = self.size or frame.shape[1::-1]
         if frame.shape[1::-1] != self.size:
             frame = labels.fit_frame(frame, *self.size)
-        picture = self.overlay(frame, shares, progress)
+        picture = self.overlay(frame, p, progress)
         if beside:
-            panels = [*beside, ("fusion", shares, None)]
+            panels = [*beside, ("fusion", p, None)]
             below = labels.stream_panels(frame, panels, self.classes, self.colors)
             picture = np.concatenate([picture, below])
         if self.choices.video and self.writer is None:
@@ -98,7 +98,7 @@ class Outputs:
                 scale = min(1, GIF_WIDE / frame.shape[1])
                 size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]
                 small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-                self.gif.append(self.overlay(small, shares, progress))
+                self.gif.append(self.overlay(small, p, progress))
                 if len(self.gif) > GIF_FRAMES:      # every second one is dropped again
                     self.gif, self.gif_every = self.gif[::2], 2 * self.gif_every
             self.frames += 1
@@ -158,15 +158,15 @@ def write_summary(path, films):
                      for p, file, label, length, done in rows])
 
 
-def leading(classes, times, shares, segments, most=6, points=1200):
+def leading(classes, times, p, segments, most=6, points=1200):
     """(names, seconds, probabilities) of the classes to draw: those of long segments, then the most
     probable ones. A long video is averaged to `points` moments."""
     long = {c: 0.0 for c in classes}
     for start, end, label, _ in segments:
         if label in long:
             long[label] += end - start
-    order = sorted(range(len(classes)), key=lambda i: (-long[classes[i]], -shares[:, i].mean()))[:most]
+    order = sorted(range(len(classes)), key=lambda i: (-long[classes[i]], -p[:, i].mean()))[:most]
     starts = np.unique(np.linspace(0, len(times), min(points, len(times)), endpoint=False).astype(int))
     counts = np.diff([*starts, len(times)])
     return ([classes[i] for i in order], np.add.reduceat(np.array(times), starts) / counts,
-            np.add.reduceat(shares[:, order], starts) / counts[:, None])
+            np.add.reduceat(p[:, order], starts) / counts[:, None])

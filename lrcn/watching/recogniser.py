@@ -123,9 +123,8 @@ class Recogniser:
     def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None):
         """Of a utils.Trained, on its own engine but for what is given. rate: None for that of its clips."""
         encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
-        encoders = [fastest(one, device, backend or recipe.encoder_backend,
-                            precision or recipe.encoder_precision)
-                    for one in getattr(encoder, "streams", [encoder])]
+        engine = backend or recipe.encoder_backend, precision or recipe.encoder_precision
+        encoders = [fastest(one, device, *engine) for one in getattr(encoder, "streams", [encoder])]
         return cls(encoders, lambda windows: softmax(head(windows.float()).float()), trained.classes,
                    trained.settings["num_frames_video"], rate or trained.rate, BLOCK[device.type],
                    trained.flow, getattr(encoder, "names", ()),

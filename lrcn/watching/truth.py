@@ -86,18 +86,17 @@ class Verdict:
         inside, outside = (self.frames[where, True] + self.frames[where, False]
                            for where in ("inside", "outside"))
 
-        def share(part, whole):
+        def fraction(part, whole):
             return part / whole if whole else None
         precision = {c: {f"{least:g}": self._average_precision(c, least) for least in OVERLAPS}
                      for c in classes}
-        means = {f"{least:g}": share(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
+        means = {f"{least:g}": fraction(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
                  for least in OVERLAPS}
         return {"films": len(self.films), "frames": inside,
-                "frames_right": share(self.frames["inside", True], inside), "frames_of_no_class": outside,
-                "frames_of_no_class_unsure": share(self.frames["outside", True], outside),
-                "true_segments": true, "true_segments_found": share(right, true), "segments": claimed,
-                "segments_right": share(right, claimed),
-                "mean_average_precision": means,
+                "frames_right": fraction(self.frames["inside", True], inside), "frames_of_no_class": outside,
+                "frames_of_no_class_unsure": fraction(self.frames["outside", True], outside),
+                "true_segments": true, "true_segments_found": fraction(right, true), "segments": claimed,
+                "segments_right": fraction(right, claimed), "mean_average_precision": means,
                 "average_precision": precision, "classes_that_the_network_does_not_know": dict(self.unknown)}
 
 
@@ -107,7 +106,7 @@ def labels_at(rows, seconds):
 
 
 def wrong_places(truth, segments, end, least=0.02):
-    """[(start, end, truth, said)], in order of time, where what was said is not the truth. Of several classes
+    """[(start, end, truth, label)], in order of time, where the label is not the truth. Of several classes
     any is right, and the wrong place names all; shorter ones than `least` seconds are none."""
     edges = sorted({0.0, end, *(min(max(0.0, t), end) for row in [*truth, *segments] for t in row[:2])})
     places = []
