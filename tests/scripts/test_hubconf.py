@@ -85,13 +85,11 @@ def test_one_film_and_one_run_are_the_same_to_all_who_watch(trained, tmp_path, m
     best = max(float(row["probability"]) for row in table(folder / "find_clips" / "candidates.csv"))
     assert best == pytest.approx(prediction.probabilities.max(), abs=1e-4)
 
-    def stop(_):
-        raise UserError("no page")
-    monkeypatch.setattr(app, "import_gradio", stop)
-    with pytest.raises(UserError, match="no page"):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="app.py needs gradio"):
         call(app.main)
     args = app.make_parser().parse_args(["--model_dir", str(folder)])
-    *_, segments, _, _ = app.Desk(built[-1], args, tmp_path)(film, lambda *_, **__: None)
+    *_, segments, _, _ = app.Desk(built[-1], args, tmp_path).label(film, lambda *_, **__: None)
     assert segments == [[round(a, 2), round(b, 2), label, round(p, 3)]
                         for a, b, label, p in prediction.segments]
 
