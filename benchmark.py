@@ -22,7 +22,6 @@ from lrcn import runs
 from lrcn.base import cli, files
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
-from lrcn.data import splits
 from lrcn.data.frames import clip_frames, windows
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
@@ -197,8 +196,7 @@ def main():
         result |= encoding
         # Epochs of the default head on features that lie on the device
         values = np.random.default_rng(0).standard_normal((args.clips, args.num_frames_video, width))
-        samples = [splits.Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 101, "train")
-                   for i in range(args.clips)]
+        samples = [SampledVideo(f"v{i}", "c", "g", 5, "train", label=i % 101) for i in range(args.clips)]
         feed = FeatureFeed([values.astype(np.float16)], samples, device)
         head = models.Head(width, 101).to(device)
         groups = [{"params": list(head.parameters()), "lr": Recipe.lr}]

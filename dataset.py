@@ -1,8 +1,8 @@
 """Which videos count: split lists and sampled clips -> the samples of a training, or of a test.
 
-    samples, classes = training_samples(recipe)             # [Sample] of train, val and, if drawn, test
-    samples, classes = training_samples(recipe, run)        # of a resumed run: the parts of its splits.csv
-    data = test_data(trained, sampled_data_path, lists)     # the test list's videos, or the drawn part's
+    samples, classes = training_samples(recipe)         # [SampledVideo] of train, val and, if drawn, test
+    samples, classes = training_samples(recipe, run)    # of a resumed run: the parts of its splits.csv
+    data = test_data(trained, sampled_data_path, lists)  # the test list's videos, or the drawn part's
 
 Whatever is left out is counted, and said.
 """
@@ -17,9 +17,10 @@ import numpy as np
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.data import fields, learned, splits
-from lrcn.data.learned import Learned
-from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.data import fields, split_lists, splits
+from lrcn.data.groups import look_alike
+from lrcn.data.learned import Learned, leaked
+from lrcn.data.manifest import read_sampled
 from lrcn.evaluation.answers import Answers
 from lrcn.runs import RunFolder
 from lrcn.training.run import starts, what_it_learned
@@ -50,7 +51,8 @@ def require_folders(recipe):
 # ---------------------------------------------------------------- training
 
 def training_samples(recipe, run=None, say=cli.say):
-    """([Sample] of train, val and, where no list says it, test; class names in label order).
+    """([SampledVideo] with label and part, of train, val and, where no list says it, test; class names in
+    label order).
 
     run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table knows keeps its
     part; what it does not know gets that of its group, or is drawn.
@@ -63,7 +65,7 @@ def training_samples(recipe, run=None, say=cli.say):
     known = splits.known_parts(rows, videos, by_video=leaky)
     pool, test, order, parted = _pool(recipe, videos, say, known)
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
-        splits.look_alike([(v.cls, v.name) for v in [*pool, *test]])
+        look_alike([v.key for v in [*pool, *test]])
     if alike:
         say(f"warning: {alike}", file=sys.stderr)
     short = sum(v.frames < recipe.num_frames_video for v in pool)
@@ -79,23 +81,23 @@ def training_samples(recipe, run=None, say=cli.say):
         table, flag = run.splits, f"--resume {run}"
     if resumed or rows and recipe.streams:  # a head over encoders that have these parts, and no others
         return _as_written(table, flag, videos, [*pool, *test], say)
-    labels = {row["class"]: row["label"] for row in rows}
+    labels = {row.cls: row.label for row in rows}
     classes = _classes(recipe, pool, sorted(order, key=lambda cls: labels.get(cls, len(labels))))
-    sided = splits.one_sided({v.cls for v in pool}, {v.cls for v in test}) if parted and test else ""
+    sided = split_lists.one_sided({v.cls for v in pool}, {v.cls for v in test}) if parted and test else ""
     if sided:
         say(f"warning: {sided}", file=sys.stderr)
     pool = [v for v in pool if v.cls in set(classes)]
     train, val = pool, []
     if parted and recipe.split_size:
         train, val = ([v for v in pool if v.part == part] for part in ("train", "val"))
-    if not val and recipe.split_size and (not rows or "val" in {row["part"] for row in rows}):
+    if not val and recipe.split_size and (not rows or "val" in {row.part for row in rows}):
         held = {group: part == "val" for group, part in known.items()}
         train, val = splits.hold_out(train, recipe.split_size, recipe.seed + 1, by_video=leaky, known=held)
     parts = {"train": train, "val": val, "test": test}
     if rows:
         parts = _kept(rows, parts, recipe.parts, say)
     if recipe.smaller_dataset:
-        parts = {part: found if part == "test" else splits.smaller(found) for part, found in parts.items()}
+        parts |= {part: splits.smaller(parts[part]) for part in ("train", "val")}
     if not parts["val"] and recipe.split_size and not rows:
         raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
                         "0 trains on all, without a validation")
@@ -106,14 +108,14 @@ def training_samples(recipe, run=None, say=cli.say):
 
 def _kept(rows, parts, table, say):
     """`parts` ({part: [SampledVideo]}) as they were drawn, but what --parts knows as it stands there."""
-    written = {(row["class"], row["video"]): row["part"] for row in rows}
-    drawn = {(v.cls, v.name): (v, part) for part, found in parts.items() for v in found}
-    new = {key: part for key, (_, part) in drawn.items() if key not in written}
-    kept = {part: [] for part in parts}
-    for key, (video, part) in drawn.items():
-        kept[written.get(key, part)].append(video)
-    say(f"--parts {table}: {len(drawn) - len(new)} of its {len(rows)} videos are there and keep their part"
-        + (f"; {len(new)} new ones: {', '.join(splits.counted(new.values()))}" if new else ""))
+    written, kept = {row.key: row.part for row in rows}, {part: [] for part in parts}
+    for part, videos in parts.items():
+        for v in videos:
+            kept[written.get(v.key, part)].append(v)
+    new = [part for part, videos in kept.items() for v in videos if v.key not in written]
+    old = sum(map(len, kept.values())) - len(new)
+    say(f"--parts {table}: {old} of its {len(rows)} videos are there and keep their part"
+        + (f"; {len(new)} new ones: {', '.join(splits.counted(new))}" if new else ""))
     if not kept["train"]:
         raise UserError(f"--parts {table}: no training video of it is in the sampled data; give the "
                         f"--sampled_data_path that it was made of")
@@ -143,15 +145,15 @@ def _pool(recipe, videos, say, known=None, blind=False):
     leaky = recipe.split == "random"
     if recipe.ucf_list_dir and not leaky:
         lists = _list_folder(recipe.ucf_list_dir)
-        listed = (splits.training_list(lists, recipe.split) if blind
-                  else splits.official_lists(lists, recipe.split)[0])
-        pool, sentence = splits.present(listed, videos, "training")
+        listed = (split_lists.training_list(lists, recipe.split) if blind
+                  else split_lists.official_lists(lists, recipe.split)[0])
+        pool, sentence = split_lists.present(listed, videos, "training")
         say(sentence)
         if not pool:
             raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: holds no video of the training "
                             f"list in --ucf_list_dir {lists}")
-        return pool, [], splits.class_order(lists, listed), False
-    order = splits.class_order(recipe.ucf_list_dir, videos)
+        return pool, [], split_lists.class_order(lists, listed), False
+    order = split_lists.class_order(recipe.ucf_list_dir, videos)
     if not leaky and any(v.part for v in videos):
         parts = {part: [v for v in videos if v.part == part] for part in splits.PARTS}
         if not parts["test"]:
@@ -183,20 +185,17 @@ def _classes(recipe, pool, order):
 
 def _as_written(table, flag, videos, candidates, say):
     """The samples and classes of a run's splits.csv: what came into the sampled data since is left out."""
-    rows = splits.read_splits(table)
-    there = {(v.cls, v.name): v for v in videos}
-    samples = [splits.Sample(there[row["class"], row["video"]], row["label"], row["part"]) for row in rows
-               if (row["class"], row["video"]) in there]
+    rows, there = splits.read_splits(table), {v.key: v for v in videos}
+    samples = [replace(there[row.key], label=row.label, part=row.part) for row in rows if row.key in there]
     if len(samples) < len(rows):
         say(f"{len(samples)} of {len(rows)} videos of {table} present")
-    if {s.part for s in samples} < {row["part"] for row in rows} & {"train", "val"}:
+    if {s.part for s in samples} < {row.part for row in rows} & {"train", "val"}:
         raise UserError(f"{flag}: no training or no validation video of its splits.csv is in the "
                         f"sampled data; give the --sampled_data_path that it was trained on")
-    known = {(row["class"], row["video"]) for row in rows}
-    labels = {row["class"]: row["label"] for row in rows}
+    known, labels = {row.key for row in rows}, {row.cls: row.label for row in rows}
     if sorted(labels.values()) != list(range(len(labels))):
         raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
-    new = [v.path for v in candidates if (v.cls, v.name) not in known and v.cls in labels]
+    new = [v.path for v in candidates if v.key not in known and v.cls in labels]
     if new:
         say(f"{len(new)} videos that are not in {table} are left out of this run: "
             f"{cli.first(new, 3)}")
@@ -214,10 +213,10 @@ def refuse_leaks(start, marks, videos, advice, trained_on=()):
 
     start: the flag and its value; marks: of a Learned; trained_on: see learned.leaked.
     """
-    leaked = learned.leaked(videos, marks, trained_on)
-    if leaked:
-        raise UserError(f"{start}: it was trained on {len(leaked)} of the {len(videos)} videos that are held "
-                        f"out, or on others of their groups, such as {leaked[0].path}; {advice}")
+    seen = leaked(videos, marks, trained_on)
+    if seen:
+        raise UserError(f"{start}: it was trained on {len(seen)} of the {len(videos)} videos that are held "
+                        f"out, or on others of their groups, such as {seen[0].path}; {advice}")
 
 
 def before_training(recipe, state, checkpoint, samples, say):
@@ -229,14 +228,14 @@ def before_training(recipe, state, checkpoint, samples, say):
     begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
         if state else starts(recipe)
     if begun and recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
-        videos = [s.video for s in samples if s.part != "train"]
+        videos = [v for v in samples if v.part != "train"]
         if recipe.ucf_list_dir:
-            _, listed = splits.official_lists(recipe.ucf_list_dir, recipe.split)
+            _, listed = split_lists.official_lists(recipe.ucf_list_dir, recipe.split)
             _, sampled = _sampled(recipe.sampled_data_path, recipe.as_settings())
-            videos += splits.present(listed, sampled, "test")[0]
+            videos += split_lists.present(listed, sampled, "test")[0]
         for start, known in begun:
             refuse_leaks(start, known.network, videos, "give --parts with its splits.csv, which keeps its "
-                         "parts, or a run of other videos", [s.video for s in samples if s.part == "train"])
+                         "parts, or a run of other videos", [v for v in samples if v.part == "train"])
             if not known.known:
                 say(f"warning: {start}: {UNKNOWN}", file=sys.stderr)
     return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
@@ -275,30 +274,29 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
     if official:
-        lists = _list_folder(ucf_list_dir)
-        _, listed = splits.official_lists(lists, split)
+        _, listed = split_lists.official_lists(_list_folder(ucf_list_dir), split)
     else:
-        listed = [splits.Listed(r["class"], r["video"]) for r in rows if r["part"] == "test"]
-    found, note = (videos, f"{len(videos)} videos in the folder") if split == "folder" else \
-        splits.present(listed, videos, "test")
-    known = [v for v in found if v.cls in set(trained.classes)]
+        listed = [row for row in rows if row.part == "test"]
+    tested, note = (videos, f"{len(videos)} videos in the folder") if split == "folder" else \
+        split_lists.present(listed, videos, "test")
+    known = [v for v in tested if v.cls in set(trained.classes)]
     # Of folders train/ and test/, the run's table holds what it knows alone.
     parted = split == "drawn" and ([v for v in videos if v.part == "test"]
                                    or [v for v in videos if v.part == "val"])
-    unknown = [v for v in parted or found if v.cls not in set(trained.classes)]
+    unknown = [v for v in parted or tested if v.cls not in set(trained.classes)]
     if unknown:
         note += f", {len(unknown)} {'more' if parted else 'of them'} of classes that the model does not know"
-    sided = splits.one_sided(trained.classes, {v.cls for v in [*found, *unknown]})
+    sided = split_lists.one_sided(trained.classes, {v.cls for v in [*tested, *unknown]})
     note += f"; {sided}" if sided and (parted or unknown or split == "folder") else ""
     if not known:
         raise UserError(f"--sampled_data_path {folder}: holds no test video of split {split} in the model's "
                         f"classes")
-    own = [SampledVideo(r["video"], r["class"], r["group"], 1) for r in rows if r["part"] != "test"]
-    seen = learned.leaked(known, learned.video_marks(own))
+    own = {row.key: row for row in rows if row.part != "test"}
+    seen = [v for v in known if v.key in own]
     if seen and split != "folder":      # there, other videos may have the same names
         raise UserError(f"--split {split}: {len(seen)} of its test videos, such as {seen[0].path}, were in "
                         f"the training of {run}; test it on the split that it was trained for")
-    before = learned.leaked(known, trained.learned.network, own)
+    before = leaked(known, trained.learned.network, own.values())
     leak = before and (f"a run that it began with was trained on {len(before)} of these {len(known)} videos, "
                        f"or on others of their groups") or ""
     if seen:
@@ -306,7 +304,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     if not trained.learned.known:
         note += f"; {UNKNOWN}"
     labels = np.array([trained.classes.index(v.cls) for v in known])
-    counts = np.bincount([r["label"] for r in rows if r["part"] == "train"], minlength=len(trained.classes))
+    counts = np.bincount([row.label for row in rows if row.part == "train"], minlength=len(trained.classes))
     return TestData(known, labels, trained.classes, folder, split=str(split), note=note, train_counts=counts,
                     leak=leak)
 
@@ -314,11 +312,10 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 def validation_data(trained):
     """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
     folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
-    rows = splits.read_splits(RunFolder(trained.folder).splits)
-    listed = [splits.Listed(r["class"], r["video"]) for r in rows if r["part"] == "val"]
-    found, note = splits.present(listed, videos, "validation")
-    labels = np.array([trained.classes.index(v.cls) for v in found], np.int64)
-    return TestData(found, labels, trained.classes, folder, note=note)
+    listed = [row for row in splits.read_splits(RunFolder(trained.folder).splits) if row.part == "val"]
+    validated, note = split_lists.present(listed, videos, "validation")
+    labels = np.array([trained.classes.index(v.cls) for v in validated], np.int64)
+    return TestData(validated, labels, trained.classes, folder, note=note)
 
 
 def tested_data(answers, run, split, leak):
@@ -326,15 +323,15 @@ def tested_data(answers, run, split, leak):
 
     Its clips are those that the run was trained with, where all are still there; else folder is None.
     """
-    trained_on = Counter(r["class"] for r in (splits.read_splits(run.splits) if run.splits.is_file() else ())
-                         if r["part"] == "train")
+    trained_on = Counter(row.cls for row in (splits.read_splits(run.splits) if run.splits.is_file() else ())
+                         if row.part == "train")
     folder, frames = None, {}
     if run.settings.is_file():
         place = files.read_json(run.settings).get("sampled_data_path")
         if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
-            folder, frames = Path(place), {(v.cls, v.name): v.frames for v in read_sampled(place)}
+            folder, frames = Path(place), {v.key: v.frames for v in read_sampled(place)}
     if not frames.keys() >= set(answers.names):
         folder = None
-    videos = [replace(v, frames=frames.get((v.cls, v.name), 1)) for v in answers.videos]
+    videos = [replace(v, frames=frames.get(v.key, 1)) for v in answers.videos]
     return TestData(videos, answers.labels, answers.classes, folder, answers.probabilities, split=str(split),
                     train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak)

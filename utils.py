@@ -262,7 +262,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         say = cli.say if rank.first else dataset.silent
         samples, classes = dataset.training_samples(recipe, before, say)
         learned = dataset.before_training(recipe, state, checkpoint, samples, say)
-        learned = learned.after([s.video for s in samples if s.part == "train"], recipe.frozen)
+        learned = learned.after([v for v in samples if v.part == "train"], recipe.frozen)
         fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
         if rank.first:
             counts = [(sum(s.part == part for s in samples), word) for part, word in

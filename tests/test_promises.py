@@ -37,7 +37,7 @@ import utils
 from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.data import splits
+from lrcn.data import groups, split_lists, splits
 from lrcn.features.store import ENTRY
 from lrcn.runs import RunFolder
 
@@ -433,9 +433,9 @@ def test_promise_9_the_same_holds_without_a_feature_cache(demo, sampled, tmp_pat
 def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
     """As a property, and over the official lists: test_splits.py. Here of a real run."""
     rows = table(whole / "splits.csv")
-    test, _ = splits.official_lists(demo / "ucfTrainTestlist", 1)[::-1]
+    test, _ = split_lists.official_lists(demo / "ucfTrainTestlist", 1)[::-1]
     parts = {part: {row["group"] for row in rows if row["part"] == part} for part in ("train", "val")}
-    parts["test"] = set(splits.find_groups([(row.cls, row.video) for row in test]).values())
+    parts["test"] = set(groups.find_groups([(row.cls, row.video) for row in test]).values())
     assert all(parts.values()) and sum(map(len, parts.values())) == len(set.union(*parts.values()))
 
 

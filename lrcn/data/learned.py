@@ -13,19 +13,9 @@ from dataclasses import dataclass
 from lrcn.base.cli import UserError
 
 
-def _mark(*words):
-    digest = hashlib.blake2b("\0".join(words).encode("utf-8", "surrogateescape"), digest_size=8).digest()
+def _mark(*names):
+    digest = hashlib.blake2b("\0".join(names).encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def video_marks(videos):
-    """{int} of SampledVideos."""
-    return {_mark("video", v.cls, v.name) for v in videos}
-
-
-def group_marks(videos):
-    """{int} of the groups of SampledVideos."""
-    return {_mark("group", group) for group in {v.group for v in videos}}
 
 
 def leaked(videos, marks, trained_on=()):
@@ -34,7 +24,7 @@ def leaked(videos, marks, trained_on=()):
     trained_on: this run's own training videos. Their groups do not count: a split that somebody published
     may cut through a group, and that is no fault of the weights.
     """
-    groups = marks - group_marks(trained_on)
+    groups = marks - {_mark("group", group) for group in {v.group for v in trained_on}}
     return [v for v in videos if _mark("video", v.cls, v.name) in marks or _mark("group", v.group) in groups]
 
 
@@ -50,7 +40,8 @@ class Learned:
 
     def after(self, videos, frozen):
         """This and a training on `videos`, of an encoder that was frozen or not."""
-        new = frozenset(video_marks(videos) | group_marks(videos))
+        new = frozenset(_mark(*names) for v in videos
+                        for names in (("video", v.cls, v.name), ("group", v.group)))
         return self | Learned(frozenset() if frozen else new, new)
 
     def state(self):

@@ -15,7 +15,7 @@ from pathlib import Path
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.data import splits
+from lrcn.data.groups import find_groups
 from lrcn.video.sampling import Rate
 
 MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
@@ -37,17 +37,22 @@ SUFFIX = re.compile(r"(?<=.)(?=(?:set|split|data|videos?|clips)$)")
 
 @dataclass(frozen=True)
 class SampledVideo:
-    """One row of the manifest: `<cls>/<name>.avi` holds `frames` frames.
+    """`<cls>/<name>.avi`, of `frames` frames: a row of the manifest, or, without frames, of a run's table.
 
-    part: train, val or test, where the source lies in such a folder; else None. step: seconds from one
-    of its frames to the next.
+    part: train, val or test, as the folder of its source says, or a split; else None. step: seconds from one
+    of its frames to the next. label: 0, 1, ... of a run's classes.
     """
     name: str
     cls: str
     group: str
-    frames: int
+    frames: int = 1
     part: str | None = None
     step: float | None = None
+    label: int | None = None
+
+    @property
+    def key(self):
+        return self.cls, self.name
 
     @property
     def path(self):
@@ -94,7 +99,7 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     rows = files.read_csv(path, MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
-    groups = splits.find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
+    groups = find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
     settings = sampling_settings(folder) if (Path(folder) / "settings.json").is_file() else {}
     _say_fewer(str(path), len(rows), settings.get("clips"))
     rate, videos = Rate.of(settings), []

@@ -14,6 +14,7 @@ import numpy as np
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data import likeness, splits
+from lrcn.data.groups import find_groups
 from lrcn.data.journal import digest, read_facts, read_failed
 from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
 from lrcn.data.sampler import is_picture
@@ -70,7 +71,7 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     by_folder = {c.key: c.part for c in clips if c.part}
     views = [("part", by_folder)] if by_folder else []
     if lists:
-        views = [(f"split {n}", {(row.cls, row.video): part for part, rows in
+        views = [(f"split {n}", {row.key: part for part, rows in
                                  zip(("train", "test"), pair, strict=True) for row in rows})
                  for n, pair in lists.items()]
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
@@ -105,7 +106,7 @@ def _read_clips(out):
     if not rows:
         raise UserError(f"--sampled_data_dir {out}: its manifest.csv lists no video")
     known, settings = read_facts(out), sampling_settings(out)
-    groups = splits.find_groups([(row["class"], row["video"]) for row in rows])
+    groups = find_groups([(row["class"], row["video"]) for row in rows])
     clips, same = [], defaultdict(list)
     for row in rows:
         key = row["class"], row["video"]

@@ -22,9 +22,11 @@ from pathlib import Path
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.data import splits
+from lrcn.data import split_lists
+from lrcn.data.groups import KINETICS_NAME
 from lrcn.data.manifest import RESERVED, part_folders, part_named
 from lrcn.data.sampler import PICTURES, is_picture
+from lrcn.data.splits import counted
 from lrcn.video.framefolder import NUMBERED, frame_files, series
 from lrcn.video.reader import EXTENSIONS
 
@@ -199,9 +201,9 @@ def _notes(jobs, parts, raw):
         classes = defaultdict(set)
         for job in jobs:
             classes["test" if part[job] == "test" else "train"].add(job.cls)
-        notes.append(f"parts by folder: {', '.join(splits.counted(part.values()))}")
+        notes.append(f"parts by folder: {', '.join(counted(part.values()))}")
         if classes["test"] and classes["train"] != classes["test"]:
-            notes.append("warning: " + splits.one_sided(classes["train"], classes["test"]))
+            notes.append("warning: " + split_lists.one_sided(classes["train"], classes["test"]))
     elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
         notes.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
                      f"of the data set, call them train, val and test")
@@ -222,13 +224,13 @@ def read_lists(folder):
     folder = Path(folder)
     numbers = [n for n in (1, 2, 3) if (folder / f"trainlist{n:02d}.txt").is_file()
                or any(folder.glob(f"*_test_split{n}.txt"))]
-    return {n: splits.official_lists(folder, n) for n in numbers or [1]}
+    return {n: split_lists.official_lists(folder, n) for n in numbers or [1]}
 
 
 def _listed(paths, lists):
     """The videos on any list; the notes say how many of each list's videos are there."""
-    keys = {(row.cls, row.video) for pair in lists.values() for part in pair for row in part}
-    kinetics = [key for key in keys if splits.KINETICS_NAME.fullmatch(key[1])]
+    keys = {row.key for pair in lists.values() for part in pair for row in part}
+    kinetics = [key for key in keys if KINETICS_NAME.fullmatch(key[1])]
     alone = _by_name(kinetics, lambda video: video)
     addresses = _by_name(kinetics, lambda video: video[:-len("_000000_000000")])
     # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
@@ -251,7 +253,7 @@ def _listed(paths, lists):
     for split, parts in lists.items():
         counts = []
         for part, what in zip(parts, ("training", "test"), strict=True):
-            keys = {(row.cls, row.video) for row in part}
+            keys = {row.key for row in part}
             counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
         notes.append(f"split {split}: {', '.join(counts)}")
     return Found(list(jobs.values()), left_out, notes)

@@ -35,7 +35,7 @@ class Answers:
     @property
     def names(self):
         """[(class, video)]."""
-        return [(v.cls, v.name) for v in self.videos]
+        return [v.key for v in self.videos]
 
     @cached_property
     def predicted(self):

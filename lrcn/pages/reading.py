@@ -67,7 +67,7 @@ def read_run(folder):
                         f"give the folder that train.py printed")
     parts = {}
     for row in read_splits(run.splits) if run.splits.is_file() else ():
-        parts.setdefault(row["part"], Counter())[row["class"]] += 1
+        parts.setdefault(row.part, Counter())[row.cls] += 1
     metrics, tested, test = _at_once(run.test.path, lambda: (
         _json(run.test.metrics), answers.read_answers(run.test) if run.test.predictions.is_file() else None,
         _command(run.test.command)))

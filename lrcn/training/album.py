@@ -8,7 +8,6 @@ import functools
 import numpy as np
 
 from lrcn.base.lazy import Lazy
-from lrcn.data import splits
 from lrcn.data.frames import source_frames, windows
 from lrcn.drawing import labels, plots
 from lrcn.runs import loss_words
@@ -46,7 +45,8 @@ class Album:
 
     def class_distribution(self):
         self.picture("class_distribution", plots.class_distribution, self.classes,
-                     *(splits.class_counts(self.samples, part, self.classes) for part in ("train", "val")))
+                     *(np.bincount([v.label for v in self.samples if v.part == part],
+                                   minlength=len(self.classes)) for part in ("train", "val")))
 
     @functools.cached_property
     def shown(self):
@@ -54,7 +54,7 @@ class Album:
         as they were sampled, uint8 (T, H, W, 3))."""
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(self.val), min(SHOWN, len(self.val)), replace=False).tolist()
-        videos, length = [self.val[i].video for i in chosen], self.recipe.num_frames_video
+        videos, length = [self.val[i] for i in chosen], self.recipe.num_frames_video
         return chosen, [source_frames(self.recipe.sampled_data_path, v, windows(v, length)[0].frames)
                         for v in videos]
 

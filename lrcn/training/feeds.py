@@ -30,7 +30,7 @@ class FeatureFeed:
         pinned = sum(v.nbytes for v in views) <= int(room)
         self.views = [_pinned(v, device) if pinned else v for v in views]
         self.labels = torch.tensor([s.label for s in samples])
-        self.names = [s.video.path for s in samples]
+        self.names = [v.path for v in samples]
 
     def batches(self, steps):
         """(features, labels) for every step's (clip numbers, view numbers), both (B,) on the CPU."""
@@ -66,10 +66,9 @@ class FrameFeed:
     def __init__(self, folder, samples, length, transform, seed, device, num_workers, clips_per_video=1):
         self.folder, self.length, self.transform, self.seed = folder, length, transform, seed
         self.device, self.num_workers, self.number = device, num_workers, clips_per_video
-        takes = [(s, k) for s in samples for k in range(len(self._clips(s.video, 0)))]
-        self.places = [(s.video, k) for s, k in takes]
-        self.labels = torch.tensor([s.label for s, _ in takes])
-        self.names = [s.video.path for s, _ in takes]
+        self.places = [(v, k) for v in samples for k in range(len(self._clips(v, 0)))]
+        self.labels = torch.tensor([v.label for v, _ in self.places])
+        self.names = [v.path for v, _ in self.places]
 
     def _clips(self, video, view):
         return training_clips(video, self.length, view, self.seed, self.number)
@@ -124,12 +123,12 @@ def make_feeds(recipe, model, encoder, samples, device, rank=Rank()):     # noqa
                 FrameFeed(folder, val, length, *source))
 
     def clips(view):
-        for s in train:
-            yield from training_clips(s.video, length, view, seed, recipe.clips_per_video)
+        for video in train:
+            yield from training_clips(video, length, view, seed, recipe.clips_per_video)
 
-    takes = [s for s in train for _ in training_clips(s.video, length, 0, seed, recipe.clips_per_video)]
+    takes = [s for s in train for _ in training_clips(s, length, 0, seed, recipe.clips_per_video)]
     options = encoding_options(recipe, device, rank=rank)
-    middle = (windows(s.video, length)[0] for s in val)
+    middle = (windows(s, length)[0] for s in val)
     plain = encode_clips(encoder, itertools.chain(clips(0), middle), folder, options, "train and val")
     views = [plain.part(slice(len(takes)))]
     views += [encode_clips(encoder, clips(v), folder, options, f"view {v} of train")

@@ -28,7 +28,6 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
-from lrcn.data.splits import Sample
 from lrcn.evaluation.answers import Answers
 from lrcn.features.features import clip_features, predict_videos
 from lrcn.features.rows import contents
@@ -71,8 +70,8 @@ class Plan(Answers):
     by_video = (*Answers.by_video, "folds")
 
     def samples(self, fold):
-        """[Sample] of all other folds."""
-        return [Sample(v, int(label), "train") for v, label, held in
+        """[SampledVideo], to be trained on, of all other folds."""
+        return [replace(v, label=int(label), part="train") for v, label, held in
                 zip(self.videos, self.labels, self.folds, strict=True) if held != fold]
 
     def held_out(self, fold):

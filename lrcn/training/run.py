@@ -18,7 +18,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.signals import Stop
 from lrcn.data import fields, splits
 from lrcn.data.learned import Learned
-from lrcn.data.manifest import SampledVideo, sampling_settings
+from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import scores
 from lrcn.features import engines
 from lrcn.runs import ENDING, RunFolder, checkpoint_path, versions
@@ -45,9 +45,7 @@ def what_it_learned(state, path, flag, later=()):
         learned |= before
     if not table.is_file():
         return replace(learned, known=False)
-    rows = [row for row in splits.read_splits(table) if row["part"] == "train"]
-    videos = [SampledVideo(row["video"], row["class"], row["group"], 1) for row in rows]
-    return learned.after(videos, recipe.frozen)
+    return learned.after([v for v in splits.read_splits(table) if v.part == "train"], recipe.frozen)
 
 
 def starts(recipe, later=None):
@@ -87,7 +85,7 @@ def saved_settings(recipe, samples, encoder):
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
-    steps = [s.video.step for s in samples if s.part == "train" and s.video.step and s.video.frames > 1]
+    steps = [v.step for v in samples if v.part == "train" and v.step and v.frames > 1]
     return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},

@@ -5,7 +5,7 @@ that find_clips.py fills.
     rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
     by_film, absent = of_films(rows, {"holiday.mp4": path})
 
-A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.splits takes it for the group.
+A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.groups takes it for the group.
 """
 import functools
 import os
@@ -21,7 +21,8 @@ from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.base.lazy import Lazy
 from lrcn.base.workers import ahead
-from lrcn.data.splits import FILM_NAME, KINETICS_COLUMNS, KINETICS_NAME
+from lrcn.data.groups import FILM_NAME, KINETICS_NAME
+from lrcn.data.split_lists import KINETICS_COLUMNS
 from lrcn.drawing.labels import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcn.base.cli import UserError
-from lrcn.data import sources, splits
+from lrcn.data import sources, split_lists
 from lrcn.data.manifest import part_folders, part_of
 from lrcn.data.sources import find_sources
 from lrcn.watching.films import find_films
@@ -176,7 +176,7 @@ def test_links_are_followed_but_not_in_circles_nor_into_the_clips(tmp_path):
 
 
 def listed(*names):
-    return [splits.Listed(*name.split("/")) for name in names]
+    return [split_lists.Listed(*name.split("/")) for name in names]
 
 
 def test_with_lists_the_class_is_the_folder_that_the_list_names(tmp_path):

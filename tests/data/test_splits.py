@@ -1,7 +1,8 @@
 """Split lists, groups and drawn splits: read rightly, or refused with file and line."""
 import re
 import unicodedata
-from collections import Counter, namedtuple
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 import dataset
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.data import splits
+from lrcn.data import groups, split_lists, splits
 from lrcn.data.learned import Learned
 from lrcn.data.manifest import MANIFEST_COLUMNS, SampledVideo, read_sampled
 from lrcn.runs import RunFolder
 from lrcn.training.recipe import Recipe
 
-Video = namedtuple("Video", "cls name group")
 FUZZ = settings(max_examples=100, deadline=None,
                 suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -31,6 +31,10 @@ def lists(folder, train="A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\n",
         if text is not None:
             (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder
+
+
+def Video(cls, name, group):
+    return SampledVideo(name, cls, group)
 
 
 def names(rows):
@@ -50,7 +54,7 @@ def names(rows):
     "A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\nA/v_A_g01_c01.avi 1\n",
 ])
 def test_a_list_is_read_whatever_its_line_ends_spaces_labels_and_depth(tmp_path, train):
-    found, test = splits.official_lists(lists(tmp_path, train), 1)
+    found, test = split_lists.official_lists(lists(tmp_path, train), 1)
     assert names(found) == ["A/v_A_g01_c01", "B/v_B_g01_c01"]
     assert names(test) == ["A/v_A_g02_c01", "B/v_B_g02_c01"]
 
@@ -71,29 +75,29 @@ def test_a_list_is_read_whatever_its_line_ends_spaces_labels_and_depth(tmp_path,
 ])
 def test_a_bad_line_is_refused_with_file_and_line(tmp_path, train, where, what):
     with pytest.raises(UserError) as error:
-        splits.official_lists(lists(tmp_path, train), 1)
+        split_lists.official_lists(lists(tmp_path, train), 1)
     assert where in str(error.value) and what in str(error.value)
 
 
 @pytest.mark.parametrize("index, line", [("1 A\nB\n", 2), ("1 A\n1 B\n", 2), ("1 A\n2 A\n", 2), ("x A\n", 1)])
 def test_a_bad_class_index_is_refused_with_file_and_line(tmp_path, index, line):
     with pytest.raises(UserError, match=f"classInd.txt line {line}"):
-        splits.official_lists(lists(tmp_path, index=index), 1)
+        split_lists.official_lists(lists(tmp_path, index=index), 1)
 
 
 def test_a_folder_without_lists_is_refused_with_the_names_that_were_looked_for(tmp_path):
     for folder in (tmp_path, lists(tmp_path / "half", test=None)):
         with pytest.raises(UserError, match=r"--ucf_list_dir .*trainlist01\.txt and testlist01\.txt"):
-            splits.official_lists(folder, 1)
+            split_lists.official_lists(folder, 1)
 
 
 def test_the_label_is_that_of_the_class_folder_whatever_the_file_is_called(tmp_path):
     folder = lists(tmp_path, "HandstandPushups/v_HandStandPushups_g08_c01.avi 1\n",
                    "HandstandPushups/v_HandStandPushups_g01_c01.avi\n", "1 HandstandPushups\n")
-    train, test = splits.official_lists(folder, 1)
+    train, test = split_lists.official_lists(folder, 1)
     assert {row.cls for row in train + test} == {"HandstandPushups"}
     video = Video("HandstandPushups", "v_HandStandPushups_g08_c01", "g08")
-    found, sentence = splits.present(train, [video], "training")
+    found, sentence = split_lists.present(train, [video], "training")
     assert found == [video] and sentence == "1 of 1 listed training videos present"
     assert splits.make_samples({"train": found}, ["HandstandPushups"])[0].label == 0
 
@@ -101,12 +105,12 @@ def test_the_label_is_that_of_the_class_folder_whatever_the_file_is_called(tmp_p
 def test_hmdb_lists_are_read_by_their_marks(tmp_path):
     for cls in ("brush_hair", "cartwheel"):
         (tmp_path / f"{cls}_test_split2.txt").write_text(f"a_{cls}.avi 1 \nb_{cls}.avi 2 \nc_{cls}.avi 0 \n")
-    train, test = splits.official_lists(tmp_path, 2)
+    train, test = split_lists.official_lists(tmp_path, 2)
     assert names(train) == ["brush_hair/a_brush_hair", "cartwheel/a_cartwheel"]
     assert names(test) == ["brush_hair/b_brush_hair", "cartwheel/b_cartwheel"]
     (tmp_path / "cartwheel_test_split2.txt").write_text("a.avi 1\nb.avi 3\n")
     with pytest.raises(UserError, match=r"cartwheel_test_split2\.txt line 2"):
-        splits.official_lists(tmp_path, 2)
+        split_lists.official_lists(tmp_path, 2)
 
 
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
@@ -117,13 +121,13 @@ def test_kinetics_tables_are_lists_whose_classes_have_names_with_spaces(tmp_path
                                         'abseiling,klmnopqrst0,120,130,train\n')
     (tmp_path / "validate.csv").write_text(KINETICS + "abseiling,klmnopqrst1,0.0,10.0,validate\n")
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
-    train, test = splits.official_lists(tmp_path, 1)
+    train, test = split_lists.official_lists(tmp_path, 1)
     assert names(train) == ["air drumming/-abcdefghij_000005_000015", "abseiling/klmnopqrst0_000120_000130"]
     assert names(test) == ["abseiling/klmnopqrst1_000000_000010"]
     (tmp_path / "test.csv").write_text(KINETICS + "abseiling,klmnopqrst2,7,17,test\n,klmnopqrst3,7,17,test\n")
-    assert names(splits.official_lists(tmp_path, 1)[1]) == ["abseiling/klmnopqrst2_000007_000017"]
+    assert names(split_lists.official_lists(tmp_path, 1)[1]) == ["abseiling/klmnopqrst2_000007_000017"]
     with pytest.raises(UserError, match="trainlist02"):
-        splits.official_lists(tmp_path, 2)
+        split_lists.official_lists(tmp_path, 2)
 
 
 @pytest.mark.parametrize("row", ["abseiling,klmnopqrst0,five,15,train", "a/b,klmnopqrst0,5,15,train",
@@ -131,15 +135,15 @@ def test_kinetics_tables_are_lists_whose_classes_have_names_with_spaces(tmp_path
 def test_a_bad_row_of_a_kinetics_table_is_refused_with_file_and_line(tmp_path, row):
     (tmp_path / "train.csv").write_text(f"{KINETICS}abseiling,klmnopqrst9,5,15,train\n{row}\n")
     with pytest.raises(UserError, match=r"train\.csv line 3"):
-        splits.official_lists(tmp_path, 1)
+        split_lists.official_lists(tmp_path, 1)
 
 
 def test_classes_are_in_the_order_of_the_class_index_else_of_the_alphabet(tmp_path):
     rows = [Video(cls, "v", "g") for cls in ("Zebra", "Ant bear", "Bee")]
-    assert splits.class_order(None, rows) == ["Ant bear", "Bee", "Zebra"]
+    assert split_lists.class_order(None, rows) == ["Ant bear", "Bee", "Zebra"]
     folder = lists(tmp_path, "Ant bear/my clip 3.avi 3\n", "Zebra/a b.mkv\n", "1 Zebra\n2 Cow\n3 Ant bear\n")
-    assert splits.class_order(folder, rows) == ["Zebra", "Ant bear", "Bee"]
-    train, test = splits.official_lists(folder, 1)
+    assert split_lists.class_order(folder, rows) == ["Zebra", "Ant bear", "Bee"]
+    train, test = split_lists.official_lists(folder, 1)
     assert names(train) == ["Ant bear/my clip 3"] and names(test) == ["Zebra/a b"]
 
 
@@ -163,9 +167,9 @@ CONTENT = st.one_of(st.binary(max_size=200),
                     st.lists(LINE, max_size=6).map("\r\n".join).map(lambda s: s.encode("utf-16")))
 
 
-READERS = {"trainlist01.txt": lambda path: splits.read_list(path, {"A": 1, "B": 2}),
-           "classInd.txt": lambda path: splits.read_class_index(path.parent),
-           "run_test_split1.txt": lambda path: splits.read_hmdb(path.parent, 1)}
+READERS = {"trainlist01.txt": lambda path: split_lists.read_list(path, {"A": 1, "B": 2}),
+           "classInd.txt": lambda path: split_lists.read_class_index(path.parent),
+           "run_test_split1.txt": lambda path: split_lists.read_hmdb(path.parent, 1)}
 
 
 @settings(FUZZ, max_examples=300)
@@ -203,7 +207,7 @@ def table(columns):
 
 
 TABLES = {"manifest.csv": (MANIFEST_COLUMNS, lambda path: read_sampled(path.parent)),
-          "train.csv": (splits.KINETICS_COLUMNS, lambda path: splits.read_kinetics(path.parent)),
+          "train.csv": (split_lists.KINETICS_COLUMNS, lambda path: split_lists.read_kinetics(path.parent)),
           "splits.csv": (splits.SPLIT_COLUMNS, splits.read_splits)}
 
 
@@ -229,7 +233,7 @@ def test_any_content_of_a_table_is_read_or_refused(tmp_path, content, header):
         elif name == "train.csv":
             assert not any({"/", "\\", "\0"} & set(line.cls + line.video) for line in row)
         else:
-            assert row["part"] in splits.PARTS and row["label"] >= 0
+            assert row.part in splits.PARTS and row.label >= 0
 
 
 @FUZZ
@@ -316,57 +320,56 @@ def test_splits_csv_reads_back_what_was_written(tmp_path):
     samples = splits.make_samples({"train": videos[:1], "test": videos[1:]}, [v.cls for v in videos])
     splits.write_splits(tmp_path / "splits.csv", samples)
     rows = splits.read_splits(tmp_path / "splits.csv")
-    assert [tuple(row[k] for k in splits.SPLIT_COLUMNS) for row in rows] == [
-        ("v 1", 'A, "quoted"', 0, "g01", "train"), ("w", "B", 1, "g\n2", "test")]
+    assert rows == [replace(row, frames=1) for row in samples]
 
 
 # ---------------------------------------------------------------- groups
 
 def test_groups_of_ucf101_are_those_of_a_class_others_the_video_a_pattern_or_a_table(tmp_path):
     found = [("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("B", "v_B_g01_c01"), ("B", "holiday_3")]
-    assert list(splits.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
-    assert list(splits.find_groups(found, pattern=r"c?0?(\d)$").values()) == ["1", "2", "1", "3"]
+    assert list(groups.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
+    assert list(groups.find_groups(found, pattern=r"c?0?(\d)$").values()) == ["1", "2", "1", "3"]
     path = tmp_path / "groups.csv"
     path.write_text("video,group\nA/v_A_g01_c01,one\nv_A_g01_c02,two\nv_B_g01_c01,two\nholiday_3,one\n")
-    assert list(splits.find_groups(found, table=path).values()) == ["one", "two", "two", "one"]
+    assert list(groups.find_groups(found, table=path).values()) == ["one", "two", "two", "one"]
 
 
 def test_groups_that_cannot_be_told_are_refused(tmp_path):
     found = [("A", "v_A_g01_c01"), ("B", "other")]
     for pattern, what in (("(", "not a regular expression"), (r"g\d+", "does not match the video B/other")):
         with pytest.raises(UserError, match=f"--group_pattern .*{what}"):
-            splits.find_groups(found, pattern=pattern)
+            groups.find_groups(found, pattern=pattern)
     path = tmp_path / "groups.csv"
     path.write_text("video,group\nv_A_g01_c01,one\n")
     with pytest.raises(UserError, match="no group for video other"):
-        splits.find_groups(found, table=path)
+        groups.find_groups(found, table=path)
 
 
 def test_names_of_hmdb51_and_kinetics_tell_their_recording():
     names = [("hug", "April_09_hug_u_nm_np2_fr_goo_0"), ("hug", "April_09_hug_u_nm_np2_fr_goo_1"),
              ("kiss", "qwertyuiopa_000010_000020"), ("hug", "qwertyuiopa_000031_000041")]
-    assert list(splits.find_groups(names).values()) == [
+    assert list(groups.find_groups(names).values()) == [
         *["April_09_hug_u_nm_np2_fr_goo"] * 2, *["qwertyuiopa"] * 2]
-    assert splits.look_alike(names) is None
+    assert groups.look_alike(names) is None
 
 
 def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
-    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")])
+    said = groups.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")])
     assert said.startswith("2 of 4 videos") and "walk1, walk2 of A" in said
     assert "--group_pattern" in said and "--groups" in said
     pattern = re.search(r"--group_pattern '(.*?)'", said)[1]
-    assert set(splits.find_groups([("A", "walk1"), ("A", "walk2"), ("A", "run")], pattern).values()) == \
+    assert set(groups.find_groups([("A", "walk1"), ("A", "walk2"), ("A", "run")], pattern).values()) == \
         {"walk", "run"}
     # a class of one such name would be one group, and could not be split: no pattern that makes it one
-    said = splits.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "ski1"), ("B", "ski2")])
+    said = groups.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "ski1"), ("B", "ski2")])
     assert said.startswith("2 of 5 videos") and "--group_pattern" not in said and "--groups" in said
 
 
 def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
-    monkeypatch.setattr(splits, "MATCHING", 0.05)
+    monkeypatch.setattr(groups, "MATCHING", 0.05)
     with pytest.raises(UserError, match=r"--group_pattern \^\(a\+\)\+\$: more than 0.05 s for the video A/a"):
-        splits.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
-    assert splits.find_groups([("A", "aaa_1")], r"^(a+)") == {("A", "aaa_1"): "aaa"}
+        groups.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
+    assert groups.find_groups([("A", "aaa_1")], r"^(a+)") == {("A", "aaa_1"): "aaa"}
 
 
 @pytest.mark.parametrize("names", [
@@ -375,7 +378,7 @@ def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
     ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
     ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
 def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
-    assert splits.look_alike([("A", name) for name in names]) is None
+    assert groups.look_alike([("A", name) for name in names]) is None
 
 
 # ---------------------------------------------------------------- drawing
@@ -388,7 +391,7 @@ def check_held_out(videos, share, seed):
     """No group on both sides; every class's count within half a group of `share` of it, unless one
     group alone is left for training; returns both sides."""
     kept, held = splits.hold_out(videos, share, seed)
-    assert sorted(kept + held) == sorted(videos)
+    assert Counter(kept + held) == Counter(videos)
     assert not {v.group for v in kept} & {v.group for v in held}
     for cls in {v.cls for v in videos}:
         sizes = Counter(v.group for v in videos if v.cls == cls)
@@ -439,11 +442,11 @@ def test_train_validation_and_test_drawn_in_turn_share_no_group(classes, test_si
 
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_no_group_crosses_the_parts_of_an_official_split(ucf101, split):
-    train, test = splits.official_lists(ucf101 / "ucfTrainTestlist", split)
+    train, test = split_lists.official_lists(ucf101 / "ucfTrainTestlist", split)
     listed = {(row.cls, row.video) for row in train + test}
     assert len(listed) == len(train) + len(test) == 13320
-    groups = splits.find_groups(listed)
-    train, test = ([Video(r.cls, r.video, groups[r.cls, r.video]) for r in rows] for rows in (train, test))
+    group = groups.find_groups(listed)
+    train, test = ([Video(r.cls, r.video, group[r.key]) for r in rows] for rows in (train, test))
     assert not {v.group for v in train} & {v.group for v in test}
     for seed, share in ((42, 0.2), (43, 0.2), (0, 0.1), (7, 0.35)):
         kept, held = check_held_out(train, share, seed)
@@ -460,8 +463,7 @@ def test_a_data_set_that_grows_keeps_its_parts_and_no_group_crosses(drawn, seed)
               for cls, group, old in drawn]
     before = [v for v, old in videos if old]
     kept, held = splits.hold_out(before, 0.3, seed)
-    rows = [{"class": v.cls, "video": v.name, "group": v.group, "part": part}
-            for part, found in (("train", kept), ("test", held)) for v in found]
+    rows = [replace(v, part=part) for part, videos in (("train", kept), ("test", held)) for v in videos]
     known = {g: part == "test" for g, part in splits.known_parts(rows, before).items()}
     train, test = splits.hold_out([v for v, _ in videos], 0.3, seed + 1, known=known)
     assert set(held) <= set(test) and set(kept) <= set(train) and len(train) + len(test) == len(videos)
@@ -478,27 +480,27 @@ def test_a_smaller_data_set_is_a_tenth_of_every_class_and_four_videos_at_the_lea
 def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
     mac = [unicodedata.normalize("NFD", word) for word in ("Übung", "é")]
     (tmp_path / "list.txt").write_bytes("/data/set/Übung/é.avi 1\nC:\\set\\Übung\\b.avi\n".encode("utf-16"))
-    rows = splits.read_list(tmp_path / "list.txt")
+    rows = split_lists.read_list(tmp_path / "list.txt")
     assert [(row.cls, row.video) for row in rows] == [("Übung", "é"), ("Übung", "b")]
-    [found], said = splits.present(rows, [SampledVideo(mac[1], mac[0], "g", 5)], "training")
+    [found], said = split_lists.present(rows, [SampledVideo(mac[1], mac[0], "g", 5)], "training")
     assert found.name == mac[1] and said.startswith("1 of 2")
     (tmp_path / "groups.csv").write_bytes("video;group\nÜbung/é;one\n".encode("cp1252"))
-    assert splits.find_groups([tuple(mac)], table=tmp_path / "groups.csv") == {tuple(mac): "one"}
+    assert groups.find_groups([tuple(mac)], table=tmp_path / "groups.csv") == {tuple(mac): "one"}
 
 
 @pytest.mark.parametrize("behind", ["", "-0001", "_frame12", ".7", "_0003"])
 def test_a_picture_of_a_clip_is_of_the_clips_group(behind):
     names = [("A", f"v_A_g03_c01{behind}"), ("A", f"v_A_g03_c02{behind}")]
-    assert set(splits.find_groups(names).values()) == {"A/g03"}
+    assert set(groups.find_groups(names).values()) == {"A/g03"}
 
 
 def test_slowfasts_lists_of_paths_and_labels_are_split_1(tmp_path):
     (tmp_path / "train.csv").write_text("/data/Archery/v_Archery_g08_c01.avi 0\n/data/Surfing/a.mp4,1\n")
     (tmp_path / "val.csv").write_text("/data/ucf/Archery/v_Archery_g01_c01.avi 0\n")
-    train, test = splits.official_lists(tmp_path, 1)
+    train, test = split_lists.official_lists(tmp_path, 1)
     assert [(row.cls, row.video) for row in train] == [("Archery", "v_Archery_g08_c01"), ("Surfing", "a")]
     (tmp_path / "test.csv").write_text("/data/ucf/Surfing/b.mp4 1\n")
     assert [row.video for row in test] == ["v_Archery_g01_c01"]
-    assert [row.video for row in splits.official_lists(tmp_path, 1)[1]] == ["b"], "the test goes before val"
+    assert names(split_lists.official_lists(tmp_path, 1)[1]) == ["Surfing/b"], "the test goes before val"
     with pytest.raises(UserError, match="no trainlist02.txt"):
-        splits.official_lists(tmp_path, 2)
+        split_lists.official_lists(tmp_path, 2)

@@ -13,7 +13,7 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
 
 import dataset
-from lrcn.data import splits
+from lrcn.data import split_lists
 from lrcn.data.manifest import SampledVideo
 from lrcn.evaluation import scores
 from lrcn.evaluation.scores import Units, compare
@@ -175,7 +175,7 @@ def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
 
 
 def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101):
-    train, _ = splits.official_lists(ucf101 / "ucfTrainTestlist", 1)
+    train, _ = split_lists.official_lists(ucf101 / "ucfTrainTestlist", 1)
     counts = np.unique([video.cls for video in train], return_counts=True)[1]
     assert len(counts) == 101 and scores.under_represented(counts).sum() == 26
     assert scores.under_represented(np.array([10, 10, 9, 8, 13])).tolist() == [0, 0, 1, 1, 0]

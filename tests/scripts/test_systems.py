@@ -6,7 +6,7 @@ import pytest
 from commands import ROOT, run
 from runs import ONE_THREAD, TINY, last_line, one_line, read_json, report_of, table, train
 
-from lrcn.data import splits
+from lrcn.data import split_lists
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
 def three_splits(demo, folder):
     """The demo's videos on lists of three splits, each of which tests other groups."""
     shutil.copytree(demo / "ucfTrainTestlist", folder)
-    index = splits.read_class_index(folder)
+    index = split_lists.read_class_index(folder)
     videos = sorted(path.relative_to(demo / "UCF-101") for path in (demo / "UCF-101").rglob("*.avi"))
     for split in (1, 2, 3):
         parts = {"test": [], "train": []}

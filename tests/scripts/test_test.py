@@ -12,7 +12,7 @@ from runs import ONE_THREAD, data_flags, half_files, last_line, load, one_line, 
 
 import dataset
 import utils
-from lrcn.data import splits
+from lrcn.data import split_lists
 from lrcn.data.frames import clip_frames, windows
 from lrcn.features.features import Options, clip_features, head_logits, predict_videos
 
@@ -57,7 +57,7 @@ def test_the_report_holds_what_the_readme_lists(report):
 
 
 def test_every_test_video_is_counted_once_in_list_order(report, demo):
-    _, listed = splits.official_lists(demo / "ucfTrainTestlist", 1)
+    _, listed = split_lists.official_lists(demo / "ucfTrainTestlist", 1)
     rows = table(report / "predictions.csv")
     assert [(row["class"], row["video"]) for row in rows] == [(row.cls, row.video) for row in listed]
     for row in rows:
@@ -200,7 +200,7 @@ def test_the_wrong_split_is_refused_because_its_test_videos_were_trained_on(copi
     lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
     shutil.copy(lists / "trainlist01.txt", lists / "testlist02.txt")
     (lists / "trainlist02.txt").write_text((lists / "testlist01.txt").read_text())
-    index = splits.read_class_index(lists)
+    index = split_lists.read_class_index(lists)
     lines = [f"{line} {index[line.split('/')[0]]}" for line in (lists / "testlist01.txt").read_text().split()]
     (lists / "trainlist02.txt").write_text("\n".join(lines))
     result = run("test.py", "--model_dir", copied, *FAST, "--ucf_list_dir", lists, "--split", 2, ok=False)
@@ -217,7 +217,7 @@ def test_videos_that_are_absent_or_of_unknown_classes_are_counted_and_said(copie
     left = lines[:1] + [line for line in lines[1:] if "_g02_" not in line]
     (few / "manifest.csv").write_text("\n".join(left) + "\n")
     lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
-    index = max(splits.read_class_index(lists).values()) + 1
+    index = max(split_lists.read_class_index(lists).values()) + 1
     with open(lists / "classInd.txt", "a") as f:
         f.write(f"{index} Unknown\n")
     with open(lists / "testlist01.txt", "a") as f:

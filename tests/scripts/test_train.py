@@ -29,7 +29,7 @@ from runs import (
 import models
 from lrcn.base import cli
 from lrcn.base.distributed import set_seed
-from lrcn.data import splits
+from lrcn.data import split_lists
 from lrcn.features import surgery
 from lrcn.features.store import Store
 from lrcn.training.recipe import add_flags
@@ -57,7 +57,7 @@ def test_a_run_folder_holds_what_the_readme_lists(trained, demo):
             "figures/class_distribution.png", "figures/curves.png", "figures/validation_labels.png"} <= names
     assert re.fullmatch(r"\d{8}-\d{6}(-\d+)?", trained.name)
     settings = read_json(trained / "settings.json")
-    assert settings["classes"] == list(splits.read_class_index(demo / "ucfTrainTestlist"))
+    assert settings["classes"] == list(split_lists.read_class_index(demo / "ucfTrainTestlist"))
     assert settings["seed"] == 42 and settings["lr"] == 0.01 and settings["versions"]["torch"]
     rows = table(trained / "metrics.csv")
     assert [int(row["epoch"]) for row in rows] == [*range(1, 21)]
@@ -116,7 +116,7 @@ def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sa
     few = shutil.copytree(sampled, tmp_path / "few", ignore=shutil.ignore_patterns("features"))
     lines = (few / "manifest.csv").read_text().splitlines()
     gone = lines[1].split(",")[1]
-    on_train = {row.video for row in splits.official_lists(demo / "ucfTrainTestlist", 1)[0]}
+    on_train = {row.video for row in split_lists.official_lists(demo / "ucfTrainTestlist", 1)[0]}
     left = [line for line in lines if line.split(",")[1] != gone or line.split(",")[0] not in on_train]
     (few / "manifest.csv").write_text("\n".join(left) + "\n")
     result = run("train.py", *flags(demo, few, tmp_path / "runs", "--epochs", 1))
@@ -130,11 +130,11 @@ def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sa
 
 
 def test_labels_follow_the_class_index_and_no_test_video_is_trained_on(trained, demo):
-    index = splits.read_class_index(demo / "ucfTrainTestlist")
+    index = split_lists.read_class_index(demo / "ucfTrainTestlist")
     rows = table(trained / "splits.csv")
     assert {row["class"]: int(row["label"]) for row in rows} == {
         cls: i for i, cls in enumerate(sorted(index, key=index.get))}
-    train_list, test_list = splits.official_lists(demo / "ucfTrainTestlist", 1)
+    train_list, test_list = split_lists.official_lists(demo / "ucfTrainTestlist", 1)
     assert {row["video"] for row in rows} == {row.video for row in train_list}
     assert not {row["video"] for row in rows} & {row.video for row in test_list}
     assert sorted({row["part"] for row in rows}) == ["train", "val"]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import models
 from lrcn.data.frames import training_clips
 from lrcn.data.manifest import SampledVideo
-from lrcn.data.splits import Sample
 from lrcn.features.features import Features
 from lrcn.training import feeds
 from lrcn.training.feeds import FeatureFeed, epoch_steps, make_feeds
@@ -45,7 +44,7 @@ def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(m
     random = np.random.default_rng(0)
     rows = random.standard_normal((40, 6)).astype(np.float16)
     views = [Features(rows.__getitem__, random.integers(0, 40, (12, 3)), (6,), rows.dtype) for _ in range(3)]
-    samples = [Sample(SampledVideo(f"v{i}", "c", "g", 5), i % 4, "train") for i in range(12)]
+    samples = [SampledVideo(f"v{i}", "c", "g", 5, "train", label=i % 4) for i in range(12)]
     feed = FeatureFeed(views, samples, CPU)
     assert isinstance(feed.views[0], torch.Tensor) == bool(pinned)
     steps = epoch_steps(12, 5, 3, 0, 1)
@@ -73,7 +72,7 @@ def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp
         with Writer(tmp_path / "A" / f"v{i}.avi", 2.5, 64, 48) as writer:
             for _ in range(frames):
                 writer.write(random.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1))
-        samples.append(Sample(SampledVideo(f"v{i}", "A", f"g{i}", frames), i, "train" if i else "val"))
+        samples.append(SampledVideo(f"v{i}", "A", f"g{i}", frames, "train" if i else "val", label=i))
     torch.manual_seed(0)
     encoder = models.build_encoder("squeezenet1_1", None, 32)
     recipe = Recipe(sampled_data_path=tmp_path, num_frames_video=3, seed=1, num_workers=0, views=2,

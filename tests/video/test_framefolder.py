@@ -137,7 +137,7 @@ def test_flow_that_is_not_there_is_said(layouts):
 
 def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
     from lrcn.data.sources import find_sources
-    from lrcn.data.splits import Listed
+    from lrcn.data.split_lists import Listed
     folder = tmp_path / "v_HandstandPushups_g01_c01"
     folder.mkdir()
     cv2.imwrite(str(folder / "frame000001.jpg"), numbered(1))

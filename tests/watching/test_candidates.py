@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcn.base.cli import UserError
-from lrcn.data.splits import find_groups
+from lrcn.data.groups import find_groups
 from lrcn.watching.candidates import Stretch, of_films, propose, read_stretches, write_stretches
 
 TIMES = np.arange(100) * 0.4        # 40 s

@@ -1,0 +1,120 @@
+"""Which clips were cut from one recording: their group, by what their names tell, a pattern, or a table.
+
+    groups = find_groups([("Archery", "v_Archery_g01_c01")])     # {(class, video): group}
+
+The clips of a group (gNN of v_<Class>_gNN_cNN.avi) show nearly the same picture.
+"""
+import contextlib
+import re
+import signal
+import threading
+from collections import Counter, defaultdict
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.files import composed
+
+MATCHING = 2    # seconds for a name, by --group_pattern
+# Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
+# parts, motion, people, view, quality), Kinetics' YouTube address before the seconds, and the film before
+# those of find_clips.py.
+FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # behind it, where a clip is one picture of a video
+UCF_NAME = re.compile(rf"_(g\d+)_c\d+{FRAME}$")
+HMDB_NAME = re.compile(rf"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+{FRAME}")
+KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
+FILM_NAME = re.compile(r"(.+)_\d{5,}\.\d{3}(?:-\d{5,}\.\d{3})?")
+# What cameras and phones call their files: the number behind says nothing of the recording.
+CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|PXL|GOPR|G[HXLP]|DJI|MAH|"
+                    r"CLIP|VIDEO|FILE|SCREEN.?RECORDING|SIGNAL|WHATSAPP.?VIDEO|WA)[\W_\d]*", re.IGNORECASE)
+
+
+def find_groups(names, pattern=None, table=None):
+    """{(class, video): group} of [(class, video)].
+
+    By `table` (path of a CSV file with columns video, group), else by `pattern` (a regular
+    expression searched in the name; its first group, or all that matched), else by the name of a clip
+    of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video itself.
+    UserError: a pattern that is none, or matches not.
+    """
+    if table:
+        table = cli.file("groups", table, "give a CSV file with the columns video and group")
+        rows = files.read_csv(table, ("video", "group"))
+        named = {composed(row["video"]): row["group"] for row in rows}
+        groups = {(c, v): named.get(composed(f"{c}/{v}"), named.get(composed(v))) for c, v in names}
+        absent = [v for (_, v), group in groups.items() if group is None]
+        if absent:
+            raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
+        return groups
+    if not pattern:
+        return {(c, v): _told(v) or f"{c}/{match[1] if (match := UCF_NAME.search(v)) else v}"
+                for c, v in names}
+    try:
+        finder = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
+    groups = {}
+    for cls, video in names:
+        try:
+            with _time_limit():
+                match = finder.search(video)
+        except TimeoutError:
+            raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for the video "
+                            f"{cls}/{video}; a repetition in a repetition, as (a+)+, takes for ever: leave "
+                            f"one out") from None
+        if not match:
+            raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
+        groups[cls, video] = (match[1] or "") if finder.groups else match[0]
+    return groups
+
+
+@contextlib.contextmanager
+def _time_limit():
+    """TimeoutError after MATCHING seconds of the process's own work, in the main thread of a Unix system:
+    Python's regular expressions look for signals now and then, and so can be stopped by one."""
+    def stop(*_):
+        raise TimeoutError
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MATCHING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _told(video):
+    """The recording that a name tells whatever the class: of HMDB-51, Kinetics, find_clips.py; else None."""
+    match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video) or FILM_NAME.fullmatch(video)
+    return match and match[1]
+
+
+def look_alike(names):
+    """A sentence on those of [(class, video)] that share their name up to its last number, or None.
+
+    Such clips are often cut from one recording. Names that tell their recording do not count, nor do
+    those that a camera gives, such as IMG_0001, nor a class whose names all differ in their number alone:
+    that is how people count files, and one group of all could not be split.
+    """
+    stems, of_class = defaultdict(list), defaultdict(set)
+    for cls, name in names:
+        stem = re.sub(r"\d+$", "", name)
+        of_class[cls].add(stem)
+        if stem != name and not (_told(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
+            stems[cls, stem].append(name)
+    alike = [(key, sorted(members)) for key, members in stems.items()
+             if len(members) > 1 and len(of_class[key[0]]) > 1]
+    if not alike:
+        return None
+    (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
+    count = sum(len(members) for _, members in alike)
+    size = Counter(cls for cls, _ in names)
+    splits_all = all(len(members) > 1 or size[cls] == 1 for cls, members in of_class.items())
+    pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
+    return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
+            f"{cli.first(shown, 3)} of {cls}; if such clips were cut from "
+            f"one recording, say so with {pattern}a table (--groups), lest near copies of trained clips are "
+            f"tested; if each is a recording of its own, all is well")

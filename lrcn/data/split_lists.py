@@ -1,0 +1,196 @@
+"""Split lists, in UCF-101's format, HMDB-51's, Kinetics' or SlowFast's: which videos train, and which test.
+
+    train, test = official_lists("ucfTrainTestlist", 1)     # [Listed] each
+    videos, sentence = present(train, read_sampled("sampled"), "training")
+
+The class of a listed video is its folder, whatever the file name says:
+HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
+"""
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
+from lrcn.base.files import composed
+
+KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of a split list: class folder, file name without its ending; where: file and line."""
+    cls: str
+    video: str
+    where: str = ""
+
+    @property
+    def key(self):
+        return self.cls, self.video
+
+
+def _lines(path, pattern=".+", expected=""):
+    """(place, match of the pattern) of every line that is not blank; UserError where one is not as expected.
+
+    Windows line ends and a BOM are no matter.
+    """
+    try:
+        text = composed(files.read_text(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the split list {path}: {error}") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            match = re.fullmatch(pattern, line.strip())
+            if not match:
+                raise UserError(f"{path} line {number}: expected {expected}, not {line.strip()!r}")
+            yield f"{path} line {number}", match
+
+
+def whole_number(text, where):
+    """The whole number >= 0 that a text says; Python itself refuses thousands of digits."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise UserError(f"{where}: {text[:20]!r} is no label or count")
+    return int(text)
+
+
+def read_class_index(folder):
+    """{class: label} of classInd.txt (labels from 1), or None where there is no such file."""
+    path = Path(folder) / "classInd.txt"
+    if not path.is_file():
+        return None
+    index = {}
+    for where, match in _lines(path, r"(\d+)\s+(.+)", "a number and a class name"):
+        number = whole_number(match[1], where)
+        if match[2] in index or number in index.values():
+            raise UserError(f"{where}: class {match[2]!r} or number {number} stands there twice")
+        index[match[2]] = number
+    return index
+
+
+def read_list(path, class_index=None):
+    """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind.
+
+    Only the last folder of a deeper or absolute path counts. UserError, with file and line: no class
+    folder, a path with "..", a class or label that disagrees with classInd.txt.
+    """
+    rows, seen = [], set()
+    for where, match in _lines(path, r"(.+\.\w+)[\s,;]+(\d+)|.+"):
+        line = match[0]
+        name, label = (match[1], whole_number(match[2], where)) if match[1] else (line, None)
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or "\0" in name:
+            raise UserError(f"{where}: {name!r} leaves the data set's folder")
+        if len(parts) < 2 or re.fullmatch("[A-Za-z]:", parts[-2]) or any(
+                part in ("", ".") or part != part.strip() for part in parts[-2:]):
+            raise UserError(f"{where}: expected Class/video.avi, not {line!r}")
+        cls, video = parts[-2], Path(parts[-1]).stem
+        if class_index is not None:
+            if cls not in class_index:
+                raise UserError(f"{where}: class {cls!r} is not in classInd.txt")
+            if label is not None and label != class_index[cls]:
+                raise UserError(f"{where}: label {label} disagrees with classInd.txt, "
+                                f"where {cls} is {class_index[cls]}")
+        if (cls, video) not in seen:
+            rows.append(Listed(cls, video, where))
+        seen.add((cls, video))
+    return rows
+
+
+def read_hmdb(folder, split):
+    """(train, test) of HMDB-51's format: one <class>_test_split<n>.txt a class, `video.avi 1` is
+    train, 2 test, 0 unused."""
+    train, test = [], []
+    for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
+        cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
+        for where, match in _lines(path, r"([^/\\]+\.\w+)\s+([012])", "video.avi and 0, 1 or 2"):
+            row = Listed(cls, Path(match[1]).stem, where)
+            if match[2] != "0":
+                (train if match[2] == "1" else test).append(row)
+    return train, test
+
+
+def read_kinetics(folder):
+    """(train, test) of Kinetics' format: .csv files with KINETICS_COLUMNS, a video a row, in files of any
+    name; the file of a video is called <youtube_id>_<start, 6 digits>_<end, 6 digits>.
+
+    The videos of "validate" are the test where "test" has none, or none with a label; else they are
+    left out.
+    """
+    parts = {"train": {}, "validate": {}, "test": {}}
+    for path in sorted(Path(folder).glob("*.csv")):
+        columns, rows = files.read_table(path, KINETICS_COLUMNS)
+        for number, row in rows if set(KINETICS_COLUMNS) <= set(columns) else ():
+            row = {name: composed(row.get(name, "").strip()) for name in KINETICS_COLUMNS}
+            part = {"val": "validate"}.get(row["split"], row["split"])
+            if not row["label"] or part not in parts:
+                continue
+            where, cls, address = f"{path} line {number}", row["label"], row["youtube_id"]
+            times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
+            if not all(times):
+                raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no "
+                                f"seconds")
+            if {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
+                raise UserError(f"{where}: {cls[:60]!r} and {address[:20]!r} name no video")
+            start, end = (int(t[1]) for t in times)
+            listed = Listed(cls, f"{address}_{start:06d}_{end:06d}", where)
+            parts[part][cls, listed.video] = listed
+    return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
+
+
+def official_lists(folder, split):
+    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both.
+
+    Of UCF-101's format, HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv
+    where there is none, with a path and a label a line.
+    """
+    folder = Path(folder)
+    train_path = folder / f"trainlist{int(split):02d}.txt"
+    test_path = folder / f"testlist{int(split):02d}.txt"
+    if train_path.is_file() and test_path.is_file():
+        index = read_class_index(folder)
+        train, test = read_list(train_path, index), read_list(test_path, index)
+    else:
+        train, test = read_hmdb(folder, split)
+        if not train and not test and int(split) == 1:
+            train, test = read_kinetics(folder)
+            by_path = [path for path in (folder / "train.csv", folder / "test.csv", folder / "val.csv")
+                       if path.is_file()]
+            if not train and not test and len(by_path) > 1 and by_path[0].name == "train.csv":
+                train, test = map(read_list, by_path[:2])
+        if not train or not test:
+            raise UserError(f"--ucf_list_dir {folder}: no {train_path.name} and {test_path.name} in this "
+                            f"folder (nor HMDB-51's *_test_split{split}.txt, nor Kinetics' or SlowFast's "
+                            f"tables); unpack the split lists there")
+    on_train = {row.key: row.where for row in train}
+    for row in test:
+        if row.key in on_train:
+            raise UserError(f"{row.where}: {'/'.join(row.key)} is on the training list too "
+                            f"({on_train[row.key]})")
+    return train, test
+
+
+def training_list(folder, split):
+    """[Listed] of the training list of split 1, 2 or 3. Of UCF-101's format the test list is not opened."""
+    path = Path(folder) / f"trainlist{int(split):02d}.txt"
+    return read_list(path, read_class_index(folder)) if path.is_file() else official_lists(folder, split)[0]
+
+
+def class_order(folder, rows):
+    """All class names in label order: that of classInd.txt, else of the alphabet."""
+    index = (read_class_index(folder) if folder else None) or {}
+    return sorted({row.cls for row in rows}, key=lambda cls: (index.get(cls, len(index) + 1), cls))
+
+
+def present(rows, videos, what):
+    """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
+    by_name = {tuple(map(composed, v.key)): v for v in videos}
+    sampled = [by_name[key] for row in rows if (key := tuple(map(composed, row.key))) in by_name]
+    return sampled, f"{len(sampled)} of {len(rows)} listed {what} videos present"
+
+
+def one_sided(train, test):
+    """A sentence that names the classes that only the training, or only the test, has; "" where none is."""
+    only = [(what, sorted(one - set(other))) for what, one, other in
+            (("training", set(train), test), ("test", set(test), train))]
+    sides = [f"{cli.first(names, 8)} in the {what} alone" for what, names in only if names]
+    return f"classes of one side: {'; '.join(sides)}; is one of them spelled otherwise?" if sides else ""
