@@ -309,20 +309,22 @@ def report(out, lists, left_out, args, say):
     from lrcn.data.overview import FOLDER, make_report
     from lrcn.drawing.labels import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
-    found = make_report(out, lists, left_out, args.sheet_clips)
+    made = make_report(out, lists, left_out, args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
-        found.write(folder)
+        for name, table in made.tables.items():
+            files.write_csv(folder / name, *table)
+        files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in made.lines))
         (folder / "sheets").mkdir()
 
         def draw(cls):
             pictures = []
-            for clip, frame, caption, mark in found.sheets[cls]:
+            for clip, frame, caption, mark in made.sheets[cls]:
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(clip, [frame])[0], caption, mark))
-            contact_sheet(folder / "sheets" / f"{cls}.png", found.titles[cls], pictures)
+            contact_sheet(folder / "sheets" / f"{cls}.png", made.titles[cls], pictures)
         with ThreadPoolExecutor(processes(args)) as pool:
-            list(pool.map(draw, found.sheets))
-    for line in found.lines:
+            list(pool.map(draw, made.sheets))
+    for line in made.lines:
         say(line)
 
 

@@ -9,7 +9,6 @@
 
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
-import contextlib
 import functools
 import os
 from pathlib import Path
@@ -20,12 +19,11 @@ from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.data.manifest import FLOW, clip_path
-from lrcn.data.sampler import fraction, is_picture, outcome
+from lrcn.data.sampler import is_picture, moments, outcome
 from lrcn.video import avi
-from lrcn.video.flow import Flow, fields_at, sample_video
-from lrcn.video.framefolder import flow_files, frame_files, opened
+from lrcn.video.flow import Flow
+from lrcn.video.framefolder import flow_files, frame_files
 from lrcn.video.reader import VideoError
-from lrcn.video.sampling import read_clip
 
 cv2 = Lazy("cv2")
 
@@ -116,15 +114,13 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
         source = Path(raw, job.source)
         if is_picture(job.source):
             raise VideoError("a picture shows no motion")
-        with contextlib.ExitStack() as opening:
-            if pictures or lies_beside(source):
-                there = _pictures(pictures, job) if pictures else flow_files(source)
-                fields = _made_elsewhere(there, pictures or source, job, source, count, rate, seed, flow)
-            elif count == "all":
-                video = opening.enter_context(opened(source, rate.FPS))
-                fields = (planes for *_, planes in sample_video(video, rate, flow))
-            else:
-                fields = fields_at(source, read_clip(source, count, rate, fraction(seed, job))[2], flow)
+        elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and flow_files(source)
+        with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
+            fields = (planes for _, _, planes in frames)
+            if elsewhere:
+                numbers = [number for number, *_ in frames]
+                fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames, numbers,
+                                         flow.length)
             write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
                   2 * flow.length)
         return ()
@@ -154,31 +150,25 @@ def _pictures(folder, job):
     return planes
 
 
-def _made_elsewhere(files, folder, job, source, count, rate, seed, flow):
-    """planes (H, W, 2L) of every sampled frame, from numbered pictures: files [{number: path} of u, of v].
+def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
+    """planes (H, W, 2L) of some of a source's `frames`, from numbered pictures: [{number: path} of u, of v].
 
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
     first field's of a film. VideoError names a picture that is missing.
     """
-    if count == "all":
-        with opened(source, rate.FPS) as video:
-            indices, frames = [index for index, *_ in sample_video(video, rate)], video.position + 1
-    else:
-        _, info, indices, _ = read_clip(source, count, rate, fraction(seed, job))
-        frames = info.frames
-    first = min(min(plane) for plane in files)
+    first = min(min(plane) for plane in pictures)
     numbers = list(frame_files(source) if source.is_dir() else range(first, first + frames))
     if numbers[0] != first:
         raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
     last = max(len(numbers) - 2, 0)     # the last frame has no field of its own
-    for plane, there in zip("uv", files, strict=True):
+    for plane, there in zip("uv", pictures, strict=True):
         lacking = [number for number in numbers[:last + 1] if number not in there]
         if lacking:
             raise VideoError(f"{plane}/{job.video}/ in {folder} has no picture of number {lacking[0]} "
                              f"({len(lacking)} of {last + 1} are missing); make its flow again")
     for index in indices:
         planes = [cv2.imread(plane[numbers[min(index + k, last)]], cv2.IMREAD_GRAYSCALE)
-                  for plane in files for k in range(flow.length)]
+                  for plane in pictures for k in range(length)]
         if any(plane is None or plane.shape != planes[0].shape for plane in planes):
             raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
         yield np.stack(planes, -1)

@@ -12,7 +12,6 @@ import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from lrcn.base import files
 from lrcn.base.cli import UserError
@@ -63,56 +62,40 @@ def flush(paths):
 
 # ---------------------------------------------------------------- reading it back
 
-@dataclass(frozen=True)
-class Entry:
-    """A whole clip: its row of the manifest, and its FACTS (blank where clips.csv has lost them), as text."""
-    row: list
-    facts: list
-
-    def shows(self, job):
-        """Is it the clip of the job's source as that is now, by path, size and time of change?"""
-        return [self.row[MANIFEST_COLUMNS.index("source")], *self.facts[:2]] == [
-            job.source, str(job.bytes), str(job.modified)]
-
-
-def _rows(path, columns):
-    return files.read_csv(path, columns) if path.is_file() else []
-
-
-def read_facts(out):
-    """{(class, video): FACTS as text} of clips.csv; empty where there is none."""
-    return {(row["class"], row["video"]): [row[name] for name in FACTS]
-            for row in _rows(out / "clips.csv", CLIP_COLUMNS)}
-
-
-def read_failed(out):
-    """{source: reason} of failed.csv; empty where there is none."""
-    return {row["source"]: row["reason"] for row in _rows(out / "failed.csv", ("source", "reason"))}
+def read_tables(out):
+    """([{column: text}] of manifest.csv, with the FACTS of clips.csv, blank where it has lost them;
+    {source: reason} of failed.csv); empty where there are none."""
+    tables = {"manifest.csv": MANIFEST_COLUMNS, "clips.csv": CLIP_COLUMNS, "failed.csv": ("source", "reason")}
+    rows, known, failed = (files.read_csv(out / name, columns) if (out / name).is_file() else []
+                           for name, columns in tables.items())
+    facts = {(row["class"], row["video"]): {name: row[name] for name in FACTS} for row in known}
+    blank = dict.fromkeys(FACTS, "")
+    return ([row | facts.get((row["class"], row["video"]), blank) for row in rows],
+            {row["source"]: row["reason"] for row in failed})
 
 
 def read_state(out):
-    """({(class, video): [Entry], the latest last} of the whole clips, {source: reason} of the failed)."""
-    failed, facts, blank = read_failed(out), read_facts(out), [""] * len(FACTS)
-    entries = [Entry([row[c] for c in MANIFEST_COLUMNS], facts.get((row["class"], row["video"]), blank))
-               for row in _rows(out / "manifest.csv", MANIFEST_COLUMNS)]
+    """({(class, video): [row of read_tables, the latest last]} of the whole clips, {source: reason} of the
+    failed), with what journals tell."""
+    rows, failed = read_tables(out)
     for path in sorted(out.glob(".journal-*.jsonl")):
         for value in files.read_lines(path):
             with contextlib.suppress(ValueError, TypeError):    # no line of a journal
                 kind, source, detail, facts = value
                 if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
                     failed[source] = detail
-                elif kind == "done" and (len(detail), len(facts)) == (len(MANIFEST_COLUMNS), len(FACTS)):
-                    entries.append(Entry([str(v) for v in detail], [str(v) for v in facts]))
-    done, held = {}, {}
-    for entry in entries:
-        name, cls, frames = entry.row[0], entry.row[1], entry.row[-1]
-        if {"/", "\0"} & set(name + cls):
+                elif kind == "done":
+                    rows.append(dict(zip(MANIFEST_COLUMNS + FACTS, map(str, [*detail, *facts]), strict=True)))
+    whole, frames = {}, {}
+    for row in rows:
+        key = row["class"], row["video"]
+        if {"/", "\0"} & set("".join(key)):
             continue
-        if (cls, name) not in held:
-            held[cls, name] = str(avi.frames_in(clip_path(out, cls, name)))
-        if held[cls, name] == frames:
-            done.setdefault((cls, name), []).append(entry)
-    return done, failed
+        if key not in frames:
+            frames[key] = str(avi.frames_in(clip_path(out, *key)))
+        if frames[key] == row["frames"]:
+            whole.setdefault(key, []).append(row)
+    return whole, failed
 
 
 # ---------------------------------------------------------------- the tables
@@ -120,7 +103,7 @@ def read_state(out):
 def follow(out, jobs, keep=None):
     """Let the folder follow its source: take out what is gone or changed there.
 
-    Returns ({(class, video): Entry} of what stays, [(class, video)] of what is gone, {(class, video): digest
+    Returns ({(class, video): row} of what stays, [(class, video)] of what is gone, {(class, video): digest
     of its clip} of what changed). keep: True keeps it, clips and rows; None takes it out, but for most of a
     folder asks first.
     """
@@ -144,13 +127,13 @@ def follow(out, jobs, keep=None):
 
 
 def _current(state, jobs, keep):
-    """{(class, video): Entry} of the clips that count: the latest of the job's source as it is now; with
-    `keep` the latest at all, of a video that the source does not hold any more too."""
-    jobs, done = {job.key: job for job in jobs}, {}
-    for key, entries in state.items():
-        as_it_is = [entry for entry in entries if key in jobs and entry.shows(jobs[key])]
+    """{(class, video): row} of the clips that count: the latest of the job's source as it is now, by path,
+    size and time of change; with `keep` the latest at all, also of a video that the source has no more."""
+    sources, done = {job.key: [job.source, str(job.bytes), str(job.modified)] for job in jobs}, {}
+    for key, rows in state.items():
+        as_it_is = [row for row in rows if [row["source"], row["bytes"], row["modified"]] == sources.get(key)]
         if as_it_is or keep:
-            done[key] = (as_it_is or entries)[-1]
+            done[key] = (as_it_is or rows)[-1]
     return done
 
 
@@ -175,9 +158,8 @@ def _write_tables(out, done):
     settings = out / "settings.json"
     if settings.is_file() and (written := files.read_json(settings)).get("clips") != len(done):
         files.write_json(settings, {**written, "clips": len(done)})
-    files.write_csv(out / "manifest.csv", MANIFEST_COLUMNS, [done[key].row for key in sorted(done)])
-    files.write_csv(out / "clips.csv", CLIP_COLUMNS,
-                    [(name, cls, *done[cls, name].facts) for cls, name in sorted(done)])
+    for name, columns in (("manifest.csv", MANIFEST_COLUMNS), ("clips.csv", CLIP_COLUMNS)):
+        files.write_csv(out / name, columns, [[done[key][c] for c in columns] for key in sorted(done)])
 
 
 def merge(out, jobs, keep=None):

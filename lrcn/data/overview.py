@@ -11,37 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data import likeness, splits
-from lrcn.data.groups import find_groups
-from lrcn.data.journal import digest, read_facts, read_failed
-from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path, part_of, sampling_settings
+from lrcn.data.journal import digest, read_tables
+from lrcn.data.manifest import SampledVideo, clip_path, read_sampled, sampling_settings
 from lrcn.data.sampler import is_picture
 from lrcn.video.sampling import Rate
 
 FOLDER = "data_report"
 
 
-@dataclass
-class Clip:
-    """What the tables tell of one clip. seconds: of its source; marks: what is odd about it."""
-    cls: str
-    name: str
-    source: str
-    group: str
-    part: str | None
-    rate: float
-    seconds: float
-    bytes: str
-    size: tuple
-    middle: int         # number of a frame of the clip
-    hashes: list
-    marks: list
-
-    @property
-    def key(self):
-        return self.cls, self.name
+@dataclass(frozen=True)
+class Clip(SampledVideo):
+    """What the tables tell of a sampled video. seconds: of its source; marks: what is odd about it."""
+    source: str = ""
+    rate: float = 0
+    seconds: float = 0
+    bytes: str = ""
+    size: tuple = ()
+    hashes: list = ()
+    marks: list = ()
 
 
 @dataclass
@@ -53,11 +42,6 @@ class DataReport:
     sheets: dict
     titles: dict
 
-    def write(self, folder):
-        for name, (columns, rows) in self.tables.items():
-            files.write_csv(folder / name, columns, rows)
-        files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in self.lines))
-
 
 def make_report(out, lists=None, left_out=(), tiles=60):
     """DataReport of a folder of sampled clips.
@@ -66,7 +50,8 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     on a contact sheet, or "all".
     """
     out = Path(out)
-    clips, failed = _read_clips(out), list(read_failed(out).items())
+    rows, failed = read_tables(out)
+    clips = _read_clips(out, rows)
     # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
     by_folder = {c.key: c.part for c in clips if c.part}
     views = [("part", by_folder)] if by_folder else []
@@ -82,7 +67,7 @@ def make_report(out, lists=None, left_out=(), tiles=60):
                        Counter((c.size, c.rate) for c in clips).most_common()]),
         "odd.csv": (("class", "video", "source", "what"),
                     [(*c.key, c.source, mark) for c in clips for mark in c.marks]),
-        "left_out.csv": (("source", "reason"), [*left_out, *failed]),
+        "left_out.csv": (("source", "reason"), [*left_out, *failed.items()]),
         "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in views)),
                              [(number, *c.key, c.source, c.group, *(view.get(c.key, "") for _, view in views))
                               for number, cluster in enumerate(doubles, 1) for c in cluster]),
@@ -99,23 +84,30 @@ def make_report(out, lists=None, left_out=(), tiles=60):
 
 # ---------------------------------------------------------------- what is known
 
-def _read_clips(out):
-    """[Clip] of the tables. Those of equal files have a hash of the file too: a copy shows other frames if it
-    starts elsewhere."""
-    rows = files.read_csv(out / "manifest.csv", MANIFEST_COLUMNS)
-    if not rows:
-        raise UserError(f"--sampled_data_dir {out}: its manifest.csv lists no video")
-    known, settings = read_facts(out), sampling_settings(out)
-    groups = find_groups([(row["class"], row["video"]) for row in rows])
-    clips, same = [], defaultdict(list)
-    for row in rows:
-        key = row["class"], row["video"]
+def _read_clips(out, rows):
+    """[Clip] of the tables' rows. Those of equal files have a hash of the file too: a copy shows other frames
+    if it starts elsewhere."""
+    settings, clips, same = sampling_settings(out), [], defaultdict(list)
+    for video, row in zip(read_sampled(out), rows, strict=True):
         try:
-            clip = _clip(row, key, groups[key], known[key], Rate.of(settings))
-        except (ValueError, ZeroDivisionError, KeyError):
-            raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(key)} are no numbers; "
-                            f"delete clips.csv and run preprocessing_data.py again, which makes these clips "
-                            f"anew, or restore manifest.csv") from None
+            fps, frames = float(row["source_fps"]), int(row["source_frames"])
+            marks, hashes = [], row["hashes"].split()
+            if float(row["light"]) < likeness.BLACK and float(row["contrast"]) < likeness.FLAT:
+                marks.append("black")
+            elif video.frames > 1 and float(row["change"]) < likeness.FROZEN:
+                marks.append("frozen")
+            if frames < video.frames:
+                marks.append("its last frame is repeated")
+            elif int(row["stride"]) < Rate.of(settings).stride(fps):
+                marks.append("short: its frames are nearer in time")
+            if any(len(bytes.fromhex(text)) != 8 for text in hashes):
+                raise ValueError("no hash")
+            clip = Clip(**vars(video), source=row["source"], rate=fps, seconds=frames / fps,
+                        bytes=row["bytes"], size=(row["width"], row["height"]), hashes=hashes, marks=marks)
+        except (ValueError, ZeroDivisionError):
+            raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(video.key)} are no "
+                            f"numbers; delete clips.csv and run preprocessing_data.py again, which makes "
+                            f"these clips anew, or restore manifest.csv") from None
         clips.append(clip)
         same[clip.bytes, clip.rate, clip.seconds].append(clip)
     raw = settings.get("row_data_dir")
@@ -123,28 +115,8 @@ def _read_clips(out):
         if size and raw and len(members) > 1:       # files of one length alone are read
             for clip in members:
                 whole = digest(Path(raw, clip.source))
-                clip.hashes += [whole[:8].hex()] if whole else []
+                clip.hashes.extend([whole[:8].hex()] if whole else [])
     return clips
-
-
-def _clip(row, key, group, facts, rate):
-    """The Clip of a row of manifest.csv; facts: text. ValueError: it is damaged."""
-    facts = dict(zip(FACTS, facts, strict=True))
-    fps, frames, kept = float(row["source_fps"]), int(row["source_frames"]), int(row["frames"])
-    marks = []
-    if float(facts["light"]) < likeness.BLACK and float(facts["contrast"]) < likeness.FLAT:
-        marks.append("black")
-    elif kept > 1 and float(facts["change"]) < likeness.FROZEN:
-        marks.append("frozen")
-    if frames < kept:
-        marks.append("its last frame is repeated")
-    elif int(row["stride"]) < rate.stride(fps):
-        marks.append("short: its frames are nearer in time")
-    hashes = facts["hashes"].split()
-    if any(len(bytes.fromhex(text)) != 8 for text in hashes):
-        raise ValueError("no hash")
-    return Clip(*key, row["source"], group, part_of(row["source"], row["class"]), fps, frames / fps,
-                facts["bytes"], (facts["width"], facts["height"]), kept // 2, hashes, marks)
 
 
 # ---------------------------------------------------------------- tables
@@ -187,7 +159,7 @@ def _sheets(clips, doubles, out, most):
         odd = odd[:max(-(-most // 2), most - len(plain))]
         room = min(len(plain), most - len(odd))
         picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
-        sheets[cls] = [(clip_path(out, *c.key), c.middle, c.name, mark) for c, mark in picked]
+        sheets[cls] = [(clip_path(out, *c.key), c.frames // 2, c.name, mark) for c, mark in picked]
     return sheets
 
 

@@ -21,7 +21,7 @@ from lrcn.base.files import OF_ONE_FILE, temporary_name
 from lrcn.base.lazy import Lazy
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
-from lrcn.video.flow import sample_video
+from lrcn.video.flow import fields_at, sample_video
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError, VideoInfo
 from lrcn.video.sampling import read_clip
@@ -73,29 +73,40 @@ def outcome(make, target, rank):
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def sample(job, raw, out, rank, count, rate, seed):
-    """Write one clip; its outcome(): done with its row of the manifest, and of FACTS.
+@contextlib.contextmanager
+def moments(job, raw, count, rate, seed, flow=None):
+    """(VideoInfo, spacing, first number, iterator of (number, frame, its fields of `flow` or None)) of the
+    source's frames that a clip holds: `count`, or "all", in constant memory; a picture is one in any case.
 
-    count: its frames, or "all", in constant memory; a picture is a clip of one frame, whatever it is.
+    info.frames is how many the source has, whatever its head said, once the last was taken.
     """
+    def every(video):
+        for number, _, frame, fields in sample_video(video, rate, flow):
+            yield number, frame, fields
+        video.info.frames = video.position + 1
+
+    source = Path(raw, job.source)
+    if is_picture(job.source):
+        frame = read_picture(source)
+        yield VideoInfo(rate.per_second, 1, *frame.shape[1::-1]), 1, 0, [(0, frame, None)]
+    elif count == "all":
+        with opened(source, rate.FPS) as video:
+            yield video.info, rate.spacing(video.info.fps), 0, every(video)
+    else:
+        frames, info, numbers, spacing = read_clip(source, count, rate, fraction(seed, job))
+        fields = fields_at(source, numbers, flow) if flow else [None] * count
+        yield info, spacing, int(numbers[0]), zip(numbers, frames, fields, strict=True)
+
+
+def sample(job, raw, out, rank, count, rate, seed):
+    """Write one clip; its outcome(): done with its row of the manifest, and of FACTS."""
     def make(write):
         job.source.encode()     # the manifest is UTF-8
-        source, look, start, video = Path(raw, job.source), Look(), 0, None
-        with contextlib.ExitStack() as opening:
-            if is_picture(job.source):
-                frames, spacing = [read_picture(source)], 1
-                info = VideoInfo(rate.per_second, 1, *frames[0].shape[1::-1])
-            elif count == "all":
-                video = opening.enter_context(opened(source, rate.FPS))
-                info, spacing = video.info, rate.spacing(video.info.fps)
-                frames = (frame for _, _, frame, _ in sample_video(video, rate))
-            else:
-                frames, info, indices, spacing = read_clip(source, count, rate, fraction(seed, job))
-                start = int(indices[0])
-            written = write(look.at(frames), info.fps / spacing)
-            there = video.position + 1 if video else info.frames    # whatever its head said
-        row = [job.video, job.cls, job.source, f"{info.fps:.6g}", there, start, math.floor(spacing + 0.5),
-               written]
+        look = Look()
+        with moments(job, raw, count, rate, seed) as (info, spacing, start, frames):
+            written = write(look.at(frame for _, frame, _ in frames), info.fps / spacing)
+        row = [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, start,
+               math.floor(spacing + 0.5), written]
         return row, [job.bytes, job.modified, *look.facts()]
 
     return outcome(make, clip_path(out, *job.key), rank)

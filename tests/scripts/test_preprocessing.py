@@ -253,11 +253,11 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
         if raw:
             raw[at % len(raw)] = value
     writing.path.write_bytes(raw + data.draw(st.binary(max_size=20)))
-    found, _ = read_state(out)
-    for (cls, name), entries in found.items():
-        for entry in entries:
-            assert avi.frames_in(clip_path(out, cls, name)) == int(entry.row[-1])
-            assert len(entry.row) == len(MANIFEST_COLUMNS) and len(entry.facts) == len(FACTS)
+    whole, _ = read_state(out)
+    for key, rows in whole.items():
+        for row in rows:
+            assert avi.frames_in(clip_path(out, *key)) == int(row["frames"])
+            assert row.keys() == {*MANIFEST_COLUMNS, *FACTS}
 
 
 @pytest.mark.slow
