@@ -117,18 +117,6 @@ def make_parser():
 
 # ---------------------------------------------------------------- sampling
 
-def check_settings(out, args):
-    """Write settings.json, or refuse a folder that was made with other flags."""
-    flags = {name: getattr(args, name) for name in FIXED}
-    settings = {**flags, "time_limit": args.time_limit,
-                "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
-    other = files.claim(out, "sampled_data_dir", settings, FIXED)
-    if other:
-        name, before = other
-        raise UserError(f"--{name} {flags[name]}: the clips in {out} were made with --{name} {before}; "
-                        f"choose another --sampled_data_dir or the same flags")
-
-
 def processes(args):
     return args.num_workers or max(1, workers.cores() // int(
         os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
@@ -232,8 +220,37 @@ def one_at_a_time(out):
     return files.lock(out, "sampled_data_dir", "another process", wait=True, name=".merge.lock")
 
 
+def prepare(args, out, jobs, say):
+    """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
+    digest of what they were}). UserError: the folder was made with other flags."""
+    flags = {name: getattr(args, name) for name in FIXED}
+    settings = {**flags, "time_limit": args.time_limit,
+                "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
+    other = files.claim(out, "sampled_data_dir", settings, FIXED)
+    if other:
+        name, before = other
+        raise UserError(f"--{name} {flags[name]}: the clips in {out} were made with --{name} {before}; "
+                        f"choose another --sampled_data_dir or the same flags")
+    flow = fields.settle(out, wanted_flow(args))
+    beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
+    if beside and not args.flow_dir:
+        say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "
+            f"flow, as made by --flow {flow.backend}")
+    if flow and not args.flow_dir and beside < len(jobs):
+        flow.require()      # what is not to be had is said before hours of sampling
+    done, gone, changed = follow(out, jobs, args.keep)
+    if gone:
+        say(f"taken out: {len(gone)} clips whose video is not in --row_data_dir any more: "
+            f"{cli.first(map('/'.join, sorted(gone)), 3)} (--keep keeps them)")
+    if changed:
+        say(f"sampled again: {len(changed)} videos that changed in --row_data_dir: "
+            f"{cli.first(map('/'.join, sorted(changed)), 3)}")
+    return flow, done, gone, changed
+
+
 def preprocess(args, out, rank, world, say):
-    """Sample what is missing, and leave the tables and the report. Returns the exit status."""
+    """Sample what is missing, and leave the tables and the report. Returns the exit status: 1 when more than
+    a tenth failed."""
     lists = args.ucf_list_dir and read_lists(args.ucf_list_dir)
     sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes)
     jobs = sources.jobs
@@ -241,16 +258,7 @@ def preprocess(args, out, rank, world, say):
         say(line)
     with one_at_a_time(out):    # whoever writes a table holds it: what is half written is a dead process's
         files.remove_leftovers(out)
-        check_settings(out, args)
-        flow = fields.settle(out, wanted_flow(args))
-        beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
-        if beside and not args.flow_dir:
-            say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "
-                f"flow, as made by --flow {flow.backend}")
-        if flow and not args.flow_dir and beside < len(jobs):
-            flow.require()      # what is not to be had is said before hours of sampling
-        done, gone, changed = follow(out, jobs, args.keep)
-    say_followed(gone, changed, say)
+        flow, done, gone, changed = prepare(args, out, jobs, say)
     mine = [job for job in jobs[rank::world] if job.key not in done]
     before = len(jobs[rank::world]) - len(mine)
     if mine and before:
@@ -267,7 +275,12 @@ def preprocess(args, out, rank, world, say):
     what = "pictures" if all(is_picture(job.source) for job in jobs) else "videos"
     say(f"{len(mine)} {what} in {seconds:.1f} s, {len(mine) / seconds:.0f} {what}/s" if mine else
         f"nothing to do: all {len(jobs)} {what} are sampled")
-    status = say_failed(failed, len(jobs), out)
+    for source, reason in (failed or [])[:5]:
+        cli.say(f"not sampled: {source}: {reason}", file=sys.stderr)
+    if failed:
+        cli.say(f"{len(failed)} of {len(jobs)} videos could not be sampled; {out / 'failed.csv'} lists them",
+                file=sys.stderr)
+    status = int(bool(failed) and len(failed) * 10 > len(jobs))
     if flow:
         status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))
     if args.write_frames and rank == 0:
@@ -278,27 +291,6 @@ def preprocess(args, out, rank, world, say):
             report(out, lists, sources.left_out, args, say)
     say(out)
     return status
-
-
-# ---------------------------------------------------------------- words
-
-def say_followed(gone, changed, say):
-    for keys, what, more in (
-            (gone, "taken out: {} clips whose video is not in --row_data_dir any more",
-             " (--keep keeps them)"),
-            (changed, "sampled again: {} videos that changed in --row_data_dir", "")):
-        if keys:
-            say(f"{what.format(len(keys))}: {cli.first(map('/'.join, sorted(keys)), 3)}{more}")
-
-
-def say_failed(failed, total, out):
-    """Say what could not be read; exit status 1 when it is more than a tenth."""
-    for source, reason in (failed or [])[:5]:
-        cli.say(f"not sampled: {source}: {reason}", file=sys.stderr)
-    if failed:
-        cli.say(f"{len(failed)} of {total} videos could not be sampled; {out / 'failed.csv'} lists them",
-                file=sys.stderr)
-    return 1 if failed and len(failed) * 10 > total else 0
 
 
 # ---------------------------------------------------------------- the report

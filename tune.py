@@ -86,13 +86,12 @@ def compare(args, base, space, validation):
     plan, begun, settings = validation.plan, time.monotonic(), None
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
-    asked = settings or [base, *(base.with_({d.name: v}) for d in space if isinstance(d, tuning.Values)
-                                 for v in d.values)]
+    asked = settings or [base, *(base.with_({d.name: v}) for d in space for v in d.values)]
     if any(s.recipe.scheduler == "plateau" for s in asked):
         raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
                         "choose nothing; take another course")
-    for words, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
-        dataset.refuse_leaks(words, learned.network, plan.videos,
+    for start, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
+        dataset.refuse_leaks(start, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")
     rows = args.trials + 1 if args.trials else len(settings)
     cli.say(f"{rows} settings x {args.folds} folds x {args.seeds} seeds: {len(plan.videos)} clips of "

@@ -27,40 +27,32 @@ LOGARITHMIC = 10    # a range of positive numbers from one to this many times it
 # ---------------------------------------------------------------- what --set says
 
 @dataclass(frozen=True)
-class Values:
-    """Some values of a flag."""
+class Dimension:
+    """What a flag may be: some values, or, where there are none, all numbers from low to high."""
     name: str
-    values: tuple
-
-
-@dataclass(frozen=True)
-class Range:
-    """All numbers from low to high."""
-    name: str
-    low: float
-    high: float
-    whole: bool
+    values: tuple = ()
+    low: float = None
+    high: float = None
 
 
 def dimension(text):
-    """Values or Range of `lr=1e-4,5e-4` or `lr=1e-5..1e-3`; UserError names what is wrong."""
-    name, _, words = text.partition("=")
+    """The Dimension of `lr=1e-4,5e-4` or `lr=1e-5..1e-3`; UserError names what is wrong."""
+    name, _, values = text.partition("=")
     name = flag_name(name, f"--set {text}")
-    if not words:
+    if not values:
         raise UserError(f"--set {text}: give values, as in {name}=A,B, or a range, as in {name}=LOW..HIGH")
-    low, dots, high = words.partition("..")
+    low, dots, high = values.partition("..")
     if dots:
-        kind = KINDS[name]
-        if not isinstance(kind, Number):
+        if not isinstance(KINDS[name], Number):
             raise UserError(f"--set {text}: {name} is no number and has no range; give values with commas")
         low, high = value_of(name, low), value_of(name, high)
         if None in (low, high) or low >= high:
             raise UserError(f"--set {text}: a range goes from a smaller number to a larger one")
-        return Range(name, low, high, kind.kind is int)
-    values = tuple(value_of(name, word) for word in words.split(","))
+        return Dimension(name, low=low, high=high)
+    values = tuple(value_of(name, word) for word in values.split(","))
     if len(set(map(repr, values))) < len(values):
         raise UserError(f"--set {text}: one value stands there twice")
-    return Values(name, values)
+    return Dimension(name, values)
 
 
 def flag_name(word, source):
@@ -83,8 +75,8 @@ def value_of(name, word):
     try:
         return kind(word.lower() if isinstance(kind, Choice) else word)
     except (argparse.ArgumentTypeError, ValueError) as error:
-        said = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected {kind}, not {word}"
-        raise UserError(f"--set {name}={word}: {said}") from None
+        fault = error if isinstance(error, argparse.ArgumentTypeError) else f"expected {kind}, not {word}"
+        raise UserError(f"--set {name}={word}: {fault}") from None
 
 
 # ---------------------------------------------------------------- settings
@@ -96,7 +88,7 @@ def check_space(space, trials, against=None):
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"--set {twice[0]}: given twice; put all its values into one, with commas")
-    ranges = [d.name for d in space if isinstance(d, Range)]
+    ranges = [d.name for d in space if not d.values]
     if ranges and not trials:
         raise UserError(f"--set {ranges[0]}: a range is searched with --trials N; or give values with commas")
     if trials and not space:
@@ -123,11 +115,10 @@ def one_by_one(base, space):
                                  for d in space for value in d.values[1:])]
 
 
-def words(setting, first):
+def title(setting, first):
     """What a setting is called: all that was chosen, or, after a first row, what is other than there."""
     before = dict(first.chosen) if first and setting is not first else {}
-    told = {k: v for k, v in setting.chosen if before.get(k, ...) != v}
-    return ", ".join(f"{name} {value}" for name, value in told.items()) or "as given"
+    return ", ".join(f"{k} {v}" for k, v in setting.chosen if before.get(k, ...) != v) or "as given"
 
 
 def search(base, space, trials, validation, train):
@@ -146,12 +137,12 @@ def search(base, space, trials, validation, train):
     asked, first = {}, {d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space}
     within = True       # is what is given one of those that are asked for?
     for d in space:
-        if isinstance(d, Values):
+        if d.values:
             asked[d.name] = optuna.distributions.CategoricalDistribution(d.values)
             within &= first[d.name] in d.values
         else:
-            kind = getattr(optuna.distributions, "IntDistribution" if d.whole else "FloatDistribution")
-            asked[d.name] = kind(d.low, d.high, log=d.low > 0 and d.high >= LOGARITHMIC * d.low)
+            number = getattr(optuna.distributions, f"{KINDS[d.name].kind.__name__.capitalize()}Distribution")
+            asked[d.name] = number(d.low, d.high, log=d.low > 0 and d.high >= LOGARITHMIC * d.low)
             within &= first[d.name] is not None and d.low <= first[d.name] <= d.high
 
     def accuracy(setting):
@@ -167,7 +158,7 @@ def search(base, space, trials, validation, train):
         trial = study.ask(asked)
         chosen = {d.name: trial.params[d.name] for d in space}
         for d in space:     # three digits, so that it can be typed, and still within the range
-            if isinstance(d, Range) and not d.whole:
+            if not d.values and KINDS[d.name].kind is float:
                 chosen[d.name] = min(max(float(f"{chosen[d.name]:.3g}"), d.low), d.high)
         setting = base.with_(chosen)
         value = accuracy(setting)
@@ -199,7 +190,7 @@ def table(settings, validation, against=None):
     it is but for the first value of the flag `against`."""
     plan, rows = validation.plan, []
     for setting in settings:
-        right, name = validation.right(setting), words(setting, None if against else settings[0])
+        right, name = validation.right(setting), title(setting, None if against else settings[0])
         if right is None:
             rows.append(Row(setting=setting, name=name, fault=validation.fault(setting)))
             continue

@@ -25,21 +25,21 @@ from lrcn.data.splits import folds
 from lrcn.training import folds as validating
 from lrcn.training.folds import CrossValidation, Plan, Setting, Trainer, depends
 from lrcn.training.recipe import Recipe, parse
-from lrcn.training.tuning import KINDS, KNOWN, Range, Values, best, dimension, grid, one_by_one, words
+from lrcn.training.tuning import KINDS, KNOWN, Dimension, best, dimension, grid, one_by_one, title
 
 BASE = Setting(Recipe())
 
 
 @pytest.mark.parametrize("text, wanted", [
-    ("lr=1e-4,5e-4", Values("lr", (1e-4, 5e-4))),
-    ("--learning-rate=1e-4", Values("lr", (1e-4,))),        # an alias, and dashes as on the command line
-    ("readout=Final,none", Values("readout", ("final", "none"))),
-    ("bidirectional=True,no", Values("bidirectional", (True, False))),
-    ("classifier_hidden=none,64", Values("classifier_hidden", (None, 64))),
-    ("train_encoder=none,last:2", Values("train_encoder", ("none", "last:2"))),
-    ("test_windows=1,all", Values("test_windows", (1, "all"))),
-    ("lr=1e-5..1e-3", Range("lr", 1e-5, 1e-3, False)),
-    ("hidden_size=16..512", Range("hidden_size", 16, 512, True)),
+    ("lr=1e-4,5e-4", Dimension("lr", (1e-4, 5e-4))),
+    ("--learning-rate=1e-4", Dimension("lr", (1e-4,))),        # an alias, and dashes as on the command line
+    ("readout=Final,none", Dimension("readout", ("final", "none"))),
+    ("bidirectional=True,no", Dimension("bidirectional", (True, False))),
+    ("classifier_hidden=none,64", Dimension("classifier_hidden", (None, 64))),
+    ("train_encoder=none,last:2", Dimension("train_encoder", ("none", "last:2"))),
+    ("test_windows=1,all", Dimension("test_windows", (1, "all"))),
+    ("lr=1e-5..1e-3", Dimension("lr", low=1e-5, high=1e-3)),
+    ("hidden_size=16..512", Dimension("hidden_size", low=16, high=512)),
 ])
 def test_values_are_those_of_their_flag(text, wanted):
     assert dimension(text) == wanted
@@ -66,11 +66,11 @@ def test_a_grid_is_every_combination_and_one_by_one_every_change():
     every = grid(BASE, space)
     assert len({(s.recipe.lr, s.recipe.readout, s.flip) for s in every}) == len(every) == 12
     alone = one_by_one(BASE, space)
-    assert [words(s, alone[0]) for s in alone] == \
+    assert [title(s, alone[0]) for s in alone] == \
         ["lr 0.0001, readout final, flip False", "lr 0.0005", "readout mean", "readout none", "flip True"]
     assert [(s.recipe.lr, s.recipe.readout, s.flip) for s in alone[1:3]] == \
         [(5e-4, "final", False), (1e-4, "mean", False)]
-    assert grid(BASE, []) == [BASE.with_({})] and words(BASE, BASE) == "as given"
+    assert grid(BASE, []) == [BASE.with_({})] and title(BASE, BASE) == "as given"
 
 
 @pytest.mark.parametrize("recipe", [
