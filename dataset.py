@@ -16,11 +16,11 @@ import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.files import composed
 from lrcn.data import fields, split_lists, splits
 from lrcn.data.groups import look_alike
 from lrcn.data.learned import Learned, leaked
 from lrcn.data.manifest import read_sampled
+from lrcn.data.sources import chosen_classes
 from lrcn.evaluation.answers import Answers
 from lrcn.runs import RunFolder
 from lrcn.training.run import starts, what_it_learned
@@ -52,11 +52,8 @@ def require_folders(recipe):
 
 def training_samples(recipe, run=None, say=cli.say):
     """([SampledVideo] with label and part, of train, val and, where no list says it, test; class names in
-    label order).
-
-    run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table knows keeps its
-    part; what it does not know gets that of its group, or is drawn.
-    """
+    label order). run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table
+    knows keeps its part; what it does not know gets that of its group, or is drawn."""
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     leaky, rows = recipe.split == "random", []
     if recipe.parts:
@@ -123,10 +120,8 @@ def _kept(rows, parts, table, say):
 
 
 def training_pool(recipe, say=cli.say):
-    """([SampledVideo], class names in label order): all that a run of this recipe may learn from.
-
-    For choices between recipes: neither the test list nor a test video is looked at.
-    """
+    """([SampledVideo], class names in label order): all that a run of this recipe may learn from. For choices
+    between recipes: neither the test list nor a test video is looked at."""
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     pool, _, order, _ = _pool(recipe, videos, say, blind=True)
     classes = _classes(recipe, pool, order)
@@ -135,17 +130,16 @@ def training_pool(recipe, say=cli.say):
 
 
 def _pool(recipe, videos, say, known=None, blind=False):
-    """(training videos, test videos, all classes in label order, whether folders say the parts).
-
-    By an official split, whose test videos are not looked for (blind: nor its test list); by the folders
-    train/, val/ and test/ of the sources, where without a test/ the videos of val/ are the test, and the
-    validation is cut from those of train/; else drawn by group, or by video for comparison.
-    known: {group: its part in a table that was given}; one without a test leaves all to the training.
-    """
+    """(training videos, test videos, all classes in label order, whether folders say the parts). By an
+    official split, whose test videos are not looked for (blind: nor its test list); by the folders train/,
+    val/ and test/ of the sources, where without a test/ the videos of val/ are the test, and the validation
+    is cut from those of train/; else drawn by group, or by video for comparison. known: {group: its part in a
+    table that was given}; one without a test leaves all to the training."""
     leaky = recipe.split == "random"
     if recipe.ucf_list_dir and not leaky:
         lists = _list_folder(recipe.ucf_list_dir)
-        listed = (split_lists.training_list(lists, recipe.split) if blind
+        path = lists / f"trainlist{int(recipe.split):02d}.txt"
+        listed = (split_lists.read_list(path, split_lists.read_class_index(lists)) if blind and path.is_file()
                   else split_lists.official_lists(lists, recipe.split)[0])
         pool, sentence = split_lists.present(listed, videos, "training")
         say(sentence)
@@ -172,14 +166,7 @@ def _pool(recipe, videos, say, known=None, blind=False):
 
 def _classes(recipe, pool, order):
     """The classes to train on, in label order; UserError for a chosen one that has no training video."""
-    names = {v.cls for v in pool}
-    called = {composed(cls): cls for cls in names}
-    wanted = [called.get(composed(cls), cls) for cls in recipe.chosen_classes or ()]
-    absent = [cls for cls in wanted if cls not in names]
-    if absent:
-        raise UserError(f"--classes {','.join(recipe.chosen_classes)}: no training video of {absent[0]}; "
-                        f"there are {cli.first(sorted(names), 10)}")
-    chosen = set(wanted or names) & names
+    chosen = chosen_classes(recipe.chosen_classes, sorted({v.cls for v in pool}), "no training video of")
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
@@ -209,10 +196,8 @@ UNKNOWN = ("what its weights had learned before is not known (an older run, whos
 
 
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
-    """UserError where weights that a training starts from have learned what it holds out.
-
-    start: the flag and its value; marks: of a Learned; trained_on: see learned.leaked.
-    """
+    """UserError where weights that a training starts from have learned what it holds out. start: the flag and
+    its value; marks: of a Learned; trained_on: see learned.leaked."""
     seen = leaked(videos, marks, trained_on)
     if seen:
         raise UserError(f"{start}: it was trained on {len(seen)} of the {len(videos)} videos that are held "
@@ -221,10 +206,8 @@ def refuse_leaks(start, marks, videos, advice, trained_on=()):
 
 def before_training(recipe, state, checkpoint, samples, say):
     """The Learned of the weights that a training starts from; UserError where these know what it holds out,
-    the videos of its test list included.
-
-    A resumed run with its splits.csv has its own parts, and was asked when it began.
-    """
+    the videos of its test list included. A resumed run with its splits.csv has its own parts, and was asked
+    when it began."""
     begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
         if state else starts(recipe)
     if begun and recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
@@ -254,10 +237,8 @@ class TestData(Answers):
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     """The TestData of a run: the official test list, the test part that the run drew itself, or, where split
-    is "folder", all that --sampled_data_path holds.
-
-    UserError: no such folders, no test video there, or one that the model was trained on.
-    """
+    is "folder", all that --sampled_data_path holds. UserError: no such folders, no test video there, or one
+    that the model was trained on."""
     saved, run = trained.settings, RunFolder(trained.folder)
     sampled_data_path = sampled_data_path or saved.get("sampled_data_path")
     ucf_list_dir = ucf_list_dir or saved.get("ucf_list_dir")
@@ -319,10 +300,8 @@ def validation_data(trained):
 
 
 def tested_data(answers, run, split, leak):
-    """The TestData of answers.Answers that were written for a RunFolder.
-
-    Its clips are those that the run was trained with, where all are still there; else folder is None.
-    """
+    """The TestData of answers.Answers that were written for a RunFolder. Its clips are those that the run was
+    trained with, where all are still there; else folder is None."""
     trained_on = Counter(row.cls for row in (splits.read_splits(run.splits) if run.splits.is_file() else ())
                          if row.part == "train")
     folder, frames = None, {}

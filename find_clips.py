@@ -31,6 +31,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.base.values import POSITIVE, Names, Number
+from lrcn.data.sources import chosen_classes
 from lrcn.runs import RunFolder
 from lrcn.video.reader import VideoError
 from lrcn.video.sampling import Rate
@@ -76,12 +77,8 @@ def make_parser():
 
 def wanted_classes(args, there, source):
     """The numbers of --classes among the names `there`; None where all are wanted. source: of the names."""
-    called = {composed(cls): number for number, cls in enumerate(there)}
-    for cls in args.classes or ():
-        if composed(cls) not in called:
-            raise UserError(f"--classes {','.join(args.classes)}: {source} does not know {cls}; there are "
-                            f"{cli.first(there, 10)}")
-    return args.classes and {called[composed(cls)] for cls in args.classes}
+    names = chosen_classes(args.classes, list(there), f"{source} does not know")
+    return args.classes and {list(there).index(cls) for cls in names}
 
 
 def table_of(args, films):

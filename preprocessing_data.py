@@ -124,9 +124,7 @@ def processes(args):
 
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
     """Yields (job, kind, *detail) as function(job, ...) of a worker process says it, see sampler.outcome.
-
-    before: jobs that were done in an earlier run, for the bar. OSError: the disk is full.
-    """
+    before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
     for cls in {job.cls for job in jobs}:
         files.make_folder(out / cls)
     work = functools.partial(function, raw=args.row_data_dir, out=str(out), rank=rank,

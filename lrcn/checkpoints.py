@@ -48,12 +48,10 @@ MOST_STREAMS = 16
 # ---------------------------------------------------------------- files
 
 def load_file(path, flag):
-    """What torch.save wrote, tensors and plain containers alone, on the CPU.
-
-    UserError in one line, naming --flag: no such file, truncated, not a checkpoint, a pickle that
-    wants to run code, an archive that unpacks to more than it is, a member that is not what its check sum
-    says, a tensor that `check_tensors` refuses.
-    """
+    """What torch.save wrote, tensors and plain containers alone, on the CPU. UserError in one line, naming
+    --flag: no such file, truncated, not a checkpoint, a pickle that wants to run code, an archive that
+    unpacks to more than it is, a member that is not what its check sum says, a tensor that `check_tensors`
+    refuses."""
     path = cli.file(flag, path, "give the path of a checkpoint file")
     source = f"--{flag} {path}"
     try:

@@ -179,13 +179,13 @@ def append_lines(path, values):
 
 def read_lines(path):
     """The values in a journal without lines that were cut off or altered; older ones have no check sum."""
-    found = []
+    values = []
     for line in Path(path).read_bytes().split(b"\n"):
         check, tab, text = line.partition(b"\t")
         with contextlib.suppress(ValueError, RecursionError):
             if not tab or int(check, 16) == zlib.crc32(text):
-                found.append(json.loads(text if tab else line))
-    return found
+                values.append(json.loads(text if tab else line))
+    return values
 
 
 def write_csv(path, header, rows):
@@ -218,8 +218,8 @@ def read_table(path, columns):
         first, _, rest = text.partition("\n")
         stated = re.fullmatch(r"sep=(.)\s*", first)     # Excel's way to say it
         text, head = (rest, rest.partition("\n")[0]) if stated else (text, first)
-        found = {mark: {name.strip(' "\r') for name in head.split(mark)} for mark in ",;\t|"}
-        mark = stated[1] if stated else max(found, key=lambda mark: len(found[mark] & set(columns)))
+        names = {mark: {name.strip(' "\r') for name in head.split(mark)} for mark in ",;\t|"}
+        mark = stated[1] if stated else max(names, key=lambda mark: len(names[mark] & set(columns)))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         names = [name.strip() for name in next(rows, [])]
         more = bool(stated)
@@ -334,15 +334,15 @@ def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
     """Hold `folder` for one process, while it lives; a second one gets a UserError, as who cannot write does.
     shared: others that share it may hold it too. wait: the second one waits its turn instead, and gets an
     OSError where it cannot write. name: that of the lock's file."""
-    with contextlib.ExitStack() as opened:
-        while True:
-            try:
-                f = opened.enter_context(open(Path(folder, name), "a+"))
-            except OSError as error:
-                if wait:
-                    raise
-                raise UserError(f"--{flag} {folder}: cannot write there ({error.strerror}); choose another "
-                                f"folder, or ask its owner") from None
+    while True:
+        try:
+            f = open(Path(folder, name), "a+")      # noqa: SIM115
+        except OSError as error:
+            if wait:
+                raise
+            raise UserError(f"--{flag} {folder}: cannot write there ({error.strerror}); choose another "
+                            f"folder, or ask its owner") from None
+        with f:
             if fcntl and wait:
                 fcntl.flock(f, fcntl.LOCK_EX)
             elif fcntl and not _flock(f, shared):
@@ -351,15 +351,14 @@ def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
                 raise UserError(f"--{flag} {folder}: {what} (process {holder}) is at work in this folder; "
                                 f"wait for it or choose another")
             if not fcntl or _leads_to(f.name, f.fileno()):
-                break
-            opened.close()      # its file was deleted meanwhile, and another process may have a new one
-            if wait:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-        if not wait:
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
-        yield
+                if not wait:
+                    f.truncate(0)
+                    f.write(str(os.getpid()))
+                    f.flush()
+                yield
+                return
+        if wait:    # its file was deleted meanwhile, and another process may have a new one
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _flock(handle, shared=False):
@@ -382,13 +381,11 @@ def _leads_to(path, handle):
 def take(path):
     """The handle of a file, made if need be, that is this process's alone while it is open; None where
     another process has it, it may not be written, or the file system has no locks."""
-    try:
+    with contextlib.suppress(PermissionError):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        return None
-    if _flock(handle) and _leads_to(path, handle):
-        return handle
-    os.close(handle)
+        if _flock(handle) and _leads_to(path, handle):
+            return handle
+        os.close(handle)
     return None
 
 

@@ -16,8 +16,6 @@ from typing import Any
 from lrcn.base import cli
 
 LONGEST = 10_000    # letters of a name or path
-
-
 shown = reprlib.repr    # a value in a few words, however large or deep it is
 
 
@@ -103,6 +101,7 @@ class Pattern(_Kind):
 
     def _right(self, value):
         return isinstance(value, str) and re.fullmatch(self.pattern, value)
+
 
 @dataclass(frozen=True)
 class Text(_Kind):

@@ -69,9 +69,7 @@ def require(folder, transform_or_recipe, saved=None):
 
 def source_fields(folder, video, indices, length):
     """Planes uint8 (N, H, W, 2 length) of the first `length` fields of the sampled frames `indices`.
-
-    UserError: they are not there, or cannot be read.
-    """
+    UserError: they are not there, or cannot be read."""
     there = flow_of(str(folder)).length
     wanted = sorted(set(indices))
     numbers = [(2 * i + plane) * there + k for i in wanted for plane in (0, 1) for k in range(length)]
@@ -88,10 +86,8 @@ def source_fields(folder, video, indices, length):
 # ---------------------------------------------------------------- making it
 
 def settle(out, flow):
-    """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None.
-
-    UserError where the two differ.
-    """
+    """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None. UserError
+    where the two differ."""
     before = _flow_there(out)
     if flow and before and flow != before:
         name = next(n for n, v in flow.settings().items() if before.settings()[n] != v)
@@ -106,10 +102,8 @@ def settle(out, flow):
 
 def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
     """Write the flow of a sampled clip to `out`; its sampler.outcome(). count: the clip's frames, or "all".
-
     pictures: the folder of its fields, where they were made elsewhere; those beside a video's frames are
-    taken by themselves.
-    """
+    taken by themselves."""
     def make(write):
         source = Path(raw, job.source)
         if is_picture(job.source):
@@ -136,8 +130,7 @@ def lies_beside(source):
 def _pictures(folder, job):
     """[{number: path} of the flow to the right, that of the flow down] of a video: numbered pictures in
     u/<video>/ and v/<video>/ of `folder`, or flow_x_ and flow_y_ in a folder that lies or is called as the
-    video. VideoError: neither is there.
-    """
+    video. VideoError: neither is there."""
     names = {Path(job.source).stem.lower(), job.video.lower()}
     planes = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
               if os.path.isdir(Path(folder, plane)) else {} for plane in "uv"]
@@ -152,10 +145,8 @@ def _pictures(folder, job):
 
 def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
     """planes (H, W, 2L) of some of a source's `frames`, from numbered pictures: [{number: path} of u, of v].
-
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
-    first field's of a film. VideoError names a picture that is missing.
-    """
+    first field's of a film. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
     numbers = list(frame_files(source) if source.is_dir() else range(first, first + frames))
     if numbers[0] != first:

@@ -238,10 +238,8 @@ def differences(frames, earlier):
 
 
 def change_at(i, frames):
-    """(before, after): the two of `frames` sampled frames whose difference is that of frame i.
-
-    It is from the frame before; the very first frame has the second's.
-    """
+    """(before, after): the two of `frames` sampled frames whose difference is that of frame i. It is from the
+    frame before; the very first frame has the second's."""
     after = min(max(i, 1), frames - 1)
     return max(after - 1, 0), after
 
@@ -280,10 +278,8 @@ def source_frames(folder, video, indices):
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities.
-
-    UserError names a file that cannot be read.
-    """
+    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities. UserError
+    names a file that cannot be read."""
     cv2.setNumThreads(1)    # clips are decoded side by side, by threads
     seen, cut = {}, None
     if isinstance(clip.view, Cut):

@@ -29,13 +29,10 @@ CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG
 
 
 def find_groups(names, pattern=None, table=None):
-    """{(class, video): group} of [(class, video)].
-
-    By `table` (path of a CSV file with columns video, group), else by `pattern` (a regular
-    expression searched in the name; its first group, or all that matched), else by the name of a clip
-    of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video itself.
-    UserError: a pattern that is none, or matches not.
-    """
+    """{(class, video): group} of [(class, video)]. By `table` (path of a CSV file with columns video, group),
+    else by `pattern` (a regular expression searched in the name; its first group, or all that matched), else
+    by the name of a clip of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video
+    itself. UserError: a pattern that is none, or matches not."""
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
         rows = files.read_csv(table, ("video", "group"))
@@ -93,12 +90,10 @@ def _told(video):
 
 
 def look_alike(names):
-    """A sentence on those of [(class, video)] that share their name up to its last number, or None.
-
-    Such clips are often cut from one recording. Names that tell their recording do not count, nor do
-    those that a camera gives, such as IMG_0001, nor a class whose names all differ in their number alone:
-    that is how people count files, and one group of all could not be split.
-    """
+    """A sentence on those of [(class, video)] that share their name up to its last number, or None. Such
+    clips are often cut from one recording. Names that tell their recording do not count, nor do those that a
+    camera gives, such as IMG_0001, nor a class whose names all differ in their number alone: that is how
+    people count files, and one group of all could not be split."""
     stems, of_class = defaultdict(list), defaultdict(set)
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)

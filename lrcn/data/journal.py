@@ -22,11 +22,9 @@ MANY = 10       # clips that are not taken out unasked, if they are more than ha
 
 
 class Journal:
-    """What one process has done, until the manifest is written.
-
-    Clips are flushed to the disk before their lines are, many at a time: a line that can be read
-    stands for a whole file, and a flush per file would cost more than the sampling.
-    """
+    """What one process has done, until the manifest is written. Clips are flushed to the disk before their
+    lines are, many at a time: a line that can be read stands for a whole file, and a flush per file would
+    cost more than the sampling."""
 
     def __init__(self, out, rank):
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
@@ -101,12 +99,9 @@ def read_state(out):
 # ---------------------------------------------------------------- the tables
 
 def follow(out, jobs, keep=None):
-    """Let the folder follow its source: take out what is gone or changed there.
-
-    Returns ({(class, video): row} of what stays, [(class, video)] of what is gone, {(class, video): digest
-    of its clip} of what changed). keep: True keeps it, clips and rows; None takes it out, but for most of a
-    folder asks first.
-    """
+    """Let the folder follow its source: take out what is gone or changed there. Returns ({(class, video):
+    row} of what stays, [(class, video)] of what is gone, {(class, video): digest of its clip} of what
+    changed). keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first."""
     state, _ = read_state(out)
     done, wanted = _current(state, jobs, keep), {job.key for job in jobs}
     gone = [key for key in state if key not in done and key not in wanted]
@@ -163,11 +158,9 @@ def _write_tables(out, done):
 
 
 def merge(out, jobs, keep=None):
-    """Write the tables once every job is done or failed, and drop the journals.
-
-    Returns the failed [(source, reason)], or None while other processes still have work to do.
-    Whichever process comes last merges; to merge twice does no harm.
-    """
+    """Write the tables once every job is done or failed, and drop the journals. Returns the failed [(source,
+    reason)], or None while other processes still have work to do. Whichever process comes last merges; to
+    merge twice does no harm."""
     state, reasons = read_state(out)
     done, failed = _current(state, jobs, keep), []
     for job in jobs:

@@ -19,11 +19,9 @@ def _mark(*names):
 
 
 def leaked(videos, marks, trained_on=()):
-    """Those of `videos` that are in `marks`, or whose group is.
-
-    trained_on: this run's own training videos. Their groups do not count: a split that somebody published
-    may cut through a group, and that is no fault of the weights.
-    """
+    """Those of `videos` that are in `marks`, or whose group is. trained_on: this run's own training videos.
+    Their groups do not count: a split that somebody published may cut through a group, and that is no fault
+    of the weights."""
     groups = marks - {_mark("group", group) for group in {v.group for v in trained_on}}
     return [v for v in videos if _mark("video", v.cls, v.name) in marks or _mark("group", v.group) in groups]
 

@@ -72,12 +72,10 @@ class Look:
 
 def clusters(hashes, nearest=6):
     """[[clip numbers]] of clips that are linked by nearly equal frames: at most `nearest` of 64 bits differ.
-
-    hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the
-    hash differs in one bit at most: with up to seven bits between two hashes one of their four quarters
-    does, so that none is missed. What is linked already is not compared: the clips of one camera, all of
-    them alike, take little more time than others, and memory does not grow with the pairs.
-    """
+    hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the hash
+    differs in one bit at most: with up to seven bits between two hashes one of their four quarters does, so
+    that none is missed. What is linked already is not compared: the clips of one camera, all of them alike,
+    take little more time than others, and memory does not grow with the pairs."""
     if nearest > 7:
         raise ValueError(f"at most 7 bits are found for certain, not {nearest}")
     owner = np.repeat(np.arange(len(hashes)), [len(h) for h in hashes])

@@ -38,10 +38,8 @@ SUFFIX = re.compile(r"(?<=.)(?=(?:set|split|data|videos?|clips)$)")
 @dataclass(frozen=True)
 class SampledVideo:
     """`<cls>/<name>.avi`, of `frames` frames: a row of the manifest, or, without frames, of a run's table.
-
     part: train, val or test, as the folder of its source says, or a split; else None. step: seconds from one
-    of its frames to the next. label: 0, 1, ... of a run's classes.
-    """
+    of its frames to the next. label: 0, 1, ... of a run's classes."""
     name: str
     cls: str
     group: str

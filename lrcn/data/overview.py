@@ -44,11 +44,8 @@ class DataReport:
 
 
 def make_report(out, lists=None, left_out=(), tiles=60):
-    """DataReport of a folder of sampled clips.
-
-    lists: {split: (training [Listed], test [Listed])}; left_out: [(file of the source, reason)]; tiles: clips
-    on a contact sheet, or "all".
-    """
+    """DataReport of a folder of sampled clips. lists: {split: (training [Listed], test [Listed])}; left_out:
+    [(file of the source, reason)]; tiles: clips on a contact sheet, or "all"."""
     out = Path(out)
     rows, failed = read_tables(out)
     clips = _read_clips(out, rows)

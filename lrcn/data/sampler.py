@@ -37,17 +37,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")        # of the file itself, whatever i
 SHORT_SIDE = 1080
 
 
-def fraction(seed, job):
-    """Where the clip starts, in [0, 1) of the possible starts: by the seed and the name alone."""
-    digest = hashlib.sha256(f"{seed}/{job.cls}/{job.video}".encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2 ** 48
-
-
 def outcome(make, target, rank):
     """What a worker did for one video: ("done", *make(write)), ("failed", reason) or ("full", errno, text).
-
-    write(frames, fps) leaves the frames as the clip `target`, and returns how many there were.
-    """
+    write(frames, fps) leaves the frames as the clip `target`, and returns how many there were."""
     cv2.setNumThreads(1)
     who = f"{rank}-{os.getpid()}"
 
@@ -77,9 +69,7 @@ def outcome(make, target, rank):
 def moments(job, raw, count, rate, seed, flow=None):
     """(VideoInfo, spacing, first number, iterator of (number, frame, its fields of `flow` or None)) of the
     source's frames that a clip holds: `count`, or "all", in constant memory; a picture is one in any case.
-
-    info.frames is how many the source has, whatever its head said, once the last was taken.
-    """
+    info.frames is how many the source has, whatever its head said, once the last was taken."""
     def every(video):
         for number, _, frame, fields in sample_video(video, rate, flow):
             yield number, frame, fields
@@ -93,7 +83,10 @@ def moments(job, raw, count, rate, seed, flow=None):
         with opened(source, rate.FPS) as video:
             yield video.info, rate.spacing(video.info.fps), 0, every(video)
     else:
-        frames, info, numbers, spacing = read_clip(source, count, rate, fraction(seed, job))
+        # It starts in [0, 1) of the possible starts by the seed and the name alone.
+        digest = hashlib.sha256(f"{seed}/{job.cls}/{job.video}".encode("utf-8", "surrogateescape")).digest()
+        fraction = int.from_bytes(digest[:6], "big") / 2 ** 48
+        frames, info, numbers, spacing = read_clip(source, count, rate, fraction)
         fields = fields_at(source, numbers, flow) if flow else [None] * count
         yield info, spacing, int(numbers[0]), zip(numbers, frames, fields, strict=True)
 

@@ -56,11 +56,8 @@ class Found:
 
 
 def find_sources(raw, leave_out=None, lists=None, classes=None):
-    """Found in the folder `raw`. leave_out: a folder not to look into (resolved).
-
-    lists: {split: (training [Listed], test [Listed])}; classes: names of those wanted. UserError
-    where nothing is left.
-    """
+    """Found in the folder `raw`. leave_out: a folder not to look into (resolved). lists: {split: (training
+    [Listed], test [Listed])}; classes: names of those wanted. UserError where nothing is left."""
     raw = Path(raw)
     paths, left_out, unclear = _walk(raw, leave_out, lists or {})
     if not paths and not unclear:
@@ -79,10 +76,7 @@ def find_sources(raw, leave_out=None, lists=None, classes=None):
             f"--row_data_dir {raw}: nothing to sample in its class folders; "
             + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
     if classes:
-        there, wanted = {job.cls for job in found.jobs}, {composed(cls) for cls in classes}
-        if wanted - there:
-            raise UserError(f"--classes {','.join(classes)}: no video of {min(wanted - there)}; there are "
-                            f"{cli.first(sorted(there), 10)}")
+        wanted = chosen_classes(classes, sorted({job.cls for job in found.jobs}), "no video of")
         found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
         found.jobs = [job for job in found.jobs if job.cls in wanted]
     names = {job.cls for job in found.jobs} & set(RESERVED)
@@ -164,11 +158,9 @@ def _foldered(paths, raw):
 
 
 def _name(jobs, parted):
-    """[Job] of [(class, path)]: a clip is called by its path below the class, without its ending.
-
-    Where two would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the
-    ending, or the part, as well: whatever comes first, so that a name depends on the folder alone.
-    """
+    """[Job] of [(class, path)]: a clip is called by its path below the class, without its ending. Where two
+    would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the ending, or the
+    part, as well: whatever comes first, so that a name depends on the folder alone."""
     def whole(path, depth=1 + parted):
         return "_".join(path.split("/")[depth:]) or path
 
@@ -267,9 +259,21 @@ def _by_name(keys, name):
     return {short: found[0] for short, found in same.items() if len(found) == 1}
 
 
+# ---------------------------------------------------------------- classes
+
 def class_names(text):
     """--classes A,B,...: the names, sorted, each once."""
     names = sorted({name.strip() for name in text.split(",")} - {""})
     if not names:
         raise ValueError(text)
     return names
+
+
+def chosen_classes(classes, there, fault):
+    """Those of the names `there` that --classes gives, or all; UserError, `fault` before its name, for one
+    that is not there."""
+    called = {composed(cls): cls for cls in there}
+    for cls in classes or ():
+        if composed(cls) not in called:
+            raise UserError(f"--classes {','.join(classes)}: {fault} {cls}; there are {cli.first(there, 10)}")
+    return [called[composed(cls)] for cls in classes or there]

@@ -31,9 +31,7 @@ class Listed:
 
 def _lines(path, pattern=".+", expected=""):
     """(place, match of the pattern) of every line that is not blank; UserError where one is not as expected.
-
-    Windows line ends and a BOM are no matter.
-    """
+    Windows line ends and a BOM are no matter."""
     try:
         text = composed(files.read_text(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -68,11 +66,9 @@ def read_class_index(folder):
 
 
 def read_list(path, class_index=None):
-    """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind.
-
-    Only the last folder of a deeper or absolute path counts. UserError, with file and line: no class
-    folder, a path with "..", a class or label that disagrees with classInd.txt.
-    """
+    """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind. Only the
+    last folder of a deeper or absolute path counts. UserError, with file and line: no class folder, a path
+    with "..", a class or label that disagrees with classInd.txt."""
     rows, seen = [], set()
     for where, match in _lines(path, r"(.+\.\w+)[\s,;]+(\d+)|.+"):
         line = match[0]
@@ -111,11 +107,8 @@ def read_hmdb(folder, split):
 
 def read_kinetics(folder):
     """(train, test) of Kinetics' format: .csv files with KINETICS_COLUMNS, a video a row, in files of any
-    name; the file of a video is called <youtube_id>_<start, 6 digits>_<end, 6 digits>.
-
-    The videos of "validate" are the test where "test" has none, or none with a label; else they are
-    left out.
-    """
+    name; the file of a video is called <youtube_id>_<start, 6 digits>_<end, 6 digits>. The videos of
+    "validate" are the test where "test" has none, or none with a label; else they are left out."""
     parts = {"train": {}, "validate": {}, "test": {}}
     for path in sorted(Path(folder).glob("*.csv")):
         columns, rows = files.read_table(path, KINETICS_COLUMNS)
@@ -138,11 +131,9 @@ def read_kinetics(folder):
 
 
 def official_lists(folder, split):
-    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both.
-
-    Of UCF-101's format, HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv
-    where there is none, with a path and a label a line.
-    """
+    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both. Of UCF-101's
+    format, HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv where there is
+    none, with a path and a label a line."""
     folder = Path(folder)
     train_path = folder / f"trainlist{int(split):02d}.txt"
     test_path = folder / f"testlist{int(split):02d}.txt"
@@ -167,12 +158,6 @@ def official_lists(folder, split):
             raise UserError(f"{row.where}: {'/'.join(row.key)} is on the training list too "
                             f"({on_train[row.key]})")
     return train, test
-
-
-def training_list(folder, split):
-    """[Listed] of the training list of split 1, 2 or 3. Of UCF-101's format the test list is not opened."""
-    path = Path(folder) / f"trainlist{int(split):02d}.txt"
-    return read_list(path, read_class_index(folder)) if path.is_file() else official_lists(folder, split)[0]
 
 
 def class_order(folder, rows):

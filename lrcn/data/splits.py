@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,12 @@ def _order(items, *seed):
     return sorted(items, key=lambda x: hashlib.sha256(repr((*seed, x)).encode()).digest())
 
 
-def _group_of(video, by_video):
-    return video.key if by_video else video.group
-
-
 def known_parts(rows, videos, by_video=False):
-    """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now.
-
-    A group that is in several parts, by another --group_pattern, is in the most held out of them.
-    """
-    parts = {row.key: row.part for row in rows}
+    """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now. A group
+    that is in several parts, by another --group_pattern, is in the most held out of them."""
+    group, parts = attrgetter("key" if by_video else "group"), {row.key: row.part for row in rows}
     now = [replace(v, part=parts[v.key]) for v in videos if v.key in parts]
-    return {_group_of(v, by_video): v.part for v in sorted([*now, *rows], key=lambda v: PARTS.index(v.part))}
+    return {group(v): v.part for v in sorted([*now, *rows], key=lambda v: PARTS.index(v.part))}
 
 
 def _members(videos, group):
@@ -49,16 +44,10 @@ def _members(videos, group):
 
 
 def hold_out(videos, share, seed, by_video=False, known=None):
-    """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`.
-
-    A class never loses its last group. by_video=True takes every video for a group of its own:
-    the leaky protocol, for comparison only. known: {group: is it held out?} of groups that are not drawn.
-    """
-    known = known or {}
-
-    def group(v):
-        return _group_of(v, by_video)
-
+    """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`. A class never
+    loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
+    comparison only. known: {group: is it held out?} of groups that are not drawn."""
+    known, group = known or {}, attrgetter("key" if by_video else "group")
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
     members, groups_of = _members(videos, group)
     chosen = {g for g in members if known.get(g)}
@@ -78,7 +67,7 @@ def folds(videos, count, seed):
     """int array (videos,): the fold 0 to count - 1 of each video, whole groups, every class spread evenly,
     drawn by `seed`. UserError: a class of one group, which no network could have learned when it is held out.
     """
-    members, groups_of = _members(videos, lambda v: v.group)
+    members, groups_of = _members(videos, attrgetter("group"))
     if len(members) < count:
         raise UserError(f"--folds {count}: there are {len(members)} groups of clips; take fewer folds")
     fold, held = {}, [Counter() for _ in range(count)]

@@ -123,10 +123,8 @@ def title(setting, first):
 
 def search(base, space, trials, validation, train):
     """[Setting]: the one as given, and what Optuna's tree of Parzen estimators asked for in `trials` turns.
-
     train(settings) does the trainings. Nothing but the journal is kept: with the same seed the same answers
-    lead to the same questions, so that a search that was killed goes on where it was.
-    """
+    lead to the same questions, so that a search that was killed goes on where it was."""
     try:
         import optuna
     except ImportError:
