@@ -26,7 +26,7 @@ from lrcn.runs import RunFolder
 from lrcn.training.run import starts, what_it_learned
 
 
-def silent(*_):
+def silent(*_, **__):
     """In the place of cli.say, for all ranks but the first."""
 
 
@@ -160,8 +160,8 @@ def _pool(recipe, videos, say, known=None, blind=False):
         print("warning: --split random draws by video, not by group: near copies of the tested clips "
               "are trained on, and the accuracy is inflated", file=sys.stderr)
     held = {group: part == "test" for group, part in (known or {}).items()}
-    share = recipe.test_size if not held or any(held.values()) else 0
-    return *splits.hold_out(videos, share, recipe.seed, by_video=leaky, known=held), order, False
+    fraction = recipe.test_size if not held or any(held.values()) else 0
+    return *splits.hold_out(videos, fraction, recipe.seed, by_video=leaky, known=held), order, False
 
 
 def _classes(recipe, pool, order):

@@ -152,7 +152,7 @@ def sample_missing(jobs, before, out, rank, world, args):
         with contextlib.closing(outcomes(sample, [*first, *(job for job in jobs if job not in first)], out,
                                          rank, args, before)) as done:
             for number, (job, kind, *detail) in enumerate(done, 1):
-                journal.add(kind, job, *detail)
+                journal.add(kind, job, detail[0])
                 if number <= PILOT and kind == "done":
                     sizes.append(clip_path(out, *job.key).stat().st_size)
                 if number == PILOT and sizes:
@@ -187,8 +187,8 @@ def add_flow(jobs, out, rank, flow, args, say):
                if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames}
     todo, done, begin = [job for job in jobs if job.key in missing], [], time.monotonic()
     with contextlib.closing(outcomes(fields.add_fields, todo, out / FLOW, rank, args, desc="optical flow",
-                                     flow=flow, pictures=args.flow_dir)) as told:
-        for job, kind, *detail in told:
+                                     flow=flow, pictures=args.flow_dir)) as made:
+        for job, kind, *detail in made:
             if kind == "done":
                 done.append(clip_path(out / FLOW, *job.key))
             else:

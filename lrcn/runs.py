@@ -131,10 +131,10 @@ def new_run_folder(local_dir, open_new_folder, ending=""):
 def newest_run(local_dir):
     """The newest run folder below local_dir that has a last.pth.tar; UserError when there is none."""
     local_dir = Path(local_dir).expanduser()
-    found = [run for path in local_dir.glob("*") if (run := RunFolder(path)).checkpoint("last").is_file()]
-    if not found:
+    started = [run for path in local_dir.glob("*") if (run := RunFolder(path)).checkpoint("last").is_file()]
+    if not started:
         raise UserError(f"--resume auto: no run folder with a last{ENDING} below --local_dir {local_dir}")
-    return max(found, key=lambda run: run.checkpoint("last").stat().st_mtime_ns).path
+    return max(started, key=lambda run: run.checkpoint("last").stat().st_mtime_ns).path
 
 
 def checkpoint_path(model_dir, model_name=None, flag=None):
@@ -155,8 +155,8 @@ def checkpoint_path(model_dir, model_name=None, flag=None):
     if not have and not model_name:
         raise UserError(f"--{named} {model_dir}: this is no run folder (no checkpoint in it); give the "
                         f"folder that train.py printed")
-    said = f"--{flag} {model_dir}: no {names[0]}" if flag else f"--model_name {names[0]}: no such checkpoint"
-    raise UserError(f"{said} in {folder}; there: {', '.join(have) or 'none'}")
+    fault = f"--{flag} {model_dir}: no {names[0]}" if flag else f"--model_name {names[0]}: no such checkpoint"
+    raise UserError(f"{fault} in {folder}; there: {', '.join(have) or 'none'}")
 
 
 def versions():

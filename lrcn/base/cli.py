@@ -53,8 +53,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-class _Booleans:
-    """What a parser and a group of its flags have beside argparse's add_argument."""
+class _Group(argparse._ArgumentGroup):
+    """Flags under a heading of their own."""
 
     def add_boolean(self, *names, default, help):
         """A switch for which --name, --no-name and --name True|False all work."""
@@ -66,13 +66,11 @@ class _Booleans:
                           help=argparse.SUPPRESS)
 
 
-class _Group(_Booleans, argparse._ArgumentGroup):
-    """Flags under a heading of their own."""
-
-
-class Parser(_Booleans, argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse, with every flag accepted in underscores or dashes, and one line for an error. A dash that a
     document turned into a typographic one (–-row_data_dir) is read as a dash, as that of -num_workers is."""
+
+    add_boolean = _Group.add_boolean
 
     def __init__(self, description):
         super().__init__(description=(description or "").strip(), formatter_class=_Help,

@@ -117,7 +117,6 @@ def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
                                          flow.length)
             write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
                   2 * flow.length)
-        return ()
 
     return outcome(make, clip_path(out, *job.key), rank)
 

@@ -77,7 +77,7 @@ class Transform:
         return (*([self.modalities] if self.modalities > 1 else []), self.crop, self.crop, self.channels)
 
 
-# A random crop takes this share of the frame's area, at this ratio of width to height, as torchvision's
+# A random crop takes this part of the frame's area, at this ratio of width to height, as torchvision's
 # RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
 CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 FITS = ("centre", "squeeze")
@@ -86,10 +86,10 @@ _alone = threading.Lock()   # OpenCV's flow is one for all threads
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a clip, all its frames alike: in `share` of the clips each side is cropped by up to
+    """What happens to a clip, all its frames alike: in `chance` of the clips each side is cropped by up to
     `most` of it (a normal deviate of that width where `normal`), half of the clips are flipped, and frames,
     not flow, change their colours by `jitter` and are blurred by up to `blur` pixels."""
-    share: float
+    chance: float
     most: float
     jitter: float
     blur: float
@@ -175,7 +175,7 @@ def crop_box(height, width, transform, clip, seed):
     if how:     # the plain view with each of its sides cut
         x, y, w, h, _ = plain_box(height, width, transform)
         cut = random.normal(0, 0.5, 4).clip(0, how.most) if how.normal else random.uniform(0, how.most, 4)
-        cut = cut.reshape(2, 2) * (random.random() < how.share)         # left, right; top, bottom
+        cut = cut.reshape(2, 2) * (random.random() < how.chance)         # left, right; top, bottom
         cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
         (left, _), (top, _) = cut
         wide, high = (1 - cut.sum(1)) * (w, h)

@@ -43,7 +43,7 @@ def find_groups(names, pattern=None, table=None):
             raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
         return groups
     if not pattern:
-        return {(c, v): _told(v) or f"{c}/{match[1] if (match := UCF_NAME.search(v)) else v}"
+        return {(c, v): _recording(v) or f"{c}/{match[1] if (match := UCF_NAME.search(v)) else v}"
                 for c, v in names}
     try:
         finder = re.compile(pattern)
@@ -83,7 +83,7 @@ def _time_limit():
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _told(video):
+def _recording(video):
     """The recording that a name tells whatever the class: of HMDB-51, Kinetics, find_clips.py; else None."""
     match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video) or FILM_NAME.fullmatch(video)
     return match and match[1]
@@ -98,18 +98,18 @@ def look_alike(names):
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)
         of_class[cls].add(stem)
-        if stem != name and not (_told(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
+        if stem != name and not (_recording(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
             stems[cls, stem].append(name)
     alike = [(key, sorted(members)) for key, members in stems.items()
              if len(members) > 1 and len(of_class[key[0]]) > 1]
     if not alike:
         return None
-    (cls, _), shown = max(alike, key=lambda item: (len(item[1]), item[0]))
-    count = sum(len(members) for _, members in alike)
+    (cls, _), members = max(alike, key=lambda item: (len(item[1]), item[0]))
+    count = sum(len(names) for _, names in alike)
     size = Counter(cls for cls, _ in names)
     splits_all = all(len(members) > 1 or size[cls] == 1 for cls, members in of_class.items())
     pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
-            f"{cli.first(shown, 3)} of {cls}; if such clips were cut from "
+            f"{cli.first(members, 3)} of {cls}; if such clips were cut from "
             f"one recording, say so with {pattern}a table (--groups), lest near copies of trained clips are "
             f"tested; if each is a recording of its own, all is well")

@@ -2,7 +2,7 @@
 
     done, gone, changed = follow(folder, jobs)  # what is sampled as its source is; the rest is taken out
     journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
-    journal.add("done", job, row, facts); journal.add("failed", job, "the file is empty"); journal.flush()
+    journal.add("done", job, row); journal.add("failed", job, "the file is empty"); journal.flush()
     merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
 
 A kill at any moment costs at most the videos of the last two seconds: they are sampled again.
@@ -30,9 +30,9 @@ class Journal:
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
 
-    def add(self, kind, job, detail, facts=None):
-        """kind "done": detail is the row of the manifest, facts that of clips.csv; "failed": the reason."""
-        self.lines.append([kind, job.source if kind == "failed" else None, detail, facts])
+    def add(self, kind, job, detail):
+        """kind "done": detail is the row of the manifest and FACTS; "failed": the reason."""
+        self.lines.append([kind, job.source, detail])
         if kind == "done":
             self.clips.append(clip_path(self.out, job.cls, job.video))
         if len(self.lines) >= 256 or time.monotonic() - self.flushed > 2:
@@ -79,11 +79,11 @@ def read_state(out):
     for path in sorted(out.glob(".journal-*.jsonl")):
         for value in files.read_lines(path):
             with contextlib.suppress(ValueError, TypeError):    # no line of a journal
-                kind, source, detail, facts = value
+                kind, source, detail = value
                 if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
                     failed[source] = detail
                 elif kind == "done":
-                    rows.append(dict(zip(MANIFEST_COLUMNS + FACTS, map(str, [*detail, *facts]), strict=True)))
+                    rows.append(dict(zip(MANIFEST_COLUMNS + FACTS, map(str, detail), strict=True)))
     whole, frames = {}, {}
     for row in rows:
         key = row["class"], row["video"]

@@ -51,25 +51,25 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     clips = _read_clips(out, rows)
     # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
     by_folder = {c.key: c.part for c in clips if c.part}
-    views = [("part", by_folder)] if by_folder else []
+    divisions = [("part", by_folder)] if by_folder else []
     if lists:
-        views = [(f"split {n}", {row.key: part for part, rows in
+        divisions = [(f"split {n}", {row.key: part for part, rows in
                                  zip(("train", "test"), pair, strict=True) for row in rows})
                  for n, pair in lists.items()]
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
     tables = {
-        "classes.csv": _classes(clips, views),
+        "classes.csv": _classes(clips, divisions),
         "sizes.csv": (("width", "height", "source_fps", "videos"),
                       [(*size, f"{rate:g}", n) for (size, rate), n in
                        Counter((c.size, c.rate) for c in clips).most_common()]),
         "odd.csv": (("class", "video", "source", "what"),
                     [(*c.key, c.source, mark) for c in clips for mark in c.marks]),
         "left_out.csv": (("source", "reason"), [*left_out, *failed.items()]),
-        "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in views)),
-                             [(number, *c.key, c.source, c.group, *(view.get(c.key, "") for _, view in views))
-                              for number, cluster in enumerate(doubles, 1) for c in cluster]),
+        "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in divisions)),
+                             [(number, *c.key, c.source, c.group,
+                               *(parts.get(c.key, "") for _, parts in divisions)) for number, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
-    lines = [*_about_clips(clips, views), *_about_faults(clips, views, left_out, failed, doubles),
+    lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
     counts = Counter(c.cls for c in clips)
     sheets = _sheets(clips, doubles, out, max(counts.values()) if tiles == "all" else tiles)
@@ -118,17 +118,18 @@ def _read_clips(out, rows):
 
 # ---------------------------------------------------------------- tables
 
-def _classes(clips, views):
+def _classes(clips, divisions):
     rows, by_class = [], defaultdict(list)
     for clip in clips:
         by_class[clip.cls].append(clip)
     for cls in sorted(by_class):
         members = by_class[cls]
         seconds = [c.seconds for c in members]
-        counts = [sum(view.get(c.key) == part for c in members) for _, view in views for part in splits.PARTS]
+        counts = [sum(parts.get(c.key) == part for c in members)
+                  for _, parts in divisions for part in splits.PARTS]
         rows.append((cls, len(members), len({c.group for c in members}), f"{sum(seconds):.1f}",
                      f"{min(seconds):.2f}", f"{max(seconds):.2f}", *counts))
-    columns = [f"{title} {part}" for title, _ in views for part in splits.PARTS]
+    columns = [f"{title} {part}" for title, _ in divisions for part in splits.PARTS]
     return ("class", "videos", "groups", "seconds", "shortest", "longest", *columns), rows
 
 
@@ -173,7 +174,7 @@ def _many(n, what):
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _about_clips(clips, views):
+def _about_clips(clips, divisions):
     """The lines on classes, groups, parts, sizes and lengths."""
     counts = Counter(c.cls for c in clips)
     (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
@@ -183,12 +184,12 @@ def _about_clips(clips, views):
     yield (f"data: {len(clips)} {'pictures' if pictures else 'videos'} of {len(counts)} classes, from {n} "
            f"of {most} to {m} of {least}; {groups} groups" + ("" if pictures else f"; {length} of film"))
     pieces = []
-    for title, view in views:
-        parts = [view[c.key] for c in clips if c.key in view]
-        lacking = {part: len(counts.keys() - {c.cls for c in clips if view.get(c.key) == part})
-                   for part in splits.PARTS if part in parts}
+    for title, parts in divisions:
+        there = [parts[c.key] for c in clips if c.key in parts]
+        lacking = {part: len(counts.keys() - {c.cls for c in clips if parts.get(c.key) == part})
+                   for part in splits.PARTS if part in there}
         lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
-        pieces.append(f"{title}: {', '.join(splits.counted(parts))}" + (f" ({lacking})" if lacking else ""))
+        pieces.append(f"{title}: {', '.join(splits.counted(there))}" + (f" ({lacking})" if lacking else ""))
     yield "; ".join(pieces) or "parts: none given; train.py draws them by group"
     rates = "" if pictures else f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"
     yield f"pixels: {_shown(Counter('x'.join(c.size) for c in clips))}{rates}"
@@ -198,7 +199,7 @@ def _about_clips(clips, views):
                + "".join(f"; {n} {what}" for what, n in short.items()))
 
 
-def _about_faults(clips, views, left_out, failed, doubles):
+def _about_faults(clips, divisions, left_out, failed, doubles):
     """The lines on what was left out, black and frozen clips, near doubles and leaks."""
     pieces = [_shown(Counter(why for _, why in left_out))] if left_out else []
     if failed:
@@ -212,8 +213,8 @@ def _about_faults(clips, views, left_out, failed, doubles):
                    f"{', '.join('/'.join(c.key) for c in odd[:3])}: odd.csv")
     line = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv" \
         if doubles else "near doubles: none"
-    parted = [(title, sum(len({view[c.key] for c in cluster if c.key in view}) > 1 for cluster in doubles))
-              for title, view in views]
+    parted = [(title, sum(len({parts[c.key] for c in cluster if c.key in parts}) > 1 for cluster in doubles))
+              for title, parts in divisions]
     leaks = [f"{n} in {title}" for title, n in parted if n]
     if leaks:
         line += f"; LEAK: sets across train and test: {', '.join(leaks)}"

@@ -38,7 +38,7 @@ SHORT_SIDE = 1080
 
 
 def outcome(make, target, rank):
-    """What a worker did for one video: ("done", *make(write)), ("failed", reason) or ("full", errno, text).
+    """What a worker did for one video: ("done", make(write)), ("failed", reason) or ("full", errno, text).
     write(frames, fps) leaves the frames as the clip `target`, and returns how many there were."""
     cv2.setNumThreads(1)
     who = f"{rank}-{os.getpid()}"
@@ -50,7 +50,7 @@ def outcome(make, target, rank):
             raise VideoError("not one frame of it can be decoded") from None
 
     try:
-        return "done", *make(write)
+        return "done", make(write)
     except (VideoError, UserError, av.FFmpegError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
@@ -92,15 +92,14 @@ def moments(job, raw, count, rate, seed, flow=None):
 
 
 def sample(job, raw, out, rank, count, rate, seed):
-    """Write one clip; its outcome(): done with its row of the manifest, and of FACTS."""
+    """Write one clip; its outcome(): done with its row of the manifest and FACTS."""
     def make(write):
         job.source.encode()     # the manifest is UTF-8
         look = Look()
         with moments(job, raw, count, rate, seed) as (info, spacing, start, frames):
             written = write(look.at(frame for _, frame, _ in frames), info.fps / spacing)
-        row = [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, start,
-               math.floor(spacing + 0.5), written]
-        return row, [job.bytes, job.modified, *look.facts()]
+        return [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, start,
+                math.floor(spacing + 0.5), written, job.bytes, job.modified, *look.facts()]
 
     return outcome(make, clip_path(out, *job.key), rank)
 

@@ -1,10 +1,10 @@
 """Which videos a folder of raw videos holds: their class, their clip's name, and what is left out, and why.
 
-    found = find_sources("my_videos")                           # every video of every class folder
-    found = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
-    found.jobs          # [Job], sorted by class and name
-    found.left_out      # [(file, reason)]
-    found.notes         # lines for the user
+    sources = find_sources("my_videos")                           # every video of every class folder
+    sources = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
+    sources.jobs          # [Job], sorted by class and name
+    sources.left_out      # [(file, reason)]
+    sources.notes         # lines for the user
 
 The class is the first folder below the one that is given, however deep the video lies; where train/ and test/
 (or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
@@ -49,43 +49,43 @@ class Job:
 
 
 @dataclass
-class Found:
+class Sources:
     jobs: list
     left_out: list
     notes: list = field(default_factory=list)
 
 
 def find_sources(raw, leave_out=None, lists=None, classes=None):
-    """Found in the folder `raw`. leave_out: a folder not to look into (resolved). lists: {split: (training
+    """The Sources in a folder. leave_out: a folder not to look into (resolved). lists: {split: (training
     [Listed], test [Listed])}; classes: names of those wanted. UserError where nothing is left."""
     raw = Path(raw)
     paths, left_out, unclear = _walk(raw, leave_out, lists or {})
     if not paths and not unclear:
         raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
                         f"({' '.join((*EXTENSIONS[:6], *PICTURES))} and others)")
-    found = _listed(paths, lists) if lists else _foldered(paths, raw)
-    found.left_out[:0] = left_out + unclear
+    sources = _listed(paths, lists) if lists else _foldered(paths, raw)
+    sources.left_out[:0] = left_out + unclear
     if unclear:
-        found.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
+        sources.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
                            f"{unclear[0][0]}: {unclear[0][1]}")
-    if not found.jobs:
-        reasons = Counter(reason for _, reason in found.left_out)
+    if not sources.jobs:
+        reasons = Counter(reason for _, reason in sources.left_out)
         raise UserError(
             f"--row_data_dir {raw}: none of the listed videos is in this folder; is --ucf_list_dir the list "
             f"of these videos?" if lists else
             f"--row_data_dir {raw}: nothing to sample in its class folders; "
             + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
     if classes:
-        wanted = chosen_classes(classes, sorted({job.cls for job in found.jobs}), "no video of")
-        found.left_out += [(job.source, "of another class") for job in found.jobs if job.cls not in wanted]
-        found.jobs = [job for job in found.jobs if job.cls in wanted]
-    names = {job.cls for job in found.jobs} & set(RESERVED)
+        wanted = chosen_classes(classes, sorted({job.cls for job in sources.jobs}), "no video of")
+        sources.left_out += [(j.source, "of another class") for j in sources.jobs if j.cls not in wanted]
+        sources.jobs = [job for job in sources.jobs if job.cls in wanted]
+    names = {job.cls for job in sources.jobs} & set(RESERVED)
     if names:
         raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
                         f"that name); rename it")
-    found.jobs = [Job(cls, name, source, *_stat(raw, source))
-                  for cls, name, source in sorted((j.cls, j.video, j.source) for j in found.jobs)]
-    return found
+    sources.jobs = [Job(cls, name, source, *_stat(raw, source))
+                  for cls, name, source in sorted((j.cls, j.video, j.source) for j in sources.jobs)]
+    return sources
 
 
 def _walk(top, leave_out, lists):
@@ -154,7 +154,7 @@ def _foldered(paths, raw):
                      f"set is of one kind, and pictures alone become clips of one frame")
         left_out += [(path, "a picture beside videos") for _, path in jobs if is_picture(path)]
     named = _name(videos or jobs, parted)
-    return Found(named, left_out, notes + _notes(named, parts, raw))
+    return Sources(named, left_out, notes + _notes(named, parts, raw))
 
 
 def _name(jobs, parted):
@@ -248,7 +248,7 @@ def _listed(paths, lists):
             keys = {row.key for row in part}
             counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
         notes.append(f"split {split}: {', '.join(counts)}")
-    return Found(list(jobs.values()), left_out, notes)
+    return Sources(list(jobs.values()), left_out, notes)
 
 
 def _by_name(keys, name):
@@ -256,7 +256,7 @@ def _by_name(keys, name):
     same = defaultdict(list)
     for key in keys:
         same[name(key[1])].append(key)
-    return {short: found[0] for short, found in same.items() if len(found) == 1}
+    return {short: keys[0] for short, keys in same.items() if len(keys) == 1}
 
 
 # ---------------------------------------------------------------- classes

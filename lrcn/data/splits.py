@@ -43,9 +43,9 @@ def _members(videos, group):
     return members, groups_of
 
 
-def hold_out(videos, share, seed, by_video=False, known=None):
-    """(kept, held out): about `share` of every class's videos, whole groups, drawn by `seed`. A class never
-    loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
+def hold_out(videos, fraction, seed, by_video=False, known=None):
+    """(kept, held out): about `fraction` of every class's videos, whole groups, drawn by `seed`. A class
+    never loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
     comparison only. known: {group: is it held out?} of groups that are not drawn."""
     known, group = known or {}, attrgetter("key" if by_video else "group")
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
@@ -55,7 +55,7 @@ def hold_out(videos, share, seed, by_video=False, known=None):
         left.subtract(members[g])
     for cls in sorted(total):
         for g in _order(groups_of[cls] - chosen - known.keys(), seed, cls):
-            wanted = share * total[cls] - (total[cls] - left[cls])
+            wanted = fraction * total[cls] - (total[cls] - left[cls])
             nearer = abs(wanted - members[g][cls]) < abs(wanted)
             if wanted > 0 and nearer and all(left[c] > n for c, n in members[g].items()):
                 chosen.add(g)
@@ -83,11 +83,11 @@ def folds(videos, count, seed):
     return np.array([fold[v.group] for v in videos])
 
 
-def smaller(videos, share=0.1, least=4):
+def smaller(videos, fraction=0.1, least=4):
     """The first tenth of every class's videos, `least` at the least, in the order given."""
     counts, taken, kept = Counter(v.cls for v in videos), Counter(), []
     for v in videos:
-        if taken[v.cls] < max(least, round(share * counts[v.cls])):
+        if taken[v.cls] < max(least, round(fraction * counts[v.cls])):
             taken[v.cls] += 1
             kept.append(v)
     return kept

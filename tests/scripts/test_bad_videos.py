@@ -208,8 +208,7 @@ def test_an_error_of_one_file_costs_that_file_and_one_of_the_disk_ends_the_run(
             raise error if where == "source" else OSError(number, os.strerror(number), names[0])
         return open(*names)
     if where == "source":
-        module = {"clip": sampler, "all": sampler, "flow": fields}[work]
-        monkeypatch.setattr(module, "opened" if work == "all" else "read_clip", fail)
+        monkeypatch.setattr(sampler, "opened" if work == "all" else "read_clip", fail)
     else:
         monkeypatch.setattr(writer if where == "open" else os, where, fail, raising=where == "replace")
     options = dict(raw=tmp_path / "raw", out=tmp_path / "out", rank=0, rate=Rate(), seed=1)

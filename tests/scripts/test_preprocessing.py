@@ -245,7 +245,7 @@ def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tm
     (out / "manifest.csv").unlink()
     writing = Journal(out, 0)
     for (cls, name), row in rows.items():
-        writing.add("done", Job(cls, name, row["source"]), list(row.values()), list(FACTS))
+        writing.add("done", Job(cls, name, row["source"]), [*row.values(), *FACTS])
     writing.add("failed", Job("A", "b", "A/b.avi"), "the file is empty")
     writing.flush()
     raw = bytearray(writing.path.read_bytes()[:data.draw(st.integers(0, 3000))])
