@@ -49,7 +49,7 @@ from lrcn.base.values import POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
-from lrcn.data.sampler import is_picture, remove_leftovers, sample
+from lrcn.data.sampler import attempt, is_picture, remove_leftovers, sample
 from lrcn.data.sources import class_names, find_sources, read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
@@ -123,11 +123,11 @@ def processes(args):
 
 
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
-    """Yields (job, kind, *detail) as function(job, ...) of a worker process says it, see sampler.outcome.
+    """Yields (job, kind, detail) as sampler.attempt(function, job, ...) says it in a worker process.
     before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
     for cls in {job.cls for job in jobs}:
         files.make_folder(out / cls)
-    work = functools.partial(function, raw=args.row_data_dir, out=str(out), rank=rank,
+    work = functools.partial(attempt, function, out=str(out), rank=rank, raw=args.row_data_dir,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
                              seed=args.seed, **more)
     done = workers.results(work, jobs, processes(args), args.time_limit)
@@ -135,11 +135,11 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
             total=before + len(jobs), initial=before, unit=" videos", show=rank == 0 and bool(jobs),
             desc=desc, mininterval=0.2, dynamic_ncols=True) as bar:
         for job, outcome in done:
-            kind, *detail = outcome if isinstance(outcome, tuple) else ("failed", f"the decoder {outcome}")
+            kind, detail = outcome if isinstance(outcome, tuple) else ("failed", f"the decoder {outcome}")
             if kind == "full":
                 raise OSError(*detail, str(clip_path(out, *job.key)))
             bar.update()
-            yield job, kind, *detail
+            yield job, kind, detail
 
 
 def sample_missing(jobs, before, out, rank, world, args):
@@ -151,8 +151,8 @@ def sample_missing(jobs, before, out, rank, world, args):
     try:
         with contextlib.closing(outcomes(sample, [*first, *(job for job in jobs if job not in first)], out,
                                          rank, args, before)) as done:
-            for number, (job, kind, *detail) in enumerate(done, 1):
-                journal.add(kind, job, detail[0])
+            for number, (job, kind, detail) in enumerate(done, 1):
+                journal.add(kind, job, detail)
                 if number <= PILOT and kind == "done":
                     sizes.append(clip_path(out, *job.key).stat().st_size)
                 if number == PILOT and sizes:
@@ -166,20 +166,6 @@ def sample_missing(jobs, before, out, rank, world, args):
 
 # ---------------------------------------------------------------- flow
 
-def wanted_flow(args):
-    """The Flow of the flags, or None; UserError where it is not to be had."""
-    if not args.flow:
-        return None
-    if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
-        raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has {', '.join(PRESETS[args.flow])}")
-    if args.flow_weights and args.flow != "raft":
-        raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, or "
-                        f"give --flow raft")
-    weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
-    return Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
-                weights and weights_digest(weights))
-
-
 def add_flow(jobs, out, rank, flow, args, say):
     """Put the flow beside the sampled clips of `jobs` that have none yet; how many that failed for."""
     clips = {job.key: n for job in jobs if (n := avi.frames_in(clip_path(out, *job.key)))}
@@ -188,11 +174,11 @@ def add_flow(jobs, out, rank, flow, args, say):
     todo, done, begin = [job for job in jobs if job.key in missing], [], time.monotonic()
     with contextlib.closing(outcomes(fields.add_fields, todo, out / FLOW, rank, args, desc="optical flow",
                                      flow=flow, pictures=args.flow_dir)) as made:
-        for job, kind, *detail in made:
+        for job, kind, detail in made:
             if kind == "done":
                 done.append(clip_path(out / FLOW, *job.key))
             else:
-                cli.say(f"no flow: {job.source}: {detail[0]}", file=sys.stderr)
+                cli.say(f"no flow: {job.source}: {detail}", file=sys.stderr)
     flush(done)
     seconds, failed = time.monotonic() - begin, len(todo) - len(done)
     new = f"{len(done)} in {seconds:.1f} s, {len(done) / seconds:.1f} videos/s" if done else "all there"
@@ -220,7 +206,7 @@ def one_at_a_time(out):
 
 def prepare(args, out, jobs, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
-    digest of what they were}). UserError: the folder was made with other flags."""
+    digest of what they were}). UserError: the folder was made with other flags, or flow cannot be made."""
     flags = {name: getattr(args, name) for name in FIXED}
     settings = {**flags, "time_limit": args.time_limit,
                 "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
@@ -229,7 +215,18 @@ def prepare(args, out, jobs, say):
         name, before = other
         raise UserError(f"--{name} {flags[name]}: the clips in {out} were made with --{name} {before}; "
                         f"choose another --sampled_data_dir or the same flags")
-    flow = fields.settle(out, wanted_flow(args))
+    flow = None
+    if args.flow:
+        if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
+            raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has "
+                            f"{', '.join(PRESETS[args.flow])}")
+        if args.flow_weights and args.flow != "raft":
+            raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, "
+                            f"or give --flow raft")
+        weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
+        flow = Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
+                    weights and weights_digest(weights))
+    flow = fields.settle(out, flow)
     beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
     if beside and not args.flow_dir:
         say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "

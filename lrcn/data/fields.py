@@ -5,7 +5,7 @@
         <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures
 
     planes = source_fields("sampled", video, [0, 1], 1)     # uint8 (2, H, W, 2L): u1 ... uL, v1 ... vL
-    kind, *detail = add_fields(job, ...)                    # in a worker process
+    kind, detail = attempt(add_fields, job, ...)            # in a worker process
 
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
-from lrcn.data.manifest import FLOW, clip_path
-from lrcn.data.sampler import is_picture, moments, outcome
+from lrcn.data.manifest import FLOW
+from lrcn.data.sampler import is_picture, moments
 from lrcn.video import avi
 from lrcn.video.flow import Flow
 from lrcn.video.framefolder import flow_files, frame_files
@@ -100,25 +100,21 @@ def settle(out, flow):
     return flow or before
 
 
-def add_fields(job, raw, out, rank, count, rate, seed, flow, pictures=None):
-    """Write the flow of a sampled clip to `out`; its sampler.outcome(). count: the clip's frames, or "all".
-    pictures: the folder of its fields, where they were made elsewhere; those beside a video's frames are
-    taken by themselves."""
-    def make(write):
-        source = Path(raw, job.source)
-        if is_picture(job.source):
-            raise VideoError("a picture shows no motion")
-        elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and flow_files(source)
-        with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
-            fields = (planes for _, _, planes in frames)
-            if elsewhere:
-                numbers = [number for number, *_ in frames]
-                fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames, numbers,
-                                         flow.length)
-            write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
-                  2 * flow.length)
-
-    return outcome(make, clip_path(out, *job.key), rank)
+def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
+    """Write the flow of a sampled clip; see sampler.sample. pictures: the folder of its fields, where they
+    were made elsewhere; those beside a video's frames are taken by themselves."""
+    source = Path(raw, job.source)
+    if is_picture(job.source):
+        raise VideoError("a picture shows no motion")
+    elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and flow_files(source)
+    with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
+        fields = (planes for _, _, planes in frames)
+        if elsewhere:
+            numbers = [number for number, *_ in frames]
+            fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames, numbers,
+                                     flow.length)
+        write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
+              2 * flow.length)
 
 
 def lies_beside(source):

@@ -66,8 +66,8 @@ def make_report(out, lists=None, left_out=(), tiles=60):
                     [(*c.key, c.source, mark) for c in clips for mark in c.marks]),
         "left_out.csv": (("source", "reason"), [*left_out, *failed.items()]),
         "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in divisions)),
-                             [(number, *c.key, c.source, c.group,
-                               *(parts.get(c.key, "") for _, parts in divisions)) for number, cluster in enumerate(doubles, 1) for c in cluster]),
+                             [(number, *c.key, c.source, c.group, *(d.get(c.key, "") for _, d in divisions))
+                              for number, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
     lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]

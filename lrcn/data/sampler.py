@@ -1,6 +1,6 @@
 """One video, or one picture, becomes one clip, in a worker process.
 
-    kind, *detail = sample(job, raw="UCF-101", out="sampled", rank=0, count=5, rate=Rate(), seed=42)
+    kind, detail = attempt(sample, job, out="sampled", rank=0, raw="UCF-101", count=5, rate=Rate(), seed=42)
     frame = read_picture("Jump/holiday.jpg")        # uint8 (H, W, 3) RGB, as it is shown
 
 The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name alone
@@ -37,11 +37,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")        # of the file itself, whatever i
 SHORT_SIDE = 1080
 
 
-def outcome(make, target, rank):
-    """What a worker did for one video: ("done", make(write)), ("failed", reason) or ("full", errno, text).
-    write(frames, fps) leaves the frames as the clip `target`, and returns how many there were."""
+def attempt(make, job, out, rank, **options):
+    """What a worker did for one video: ("done", make(job, write, ...)), ("failed", reason) or ("full",
+    (errno, text)). write(frames, fps) leaves the frames as its clip in `out`, and returns their count."""
     cv2.setNumThreads(1)
-    who = f"{rank}-{os.getpid()}"
+    target, who = clip_path(out, *job.key), f"{rank}-{os.getpid()}"
 
     def write(frames, fps):
         try:
@@ -50,7 +50,7 @@ def outcome(make, target, rank):
             raise VideoError("not one frame of it can be decoded") from None
 
     try:
-        return "done", make(write)
+        return "done", make(job, write, **options)
     except (VideoError, UserError, av.FFmpegError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ def outcome(make, target, rank):
             return "failed", str(error)     # the source's own
         if error.errno in OF_ONE_FILE:
             return "failed", error.strerror
-        return "full", error.errno, error.strerror
+        return "full", (error.errno, error.strerror)
     except Exception as error:
         return "failed", " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -91,17 +91,14 @@ def moments(job, raw, count, rate, seed, flow=None):
         yield info, spacing, int(numbers[0]), zip(numbers, frames, fields, strict=True)
 
 
-def sample(job, raw, out, rank, count, rate, seed):
-    """Write one clip; its outcome(): done with its row of the manifest and FACTS."""
-    def make(write):
-        job.source.encode()     # the manifest is UTF-8
-        look = Look()
-        with moments(job, raw, count, rate, seed) as (info, spacing, start, frames):
-            written = write(look.at(frame for _, frame, _ in frames), info.fps / spacing)
-        return [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, start,
-                math.floor(spacing + 0.5), written, job.bytes, job.modified, *look.facts()]
-
-    return outcome(make, clip_path(out, *job.key), rank)
+def sample(job, write, raw, count, rate, seed):
+    """Write one clip; its row of the manifest and FACTS."""
+    job.source.encode()     # the manifest is UTF-8
+    look = Look()
+    with moments(job, raw, count, rate, seed) as (info, spacing, start, frames):
+        written = write(look.at(frame for _, frame, _ in frames), info.fps / spacing)
+    return [job.video, job.cls, job.source, f"{info.fps:.6g}", info.frames, start, math.floor(spacing + 0.5),
+            written, job.bytes, job.modified, *look.facts()]
 
 
 def remove_leftovers(out, rank, world):

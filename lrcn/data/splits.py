@@ -44,8 +44,8 @@ def _members(videos, group):
 
 
 def hold_out(videos, fraction, seed, by_video=False, known=None):
-    """(kept, held out): about `fraction` of every class's videos, whole groups, drawn by `seed`. A class
-    never loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
+    """(kept, held out): about `fraction` of every class's videos, whole groups, drawn by `seed`. No class
+    loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
     comparison only. known: {group: is it held out?} of groups that are not drawn."""
     known, group = known or {}, attrgetter("key" if by_video else "group")
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)

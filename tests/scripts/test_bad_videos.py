@@ -212,12 +212,12 @@ def test_an_error_of_one_file_costs_that_file_and_one_of_the_disk_ends_the_run(
     else:
         monkeypatch.setattr(writer if where == "open" else os, where, fail, raising=where == "replace")
     options = dict(raw=tmp_path / "raw", out=tmp_path / "out", rank=0, rate=Rate(), seed=1)
-    told = fields.add_fields(job, count=5, flow=Flow("dis"), **options) if work == "flow" else \
-        sampler.sample(job, count="all" if work == "all" else 5, **options)
+    make, more = (fields.add_fields, {"flow": Flow("dis")}) if work == "flow" else (sampler.sample, {})
+    told = sampler.attempt(make, job, count="all" if work == "all" else 5, **options, **more)
     if where == "source":
         assert told == ("failed", str(error))
     elif number in (errno.ENOSPC, errno.EIO):
-        assert told == ("full", number, os.strerror(number))
+        assert told == ("full", (number, os.strerror(number)))
     else:
         assert told == ("failed", os.strerror(number))
     assert not list((tmp_path / "out/A").iterdir())
