@@ -45,8 +45,6 @@ UNSAID = ("flow_length", "fit", "augment")     # of an encoder, where they are a
 MOST_STREAMS = 16
 
 
-# ---------------------------------------------------------------- files
-
 def load_file(path, flag):
     """What torch.save wrote, tensors and plain containers alone, on the CPU. UserError in one line, naming
     --flag: no such file, truncated, not a checkpoint, a pickle that wants to run code, an archive that
@@ -115,8 +113,6 @@ def save_file(path, state):
                 raise OSError(28, "no space left on device", str(path)) from None
             raise
 
-
-# ---------------------------------------------------------------- what they say
 
 def describe(model, classes, settings):
     """The part of a checkpoint from which `utils.build` makes the model again."""

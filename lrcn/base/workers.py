@@ -136,8 +136,6 @@ def _begin():
     threading.Thread(target=follow, daemon=True).start()
 
 
-# ---------------------------------------------------------------- threads
-
 def in_threads(function, tasks, count):
     """function(task) of every task, in order, by `count` threads a few tasks ahead of the reader; 0: by none.
     For work that lets other threads run, as decoding does: nothing has to be sent between processes."""

@@ -83,8 +83,6 @@ def source_fields(folder, video, indices, length):
     return np.moveaxis(planes, 1, -1)[np.searchsorted(wanted, indices)]
 
 
-# ---------------------------------------------------------------- making it
-
 def settle(out, flow):
     """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None. UserError
     where the two differ."""

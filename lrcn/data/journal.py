@@ -58,8 +58,6 @@ def flush(paths):
         files.flush_folder(folder)
 
 
-# ---------------------------------------------------------------- reading it back
-
 def read_tables(out):
     """([{column: text}] of manifest.csv, with the FACTS of clips.csv, blank where it has lost them;
     {source: reason} of failed.csv); empty where there are none."""
@@ -95,8 +93,6 @@ def read_state(out):
             whole.setdefault(key, []).append(row)
     return whole, failed
 
-
-# ---------------------------------------------------------------- the tables
 
 def follow(out, jobs, keep=None):
     """Let the folder follow its source: take out what is gone or changed there. Returns ({(class, video):

@@ -68,8 +68,6 @@ class Look:
                 " ".join(hashes)]
 
 
-# ---------------------------------------------------------------- near doubles
-
 def clusters(hashes, nearest=6):
     """[[clip numbers]] of clips that are linked by nearly equal frames: at most `nearest` of 64 bits differ.
     hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the hash

@@ -79,8 +79,6 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     return DataReport(lines, tables, sheets, titles)
 
 
-# ---------------------------------------------------------------- what is known
-
 def _read_clips(out, rows):
     """[Clip] of the tables' rows. Those of equal files have a hash of the file too: a copy shows other frames
     if it starts elsewhere."""
@@ -115,8 +113,6 @@ def _read_clips(out, rows):
                 clip.hashes.extend([whole[:8].hex()] if whole else [])
     return clips
 
-
-# ---------------------------------------------------------------- tables
 
 def _classes(clips, divisions):
     rows, by_class = [], defaultdict(list)
@@ -160,8 +156,6 @@ def _sheets(clips, doubles, out, most):
         sheets[cls] = [(clip_path(out, *c.key), c.frames // 2, c.name, mark) for c, mark in picked]
     return sheets
 
-
-# ---------------------------------------------------------------- words
 
 def _shown(counts, most=4, form="{}"):
     """'A (5), B (3) and 2 more' of a Counter."""

@@ -109,8 +109,6 @@ def remove_leftovers(out, rank, world):
             path.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- pictures
-
 def is_picture(path):
     return os.path.splitext(path)[1].lower() in PICTURES
 

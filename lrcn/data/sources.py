@@ -2,9 +2,6 @@
 
     sources = find_sources("my_videos")                           # every video of every class folder
     sources = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
-    sources.jobs          # [Job], sorted by class and name
-    sources.left_out      # [(file, reason)]
-    sources.notes         # lines for the user
 
 The class is the first folder below the one that is given, however deep the video lies; where train/ and test/
 (or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
@@ -16,7 +13,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lrcn.base import cli, files
@@ -50,9 +47,9 @@ class Job:
 
 @dataclass
 class Sources:
-    jobs: list
-    left_out: list
-    notes: list = field(default_factory=list)
+    jobs: list          # [Job], sorted by class and name
+    left_out: list      # [(file, reason)]
+    notes: list         # lines for the user
 
 
 def find_sources(raw, leave_out=None, lists=None, classes=None):
@@ -128,6 +125,24 @@ def _stat(raw, source):
     except OSError:
         return 0, 0
     return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)
+
+
+def class_names(text):
+    """--classes A,B,...: the names, sorted, each once."""
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    if not names:
+        raise ValueError(text)
+    return names
+
+
+def chosen_classes(classes, there, fault):
+    """Those of the names `there` that --classes gives, or all; UserError, `fault` before its name, for one
+    that is not there."""
+    called = {composed(cls): cls for cls in there}
+    for cls in classes or ():
+        if composed(cls) not in called:
+            raise UserError(f"--classes {','.join(classes)}: {fault} {cls}; there are {cli.first(there, 10)}")
+    return [called[composed(cls)] for cls in classes or there]
 
 
 # ---------------------------------------------------------------- by folder
@@ -257,23 +272,3 @@ def _by_name(keys, name):
     for key in keys:
         same[name(key[1])].append(key)
     return {short: keys[0] for short, keys in same.items() if len(keys) == 1}
-
-
-# ---------------------------------------------------------------- classes
-
-def class_names(text):
-    """--classes A,B,...: the names, sorted, each once."""
-    names = sorted({name.strip() for name in text.split(",")} - {""})
-    if not names:
-        raise ValueError(text)
-    return names
-
-
-def chosen_classes(classes, there, fault):
-    """Those of the names `there` that --classes gives, or all; UserError, `fault` before its name, for one
-    that is not there."""
-    called = {composed(cls): cls for cls in there}
-    for cls in classes or ():
-        if composed(cls) not in called:
-            raise UserError(f"--classes {','.join(classes)}: {fault} {cls}; there are {cli.first(there, 10)}")
-    return [called[composed(cls)] for cls in classes or there]

@@ -24,8 +24,6 @@ ALIASES = {word.lstrip("-"): name for name, m in KNOWN.items() for word in m["na
 LOGARITHMIC = 10    # a range of positive numbers from one to this many times it is searched by its logarithm
 
 
-# ---------------------------------------------------------------- what --set says
-
 @dataclass(frozen=True)
 class Dimension:
     """What a flag may be: some values, or, where there are none, all numbers from low to high."""
@@ -78,8 +76,6 @@ def value_of(name, word):
         fault = error if isinstance(error, argparse.ArgumentTypeError) else f"expected {kind}, not {word}"
         raise UserError(f"--set {name}={word}: {fault}") from None
 
-
-# ---------------------------------------------------------------- settings
 
 def check_space(space, trials, against=None):
     """The name of the flag `against`; UserError where it is none of these, a flag is named twice, or a range
@@ -165,8 +161,6 @@ def search(base, space, trials, validation, train):
             settings.append(setting)
     return settings
 
-
-# ---------------------------------------------------------------- table
 
 COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first", "minus_first_low",
            "minus_first_high", "mcnemar_p", "fault")
