@@ -117,11 +117,6 @@ def make_parser():
 
 # ---------------------------------------------------------------- sampling
 
-def processes(args):
-    return args.num_workers or max(1, workers.cores() // int(
-        os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
-
-
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
     """Yields (job, kind, detail) as sampler.attempt(function, job, ...) says it in a worker process.
     before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
@@ -130,7 +125,7 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
     work = functools.partial(attempt, function, out=str(out), rank=rank, raw=args.row_data_dir,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
                              seed=args.seed, **more)
-    done = workers.results(work, jobs, processes(args), args.time_limit)
+    done = workers.results(work, jobs, args.num_workers, args.time_limit)
     with contextlib.closing(done), cli.progress(
             total=before + len(jobs), initial=before, unit=" videos", show=rank == 0 and bool(jobs),
             desc=desc, mininterval=0.2, dynamic_ncols=True) as bar:
@@ -199,11 +194,6 @@ def write_frames(out, folder):
 
 # ---------------------------------------------------------------- all of it
 
-def one_at_a_time(out):
-    """One process of a torchrun launch reads or writes the tables; the others wait."""
-    return files.lock(out, "sampled_data_dir", "another process", wait=True, name=".merge.lock")
-
-
 def prepare(args, out, jobs, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
     digest of what they were}). UserError: the folder was made with other flags, or flow cannot be made."""
@@ -246,12 +236,15 @@ def prepare(args, out, jobs, say):
 def preprocess(args, out, rank, world, say):
     """Sample what is missing, and leave the tables and the report. Returns the exit status: 1 when more than
     a tenth failed."""
+    # One process of a torchrun launch reads or writes the tables; the others wait.
+    alone = functools.partial(files.lock, out, "sampled_data_dir", "another process", wait=True,
+                              name=".merge.lock")
     lists = args.ucf_list_dir and read_lists(args.ucf_list_dir)
     sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes)
     jobs = sources.jobs
     for line in sources.notes:
         say(line)
-    with one_at_a_time(out):    # whoever writes a table holds it: what is half written is a dead process's
+    with alone():    # whoever writes a table holds it: what is half written is a dead process's
         files.remove_leftovers(out)
         flow, done, gone, changed = prepare(args, out, jobs, say)
     mine = [job for job in jobs[rank::world] if job.key not in done]
@@ -260,7 +253,7 @@ def preprocess(args, out, rank, world, say):
         say(f"going on: {before} of {before + len(mine)} videos are sampled already")
     begin = time.monotonic()
     sample_missing(mine, before, out, rank, world, args)
-    with one_at_a_time(out):
+    with alone():
         failed = merge(out, jobs, args.keep)
     seconds = time.monotonic() - begin
     same = sum(before is not None and before == digest(clip_path(out, *key))
@@ -282,7 +275,7 @@ def preprocess(args, out, rank, world, say):
         write_frames(out, Path(args.write_frames).expanduser())
     moved = mine or gone or not (out / "data_report").is_dir()
     if failed is not None and len(failed) < len(jobs) and args.report is not False and (moved or args.report):
-        with one_at_a_time(out):
+        with alone():
             report(out, lists, sources.left_out, args, say)
     say(out)
     return status
@@ -309,7 +302,7 @@ def report(out, lists, left_out, args, say):
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(clip, [frame])[0], caption, mark))
             contact_sheet(folder / "sheets" / f"{cls}.png", made.titles[cls], pictures)
-        with ThreadPoolExecutor(processes(args)) as pool:
+        with ThreadPoolExecutor(args.num_workers) as pool:
             list(pool.map(draw, made.sheets))
     for line in made.lines:
         say(line)
@@ -318,6 +311,8 @@ def report(out, lists, left_out, args, say):
 def main():
     args = make_parser().parse_args()
     rank, world = rank_and_world()
+    args.num_workers = args.num_workers or max(1, workers.cores() // int(
+        os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
     if args.report and not args.row_data_dir:   # on the clips, and on their source where that is there
         out = cli.folder("sampled_data_dir", args.sampled_data_dir, "give the folder with the sampled clips")
         if not (out / "manifest.csv").is_file():

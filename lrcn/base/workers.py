@@ -6,7 +6,6 @@ pipe of its own. The oldest task without an answer is the one it is at, and so t
 """
 import concurrent.futures
 import contextlib
-import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -43,9 +42,10 @@ def results(function, tasks, count, limit):
                     worker.give(pending.popleft())
             ready = multiprocessing.connection.wait([w.connection for w in workers], timeout=0.2)
             for i, worker in enumerate(workers):
-                reason = worker.receive() if worker.connection in ready else worker.overdue(limit)
-                while worker.answers:
-                    yield worker.answers.popleft()
+                answered, reason = worker.receive() if worker.connection in ready else \
+                    (None, worker.overdue(limit))
+                if answered:
+                    yield answered
                 if reason:
                     # The tasks behind the one to blame go to others.
                     task, *others = worker.tasks or [None]
@@ -81,7 +81,7 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
         theirs.close()
-        self.tasks, self.answers = deque(), deque()
+        self.tasks = deque()
         self.since = None           # when it began with its oldest task; None until it has started
 
     def give(self, task):
@@ -92,17 +92,16 @@ class _Worker:
             self.connection.send(task)
 
     def receive(self):
-        """Take in one answer; the reason when there is none because the worker died."""
+        """((task, answer) or None: it has started; None, or why there is no answer because it died)."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
-            return f"crashed ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
-        if self.since is not None:
-            self.answers.append((self.tasks.popleft(), answer))
+            return None, f"crashed ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+        answered = self.since is not None and (self.tasks.popleft(), answer)
         self.since = time.monotonic()
-        return None
+        return answered, None
 
     def overdue(self, limit):
         """End the worker if its task takes longer than `limit` seconds; the reason then."""
@@ -157,20 +156,18 @@ def in_threads(function, tasks, count):
 def ahead(items, depth, limit, lost):
     """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader. limit:
     seconds for one item of a decoder; then a `lost` is raised, and the thread left to itself."""
-    box, closed = queue.Queue(depth), threading.Event()
-
-    def put(*entry):
-        while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                return box.put(entry, timeout=0.1)
+    box, room, closed = queue.SimpleQueue(), threading.Semaphore(depth), threading.Event()
 
     def work():
         try:
-            for item in itertools.takewhile(lambda _: not closed.is_set(), items):
-                put(item, None)
-            put(None, StopIteration())
+            for item in items:
+                box.put((item, None))
+                room.acquire()
+                if closed.is_set():
+                    return
+            box.put((None, StopIteration()))
         except Exception as error:
-            put(None, error)
+            box.put((None, error))
         finally:
             items.close()
 
@@ -178,6 +175,7 @@ def ahead(items, depth, limit, lost):
     thread.start()
     try:
         while (entry := box.get(timeout=limit))[1] is None:
+            room.release()
             yield entry[0]
         if not isinstance(entry[1], StopIteration):
             raise entry[1]
@@ -186,5 +184,6 @@ def ahead(items, depth, limit, lost):
         raise lost(f"the decoder did not finish within {limit:g} seconds") from None
     finally:
         closed.set()
+        room.release()
         if thread:
             thread.join()

@@ -33,19 +33,15 @@ def flow_path(video):
     return f"{FLOW}/{video.path}"
 
 
-def _flow_there(folder):
-    """The Flow that is beside a folder's clips, or None."""
+def flow_of(folder, may_lack=False):
+    """The Flow of a sampled folder. Where there is none, None if it may lack it, else a UserError."""
     path = Path(folder) / FLOW / "settings.json"
-    return Flow.of(files.read_json(path), path) if path.is_file() else None
-
-
-def flow_of(folder):
-    """The Flow of a sampled folder; UserError where there is none."""
-    flow = _flow_there(folder)
-    if flow is None:
-        raise UserError(f"--sampled_data_path {folder}: no optical flow beside its clips; add it with "
-                        f"preprocessing_data.py --flow dis, and the flags that the clips were made with")
-    return flow
+    if path.is_file():
+        return Flow.of(files.read_json(path), path)
+    if may_lack:
+        return None
+    raise UserError(f"--sampled_data_path {folder}: no optical flow beside its clips; add it with "
+                    f"preprocessing_data.py --flow dis, and the flags that the clips were made with")
 
 
 def require(folder, transform_or_recipe, saved=None):
@@ -86,7 +82,7 @@ def source_fields(folder, video, indices, length):
 def settle(out, flow):
     """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None. UserError
     where the two differ."""
-    before = _flow_there(out)
+    before = flow_of(out, may_lack=True)
     if flow and before and flow != before:
         name = next(n for n, v in flow.settings().items() if before.settings()[n] != v)
         raise UserError(f"--flow: the flow in {out / FLOW} was made with {name} {before.settings()[name]}, "
