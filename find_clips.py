@@ -29,7 +29,6 @@ from pathlib import Path
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.files import composed
 from lrcn.base.values import POSITIVE, Names, Number
 from lrcn.data.sources import chosen_classes
 from lrcn.runs import RunFolder
