@@ -48,8 +48,6 @@ def require_folders(recipe):
         _list_folder(recipe.ucf_list_dir)
 
 
-# ---------------------------------------------------------------- training
-
 def training_samples(recipe, run=None, say=cli.say):
     """([SampledVideo] with label and part, of train, val and, where no list says it, test; class names in
     label order). run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table
@@ -189,8 +187,6 @@ def _as_written(table, flag, videos, candidates, say):
     return samples, sorted(labels, key=labels.get)
 
 
-# ---------------------------------------------------------------- leaks
-
 UNKNOWN = ("what its weights had learned before is not known (an older run, whose splits.csv or whose run to "
            "start from is gone): they may have seen the tested videos")
 
@@ -223,8 +219,6 @@ def before_training(recipe, state, checkpoint, samples, say):
                 say(f"warning: {start}: {UNKNOWN}", file=sys.stderr)
     return functools.reduce(Learned.__or__, (one for _, one in begun), Learned())
 
-
-# ---------------------------------------------------------------- testing
 
 @dataclass
 class TestData(Answers):

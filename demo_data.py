@@ -40,20 +40,6 @@ Y, X = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 CENTRE = np.array([WIDTH / 2, HEIGHT / 2])
 
 
-def parse_args():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
-    parser.add_argument("--groups", type=Number(int, low=8, high=99), default=25,
-                        help="groups a class; 8 or more for split 1, 22 or more for all three splits")
-    parser.add_argument("--clips", type=Number(int, low=1, high=99), default=2, help="clips a group")
-    parser.add_argument("--seed", type=COUNT, default=42, help="another seed, other videos")
-    parser.add_boolean("--twins", default=True,
-                       help="the classes of a pair share their scenes, one backwards; False: every class "
-                            "has scenes of its own, as in UCF-101, which a split by video gives away")
-    parser.add_argument("--num_workers", type=POSITIVE, default=os.cpu_count(), help="processes")
-    return parser.parse_args()
-
-
 def random_numbers(seed, *names):
     """A generator for this seed and these names alone, whatever is drawn before or beside it."""
     return np.random.default_rng([seed, *"/".join(map(str, names)).encode()])
@@ -122,7 +108,17 @@ def write_group(job):
 
 
 def main():
-    args = parse_args()
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--output_dir", default="demo/data", help="folder for the videos and lists")
+    parser.add_argument("--groups", type=Number(int, low=8, high=99), default=25,
+                        help="groups a class; 8 or more for split 1, 22 or more for all three splits")
+    parser.add_argument("--clips", type=Number(int, low=1, high=99), default=2, help="clips a group")
+    parser.add_argument("--seed", type=COUNT, default=42, help="another seed, other videos")
+    parser.add_boolean("--twins", default=True,
+                       help="the classes of a pair share their scenes, one backwards; False: every class "
+                            "has scenes of its own, as in UCF-101, which a split by video gives away")
+    parser.add_argument("--num_workers", type=POSITIVE, default=os.cpu_count(), help="processes")
+    args = parser.parse_args()
     folder = Path(args.output_dir).expanduser()
     settings = {name: getattr(args, name) for name in ("groups", "clips", "seed", "twins")}
     drawn = folder / "settings.json"

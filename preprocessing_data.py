@@ -115,8 +115,6 @@ def make_parser():
     return parser
 
 
-# ---------------------------------------------------------------- sampling
-
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
     """Yields (job, kind, detail) as sampler.attempt(function, job, ...) says it in a worker process.
     before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
@@ -159,8 +157,6 @@ def sample_missing(jobs, before, out, rank, world, args):
         journal.flush()
 
 
-# ---------------------------------------------------------------- flow
-
 def add_flow(jobs, out, rank, flow, args, say):
     """Put the flow beside the sampled clips of `jobs` that have none yet; how many that failed for."""
     clips = {job.key: n for job in jobs if (n := avi.frames_in(clip_path(out, *job.key)))}
@@ -191,8 +187,6 @@ def write_frames(out, folder):
                 temporary.write_bytes(jpeg)
     cli.say(f"frames as pictures: {folder}")
 
-
-# ---------------------------------------------------------------- all of it
 
 def prepare(args, out, jobs, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
@@ -280,8 +274,6 @@ def preprocess(args, out, rank, world, say):
     say(out)
     return status
 
-
-# ---------------------------------------------------------------- the report
 
 def report(out, lists, left_out, args, say):
     """Write data_report/ and say its lines."""

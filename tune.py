@@ -70,17 +70,6 @@ def make_parser():
     return parser
 
 
-def base_of(args):
-    """The Setting that the flags say, before any --set."""
-    known = {f.name for f in dataclasses.fields(Recipe)}
-    given = {name: value for name, value in vars(args).items() if name in known}
-    recipe = Recipe(split_size=0, **given)
-    if recipe.split in ("all", "random"):
-        raise UserError(f"--split {recipe.split}: settings are compared by groups of one training list; give "
-                        f"--split 1, 2 or 3")
-    return Setting(recipe, args.test_windows, args.flip)
-
-
 def compare(args, base, space, validation):
     """[Setting], trained: a bar on a terminal, a line a setting in a log, and how fast it was."""
     plan, begun, settings = validation.plan, time.monotonic(), None
@@ -108,7 +97,7 @@ def compare(args, base, space, validation):
                 for keys in [keys for keys in left if keys and keys <= ended and bar.disable]:
                     setting = left.pop(keys)
                     right = validation.right(setting)
-                    cli.say(f"{', '.join(f'{k} {v}' for k, v in setting.chosen) or 'as given'}: "
+                    cli.say(f"{tuning.title(setting, None)}: "
                             f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
 
         if args.trials:
@@ -187,21 +176,26 @@ def main():
     args = make_parser().parse_args()
     if rank_and_world()[1] > 1:
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
-    base, space = base_of(args), [tuning.dimension(text) for text in args.set]
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    recipe = Recipe(split_size=0, **{name: value for name, value in vars(args).items() if name in known})
+    if recipe.split in ("all", "random"):
+        raise UserError(f"--split {recipe.split}: settings are compared by groups of one training list; give "
+                        f"--split 1, 2 or 3")
+    base = Setting(recipe, args.test_windows, args.flip)    # before any --set
+    space = [tuning.dimension(text) for text in args.set]
     against = tuning.check_space(space, args.trials, args.against)
-    dataset.require_folders(base.recipe)
-    device = utils.choose_device(base.recipe.device)
-    videos, classes = dataset.training_pool(base.recipe)
+    dataset.require_folders(recipe)
+    device = utils.choose_device(recipe.device)
+    videos, classes = dataset.training_pool(recipe)
     if len(classes) < 2:
-        raise UserError(f"--sampled_data_path {base.recipe.sampled_data_path}: training videos of one class "
-                        f"alone")
-    seed, folder = base.recipe.seed, Path(base.recipe.sampled_data_path).expanduser()
+        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of one class alone")
+    seed, folder = recipe.seed, Path(recipe.sampled_data_path).expanduser()
     plan = Plan(videos, np.array([classes.index(v.cls) for v in videos]), classes, folder,
                 folds=splits.folds(videos, args.folds, seed), seeds=tuple(range(seed, seed + args.seeds)),
                 device=device)
     out = TuningFolder(files.output_folder("output", args.output))
     with files.lock(out.path, "output", "tune.py"):
-        files.write_json(out.settings, {**base.recipe.as_settings(), "test_windows": base.test_windows,
+        files.write_json(out.settings, {**recipe.as_settings(), "test_windows": base.test_windows,
                                         "flip": base.flip, "classes": classes, "seeds": list(plan.seeds),
                                         "versions": versions()})
         files.write_csv(out.folds, ("video", "class", "group", "fold"),

@@ -130,8 +130,6 @@ def file(flag, value, hint):
     return path
 
 
-# ---------------------------------------------------------------- words
-
 def printable(text):
     """`text` on one line, what a terminal would obey instead of show as its code: \\x1b, \\n, \\u202e."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
@@ -168,8 +166,6 @@ def run_script(script, *words, **options):
         process.wait()  # Ctrl-C reached it too, and it has something to save
         raise
 
-
-# ---------------------------------------------------------------- the way out
 
 def run(main):
     """Call main() and leave with its exit status; errors of the caller's take one line. 0: done, 1: failed,

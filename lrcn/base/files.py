@@ -38,8 +38,6 @@ SYSTEM = re.compile(r"\..*|(?:eh)?thumbs.*\.db.*|desktop\.ini|icon\r|\$recycle\.
                     r"network trash folder", re.IGNORECASE | re.DOTALL)
 
 
-# ---------------------------------------------------------------- names
-
 def composed(name):
     """A name as most write it: a Mac stores é as e and an accent, which compares as another name."""
     return unicodedata.normalize("NFC", name)
@@ -92,8 +90,6 @@ def walk(top, flag, leave_out=None):
             and (real := Path(root, d).resolve()) != leave_out and not f"{here}/".startswith(f"{real}/"))
         yield root, folders, sorted(name for name in names if not SYSTEM.fullmatch(name))
 
-
-# ---------------------------------------------------------------- writing
 
 @contextlib.contextmanager
 def atomic(path, lasting=True, who=None):

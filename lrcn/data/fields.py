@@ -4,9 +4,6 @@
         settings.json         how it was made, for all clips alike: see video/flow.py
         <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures
 
-    planes = source_fields("sampled", video, [0, 1], 1)     # uint8 (2, H, W, 2L): u1 ... uL, v1 ... vL
-    kind, detail = attempt(add_fields, job, ...)            # in a worker process
-
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
 import functools

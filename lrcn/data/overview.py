@@ -1,9 +1,7 @@
 """The data report: what the sampled clips are, before a network learns them.
 
     report = make_report("sampled", lists, left_out)
-    report.lines                        # about ten, for the terminal
-    report.tables                       # {file name: (columns, rows)}
-    report.sheets, report.titles        # one contact sheet a class, see DataReport
+    report.lines                        # about ten, for the terminal; see DataReport
 """
 from collections import Counter, defaultdict
 from dataclasses import dataclass

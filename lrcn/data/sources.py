@@ -145,8 +145,6 @@ def chosen_classes(classes, there, fault):
     return [called[composed(cls)] for cls in classes or there]
 
 
-# ---------------------------------------------------------------- by folder
-
 def _foldered(paths, raw):
     parts, jobs, left_out = part_folders(paths), [], []
     parted = bool(parts)
@@ -223,8 +221,6 @@ def _notes(jobs, parts, raw):
                      f"clips hold the folders between")
     return notes
 
-
-# ---------------------------------------------------------------- by lists
 
 def read_lists(folder):
     """{split: (training list, test list)} of every split that has lists in the folder."""

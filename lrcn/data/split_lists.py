@@ -69,7 +69,7 @@ def read_list(path, class_index=None):
     """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind. Only the
     last folder of a deeper or absolute path counts. UserError, with file and line: no class folder, a path
     with "..", a class or label that disagrees with classInd.txt."""
-    rows, seen = [], set()
+    rows = {}
     for where, match in _lines(path, r"(.+\.\w+)[\s,;]+(\d+)|.+"):
         line = match[0]
         name, label = (match[1], whole_number(match[2], where)) if match[1] else (line, None)
@@ -86,23 +86,19 @@ def read_list(path, class_index=None):
             if label is not None and label != class_index[cls]:
                 raise UserError(f"{where}: label {label} disagrees with classInd.txt, "
                                 f"where {cls} is {class_index[cls]}")
-        if (cls, video) not in seen:
-            rows.append(Listed(cls, video, where))
-        seen.add((cls, video))
-    return rows
+        rows.setdefault((cls, video), Listed(cls, video, where))
+    return list(rows.values())
 
 
 def read_hmdb(folder, split):
     """(train, test) of HMDB-51's format: one <class>_test_split<n>.txt a class, `video.avi 1` is
     train, 2 test, 0 unused."""
-    train, test = [], []
+    parts = {"0": [], "1": [], "2": []}
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
         cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
         for where, match in _lines(path, r"([^/\\]+\.\w+)\s+([012])", "video.avi and 0, 1 or 2"):
-            row = Listed(cls, Path(match[1]).stem, where)
-            if match[2] != "0":
-                (train if match[2] == "1" else test).append(row)
-    return train, test
+            parts[match[2]].append(Listed(cls, Path(match[1]).stem, where))
+    return parts["1"], parts["2"]
 
 
 def read_kinetics(folder):
