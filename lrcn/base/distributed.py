@@ -1,5 +1,4 @@
-"""The processes that torchrun started together: their numbers, what they tell each other, and seeds. torch
-is imported where it is used, so that preprocessing starts at once."""
+"""The processes that torchrun started together: their numbers, what they tell each other, and seeds."""
 import contextlib
 import os
 import signal
@@ -7,14 +6,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
 from lrcn.base.signals import handled
+
+torch = Lazy("torch")
 
 MEET, WAIT = timedelta(minutes=5), timedelta(minutes=30)    # until the others have come; until they answer
 
 
 def set_seed(*numbers):
     """Seed torch by any whole numbers, e.g. the run's seed and the epoch."""
-    import torch
     value = 0
     for n in numbers:
         value = (value * 1_000_003 + n + 1) % 2**63
@@ -44,10 +45,7 @@ class Rank:
     """This process among those that torchrun started; alone it is 0 of 1."""
     number: int = 0
     world: int = 1
-
-    @property
-    def first(self):
-        return self.number == 0
+    first = property(lambda rank: rank.number == 0)
 
     def barrier(self):
         """Until all ranks are here."""
@@ -57,7 +55,6 @@ class Rank:
         """The largest of all ranks' whole numbers (or truths); they must all ask."""
         if self.world == 1:
             return value
-        import torch
         box = torch.tensor(int(value), device=torch.accelerator.current_accelerator()
                            if torch.distributed.get_backend() == "nccl" else "cpu")
         torch.distributed.all_reduce(box, torch.distributed.ReduceOp.MAX)
@@ -71,7 +68,6 @@ class Rank:
         """[every rank's value], on every rank."""
         if self.world == 1:
             return [value]
-        import torch
         box = [None] * self.world
         torch.distributed.all_gather_object(box, value)
         return box
@@ -85,18 +81,17 @@ def ranks(device):
     if world == 1:
         yield Rank()
         return
-    from torch import distributed
     try:
         with handled(signal.SIG_DFL):   # Python's handlers do not run in there
-            store, *_ = next(distributed.rendezvous("env://", timeout=MEET))
+            store, *_ = next(torch.distributed.rendezvous("env://", timeout=MEET))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"RANK={number} and WORLD_SIZE={world} are set, and the processes did not meet at "
                         f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} "
                         f"MASTER_PORT={os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]:.160}); "
                         f"use torchrun, or unset these variables") from None
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number,
-                                       world_size=world, timeout=WAIT)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store,
+                                             rank=number, world_size=world, timeout=WAIT)
         yield Rank(number, world)
     except RuntimeError as error:
         lost = ("Timed out", "timed out", "Connection", "peer", "Broken pipe")
@@ -105,5 +100,5 @@ def ranks(device):
         raise UserError(f"process {number} of {world}: another one has ended, or did not answer within "
                         f"{WAIT.seconds // 60} minutes; look at its lines above") from None
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -47,14 +47,8 @@ class SampledVideo:
     part: str | None = None
     step: float | None = None
     label: int | None = None
-
-    @property
-    def key(self):
-        return self.cls, self.name
-
-    @property
-    def path(self):
-        return f"{self.cls}/{self.name}.avi"
+    key = property(lambda video: (video.cls, video.name))
+    path = property(lambda video: f"{video.cls}/{video.name}.avi")
 
 
 def clip_path(folder, cls, name):

@@ -39,10 +39,7 @@ class Job:
     source: str
     bytes: int = 0
     modified: int = 0
-
-    @property
-    def key(self):
-        return self.cls, self.video
+    key = property(lambda job: (job.cls, job.video))
 
 
 @dataclass

@@ -23,10 +23,7 @@ class Listed:
     cls: str
     video: str
     where: str = ""
-
-    @property
-    def key(self):
-        return self.cls, self.video
+    key = property(lambda row: (row.cls, row.video))
 
 
 def _lines(path, pattern=".+", expected=""):
