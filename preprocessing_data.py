@@ -289,11 +289,11 @@ def report(out, lists, left_out, args, say):
         (folder / "sheets").mkdir()
 
         def draw(cls):
-            pictures = []
-            for clip, frame, caption, mark in made.sheets[cls]:
+            pictures, (title, tiles) = [], made.sheets[cls]
+            for clip, frame, caption, mark in tiles:
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(clip, [frame])[0], caption, mark))
-            contact_sheet(folder / "sheets" / f"{cls}.png", made.titles[cls], pictures)
+            contact_sheet(folder / "sheets" / f"{cls}.png", title, pictures)
         with ThreadPoolExecutor(args.num_workers) as pool:
             list(pool.map(draw, made.sheets))
     for line in made.lines:

@@ -33,12 +33,11 @@ class Clip(SampledVideo):
 
 @dataclass
 class DataReport:
-    """sheets: {class: [(path of a clip, number of its frame, caption, what is odd or "")]}; titles: {class:
-    text}; tables: {file name: (columns, rows)}."""
+    """sheets: {class: (title, [(path of a clip, number of its frame, caption, what is odd or "")])}; tables:
+    {file name: (columns, rows)}."""
     lines: list
     tables: dict
     sheets: dict
-    titles: dict
 
 
 def make_report(out, lists=None, left_out=(), tiles=60):
@@ -69,12 +68,7 @@ def make_report(out, lists=None, left_out=(), tiles=60):
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
     lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
-    counts = Counter(c.cls for c in clips)
-    sheets = _sheets(clips, doubles, out, max(counts.values()) if tiles == "all" else tiles)
-    titles = {cls: f"{cls}: {len(shown)} of {counts[cls]} clips"
-              + (" (--report --sheet_clips all shows all)" if len(shown) < counts[cls] else "")
-              for cls, shown in sheets.items()}
-    return DataReport(lines, tables, sheets, titles)
+    return DataReport(lines, tables, _sheets(clips, doubles, out, len(clips) if tiles == "all" else tiles))
 
 
 def _read_clips(out, rows):
@@ -151,7 +145,9 @@ def _sheets(clips, doubles, out, most):
         odd = odd[:max(-(-most // 2), most - len(plain))]
         room = min(len(plain), most - len(odd))
         picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
-        sheets[cls] = [(clip_path(out, *c.key), c.frames // 2, c.name, mark) for c, mark in picked]
+        title = (f"{cls}: {len(picked)} of {len(members)} clips"
+                 + (" (--report --sheet_clips all shows all)" if len(picked) < len(members) else ""))
+        sheets[cls] = title, [(clip_path(out, *c.key), c.frames // 2, c.name, mark) for c, mark in picked]
     return sheets
 
 

@@ -5,6 +5,7 @@
     write_splits(path, samples)
 """
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -85,12 +86,8 @@ def folds(videos, count, seed):
 
 def smaller(videos, fraction=0.1, least=4):
     """The first tenth of every class's videos, `least` at the least, in the order given."""
-    counts, taken, kept = Counter(v.cls for v in videos), Counter(), []
-    for v in videos:
-        if taken[v.cls] < max(least, round(fraction * counts[v.cls])):
-            taken[v.cls] += 1
-            kept.append(v)
-    return kept
+    counts, place = Counter(v.cls for v in videos), defaultdict(itertools.count)
+    return [v for v in videos if next(place[v.cls]) < max(least, round(fraction * counts[v.cls]))]
 
 
 def make_samples(parts, classes):

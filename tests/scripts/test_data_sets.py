@@ -201,9 +201,9 @@ def test_pictures_are_called_pictures(tmp_path):
     assert "data: 46 pictures of 2 classes" in said and "46 pictures in" in said
     assert not re.search("film|frames a second|seconds:|videos", said) and "--group_pattern" not in said
     report = make_report(tmp_path / "out", tiles=20)
-    assert report.titles["A"] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
-    assert {cls: len(tiles) for cls, tiles in make_report(tmp_path / "out", tiles="all").sheets.items()} == {
-        "A": 23, "B": 23}
+    assert report.sheets["A"][0] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
+    sheets = make_report(tmp_path / "out", tiles="all").sheets
+    assert {cls: len(tiles) for cls, (_, tiles) in sheets.items()} == {"A": 23, "B": 23}
 
 
 def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path, capsys):
