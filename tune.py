@@ -117,11 +117,9 @@ def compare(args, base, space, validation):
 
 def write_tables(out, rows, plan, against):
     """tune.csv, tune.md and tune.png, and the table on the terminal."""
-    groups = len({v.group for v in plan.videos})
-    count = len(plan.numbers)
-    note = (f"{len(plan.videos)} clips of {len(plan.classes)} classes in {groups} groups, {count} folds by "
-            f"group, seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}; chance "
-            f"{1 / len(plan.classes):.3f}")
+    note = (f"{len(plan.videos)} clips of {len(plan.classes)} classes in {len(set(plan.groups))} groups, "
+            f"{len(plan.numbers)} folds by group, seed{'s' * (len(plan.seeds) > 1)} "
+            f"{', '.join(map(str, plan.seeds))}; chance {1 / len(plan.classes):.3f}")
     minus = f"{against} {dict(rows[0].setting.chosen)[against]}" if against else "the first row"
     flags = list(dict.fromkeys(name for row in rows for name, _ in row.setting.chosen))
     header = ["setting", *flags, *tuning.COLUMNS, *(f"fold_{k + 1}" for k in plan.numbers)]

@@ -3,8 +3,7 @@
     torch = Lazy("torch")
     torch.zeros(3)              # imports torch, once
 
-A wrong flag or a missing path is said without them. A module whose classes derive from torch's imports torch
-as ever, and is itself Lazy where a script names it.
+So a wrong flag is told at once. A module whose classes derive from torch's is itself Lazy where it is named.
 """
 import functools
 import importlib

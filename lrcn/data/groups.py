@@ -35,8 +35,7 @@ def find_groups(names, pattern=None, table=None):
     itself. UserError: a pattern that is none, or matches not."""
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
-        rows = files.read_csv(table, ("video", "group"))
-        named = {composed(row["video"]): row["group"] for row in rows}
+        named = {composed(row["video"]): row["group"] for row in files.read_csv(table, ("video", "group"))}
         groups = {(c, v): named.get(composed(f"{c}/{v}"), named.get(composed(v))) for c, v in names}
         absent = [v for (_, v), group in groups.items() if group is None]
         if absent:
