@@ -33,6 +33,7 @@ added or changed there is sampled, what was removed is taken out. Exit status 1:
 the videos could not be read.
 """
 import contextlib
+import errno
 import functools
 import os
 import platform
@@ -119,7 +120,11 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
     """Yields (job, kind, detail) as sampler.attempt(function, job, ...) says it in a worker process.
     before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
     for cls in {job.cls for job in jobs}:
-        files.make_folder(out / cls)
+        try:
+            (out / cls).mkdir(exist_ok=True)
+        except OSError as error:    # a name that the disk cannot have: what is written there fails by itself
+            if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+                raise
     work = functools.partial(attempt, function, out=str(out), rank=rank, raw=args.row_data_dir,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
                              seed=args.seed, **more)

@@ -57,15 +57,6 @@ def temporary_name(path, who=None):
     return path.with_name(f".{path.stem}.{who or os.getpid()}.tmp{path.suffix}")
 
 
-def make_folder(path):
-    """Make a folder, unless the disk cannot have its name: what is written into it fails by itself then."""
-    try:
-        Path(path).mkdir(exist_ok=True)
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
-            raise
-
-
 def output_folder(flag, path):
     """The folder of a flag as a Path, made if need be; UserError: it cannot be."""
     folder = Path(path).expanduser()

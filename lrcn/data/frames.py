@@ -8,7 +8,6 @@ sees of a moment: the frame, its difference from the frame before, the optical f
 A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) holds those of L neighbouring
 pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
 """
-
 import hashlib
 import threading
 from dataclasses import asdict, dataclass
@@ -56,15 +55,9 @@ class Transform:
                  "augment": self.augment == "crop"}
         return {name: value for name, value in asdict(self).items() if not usual.get(name)}
 
-    @property
-    def parts(self):
-        """What the encoder sees of a frame: some of rgb, rgbdiff and flow, in this order."""
-        return self.modality.split("+")
-
-    @property
-    def modalities(self):
-        """How many pictures the encoder sees of a frame."""
-        return len(self.parts)
+    # What the encoder sees of a frame: some of rgb, rgbdiff and flow, in this order; how many pictures
+    parts = property(lambda transform: transform.modality.split("+"))
+    modalities = property(lambda transform: len(transform.parts))
 
     @property
     def channels(self):

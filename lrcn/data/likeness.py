@@ -74,8 +74,6 @@ def clusters(hashes, nearest=6):
     differs in one bit at most: with up to seven bits between two hashes one of their four quarters does, so
     that none is missed. What is linked already is not compared: the clips of one camera, all of them alike,
     take little more time than others, and memory does not grow with the pairs."""
-    if nearest > 7:
-        raise ValueError(f"at most 7 bits are found for certain, not {nearest}")
     owner = np.repeat(np.arange(len(hashes)), [len(h) for h in hashes])
     texts = [h for clip in hashes for h in clip]
     if not texts:

@@ -72,8 +72,3 @@ def test_the_clusters_are_those_of_all_pairs(spec, nearest):
     count, label = connected_components(near, directed=False) if clips else (0, [])
     expected = sorted(g for k in range(count) if len(g := [i for i, x in enumerate(label) if x == k]) > 1)
     assert likeness.clusters(clips, nearest) == expected
-
-
-def test_more_bits_than_are_found_for_certain_are_refused():
-    with pytest.raises(ValueError, match="at most 7 bits"):
-        likeness.clusters([], 8)
