@@ -8,6 +8,8 @@ from pathlib import Path
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 
+ENDING = ".pth.tar"
+
 
 def _named(name):
     """A property: the path of this name in the folder."""
@@ -100,9 +102,6 @@ class TuningFolder(_Folder):
     def refit(self, seed):
         """The run of the winner on the whole training list, by its training seed."""
         return RunFolder(self.path / "refit" / f"seed_{seed}")
-
-
-ENDING = ".pth.tar"
 
 
 def new_run_folder(local_dir, open_new_folder, ending=""):

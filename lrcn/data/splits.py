@@ -20,6 +20,7 @@ from lrcn.data.manifest import SampledVideo
 from lrcn.data.split_lists import whole_number
 
 PARTS = ("train", "val", "test")
+SPLIT_COLUMNS = ("video", "class", "label", "group", "part")
 
 
 def _order(items, *seed):
@@ -96,9 +97,6 @@ def make_samples(parts, classes):
     label = {cls: i for i, cls in enumerate(classes)}
     return [replace(v, label=label[v.cls], part=part) for part, videos in parts.items() for v in videos
             if v.cls in label]
-
-
-SPLIT_COLUMNS = ("video", "class", "label", "group", "part")
 
 
 def write_splits(path, samples):

@@ -22,6 +22,8 @@ KINDS = {name: m["kind"] for name, m in KNOWN.items()
 KINDS |= {"test_windows": number_or_all, "flip": Switch()}
 ALIASES = {word.lstrip("-"): name for name, m in KNOWN.items() for word in m["names"]}
 LOGARITHMIC = 10    # a range of positive numbers from one to this many times it is searched by its logarithm
+COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first", "minus_first_low",
+           "minus_first_high", "mcnemar_p", "fault")
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,6 @@ def search(base, space, trials, validation, train):
         if setting not in settings:
             settings.append(setting)
     return settings
-
-
-COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first", "minus_first_low",
-           "minus_first_high", "mcnemar_p", "fault")
 
 
 @dataclass(frozen=True)
