@@ -52,13 +52,11 @@ def make_parser():
 
 def parts(trained):
     """{part: (module, example input of two, names of what it takes and gives)}."""
-    def speaking(network):
-        return nn.Sequential(OrderedDict(network=network, probabilities=nn.Softmax(-1)))
-
     head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
-    modules = {"model": speaking(models.LRCN(encoder, head)), "encoder": encoder, "head": speaking(head)}
-    examples = {}
+    modules, examples = {"model": models.LRCN(encoder, head), "encoder": encoder, "head": head}, {}
     for part, module in modules.items():
+        if part != "encoder":
+            module = nn.Sequential(OrderedDict(network=module, probabilities=nn.Softmax(-1)))
         (entry, kind, shape), (output, *_) = exported.layout_of(trained, part)
         examples[part] = module.eval(), torch.zeros(2, *shape, dtype=getattr(torch, kind)), (entry, output)
     return examples
@@ -85,9 +83,6 @@ def write_torch(path, module, example, names, about):
     return run
 
 
-WRITERS = {"onnx": write_onnx, "torch": write_torch}
-
-
 def comparison_clips(trained, args):
     """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are in words)."""
     folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
@@ -107,8 +102,7 @@ def comparison_clips(trained, args):
 
 
 def differences(run, clips, trained):
-    """{"model", "encoder and head": largest difference of a probability to PyTorch's}; of batches of one, and
-    of the rest."""
+    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches."""
     model = trained.model.eval()
     largest = {"model": 0.0, "encoder and head": 0.0}
     for batch in filter(len, (clips[:1], clips[1:])):
@@ -136,13 +130,14 @@ def main():
         raise UserError(f"--format onnx: one ONNX file holds 2 GB, and this network has "
                         f"{files.gigabytes(size)}; give --format torch")
     clips, origin = comparison_clips(trained, args)
+    write = write_onnx if args.format == "onnx" else write_torch
     folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
     with files.replaced_folder(folder) as new:
         run = {}
         for part, (module, example, names) in parts(trained).items():
             path = ExportFolder(new).part(part, args.format)
             about = exported.describe(trained, part)
-            run[part] = WRITERS[args.format](path, module, example, names, about)
+            run[part] = write(path, module, example, names, about)
             cli.say(f"{path.name}: {about['input']} -> {about['output']}, {path.stat().st_size / 1e6:.1f} MB")
         for name, error in differences(run, clips, trained).items():
             cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {origin}")

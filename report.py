@@ -17,27 +17,21 @@ from lrcn.pages.reading import read_run, side_by_side
 from lrcn.training.recipe import read_flags
 
 
-def make_parser():
+def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train.py")
     parser.add_argument("--clips_per_cell", type=COUNT, default=3, metavar="N",
                         help="clips to draw of every cell of the confusion matrix, the surest first")
     parser.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
                         help="folder of the sampled clips (default: that of the training)")
-    return parser
-
-
-def main():
-    args = make_parser().parse_args()
+    args = parser.parse_args()
     runs = [read_run(cli.folder("runs", word, "give run folders of train.py")) for word in args.runs]
     if len({run.folder.path.resolve() for run in runs}) < len(runs):
         raise cli.UserError("RUN: the same run twice; give different ones")
     compared = side_by_side(runs, [read_flags(run.folder) for run in runs]) if len(runs) > 1 else []
     for run in runs:
-        clips, missing = {}, None
-        if run.tested:
-            clips, missing = write_clips(run, args.sampled_data_path or run.settings.get("sampled_data_path"),
-                                         args.clips_per_cell)
+        sampled = args.sampled_data_path or run.settings.get("sampled_data_path")
+        clips, missing = write_clips(run, sampled, args.clips_per_cell) if run.tested else ({}, None)
         if missing:
             cli.say(f"warning: {missing}", file=sys.stderr)
         size = write_page(run, clips, compared, runs, [missing] if missing else [])

@@ -145,8 +145,7 @@ def join_clips(clips, args, length):
 
 
 def study_run(model_dir, args, drawn):
-    """Study one run and write its folder -> (what it was measured on, its recipe's choices, network.Study,
-    its StudyFolder)."""
+    """Study a run and write its folder -> (measured_on, recipe's choices, network.Study, StudyFolder)."""
     trained = utils.load_trained(model_dir, args.model_name, args.device)
     recipe.say_disagreement(args, trained)
     options = utils.encoding_options(args, trained, cache=args.feature_cache)

@@ -137,13 +137,12 @@ def gates(study):
     """{frames of the later action: chart} of the LSTM's mean gates by step, every layer and direction."""
     drawn = {}
     for k, by_gate in (study.get("lstm", {}).get("gates_by_step") or {}).items():
-        traces = []
-        for name, layers in by_gate.items():
-            for layer, directions in enumerate(layers or ()):
-                for reverse, values in enumerate(directions):
-                    gate = f"{name}, layer {layer + 1}, {'backward' if reverse else 'forward'}"
-                    traces.append(line(range(1, len(values) + 1), values, gate, len(traces),
-                                       hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{gate}</extra>"))
+        gates = {f"{name}, layer {layer}, {way}": values for name, layers in by_gate.items()
+                 for layer, directions in enumerate(layers or (), 1)
+                 for way, values in zip(("forward", "backward"), directions, strict=False)}
+        traces = [line(range(1, len(values) + 1), values, gate, i,
+                       hovertemplate=f"step %{{x}}: %{{y:.3f}}<extra>{gate}</extra>")
+                  for i, (gate, values) in enumerate(gates.items())]
         if traces:
             drawn[k] = chart(traces, title="The LSTM's gates, step by step", height=430, yaxis_range=SHARES,
                              xaxis_title="frame in the window", xaxis_dtick=1, yaxis_title="mean of the gate")

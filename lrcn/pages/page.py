@@ -1,9 +1,8 @@
 """One page of a run, whole in one file: it opens from the disk, and asks no server for anything.
 
-Small films of the test clips lie beside the page. The page's programs stand in it, plotly.js (MIT licence)
-among them, and its Content-Security-Policy lets no other one run: by their hashes, so that the same run gives
-the same page. Names of the data reach the page as text: through Jinja2's escaping, as JSON, or through
-charts.plain.
+Small films of the test clips lie beside it. Its programs stand in it, plotly.js (MIT licence) among them;
+its Content-Security-Policy lets no other one run, by their hashes. Names of the data reach it as text:
+through Jinja2's escaping, as JSON, or through charts.plain.
 """
 import base64
 import functools

@@ -72,7 +72,11 @@ def read_run(folder):
         _json(run.test.metrics), answers.read_answers(run.test) if run.test.predictions.is_file() else None,
         _command(run.test.command)))
     study, studied = _at_once(run.study.path, lambda: (
-        read_study(run.study.metrics), _command(run.study.command)))
+        _json(run.study.metrics), _command(run.study.command)))
+    drawn = [study.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
+    if study and not (all(isinstance(part, dict) for part in drawn) and all(
+            isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in drawn[0].values())):
+        raise UserError(f"{run.study.metrics}: not the figures of a study; run test_continues_movie.py again")
     return Run(run, _json(run.settings), read_history(run), parts, metrics, tested, study,
                read_films(run), [command for command in (test, studied) if command])
 
@@ -87,12 +91,11 @@ def _at_once(folder, read):
         before = stamp()
         try:
             content = read()
+            if stamp() == before:
+                return content
         except (OSError, UserError):
             if stamp() == before:
                 raise
-            continue
-        if stamp() == before:
-            return content
 
 
 def _json(path):
@@ -116,8 +119,7 @@ def number(text):
 
 
 def read_history(run):
-    """Rows of a run's metrics.csv, {column: number or None}; UserError where they are not those that its
-    last checkpoint knows."""
+    """Rows of metrics.csv, {column: number or None}; UserError where the last checkpoint knows others."""
     if not run.metrics.is_file():
         return []
     rows, known = files.read_csv(run.metrics, ("epoch",)), []
@@ -130,16 +132,6 @@ def read_history(run):
             raise UserError(f"{run.metrics}: epoch {i + 1} is not there as it was trained: the file is cut "
                             f"off or changed; train.py --resume {run} writes it anew")
     return [{key: number(value) for key, value in row.items() if key} for row in rows]
-
-
-def read_study(path):
-    """metrics.json of test_continues_movie.py, {} without one; UserError where a page cannot show it."""
-    figures = _json(path)
-    parts = [figures.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
-    if figures and not (all(isinstance(part, dict) for part in parts) and all(
-            isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in parts[0].values())):
-        raise UserError(f"{path}: not the figures of a study; run test_continues_movie.py again")
-    return figures
 
 
 def protocol(metrics):

@@ -121,12 +121,10 @@ def switching(margin, units):
 def recency_index(margin, units):
     """+1: the last frame alone decides, 0: all frames alike, -1: the first frame alone. An Estimate.
 
-    Where between the two actions a mixed window lies, mean over its T-1 mixes: with margins m(k) of k
-    late frames, s(k) = (m(k) - m(0)) / (m(T) - m(0)) and the index is 2 mean(s(1) ... s(T-1)) - 1.
-    For a network that adds up its frames' evidence with weights, it is the centre of mass of the weights
-    on a line from -1, the first frame, to +1, the last, whatever their size: logits do not saturate as
-    probabilities do. NaN for windows of one frame, and where whole clips are not told apart.
-    """
+    Where between the two actions a mixed window lies, mean over its T-1 mixes: with margins m(k) of k late
+    frames, s(k) = (m(k) - m(0)) / (m(T) - m(0)) and the index is 2 mean(s(1) ... s(T-1)) - 1. For a network
+    that adds up its frames' evidence with weights, it is the weights' centre of mass from the first frame to
+    the last. NaN for windows of one frame, and where whole clips are not told apart."""
     first, *mixed, last = by_column(margin, units)
     if not mixed:
         return combined([first], np.nan, [0])

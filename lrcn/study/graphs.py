@@ -206,8 +206,7 @@ def intervals(path, names, estimates, title, xlabel, limits, null=None, note="")
 @style.styled
 def states(path, time, traces, title, cut=None, ylabel="mean forget gate (0 forgets, 1 keeps)",
            ylim=(-0.03, 1.03), note=""):
-    """traces: [layer][direction][time] Estimates; cut: where the new action starts. The axis is the gate's
-    whole range, so that a change looks as small as it is."""
+    """traces: [layer][direction][time] Estimates, on the gate's whole range; cut: the new action's start."""
     ax = style.figure(7.6, 4.0, title, note).add_subplot()
     lines = [(layer, direction, trace) for layer, ways in enumerate(traces)
              for direction, trace in enumerate(ways)]
@@ -327,8 +326,7 @@ def show(folder, pictures):
 
 @style.styled
 def sliding_window_explained(path, T):
-    """What the study does, drawn: the last T frames of a disc that moves right joined to the first T of a
-    square that grows, every window over the cut, its mix, its true label."""
+    """T frames of a disc that moves, T of a square that grows, and every window over the cut."""
     from matplotlib.patches import Rectangle
     high, wide = 90, 120
     (y, x), strip = np.mgrid[:high, :wide], np.full((2 * T, high, wide, 3), 235, np.uint8)

@@ -201,8 +201,7 @@ def gate_changes(reverse, gates, units):
 
 
 def scan(lstm, layer, reverse, x):
-    """One direction of one layer over x (B, T, I), in the order given -> {name: (B, T, H)}. torch keeps the
-    gates to itself, so the recurrence is written out here from the module's weights."""
+    """One direction of one layer over x (B, T, I) -> {name: (B, T, H)}; torch keeps the gates to itself."""
     w, u, *biases = lstm.all_weights[layer * (1 + lstm.bidirectional) + reverse]
     fed = x @ w.T + sum(biases)
     h = c = x.new_zeros(len(x), u.shape[1])
@@ -244,12 +243,10 @@ def gate_means(lstm, x, batch=512):
 def cell_memory(lstm, x, rows, cuts, frames):
     """How much of the past beyond a cut is left in the cell state, frame by frame after the cut.
 
-    x: (B, F, I), whole movies run through without restart. The n cuts are before frame cuts[j] of movie
-    rows[j]. Each is run again from the cut on with an empty state; the trace is the distance between the two
-    cell states over the size of the state that crossed the cut. The backward half, in its own order, carries
-    over the coming action.
-    -> float array (layers, directions, n, frames + 1): 1 at the cut, NaN beyond the movie's end.
-    """
+    x: (B, F, I), whole movies; the n cuts are before frame cuts[j] of movie rows[j]. Each is run again from
+    the cut on with an empty state; the trace is the distance between the two cell states over the size of the
+    one that crossed the cut. The backward half carries over the coming action.
+    -> float array (layers, directions, n, frames + 1): 1 at the cut, NaN beyond the movie's end."""
     long, total, steps = unroll(lstm, x), x.shape[1], np.arange(frames + 1)
     result = np.full((lstm.num_layers, len(long[0]), len(rows), frames + 1), np.nan, np.float32)
     for d in range(len(long[0])):

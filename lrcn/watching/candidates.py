@@ -37,13 +37,13 @@ ON_A_SHEET = 200    # candidates
 
 @dataclass(frozen=True)
 class Stretch:
-    """Part of a film, in seconds. film: as its table names it; address: in Kinetics' tables."""
-    film: str
+    """Part of a film, in seconds."""
+    film: str           # as its table names it
     cls: str
     start: float
     end: float
-    probability: float | None = None
-    address: str | None = None
+    probability: float | None = None    # None where nobody said one
+    address: str | None = None          # of the film in Kinetics' tables
 
     def name(self, film):
         """Of its file, without an ending. film: the name of the film's file."""
@@ -59,12 +59,10 @@ class Stretch:
 def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
     """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
 
-    times (F,), probabilities (F, C): the sampled frames and their probabilities; end: of the film. A stretch
-    lies around a sampled frame, or at the film's ends; its probability is the mean of its frames', its
-    class the most probable one. The best comes first, and what has more than the share `overlap` in
-    common with a chosen one is passed over: one moment fills one place. least: the lowest probability;
-    wanted: the numbers of the classes that are looked for (None: all).
-    """
+    times (F,), probabilities (F, C): of the sampled frames; end: of the film. A stretch lies around a sampled
+    frame, or at the film's ends; its probability is the mean of its frames', its class the most probable one.
+    The best comes first, and what has more than the fraction `overlap` in common with a chosen one is passed
+    over. least: the lowest probability; wanted: the numbers of the classes to look for (None: all)."""
     times, length = np.asarray(times), min(seconds, end)
     starts = np.clip(times - length / 2, 0, end - length)
     first, last = np.searchsorted(times, starts - 1e-6), np.searchsorted(times, starts + length - 1e-6)
@@ -165,12 +163,10 @@ def of_films(stretches, films):
 
 class ClipFolder:
     """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate: the
-    sampling.Rate at which pictures are taken from a film; every: or one of so many frames, counted, because
-    the rate that a file tells may be a guess.
+    sampling.Rate of these; every: or one of so many frames, counted, for a file's rate may be a guess.
 
     What is on the disk is whole: the tables are replaced after every film, a clip or picture appears under
-    its name when it is done, and the same command goes on from there.
-    """
+    its name when it is done, and the same command goes on from there."""
 
     def __init__(self, out, kind, rate, every=None):
         self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every

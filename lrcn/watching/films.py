@@ -20,8 +20,7 @@ from lrcn.base.workers import ahead
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
 from lrcn.watching import live, outputs
-from lrcn.watching.history import History
-from lrcn.watching.recogniser import Recogniser
+from lrcn.watching.recogniser import History, Recogniser
 
 LIVE_STRIP = 60     # seconds on the timeline of a live source
 

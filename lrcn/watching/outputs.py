@@ -2,6 +2,7 @@
 films.Labeller."""
 import contextlib
 import csv
+from collections import Counter
 
 import numpy as np
 
@@ -40,8 +41,7 @@ def opened(folder, name, recogniser, choices, fps, sound=None):
 
 
 class Outputs:
-    """Writes predictions.csv as the windows come, and draws labels into frames, for labelled.mp4, the GIF
-    and the window. film: the FilmFolder; table: predictions.csv, open."""
+    """A film's table, as its windows come, and its labelled frames. table: predictions.csv, open."""
 
     def __init__(self, film, name, recogniser, choices, fps, sound, table):
         self.film, self.name, self.recogniser, self.choices = film, name, recogniser, choices
@@ -152,19 +152,17 @@ def write_summary(path, films):
             spans[label] = length + end - start, total + (end - start) * probability
         label, (length, total) = max(spans.items(), key=lambda item: item[1])
         rows.append((total / max(length, 1e-9), printable(file), label, length, done))
-    rows.sort(key=lambda row: -row[0])
     files.write_csv(path, ["file", "label", "probability", "label_seconds", "seconds", "segments"],
                     [(file, label, f"{p:.4f}", f"{length:.3f}", f"{done.seconds:.3f}", len(done.segments))
-                     for p, file, label, length, done in rows])
+                     for p, file, label, length, done in sorted(rows, key=lambda row: -row[0])])
 
 
 def leading(classes, times, p, segments, most=6, points=1200):
     """(names, seconds, probabilities) of the classes to draw: those of long segments, then the most
     probable ones. A long video is averaged to `points` moments."""
-    long = {c: 0.0 for c in classes}
+    long = Counter()
     for start, end, label, _ in segments:
-        if label in long:
-            long[label] += end - start
+        long[label] += end - start
     order = sorted(range(len(classes)), key=lambda i: (-long[classes[i]], -p[:, i].mean()))[:most]
     starts = np.unique(np.linspace(0, len(times), min(points, len(times)), endpoint=False).astype(int))
     counts = np.diff([*starts, len(times)])

@@ -1,13 +1,14 @@
 """A run, or the ONNX file of one, on films of any length: a film in; windows, moments, segments out.
 
-    recogniser = Recogniser.of_run(trained, device)     # on the engine that the run keeps
-    recogniser.predict("film.mp4").segments             # [(start, end, label, probability)]
+    Recogniser.of_run(trained, device).predict("film.mp4").segments     # [(start, end, label, probability)]
 
-A window slides over the film by one sampled frame: frames are sampled, cropped and encoded as in training,
-every one once, in constant memory.
+A window slides over the film by one sampled frame; each is sampled, cropped and encoded once, as in training.
+A frame's probabilities are the mean of those of all windows that contain it: frame f lies in the windows
+f - T + 1 to f, so that it is known once T - 1 more have been seen.
 """
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from lrcn.video.flow import ZERO, Flow, fields_at, sample_video
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.watching.exported import read_exported
-from lrcn.watching.history import UNSURE, History, find_segments
 
 torch = Lazy("torch")
+
+UNSURE = "unsure"
 
 
 class Stream:
@@ -88,26 +90,18 @@ class Prediction:
 
 @dataclass
 class Recogniser:
-    """A network on frames as they come.
-
-    encoders: each takes frames uint8 (n, [M,] S, S, C) to values (n, ...), and has their `transform`.
-    head: the values of windows, (n, T, ...), those of all encoders side by side -> probabilities
-    float32 (n, C). length: T. rate: at which films are seen; every: or every so many of their frames.
-    block: frames that are encoded at once, where so many are there. flow: the flow.Flow that they see.
-    names, alone: of the streams of a fusion, and what each says by itself, float32 (n, names, C).
-    extract: how many frames of a video the run's clips hold, or "all".
-    """
-    encoders: list
-    head: Callable
+    """A network on frames as they come."""
+    encoders: list              # each: frames uint8 (n, [M,] S, S, C) to values (n, ...); has a `transform`
+    head: Callable              # (n, T, ...) of all encoders side by side to probabilities float32 (n, C)
     classes: list
-    length: int
-    rate: Rate
-    block: int = BLOCK["cpu"]
-    flow: Flow | None = None
-    names: tuple = ()
-    alone: Callable | None = None
-    extract: int | str | None = None
-    every: int | None = None
+    length: int                 # T
+    rate: Rate                  # at which films are seen
+    block: int = BLOCK["cpu"]   # frames that are encoded at once, where so many are there
+    flow: Flow | None = None    # that the encoders see
+    names: tuple = ()           # of the streams of a fusion
+    alone: Callable | None = None   # what each says by itself, float32 (n, names, C)
+    extract: int | str | None = None    # how many frames of a video the run's clips hold, or "all"
+    every: int | None = None    # see so many-th frames of a film, in the place of `rate`
     trained: object = None      # the utils.Trained, of a run
     folder: Path | None = None  # the run folder
 
@@ -226,13 +220,9 @@ class Recogniser:
     @inference_mode
     def features(self, frames, flow=None):
         """What the head reads of successive frames uint8 (T, H, W, 3) RGB: float (T, D), the features of a
-        fusion's streams side by side.
-
-        flow: their fields, uint8 (T, H, W, 2L) as lrcn.video.flow.fields_at makes them. ValueError: a run on
-        optical flow without these.
-        """
-        planes = self.flow and 2 * self.flow.length
-        shape = () if flow is None else np.shape(flow)
+        fusion's streams side by side. flow: their fields, uint8 (T, H, W, 2L), of lrcn.video.flow.fields_at.
+        ValueError: a run on optical flow without these."""
+        planes, shape = self.flow and 2 * self.flow.length, np.shape(flow)
         if planes and (shape[:1], shape[3:]) != ((len(frames),), (planes,)):
             raise ValueError(f"this run sees optical flow: expected flow uint8 ({len(frames)}, H, W, "
                              f"{planes}), got {shape}; lrcn.video.flow.fields_at(film, indices, "
@@ -242,3 +232,90 @@ class Recogniser:
                  zip(frames, flow if planes else [None] * len(frames), strict=True)]
         return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
                           .float().cpu() for i, stream in enumerate(self.streams)], 1)
+
+
+# ---------------------------------------------------------------- what was seen
+
+@dataclass
+class History:
+    """What has been seen of a video. Small: two bytes a class and sampled frame."""
+    length: int
+    times: list = field(default_factory=list)       # seconds of every sampled frame
+    windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
+    end: float = 0.0                                # seconds at which the video ends
+    alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
+    # {frame: [colours of its flow uint8 (S, S, 3), or None, of each stream]} of a fusion, until it is drawn
+    seen: dict = field(default_factory=dict)
+
+    def add(self, answers):
+        """Take up Recogniser.answers (n, 1 + S, C); how many windows there are."""
+        answers = answers.astype(np.float16)
+        self.windows += list(answers[:, 0])
+        self.alone += list(answers[:, 1:])
+        return len(self.windows)
+
+    def cut(self, known):
+        """What the first `known` windows have seen, with its end where more was coming."""
+        times = self.times[:known + self.length - 1]
+        whole = self.end and len(times) == len(self.times)
+        return History(self.length, times, self.windows[:known], self.end if whole else times[-1])
+
+    def at(self, frame, answers=None):
+        """The mean, float32 (C,), of the windows, or of their `answers`, that contain a sampled frame."""
+        return np.mean((answers or self.windows)[max(0, frame - self.length + 1):frame + 1], 0,
+                       dtype=np.float32)
+
+    def beside(self, frame, names):
+        """[(name, probabilities float32 (C,), picture or None)] of each stream; ask for frames in order."""
+        if not names:
+            return []
+        self.seen.pop(frame - 1, None)
+        seen = self.seen.get(frame, [None] * len(names))
+        return list(zip(names, self.at(frame, self.alone), seen, strict=True))
+
+    def smoothed(self):
+        """at() of every sampled frame that a window contains, float32 (frames, C)."""
+        n = len(self.windows)
+        total = np.zeros((n + self.length - 1, len(self.windows[0])), np.float32)
+        count = np.zeros((len(total), 1), np.float32)
+        windows = np.stack(self.windows)
+        for place in range(self.length):
+            total[place:place + n] += windows
+            count[place:place + n] += 1
+        return total / count
+
+
+def find_segments(times, end, probabilities, min_probability, least):
+    """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
+
+    times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is its most
+    probable class, or unsure where that is under min_probability. Runs of fewer than `least` frames then join
+    the neighbour that is the more probable one during the run, the shortest runs first. A segment begins and
+    ends halfway between two sampled frames. The probability of an unsure one is that of its best classes."""
+    # Unsure takes part as class 0, whose probability is always min_probability.
+    limit = np.full((len(probabilities), 1), min_probability, np.float32)
+    extended = np.concatenate([limit, probabilities], 1)
+    best = probabilities.max(1)
+    labels = np.where(best >= min_probability, probabilities.argmax(1) + 1, 0)
+    cuts = np.flatnonzero(np.diff(labels)) + 1
+    runs = [[int(a), int(b), int(labels[a])] for a, b in itertools.pairwise([0, *cuts, len(labels)])]
+    while len(runs) > 1 and (shortest := min(last - first for first, last, _ in runs)) < least:
+        runs = _join(runs, extended, shortest)
+    edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
+    return [(float(edges[first]), float(edges[last]), int(label) - 1,
+             float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))
+            for first, last, label in runs]
+
+
+def _join(runs, probabilities, size):
+    """Give every run of `size` frames or fewer to a neighbour, from left to right: at least one run less."""
+    kept = []
+    for i, (first, last, label) in enumerate(runs):
+        if last - first <= size:
+            beside = [run[2] for run in kept[-1:] + runs[i + 1:i + 2]]
+            label = max(beside, key=lambda c: probabilities[first:last, c].mean())
+        if kept and kept[-1][2] == label:
+            kept[-1][1] = last
+        else:
+            kept.append([first, last, label])
+    return kept

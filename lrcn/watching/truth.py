@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcn.watching.history import UNSURE
+from lrcn.watching.recogniser import UNSURE
 
 OVERLAPS = (0.3, 0.5, 0.7)
 HALF = 0.5

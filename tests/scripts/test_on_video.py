@@ -27,9 +27,8 @@ from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import write_clip
 from lrcn.watching import films, live
-from lrcn.watching import history as joining
-from lrcn.watching.history import History, find_segments
-from lrcn.watching.recogniser import Recogniser
+from lrcn.watching import recogniser as joining
+from lrcn.watching.recogniser import History, Recogniser, find_segments
 
 
 @pytest.fixture(scope="module")
