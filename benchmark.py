@@ -35,7 +35,7 @@ torch = Lazy("torch")
 models = Lazy("models")
 
 HERE = Path(__file__).resolve().parent
-# {name in benchmark.json: (words, unit)}, in the order of measure_encoding's rows
+# {name in benchmark.json: (title, unit)}, in the order of measure_encoding's rows
 RATES = {"decode": ("decode and resize, one thread", "frames/s"),
          "encode_bare": ("the bare encoder", "frames/s"),
          "start": ("the first clips into an empty store", "s"),
@@ -72,7 +72,7 @@ def make_parser():
 
 
 def rate(name, unit, values, **more):
-    """One measured rate: said, and returned for the file."""
+    """One measured rate: printed, and returned for the file."""
     middle = statistics.median(values)
     spread = f"{min(values):.4g} to {max(values):.4g}, n = {len(values)}" if len(values) > 1 else "n = 1"
     cli.say(f"{name:<34}{middle:>10.4g} {unit}  ({spread})")

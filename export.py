@@ -84,7 +84,7 @@ def write_torch(path, module, example, names, about):
 
 
 def comparison_clips(trained, args):
-    """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are in words)."""
+    """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are, as text)."""
     folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
     length, transform = trained.settings["num_frames_video"], trained.model.encoder.transform
     try:

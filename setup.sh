@@ -5,7 +5,7 @@
 #     bash setup.sh demo|tests [python3.12]
 #
 # Whatever fails ends in one line that says what to do. An interrupted set-up goes on when called
-# again. .venv/ready-for-demo or .venv/ready-for-tests is written last; .venv/setup.log has pip's words.
+# again. .venv/ready-for-demo or .venv/ready-for-tests is written last; .venv/setup.log has pip's output.
 set -euo pipefail
 cd "$(dirname "$0")"
 purpose=${1:-demo}

@@ -95,7 +95,7 @@ def read_truth(path, films):
 
 
 def label_films(films, root, labeller, truth):
-    """Label film after film; (folder of what was done, how many failed). A bad one is said and the rest go
+    """Label film after film; (folder of what was done, how many failed). A bad one is reported, the rest go
     on. films: those of find_films; truth: {film: [(start, end, class)]} of those whose truth is known."""
     done, failed, verdict = [], 0, Verdict(labeller.recogniser.classes)
     for (film, path), name in zip(films.items(), unique_names(films), strict=True):

@@ -301,9 +301,9 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         return run.go()
 
 
-def test(folder, device, *words):
+def test(folder, device, *flags):
     """Test a run as a user does, by test.py in a process of its own; its exit status."""
-    return cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", folder, *words, "--device",
+    return cli.run_script(Path(__file__).with_name("test.py"), "--model_dir", folder, *flags, "--device",
                           device, env=alone_environment())
 
 

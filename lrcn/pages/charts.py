@@ -84,7 +84,7 @@ def confusion(matrix, classes):
 
 
 def accuracy_by_training(classes, counts, accuracy, n, few, correlation):
-    """Does a class with few training videos do worse? A point a class; correlation: in words."""
+    """Does a class with few training videos do worse? A point a class; correlation: as text."""
     traces = [go.Scatter(
         x=counts[where].tolist(), y=accuracy[where].round(4).tolist(), mode="markers", name=name,
         marker={"size": 10, "symbol": {"o": "circle", "D": "diamond"}[marker], "color": rgb(*color),
