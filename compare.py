@@ -110,38 +110,34 @@ def main():
     # What fuse.py made of several runs has no network of its own to be timed
     speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
-    compared, rows = [], []
-    for name, t, speed in zip(names, tested, speeds, strict=True):
+    compared, rows, lines, wide = [], [], [], max(map(len, names))
+    for name, t, (parameters, fps) in zip(names, tested, speeds, strict=True):
         if t.names != first.names:
             common = len(set(t.names) & set(first.names))
             t.remarks.append(f"tested on other videos than {names[0]} ({common} of its {len(t.names)} in "
                              f"common): no paired difference")
         paired = t is not first and t.names == first.names
         figures, metrics = compare(t.right, t.groups, first.right if paired else None), t.metrics[0]
+        flags, remark = other_flags(t.flags, first.flags), "; ".join(t.remarks)
         compared.append(figures)
-        cells = (name, len(t.right), metrics.get("encoder"), metrics.get("readout"), metrics.get("split"),
-                 len(t.names), figures.top1, *figures.ci95, figures.sd, *speed, figures.minus,
-                 *figures.minus_ci95, figures.p, other_flags(t.flags, first.flags),
-                 metrics.get("checkpoint"), "; ".join(t.remarks))
-        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+        rows.append((name, len(t.right), metrics.get("encoder"), metrics.get("readout"), metrics.get("split"),
+                     len(t.names), figures.top1, *figures.ci95, figures.sd, parameters, fps, figures.minus,
+                     *figures.minus_ci95, figures.p, flags, metrics.get("checkpoint"), remark))
+        mcnemar = "" if figures.p is None else f", McNemar p {figures.p:.2g}"
+        against = "; ".join(part for part in (figures.difference + mcnemar, flags, remark) if part)
+        speed = "-" if fps is None else f"{fps:.0f}"
+        lines.append(f"{name:<{wide}}  {len(t.right):>4}  {len(t.names):>6}  {figures}   "
+                     f"{parameters or '-':>12}  {speed:>8}  {against}".rstrip())
     folder = files.output_folder("output", args.output)
     files.write_csv(folder / "comparison.csv", COLUMNS,
-                    [["" if r[c] is None else r[c] for c in COLUMNS] for r in rows])
+                    [["" if cell is None else cell for cell in row] for row in rows])
     alike = all(t.names == first.names for t in tested)
     notes = [f"some runs use a {LEAKY}"] * any(LEAKY in t.remarks for t in tested)
     notes += [] if alike else ["the runs were tested on different videos"]
     plots.runs_table_picture(folder / "comparison.png", names, compared, *zip(*speeds, strict=True),
                              n=len(first.names) if alike else None, note="; ".join(notes))
-    wide = max(map(len, names))
     cli.say(f"{'run':<{wide}}  runs  videos  top-1 [95% interval]     parameters  frames/s  "
-            f"minus {names[0]} [95%]; what differs")
-    for r, figures in zip(rows, compared, strict=True):
-        against = figures.difference + ("" if figures.p is None else f", McNemar p {figures.p:.2g}")
-        against = "; ".join(part for part in (against, r["flags"], r["remark"]) if part)
-        fps = "-" if r["frames_per_second"] is None else f"{r['frames_per_second']:.0f}"
-        cli.say(f"{r['run']:<{wide}}  {r['runs']:>4}  {r['videos']:>6}  {figures}   "
-                f"{r['parameters'] or '-':>12}  {fps:>8}  {against}".rstrip())
-    cli.say(folder)
+            f"minus {names[0]} [95%]; what differs", *lines, folder, sep="\n")
 
 
 if __name__ == "__main__":
