@@ -74,18 +74,12 @@ def make_parser():
     return parser
 
 
-def wanted_classes(args, there, source):
-    """The numbers of --classes among the names `there`; None where all are wanted. source: of the names."""
-    names = chosen_classes(args.classes, list(there), f"{source} does not know")
-    return args.classes and {list(there).index(cls) for cls in names}
-
-
 def table_of(args, films):
     """([Stretch], by films those that are there, {name of a film: why it is not there}) of --from."""
     rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
-    classes = list(dict.fromkeys(row.cls for row in rows))
-    wanted = wanted_classes(args, classes, f"--from {args.table}")
-    rows = [row for row in rows if not wanted or classes.index(row.cls) in wanted]
+    classes = dict.fromkeys(row.cls for row in rows)
+    wanted = chosen_classes(args.classes, classes, f"--from {args.table} does not know")
+    rows = [row for row in rows if row.cls in wanted]
     by_film, absent = of_films(rows, films)
     if not by_film:
         raise UserError(f"--from {args.table}: none of its {len(absent)} films is in --video_path "
@@ -95,15 +89,15 @@ def table_of(args, films):
 
 
 def check_run(args, trained):
-    """UserError where a run does not fit the flags; wanted_classes of it."""
+    """The numbers of --classes, None where all are wanted; UserError where a run does not fit the flags."""
     source, length = f"--model_dir {args.model_dir}", trained.settings["num_frames_video"]
     for cls in trained.classes:
         check_class(cls, source)
-    wanted = wanted_classes(args, trained.classes, source)
+    wanted = chosen_classes(args.classes, trained.classes, f"{source} does not know")
     if args.every and length > 1:
         raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
                         f"in its training; --sampling_rate changes that")
-    return wanted
+    return args.classes and {trained.classes.index(cls) for cls in wanted}
 
 
 def find(folder, films, names, args, absent, recogniser, wanted):
