@@ -86,7 +86,8 @@ def page_data(run, clips, compared, runs):
     if run.history:
         data["charts"].update(charts.curves(run.history))
     if run.tested:
-        tested, matrix, counts = run.tested, run.tested.matrix(), run.train_counts
+        tested, matrix, trained = run.tested, run.tested.matrix(), run.parts.get("train", Counter())
+        counts = np.array([trained[cls] for cls in tested.classes])
         best = np.argsort(-tested.probabilities, axis=1, kind="stable")[:, :reading.TOP]
         for i, (_, name) in enumerate(tested.names):
             p, label = tested.probabilities[i].tolist(), int(tested.labels[i])

@@ -5,8 +5,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
 from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
@@ -50,12 +48,6 @@ class Run:
     @property
     def name(self):
         return self.folder.path.resolve().name
-
-    @property
-    def train_counts(self):
-        """int (C,): training videos of the tested classes."""
-        counts = self.parts.get("train", Counter())
-        return np.array([counts[cls] for cls in self.tested.classes])
 
 
 def read_run(folder):

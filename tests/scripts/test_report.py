@@ -227,7 +227,7 @@ def test_filters_sorting_and_themes(browser, two):
     browser.execute_script("document.querySelector('[data-sort=train]').click()")
     column = browser.execute_script("return [...document.querySelectorAll('#class-table tbody tr')]"
                                     ".map((row) => Number(row.cells[3].textContent))")
-    assert column == sorted(read_run(two[0].path).train_counts.tolist())
+    assert column == sorted(read_run(two[0].path).parts["train"].values())
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     paper = "return getComputedStyle(document.body).backgroundColor"
     dark(browser, False)
