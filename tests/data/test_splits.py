@@ -306,6 +306,8 @@ def test_classes_that_one_side_alone_has_are_named_in_training_and_test(tmp_path
     samples, classes = dataset.training_samples(recipe)
     named = "classes of one side: Run Fast in the training alone; Run_Fast in the test alone"
     assert named in capsys.readouterr().err
+    dataset.training_samples(recipe, say=dataset.silent)    # as all ranks but the first do it
+    assert not capsys.readouterr().err
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     splits.write_splits(run.splits, samples)
