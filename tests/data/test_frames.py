@@ -121,7 +121,7 @@ def test_an_augmented_view_crops_its_sides_as_much_as_it_says(strength):
     assert (w >= LEFT * 320 - 1).all() and 0.4 < flipped.mean() < 0.6
     most = AUGMENT[strength].most
     assert x.max() <= most * 320 and x.max() > 0.8 * min(most, 1 - LEFT) * 320
-    assert ((w == 320) & (h == 240)).mean() == pytest.approx(1 - AUGMENT[strength].share, abs=0.1)
+    assert ((w == 320) & (h == 240)).mean() == pytest.approx(1 - AUGMENT[strength].chance, abs=0.1)
 
 
 def test_an_augmented_clip_has_one_change_of_colours_and_the_same_one_again(tmp_path):
