@@ -1,31 +1,27 @@
 """A data set of one's own: class folders without lists, groups, other lists, other endings and depths."""
 import csv
-import json
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import call
+from runs import TINY, last_line, read_json, report_of, table
 from videos import write_video
 
-from dataset import training_samples
+import dataset
+import utils
 from lrcn.data.learned import Learned
 from lrcn.data.manifest import SampledVideo
+from lrcn.data.splits import PARTS
+from lrcn.evaluation import results
 from lrcn.training.recipe import Recipe
 
-pytestmark = pytest.mark.slow
-
-TINY = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0)
 CLASSES = {"Jumping Jack": (200, 60, 60), "run": (60, 200, 60), "wave_hands": (60, 60, 200)}
 ROOMS, ENDINGS = ("attic", "garden", "kitchen", "yard"), (".mp4", ".avi", ".mov", ".mkv", ".webm")
-
-
-def table(path):
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +39,15 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips") / "my_clips"
-    result = run("preprocessing_data.py", "--row_data_dir", videos, "--sampled_data_dir", folder,
-                 "--num_workers", 2, "--no-report")
-    assert result.out.splitlines()[-1] == str(folder)
+    assert last_line(call("preprocessing_data.py", "--row_data_dir", videos, "--sampled_data_dir", folder,
+                          "--no-report")) == folder
     return folder
 
 
-def train(clips, folder, *flags, epochs=15):
-    result = run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", epochs, "--local_dir", folder,
-                 *flags)
-    return Path(result.out.splitlines()[-1]), result
+def train(clips, folder, *flags, epochs=1):
+    result = call("train.py", "--sampled_data_path", clips, *TINY, "--epochs", epochs, "--local_dir", folder,
+                  *flags)
+    return last_line(result), result
 
 
 def parts_of_groups(rows):
@@ -71,52 +66,45 @@ def test_every_format_is_sampled_and_the_class_is_the_folder(clips):
 
 
 def test_from_class_folders_to_a_labelled_video(videos, clips, tmp_path):
-    folder, result = train(clips, tmp_path, "--group_pattern", r"([a-z]+)_\d+$")
+    folder, result = train(clips, tmp_path, "--group_pattern", r"([a-z]+)_\d+$", "--lr", 0.01, "--latent_dim",
+                           64, "--hidden_size", 32, epochs=15)
     assert "warning: " not in result.err
     rows = table(folder / "splits.csv")
-    assert len(rows) == 36
     parts = parts_of_groups(rows)
-    assert set(parts) == set(ROOMS) and all(len(p) == 1 for p in parts.values())
-    for part in ("train", "val", "test"):
+    assert len(rows) == 36 and set(parts) == set(ROOMS) and all(len(p) == 1 for p in parts.values())
+    for part in PARTS:
         assert {row["class"] for row in rows if row["part"] == part} == set(CLASSES)
-    tested = run("test.py", "--model_dir", folder, "--num_videos", 2, "--num_workers", 0)
-    metrics = json.loads((folder / "test" / "metrics.json").read_text())
-    assert tested.out.splitlines()[-1] == str(folder / "test")
+    report = report_of(folder)
+    metrics = read_json(report / "metrics.json")
     assert (metrics["split"], metrics["videos"], metrics["groups"]) == ("drawn", 9, 1)
-    assert metrics["top1"] > 0.7
-    predicted = {(row["class"], row["video"]) for row in table(folder / "test" / "predictions.csv")}
+    assert report == folder / "test" and metrics["top1"] > 0.7
+    predicted = {(row["class"], row["video"]) for row in table(report / "predictions.csv")}
     assert predicted == {(r["class"], r["video"]) for r in rows if r["part"] == "test"}
     room = next(row["group"] for row in rows if row["part"] == "test")
     source = next((videos / "run" / "more").glob(f"{room}_1.*"))
-    out = Path(run("test_on_video.py", "--model_dir", folder, "--video_path", source,
-                   "--output_dir", tmp_path / "out").out.splitlines()[-1])
+    out = last_line(call("test_on_video.py", "--model_dir", folder, "--video_path", source, "--output_dir",
+                         tmp_path / "out", "--no-video"))
     assert [row["label"] for row in table(out / "segments.csv")] == ["run"]
-    assert (out / "labelled.mp4").is_file()
 
 
-def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clips, tmp_path):
-    folder, result = train(clips, tmp_path, epochs=1)
-    assert result.err.count("warning: ") == 1 and "--group_pattern" in result.err
-    rows = table(folder / "splits.csv")
-    assert all(row["group"].endswith(row["video"]) for row in rows)
-    counts = Counter((row["class"], row["part"]) for row in rows)
+def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clips, tmp_path, capsys):
+    """With a table of them, its groups stay together."""
+    samples, _ = dataset.training_samples(Recipe(sampled_data_path=str(clips)))
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1 and "--group_pattern" in said
+    assert all(sample.group.endswith(sample.name) for sample in samples)
+    counts = Counter((sample.cls, sample.part) for sample in samples)
     for cls in CLASSES:
-        assert [counts[cls, part] for part in ("train", "val", "test")] == [8, 2, 2]
-    again, _ = train(clips, tmp_path / "again", epochs=1)
-    assert table(again / "splits.csv") == rows
-
-
-def test_a_table_of_groups_does_what_it_says(clips, tmp_path, capsys):
-    groups = tmp_path / "groups.csv"
-    groups.write_text("video,group\n" + "".join(
-        f"{row['class']}/{row['video']},{row['video'].split('_')[-2]}\n"
-        for row in table(clips / "manifest.csv")))
-    recipe = Recipe(sampled_data_path=str(clips), groups=str(groups))
-    parts = {}
-    for sample in training_samples(recipe)[0]:
-        parts.setdefault(sample.video.group, set()).add(sample.part)
-    assert "warning: " not in capsys.readouterr().err
+        assert [counts[cls, part] for part in PARTS] == [8, 2, 2]
+    assert dataset.training_samples(Recipe(sampled_data_path=str(clips)))[0] == samples
+    capsys.readouterr()
+    (tmp_path / "groups.csv").write_text("video,group\n" + "".join(
+        f"{s.cls}/{s.name},{s.name.split('_')[-2]}\n" for s in samples))
+    recipe = Recipe(sampled_data_path=str(clips), groups=str(tmp_path / "groups.csv"))
+    samples, _ = dataset.training_samples(recipe)
+    parts = parts_of_groups({"group": s.group, "part": s.part} for s in samples)
     assert set(parts) == set(ROOMS) and all(len(p) == 1 for p in parts.values())
+    assert "warning: " not in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- what a run that is begun with has learned
@@ -129,52 +117,48 @@ def edited(run_folder, change):
     torch.save(state, path)
 
 
-def begun(clips, folder, start, *flags, ok=True):
-    """(run folder or None, result) of a training that begins with another."""
-    result = run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", 1, "--local_dir", folder,
-                 "--no-pictures", "--init_from", start, *flags, ok=ok)
-    return None if result.code else Path(result.out.splitlines()[-1]), result
-
-
 def test_what_an_encoder_has_learned_is_held_out_by_no_later_run(clips, tmp_path):
     """Through two links, by a checkpoint that says it and by an older one's splits.csv; --parts keeps it."""
-    first, _ = train(clips, tmp_path, "--train_encoder", "last:1", "--no-pictures", epochs=1)
-    _, refused = begun(clips, tmp_path, first, "--seed", 7, ok=False)
-    assert refused.code == 2 and len(refused.err.strip().splitlines()[-1:]) == 1
-    assert f"--init_from {first}: it was trained on " in refused.err and "--parts" in refused.err
-    second, said = begun(clips, tmp_path, first, "--seed", 7, "--parts", first / "splits.csv")
+    first, _ = train(clips, tmp_path, "--train_encoder", "last:1")
+
+    def leaks(start, seed):     # said behind the warning of names that look alike
+        result = call("train.py", "--sampled_data_path", clips, *TINY, "--local_dir", tmp_path, "--init_from",
+                      start, "--seed", seed, ok=False)
+        said = result.err.splitlines()[-1]
+        return result.code == 2 and f"--init_from {start}: it was trained on " in said and "--parts" in said
+    assert leaks(first, 7)
+    second, said = train(clips, tmp_path, "--init_from", first, "--seed", 7, "--parts", first / "splits.csv")
     assert table(second / "splits.csv") == table(first / "splits.csv")
     assert "36 of its 36 videos are there and keep their part" in said.out
     for change in (lambda state: None, lambda state: state.pop("learned")):
         edited(second, change)
-        _, refused = begun(clips, tmp_path, second, "--seed", 8, ok=False)
-        assert refused.code == 2 and f"--init_from {second}: it was trained on " in refused.err
+        assert leaks(second, 8)
     for old in (first, second):     # and nothing is left that could tell
         edited(old, lambda state: state.pop("learned", None))
         (old / "splits.csv").rename(old / "elsewhere.csv")
-    third, said = begun(clips, tmp_path, second, "--seed", 8)
+    third, said = train(clips, tmp_path, "--init_from", second, "--seed", 8)
     assert "what its weights had learned before is not known" in said.err
-    tested = run("test.py", "--model_dir", third, "--num_videos", 0, "--num_workers", 0)
-    assert "is not known" in tested.out and "LEAKY" not in tested.out
+    tested = dataset.test_data(utils.load_trained(third))
+    assert "is not known" in tested.note and not tested.leak
 
 
 def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_path):
     """As older runs are: made before anybody asked. A fusion's mean says it too."""
-    folder, _ = train(clips, tmp_path, "--no-pictures", epochs=1)
+    folder, _ = train(clips, tmp_path)
     rows = [r for r in table(folder / "splits.csv") if r["part"] == "test"][:3]
     videos = [SampledVideo(r["video"], r["class"], r["group"], 5) for r in rows]
 
     def leak(state):
         state["learned"] = Learned.of(state["learned"], "x").after(videos, frozen=False).state()
-    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
-    assert json.loads((folder / "test/metrics.json").read_text())["leaky"] is False
+    assert read_json(report_of(folder) / "metrics.json")["leaky"] is False
     honest = shutil.copytree(folder, tmp_path / "honest")
     edited(folder, leak)
-    said = run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0).out
-    metrics = json.loads((folder / "test/metrics.json").read_text())
+    with mock.patch.object(results, "draw"):
+        said = call("test.py", "--model_dir", folder, "--num_workers", 0).out
+        fused = call("fuse.py", honest, folder, "--local_dir", tmp_path).out
+    metrics = read_json(folder / "test" / "metrics.json")
     assert metrics["leaky"] is True and "trained on 3 of these 6 videos" in metrics["leak"]
     assert "split drawn, LEAKY: a run that it began with was trained on 3 of these 6 videos" in said
-    fused = run("fuse.py", honest, folder, "--local_dir", tmp_path, "--num_videos", 0).out
     assert "LEAKY: a run that it began with" in fused
 
 
@@ -184,7 +168,7 @@ def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
     """Three clips come and two are corrected: all others keep their part, new ones go by their group."""
     mine = shutil.copytree(clips, tmp_path / "clips")
     rooms = ("--group_pattern", r"([a-z]+)_\d+$")
-    folder, _ = train(mine, tmp_path, "--no-pictures", *rooms, epochs=1)
+    folder, _ = train(mine, tmp_path, *rooms)
     before = {(r["class"], r["video"]): r for r in table(folder / "splits.csv")}
     tested = next(r["group"] for r in before.values() if r["part"] == "test")
     rows = table(mine / "manifest.csv")
@@ -197,13 +181,12 @@ def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
         shutil.copy(places[one], places[other])
     with open(mine / "manifest.csv", "a", newline="") as f:
         csv.DictWriter(f, rows[0].keys()).writerows(added)
-    again, said = train(mine, tmp_path, "--no-pictures", *rooms, "--seed", 9, "--parts",
-                        folder / "splits.csv", epochs=1)
+    again, said = train(mine, tmp_path, *rooms, "--seed", 9, "--parts", folder / "splits.csv")
     after = {(r["class"], r["video"]): r for r in table(again / "splits.csv")}
     assert {key: r for key, r in after.items() if key in before} == before and len(after) == 39
     assert after["run", f"more_{tested}_9"]["part"] == "test"       # its group is tested
     assert all(len(parts) == 1 for parts in parts_of_groups(after.values()).values())
     assert "36 of its 36 videos are there and keep their part; 3 new ones: " in said.out
-    resumed = run("train.py", "--resume", folder, "--sampled_data_path", mine, "--epochs", 2, "--no-pictures")
+    resumed = call("train.py", "--resume", folder, "--epochs", 2, "--no-pictures")
     assert "3 videos that are not in" in resumed.out        # rule 14: a resumed run leaves them out
     assert {(r["class"], r["video"]): r for r in table(folder / "splits.csv")} == before

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 from commands import ROOT, run
-from runs import ONE_THREAD, flags, last_line, one_line, train
+from runs import ONE_THREAD, flags, last_line, one_line, report_of, train
 
 from lrcn.base import files
 
@@ -18,6 +18,8 @@ for source, target, how in ((None, b"/", private), (path, path, bind), (path, pa
 if os.access(folder, os.W_OK):
     sys.exit(77)
 sys.path.insert(0, {str(ROOT)!r})
+from lrcn.evaluation import results
+results.draw = lambda *_: None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 INVENTORY = "lrcn/features/inventory.py"
@@ -57,7 +59,7 @@ def test_the_clips(demo, folder, tmp_path, reading):
     assert again.code == 0 and f"they go to {mine}/lrcn/features" in again.out, again
     assert listing(folder) == before
     train(demo, folder, tmp_path / "other", "--epochs", 1)
-    run("test.py", "--model_dir", model, "--num_workers", 0, env=ONE_THREAD)
+    report_of(model)
     before, nowhere = listing(folder), {"LRCN_FEATURES": "/proc/nothing"}
     for result in (reading(folder, "train.py", *words, env=nowhere),
                    reading(folder, "test.py", "--model_dir", model, "--num_workers", 0, env=nowhere),

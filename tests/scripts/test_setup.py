@@ -128,13 +128,6 @@ def test_a_purpose_that_is_none_and_a_python_that_is_not_there(machine):
     assert done.returncode == 1 and "there is no python9" in done.stderr
 
 
-def test_space_is_not_asked_for_again_once_torch_is_there(machine):
-    setup(machine)
-    (machine / "torch_there").touch()
-    (machine / "free_kb").write_text("1000")
-    assert setup(machine).returncode == 0
-
-
 @pytest.mark.parametrize("library", ["libGL.so.1", "libxcb.so.1"])
 def test_without_a_system_library_the_headless_opencv_takes_its_place(machine, library):
     (machine / "cv2_says").write_text(f"ImportError: {library}: cannot open shared object file: No such file")
@@ -146,10 +139,13 @@ def test_without_a_system_library_the_headless_opencv_takes_its_place(machine, l
     assert removed < calls.index("--no-deps opencv-python-headless")
 
 
-def test_what_is_only_faster_may_be_absent(machine):
+def test_what_is_only_faster_may_be_absent_and_space_is_not_asked_for_again_once_torch_is_there(machine):
     (machine / "openvino_exit").write_text("1")
     done = setup(machine)
     assert done.returncode == 0 and "openvino is not to be had" in done.stdout, done
+    (machine / "torch_there").touch()
+    (machine / "free_kb").write_text("1000")
+    assert setup(machine).returncode == 0
 
 
 def listed(text):

@@ -3,15 +3,13 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import ROOT, run
-from runs import ONE_THREAD, TINY, last_line, one_line, read_json, report_of, table, train
+from commands import call
+from runs import TINY, last_line, launched, metrics, patched, read_json, refused, report_of, table, train
 
 from lrcn.data import split_lists
 
-pytestmark = pytest.mark.slow
-
-# The README's commands for four systems: what makes each one what it is. Encoder and size are replaced by
-# tiny ones, so that a system trains in a second.
+# The README's commands for four systems: what makes each one what it is, and every other option at once.
+# Encoder and size are replaced by tiny ones, so that a system trains in a second.
 SYSTEMS = {
     "the original": ("--readout", "last", "--lstm_layers", 2),
     "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1,
@@ -22,15 +20,20 @@ SYSTEMS = {
                                                  "--accumulate", 8, "--scheduler", "plateau",
                                                  "--readout", "mean"),
     "frames and their differences": ("--modality", "rgb+rgbdiff"),
+    "every option": ("--loss_per_step", "--mixup", 0.2, "--ema", 0.9, "--scheduler", "step", "--readout",
+                     "attention", "--recompute", "--train_encoder", "last:1", "--clip_grad", 0,
+                     "--label_smoothing", 0, "--warmup_epochs", 0.5, "--pictures"),
 }
 
 
 @pytest.fixture(scope="module")
 def forty(demo, tmp_path_factory):
-    """The demo's videos sampled to 40 frames each, at a smaller stride than a second's 2.5 frames."""
+    """Two classes of the demo sampled to 40 frames each, at a smaller stride than a second's 2.5 frames."""
     folder = tmp_path_factory.mktemp("forty") / "sampled"
-    run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
-        "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", 40)
+    call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
+         "--classes", "Grow,Shrink", "--num_frames_to_extract", 40, "--no-report")
+    rows = table(folder / "manifest.csv")
+    assert {int(row["frames"]) for row in rows} == {40} and {int(row["stride"]) for row in rows} != {10}
     return folder
 
 
@@ -40,10 +43,9 @@ def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
     figures = read_json(report_of(folder) / "metrics.json")
     settings = read_json(folder / "settings.json")
     words = dict(zip(SYSTEMS[system], (*SYSTEMS[system][1:], True), strict=True))
-    assert figures["readout"] == words.get("--readout", "final") and figures["videos"] == 42
+    assert figures["readout"] == words.get("--readout", "final") and figures["videos"] == 14
     assert settings["num_frames_video"] == words.get("--num_frames_video", 5)
-    rows = table(forty / "manifest.csv")
-    assert {int(row["frames"]) for row in rows} == {40} and {int(row["stride"]) for row in rows} != {10}
+    assert np.isfinite(float(metrics(folder)[0]["train_loss"]))
 
 
 # ---------------------------------------------------------------- three splits
@@ -65,14 +67,31 @@ def three_splits(demo, folder):
     return folder
 
 
-def test_all_three_splits_are_trained_and_tested_in_turn_by_torchruns_processes(demo, sampled, tmp_path):
-    lists = three_splits(demo, tmp_path / "lists")
-    words = ("--sampled_data_path", sampled, "--ucf_list_dir", lists, *TINY, "--local_dir", tmp_path,
-             "--split", "all", "--epochs", 2)
-    launcher = tmp_path / "launcher.py"
-    launcher.write_text("from torch.distributed.run import main\nmain()\n")
-    folder = last_line(run(launcher, "--standalone", "--nproc_per_node", 2, ROOT / "train.py", *words,
-                           env=ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""}))
+# The tests take place in the process that trained, without pictures.
+TESTED = """
+from lrcn.base import cli
+from lrcn.evaluation import results
+results.draw = lambda *_: None
+def run_script(script, *words, env):
+    argv, environ = sys.argv, dict(os.environ)
+    sys.argv = [*map(str, (script, *words)), "--num_workers", "0"]
+    for name in environ.keys() - env.keys():
+        del os.environ[name]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = argv
+        os.environ.update(environ)
+cli.run_script = run_script
+"""
+
+
+def test_all_three_splits_are_trained_and_tested_in_turn_by_two_processes(demo, sampled, tmp_path):
+    words = ("--sampled_data_path", sampled, "--ucf_list_dir", three_splits(demo, tmp_path / "lists"), *TINY,
+             "--local_dir", tmp_path, "--split", "all", "--epochs", 1)
+    folder = last_line(launched(patched(tmp_path, "train.py", TESTED), *words))
     rows = table(folder / "splits_summary.csv")
     assert [row["split"] for row in rows] == ["1", "2", "3", "mean", "deviation"]
     top1 = []
@@ -91,7 +110,7 @@ def test_all_three_splits_are_trained_and_tested_in_turn_by_torchruns_processes(
 def test_all_splits_from_a_run_that_has_learned_a_test_are_refused_before_any(demo, sampled, tmp_path):
     data = ("--sampled_data_path", sampled, "--ucf_list_dir", three_splits(demo, tmp_path / "lists"), *TINY,
             "--epochs", 1)
-    first = last_line(run("train.py", *data, "--train_encoder", "last:1", "--local_dir", tmp_path))
-    one_line(run("train.py", *data, "--split", "all", "--init_from", first, "--local_dir", tmp_path / "all",
-                 ok=False), f"--init_from {first}: it was trained on")
+    first = last_line(call("train.py", *data, "--train_encoder", "last:1", "--local_dir", tmp_path))
+    refused("train.py", *data, "--split", "all", "--init_from", first, "--local_dir", tmp_path / "all",
+            says=f"--init_from {first}: it was trained on")
     assert not (tmp_path / "all").exists()

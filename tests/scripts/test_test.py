@@ -2,19 +2,21 @@
 import shutil
 import signal
 import time
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from commands import run, start
-from runs import ONE_THREAD, data_flags, half_files, last_line, load, one_line, read_json, report_of, table
+from commands import call, start
+from runs import data_flags, half_files, last_line, load, one_line, read_json, refused, report_of, table
 
 import dataset
 import utils
 from lrcn.data import split_lists
 from lrcn.data.frames import clip_frames, windows
-from lrcn.features.features import Options, clip_features, head_logits, predict_videos
+from lrcn.evaluation import results
+from lrcn.features.features import Options, predict_videos
 
 FAST = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
 
@@ -24,12 +26,10 @@ def copied(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "copied")
 
 
-@pytest.fixture(scope="module")
-def report(trained, tmp_path_factory):
+@pytest.fixture
+def report(tested):
     """The folder that test.py wrote for a copy of the run."""
-    folder = shutil.copytree(trained, tmp_path_factory.mktemp("report") / "run")
-    return last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--num_videos", 4,
-                         env=ONE_THREAD))
+    return tested / "test"
 
 
 def test_the_report_holds_what_the_readme_lists(report):
@@ -56,43 +56,31 @@ def test_the_report_holds_what_the_readme_lists(report):
     assert figures["top1"] > 0.25, "six classes that the head has learnt in part"
 
 
-def test_every_test_video_is_counted_once_in_list_order(report, demo):
+def test_every_test_video_is_counted_once_in_list_order_and_mistakes_the_most_confident_first(report, demo):
     _, listed = split_lists.official_lists(demo / "ucfTrainTestlist", 1)
     rows = table(report / "predictions.csv")
     assert [(row["class"], row["video"]) for row in rows] == [(row.cls, row.video) for row in listed]
     for row in rows:
-        shares = [float(v) for k, v in row.items() if k.startswith("p_")]
-        assert sum(shares) == pytest.approx(1, abs=1e-4) and int(row["predicted"]) == int(np.argmax(shares))
-        assert row["predicted_class"] == [k[2:] for k in row if k.startswith("p_")][int(row["predicted"])]
-
-
-def test_mistakes_are_listed_the_most_confident_first(report):
-    wrong = {row["video"]: row for row in table(report / "predictions.csv") if row["right"] == "0"}
+        shares = {name[2:]: float(share) for name, share in row.items() if name.startswith("p_")}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+        assert row["predicted_class"] == max(shares, key=shares.get) == [*shares][int(row["predicted"])]
+        row["probability"], row["p_true"] = row["p_" + row["predicted_class"]], row["p_" + row["class"]]
     mistakes = table(report / "mistakes.csv")
-    assert mistakes and {row["video"] for row in mistakes} == wrong.keys()
-    sure = [float(row["probability"]) for row in mistakes]
-    assert sure == sorted(sure, reverse=True)
-    for row in mistakes:
-        same = wrong[row["video"]]
-        assert (row["class"], row["predicted_class"]) == (same["class"], same["predicted_class"])
-        assert (row["probability"], row["p_true"]) == (same[f"p_{row['predicted_class']}"],
-                                                       same[f"p_{row['class']}"])
+    wrong = [{name: row[name] for name in mistakes[0]} for row in rows if row["right"] == "0"]
+    assert mistakes == sorted(wrong, key=lambda row: -float(row["probability"]))
 
 
 def test_clips_of_one_name_in_two_classes_are_both_drawn(copied, demo, sampled, tmp_path):
     mine = shutil.copytree(sampled, tmp_path / "mine", ignore=shutil.ignore_patterns("features"))
-    lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
+    lists, manifest = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists"), mine / "manifest.csv"
     for cls in ("Grow", "Shrink"):
-        old, new = f"v_{cls}_g01_c01", "v_same_g01_c01"
-        (mine / cls / f"{old}.avi").rename(mine / cls / f"{new}.avi")
-        for path in (mine / "manifest.csv", lists / "testlist01.txt"):
-            path.write_text(path.read_text().replace(old, new))
-    result = run("test.py", "--model_dir", copied, "--num_workers", 0, "--num_videos", 42,
-                 "--sampled_data_path", mine, "--ucf_list_dir", lists, env=ONE_THREAD)
+        (mine / cls / f"v_{cls}_g01_c01.avi").rename(mine / cls / "v_same_g01_c01.avi")
+        manifest.write_text(manifest.read_text().replace(f"v_{cls}_g01_c01", "v_same_g01_c01"))
+    (lists / "testlist01.txt").write_text("Grow/v_same_g01_c01.avi\nShrink/v_same_g01_c01.avi\n")
+    result = call("test.py", "--model_dir", copied, "--num_workers", 0, "--sampled_data_path", mine,
+                  "--ucf_list_dir", lists)
     assert not result.err, "a log has no progress bar"
-    drawn = [path.relative_to(copied / "test" / "videos") for path in copied.rglob("*.mp4")]
-    assert len(drawn) == 42
-    assert {path.parent.name for path in drawn if "v_same_" in path.name} == {"Grow", "Shrink"}
+    assert {path.parent.name for path in (copied / "test" / "videos").rglob("*.mp4")} == {"Grow", "Shrink"}
 
 
 def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, demo, tmp_path):
@@ -102,7 +90,8 @@ def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, d
         for i, path in enumerate(sorted((demo / "UCF-101" / cls.replace("Jump", "Grow")).glob("*.avi"))[:3]):
             shutil.copy(path, folder / cls / f"new_{i}.avi")
     for _ in range(2):      # the second time nothing is left to sample
-        result = run("test.py", "--model_dir", copied, "--labelled_folder", folder, *FAST, env=ONE_THREAD)
+        with mock.patch.object(results, "draw"):
+            result = call("test.py", "--model_dir", copied, "--labelled_folder", folder, *FAST)
         assert last_line(result) == copied / "test_on_folder" / "more" and not (copied / "test").exists()
         assert "Jump in the test alone" in result.out and "in the training alone" in result.out
         rows = table(last_line(result) / "predictions.csv")
@@ -112,10 +101,10 @@ def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, d
         assert (figures["videos"], figures["split"], figures["leaky"]) == (6, "folder", False)
         settings = read_json(last_line(result) / "sampled" / "settings.json")
         assert settings["sampling_rate"] == load(copied, "best")["settings"]["sampling_rate"]
-    one_line(run("test.py", "--model_dir", copied, "--labelled_folder", folder, "--split", 1, ok=False),
-             "--split 1: --labelled_folder")
-    one_line(run("test.py", "--model_dir", copied, "--labelled_folder", folder / "x", ok=False),
-             f"--labelled_folder {folder / 'x'}")
+    refused("test.py", "--model_dir", copied, "--labelled_folder", folder, "--split", 1,
+            says="--split 1: --labelled_folder")
+    refused("test.py", "--model_dir", copied, "--labelled_folder", folder / "x",
+            says=f"--labelled_folder {folder / 'x'}")
 
 
 # ---------------------------------------------------------------- killed
@@ -124,74 +113,36 @@ def whole(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_second_test_that_is_killed_leaves_the_first_ones_outputs_whole(copied, number):
-    folder = report_of(copied, "--num_videos", 2)
+def test_a_second_test_that_is_stopped_leaves_the_first_ones_outputs_whole(copied):
+    """Killed at any step: test_files.py."""
+    folder = report_of(copied)
     (folder / "notes.txt").write_text("mine")
     before = whole(folder)
-    process = start("test.py", "--model_dir", copied, "--num_workers", 0, "--num_videos", 42, env=ONE_THREAD)
+    process = start("test.py", "--model_dir", copied, "--num_workers", 2, "--num_videos", 42)
     while not list(copied.glob(".test.*.tmp/videos/*/*.mp4")):
         assert process.poll() is None, process.err
         time.sleep(0.002)
-    process.kill(number, group=True)
-    result = process.wait()
-    assert whole(folder) == before
-    if number == signal.SIGTERM:
-        one_line(result, "stopped", code=128 + number)
-        assert not half_files(copied)
-    report_of(copied, "--num_videos", 3)
-    assert len(list(folder.rglob("*.mp4"))) == 3 and (folder / "notes.txt").read_text() == "mine"
-    assert not half_files(copied)
-
-
-@pytest.mark.slow
-def test_a_signal_to_the_group_ends_decoding_workers_without_a_word_of_theirs(copied):
-    for pause in (0, 0.01, 0.03, 0.06):     # while they are started, and at work
-        process = start("test.py", "--model_dir", copied, "--num_workers", 2, "--no-feature_cache",
-                        env=ONE_THREAD)
-        while "encoding" not in process.out:
-            assert process.poll() is None, process.err
-            time.sleep(0.002)
-        time.sleep(pause)
-        process.kill(signal.SIGTERM, group=True)
-        one_line(process.wait(), "stopped", code=128 + signal.SIGTERM)
+    process.kill(signal.SIGTERM, group=True)
+    one_line(process.wait(), "stopped", code=128 + signal.SIGTERM)
+    assert whole(folder) == before and not half_files(copied)
+    report_of(copied)
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 # ---------------------------------------------------------------- the same, however it is run
 
-@pytest.mark.slow
 def test_batch_size_workers_and_cache_change_nothing(copied, report):
-    expected = (report / "metrics.json").read_bytes()
-    for flags in (("--batch_size", 1), ("--batch_size", 32), ("--num_workers", 2), ("--no-feature_cache",)):
+    for flags in (("--batch_size", 1), ("--num_workers", 2, "--no-feature_cache")):
         folder = report_of(copied, *flags)
-        assert (folder / "metrics.json").read_bytes() == expected, flags
-        assert (folder / "predictions.csv").read_bytes() == (report / "predictions.csv").read_bytes()
+        for name in ("metrics.json", "predictions.csv"):
+            assert (folder / name).read_bytes() == (report / name).read_bytes(), flags
 
 
-def test_logits_from_the_cache_and_from_the_whole_network_agree(trained, sampled):
-    """The cache holds float16 of an encoder whose batch norms are folded; the network has neither."""
-    model = utils.load_trained(trained)
-    data = dataset.test_data(model)
-    options = Options(torch.device("cpu"), 0)
-    values, _ = clip_features(model.model, 5, data, options)
-    cached = head_logits(model.model.head, values)
-    transform = model.model.encoder.transform
-    frames = np.stack([clip_frames(sampled, windows(video, 5)[0], transform, 0)
-                       for video in data.videos])
-    with torch.inference_mode():
-        whole = model.model(torch.from_numpy(frames).permute(0, 1, 4, 2, 3))
-    assert values.dtype == np.float16 and len(whole) == 42
-    assert (cached - whole).abs().max() <= 2e-3 * whole.abs().max()
-
-
-@pytest.mark.slow
-def test_a_checkpoint_is_all_that_is_needed(copied, demo, sampled, report, tmp_path):
+def test_a_checkpoint_is_all_that_is_needed(copied, demo, sampled, report):
     """No flag of training is repeated, and both names of the folders of old work."""
     path = copied / "Saved_model_checkpoint"
-    for flags in ((copied, "--model_name", "best.pth.tar"), (path, "--model_name", "best")):
-        folder = report_of(*flags, *data_flags(demo, sampled))
-        assert (folder / "predictions.csv").read_bytes() == (report / "predictions.csv").read_bytes()
+    folder = report_of(path, "--model_name", "best", *data_flags(demo, sampled))
+    assert (folder / "predictions.csv").read_bytes() == (report / "predictions.csv").read_bytes()
     last = read_json(report_of(copied, "--model_name", "epoch_20") / "metrics.json")
     assert (last["checkpoint"], last["epoch"]) == ("epoch_20.pth.tar", 20)
 
@@ -203,11 +154,11 @@ def test_the_wrong_split_is_refused_because_its_test_videos_were_trained_on(copi
     index = split_lists.read_class_index(lists)
     lines = [f"{line} {index[line.split('/')[0]]}" for line in (lists / "testlist01.txt").read_text().split()]
     (lists / "trainlist02.txt").write_text("\n".join(lines))
-    result = run("test.py", "--model_dir", copied, *FAST, "--ucf_list_dir", lists, "--split", 2, ok=False)
-    one_line(result, "--split 2: 24 of its test videos", "were in the training")
+    refused("test.py", "--model_dir", copied, *FAST, "--ucf_list_dir", lists, "--split", 2,
+            says=("--split 2: 24 of its test videos", "were in the training"))
     assert not (copied / "test").exists()
     (copied / "splits.csv").unlink()
-    one_line(run("test.py", "--model_dir", copied, *FAST, ok=False), "splits.csv is missing")
+    refused("test.py", "--model_dir", copied, *FAST, says="splits.csv is missing")
 
 
 def test_videos_that_are_absent_or_of_unknown_classes_are_counted_and_said(copied, demo, sampled, tmp_path):
@@ -224,7 +175,9 @@ def test_videos_that_are_absent_or_of_unknown_classes_are_counted_and_said(copie
         f.write("Unknown/v_Unknown_g01_c01.avi\n")
     with open(few / "manifest.csv", "a") as f:
         f.write("v_Unknown_g01_c01,Unknown,x.avi,25,60,0,10,5\n")
-    result = run("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", few, "--ucf_list_dir", lists)
+    with mock.patch.object(results, "draw"):
+        result = call("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", few, "--ucf_list_dir",
+                      lists)
     assert ("37 of 43 listed test videos present, 1 of them of classes that the model does not know"
             in result.out)
     assert read_json(last_line(result) / "metrics.json")["videos"] == 36
@@ -236,30 +189,30 @@ def test_a_sampled_video_that_cannot_be_read_is_named_never_replaced(copied, sam
     row = next(row for row in rows if "_g01_" in row["video"])
     path = mine / row["class"] / f"{row['video']}.avi"
     path.write_bytes(path.read_bytes()[:3000])
-    result = run("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", mine, ok=False)
-    one_line(result, "--sampled_data_path", f"cannot read {row['class']}/{row['video']}.avi")
-    path.unlink()
-    result = run("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", mine, ok=False)
-    one_line(result, "--sampled_data_path", f"{row['class']}/{row['video']}.avi is missing")
+    for says in (f"cannot read {row['class']}/{row['video']}.avi",
+                 f"{row['class']}/{row['video']}.avi is missing"):
+        refused("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", mine,
+                says=("--sampled_data_path", says))
+        path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- windows and mirror images
 
 @pytest.fixture(scope="module")
 def long_clips(demo, tmp_path_factory):
-    """All frames of the demo's videos at FPS/sampling_rate, more than a window."""
+    """All frames of two classes of the demo at FPS/sampling_rate, more than a window."""
     folder = tmp_path_factory.mktemp("long") / "sampled"
-    run("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
-        "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", "all", "--sampling_rate", 5)
+    call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder,
+         "--classes", "Grow,Shrink", "--num_frames_to_extract", "all", "--sampling_rate", 5, "--no-report")
     return folder
 
 
 def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trained, long_clips):
+    """From the cache, float16 of an encoder with folded batch norms, as from the whole network."""
     model = utils.load_trained(trained)
     data = dataset.test_data(model, long_clips)
     assert min(video.frames for video in data.videos) > 6
-    data = data[:6]
-    options = Options(torch.device("cpu"), 0, cache=False)
+    data, options = data[:6], Options(torch.device("cpu"), 0)
     got = predict_videos(model.model, 5, data, options, 2, flip=True)
     transform = model.model.encoder.transform
     for i in (0, 5):
@@ -275,11 +228,10 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
     assert np.abs(got - predict_videos(model.model, 5, data, options, 1)).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_all_windows_are_a_flag(copied, long_clips):
     folder = report_of(copied, "--sampled_data_path", long_clips, "--test_windows", "all", "--flip")
     figures = read_json(folder / "metrics.json")
-    assert (figures["windows"], figures["flip"], figures["videos"]) == ("all", True, 42)
+    assert (figures["windows"], figures["flip"], figures["videos"]) == ("all", True, 14)
 
 
 # ---------------------------------------------------------------- wrong folders
@@ -298,7 +250,7 @@ def test_a_run_that_is_none_is_one_line(copied, tmp_path):
             (("--model_dir", copied, "--device", "tpu"), "--device tpu"),
             (("--model_dir", copied, "--test_windows", "some"), "--test_windows"),
             ((), "--model_dir")):
-        one_line(run("test.py", *flags, ok=False), says)
+        refused("test.py", *flags, says=says)
 
 
 def test_a_checkpoint_without_its_encoder_says_what_is_missing(copied, report):
@@ -306,8 +258,8 @@ def test_a_checkpoint_without_its_encoder_says_what_is_missing(copied, report):
     other = {k: v + 1 if v.is_floating_point() else v for k, v in load(copied, "encoder")["encoder"].items()}
     torch.save({"encoder": other}, encoder)
     last = ("--model_dir", copied, *FAST, "--model_name", "last")
-    one_line(run("test.py", *last, ok=False), "not the one that it was trained with")
+    refused("test.py", *last, says="not the one that it was trained with")
     encoder.unlink()
-    one_line(run("test.py", *last, ok=False), "encoder.pth.tar is missing")
+    refused("test.py", *last, says="encoder.pth.tar is missing")
     folder = report_of(copied)     # best.pth.tar holds everything
     assert (folder / "metrics.json").read_bytes() == (report / "metrics.json").read_bytes()
