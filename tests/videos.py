@@ -112,11 +112,15 @@ def join(path, clips, size=(160, 120)):
 
 
 @contextlib.contextmanager
-def served(folder):
-    """The address of a web server of the files in a folder."""
+def served(folder, lengths=True):
+    """The address of a web server of the files in a folder. lengths: whether it tells them."""
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def send_header(self, name, value):
+            if lengths or name != "Content-Length":
+                super().send_header(name, value)
     handler = functools.partial(Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

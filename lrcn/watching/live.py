@@ -8,6 +8,7 @@ another takes the newest sampled frame as soon as it is done with the last, and 
 had to leave out.
 """
 import contextlib
+import math
 import os
 import re
 import subprocess
@@ -22,7 +23,7 @@ import numpy as np
 from lrcn.base import cli
 from lrcn.base.lazy import Lazy
 from lrcn.video.flow import fields_of
-from lrcn.video.reader import VideoError
+from lrcn.video.reader import AHEAD, VideoError
 
 cv2 = Lazy("cv2")
 
@@ -91,7 +92,9 @@ class Source(_Thread):
     """Reads a camera's number or a stream's address. VideoError when there is none.
 
     The time of a frame is the clock's; a file at an address (or HLS, which comes in bursts) is played by its
-    time stamps. behind: how many frames are to come before a sampled one is due.
+    time stamps. A live stream at such an address tells no length, as some films: it comes no faster than its
+    time stamps say, and whoever opens it again sees other pictures. behind: how many frames are to come
+    before a sampled one is due.
     """
 
     def __init__(self, source, rate, behind=0):
@@ -106,8 +109,9 @@ class Source(_Thread):
         length = self.capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         pictures = self.capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"MJPG")
         film = urlsplit(source).scheme in FILES and not pictures   # whose head may tell none
-        self.paced = address and (length or bursts or film)
-        self.may_drop = address and not length and (bursts or not film)
+        self.paced, self.may_drop = address and (length or bursts or film), address and not length
+        self.limit = math.inf if length else AHEAD
+        self.may_be_film, self.opening = film and not bursts, None     # opening: the first picture
         self.newest = self.due = None
         self.sampled = 0
 
@@ -118,7 +122,7 @@ class Source(_Thread):
                 stamp = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if begin is None:
                     begin, first = time.monotonic(), stamp
-                elif stamp <= last:     # its time stamps start over, or stand still
+                elif not last < stamp <= last + self.limit:     # they start over, stand still or jump
                     first += stamp - last - 1 / self.fps
                 last, seconds = stamp, time.monotonic() - begin
                 if self.paced:
@@ -126,6 +130,7 @@ class Source(_Thread):
                     seconds = stamp - first
                 ok, image = self.capture.retrieve()
                 if ok:
+                    self.opening = image if self.opening is None else self.opening
                     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
                     self.take(Frame(index, seconds, time.monotonic(), image, before))
                     index, before = index + 1, image if self.behind else None
@@ -135,10 +140,10 @@ class Source(_Thread):
             self.capture.release()
 
     def opened_again(self):
-        """Whether a stream that dropped is there again, and gives a frame."""
+        """Whether a stream that dropped is there again and gives a frame; not so of a film that begins anew."""
         for number, seconds in enumerate(PATIENCE if self.may_drop else (), 1):
-            cli.say(f"the stream dropped; opened again in {seconds} s ({number} of {len(PATIENCE)})",
-                    file=sys.stderr)
+            cli.say(f"the stream dropped or ended; opened again in {seconds} s ({number} of "
+                    f"{len(PATIENCE)})", file=sys.stderr)
             with self.changed:
                 if self.changed.wait_for(lambda: self.ended, seconds):
                     return False
@@ -146,6 +151,9 @@ class Source(_Thread):
             with contextlib.suppress(VideoError):
                 self.capture = open_live(self.source)
                 if self.capture.grab():
+                    if self.may_be_film and np.array_equal(self.capture.retrieve()[1], self.opening):
+                        cli.say("it begins anew: it is a film, and was at its end", file=sys.stderr)
+                        return False
                     return True
         if self.may_drop:
             cli.say("the stream did not come back: it is taken to be at its end", file=sys.stderr)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from runs import last_line, refused, report_of, table
 from videos import join, served, write_video
+from zoo import encode
 
 import test_on_video
 import utils
@@ -286,12 +287,43 @@ def streamed(monkeypatch, address, *captures):
 
 
 @pytest.mark.parametrize("stamps", [np.arange(50) / 25, 7 + np.arange(50) / 25, np.zeros(50),
-                                    np.tile(np.arange(25) / 25, 2)])
+                                    np.tile(np.arange(25) / 25, 2),
+                                    np.arange(50) / 25 + 3600 * (np.arange(50) > 24)])
 def test_a_film_at_an_address_that_tells_no_length_is_played_by_its_time_stamps(monkeypatch, stamps):
-    """From any first stamp; where they start over or stand still, a frame after the other."""
-    seconds, slept, waits = streamed(monkeypatch, "http://a/whole.ts", Stream(stamps))
+    """From any first stamp; where they start over, jump or stand still, a frame after the other."""
+    seconds, slept, waits = streamed(monkeypatch, "http://a/whole.ts", Stream(stamps), Stream(stamps))
     assert seconds == pytest.approx(np.arange(50) / 25) and slept == pytest.approx(49 / 25)
-    assert not waits
+    assert waits == [1]     # then it begins anew
+
+
+@pytest.mark.parametrize("ending, container", [("ts", None), ("mkv", {"live": "1"})])
+@pytest.mark.parametrize("live_one", [False, True])
+def test_a_server_that_tells_no_length_sends_a_film_once_and_a_live_stream_until_it_stays_away(
+        monkeypatch, tmp_path, capsys, ending, container, live_one):
+    """Whoever opens a film again sees its beginning, of a live stream something else."""
+    film, later, slept, waits, seconds = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", [], [], []
+    encode(film, count=30, container=container)
+    encode(later, count=80, container=container, width=128, height=96)
+    monkeypatch.setattr(live.time, "sleep", slept.append)
+    monkeypatch.setattr(live.time, "monotonic", lambda: sum(slept))
+    with served(tmp_path, lengths=False) as address:
+        source = live.Source(f"{address}/{film.name}", Rate())
+
+        def wait(_, patience):
+            waits.append(patience)
+            if live_one and len(waits) == 1:
+                later.replace(film)
+            elif live_one:
+                film.unlink(missing_ok=True)
+        monkeypatch.setattr(source.changed, "wait_for", wait)
+        monkeypatch.setattr(source, "take", lambda frame: seconds.append(frame.seconds))
+        source.loop()
+    count = 110 if live_one else 30
+    assert seconds == pytest.approx(np.arange(count) / 25, abs=0.01)
+    assert sum(slept) == pytest.approx((count - 1) / 25, abs=0.01)
+    said = capsys.readouterr().err
+    assert waits == ([1, 1, 2, 4] if live_one else [1])
+    assert ("did not come back" if live_one else "it is a film, and was at its end") in said
 
 
 def test_a_camera_s_stream_that_drops_is_opened_again_a_few_times(monkeypatch, capsys):
