@@ -140,7 +140,7 @@ class Source(_Thread):
             self.capture.release()
 
     def opened_again(self):
-        """Whether a stream that dropped is there again and gives a frame; not so of a film that begins anew."""
+        """Whether a stream that dropped is there again and gives a frame, and is no film that begins anew."""
         for number, seconds in enumerate(PATIENCE if self.may_drop else (), 1):
             cli.say(f"the stream dropped or ended; opened again in {seconds} s ({number} of "
                     f"{len(PATIENCE)})", file=sys.stderr)
