@@ -40,8 +40,9 @@ FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,
            "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
 INDEXED = ("avi", "mov", "matroska")    # files that say where their key frames lie
 NEAR = 12       # frames that are decoded sooner than a key frame is looked for
-# Seconds by which time stamps jump back, or ahead in broadcast formats, where another recording begins.
-BACK, AHEAD = 0.5, 10
+# Seconds by which time stamps jump where another recording begins: back, and in broadcast formats, whose
+# packets are in order, also by little, or ahead.
+BACK, SLIP, AHEAD = 0.5, 0.1, 10
 
 
 class VideoError(Exception):
@@ -223,20 +224,25 @@ def has_index(container):
 def on_one_line(container, picture, sound=None):
     """The packets of a film's pictures, and of its sound, on one line of time: where recordings were joined
     end to end, what follows is moved to where the pictures before it end, the sound as much as they are."""
-    limit = AHEAD if container.format.flags & av.format.Flags.ts_discont.value else math.inf
+    broadcast = container.format.flags & av.format.Flags.ts_discont.value
+    back, limit = (SLIP, AHEAD) if broadcast else (BACK, math.inf)
     shifts, last, part, waiting = [0.0], {}, {}, []     # seconds by recording; of each stream: where it is
+    latest = -math.inf      # of the recording's pictures so far, as they are shown: the last one may be lost
     streams = [s for s in (picture, sound) if s is not None]
     tick = {s.index: float(s.time_base or 0) for s in streams}
     for packet in container.demux(streams):
         index, ticks = packet.stream_index, packet.pts if packet.dts is None else packet.dts
         if ticks is not None:
             now, number = ticks * tick[index], part.get(index, 0)
-            before = last.get(index, now)
-            if not before - BACK <= now <= before + limit:
+            before, shown = last.get(index, now), now if packet.pts is None else packet.pts * tick[index]
+            if not before - back <= now <= before + limit:
                 number += 1
                 if index == picture.index:
                     step = 1 / float(picture.average_rate or 25)
-                    shifts.append(shifts[-1] + before + step - now)
+                    shifts.append(shifts[-1] + max(before - now, latest - shown) + step)
+                    latest = shown
+            if index == picture.index:
+                latest = max(latest, shown)
             last[index], part[index] = now, number
         waiting.append((packet, part.get(index, 0)))
         while waiting and waiting[0][1] < len(shifts):
