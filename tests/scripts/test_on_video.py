@@ -418,20 +418,6 @@ def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(trained,
     assert np.stack(history.windows) == pytest.approx(logits.softmax(1).numpy(), abs=2e-3)
 
 
-def test_a_videos_window_is_what_test_py_sees(tested, sampled, demo, tmp_path):
-    """The first window of a clip's source, from the clip's start on, has the probabilities of test.py."""
-    rows = {row["video"]: row for row in table(tested / "test" / "predictions.csv")}
-    for clip in [row for row in table(sampled / "manifest.csv") if row["video"] in rows][:2]:
-        source, start = demo / "UCF-101" / clip["source"], int(clip["start"])
-        path = tmp_path / f"{clip['video']}.avi"
-        write_clip(path, read_frames(source, range(start, start + 4 * int(clip["stride"]) + 1)),
-                   probe(source).fps)
-        label(tested, path, "--no-video", "--output_dir", tmp_path / "out")
-        (window,) = table(tmp_path / "out" / clip["video"] / "predictions.csv")
-        assert float(window["probability_1"]) == pytest.approx(
-            float(rows[clip["video"]][f"p_{window['label_1']}"]), abs=3e-3)
-
-
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():
     history = History(3, times=[0, 1, 2, 3, 4])
     history.add(np.array([[[0.9]], [[0.3]], [[0.6]]], np.float32))

@@ -19,7 +19,6 @@ SYSTEMS = {
     "sixteen frames and accumulated gradients": ("--num_frames_video", 16, "--batch_size", 4,
                                                  "--accumulate", 8, "--scheduler", "plateau",
                                                  "--readout", "mean"),
-    "frames and their differences": ("--modality", "rgb+rgbdiff"),
     "every option": ("--loss_per_step", "--mixup", 0.2, "--ema", 0.9, "--scheduler", "step", "--readout",
                      "attention", "--recompute", "--train_encoder", "last:1", "--clip_grad", 0,
                      "--label_smoothing", 0, "--warmup_epochs", 0.5, "--pictures"),

@@ -251,15 +251,3 @@ def test_a_run_that_is_none_is_one_line(copied, tmp_path):
             (("--model_dir", copied, "--test_windows", "some"), "--test_windows"),
             ((), "--model_dir")):
         refused("test.py", *flags, says=says)
-
-
-def test_a_checkpoint_without_its_encoder_says_what_is_missing(copied, report):
-    encoder = copied / "Saved_model_checkpoint" / "encoder.pth.tar"
-    other = {k: v + 1 if v.is_floating_point() else v for k, v in load(copied, "encoder")["encoder"].items()}
-    torch.save({"encoder": other}, encoder)
-    last = ("--model_dir", copied, *FAST, "--model_name", "last")
-    refused("test.py", *last, says="not the one that it was trained with")
-    encoder.unlink()
-    refused("test.py", *last, says="encoder.pth.tar is missing")
-    folder = report_of(copied)     # best.pth.tar holds everything
-    assert (folder / "metrics.json").read_bytes() == (report / "metrics.json").read_bytes()
