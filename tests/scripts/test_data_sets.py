@@ -170,8 +170,8 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
         shutil.rmtree(raw / "test" / cls)
     preprocess(raw, tmp_path / "out")
     samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
-    assert {sample.video.name for sample in samples if sample.part == "test"} == {"c_val"}
-    assert {sample.part for sample in samples if sample.video.part == "train"} == {"train", "val"}
+    assert {sample.name for sample in samples if sample.part == "test"} == {"c_val"}
+    assert {sample.part for sample in samples if sample.name.endswith("_train")} == {"train", "val"}
 
 
 def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):
