@@ -7,10 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import ONE_THREAD, differences, load, one_line
+from runs import differences, load, refused
 
 import utils
 from lrcn import checkpoints
@@ -30,13 +29,13 @@ def laughs(depth=30):
 
 
 @pytest.fixture(scope="module")
-def state(trained):
-    return load(trained, "best")
+def state(two_runs):
+    return load(two_runs / "rgb", "best")
 
 
 @pytest.fixture
-def copied(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "run")
+def copied(two_runs, tmp_path):
+    return shutil.copytree(two_runs / "rgb", tmp_path / "run")
 
 
 def put(value, path, new):
@@ -48,7 +47,7 @@ def put(value, path, new):
     return value
 
 
-MUTATIONS = int(os.environ.get("MUTATIONS", 100))
+MUTATIONS = int(os.environ.get("MUTATIONS", 60))
 NAN = torch.tensor(float("nan"))
 ODD = [
     ("format", laughs(), "format"), ("format", None, "format"), ("format", True, "format"),
@@ -67,6 +66,7 @@ ODD = [
     *(("settings.num_frames_video", value, "num_frames_video") for value in (-3, 10**9, "5", None)),
     ("settings.FPS", "abc", "FPS"), ("settings.FPS", float("nan"), "FPS"), ("settings.FPS", -1, "FPS"),
     ("settings.FPS", 1e-300, "FPS"), ("settings.sampling_rate", [1], "sampling_rate"),
+    ("settings.engines", laughs(), "settings: engines: .* are not backend"),
     ("encoder_spec.name", "shufflenet_v2_x0_5", "512 features and its encoder .* gives 1024"),
     ("head", None, "no weights in it"),
     ("head", {"foreign.weight": NAN}, "missing .* and .* more; not of this network foreign.weight"),
@@ -121,7 +121,6 @@ def use(state, source="--model_dir x"):
     learner._set_rates()
 
 
-@pytest.mark.slow
 def test_any_mutation_is_read_or_refused_in_one_line(state):
     """MUTATIONS=1000 in the environment for as many; they take minutes."""
     plain = {k: v for k, v in state.items() if k not in ("encoder", "head", "encoder_digest")}
@@ -145,17 +144,17 @@ def test_any_mutation_is_read_or_refused_in_one_line(state):
     assert len(refused) > 0.3 * MUTATIONS
 
 
-def test_a_model_whose_answer_is_no_number_says_so(trained, copied, state):
+def test_a_model_whose_answer_is_no_number_says_so(trained, tmp_path):
     """Weights that are finite, and a running variance under which the features are not."""
+    path = RunFolder(shutil.copytree(trained, tmp_path / "run")).checkpoint("best")
+    state, model = load(trained, "best"), utils.load_trained(trained).model
     name = next(key for key in state["encoder"] if key.endswith("running_var"))
     encoder = {**state["encoder"], name: torch.full_like(state["encoder"][name], -1.0)}
-    model = utils.load_trained(trained).model
     model.encoder.load_state_dict(encoder)
-    path = copied / "Saved_model_checkpoint" / "best.pth.tar"
     digest = surgery.weights_digest(model.encoder.backbone)
     torch.save({**state, "encoder": encoder, "encoder_digest": digest}, path)
-    one_line(run("test.py", "--model_dir", copied, "--num_videos", 0, "--no-feature_cache", ok=False,
-                 env=ONE_THREAD), "not finite")
+    refused("test.py", "--model_dir", tmp_path / "run", "--num_videos", 0, "--no-feature_cache",
+            says="not finite")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -185,9 +184,9 @@ def test_floats_stand_for_one_another_and_no_other_kind_of_number_does(name, kin
         backbones.check_fit(layer, state, "x")
 
 
-def test_a_bit_that_flips_is_seen_or_changes_nothing(trained, tmp_path):
-    whole, path = RunFolder(trained).checkpoint("last"), tmp_path / "last.pth.tar"
-    raw, state, random, refused = whole.read_bytes(), load(trained), np.random.default_rng(0), 0
+def test_a_bit_that_flips_is_seen_or_changes_nothing(copied, tmp_path):
+    whole, path = RunFolder(copied).checkpoint("last"), tmp_path / "last.pth.tar"
+    raw, state, random, refused = whole.read_bytes(), load(copied), np.random.default_rng(0), 0
     for place in random.integers(0, len(raw), 200):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 1 << int(random.integers(8))]) + raw[place + 1:])
         try:
@@ -201,5 +200,4 @@ def test_a_run_whose_folders_have_moved_asks_for_both_at_once(state, copied, tmp
     gone = {"sampled_data_path": str(tmp_path / "clips"), "ucf_list_dir": str(tmp_path / "lists")}
     path = copied / "Saved_model_checkpoint" / "best.pth.tar"
     torch.save({**state, "settings": {**state["settings"], **gone}}, path)
-    result = run("test.py", "--model_dir", copied, ok=False, env=ONE_THREAD)
-    one_line(result, "--sampled_data_path", "--ucf_list_dir")
+    refused("test.py", "--model_dir", copied, says=("--sampled_data_path", "--ucf_list_dir"))

@@ -34,18 +34,6 @@ def test_a_run_has_its_own_argv_folder_environment_and_exit_status(script, tmp_p
 
 
 @pytest.mark.parametrize("fork", [True, False])
-def test_a_run_can_be_killed(script, fork):
-    path = script("import time\nprint('up', flush=True)\ntime.sleep(60)")
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process = start(path, fork=fork)
-        while "up" not in process.out:
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.kill(process.pid, number)
-        assert process.wait(10).code == -number
-
-
-@pytest.mark.parametrize("fork", [True, False])
 def test_an_exception_and_ctrl_c_end_a_run_as_python_does(script, fork):
     result = run(script("import atexit\natexit.register(print, 'bye')\n1 / 0"), ok=False, fork=fork)
     assert (result.code, result.out) == (1, "bye\n")

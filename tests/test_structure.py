@@ -50,18 +50,6 @@ def test_the_map_names_every_module():
     assert not [module for module in modules if not {*module.split(".")[1:]} <= named]
 
 
-def test_no_name_is_given_twice_in_one_class():
-    """The second would win without a word, as two folders of one name did."""
-    twice = []
-    for module, tree in TREES.items():
-        for node in ast.walk(tree):
-            names = [] if not isinstance(node, ast.ClassDef) else [
-                name.id for own in node.body if isinstance(own, ast.Assign)
-                for target in own.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
-            twice += [f"{module}.{node.name}.{name}" for name in set(names) if names.count(name) > 1]
-    assert not twice, ", ".join(twice)
-
-
 def test_no_function_is_over_60_lines_but_a_table_of_flags():
     long = [f"{module}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
             for module, tree in TREES.items() for node in ast.walk(tree)

@@ -22,6 +22,7 @@ import numpy as np
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy, inference_mode
+from lrcn.base.values import shown
 from lrcn.features import onnx
 
 torch = Lazy("torch")
@@ -170,7 +171,8 @@ def keep(encoder, engines, source):
     if engines is not None and not (isinstance(engines, list) and len(engines) == len(streams) and all(
             one is None or isinstance(one, list) and len(one) == 3
             and all(word in known for word, known in zip(one, words, strict=True)) for one in engines)):
-        raise UserError(f"{source}: settings: engines: {engines!r:.60} are not backend, precision and device")
+        raise UserError(f"{source}: settings: engines: {shown(engines)} are not backend, precision and "
+                        f"device")
     for one, own in zip(streams, engines or [None] * len(streams), strict=True):
         one.kept_engine = own
 

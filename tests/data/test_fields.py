@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import call
 from runs import one_line
 
 import models
@@ -21,8 +21,8 @@ CPU = Options(torch.device("cpu"), num_workers=0)
 
 
 def preprocess(raw, lists, out, *more, **options):
-    return run("preprocessing_data.py", "--row_data_dir", raw, "--ucf_list_dir", lists, "--sampled_data_dir",
-               out, "--num_workers", 1, "--no-report", *more, **options)
+    return call("preprocessing_data.py", "--row_data_dir", raw, "--ucf_list_dir", lists, "--sampled_data_dir",
+                out, "--no-report", *more, **options)
 
 
 def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowing):

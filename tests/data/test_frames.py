@@ -48,22 +48,6 @@ def test_one_window_is_the_middle_one():
     assert windows(SampledVideo("v", "A", "g", 3), 5)[0].frames == (0, 1, 2, 2, 2)
 
 
-@given(VIDEOS, st.integers(1, 20), st.integers(1, 9), st.integers(0, 2**31))
-def test_a_views_window_depends_on_seed_name_and_number_alone(video, length, view, seed):
-    clip = training_clips(video, length, view, seed)[0]
-    assert clip == training_clips(replace(video), length, view, seed)[0]
-    assert len(clip.frames) == length and 0 <= clip.frames[0] <= clip.frames[-1] < video.frames
-    assert clip.view == view
-
-
-def test_views_have_different_windows():
-    video = SampledVideo("v", "A", "g", 1000)
-    starts = {training_clips(video, 5, view, seed)[0].frames[0] for view in range(8) for seed in range(4)}
-    assert len(starts) >= 25
-    other = SampledVideo("w", "A", "g", 1000)
-    assert training_clips(video, 5, 1, 0)[0].frames != training_clips(other, 5, 1, 0)[0].frames
-
-
 # ---------------------------------------------------------------- crops
 
 TRANSFORM = Transform(36, 32, (0.5,) * 3, (0.5,) * 3)
@@ -85,7 +69,7 @@ def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
     clips = [training_clips(SampledVideo(name, "A", "g", 1000), 5, view, 0)[0]
              for name in "abcdefghijklmnop" for view in range(1, 17)]
     boxes = [crop_box(240, 320, TRANSFORM, clip, 0) for clip in clips]
-    assert len(set(boxes)) > 245
+    assert len(set(boxes)) > 245 and len({clip.frames for clip in clips}) > 200
     assert 96 < sum(flipped for *_, flipped in boxes) < 160
     draws = np.array([[clip.frames[0], w * h, x, flipped] for clip, (x, _, w, h, flipped) in
                       zip(clips, boxes, strict=True)], float)

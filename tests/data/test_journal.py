@@ -1,22 +1,23 @@
 """The folder of sampled clips through any course of events: a changing source, kills, a full disk, --keep.
 
-A state machine drives preprocessing_data.py in forked processes, which end in the middle of what they write,
-and compares what lies there with a dict of what should.
+A state machine drives preprocessing_data.py, in forked processes where they end in the middle of what they
+write, and compares what lies there with a dict of what should.
 """
+import contextlib
 import errno
 import os
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
 import pytest
+from commands import call
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import preprocessing_data
-from lrcn.base import files, workers
+from lrcn.base import files
 from lrcn.data import sampler
 from lrcn.data.manifest import CLIP_COLUMNS, MANIFEST_COLUMNS, clip_path
 from lrcn.video import avi
@@ -25,12 +26,6 @@ from lrcn.video.writer import write_clip
 
 KEYS = [(cls, name) for cls in ("A", "B") for name in ("x", "y", "z")]
 RUBBISH, KILLED, FULL = -1, 9, 28
-
-
-def serially(work, jobs, processes, time_limit):
-    """workers.results without processes."""
-    for job in jobs:
-        yield job, work(job)
 
 
 class Fault:
@@ -51,26 +46,21 @@ class Fault:
 
 
 def sample(raw, out, keep, fault):
-    """The exit status of preprocessing_data.py in a process of its own, which a Fault may end."""
-    child = os.fork()
-    if child:
+    """The exit status of preprocessing_data.py, or FULL; a Fault that kills ends a process of its own."""
+    if fault.kind == KILLED and (child := os.fork()):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code, names = 4, ("fsync", "replace", "unlink")[:3 if fault.kind == KILLED else 2]
     try:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        workers.results = serially
-        sampler.write_clip = fault.wrap(sampler.write_clip)
-        os.fsync, os.replace = fault.wrap(os.fsync), fault.wrap(os.replace)
+        with contextlib.ExitStack() as patches:
+            for place, name in ((sampler, "write_clip"), *((os, name) for name in names)):
+                patches.enter_context(mock.patch.object(place, name, fault.wrap(getattr(place, name))))
+            result = call("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out,
+                          "--no-report", "--FPS", 10, "--sampling_rate", 1, *["--keep"] * keep, ok=False)
+        code = FULL if "the disk is full" in result.err else result.code
+    finally:
         if fault.kind == KILLED:
-            os.unlink = fault.wrap(os.unlink)
-        sys.argv = ["preprocessing_data.py", f"--row_data_dir={raw}", f"--sampled_data_dir={out}",
-                    "--no-report", "--time_limit=60", "--FPS=10", "--sampling_rate=1", *["--keep"] * keep]
-        os._exit(preprocessing_data.main() or 0)
-    except OSError as error:
-        os._exit(FULL if error.errno == errno.ENOSPC else 3)
-    except BaseException:
-        os._exit(4)
+            os._exit(code)
+    return code
 
 
 class Preprocessing(RuleBasedStateMachine):
@@ -79,7 +69,7 @@ class Preprocessing(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.place = TemporaryDirectory()
+        self.place = TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self.raw, self.out = Path(self.place.name, "raw"), Path(self.place.name, "out")
         self.source, self.clips, self.clock = {}, {key: {None} for key in KEYS}, 0
         self.put(KEYS[0], 40)
@@ -158,5 +148,5 @@ class Preprocessing(RuleBasedStateMachine):
             files.read_csv(self.out / "manifest.csv", MANIFEST_COLUMNS)
 
 
-Preprocessing.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Preprocessing.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 TestPreprocessing = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")(Preprocessing.TestCase)

@@ -63,7 +63,7 @@ HASHES = st.lists(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 6
 BASES = [0, 2**64 - 1, 0x0123456789ABCDEF, 0xF0F0F0F00F0F0F0F]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(HASHES, st.integers(0, 7))
 def test_the_clusters_are_those_of_all_pairs(spec, nearest):
     clips = [[f"{BASES[base] ^ sum(1 << bit for bit in bits):016x}" for base, bits in clip] for clip in spec]

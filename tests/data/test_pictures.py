@@ -1,12 +1,9 @@
 """Pictures in class folders: read as they are shown, refused by name, trained on as clips of one frame."""
-import csv
-import json
-
 import numpy as np
 import pytest
-from commands import run
+from commands import call
 from PIL import Image
-from runs import TINY, last_line
+from runs import TINY, last_line, read_json, report_of, table
 from videos import write_video
 
 from lrcn.base.cli import UserError
@@ -126,21 +123,17 @@ def test_pictures_are_sampled_trained_and_tested(tmp_path):
                 Image.fromarray((noise + color).astype(np.uint8)).save(raw / part / cls / f"{i}.{ending}")
     bad = bad_pictures(raw / "train" / "Red")
     out = tmp_path / "sampled"
-    said = run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2,
-               ok=False)
+    said = call("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, ok=False)
     assert said.code == 1 and "parts by folder: 23 train, 6 val, 8 test" in said.out    # 7 of 37 are bad
-    with open(out / "failed.csv", newline="") as f:
-        failed = {row["source"].rsplit("/", 1)[1]: row["reason"] for row in csv.DictReader(f)}
+    failed = {row["source"].rsplit("/", 1)[1]: row["reason"] for row in table(out / "failed.csv")}
     assert failed.keys() == bad.keys() and all(words in failed[name] for name, words in bad.items())
-    with open(out / "manifest.csv", newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = table(out / "manifest.csv")
     assert len(rows) == 30 and {row["frames"] for row in rows} == {"1"}
     frame = read_frames(next((out / "Red").glob("*.avi")), [0])[0]
     assert abs(frame.mean((0, 1)) - (220, 40, 40)).max() < 8
     assert "frozen" not in (out / "data_report" / "report.txt").read_text()
-    folder = last_line(run("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1,
-                           "--readout", "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
-    last_line(run("test.py", "--model_dir", folder, "--num_workers", 0, "--device", "cpu"))
-    metrics = json.loads((folder / "test" / "metrics.json").read_text())
+    folder = last_line(call("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1,
+                            "--readout", "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
+    metrics = read_json(report_of(folder) / "metrics.json")
     assert metrics["videos"] == 8 and metrics["top1"] == 1
-    assert "frame_step" not in json.loads((folder / "settings.json").read_text())
+    assert "frame_step" not in read_json(folder / "settings.json")

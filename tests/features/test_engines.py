@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import models
 from lrcn.base.cli import UserError
-from lrcn.data.frames import windows
+from lrcn.data.frames import Transform, windows
 from lrcn.data.manifest import read_sampled
 from lrcn.features import engines, surgery
 from lrcn.features.engines import Engine, FrameEncoder, attempt, candidates, fastest
@@ -18,10 +19,18 @@ OTHERS = [Engine("openvino"), Engine("openvino", "bfloat16"), Engine("onnxruntim
           Engine("torch", "bfloat16")]
 
 
+def small(modality="rgb"):
+    """An encoder of two blocks, which every engine takes in within a moment."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, 2, 1),
+              nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return models.Encoder("small", nn.Sequential(*layers), Transform(
+        36, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), modality=modality))
+
+
 @pytest.fixture(scope="module")
 def encoder():
-    torch.manual_seed(0)
-    return models.build_encoder("resnet18", None, 64)
+    return small()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +81,7 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
     needs(engine)
     ready, fault = attempt(encoder, CPU, engine, pictures)
     values = ready(pictures)
-    assert fault is None and values.shape == (8, 512)
+    assert fault is None and values.shape == (8, 64)
     plain = FrameEncoder(encoder, CPU)(pictures)
     error = (values.float() - plain).abs().max() / plain.abs().max()
     assert error < (1e-5 if engine.precision == "float32" else 0.05)
@@ -90,18 +99,17 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
 @pytest.mark.parametrize("engine", OTHERS[:3], ids=str)
 def test_an_engine_takes_two_modalities_and_the_frozen_part_of_a_network(pictures, engine):
     needs(engine)
-    torch.manual_seed(0)
-    both = models.build_encoder("resnet18", None, 64, "rgb+rgbdiff")
+    both = small("rgb+rgbdiff")
     two = torch.stack([pictures, 255 - pictures], 1)
     ready, fault = attempt(both, CPU, engine, two)
-    assert fault is None and ready(two).shape == (8, 1024)
+    assert fault is None and ready(two).shape == (8, 128)
     frozen, _ = surgery.cut(both, 1)
     ready, fault = attempt(frozen, CPU, engine, two)
     assert fault is None and ready(two).shape == FrameEncoder(frozen, CPU)(two).shape
 
 
 def wrong(network, example, precision):
-    return engines.at_once(lambda frames: torch.randn(len(frames), 512))
+    return engines.at_once(lambda frames: torch.randn(len(frames), 64))
 
 
 def broken(network, example, precision):
@@ -111,7 +119,7 @@ def broken(network, example, precision):
 @pytest.mark.parametrize("share, serves", [(0.2, True), (0.35, False)])
 def test_an_engine_is_judged_by_each_modality_in_parts_of_its_deviation(encoder, pictures, share, serves):
     torch.manual_seed(0)
-    both = models.build_encoder("resnet18", None, 64, "rgb+flow")
+    both = models.build_encoder("resnet18", None, 32, "rgb+flow")
     frames = torch.stack([pictures, 128 + (pictures // 64)], 1)     # the flow is nearly alike everywhere
     ready = FrameEncoder(both, CPU, engine=Engine("torch", "bfloat16"))
     plain = ready._torch(frames, "float32").unflatten(1, (2, -1))
@@ -131,7 +139,7 @@ def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
         return engines.choose(own, backend, "auto", CPU, lambda engine: (None, None))[0]
 
     machine(["openvino", "onnxruntime"], True)
-    own = models.build_encoder("resnet18", None, 64)
+    own = small()
     engines.keep(own, [["onnxruntime", "float32", "cpu"]], "a file")
     assert engines.kept(own) == [["onnxruntime", "float32", "cpu"]]
     assert first("auto") == Engine("onnxruntime") and first("openvino") == Engine("openvino", "bfloat16")

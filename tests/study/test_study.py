@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import simulations
 import torch
-from scipy.optimize import minimize
 from simulations import near
 
 import models
@@ -103,26 +102,6 @@ def test_the_logistic_fit_finds_a_planted_curve():
         assert np.isnan(figures.fit_logistic(other, np.ones(6))).all()
 
 
-def test_the_logistic_fit_is_the_best_one_also_where_the_lapse_is_nearly_nil():
-    """scipy's simplex, which knows no gradient, finds nothing better."""
-    rng = np.random.default_rng(1)
-    for _ in range(80):
-        k = np.arange(rng.integers(5, 9))
-        lapse, slope = rng.uniform(0, 0.2), np.exp(rng.uniform(-1, 1))
-        share = lapse + (1 - 2 * lapse) / (1 + np.exp(-slope * (k - rng.uniform(1, 3))))
-        share = np.clip(share + 0.03 * rng.normal(size=len(k)), 0, 1)
-
-        def loss(fit, k=k, share=share):
-            curve = fit[2] + (1 - 2 * fit[2]) / (1 + np.exp(-fit[1] * (k - fit[0])))
-            return ((curve - share) ** 2).mean() + figures.RIDGE * fit[1] ** 2
-
-        found = figures.fit_logistic(share, np.ones(len(k)))
-        if np.isfinite(found).all():
-            better = minimize(loss, found + (0.1, 0.1, 0.02), method="Nelder-Mead",
-                              bounds=((None, None), (None, None), (0, 0.49)))
-            assert loss(found) <= better.fun * 1.001 + 1e-9
-
-
 def test_errors_of_the_fit_are_those_of_its_shares():
     """The interval of a fitted point against the spread over data drawn anew."""
     rng, points, widths = np.random.default_rng(0), [], []
@@ -149,7 +128,6 @@ def test_the_recency_index_runs_from_the_first_frame_to_the_last(T):
     assert np.isnan(figures.recency_index(blunt, units).value), "it cannot tell whole clips apart"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", simulations.KERNELS)
 def test_the_recency_index_of_a_planted_network_comes_back(kernel):
     """Also where a clip's evidence grows, which moves the index of the cuts as joined by 0.2 and more."""

@@ -59,6 +59,7 @@ def test_the_clips_of_a_video_are_different_and_as_many_as_asked_or_there_are(fr
     video = SampledVideo("v", "A", "g", frames)
     clips = training_clips(video, length, view, 42, number)
     assert clips == training_clips(SampledVideo("v", "A", "g", frames), length, view, 42, number)
+    assert all(clip.view == view and len(clip.frames) == length for clip in clips)
     assert len({clip.frames for clip in clips}) == len(clips) == min(number, max(1, frames - length + 1))
     assert all(np.diff(clip.frames[:frames - clip.frames[0]]).tolist() == [1] * (min(length, frames) - 1)
                for clip in clips if frames >= length)

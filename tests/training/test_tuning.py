@@ -167,13 +167,13 @@ def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
     """Of settings that see other views, frames and encoders, in one process."""
     plan = plan_of(sampled, read_sampled(sampled)[::2])
     several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
-               ({}, {"augment": "heavy"}, {"augment": "none"}, {"views": 3}, {"clips_per_video": 2},
-                {"img_dim": 40}, {"resize": "squeeze"}, {"modality": "rgbdiff"})]
+               ({}, {"augment": "heavy"}, {"views": 3}, {"clips_per_video": 2}, {"img_dim": 40},
+                {"modality": "rgbdiff"})]
     together = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / "together")
     assert len(list(together.train(several))) == 2 * len(several)
     losses = [together.loss(setting) for setting in several]
     assert len(set(losses)) == len(losses)
-    for i in (1, 2, 7):
+    for i in (1, 5):
         validating._encoders.clear()
         alone = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / f"alone{i}")
         assert len(list(alone.train([several[i]]))) == 2
@@ -320,5 +320,5 @@ class TuneJournal(RuleBasedStateMachine):
         assert all(self.trained[key] == entry for key, entry in self.known.items())
 
 
-TuneJournal.TestCase.settings = options(max_examples=30, stateful_step_count=20, deadline=None)
+TuneJournal.TestCase.settings = options(max_examples=20, stateful_step_count=20, deadline=None)
 TestTuneJournal = TuneJournal.TestCase
