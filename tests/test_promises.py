@@ -118,7 +118,7 @@ def test_promise_1_a_kill_leaves_whole_files_and_the_next_run_goes_on(whole, dem
         assert result.code == -signal.SIGKILL, moment
         check_what_is_there(local_dir)
         outs.append(result.out)
-    assert int(re.search(r"encoding train and val: .* (\d+) more are in", outs[1])[1]) > 0, "all is encoded anew"
+    assert int(re.search(r"encoding train and val: .* (\d+) more are in", outs[1])[1]) > 0
     folder = last_line(call("train.py", *again))
     assert_same_run(folder, whole)
     assert not half_files(folder)
