@@ -6,7 +6,9 @@
 So a wrong flag is told at once. A module whose classes derive from torch's is itself Lazy where it is named.
 """
 import functools
+import gc
 import importlib
+import sys
 
 
 class Lazy:
@@ -17,7 +19,15 @@ class Lazy:
 
     def __getattr__(self, attribute):
         if self._module is None:
-            self._module = importlib.import_module(self._name)
+            searched = self._name not in sys.modules and gc.isenabled()
+            if searched:
+                gc.disable()    # an import makes no garbage, and looking for it takes a fifth of the time
+            try:
+                self._module = importlib.import_module(self._name)
+            finally:
+                if searched:
+                    gc.freeze()     # nor is it looked at later
+                    gc.enable()
         return getattr(self._module, attribute)
 
 

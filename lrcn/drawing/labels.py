@@ -242,49 +242,42 @@ def mixed_movie(path, frames, truth, predicted, probabilities, classes, fps, act
 
 # ---------------------------------------------------------------- pictures
 
-@style.styled
 def label_grid(path, frames, true, predicted, confidence=None, title="Predicted and true class",
                note=""):
     """Frames with their labels: a green border and a tick where right, red and a cross where wrong. frames: N
     x uint8 (H, W, 3) RGB, the first of which sets the shape of the tiles; true, predicted: N class names;
     confidence: (N,) or None."""
-    from matplotlib.patches import Rectangle
-    n, high, wide = len(frames), frames[0].shape[0], frames[0].shape[1]
-    columns = math.ceil(math.sqrt(n))
-    tile = max(1.6, min(1.9, 3.6 / columns))               # inches
-    picture_high, text_high, gap = tile * high / wide, 0.34, 0.14
-    row_high = picture_high + text_high + gap
-    rows = math.ceil(n / columns)
+    n, columns = len(frames), math.ceil(math.sqrt(len(frames)))
+    wide = round(style.DPI * max(1.6, min(1.9, 3.6 / columns)))
+    high = round(wide * frames[0].shape[0] / frames[0].shape[1])
+    letters, big, small = (round(style.DPI / 72 * points) for points in
+                           (style.SMALL - 1, style.TITLE, style.SMALL))
+    row, column, edge, border = high + 3 * letters + 2 * GAP, wide + 2 * GAP, 2 * GAP, 4
+    room = max(round(3.6 * style.DPI), columns * column)
     right = sum(t == p for t, p in zip(true, predicted, strict=True))
     counted = f"{style.TICK} {right} of n = {n} right, {style.CROSS} {n - right} wrong"
-    fig = style.figure(max(3.6, columns * (tile + gap) + gap), rows * row_high + gap, title,
-                       f"{counted}. {note}" if note else counted)
-    ax = fig.add_subplot(aspect="equal", anchor="NW")
-    ax.axis("off")
-    for i in range(n):
-        x, y = (i % columns) * (tile + gap) + gap / 2, (i // columns) * row_high + gap / 2
-        ax.add_patch(Rectangle((x, y), tile, picture_high, fc="black", zorder=0))
-        sides = np.array(frames[i].shape[1::-1])
-        dx, dy = ((tile, picture_high) - sides * min(tile / sides[0], picture_high / sides[1])) / 2
-        ax.imshow(frames[i], extent=(x + dx, x + tile - dx, y + picture_high - dy, y + dy), zorder=1)
-        good = true[i] == predicted[i]
-        color = style.unit(style.RIGHT if good else style.WRONG)
-        ax.add_patch(Rectangle((x, y), tile, picture_high, fill=False, lw=3.5, ec=color, zorder=2))
-        sure = "" if confidence is None else f" {float(confidence[i]):.2f}"
-        line, size = _label_line(f"{style.TICK if good else style.CROSS} ", predicted[i], sure, tile)
-        ax.text(x, y + picture_high + 0.05, line, fontsize=size, color=color, va="top", fontweight="bold")
-        line, size = _label_line("true: ", true[i], "", tile)
-        ax.text(x, y + picture_high + 0.20, line, fontsize=size, va="top")
-    ax.set(xlim=(0, columns * (tile + gap)), ylim=(rows * row_high, 0))
-    return style.save(fig, path)
-
-
-def _label_line(before, name, after, room):
-    """(text, size) of a line whose name alone is shortened. room: inches; bold letters are wider."""
-    size = style.SMALL - 1
-    left = room * 72 / 1.16 - style.width(before, size) - style.width(after, size)
-    name, smaller = style.fit(name, left, size, size - 0.8)
-    return before + name + after, smaller
+    above, below = (style.wrap(text, room, size).splitlines() for text, size in
+                    ((title, big), (f"{counted}. {note}" if note else counted, small)))
+    top = edge + round(1.4 * big) * len(above)
+    bottom = top + math.ceil(n / columns) * row
+    sheet = np.full((bottom + round(1.4 * small) * len(below) + GAP, room + 2 * edge, 3), 255, np.uint8)
+    for lines, y, size in ((above, GAP, big), (below, bottom, small)):
+        for i, line in enumerate(lines):
+            put_text(sheet, line, edge, y + round(1.4 * size) * i, room, size, DARK)
+    for i, frame in enumerate(frames):
+        x, y, good = edge + i % columns * column, top + i // columns * row, true[i] == predicted[i]
+        color = style.RIGHT if good else style.WRONG
+        sheet[y - border:y + high + border, x - border:x + wide + border] = color
+        sheet[y:y + high, x:x + wide] = fit_frame(frame, wide, high)
+        y, number = y + high + border + 2, 0
+        if confidence is not None:
+            number = letters // 2 + put_text(sheet, f"{float(confidence[i]):.2f}", x, y, wide, letters, color,
+                                             right=True)
+        put_text(sheet, f"{style.TICK if good else style.CROSS} {predicted[i]}", x, y, wide - number, letters,
+                 color)
+        put_text(sheet, f"true: {true[i]}", x, y + round(1.4 * letters), wide, letters, DARK)
+    style.write_picture(path, sheet)
+    return sheet
 
 
 @style.styled

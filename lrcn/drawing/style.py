@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from lrcn.base import cli, files
+from lrcn.base.lazy import Lazy
+
+backend = Lazy("matplotlib.backends.backend_agg")
+figures = Lazy("matplotlib.figure")
 
 # Okabe and Ito's colours, which the colour-blind tell apart, as 0..255 RGB.
 BLUE, ORANGE, GREEN, RED = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
@@ -208,12 +212,11 @@ def styled(draw):
 
 def figure(wide, high, title, note=""):
     """An empty figure of `wide` x `high` inches below its title and above its note."""
-    from matplotlib.figure import Figure
     room = (wide - 0.3) * 72
     title = wrap(title, room / 1.13, TITLE)     # bold letters are wider than those measured
     note = wrap(note, room, SMALL)
     high += 0.22 * len(title.splitlines()) + 0.16 * len(note.splitlines())
-    fig = Figure(figsize=(wide, high), dpi=DPI, layout="constrained", facecolor="white")
+    fig = figures.Figure(figsize=(wide, high), dpi=DPI, layout="constrained", facecolor="white")
     fig.get_layout_engine().set(w_pad=0.09, h_pad=0.06)
     if title:
         fig.suptitle(title, x=0.12 / wide, ha="left", fontsize=TITLE, fontweight="bold")
@@ -231,8 +234,7 @@ def legend(ax, above=False, **options):
 
 def save(fig, path):
     """Draw once, write to `path` (.png, .jpg; None writes nothing) -> uint8 (H, W, 3) RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    canvas = FigureCanvasAgg(fig)
+    canvas = backend.FigureCanvasAgg(fig)
     canvas.draw()
     rgb = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     write_picture(path, rgb)

@@ -19,7 +19,7 @@ from lrcn.base.lazy import Lazy
 
 torch = Lazy("torch")
 F = Lazy("torch.nn.functional")
-stats = Lazy("scipy.stats")
+stats, special = Lazy("scipy.stats"), Lazy("scipy.special")     # the one loads in a fifth of the other's time
 
 # ---------------------------------------------------------------- top-k and losses
 
@@ -90,8 +90,14 @@ def correlation_words(counts, accuracy):
     """Spearman's rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
     if len(counts) < 3 or len(np.unique(counts)) < 2 or len(np.unique(accuracy)) < 2:
         return "no rank correlation: too few classes, or all alike"
-    rank = stats.spearmanr(counts, accuracy)
-    return f"Spearman's rank correlation {rank.statistic:+.2f} (p {rank.pvalue:.2g}, {len(counts)} classes)"
+    ranks = []
+    for values in (counts, accuracy):
+        _, place, n = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(n) - n / 2)[place])     # of equals each has the mean rank
+    rank, freedom = np.clip(np.corrcoef(ranks)[0, 1], -1, 1), len(counts) - 2
+    with np.errstate(divide="ignore"):
+        p = 2 * special.stdtr(freedom, -abs(rank) * np.sqrt(freedom / np.float64((1 + rank) * (1 - rank))))
+    return f"Spearman's rank correlation {rank:+.2f} (p {p:.2g}, {len(counts)} classes)"
 
 
 # ---------------------------------------------------------------- groups
@@ -179,6 +185,11 @@ class Units:
 
 # ---------------------------------------------------------------- estimates
 
+def student(freedom):
+    """Deviations to either side that hold 95% of Student's distribution."""
+    return special.stdtrit(max(freedom, 1), 0.975)
+
+
 def wilson(share, variance, freedom, groups, n):
     """95% interval (low, high) of a share of n answers whose estimate has that variance (Wilson 1927).
 
@@ -188,7 +199,7 @@ def wilson(share, variance, freedom, groups, n):
     """
     spread = share * (1 - share)
     n = min(spread / variance, 1.5 * n) if variance > 1e-12 * max(spread, 1e-12) else groups
-    t = stats.t.ppf(0.975, max(freedom, 1))
+    t = student(freedom)
     middle, half = share + t * t / (2 * n), t * np.sqrt(spread / n + t * t / (4 * n * n))
     low, high = (middle - half) / (1 + t * t / n), (middle + half) / (1 + t * t / n)
     return float(np.clip(low, 0, share)), float(np.clip(high, share, 1))
@@ -233,7 +244,7 @@ class Estimate:
             return list(wilson(self.value, variance, freedom, groups, self.n * len(self.values)))
         if self.parts:
             return of_difference(*self.parts)
-        half = float(stats.t.ppf(0.975, max(min(freedom, groups - 1), 1)) * np.sqrt(variance))
+        half = float(student(min(freedom, groups - 1)) * np.sqrt(variance))
         return [self.value - half, self.value + half]
 
     def as_json(self, digits=4):
@@ -294,7 +305,7 @@ def of_difference(won, lost, seeds=(0.0, np.inf), runs=1):
     most = 1.5 * won.n * max(runs, len(won.values))
     n = min(spread / variance, most) if variance > 1e-12 * max(spread, 1e-12) else groups
     more, _ = _together(won.of_seeds, lost.of_seeds, seeds)
-    t = stats.t.ppf(0.975, max(_together((variance, freedom), won.of_seeds, lost.of_seeds, seeds)[1], 1))
+    t = student(_together((variance, freedom), won.of_seeds, lost.of_seeds, seeds)[1])
     low, high = tango(n * value, n * other, n, t)
     down, up = (np.sqrt((end - value + other) ** 2 + t * t * more) for end in (low, high))
     return [float(max(value - other - down, -1)), float(min(value - other + up, 1))]

@@ -14,6 +14,7 @@ from lrcn.runs import loss_words
 from lrcn.video.sampling import Rate
 
 torch = Lazy("torch")
+tensorboard = Lazy("torch.utils.tensorboard")
 
 SHOWN, MOVING = 16, 4       # validation clips on the grid, and as moving pictures
 
@@ -22,11 +23,10 @@ class Album:
     """Curves and pictures of one run. resumed_at: the epoch after which an older run's curves go."""
 
     def __init__(self, folder, recipe, classes, samples, resumed_at=None):
-        from torch.utils.tensorboard import SummaryWriter
         self.folder, self.recipe, self.classes = folder, recipe, classes
         self.samples, self.val = samples, [s for s in samples if s.part == "val"]
         self.epoch = resumed_at or 0
-        self.writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        self.writer = tensorboard.SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
         self.writer.add_custom_scalars({"training and validation": {
             name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "top1")}})
         leak = "random split by video (leaky). " if recipe.split == "random" else ""
@@ -40,8 +40,15 @@ class Album:
                 self.writer.add_scalar(key.replace("_", "/", 1), value, row["epoch"])
 
     def picture(self, name, draw, *values, **options):
-        image = draw(self.folder.figures / f"{name}.png", *values, **{"note": self.note, **options})
-        self.writer.add_image(name, image, self.epoch, dataformats="HWC")
+        path = self.folder.figures / f"{name}.png"
+        self.show(name, path, draw(path, *values, **{"note": self.note, **options}).shape)
+
+    def show(self, name, path, shape):
+        """A picture's file, PNG or GIF, in TensorBoard as it is. shape: (H, W, 3)."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        image = Summary.Image(height=shape[0], width=shape[1], colorspace=shape[2],
+                              encoded_image_string=path.read_bytes())
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), self.epoch)
 
     def class_distribution(self):
         self.picture("class_distribution", plots.class_distribution, self.classes,
@@ -58,11 +65,12 @@ class Album:
         return chosen, [source_frames(self.recipe.sampled_data_path, v, windows(v, length)[0].frames)
                         for v in videos]
 
-    def label_grid(self, path, run):
-        """The shown clips with what the last validation said of them, as a picture; `path` as in plots.py."""
+    def label_grid(self, run):
+        """The shown clips with what the last validation said of them: a step of TensorBoard's slider."""
         (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
-        return labels.label_grid(
-            path, [clip[0] for clip in clips], [self.classes[self.val[i].label] for i in chosen],
+        self.picture(
+            "validation_labels", labels.label_grid, [clip[0] for clip in clips],
+            [self.classes[self.val[i].label] for i in chosen],
             [self.classes[shares[i].argmax()] for i in chosen], [shares[i].max().item() for i in chosen],
             title="Validation clips: first frame, predicted and true class",
             note=f"The weights of epoch {run.progress.epoch}. {self.note}")
@@ -80,22 +88,17 @@ class Album:
 
     def validation(self, run):
         """Frames and clips of the validation with their labels, and the attention over one."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
         if run.val_logits is None:      # resumed when all was done
             run.validate()
+            self.label_grid(run)
         (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
         true = [self.classes[self.val[i].label] for i in chosen]
-        self.label_grid(self.folder.figures / "validation_labels.png", run)
         for n in range(min(MOVING, len(chosen))):
             name, predicted = f"validation_clip_{n + 1}", self.classes[shares[chosen[n]].argmax()]
             path = self.folder.figures / f"{name}.gif"
             labels.clip_gif(path, (labels.label_frame(frame, true[n], predicted) for frame in clips[n]),
                             Rate.of(run.settings).per_second)
-            # TensorBoard shows a GIF as it shows any picture
-            image = Summary.Image(height=clips[n].shape[1], width=clips[n].shape[2], colorspace=3,
-                                  encoded_image_string=path.read_bytes())
-            self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]),
-                                                self.epoch)
+            self.show(name, path, clips[n].shape[1:])
         if self.recipe.readout == "attention":
             number, network, head = torch.tensor([chosen[0]]), run.learner.plain, run.model.head.eval()
             x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))

@@ -237,8 +237,7 @@ class Run:
         self.write_metrics()
         self.album.scalars(row)
         if row["val_top1"] is not None and self.recipe.pictures:
-            grid = self.album.label_grid(None, self)    # a step of TensorBoard's slider
-            self.album.writer.add_image("validation_labels", grid, row["epoch"], dataformats="HWC")
+            self.album.label_grid(self)
         if not sys.stderr.isatty():     # in a log, a line an epoch stands in the place of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
                 f"{key} {row[key]:.3f}" for key in METRICS[2:6] if row[key] is not None))
