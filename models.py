@@ -7,6 +7,7 @@
 
 Logits leave the network, never probabilities: cross-entropy takes the softmax itself.
 """
+import contextlib
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,23 +36,37 @@ class Encoder(nn.Module):
     flow uint8 (N, 2L, H, W): the first convolution is made for them from the one that there is.
     It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
     `moving_statistics` names the modules whose batch norms follow the data all the same.
+    feature_dim: given where the backbone holds weights alone (surgery.weights_alone), as is enough where all
+    features are in the store; `whole` has the network too.
     """
 
-    def __init__(self, name, backbone, transform):
+    def __init__(self, name, backbone, transform, feature_dim=None):
         super().__init__()
         self.name, self.backbone, self.transform = name, backbone, transform
-        self.moving_statistics = ()
+        self.moving_statistics, self.feature_dim, self.notes = (), feature_dim, []
         mean, std = transform.mean, transform.std
-        if transform.channels != 3:
+        if transform.channels != 3 and not feature_dim:
             surgery.widen(backbone, transform.channels, name)
             mean, std = ([x] * transform.channels for x in (ZERO / 255, sum(std) / 3))
         mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (mean, std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
         self.eval()
-        with torch.inference_mode():
-            blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
-            self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
+        self.weights_alone = bool(feature_dim)
+        if not feature_dim:
+            with torch.inference_mode():
+                blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
+                self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
+
+    @property
+    def whole(self):
+        """The encoder with its network. UserError: it cannot be built, or other weights belong to it."""
+        if not self.weights_alone:
+            return self
+        encoder = encoder_from_spec(self.spec())
+        backbones.check_fit(encoder, self.state_dict(), "--model_dir: its encoder")
+        encoder.load_state_dict(self.state_dict())
+        return encoder
 
     def forward(self, frames):
         def features(frames):
@@ -302,29 +317,41 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
         raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
                         f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
                         f"none") from None
+    notes = []
     if isinstance(weights, dict):
         if backbones.convolutions_alone(name, backbone, weights):
             name += backbones.CONVOLUTIONS
             backbone, _ = backbones.build(name, False, img_dim)
-            cli.say(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the "
-                    f"picture")
+            notes.append(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the "
+                         f"picture")
         left = backbones.load_backbone(backbone, weights)
         if left:
-            cli.say(f"--encoder_weights: left out of the file: {', '.join(left)}")
+            notes.append(f"--encoder_weights: left out of the file: {', '.join(left)}")
     try:
-        return Encoder(name, backbone, replace(transform, modality=modality, flow_length=flow_length, **more))
+        transform = replace(transform, modality=modality, flow_length=flow_length, **more)
+        encoder = Encoder(name, backbone, transform)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
+    encoder.notes = notes
+    for line in notes:
+        cli.say(line)
+    return encoder
 
 
-def encoder_from_spec(spec):
-    """The encoder, without weights, that `Encoder.spec()` or `Streams.spec()` described."""
+def encoder_from_spec(spec, weights=None, feature_dim=None):
+    """The encoder, without weights, that `Encoder.spec()` or `Streams.spec()` described.
+
+    weights, feature_dim: a state dict that tells its parameters, for one of weights alone.
+    """
     if "streams" in spec:
         with torch.device("meta"):  # they take memory when checkpoints.restore has seen how large they are
             heads = [Head(**one) for one in spec["heads"]]
         return Streams([encoder_from_spec(one) for one in spec["streams"]], heads)
     transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
                              for k, v in spec.items() if k != "name"})
+    if weights and any(isinstance(value, nn.Parameter) for value in weights.values()):
+        with contextlib.suppress(KeyError, AttributeError):     # what no module can be called
+            return Encoder(spec["name"], surgery.weights_alone(weights, "backbone."), transform, feature_dim)
     backbone, usual = backbones.build(spec["name"], False, None)
     if usual.crop != transform.crop:
         backbone, _ = backbones.build(spec["name"], False, transform.crop)

@@ -68,7 +68,7 @@ def main():
                             f"instead; leave one of the two flags out")
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
-        trained = utils.load_trained(args.model_dir, args.model_name, device)
+        trained = utils.load_trained(args.model_dir, args.model_name, device, stored=True)
         test = RunFolder(trained.folder).test
         if labelled:
             test = RunFolder(trained.folder).test_on(labelled.name)

@@ -5,6 +5,7 @@
     status = train(Recipe(...))                     # what train.py does
 """
 import contextlib
+import hashlib
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.data.learned import Learned
-from lrcn.features import backbones, engines
+from lrcn.features import backbones, engines, store
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.features.features import Options
 from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
@@ -93,8 +94,10 @@ class Trained:
         return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
 
 
-def build(state, source):
-    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none."""
+def build(state, source, weights=None):
+    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none.
+
+    weights: of its encoder, which is then of weights alone where they tell enough (models.Encoder)."""
     checkpoints.check(state, source)
     settings = state.get("settings")
     recipe = Recipe.of(settings, source)
@@ -108,7 +111,7 @@ def build(state, source):
     with torch.device("meta"):      # one of other sizes than the weights is refused before it takes memory
         head = models.Head(**state["head_spec"])
     backbones.check_fit(head, state["head"], f"{source}, head,")
-    encoder = models.encoder_from_spec(state["encoder_spec"])
+    encoder = models.encoder_from_spec(state["encoder_spec"], weights, state["head_spec"]["feature_dim"])
     engines.keep(encoder, settings.get("engines"), source)
     head = models.Head(**state["head_spec"])
     if head.spec["feature_dim"] != encoder.feature_dim:
@@ -121,13 +124,23 @@ def build(state, source):
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
+<<<<<<< HEAD
 def load_trained(model_dir, model_name=None, device="cpu", flag=None):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
     path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
     device = choose_device(device)
+=======
+def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=False):
+    """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit.
+
+    stored: nothing but stored features is asked of its encoder, as long as there are."""
+    path = checkpoint_path(model_dir, model_name, flag)
+>>>>>>> c09c8b1 (Where every feature is in the store no encoder is built: its weights alone are kept beside the features, and torch.compile is not imported by an optimiser)
     flag = flag or ("model_name" if model_name else "model_dir")
     state = checkpoints.load_file(path, flag)
-    model, classes, settings, recipe = build(state, f"--{flag} {path}")
+    if stored:
+        state["encoder"] = checkpoints.encoder_weights(state, path, flag)
+    model, classes, settings, recipe = build(state, f"--{flag} {path}", stored and state["encoder"])
     checkpoints.restore(model, state, path, flag)
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
@@ -166,17 +179,51 @@ def watching_rate(trained, sampling_rate=None):
 # ---------------------------------------------------------------- a network to train
 
 def new_encoder(recipe, classes):
-    """The encoder that a recipe names, with its weights."""
+    """The encoder that a recipe names, with its weights.
+
+    The feature store keeps one that stays as it is: from then on it is of weights alone (models.Encoder).
+    """
     if recipe.streams:
         return joined_encoder(recipe, classes)
     set_seed(recipe.seed)
-    weights = recipe.encoder_weights
+    weights, path = recipe.encoder_weights, None
     if weights.lower() == "none":
         weights = None
     elif weights != "DEFAULT":
-        weights = checkpoints.load_file(weights, "encoder_weights")
-    return models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality, recipe.flow_length,
-                                fit=recipe.resize, augment=recipe.augment)
+        path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
+    kept = None
+    if recipe.frozen and recipe.feature_cache and not recipe.init_from:
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path else [weights, weights or recipe.seed]
+        kept = store.kept_encoder(recipe.sampled_data_path, [
+            content, *(getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))])
+        encoder = read_kept(kept)
+        if encoder:
+            return encoder
+    weights = checkpoints.load_file(path, "encoder_weights") if path else weights
+    encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality,
+                                   recipe.flow_length, fit=recipe.resize, augment=recipe.augment)
+    if kept:
+        with contextlib.suppress(OSError):      # it is built again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            checkpoints.save_file(kept, {
+                "encoder": encoder.state_dict(keep_vars=True), "encoder_spec": encoder.spec(),
+                "feature_dim": encoder.feature_dim, "encoder_digest": encoder.digest(),
+                "notes": encoder.notes})
+    return encoder
+
+
+def read_kept(path):
+    """The encoder of weights alone in a file of the feature store; what building it said is said again. None
+    where there is no such file."""
+    with contextlib.suppress(UserError, LookupError, TypeError, ValueError, AttributeError):
+        state = checkpoints.load_file(path, "sampled_data_path")
+        checkpoints.check_spec(state["encoder_spec"], checkpoints.ENCODER, "")
+        encoder = models.encoder_from_spec(state["encoder_spec"], state["encoder"], state["feature_dim"])
+        if encoder.weights_alone and encoder.digest() == state["encoder_digest"]:
+            for line in state["notes"]:
+                cli.say(line)
+            return encoder
+    return None
 
 
 def joined_encoder(recipe, classes):

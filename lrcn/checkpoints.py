@@ -164,18 +164,24 @@ def check_weights(weights, source):
             raise UserError(f"{source}: the weights {shown(name)} are no tensor")
 
 
-def restore(model, state, path, flag):
-    """Take the weights of a checkpoint into its model; a frozen encoder may lie in a file beside it."""
-    source = f"--{flag} {path}"
-    encoder = state.get("encoder")
+def encoder_weights(state, path, flag):
+    """The state dict of a checkpoint's encoder; that of a frozen one may lie in a file beside it."""
+    source, encoder = f"--{flag} {path}", state.get("encoder")
     if encoder is None:
         sibling = Path(path).with_name(RunFolder("").checkpoint("encoder").name)
         if not sibling.is_file():
             raise UserError(f"{source}: the frozen encoder's file {sibling.name} is missing beside it; "
                             f"copy it along, or take best.pth.tar, which holds everything")
         encoder = load_file(sibling, flag).get("encoder", {})
-    for part, weights in (("encoder", encoder), ("head", state.get("head"))):
-        check_weights(weights, f"{source}, {part}")
+    check_weights(encoder, f"{source}, encoder")
+    return encoder
+
+
+def restore(model, state, path, flag):
+    """Take the weights of a checkpoint into its model."""
+    source, encoder = f"--{flag} {path}", encoder_weights(state, path, flag)
+    check_weights(state.get("head"), f"{source}, head")
+    for part, weights in (("encoder", encoder), ("head", state["head"])):
         module = getattr(model, part)
         backbones.check_fit(module, weights, f"{source}, {part},")
         for head in getattr(module, "heads", ()):   # of streams: not in memory yet

@@ -1,5 +1,6 @@
 """The run folder: every file name in it, once."""
 import contextlib
+import importlib.metadata
 import itertools
 import platform
 import time
@@ -162,9 +163,8 @@ def versions():
     """What a run was made with, for settings.json."""
     import cv2
     import torch
-    import torchvision
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "opencv": cv2.__version__,
+            "torchvision": importlib.metadata.version("torchvision"), "opencv": cv2.__version__,
             "machine": f"{platform.system()} {platform.machine()}", "command": cli.command()}
 
 

@@ -109,7 +109,7 @@ class FrameEncoder:
     def __init__(self, encoder, device, compile=False, engine=None):
         self.device, self.engine = device, engine or candidates("torch", "auto", device)[0]
         self.transform = encoder.transform
-        self.encoder = surgery.for_inference(encoder.to(device))
+        self.encoder = surgery.for_inference(getattr(encoder, "whole", encoder).to(device))
         self.runner = at_once(self._torch)
         if self.engine.backend != "torch":
             example = torch.zeros(2, *self.transform.shape, dtype=torch.uint8)
@@ -208,6 +208,8 @@ def attempt(encoder, device, engine, frames, compile=False):
         ready = FrameEncoder(encoder, device, compile, engine)
         ready(frames[:BLOCK[device.type]])
         fault = ready.fault(frames)
+    except UserError:
+        raise
     except Exception as error:  # there are as many ways to fail as engines
         if engine == Engine():
             raise

@@ -15,6 +15,8 @@ there: neither another writer nor --prune nor a deletion gives its number to ano
 import contextlib
 import errno
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -46,6 +48,15 @@ def writable(folder, name=""):
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     own = os.environ.get("LRCN_FEATURES") or Path(cache, "lrcn", "features")
     return Path(own, hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16], name)
+
+
+def kept_encoder(folder, choices):
+    """The file of an encoder that was built from these choices, plain containers: its weights, and what it
+    said. Other versions of the libraries build another one."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "timm")
+                if importlib.util.find_spec(name)]
+    name = hashlib.sha256(json.dumps([FORMAT, choices, versions]).encode()).hexdigest()[:16]
+    return writable(folder, "encoders") / f"{name}.pth.tar"
 
 
 def _sum(description):

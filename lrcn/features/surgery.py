@@ -28,6 +28,24 @@ def weights_digest(module):
     return digest.hexdigest()[:16]
 
 
+def weights_alone(state, prefix):
+    """A module with the tensors of a state dict under `prefix`, which computes nothing; nn.Parameters in it
+    are parameters, other tensors buffers."""
+    root = nn.Module()
+    for key, value in state.items():
+        *path, name = key.removeprefix(prefix).split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        if isinstance(value, nn.Parameter):
+            module.register_parameter(name, value)
+        else:
+            module.register_buffer(name, value)
+    return root
+
+
 def move_statistics(module):
     """Let the batch norms of a module in eval mode follow the data again."""
     for child in module.modules():

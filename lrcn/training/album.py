@@ -26,7 +26,8 @@ class Album:
         self.folder, self.recipe, self.classes = folder, recipe, classes
         self.samples, self.val = samples, [s for s in samples if s.part == "val"]
         self.epoch = resumed_at or 0
-        self.writer = tensorboard.SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        self.writer = tensorboard.SummaryWriter(
+            str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
         self.writer.add_custom_scalars({"training and validation": {
             name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "top1")}})
         leak = "random split by video (leaky). " if recipe.split == "random" else ""

@@ -90,6 +90,9 @@ class Learner:
         self.network, self.recipe, self.device = network, recipe, device
         self.clips, self.rank = clips, rank
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
+        for method in vars(torch.optim.Optimizer).values():     # torch.compile's, a second's import, is not
+            if hasattr(method, "__wrapped__"):                  # needed to leave these out of a graph
+                method.__wrapped__.__dict__.setdefault("__dynamo_disable", method.__wrapped__)
         kind, more, _ = OPTIMIZERS[recipe.optimizer]
         self.optimizer = getattr(torch.optim, kind)(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
                               fused=device.type == "cuda", **more)

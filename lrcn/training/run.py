@@ -111,7 +111,8 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
         run.settings.unlink(missing_ok=True)    # it tells what an older splits.csv was
         splits.write_splits(run.splits, samples)
         if recipe.frozen:
-            checkpoints.save_file(run.checkpoint("encoder"), {"encoder": model.encoder.state_dict()})
+            checkpoints.save_file(run.checkpoint("encoder"), {
+                "encoder": model.encoder.state_dict(keep_vars=True)})   # which tells its parameters
     seal = {"splits": splits.splits_seal(run.splits)} if run.splits.is_file() else {}
     files.write_json(run.settings, {**settings, "classes": classes, **seal, "versions": versions()})
 
@@ -251,13 +252,13 @@ class Run:
         if not self.rank.first:
             return
         with self.learner.averaged():
-            encoder = self.model.encoder
+            encoder, weights = self.model.encoder, self.model.encoder.state_dict(keep_vars=True)
             state = {**checkpoints.describe(self.model, self.classes, self.settings),
                      "epoch": self.progress.epoch, "progress": vars(self.progress),
                      "head": self.model.head.state_dict(),
                      "encoder_digest": self.encoder_digest or encoder.digest(),
-                     "encoder": None if self.recipe.frozen else encoder.state_dict(),
+                     "encoder": None if self.recipe.frozen else weights,
                      "learner": self.learner.state(random), "learned": self.learned.state()}
             for name in names:
-                whole = {"encoder": encoder.state_dict()} if name == "best" else {}
+                whole = {"encoder": weights} if name == "best" else {}
                 checkpoints.save_file(self.folder.checkpoint(name), {**state, **whole})
