@@ -5,6 +5,8 @@ that a resumed run is the run that was never stopped. Nothing waits for the devi
 loss and hits are summed there and read once.
 """
 import contextlib
+import functools
+import inspect
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -79,6 +81,19 @@ class Progress:
 
 # ---------------------------------------------------------------- learning
 
+def plain_optimizer(groups, recipe, **more):
+    """The optimiser of a recipe, without what torch wraps round its methods for torch.compile, which is not used
+    on them and takes more than a second to import."""
+    for method in vars(torch.optim.Optimizer).values():
+        if hasattr(method, "__wrapped__"):
+            vars(method.__wrapped__).setdefault("__dynamo_disable", method.__wrapped__)
+    name, options, _ = OPTIMIZERS[recipe.optimizer]
+    optimizer = getattr(torch.optim, name)(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, **options,
+                                           **more)
+    optimizer.step = torch.no_grad()(functools.partial(inspect.unwrap(type(optimizer).step), optimizer))
+    return optimizer
+
+
 class Learner:
     """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
 
@@ -90,12 +105,7 @@ class Learner:
         self.network, self.recipe, self.device = network, recipe, device
         self.clips, self.rank = clips, rank
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
-        for method in vars(torch.optim.Optimizer).values():     # torch.compile's, a second's import, is not
-            if hasattr(method, "__wrapped__"):                  # needed to leave these out of a graph
-                method.__wrapped__.__dict__.setdefault("__dynamo_disable", method.__wrapped__)
-        kind, more, _ = OPTIMIZERS[recipe.optimizer]
-        self.optimizer = getattr(torch.optim, kind)(groups, lr=recipe.lr, weight_decay=recipe.weight_decay,
-                              fused=device.type == "cuda", **more)
+        self.optimizer = plain_optimizer(groups, recipe, fused=device.type == "cuda")
         self.parameters = [p for group in groups for p in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
