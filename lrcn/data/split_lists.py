@@ -6,6 +6,7 @@
 The class of a listed video is its folder, whatever the file name says:
 HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
 """
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_list(path, class_index=None):
         if len(parts) < 2 or re.fullmatch("[A-Za-z]:", parts[-2]) or any(
                 part in ("", ".") or part != part.strip() for part in parts[-2:]):
             raise UserError(f"{where}: expected Class/video.avi, not {line!r}")
-        cls, video = parts[-2], Path(parts[-1]).stem
+        cls, video = parts[-2], os.path.splitext(parts[-1])[0]
         if class_index is not None:
             if cls not in class_index:
                 raise UserError(f"{where}: class {cls!r} is not in classInd.txt")

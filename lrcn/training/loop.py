@@ -82,8 +82,8 @@ class Progress:
 # ---------------------------------------------------------------- learning
 
 def plain_optimizer(groups, recipe, **more):
-    """The optimiser of a recipe, without what torch wraps round its methods for torch.compile, which is not used
-    on them and takes more than a second to import."""
+    """The optimiser of a recipe, without what torch wraps round its methods for torch.compile, which is not
+    used on them and takes more than a second to import."""
     for method in vars(torch.optim.Optimizer).values():
         if hasattr(method, "__wrapped__"):
             vars(method.__wrapped__).setdefault("__dynamo_disable", method.__wrapped__)

@@ -5,6 +5,7 @@
     run.take_up(state, source)          # of a checkpoint, where there is one
     status = run.go()
 """
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -259,6 +260,12 @@ class Run:
                      "encoder_digest": self.encoder_digest or encoder.digest(),
                      "encoder": None if self.recipe.frozen else weights,
                      "learner": self.learner.state(random), "learned": self.learned.state()}
+            same = None     # last is a copy of epoch_<n>
             for name in names:
-                whole = {"encoder": weights} if name == "best" else {}
-                checkpoints.save_file(self.folder.checkpoint(name), {**state, **whole})
+                whole, path = {"encoder": weights} if name == "best" else {}, self.folder.checkpoint(name)
+                if same and not whole:
+                    with files.atomic(path) as temporary:
+                        shutil.copyfile(same, temporary)
+                    continue
+                checkpoints.save_file(path, {**state, **whole})
+                same = same if whole else path
