@@ -124,18 +124,12 @@ def build(state, source, weights=None):
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
-<<<<<<< HEAD
-def load_trained(model_dir, model_name=None, device="cpu", flag=None):
-    """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit."""
-    path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
-    device = choose_device(device)
-=======
 def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=False):
     """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit.
 
     stored: nothing but stored features is asked of its encoder, as long as there are."""
-    path = checkpoint_path(model_dir, model_name, flag)
->>>>>>> c09c8b1 (Where every feature is in the store no encoder is built: its weights alone are kept beside the features, and torch.compile is not imported by an optimiser)
+    path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
+    device = choose_device(device)
     flag = flag or ("model_name" if model_name else "model_dir")
     state = checkpoints.load_file(path, flag)
     if stored:
