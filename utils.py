@@ -186,7 +186,7 @@ def new_encoder(recipe, classes):
     elif weights != "DEFAULT":
         path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
     kept = None
-    if recipe.frozen and recipe.feature_cache and not recipe.init_from:
+    if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path and not recipe.init_from:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else [weights, weights or recipe.seed]
         kept = store.kept_encoder(recipe.sampled_data_path, [
             content, *(getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))])
