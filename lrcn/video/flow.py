@@ -10,6 +10,7 @@ shown: turned as a phone's rotation says.
 """
 import functools
 import hashlib
+import itertools
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,83 +144,64 @@ def weights_digest(path):
 
 # ---------------------------------------------------------------- fields of sampled frames
 
-class Fields:
-    """The fields of sampled frames, as frames come: push() is given every frame from a sampled one to the
-    L-th behind it, and the one before the last."""
+def flowing(frames, flow):
+    """Yields (item, frame, planes uint8 (H, W, 2L)) of the sampled ones of `frames`, (position, frame, item;
+    None of those that are not sampled): all from a sampled one to the L-th behind it, and the one before the
+    last. Where they end too early, the last field is repeated."""
+    waiting, position, before, last = deque(), None, None, None     # waiting: (item, frame, fields until now)
 
-    def __init__(self, flow):
-        self.flow, self.waiting = flow, deque()     # [item, frame, its fields until now]
-        self.before = self.last = self.newest = None
-        self.position = None
-
-    def push(self, position, frame, item=None):
-        """[(item, frame, planes (H, W, 2L))] that are complete. item: what names a sampled frame."""
-        prepared, follows = self.flow.prepare(frame), position - 1 == self.position
-        if follows and prepared.shape != self.last.shape:
-            raise VideoError(f"the frame size changes at frame {position}")
-        self.before, self.last, self.position = self.last if follows else None, prepared, position
-        self.newest = None
-        if self.waiting and follows:
-            self.newest = self._field()
-            for _, _, fields in self.waiting:
-                if len(fields) < self.flow.length:
-                    fields.append(self.newest)
-        done = self._complete()
-        if item is not None:
-            self.waiting.append((item, frame, []))
-        return done
-
-    def finish(self):
-        """Those that the video's end left incomplete: the last field is repeated."""
-        for _, _, fields in self.waiting:
-            if not fields:
-                fields.append(self._field() if self.newest is None else self.newest)
-            fields += fields[-1:] * (self.flow.length - len(fields))
-        return self._complete()
-
-    def _field(self):
+    def newest():
         """Planes of the newest pair; of a lone frame, those of no motion."""
-        if self.before is None:
-            return np.full((*self.last.shape[:2], 2), ZERO, np.uint8)
-        return self.flow.code(self.flow.between(self.before, self.last))
+        if before is None:
+            return np.full((*last.shape[:2], 2), ZERO, np.uint8)
+        return flow.code(flow.between(before, last))
 
-    def _complete(self):
-        done = []
-        while self.waiting and len(self.waiting[0][2]) == self.flow.length:
-            item, frame, fields = self.waiting.popleft()
+    def complete():
+        while waiting and len(waiting[0][2]) == flow.length:
+            item, frame, fields = waiting.popleft()
             right, down = zip(*map(cv2.split, fields), strict=True)
-            done.append((item, frame, cv2.merge([*right, *down])))
-        return done
+            yield item, frame, cv2.merge([*right, *down])
+
+    for number, frame, item in frames:
+        before, last, field = last if number - 1 == position else None, flow.prepare(frame), None
+        position = number
+        if before is not None and last.shape != before.shape:
+            raise VideoError(f"the frame size changes at frame {number}")
+        if waiting and before is not None:
+            field = newest()
+            for *_, fields in waiting:
+                fields.append(field)
+        yield from complete()
+        if item is not None:
+            waiting.append((item, frame, []))
+    for *_, fields in waiting:
+        if not fields:
+            fields.append(newest() if field is None else field)
+        fields += fields[-1:] * (flow.length - len(fields))
+    yield from complete()
 
 
 def sample_video(video, rate, flow=None):
     """Yields (source frame index, seconds from the first frame, frame uint8 (H, W, 3), planes uint8
     (H, W, 2L), or None without a flow) of an open Video: memory stays the same however long it is."""
-    beat, fields = rate.beat(video.info.fps), flow and Fields(flow)
-    while video.grab():
-        kept = beat.keep(video.time)
-        if flow:
-            item = (video.position, video.time) if kept else None
-            yield from ((*at, frame, planes) for at, frame, planes in
-                        fields.push(video.position, video.frame(), item))
-        elif kept:
-            yield video.position, video.time, video.frame(), None
+    beat = rate.beat(video.info.fps)
+    places = ((video.position, video.time) if beat.keep(video.time) else None
+              for _ in iter(video.grab, False))
     if flow:
-        yield from ((*at, frame, planes) for at, frame, planes in fields.finish())
+        frames = ((video.position, video.frame(), place) for place in places)
+        yield from ((*place, frame, planes) for place, frame, planes in flowing(frames, flow))
+    else:
+        yield from ((*place, video.frame(), None) for place in places if place)
 
 
 def fields_at(path, indices, flow):
     """Planes uint8 (N, H, W, 2L) of a video's frames `indices` (ascending, repeats allowed)."""
     indices = [int(i) for i in indices]
     wanted = {i + k for i in indices for k in range(flow.length + 1)} | {max(0, indices[-1] - 1)}
-    fields, found = Fields(flow), {}
     with opened(path, 1) as video:     # the rate does not matter
-        for index in sorted(wanted):
-            if not video.advance(index):
-                break
-            found.update((i, planes) for i, _, planes in
-                         fields.push(index, video.frame(), index if index in indices else None))
-    found.update((i, planes) for i, _, planes in fields.finish())
+        frames = ((i, video.frame(), i if i in indices else None)
+                  for i in itertools.takewhile(video.advance, sorted(wanted)))
+        found = {i: planes for i, _, planes in flowing(frames, flow)}
     if indices[-1] not in found:
         raise VideoError(f"frame {indices[-1]} is not there")
     return np.stack([found[i] for i in indices])
@@ -227,7 +209,7 @@ def fields_at(path, indices, flow):
 
 def fields_of(before, frame, after, flow):
     """Planes uint8 (H, W, 2L) of a frame, up to L of those behind it, and the one before it or None."""
-    fields, known, done = Fields(flow), ([before] if before is not None else []), []
-    for position, picture in enumerate([*known, frame, *after]):
-        done += fields.push(position, picture, True if position == len(known) else None)
-    return [*done, *fields.finish()][0][2]
+    known = [] if before is None else [before]
+    frames = ((i, picture, True if i == len(known) else None)
+              for i, picture in enumerate([*known, frame, *after]))
+    return next(flowing(frames, flow))[2]

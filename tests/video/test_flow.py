@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from videos import turn, write_video
 
 from lrcn.base.cli import UserError
-from lrcn.video.flow import ZERO, Fields, Flow, fields_at, fields_of, sample_video
+from lrcn.video.flow import ZERO, Flow, fields_at, fields_of, flowing, sample_video
 from lrcn.video.reader import Video
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
@@ -85,11 +85,8 @@ class Counted(Flow):
 @pytest.mark.parametrize("length", [1, 3])
 def test_fields_are_those_behind_each_frame_and_the_last_is_repeated(length):
     flow, n = Counted(length=length, bound=127.5), 12
-    fields, found = Fields(flow), {}
-    for i in range(n):
-        done = fields.push(i, np.full((4, 5, 3), i, np.uint8), i if i % 5 in (0, 1) else None)
-        found |= {item: planes for item, _, planes in done}
-    found |= {item: planes for item, _, planes in fields.finish()}
+    frames = ((i, np.full((4, 5, 3), i, np.uint8), i if i % 5 in (0, 1) else None) for i in range(n))
+    found = {item: planes for item, _, planes in flowing(frames, flow)}
     assert list(found) == [0, 1, 5, 6, 10, 11]
     for i, planes in found.items():
         expected = [128 + min(i + k, n - 2) for k in range(length)] * 2
