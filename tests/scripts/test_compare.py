@@ -1,11 +1,13 @@
 """compare.py: tested runs side by side, video by video."""
+import itertools
 import json
+import time
 
 import cv2
 import numpy as np
 import pytest
-from commands import run
-from runs import answered_run, last_line, one_line, report_of, table, train
+from commands import call
+from runs import answered_run, last_line, refused, table
 
 from lrcn.evaluation import scores
 
@@ -21,7 +23,8 @@ def test_two_runs_are_compared_video_by_video(tmp_path):
     random = np.random.default_rng(0)
     one, other = random.random(60) < 0.6, random.random(60) < 0.8
     runs = [made_up_run(tmp_path / name, right) for name, right in (("one", one), ("other", other))]
-    result = run("compare.py", *runs, "--output", tmp_path / "out", "--no-speed", "--names", "frames", "lrcn")
+    result = call("compare.py", *runs, "--output", tmp_path / "out", "--no-speed", "--names", "frames",
+                  "lrcn")
     first, second = table(last_line(result) / "comparison.csv")
     assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
     assert float(first["top1"]) == pytest.approx(one.mean())
@@ -37,8 +40,8 @@ def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_
     right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
     seeds = [made_up_run(tmp_path / f"seed{i}", row) for i, row in enumerate(right)]
     others = made_up_run(tmp_path / "others", right[0], videos=[f"v_A_g{i}9_c01" for i in range(4)])
-    result = run("compare.py", f"{seeds[0]},{seeds[1]}", seeds[1], others, "--output", tmp_path / "out",
-                 "--no-speed")
+    result = call("compare.py", f"{seeds[0]},{seeds[1]}", seeds[1], others, "--output", tmp_path / "out",
+                  "--no-speed")
     rows = table(last_line(result) / "comparison.csv")
     assert [(row["runs"], row["top1"]) for row in rows] == [("2", "0.375"), ("1", "0.25"), ("1", "0.5")]
     assert float(rows[1]["minus_first"]) == pytest.approx(-0.125) and rows[1]["mcnemar_p"] == ""
@@ -50,7 +53,7 @@ def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_
 def test_a_leaky_run_is_called_so_in_the_table_and_on_the_terminal(tmp_path):
     fair, leaky = (made_up_run(tmp_path / name, [True, False] * 9, leaky=name == "leaky")
                    for name in ("fair", "leaky"))
-    result = run("compare.py", fair, leaky, "--output", tmp_path / "out", "--no-speed")
+    result = call("compare.py", fair, leaky, "--output", tmp_path / "out", "--no-speed")
     assert ["LEAKY" in row["remark"] for row in table(last_line(result) / "comparison.csv")] == [False, True]
     assert ["LEAKY" in line for line in result.out.splitlines()[1:3]] == [False, True]
 
@@ -59,7 +62,7 @@ def test_one_run_or_one_seed_twice_is_no_two_seeds(tmp_path):
     one, again = (with_settings(made_up_run(tmp_path / name, [True, False]), seed=3)
                   for name in ("one", "again"))
     for word, says in ((f"{one},{one}", "folder"), (f"{one},{again}", "seed 3")):
-        one_line(run("compare.py", again, word, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+        refused("compare.py", again, word, "--output", tmp_path / "out", "--no-speed", says=says)
 
 
 def with_settings(folder, **settings):
@@ -73,12 +76,12 @@ def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else
                       for name, settings in (("one", {"seed": 1, "local_dir": "a", "hidden_size": 8}),
                                              ("two", {"seed": 2, "local_dir": "b", "hidden_size": 8}),
                                              ("wide", {"seed": 1, "epochs": 7, "hidden_size": 16})))
-    result = run("compare.py", f"{one},{two}", wide, "--output", tmp_path / "out", "--no-speed")
+    result = call("compare.py", f"{one},{two}", wide, "--output", tmp_path / "out", "--no-speed")
     first, second = table(last_line(result) / "comparison.csv")
     assert (first["runs"], first["flags"]) == ("2", "")
     assert second["flags"] == "hidden_size 16, epochs 7" and "hidden_size 16, epochs 7" in result.out
-    one_line(run("compare.py", f"{one},{wide}", "--output", tmp_path / "out", "--no-speed", ok=False),
-             "wide has hidden_size 16, epochs 7")
+    refused("compare.py", f"{one},{wide}", "--output", tmp_path / "out", "--no-speed",
+            says="wide has hidden_size 16, epochs 7")
 
 
 @pytest.mark.parametrize("name, text, says", [
@@ -91,22 +94,22 @@ def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else
 def test_a_damaged_file_is_one_line(tmp_path, name, text, says):
     folder = with_settings(made_up_run(tmp_path / "one", [True, False]), seed=1)
     (folder / name).write_text(text)
-    one_line(run("compare.py", folder, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+    refused("compare.py", folder, "--output", tmp_path / "out", "--no-speed", says=says)
 
 
 def test_a_run_that_was_not_tested_is_one_line(tmp_path):
     (tmp_path / "run").mkdir()
     for words, says in (((tmp_path / "run",), "run test.py on it first"), ((tmp_path / "absent",), "absent"),
                         ((made_up_run(tmp_path / "one", [True]), "--names", "a", "b"), "--names")):
-        one_line(run("compare.py", *words, "--output", tmp_path / "out", "--no-speed", ok=False), says)
+        refused("compare.py", *words, "--output", tmp_path / "out", "--no-speed", says=says)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_real_runs_are_timed(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--epochs", 1)
-    report_of(folder)
-    result = run("compare.py", folder, folder, "--output", tmp_path / "out")
+def test_real_runs_are_timed(two_runs, tmp_path, monkeypatch):
+    """For seconds each, of which every look at the clock is ten here."""
+    monkeypatch.setattr(time, "monotonic", itertools.count(0, 10).__next__)
+    result = call("compare.py", two_runs / "rgb", two_runs / "rgb", "--output", tmp_path / "out", "--device",
+                  "cpu")
     rows = table(last_line(result) / "comparison.csv")
     assert [float(row["minus_first"] or 0) for row in rows] == [0, 0] and rows[1]["mcnemar_p"] == "1.0"
     assert all(int(row["parameters"]) > 1e5 and float(row["frames_per_second"]) > 1 for row in rows)

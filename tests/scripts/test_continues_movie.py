@@ -1,17 +1,17 @@
 """test_continues_movie.py as a user runs it, on synthetic videos."""
+import shutil
+
 import cv2
 import pytest
-from commands import run
+from commands import call
 from PIL import Image
-from runs import last_line, one_line, read_json, table, train
-
-pytestmark = pytest.mark.slow
+from runs import last_line, read_json, refused, table, train
 
 
-def study(model_dir, *flags, ok=True):
+def study(model_dir, *flags):
     """The script's Result for one run or several."""
     model_dir = model_dir if isinstance(model_dir, list) else [model_dir]
-    return run("test_continues_movie.py", "--model_dir", *model_dir, "--num_workers", 0, *flags, ok=ok)
+    return call("test_continues_movie.py", "--model_dir", *model_dir, "--num_workers", 0, *flags)
 
 
 def read(folder):
@@ -135,23 +135,15 @@ def test_several_runs_are_compared_in_one_table_and_picture(runs, tmp_path):
     (("--sampled_data_path", "nowhere"), "--sampled_data_path nowhere"),
     (("--model_name", "epoch_77"), "--model_name epoch_77")])
 def test_wrong_flags_take_one_line(runs, flags, words):
-    one_line(study(runs["none"], *flags, ok=False), words)
+    refused("test_continues_movie.py", "--model_dir", runs["none"], *flags, says=words)
 
 
-def test_the_originals_command_line_works(runs, demo, sampled):
-    run("test_continues_movie.py", "--sampled_data_path", sampled, "--ucf_list_dir",
-        demo / "ucfTrainTestlist", "--model_dir", runs["none"] / "Saved_model_checkpoint",
-        "--model_name", "epoch_2.pth.tar", "-num_workers", 0, "--batch-size", 32, "--num_movies", 2,
-        "--no-pictures")
-
-
-def test_a_run_on_flow_sees_its_clips_own_flow_or_that_of_the_cut(demo, flowing, tmp_path):
-    folder = train(demo, flowing, tmp_path, "--modality", "rgb+flow", "--epochs", 1)
-    found = {}
-    for name, more in {"own": (), "cut": ("--cut_flow",), "again": ("--cut_flow", "--pictures")}.items():
-        found[name] = read(last_line(study(folder, "--num_movies", 2, "--movie_clips", 4, "--no-pictures",
-                                           *more)))
-    assert found["cut"][1] == found["again"][1] and found["cut"][0]["measured_on"]["cut_flow"]
+def test_a_run_on_flow_sees_its_clips_own_flow_or_that_of_the_cut(flow_run, tmp_path):
+    folder = shutil.copytree(flow_run, tmp_path / "run")
+    said = {}
+    for name, more in {"own": ("--no-pictures",), "cut": ("--cut_flow",)}.items():
+        said[name] = read(last_line(study(folder, "--num_movies", 2, "--movie_clips", 4, *more)))
+    assert said["cut"][0]["measured_on"]["cut_flow"]
     assert (folder / "test_continues_movie" / "movie.mp4").is_file()
-    same = [own == cut for own, cut in zip(found["own"][1], found["cut"][1], strict=True)]
-    assert [row["start"] for row, alike in zip(found["own"][1], same, strict=True) if alike] == ["15", "15"]
+    alike = [own["start"] for own, cut in zip(said["own"][1], said["cut"][1], strict=True) if own == cut]
+    assert alike == ["15", "15"]

@@ -1,5 +1,4 @@
 """preprocessing_data.py on a folder of one's own: parts and names, a source that changes, the data report."""
-import csv
 import errno
 import os
 import re
@@ -9,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from commands import run
-from runs import one_line
+from commands import call
+from runs import TINY, last_line, refused, report_of, table
 from videos import write_video
 
 import preprocessing_data
@@ -18,7 +17,6 @@ from dataset import training_samples
 from lrcn.data.manifest import read_sampled
 from lrcn.data.overview import make_report
 from lrcn.training.recipe import Recipe
-from tests.scripts.test_own_data import TINY
 from tests.scripts.test_preprocessing import SCRIPT, manifest, preprocess, snapshot, write_lists
 
 
@@ -46,23 +44,11 @@ def sampled_source(source, tmp_path_factory):
 
 
 @pytest.fixture
-def mine(source, sampled_source, tmp_path):
+def mine(source, tmp_path):
     """(a copy of the source to be changed, times kept; its folder of clips)."""
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    shutil.copytree(source, raw)
+    raw, out = shutil.copytree(source, tmp_path / "raw"), tmp_path / "out"
     preprocess(raw, out)
     return raw, out
-
-
-def table(path):
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
-
-
-def train(clips, folder, *flags):
-    """The folder of a run of one epoch."""
-    return run("train.py", "--sampled_data_path", clips, *TINY, "--epochs", 1, "--split_size", 0.5,
-               "--local_dir", folder, "--no-pictures", *flags).out.splitlines()[-1]
 
 
 def names(out):
@@ -131,7 +117,7 @@ def test_clips_of_which_clips_csv_is_lost_are_sampled_again(mine):
     raw, out = mine
     before = snapshot(out)
     (out / "clips.csv").unlink()
-    one_line(run(SCRIPT, "--report", "--sampled_data_dir", out, ok=False), "clips.csv", "jump/")
+    refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
     assert "6 of them have another time alone" in preprocess(raw, out).out
     assert snapshot(out) == before
 
@@ -144,12 +130,11 @@ def test_a_damaged_table_is_one_line_at_the_report(mine, name, column):
     cells = first.split(",")
     cells[header.split(",").index(column)] = "xy"
     (out / name).write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
-    one_line(run(SCRIPT, "--report", "--sampled_data_dir", out, ok=False), "clips.csv", "jump/")
+    refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
 
 
 # ---------------------------------------------------------------- parts, names, lists
 
-@pytest.mark.slow
 def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, tmp_path):
     raw = tmp_path / "raw"
     for part, clips in (("train", "ab"), ("val", "c"), ("test", "ab")):
@@ -160,12 +145,12 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
                 shutil.copy(source / cls / f"{name}.avi", target)
     said = preprocess(raw, tmp_path / "out")
     assert "parts by folder: 4 train, 2 val, 4 test" in said.out
-    folder = train(tmp_path / "out", tmp_path / "runs")
-    assert {(row["part"], row["class"], row["video"]) for row in table(f"{folder}/splits.csv")} == {
+    folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "out", *TINY, "--epochs", 1,
+                            "--split_size", 0.5, "--local_dir", tmp_path / "runs"))
+    assert {(row["part"], row["class"], row["video"]) for row in table(folder / "splits.csv")} == {
         (part, cls, f"{name}_{part}") for part, found in (("train", "ab"), ("val", "c"), ("test", "ab"))
         for cls in ("jump", "wave") for name in found}
-    run("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
-    assert len(table(f"{folder}/test/predictions.csv")) == 4
+    assert len(table(report_of(folder) / "predictions.csv")) == 4
     for cls in ("jump", "wave"):
         shutil.rmtree(raw / "test" / cls)
     preprocess(raw, tmp_path / "out")
@@ -196,28 +181,14 @@ def test_pictures_are_called_pictures(tmp_path):
             path = tmp_path / "raw" / cls / f"{cls}{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), scene(i)[0])
-    said = run(SCRIPT, "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", tmp_path / "out",
-               "--num_workers", 1, "--sheet_clips", 20).out
+    said = call(SCRIPT, "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", tmp_path / "out",
+                "--num_workers", 1, "--sheet_clips", 20).out
     assert "data: 46 pictures of 2 classes" in said and "46 pictures in" in said
     assert not re.search("film|frames a second|seconds:|videos", said) and "--group_pattern" not in said
     report = make_report(tmp_path / "out", tiles=20)
     assert report.sheets["A"][0] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
     sheets = make_report(tmp_path / "out", tiles="all").sheets
     assert {cls: len(tiles) for cls, (_, tiles) in sheets.items()} == {"A": 23, "B": 23}
-
-
-def test_look_alike_names_on_lists_of_hmdb51s_format_are_warned_of_too(tmp_path, capsys):
-    raw, lists = tmp_path / "raw", tmp_path / "lists"
-    lists.mkdir()
-    for cls in ("hug", "kiss"):
-        for i in range(4):
-            write_video(raw / cls / f"{'party' if i else 'home'}_{i}.avi", 12)
-        rows = (f"{'party' if i else 'home'}_{i}.avi {1 + i // 3} \n" for i in range(4))
-        (lists / f"{cls}_test_split1.txt").write_text("".join(rows))
-    preprocess(raw, tmp_path / "out", "--ucf_list_dir", lists)
-    training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), ucf_list_dir=str(lists), split_size=0.5))
-    said = capsys.readouterr().err
-    assert "4 of 6 videos share their name" in said and "party_1, party_2 of kiss" in said
 
 
 def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, tmp_path):
@@ -243,7 +214,7 @@ def reported(source, tmp_path_factory):
     (raw / "wave/notes.txt").write_text("no video")
     write_video(raw / "loose.avi", 30)
     out = raw.parent / "out"
-    return run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2), out
+    return call(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 2), out
 
 
 def test_the_report_takes_about_ten_lines_of_the_terminal(reported):
@@ -296,7 +267,7 @@ def test_the_report_by_itself_is_the_same(reported, tmp_path):
     _, done = reported
     out = shutil.copytree(done, tmp_path / "out")
     shutil.rmtree(out / "data_report")
-    again = run(SCRIPT, "--report", "--sampled_data_dir", out, "--num_workers", 1)
+    again = call(SCRIPT, "--report", "--sampled_data_dir", out, "--num_workers", 1)
     assert snapshot(out / "data_report") == snapshot(done / "data_report")
     assert again.out.splitlines()[:-1] == (out / "data_report/report.txt").read_text().splitlines()
 
@@ -304,6 +275,6 @@ def test_the_report_by_itself_is_the_same(reported, tmp_path):
 def test_near_doubles_across_the_lists_of_a_split_are_called_a_leak(reported, tmp_path):
     raw, out = reported[1].parent / "raw", tmp_path / "listed"
     lists = write_lists(tmp_path / "lists", ["jump/a.avi"], ["wave/copy of a.avi", "jump/c.avi"])
-    said = run(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--ucf_list_dir", lists).out
+    said = call(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out, "--ucf_list_dir", lists).out
     assert "LEAK: sets across train and test: 1 in split 1" in said
     assert [row["split 1"] for row in table(out / "data_report/near_doubles.csv")] == ["train", "test"]

@@ -2,18 +2,15 @@
 import errno
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run, start
-from runs import TINY, half_files, last_line, table
+from commands import call, start
+from runs import TINY, half_files, last_line, refused, table
 from videos import join, number_of, write_video
 
-import find_clips
-from lrcn.base.cli import UserError
 from lrcn.video.reader import Video, VideoInfo, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.watching.candidates import ClipFolder, Stretch
@@ -38,7 +35,7 @@ def command(model, films, out):
 
 
 def find(model, films, out, *more, **options):
-    return run(*command(model, films, out), *more, **options)
+    return call(*command(model, films, out), *more, **options)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +74,11 @@ def test_films_become_a_data_set_of_clips_in_a_table(found, films):
 
 
 def test_the_folder_is_sampled_and_trained_with_the_film_as_the_group(found, tmp_path):
-    run("preprocessing_data.py", "--row_data_dir", found, "--sampled_data_dir", tmp_path / "sampled")
+    call("preprocessing_data.py", "--row_data_dir", found, "--sampled_data_dir", tmp_path / "sampled")
     rows = table(tmp_path / "sampled" / "manifest.csv")
     assert len(rows) == len(table(found / "candidates.csv"))
-    folder = last_line(run("train.py", "--sampled_data_path", tmp_path / "sampled", *TINY, "--epochs", 1,
-                           "--split_size", 0.4, "--test_size", 0.34, "--local_dir", tmp_path))
+    folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "sampled", *TINY, "--epochs", 1,
+                            "--split_size", 0.4, "--test_size", 0.34, "--local_dir", tmp_path))
     parts = table(folder / "splits.csv")
     films = {row["group"]: set() for row in parts}
     for row in parts:
@@ -96,15 +93,15 @@ def test_rows_that_a_person_deleted_are_taken_out_and_the_rest_is_not_written_ag
     lines = (out / "candidates.csv").read_text().splitlines(keepends=True)
     (out / "candidates.csv").write_text("".join(lines[:1] + lines[3:]))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
-    said = run("find_clips.py", "--from", out / "candidates.csv", "--video_path", films, "--output_dir", out)
+    said = call("find_clips.py", "--from", out / "candidates.csv", "--video_path", films, "--output_dir", out)
     assert "0 clips written, 2 files taken out" in said.out
     left = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     assert len(left) == len(before) - 2 and left.items() <= before.items()
     (next(iter(left))).unlink()
     before = (out / "candidates.csv").read_text()
     words = ("find_clips.py", "--from", out / "candidates.csv", "--output_dir", out, "--video_path")
-    assert "1 clips written" in run(*words, films).out
-    run(*words, films / "two.mp4")
+    assert "1 clips written" in call(*words, films).out
+    call(*words, films / "two.mp4")
     assert set(out.rglob("*.mp4")) == set(left)     # what was cut out of other films is as it was
     assert sorted((out / "candidates.csv").read_text().splitlines()) == sorted(before.splitlines())
 
@@ -150,19 +147,19 @@ def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_p
     (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end,split\n"
                                     "tying a knot,-3B32lodo2M,2,4,train\nabseiling,xxxxxxxxxxx,1,2,train\n"
                                    "tying a knot,-3B32lodo2M,6,8,validate\n")
-    result = run("find_clips.py", "--from", tmp_path / "k.csv", "--video_path", tmp_path / "films",
-                 "--output_dir", tmp_path / "k")
+    result = call("find_clips.py", "--from", tmp_path / "k.csv", "--video_path", tmp_path / "films",
+                  "--output_dir", tmp_path / "k")
     assert "1 that the table names are not there, such as xxxxxxxxxxx" in result.err
     assert table(tmp_path / "k" / "films.csv")[0]["reason"] == "not there"
     clip = tmp_path / "k" / "tying a knot" / "-3B32lodo2M_000002_000004.mp4"
     assert [number_of(f) for f in read_frames(clip, range(50))] == list(range(50, 100))
     assert probe(clip).frames == 50
     (tmp_path / "mine.csv").write_text("film,class,start,end\nholiday.mp4,Jump,1.2,2.4\nholiday,Run,5,6\n")
-    run("find_clips.py", "--from", tmp_path / "mine.csv", "--video_path", tmp_path / "films", "--output_dir",
-        tmp_path / "mine", "--classes", "Jump")
+    call("find_clips.py", "--from", tmp_path / "mine.csv", "--video_path", tmp_path / "films", "--output_dir",
+         tmp_path / "mine", "--classes", "Jump")
     assert [p.name for p in (tmp_path / "mine").rglob("*.mp4")] == ["holiday_00001.200-00002.400.mp4"]
-    run("preprocessing_data.py", "--row_data_dir", tmp_path / "k", "--ucf_list_dir", tmp_path,
-        "--sampled_data_dir", tmp_path / "sampled")
+    call("preprocessing_data.py", "--row_data_dir", tmp_path / "k", "--ucf_list_dir", tmp_path,
+         "--sampled_data_dir", tmp_path / "sampled")
     assert [row["video"] for row in table(tmp_path / "sampled" / "manifest.csv")] == [
         "-3B32lodo2M_000002_000004", "-3B32lodo2M_000006_000008"]
 
@@ -175,12 +172,12 @@ def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, nu
     (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,1.2,2.4\n")
     words = ("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
              "--output_dir", tmp_path / "out", "--frames", *flags)
-    assert "1 candidates' frames written" in run(*words).out
+    assert "1 candidates' frames written" in call(*words).out
     pictures = sorted((tmp_path / "out" / "Jump").glob("*.jpg"))
     from lrcn.data.sampler import read_picture
     assert [number_of(read_picture(p)) for p in pictures] == numbers
     assert pictures[0].name == "holiday_00001.200.jpg"
-    assert "0 candidates' frames written" in run(*words).out
+    assert "0 candidates' frames written" in call(*words).out
 
 
 def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypatch):
@@ -219,27 +216,21 @@ def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path,
 def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):
     write_video(tmp_path / "films" / "holiday.mp4", 250)
     (tmp_path / "t.csv").write_text("film,class,start,end\nholiday.mp4,Jump,3.2,5\n")
-    result = run("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
-                 "--output_dir", tmp_path / "out", "--copy")
+    result = call("find_clips.py", "--from", tmp_path / "t.csv", "--video_path", tmp_path / "films",
+                  "--output_dir", tmp_path / "out", "--copy")
     [clip] = (tmp_path / "out").rglob("*.mp4")
     first = number_of(read_frames(clip, [0])[0])
     assert first <= 80 and f"copies begin up to {3.2 - first / 25:.2f} s early" in result.out
 
 
 def test_wrong_words_are_one_line(trained, films, found, tmp_path, monkeypatch):
-    def refused(*words, says):
-        monkeypatch.setattr(sys, "argv", ["find_clips.py", *map(str, words)])
-        with pytest.raises(UserError) as error:
-            find_clips.main()
-        assert all(part in str(error.value) for part in says) and "\n" not in str(error.value)
-
     def model(*words, says, source=films):
-        refused("--video_path", source, "--model_dir", trained, *words, says=says)
+        refused("find_clips.py", "--video_path", source, "--model_dir", trained, *words, says=says)
 
     def cut(table, *words, says):
-        refused("--video_path", films, "--from", table, *words, says=says)
+        refused("find_clips.py", "--video_path", films, "--from", table, *words, says=says)
 
-    refused("--video_path", films, says=["--model_dir is missing"])
+    refused("find_clips.py", "--video_path", films, says=["--model_dir is missing"])
     model(source=tmp_path / "no", says=["--video_path", "does not exist"])
     model(source=tmp_path, says=["--video_path", "no video in this folder"])
     with monkeypatch.context() as unbuilt:

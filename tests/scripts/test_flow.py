@@ -1,8 +1,8 @@
 """A run on optical flow, from the sampled clips to a labelled film: one field as a picture, and a stack."""
 import pytest
 import torch
-from commands import run
-from runs import ONE_THREAD, flags, last_line, load, one_line, read_json, report_of, table, train
+from commands import call
+from runs import flags, last_line, load, read_json, refused, report_of, table, train
 
 import utils
 from lrcn.data.frames import clip_frames, windows
@@ -18,28 +18,25 @@ def test_what_cannot_be_trained_is_refused_in_one_line(demo, sampled, flowing, t
             (flowing, ("--modality", "rgb+flow", "--flow_length", 2), ("--flow_length 2", "fuse.py")),
             (sampled, ("--modality", "flow"), ("no optical flow", "--flow dis")),
             (flowing, ("--modality", "flow", "--flow_length", 9, "--train_encoder", "all"), ("2 fields",))):
-        one_line(run("train.py", *flags(demo, folder, tmp_path, *more), ok=False), *words)
+        refused("train.py", *flags(demo, folder, tmp_path, *more), says=words)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("more", [("--modality", "rgb+flow"), (*STACK, "--train_encoder", "all"),
                                   (*STACK, "--train_encoder", "last:1")], ids=lambda m: " ".join(map(str, m)))
 def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tmp_path, more):
     folder = train(demo, flowing, tmp_path, *more, "--epochs", 1)
     assert load(folder)["settings"]["flow"]["backend"] == "dis"
     assert read_json(report_of(folder) / "metrics.json")["videos"] == 42
-    assert last_line(run("train.py", "--resume", folder, "--epochs", 2, env=ONE_THREAD)) == folder
+    assert last_line(call("train.py", "--resume", folder, "--epochs", 2)) == folder
     film = next((demo / "UCF-101").rglob("*.avi"))
-    result = run("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video",
-                 env=ONE_THREAD)
+    result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video")
     assert table(last_line(result) / "predictions.csv")
 
 
-@pytest.mark.slow
-def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, tmp_path):
+def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, flow_run):
     """The whole sampled video, with flow from the file's frames, against the window of its sampled clip."""
-    trained = utils.load_trained(train(demo, flowing, tmp_path, "--modality", "flow", "--epochs", 1))
+    trained = utils.load_trained(flow_run)
     recogniser, seen = Recogniser.of_run(trained, torch.device("cpu")), []
     push = recogniser.streams[0].encoder
     recogniser.streams[0].encoder = lambda x: (seen.append(x), push(x))[1]

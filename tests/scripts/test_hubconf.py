@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, environment, run
+from commands import ROOT, call, environment
 from runs import last_line, load, table, train
 from videos import write_video
 
@@ -36,7 +36,6 @@ def model(trained):
     return torch.hub.load(str(ROOT), "lrcn", run=str(trained), device="cpu", source="local")
 
 
-@pytest.mark.slow
 def test_a_notebook_elsewhere_gets_segments_that_cover_the_film(trained, tmp_path):
     film = write_video(tmp_path / "film.avi", 100)
     (tmp_path / "cell.py").write_text(NOTEBOOK)
@@ -59,11 +58,11 @@ def test_features_are_the_encoders(model, trained, demo):
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_one_film_and_one_run_are_the_same_to_all_who_watch(trained, tmp_path, monkeypatch):
+def test_one_film_and_one_run_are_the_same_to_all_who_watch(two_runs, tmp_path, monkeypatch):
     """The engine that the training kept and the rate of its clips: the same probabilities in a notebook, in
     test_on_video.py's tables, in find_clips.py's candidates and on the page of app.py."""
     pytest.importorskip("onnxruntime")
-    folder, built, of_run = shutil.copytree(trained, tmp_path / "run"), [], Recogniser.of_run
+    folder, built, of_run = shutil.copytree(two_runs / "rgb", tmp_path / "run"), [], Recogniser.of_run
     state = load(folder, "best")
     state["settings"].update(encoder_backend="auto", encoder_precision="auto", frame_step=0.2,
                              engines=[["onnxruntime", "float32", "cpu"]])
@@ -120,11 +119,10 @@ def test_a_film_that_is_not_there_is_named(model):
         model.predict("nothere.mp4")
 
 
-def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(demo, flowing, tmp_path):
-    runs = [train(demo, flowing, tmp_path / name, "--modality", name, "--epochs", 1)
-            for name in ("rgb", "flow")]
-    both = last_line(run("fuse.py", "--train", *runs, "--epochs", 1, "--device", "cpu", "--num_workers", 0,
-                         "--no-pictures", "--encoder_backend", "torch", "--local_dir", tmp_path))
+def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(demo, flowing, flow_run, tmp_path):
+    runs = [train(demo, flowing, tmp_path / "rgb", "--epochs", 1), flow_run]
+    both = last_line(call("fuse.py", "--train", *runs, "--epochs", 1, "--device", "cpu", "--num_workers", 0,
+                          "--no-pictures", "--encoder_backend", "torch", "--local_dir", tmp_path))
     rgb, flow, fused = (torch.hub.load(str(ROOT), "lrcn", run=str(one), device="cpu", source="local")
                         for one in (*runs, both))
     assert utils.load_trained(runs[0]).settings["engines"] == [["torch", "float32", "cpu"]]
