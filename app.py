@@ -171,7 +171,7 @@ def serve(gradio, page, args):
 def main():
     args = make_parser().parse_args()
     recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
-                                       args.encoder_precision)
+                                       args.encoder_precision, flow=args.flow)
     # The terminal is closed: what visitors brought goes all the same, unless nohup keeps the app at work
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))

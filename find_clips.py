@@ -54,6 +54,7 @@ def make_parser():
                        help="look at every Nth frame of a film (for runs of single frames; default: FPS / "
                             "sampling_rate frames a second)")
     utils.add_speed_flag(films)
+    utils.add_flow_flag(films)
     utils.add_time_limit(films)
     choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
                         help="candidates of a class in a film, at most")
@@ -187,7 +188,7 @@ def main():
         folder.check(choices, table)
         if not args.table:      # last, for its engine takes a while
             recogniser = Recogniser.of_run(trained, trained.device, args.encoder_backend,
-                                           args.encoder_precision, rate, args.every)
+                                           args.encoder_precision, rate, args.every, args.flow)
         return find(folder, films, names, args, absent, recogniser, wanted)
 
 

@@ -20,11 +20,12 @@ from lrcn.base.cli import UserError
 dependencies = ["torch", "torchvision", "cv2", "av", "numpy", "tqdm", "sklearn"]
 
 
-def lrcn(run, checkpoint=None, device="auto"):
+def lrcn(run, checkpoint=None, device="auto", flow=None):
     """The lrcn.watching.recogniser.Recogniser of a run folder of train.py, as test_on_video.py makes it.
-    checkpoint: a name in it (default: the best one). `trained.model` is the network itself, a models.LRCN.
+    checkpoint: a name in it (default: the best one). flow: what makes the fields of films, where that is not
+    what made those of the training: dis, say. `trained.model` is the network itself, a models.LRCN.
     ValueError: no run folder, a checkpoint that is none, or a device that is not there."""
     try:
-        return utils.load_recogniser(run, checkpoint, device)
+        return utils.load_recogniser(run, checkpoint, device, flow=flow)
     except UserError as error:
         raise ValueError(str(error)) from None

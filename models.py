@@ -259,14 +259,14 @@ class LRCN(nn.Module):
         transform = self.encoder.transform
         parts = [transform.modalities] if transform.modalities > 1 else []
         layout = ("B", "T", *parts, transform.channels, "H", "W")
-        kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)   # mixup mixes two clips
         tensor = isinstance(frames, torch.Tensor)
-        if not (tensor and frames.dtype in kinds and frames.dim() == len(layout) and
+        if not (tensor and frames.dtype == torch.uint8 and frames.dim() == len(layout) and
                 frames.shape[-3] == transform.channels and list(frames.shape[2:-3]) == parts):
             given = f"{frames.dtype} {tuple(frames.shape)}" if tensor else type(frames)
             what = "RGB" if transform.channels == 3 else "planes of optical flow"
             raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
-                             f"and not normalised, not {given}")
+                             f"and not normalised, not {given}; normalised floats are what encoder.backbone "
+                             f"takes")
         return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     def forward(self, frames):

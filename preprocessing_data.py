@@ -46,7 +46,7 @@ from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import rank_and_world
 from lrcn.base.lazy import Lazy
-from lrcn.base.values import POSITIVE, Number, number_or_all
+from lrcn.base.values import POSITIVE, Number, number_or_all, number_or_source
 from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
@@ -83,8 +83,9 @@ def make_parser():
                           "clips came, changed or went)")
     data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
                       help="clips on a class's contact sheet in the report")
-    clips.add_argument("--sampling_rate", type=Number(float, above=0), default=Rate.sampling_rate,
-                       help="down-sampling factor: FPS / sampling_rate frames a second are kept")
+    clips.add_argument("--sampling_rate", type=number_or_source, default=Rate.sampling_rate,
+                       metavar="X|source", help="down-sampling factor: FPS / sampling_rate frames a second "
+                       "are kept; source: every frame, whatever the video's own rate")
     clips.add_argument("--FPS", type=Number(float, above=0), default=Rate.FPS,
                        help="frames a second to which sampling_rate refers; a video of another rate is "
                             "sampled at the same times")

@@ -144,9 +144,9 @@ def main():
         args.video_path, "give a video file, a folder, a camera's number or an address")
     if bool(args.model_dir) == bool(args.model):
         raise UserError("--model_dir: give the run folder that train.py printed, or else --model FILE.onnx")
-    recogniser = Recogniser.of_file(args.model, args.sampling_rate) if args.model else \
+    recogniser = Recogniser.of_file(args.model, args.sampling_rate, args.flow) if args.model else \
         utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
-                              args.encoder_precision, args.sampling_rate)
+                              args.encoder_precision, args.sampling_rate, flow=args.flow)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(recogniser.folder).films
     truth = read_truth(args.truth, films) if args.truth else {}
     with Stop() as stop:

@@ -38,7 +38,7 @@ from lrcn.training.run import starts
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
 # stopped in the middle and leaves no run folder.
 ASIDE = ("split_size", "parts", "stop_after", "local_dir", "open_new_folder", "resume",
-         "load_checkpoint", "checkpoint_path")
+         "load_checkpoint", "checkpoint_path", "save_checkpoint")
 DRAWN = 60      # rows on the picture
 
 
@@ -171,7 +171,7 @@ def refit(out, args, setting, plan):
 
 
 def main():
-    args = make_parser().parse_args()
+    args = recipes.parse_args(make_parser())
     if rank_and_world()[1] > 1:
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
     known = {f.name for f in dataclasses.fields(Recipe)}

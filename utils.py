@@ -30,6 +30,7 @@ from lrcn.training.feeds import make_feeds
 from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS, what_it_learned
+from lrcn.video.flow import BACKENDS as FLOWS
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
 from lrcn.watching.recogniser import Recogniser
@@ -102,7 +103,8 @@ def build(state, source, weights=None):
     settings = state.get("settings")
     recipe = Recipe.of(settings, source)
     for name in ("FPS", "sampling_rate", *STEPS):
-        fault = SAMPLING.fault(settings.get(name))
+        every = name == "sampling_rate" and settings.get(name) == 0     # frame of the source
+        fault = not every and SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
     if "flow" in recipe.modality.split("+"):
@@ -141,12 +143,14 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=Fal
                    epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
 
 
-def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None):
+def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
+                    flow=None):
     """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
-    --sampling_rate says; on the run's own engine, unless a backend or precision is given."""
+    --sampling_rate says; on the run's own engine, unless a backend or precision is given; with fields of flow
+    as in its training, or by --flow."""
     trained = load_trained(run, checkpoint, device)
     return Recogniser.of_run(trained, trained.device, backend, precision,
-                             watching_rate(trained, sampling_rate))
+                             watching_rate(trained, sampling_rate), None, flow)
 
 
 def watching_rate(trained, sampling_rate=None):
@@ -160,7 +164,7 @@ def watching_rate(trained, sampling_rate=None):
         return Rate(rate.FPS, sampling_rate)
     step, low, high = map(trained.settings.get, STEPS)
     if step and trained.recipe.num_frames_video > 1:
-        if rate != asked:
+        if rate != asked and asked.sampling_rate:
             cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips (not "
                     f"{asked.step:.3g} s, for which they were too short)")
         if high and low and high > SPREAD * low:
@@ -180,13 +184,15 @@ def new_encoder(recipe, classes):
     if recipe.streams:
         return joined_encoder(recipe, classes)
     set_seed(recipe.seed)
+    if recipe.init_from:
+        return begun_encoder(recipe)
     weights, path = recipe.encoder_weights, None
     if weights.lower() == "none":
         weights = None
     elif weights != "DEFAULT":
         path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
     kept = None
-    if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path and not recipe.init_from:
+    if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else [weights, weights or recipe.seed]
         kept = store.kept_encoder(recipe.sampled_data_path, [
             content, *(getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))])
@@ -218,6 +224,25 @@ def read_kept(path):
                 cli.say(line)
             return encoder
     return None
+
+
+def begun_encoder(recipe):
+    """The encoder of --init_from's run, which sees what the recipe says."""
+    run = f"--init_from {recipe.init_from}"
+    other = load_trained(recipe.init_from, flag="init_from").model.encoder
+    if other.name != recipe.encoder:
+        raise UserError(f"--encoder {recipe.encoder}: the weights are those of {run}, and it has "
+                        f"{other.name}; leave the flag out")
+    seen = other.transform
+    crop = recipe.img_dim or seen.crop
+    seen = replace(seen, crop=crop, resize=round(crop * seen.resize / seen.crop), fit=recipe.resize,
+                   modality=recipe.modality, flow_length=recipe.flow_length, augment=recipe.augment)
+    encoder = models.encoder_from_spec({"name": other.name, **seen.spec()})
+    backbones.check_fit(encoder, other.state_dict(), f"{run}: its encoder")
+    encoder.load_state_dict(other.state_dict())
+    cli.say(f"{run}: --encoder {other.name} --img_dim {crop} --resize {seen.fit} --modality {seen.modality} "
+            f"--flow_length {seen.flow_length}")
+    return encoder
 
 
 def joined_encoder(recipe, classes):
@@ -384,12 +409,19 @@ def add_speed_flag(parser):
                              "frames)")
 
 
+def add_flow_flag(parser):
+    """--flow of the scripts that show films to a run."""
+    parser.add_argument("--flow", choices=FLOWS, default=None, help="what makes the films' optical flow, for "
+                        "a run that sees it (default: as in the training)")
+
+
 def add_label_flags(parser):
     """What the scripts that label films make of a moment's probabilities."""
     parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
                         help="a best label under this is drawn as unsure")
     parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
                         help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+    add_flow_flag(parser)
     add_time_limit(parser)
 
 

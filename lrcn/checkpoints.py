@@ -68,7 +68,8 @@ def load_file(path, flag):
     except UserError:
         raise
     except Exception as error:  # torch.load raises almost anything for a broken file
-        what = ("it holds more than tensors and plain containers, and was refused unread"
+        what = ("it holds more than tensors and plain containers, and was refused unread; if you trust it, "
+                "save its weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
                 if "GLOBAL" in str(error) else      # how the unpickler calls a function or a class
                 "not a whole checkpoint: cut off, damaged, or something else")
         raise UserError(f"{source}: {what}; take another file") from None
@@ -125,7 +126,8 @@ def check(state, source):
     if state.get("format") != FORMAT or isinstance(state["format"], bool):
         version = state["format"] if type(state.get("format")) is int else "unknown"
         raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
-                        f"(format {version}, and this program reads {FORMAT})")
+                        f"(format {version}, and this program reads {FORMAT}); convert.py takes over "
+                        f"those of two others")
     check_values(state, {"classes": Names()}, source)
     encoder, classes = state.get("encoder_spec"), len(state["classes"])
     if isinstance(encoder, dict) and "streams" in encoder:
@@ -192,8 +194,8 @@ def restore(model, state, path, flag):
 
 
 def take_over(model, other):
-    """Copy another model's encoder and projection into `model`, what fits; returns lines that say what
-    was taken and what was not."""
+    """Copy another model's projection into `model`, which has its encoder, what fits; returns lines that say
+    what was taken and what was not."""
     theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
     theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
     own = model.state_dict()

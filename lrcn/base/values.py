@@ -81,6 +81,11 @@ def number_or_all(text):
     return text if text == "all" else POSITIVE(text)
 
 
+def number_or_source(text):
+    """A number >= 0, or the word source, which is 0."""
+    return 0.0 if text == "source" else Number(float, low=0)(text)
+
+
 @dataclass(frozen=True)
 class Choice(_Kind):
     """One of some words."""

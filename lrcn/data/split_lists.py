@@ -49,9 +49,9 @@ def whole_number(text, where):
     return int(text)
 
 
-def read_class_index(folder):
+def read_class_index(folder, name="classInd.txt"):
     """{class: label} of classInd.txt (labels from 1), or None where there is no such file."""
-    path = Path(folder) / "classInd.txt"
+    path = Path(folder) / name
     if not path.is_file():
         return None
     index = {}

@@ -150,7 +150,8 @@ class Learner:
             share = float(np.random.default_rng(torch.randint(2**31, ()).item()).beta(
                 self.recipe.mixup, self.recipe.mixup))
             mix = torch.randperm(len(x), device=x.device)
-            x = share * x + (1 - share) * x[mix]
+            mixed = share * x + (1 - share) * x[mix]
+            x = mixed if x.is_floating_point() else mixed.round().to(x.dtype)   # frames stay frames
         with torch.autocast(self.device.type, getattr(torch, self.recipe.amp, torch.bfloat16),
                             enabled=self.amp):
             logits = self.network(x)

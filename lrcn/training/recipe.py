@@ -108,8 +108,8 @@ class Recipe:
     dropout: float = head(0.5, BELOW_ONE, "share of units dropped")
     loss_per_step: bool = head(False, Switch(), "predict at every time step and average, as in the LRCN "
                                "paper")
-    init_from: str = network(None, Text(none=True), "start from another run's encoder and projection; what "
-                             "fits is taken, and said", "RUN")
+    init_from: str = network(None, Text(none=True), "start from another run's encoder, which sees what it "
+                             "saw there unless flags say otherwise, and projection, where it fits", "RUN")
 
     train_encoder: str = training("none", Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
                                   "which blocks of the encoder are trained", "none|last:K|all")
@@ -156,6 +156,8 @@ class Recipe:
                          "--resume_checkpoint"))
     load_checkpoint: bool = output(False, Switch(), "go on from --checkpoint_path")
     checkpoint_path: str = output("", Text(), "checkpoint to go on from", "FILE")
+    save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint, a model by itself, to "
+                                  "this file at the end", "FILE")
 
     feature_cache: bool = machine(True, Switch(), "encode every clip once and keep the features on disk",
                                   decides="encoder")
@@ -205,6 +207,7 @@ class Recipe:
     def words(self, always=()):
         """The command line of train.py for this recipe. always: flags to name where they are as usual."""
         said = self.as_settings()
+        always = (*always, *OF_AN_ENCODER) if self.init_from else always    # else that run's count
         told = [f for f in fields(self) if getattr(self, f.name) != f.default or (
             f.name in always and not (said[f.name] is None and isinstance(f.metadata["kind"], Text | Names)))]
         return [f"{(f.metadata['names'] or (f'--{f.name}',))[0]}={as_word(said[f.name])}" for f in told]
@@ -260,7 +263,8 @@ DECIDED = {f.name: (f.metadata["group"], f.metadata["decides"]) for f in fields(
 FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "machine" and
               decides in ("parts", "encoder", "head", "clips" if group == "network" else None))
 OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
-PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir")
+PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir",
+          "save_checkpoint")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
@@ -309,12 +313,29 @@ def say_disagreement(args, trained):
                 f"count", file=sys.stderr)
 
 
+def parse_args(parser, argv=None):
+    """The parser's flags, of which those of --init_from's run count where they are not given: its encoder,
+    and what that sees."""
+    args = parser.parse_args(argv)
+    if args.init_from:
+        path = runs.checkpoint_path(args.init_from, flag="init_from")
+        state, source = checkpoints.load_file(path, "init_from"), f"--init_from {args.init_from}"
+        checkpoints.check(state, source)
+        spec = {"flow_length": 1, "fit": "centre", **state["encoder_spec"]}
+        if "streams" in spec:
+            raise UserError(f"{source}: this is a fusion; give one of the runs that it is made of")
+        parser.set_defaults(encoder=spec["name"], img_dim=spec["crop"], modality=spec["modality"],
+                            flow_length=spec["flow_length"], resize=spec["fit"])
+        args = parser.parse_args(argv)
+    return args
+
+
 def parse(description, argv=None):
     """(Recipe, checkpoint path or None). A resumed run's recipe is its checkpoint's, save for the flags
     on the command line."""
     parser = cli.Parser(description)
     add_flags(parser)
-    recipe, path = Recipe(**vars(parser.parse_args(argv))), None
+    recipe, path = Recipe(**vars(parse_args(parser, argv))), None
     if recipe.resume:
         run = runs.newest_run(recipe.local_dir) if recipe.resume == "auto" else recipe.resume
         path = runs.checkpoint_path(run, "last.pth.tar", flag="resume")
@@ -336,10 +357,11 @@ def parse(description, argv=None):
             if wanted[name] != before[name]:
                 raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                                 f"--{name} {before[name]}; leave the flag out, or start a new run")
-    if recipe.flow_length > 1 and recipe.modality != "flow":
+    stack = recipe.flow_length > 1 and not recipe.streams   # of --streams, each run's own encoder takes it
+    if stack and recipe.modality != "flow":
         raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
                         f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
-    if recipe.flow_length > 1 and recipe.frozen:
+    if stack and recipe.frozen:
         raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
                         f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
                         f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "

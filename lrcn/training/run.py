@@ -100,6 +100,8 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
     for folder in (run.path, run.checkpoints, run.figures):
         folder.mkdir(exist_ok=True)
         files.remove_leftovers(folder)
+    if recipe.save_checkpoint:
+        Path(recipe.save_checkpoint).expanduser().parent.mkdir(parents=True, exist_ok=True)
     size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
     files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
     older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
@@ -163,6 +165,9 @@ class Run:
             if best:
                 cli.say(f"best validation top-1 {best['top1']:.3f} of {len(self.val_feed.names)} clips, "
                         f"epoch {best['epoch']}")
+            if self.recipe.save_checkpoint and self.folder.checkpoint("best").is_file():
+                with files.atomic(Path(self.recipe.save_checkpoint).expanduser()) as copy:
+                    shutil.copyfile(self.folder.checkpoint("best"), copy)
             cli.say(self.folder)
         if self.album:
             self.album.writer.close()

@@ -96,7 +96,7 @@ def _estimator(flow):
     if flow.backend == "tvl1":
         if not hasattr(cv2, "optflow"):
             raise UserError("--flow tvl1: this OpenCV has no cv2.optflow; pip uninstall opencv-python, then "
-                            "pip install opencv-contrib-python, or take dis")
+                            "pip install opencv-contrib-python, or take --flow dis")
         method = cv2.optflow.createOptFlow_DualTVL1()
     else:
         method = cv2.DISOpticalFlow_create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{flow.preset.upper()}"))
@@ -112,7 +112,7 @@ def _raft(preset, weights, digest):
     except OSError as error:
         raise UserError(f"--flow raft: the library's weights could not be downloaded "
                         f"({str(error).splitlines()[0]:.120}); give a file with --flow_weights PATH, or take "
-                        f"dis") from None
+                        f"--flow dis") from None
     if weights:
         if digest != weights_digest(weights):
             raise UserError(f"--flow_weights {weights}: not the file with which this flow was made")

@@ -19,7 +19,8 @@ FAR = 300       # frames into a file, from which a jump by time stamp is worth i
 
 @dataclass(frozen=True)
 class Rate:
-    """FPS / sampling_rate frames of every second: the one home of these two flags and their defaults."""
+    """FPS / sampling_rate frames of every second: the one home of these two flags and their defaults. With
+    sampling_rate 0 ("source") every frame of the source, whatever its rate."""
     FPS: float = 25
     sampling_rate: float = 10
 
@@ -27,14 +28,15 @@ class Rate:
     def of(cls, settings):
         """The rate that a settings.json or a checkpoint's settings tell, or the usual one; that of the
         training clips themselves where they tell it, `frame_step`: many were too short for the one asked."""
-        FPS, rate = settings.get("FPS") or cls.FPS, settings.get("sampling_rate") or cls.sampling_rate
+        FPS, rate = settings.get("FPS") or cls.FPS, settings.get("sampling_rate")
+        rate = cls.sampling_rate if rate is None else rate
         step = settings.get("frame_step")
         return cls(FPS, rate if step is None or math.isclose(step, rate / FPS) else step * FPS)
 
     @property
     def per_second(self):
         """Sampled frames a second; their playing rate too."""
-        return self.FPS / self.sampling_rate
+        return self.FPS / (self.sampling_rate or 1)
 
     @property
     def step(self):
@@ -56,6 +58,8 @@ class Rate:
     def seconds(self, source_fps):
         """Seconds from one kept frame to the next: those of the spacing, and those of this rate where the
         file tells fewer frames a second, as an average over pauses: its bursts may hold more."""
+        if not self.sampling_rate:
+            return 0
         return min(self.step, 1 / source_fps) if source_fps < self.per_second else \
             self.spacing(source_fps) / source_fps
 

@@ -8,11 +8,12 @@ f - T + 1 to f, so that it is known once T - 1 more have been seen.
 """
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from lrcn.base import cli
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import ahead
 from lrcn.data.frames import as_modality, change_at, differences, plain_box, to_flow_input, to_input
@@ -79,6 +80,16 @@ class Stream:
         return values.unfold(0, self.length, 1).movedim(-1, 1) if len(values) >= self.length else None
 
 
+def made_by(flow, backend):
+    """How the fields of films are made: as those of a run's training, or by --flow, which is said."""
+    if flow and backend not in (None, flow.backend):
+        cli.say(f"--flow {backend}: makes the fields of films; those of the training are of {flow.backend}")
+        flow = replace(flow, backend=backend, preset=None, weights=None, digest=None)
+    elif backend and not flow:
+        raise cli.UserError(f"--flow {backend}: this run sees no optical flow; leave the flag out")
+    return flow
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a video shows. segments: [(start, end, label, probability)], seconds and class names;
@@ -114,23 +125,24 @@ class Recogniser:
         self.restart()
 
     @classmethod
-    def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None):
-        """Of a utils.Trained, on its own engine but for what is given. rate: None for that of its clips."""
+    def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None, flow=None):
+        """Of a utils.Trained, on its own engine but for what is given. rate: None for that of its clips.
+        flow: see made_by."""
         encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
         engine = backend or recipe.encoder_backend, precision or recipe.encoder_precision
         encoders = [fastest(one, device, *engine) for one in getattr(encoder, "streams", [encoder])]
         return cls(encoders, lambda windows: softmax(head(windows.float()).float()), trained.classes,
                    trained.settings["num_frames_video"], rate or trained.rate, BLOCK[device.type],
-                   trained.flow, getattr(encoder, "names", ()),
+                   made_by(trained.flow, flow), getattr(encoder, "names", ()),
                    lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
                    trained.settings.get("num_frames_to_extract"), every, trained, trained.folder)
 
     @classmethod
-    def of_file(cls, path, sampling_rate=None):
+    def of_file(cls, path, sampling_rate=None, flow=None):
         """Of a model.onnx of export.py, on onnxruntime. UserError: no such file."""
         file, encoder, head = read_exported(path)
         rate = Rate(file.about["FPS"], sampling_rate or file.about["sampling_rate"])
-        return cls([encoder], head, file.about["classes"], file.length, rate, flow=file.flow,
+        return cls([encoder], head, file.about["classes"], file.length, rate, flow=made_by(file.flow, flow),
                    folder=RunFolder.of(path).path)
 
     @property

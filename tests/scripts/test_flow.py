@@ -1,12 +1,15 @@
 """A run on optical flow, from the sampled clips to a labelled film: one field as a picture, and a stack."""
+import cv2
 import pytest
 import torch
 from commands import call
 from runs import flags, last_line, load, read_json, refused, report_of, table, train
 
 import utils
+from lrcn.base.cli import UserError
 from lrcn.data.frames import clip_frames, windows
 from lrcn.data.manifest import read_sampled
+from lrcn.video.flow import Flow
 from lrcn.watching.recogniser import Recogniser
 
 STACK = "--modality", "flow", "--flow_length", 2
@@ -24,7 +27,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(demo, sampled, flowing, t
 
 @pytest.mark.parametrize("more", [("--modality", "rgb+flow"), (*STACK, "--train_encoder", "all"),
                                   (*STACK, "--train_encoder", "last:1")], ids=lambda m: " ".join(map(str, m)))
-def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tmp_path, more):
+def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, trained, tmp_path, more, capsys):
     folder = train(demo, flowing, tmp_path, *more, "--epochs", 1)
     assert load(folder)["settings"]["flow"]["backend"] == "dis"
     assert read_json(report_of(folder) / "metrics.json")["videos"] == 42
@@ -32,6 +35,21 @@ def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tmp
     film = next((demo / "UCF-101").rglob("*.avi"))
     result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video")
     assert table(last_line(result) / "predictions.csv")
+    if more[-1] != "last:1":
+        return
+    both = last_line(call("fuse.py", "--train", trained, folder, "--sampled_data_path", flowing,
+                          "--epochs", 1, "--rnn", "gru", "--readout", "attention", "--no-pictures",
+                          "--device", "cpu", "--num_workers", 0, "--local_dir", tmp_path / "both"))
+    assert read_json(report_of(both) / "metrics.json")["videos"] == 42
+    fused = utils.load_trained(both)
+    fused.settings["flow"].update(backend="tvl1", preset="default")
+    if not hasattr(cv2, "optflow"):
+        with pytest.raises(UserError, match="or take --flow dis"):
+            Recogniser.of_run(fused, torch.device("cpu"))
+    one = Recogniser.of_run(fused, torch.device("cpu"), flow="dis")
+    assert one.flow == Flow("dis", length=2)
+    assert "those of the training are of tvl1" in capsys.readouterr().out
+    assert len(one.predict(film).times) > 5
 
 
 def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, flow_run):

@@ -109,9 +109,11 @@ def test_what_is_no_run_is_a_value_error(tmp_path):
     (torch.zeros(1, 5, 32, 32, 3, dtype=torch.uint8), "B, T, 3, H, W"),
     (np.zeros((1, 5, 3, 32, 32)), "ndarray")])
 def test_frames_of_another_kind_are_refused_with_the_right_one(model, frames, says):
-    with pytest.raises(ValueError, match="expected frames uint8") as error:
-        model.trained.model(frames)
-    assert says in str(error.value)
+    network = model.trained.model
+    for mode in (True, False):      # a loop of one's own trains on floats that are normalised already
+        with pytest.raises(ValueError, match="expected frames uint8") as error:
+            network.train(mode)(frames)
+        assert says in str(error.value)
 
 
 def test_a_film_that_is_not_there_is_named(model):

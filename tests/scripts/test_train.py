@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -29,7 +30,9 @@ from runs import (
 
 import dataset
 import models
+import utils
 from lrcn.base import cli
+from lrcn.base.cli import UserError
 from lrcn.base.distributed import set_seed
 from lrcn.data import split_lists
 from lrcn.features import surgery
@@ -149,17 +152,30 @@ def test_the_chosen_blocks_are_trained_and_all_else_is_bit_identical(demo, sampl
         assert weights(folder).keys() < after.keys(), "the frozen encoder is stored once, and in the best"
 
 
-def test_init_from_takes_encoder_and_projection_and_says_so(demo, sampled, tmp_path):
-    first = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", "all", "--readout", "none",
-                  "--num_frames_video", 1)
-    result = call("train.py", *flags(demo, sampled, tmp_path, *NORMS, "--init_from", first, "--lr", 1e-12,
-                                     "--weight_decay", 0))
-    assert "tensors taken over (encoder and projection)" in result.out
-    assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", result.out)
-    before, after = weights(first, "best"), weights(last_line(result), "best")
-    for key in after:
-        if key.startswith(("encoder.", "head.projection.")):
-            torch.testing.assert_close(after[key], before[key], msg=key)
+def begun(*words):
+    """(the Transform, {key: tensor}) of the network that train.py starts with."""
+    recipe, _ = parse("", [str(word) for word in words])
+    model = utils.network_to_train(recipe, ["a", "b"], torch.device("cpu"))[0]
+    return model.encoder.transform, model.state_dict()
+
+
+def test_init_from_takes_the_runs_encoder_as_it_is_and_the_projection(trained, capsys):
+    before, heads = weights(trained, "best"), ("--init_from", trained, "--latent_dim", 64, "--hidden_size", 8)
+    seen, after = begun(*heads)
+    said = capsys.readouterr().out
+    assert "--encoder resnet18 --img_dim 32 --resize centre --modality rgb" in said
+    assert "tensors taken over (encoder and projection)" in said
+    assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", said)
+    taken = [key for key in before if key.startswith(("encoder.", "head.projection."))]
+    assert len(taken) > 100 and all(torch.equal(after[key], before[key]) for key in taken)
+    other, after = begun(*heads, "--modality", "rgbdiff", "--img_dim", 48, "--resize", "squeeze")
+    assert torch.equal(after["encoder.backbone.conv1.weight"], before["encoder.backbone.conv1.weight"])
+    assert other == replace(seen, modality="rgbdiff", crop=48, resize=other.resize, fit="squeeze")
+    for words, fault in ((("--encoder", "resnet34"), "--encoder resnet34: .* it has resnet18"),
+                         (("--modality", "flow", "--flow_length", 2, "--train_encoder", "all"),
+                          "its encoder does not fit the network: of another shape backbone.conv1")):
+        with pytest.raises(UserError, match=fault):
+            begun(*heads, *words)
 
 
 # ---------------------------------------------------------------- flags
@@ -232,7 +248,9 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
     mine = [shutil.copytree(sampled, tmp_path / name, ignore=shutil.ignore_patterns("features"))
             for name in ("one", "two")]
     common = ("--epochs", 1, "--lr", 0.01, "--views", 2)
-    one = train(demo, mine[0], tmp_path / "runs", *common)
+    copied = tmp_path / "models" / "lrcn-ucf-101.pt"
+    one = train(demo, mine[0], tmp_path / "runs", *common, "--save-checkpoint", copied)
+    assert copied.read_bytes() == (one / "Saved_model_checkpoint" / "best.pth.tar").read_bytes()
     two = last_line(launched("train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
     assert len(list((tmp_path / "runs").iterdir())) == 2, "a rank beside the first has written"
     assert len(list(mine[1].glob("features/*/*.index"))) == 2, "one process did it alone"

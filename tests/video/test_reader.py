@@ -85,6 +85,17 @@ def test_at_a_variable_rate_each_frame_is_the_one_on_screen_at_its_time(duration
         assert times[index] - 1.5 / 25 - 1e-9 <= due <= shown_until + 1.5 / 25 + 1e-9
 
 
+@given(fps=st.sampled_from([8, 25, 29.97, 59.94]), fraction=st.floats(0, 1, exclude_max=True),
+       durations=st.lists(st.sampled_from([1, 1, 1, 3, 40]), min_size=9, max_size=60))
+def test_as_the_source_is_every_frame_is_kept(fps, fraction, durations):
+    every, constant, variable = Rate(25, 0), np.arange(60) / fps, np.cumsum([0, *durations]) / fps
+    for times in (constant, variable):
+        beat = every.beat(fps)
+        assert every.spacing(fps) == 1 and all(beat.keep(seconds) for seconds in times)
+        indices, _ = sample_by_time(times, fps, 1, 5, fraction, every.seconds(fps))
+        assert set(np.diff(indices)) == {1}
+
+
 @given(fps=st.sampled_from([12.5, 24, 25, 29.97, 30, 59.94]), drift=st.floats(0.998, 1.002))
 def test_a_constant_rate_is_sampled_at_one_stride_even_if_the_header_rounds_it(fps, drift):
     beat = Beat(fps, Rate().stride(fps))
