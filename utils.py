@@ -135,6 +135,7 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=Fal
     flag = flag or ("model_name" if model_name else "model_dir")
     state = checkpoints.load_file(path, flag)
     if stored:
+        checkpoints.check(state, f"--{flag} {path}")    # before it is told that its encoder is missing
         state["encoder"] = checkpoints.encoder_weights(state, path, flag)
     model, classes, settings, recipe = build(state, f"--{flag} {path}", stored and state["encoder"])
     checkpoints.restore(model, state, path, flag)
