@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import stat
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ NEAR = 12       # frames that are decoded sooner than a key frame is looked for
 # Seconds by which time stamps jump where another recording begins: back, and in broadcast formats, whose
 # packets are in order, also by little, or ahead.
 BACK, SLIP, AHEAD = 0.5, 0.1, 10
+CALM = 100      # pictures after a jump, by which the sound jumps too where another recording began
 
 
 class VideoError(Exception):
@@ -226,28 +228,30 @@ def on_one_line(container, picture, sound=None):
     end to end, what follows is moved to where the pictures before it end, the sound as much as they are."""
     broadcast = container.format.flags & av.format.Flags.ts_discont.value
     back, limit = (SLIP, AHEAD) if broadcast else (BACK, math.inf)
-    shifts, last, part, waiting = [0.0], {}, {}, []     # seconds by recording; of each stream: where it is
-    latest = -math.inf      # of the recording's pictures so far, as they are shown: the last one may be lost
+    shifts, last, part, waiting = [0.0], {}, {}, deque()    # seconds by recording; of each stream: its place
+    latest, since = -math.inf, 0    # of the recording's pictures, as the last may be lost; since a jump
     streams = [s for s in (picture, sound) if s is not None]
     tick = {s.index: float(s.time_base or 0) for s in streams}
     for packet in container.demux(streams):
         index, ticks = packet.stream_index, packet.pts if packet.dts is None else packet.dts
         if ticks is not None:
-            now, number = ticks * tick[index], part.get(index, 0)
+            # Of the sound alone a jump is a pause, which the pictures need not share
+            now, number = ticks * tick[index], part.get(index, 0) if since < CALM else len(shifts) - 1
             before, shown = last.get(index, now), now if packet.pts is None else packet.pts * tick[index]
             if not before - back <= now <= before + limit:
-                number += 1
+                number, since = number + 1, 0
                 if index == picture.index:
                     step = 1 / float(picture.average_rate or 25)
                     shifts.append(shifts[-1] + max(before - now, latest - shown) + step)
                     latest = shown
             if index == picture.index:
-                latest = max(latest, shown)
+                latest, since = max(latest, shown), since + 1
             last[index], part[index] = now, number
         waiting.append((packet, part.get(index, 0)))
-        while waiting and waiting[0][1] < len(shifts):
-            first, number = waiting.pop(0)
-            yield _moved(first, shifts[number]) if shifts[number] else first
+        while waiting and (waiting[0][1] < len(shifts) or since >= CALM):
+            first, number = waiting.popleft()
+            seconds = shifts[min(number, len(shifts) - 1)]
+            yield _moved(first, seconds) if seconds else first
     yield from (_moved(packet, shifts[-1]) for packet, _ in waiting)
 
 
