@@ -100,13 +100,6 @@ def test_an_unknown_flag_is_named_with_the_one_that_was_meant(script, flags, say
     refused(script, *flags, says=says)
 
 
-@pytest.mark.parametrize("name", ["test.py", "test_on_video.py", "find_clips.py", "test_continues_movie.py",
-                                  "app.py"])
-def test_a_run_may_be_given_with_its_flag(tmp_path, name):
-    film = ["--video_path", __file__] if name in ("test_on_video.py", "find_clips.py") else []
-    assert "unrecognized" not in refused(name, "--model_dir", tmp_path / "none", *film, says="none")
-
-
 @pytest.mark.parametrize("value", ["-3B32lodo2M_000059_000069.mp4", "-x.mp4", "-_a"])
 def test_a_value_that_begins_with_a_dash_is_told_how_to_be_given(value, capsys):
     parser = cli.Parser("")
