@@ -2,7 +2,8 @@
 
     <sampled_data_dir>/optical_flow/
         settings.json         how it was made, for all clips alike: see video/flow.py
-        <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures
+        <Class>/<video>.avi   of every sampled frame its L fields: u1 ... uL, v1 ... vL, grey JPEG pictures;
+                              a field that several stacks hold lies there once
 
 Safe to delete. A file belongs to its clip: what takes a clip out takes its flow out first.
 """
@@ -99,13 +100,24 @@ def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
         raise VideoError("a picture shows no motion")
     elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and flow_files(source)
     with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
-        fields = (planes for _, _, planes in frames)
+        fields = ((number, planes) for number, _, planes in frames)
         if elsewhere:
             numbers = [number for number, *_ in frames]
             fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames, numbers,
                                      flow.length)
-        write((np.ascontiguousarray(planes[..., k]) for planes in fields for k in range(planes.shape[2])),
-              2 * flow.length)
+        write(_each_once(fields, flow.length), 2 * flow.length)
+
+
+def _each_once(fields, length):
+    """The planes of (source frame's number, planes (H, W, 2L)), one after another; a field that was there, in
+    the stack of a frame before or repeated where the video ends, by the place that it had."""
+    places = {}     # {(plane, source frame): where its picture is}
+    for place, (number, planes, k) in enumerate((*one, k) for one in fields for k in range(2 * length)):
+        key, picture = (k // length, number + k % length), np.ascontiguousarray(planes[..., k])
+        if key not in places and k % length and np.array_equal(picture, planes[..., k - 1]):
+            places[key] = places[key[0], key[1] - 1]
+        yield places.get(key, picture)
+        places.setdefault(key, place)
 
 
 def lies_beside(source):
@@ -117,9 +129,11 @@ def _pictures(folder, job):
     """[{number: path} of the flow to the right, that of the flow down] of a video: numbered pictures in
     u/<video>/ and v/<video>/ of `folder`, or flow_x_ and flow_y_ in a folder that lies or is called as the
     video. VideoError: neither is there."""
-    names = {Path(job.source).stem.lower(), job.video.lower()}
-    planes = [next((frame_files(path) for name, path in _subfolders(folder, plane) if name in names), {})
-              if os.path.isdir(Path(folder, plane)) else {} for plane in "uv"]
+    planes = []
+    for plane in "uv":
+        there = _subfolders(folder, plane) if os.path.isdir(Path(folder, plane)) else {}
+        path = there.get(job.video.lower()) or there.get(Path(job.source).stem.lower())
+        planes.append(frame_files(path) if path else {})
     for place in (job.source, os.path.splitext(job.source)[0], f"{job.cls}/{job.video}", job.video):
         if not all(planes) and os.path.isdir(Path(folder, place)):
             planes = flow_files(Path(folder, place))
@@ -130,7 +144,8 @@ def _pictures(folder, job):
 
 
 def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
-    """planes (H, W, 2L) of some of a source's `frames`, from numbered pictures: [{number: path} of u, of v].
+    """(index, planes (H, W, 2L)) of some of a source's `frames`, from numbered pictures: [{number: path} of
+    u, of v].
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
     first field's of a film. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
@@ -143,16 +158,16 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
         if lacking:
             raise VideoError(f"{plane}/{job.video}/ in {folder} has no picture of number {lacking[0]} "
                              f"({len(lacking)} of {last + 1} are missing); make its flow again")
-    for index in indices:
-        planes = [cv2.imread(plane[numbers[min(index + k, last)]], cv2.IMREAD_GRAYSCALE)
+    read = functools.lru_cache(2 * length)(lambda path: cv2.imread(path, cv2.IMREAD_GRAYSCALE))
+    for index in map(int, indices):
+        planes = [read(plane[numbers[min(index + k, last)]])
                   for plane in pictures for k in range(length)]
         if any(plane is None or plane.shape != planes[0].shape for plane in planes):
             raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
-        yield np.stack(planes, -1)
+        yield index, np.stack(planes, -1)
 
 
 @functools.lru_cache
 def _subfolders(folder, plane):
-    """[(name in small letters, path)] of what one plane's folder holds, listed once a process."""
-    return sorted((entry.name.lower(), entry.path) for entry in os.scandir(Path(folder, plane))
-                  if entry.is_dir())
+    """{name in small letters: path} of what one plane's folder holds, listed once a process."""
+    return {entry.name.lower(): entry.path for entry in os.scandir(Path(folder, plane)) if entry.is_dir()}

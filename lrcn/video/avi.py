@@ -27,7 +27,7 @@ class Writer:
 
     def __init__(self, stream, fps, width, height):
         self.stream, self.rate = stream, Fraction(fps).limit_denominator(100000)
-        self.size, self.lengths = (width, height), []
+        self.size, self.entries = (width, height), []   # (offset, size) of every frame
         stream.write(bytes(self.HEAD))
 
     def write(self, image):
@@ -36,22 +36,24 @@ class Writer:
         if not ok:
             raise ValueError("a frame cannot be encoded as JPEG")
         length = len(jpeg) + len(jpeg) % 2
-        if self.stream.tell() + length + 16 * len(self.lengths) > self.LIMIT:
+        if self.stream.tell() + length + 16 * len(self.entries) > self.LIMIT:
             raise OSError(errno.EFBIG, "more than an AVI file can hold (4 GB)")
+        self.entries.append((self.stream.tell() - self.HEAD + 4, len(jpeg)))
         self.stream.write(struct.pack("<4sI", b"00dc", len(jpeg)))
         self.stream.write(jpeg.tobytes())
         self.stream.write(bytes(len(jpeg) % 2))
-        self.lengths.append(len(jpeg))
+
+    def again(self, number):
+        """The frame of this number once more, which takes an entry of the index alone."""
+        self.entries.append(self.entries[number])
 
     def release(self):
         """Write the index and the head."""
-        movi, index, offset = self.stream.tell() - self.HEAD + 4, [], 4
-        for length in self.lengths:
-            index.append(struct.pack("<4sIII", b"00dc", 0x10, offset, length))
-            offset += 8 + length + length % 2
+        movi = self.stream.tell() - self.HEAD + 4
+        index = [struct.pack("<4sIII", b"00dc", 0x10, *entry) for entry in self.entries]
         self.stream.write(struct.pack("<4sI", b"idx1", 16 * len(index)) + b"".join(index))
         total = self.stream.tell() - 8
-        count, largest = len(self.lengths), max(self.lengths, default=0)
+        count, largest = len(self.entries), max((size for _, size in self.entries), default=0)
         (width, height), rate = self.size, self.rate
         avih = struct.pack("<14I", round(1e6 / rate), 0, 0, 0x10, count, 0, 1, largest, width, height,
                            0, 0, 0, 0)

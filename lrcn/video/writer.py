@@ -231,7 +231,8 @@ def even_sides(frame):
 # ---------------------------------------------------------------- sampled clips
 
 def write_clip(path, frames, fps, who=None):
-    """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones) as a Motion JPEG .avi; how many.
+    """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones, or the number of one before, to
+    be there once more) as a Motion JPEG .avi; how many.
     It is not flushed to the disk: who writes many files flushes them together. who: as of files.atomic.
     ValueError: no frame at all."""
     frames = iter(frames)
@@ -241,6 +242,9 @@ def write_clip(path, frames, fps, who=None):
     with files.atomic(path, lasting=False, who=who) as temporary, open(temporary, "wb") as stream:
         out = avi.Writer(stream, fps, first.shape[1], first.shape[0])
         for frame in itertools.chain([first], frames):
-            out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
+            if isinstance(frame, int):
+                out.again(frame)
+            else:
+                out.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.ndim == 3 else frame)
         out.release()
-    return len(out.lengths)
+    return len(out.entries)
