@@ -1,7 +1,4 @@
-"""The AVI container: Motion JPEG files written frame by frame, and read again by the number.
-
-reader.py and writer.py read and write videos; this file knows bytes only.
-"""
+"""The AVI container: bytes of Motion JPEG files, written frame by frame and read again by their numbers."""
 import errno
 import os
 import struct
@@ -77,11 +74,11 @@ def _chunk(name, content):
 def pictures(path, numbers):
     """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written.
     ValueError: there is no such frame, or the file is damaged."""
-    found = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-             for jpeg in jpegs(path, numbers)]
-    if any(picture is None for picture in found):
+    decoded = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+               for jpeg in jpegs(path, numbers)]
+    if any(picture is None for picture in decoded):
         raise ValueError("a frame cannot be decoded")
-    return found
+    return decoded
 
 
 def jpegs(path, numbers):

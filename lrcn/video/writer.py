@@ -40,9 +40,8 @@ class Writer(contextlib.AbstractContextManager):
     def __init__(self, path, fps, width, height, sound=None, span=None):
         self.path, self.size, self.frames = Path(path), (int(width), int(height)), 0
         self.fps = Fraction(fps).limit_denominator(100_000)
-        self._stack = contextlib.ExitStack()
-        self._temporary = self._stack.enter_context(files.atomic(self.path))
-        try:
+        with contextlib.ExitStack() as stack:
+            self._temporary = stack.enter_context(files.atomic(self.path))
             xvid = self.path.suffix.lower() == ".avi"
             self._out = av.open(str(self._temporary), "w", format="avi" if xvid else "mp4",
                                 options={} if xvid else {"movflags": "faststart"})
@@ -61,9 +60,7 @@ class Writer(contextlib.AbstractContextManager):
             (stream.width, stream.height), stream.pix_fmt = self.size, "yuv420p"
             self._stream = stream
             self._sound = None if sound is None else Sound(sound, self._out, span)
-        except BaseException as error:
-            self._stack.__exit__(type(error), error, error.__traceback__)
-            raise
+            self._stack = stack.pop_all()
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
 
