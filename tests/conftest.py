@@ -130,16 +130,6 @@ def tested(trained, once):
 
 
 @pytest.fixture(scope="session")
-def watched(trained, demo, once):
-    """What test_on_video.py leaves of one of the demo's videos, with `trained`."""
-    from runs import last_line
-    return once("watched", lambda folder: last_line(call(
-        "test_on_video.py", "--model_dir", trained, "--video_path",
-        sorted((demo / "UCF-101" / "Grow").glob("*.avi"))[0], "--output_dir", folder, "--device", "cpu",
-        "--encoder_backend", "torch")))
-
-
-@pytest.fixture(scope="session")
 def two_runs(demo, sampled, once):
     """A folder with two tiny tested runs of one seed: rgb/ and rgbdiff/. Do not change them."""
     from runs import report_of, train
