@@ -212,7 +212,7 @@ def test_a_run_folder_ends_as_that_of_a_run_that_nothing_happened_to(demo, sampl
     monkeypatch.setattr(RunFolderMachine, "words", flags(demo, sampled, tmp_path))
     monkeypatch.setattr(RunFolderMachine, "scratch", tmp_path)
     run_state_machine_as_test(RunFolderMachine, settings=settings(
-        max_examples=5, stateful_step_count=7, deadline=None, suppress_health_check=list(HealthCheck)))
+        max_examples=5, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)))
 
 
 def test_stopping_between_validations_adds_none(demo, sampled, tmp_path):
