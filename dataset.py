@@ -59,18 +59,21 @@ def training_samples(recipe, run=None, say=cli.say):
         rows = splits.read_splits(table)
     known = splits.known_parts(rows, videos, by_video=leaky)
     pool, test, order, parted = _pool(recipe, videos, say, known)
-    alike = None if leaky or recipe.group_pattern or recipe.groups else \
-        look_alike([v.key for v in [*pool, *test]])
-    if alike:
-        say(f"warning: {alike}", file=sys.stderr)
     short = sum(v.frames < recipe.num_frames_video for v in pool)
     if short and all(v.frames == 1 for v in pool):
-        say(f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one frame, "
-            f"which is repeated; --num_frames_video 1 --readout none makes an image classifier")
+        words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
+                 f"frame, which is repeated; --num_frames_video 1 --readout none makes an image classifier")
+        if run is None and not recipe.repeat_pictures:
+            raise UserError(f"{words}; --repeat_pictures repeats it all the same")
+        say(words)
     elif short:
         say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
             f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
             f"{recipe.num_frames_video} or more")
+    alike = None if leaky or recipe.group_pattern or recipe.groups else \
+        look_alike([v.key for v in [*pool, *test]])
+    if alike:
+        say(f"warning: {alike}", file=sys.stderr)
     resumed = run is not None and run.splits.is_file()
     if resumed:
         table, flag = run.splits, f"--resume {run}"

@@ -78,6 +78,8 @@ def make_parser():
     data.add_boolean("--keep", default=None,
                      help="keep the clips of videos that were removed or changed in --row_data_dir (default: "
                           "take them out, and ask when that is more than half of all)")
+    data.add_boolean("--stills", default=False, help="take every picture by itself, where names and numbers "
+                     "tell sequences too")
     data.add_boolean("--report", default=None,
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
@@ -240,7 +242,7 @@ def preprocess(args, out, rank, world, say):
     alone = functools.partial(files.lock, out, "sampled_data_dir", "another process", wait=True,
                               name=".merge.lock")
     lists = args.ucf_list_dir and read_lists(args.ucf_list_dir)
-    sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes)
+    sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes, args.stills)
     jobs = sources.jobs
     for line in sources.notes:
         say(line)

@@ -20,7 +20,7 @@ from lrcn.data.manifest import FLOW
 from lrcn.data.sampler import is_picture, moments
 from lrcn.video import avi
 from lrcn.video.flow import Flow
-from lrcn.video.framefolder import flow_files, frame_files
+from lrcn.video.framefolder import flow_files, frame_files, holds_frames
 from lrcn.video.reader import VideoError
 
 cv2 = Lazy("cv2")
@@ -149,7 +149,7 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
     first field's of a film. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
-    numbers = list(frame_files(source) if source.is_dir() else range(first, first + frames))
+    numbers = list(frame_files(source) if holds_frames(source) else range(first, first + frames))
     if numbers[0] != first:
         raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
     last = max(len(numbers) - 2, 0)     # the last frame has no field of its own

@@ -87,7 +87,9 @@ def read_sampled(folder, group_pattern=None, group_table=None):
     path = Path(folder) / "manifest.csv"
     if not path.is_file():
         raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
-                        f"make it with preprocessing_data.py")
+                        f"make it with preprocessing_data.py: videos, or frames as pictures, are its "
+                        f"--row_data_dir (every frame of them: --sampling_rate source "
+                        f"--num_frames_to_extract all)")
     rows = files.read_csv(path, MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
@@ -105,7 +107,7 @@ def read_sampled(folder, group_pattern=None, group_table=None):
         with contextlib.suppress(ValueError):
             stride, fps = int(row["stride"]), float(row["source_fps"])
             if stride >= 1 and 0 < fps < math.inf:
-                step = rate.step if stride == rate.stride(fps) else stride / fps
+                step = rate.step if rate.step and stride == rate.stride(fps) else stride / fps
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
                                    int(row["frames"]), part_of(row["source"], row["class"]), step))
     return videos

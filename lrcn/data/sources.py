@@ -7,9 +7,11 @@ The class is the first folder below the one that is given, however deep the vide
 (or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
 folder that the list names, or what Kinetics' table says of the file's name. A data set is of videos or of
 pictures, which are clips of one frame; a folder of numbered pictures below a class's folder, or with a name
-like v_<Class>_g01_c01, is a video too.
+like v_<Class>_g01_c01, is a video too, and so are pictures in a class's folder whose names tell sequences. A
+file in no class's folder has the class of its name, v_<Class>_g01_c01.avi.
 """
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
@@ -20,14 +22,15 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import split_lists
-from lrcn.data.groups import KINETICS_NAME
+from lrcn.data.groups import CAMERA, KINETICS_NAME, UCF_NAME
 from lrcn.data.manifest import RESERVED, part_folders, part_named
 from lrcn.data.sampler import PICTURES, is_picture
 from lrcn.data.splits import counted
-from lrcn.video.framefolder import NUMBERED, frame_files, series
+from lrcn.video.framefolder import NUMBERED, frame_files, holds_frames, series
 from lrcn.video.reader import EXTENSIONS
 
 LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
+LEAST = 4           # pictures of a sequence
 WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # that says the class too
 
 
@@ -49,16 +52,19 @@ class Sources:
     notes: list         # lines for the user
 
 
-def find_sources(raw, leave_out=None, lists=None, classes=None):
+def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False):
     """The Sources in a folder. leave_out: a folder not to look into (resolved). lists: {split: (training
-    [Listed], test [Listed])}; classes: names of those wanted. UserError where nothing is left."""
+    [Listed], test [Listed])}; classes: names of those wanted; stills: whatever their names tell, pictures are
+    no sequences. UserError where nothing is left."""
     raw = Path(raw)
     paths, left_out, unclear = _walk(raw, leave_out, lists or {})
     if not paths and not unclear:
         raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
                         f"({' '.join((*EXTENSIONS[:6], *PICTURES))} and others)")
+    paths, note = (paths, "") if stills else _sequences(paths)
     sources = _listed(paths, lists) if lists else _foldered(paths, raw)
     sources.left_out[:0] = left_out + unclear
+    sources.notes[:0] = [note] * bool(note)
     if unclear:
         sources.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
                            f"{unclear[0][0]}: {unclear[0][1]}")
@@ -114,11 +120,49 @@ def _walk(top, leave_out, lists):
     return paths, others, unclear
 
 
+def _sequences(paths):
+    """(paths, of which numbered pictures that are a sequence, `<folder>/<word>*`, are one; a note, or "").
+
+    A folder of several words, v_Jump_g01_c01-0001.jpg say, of which each has several numbers at one step, is
+    of sequences; that of one word numbers stills, as a camera does, and find_clips.py's numbers are times.
+    Nearly all pictures are, or none is.
+    """
+    words = defaultdict(lambda: defaultdict(list))      # {folder: {word: [(number, path)]}}
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        match = NUMBERED.fullmatch(name)
+        if not is_picture(path):
+            return paths, ""
+        if match:
+            words[folder + slash][match[1]].append((int(match[2]), path))
+    found = {}
+    for folder, named in words.items():
+        several = sum(len(pictures) >= LEAST for pictures in named.values()) > 1
+        for word, pictures in named.items():
+            numbers = sorted(number for number, _ in pictures)
+            steps = {after - before for before, after in itertools.pairwise(numbers)}
+            told = UCF_NAME.search(_stem(f"{word}*")) or several and not (
+                CAMERA.fullmatch(word) or word.endswith("."))
+            if told and len(numbers) >= LEAST and len(steps) == 1 and steps != {0}:
+                found[f"{folder}{word}*"] = [path for _, path in pictures]
+    inside = {path for pictures in found.values() for path in pictures}
+    if len(inside) < 0.9 * len(paths) or not inside:
+        return paths, ""
+    return ([*found, *(path for path in paths if path not in inside)],
+            f"{len(inside)} pictures are {len(found)} sequences by their names and numbers, videos of --FPS "
+            f"pictures a second (--stills takes each by itself)")
+
+
+def _stem(path):
+    """A path without the ending of its file, or what a sequence's pictures have before their numbers."""
+    return path[:-1].rstrip("-_. ") if path.endswith("*") else os.path.splitext(path)[0]
+
+
 def _stat(raw, source):
     """(bytes, time of change in ns) of a file or of a folder's frames; zeros for a link to nothing."""
     path = os.path.join(raw, source)
     try:
-        known = [os.stat(name) for name in (frame_files(path).values() if os.path.isdir(path) else [path])]
+        known = [os.stat(name) for name in (frame_files(path).values() if holds_frames(path) else [path])]
     except OSError:
         return 0, 0
     return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)
@@ -147,7 +191,7 @@ def _foldered(paths, raw):
     parted = bool(parts)
     for path in paths:
         folders = path.split("/")[:-1]
-        named = WHOLE_NAME.fullmatch(path)     # a folder of frames may lie in no class's folder
+        named = WHOLE_NAME.fullmatch(_stem(path))   # frames, or a sampled clip, may lie in no class's folder
         if named:
             folders = [named[1]]
         if parted and folders and folders[0] not in parts:
@@ -175,7 +219,7 @@ def _name(jobs, parted):
         return "_".join(path.split("/")[depth:]) or path
 
     def plain(path):
-        return os.path.splitext(whole(path))[0]
+        return _stem(whole(path))
 
     named, left = [], jobs
     for make in (plain, whole, lambda path: "_".join([*path.split("/")[:parted], plain(path)]),
@@ -238,10 +282,10 @@ def _listed(paths, lists):
     jobs, left_out = {}, []
     for path in sorted(paths, key=lambda path: (is_picture(path), path)):
         *folders, file = composed(path).split("/")
-        name, ending = os.path.splitext(file)
+        name, ending = _stem(file), os.path.splitext(file)[1]
         key = next(((f, name) for f in reversed(folders) if (f, name) in keys),
                    alone.get(name) or addresses.get(name))
-        if key is None and not ending and (not folders or WHOLE_NAME.fullmatch(name)):
+        if key is None and (not folders or not ending and WHOLE_NAME.fullmatch(name)):
             key = spelled.get(name.lower())
         if key is None:
             left_out.append((path, "on no list"))

@@ -3,6 +3,7 @@
 A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
 in the order of their numbers, whatever the first is. The one series of a folder is the video; flow_x_ and
 flow_y_ beside it are its optical flow; other files are passed over. How many frames a second nobody can tell.
+`<folder>/<word>*` is one of several series of a folder.
 """
 import os
 import re
@@ -63,9 +64,24 @@ def series(names):
     return Series({} if fault else [*long.values()][0], flow, fault)
 
 
-def frame_files(folder):
+def holds_frames(path):
+    """Whether a path is that of a folder of frames, or of one series in a folder."""
+    return os.path.isdir(path) or os.fspath(path).endswith("*")
+
+
+def _pictures(path):
+    """(folder, its Series) of such a path."""
+    if os.path.isdir(path):
+        return path, series(os.listdir(path))
+    folder, word = os.path.split(os.fspath(path)[:-1])
+    return folder, series([name for name in os.listdir(folder)
+                           if (match := NUMBERED.fullmatch(name)) and match[1] == word])
+
+
+def frame_files(path):
     """{number: path} of the pictures of a folder's video, in the order of their numbers."""
-    return {i: os.path.join(folder, name) for i, name in series(os.listdir(folder)).frames.items()}
+    folder, found = _pictures(path)
+    return {i: os.path.join(folder, name) for i, name in found.frames.items()}
 
 
 def flow_files(folder):
@@ -76,17 +92,17 @@ def flow_files(folder):
 
 def opened(path, fps):
     """The Video of a file, or the FrameFolder of a folder of `fps` pictures a second."""
-    return FrameFolder(path, fps) if os.path.isdir(path) else Video(path)
+    return FrameFolder(path, fps) if holds_frames(path) else Video(path)
 
 
 class FrameFolder(Video):
     """Numbered pictures as a Video: the same methods, and no more than one picture in memory."""
 
     def __init__(self, path, fps):
-        self.path, found = Path(path), series(os.listdir(path))
+        folder, found = _pictures(path)
         if found.fault:
             raise VideoError(found.fault)
-        self.files = [os.path.join(path, name) for name in found.frames.values()]
+        self.path, self.files = Path(path), [os.path.join(folder, name) for name in found.frames.values()]
         self.position, self.time = -1, None
         height, width = self._read(0).shape[:2]
         self.info = VideoInfo(float(fps), len(self.files), width, height)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lrcn.base.cli import UserError
 from lrcn.data import sources, split_lists
+from lrcn.data.groups import find_groups
 from lrcn.data.manifest import part_folders, part_of
 from lrcn.data.sources import find_sources
 from lrcn.watching.films import find_films
@@ -33,6 +34,35 @@ def test_the_class_is_the_first_folder_however_deep_the_video_lies(tmp_path):
     assert "2 videos lie deeper" in found.notes[0]
     found = find_sources(folder(tmp_path / "one", "all/jump/a.avi", "all/wave/b.avi"))
     assert f"--row_data_dir {tmp_path / 'one/all'}" in found.notes[0] and "one class, 'all'" in found.notes[0]
+
+
+def test_what_lies_in_no_class_folder_has_the_class_of_its_name_or_of_the_list(tmp_path):
+    clips = folder(tmp_path, "v_Jump_g01_c01.avi", "v_HandStand_g02_c01.avi", "holiday.avi")
+    assert keys(find_sources(clips)) == {"v_Jump_g01_c01.avi": ("Jump", "v_Jump_g01_c01"),
+                                         "v_HandStand_g02_c01.avi": ("HandStand", "v_HandStand_g02_c01")}
+    listed = [split_lists.Listed("Handstand", "v_HandStand_g02_c01")], [split_lists.Listed("Jump", "holiday")]
+    assert keys(find_sources(clips, lists={1: listed})) == {
+        "v_HandStand_g02_c01.avi": ("Handstand", "v_HandStand_g02_c01"), "holiday.avi": ("Jump", "holiday")}
+
+
+def test_pictures_whose_names_and_numbers_tell_sequences_are_videos(tmp_path):
+    raw = folder(tmp_path / "raw", *(f"{part}/action{c}/{word}{c}_g0{g}_c01-{i:04}.jpg" for part, g in
+                                     (("train", 1), ("train", 2), ("test", 3)) for c in (0, 1)
+                                     for word in ("v_A", "v_B") for i in range(5)))
+    found = find_sources(raw)
+    assert len(found.jobs) == 12 and "60 pictures are 12 sequences" in found.notes[0]
+    assert keys(found)["test/action1/v_B1_g03_c01-*"] == ("action1", "v_B1_g03_c01")
+    groups = find_groups([job.key for job in found.jobs])
+    assert groups["action0", "v_A0_g01_c01"] == groups["action0", "v_B0_g01_c01"] == "action0/g01"
+    assert len(find_sources(raw, stills=True).jobs) == 60
+    listed = [split_lists.Listed("A1", "v_A1_g03_c01")], []
+    assert keys(find_sources(raw, lists={1: listed})) == {"test/action1/v_A1_g03_c01-*": listed[0][0].key}
+    for number, stills in enumerate((("{}.jpg", "a.jpg"), ("IMG_{}.jpg", "DSC_{}.jpg"), ("Jump_{:03}.jpg",),
+                                     ("film_00012.{}00.jpg", "film_00013.{}00.jpg"), ("a{}7.jpg", "b9.jpg"))):
+        names = {f"Jump/{name.format(i)}" for name in stills for i in range(9)}
+        photos = folder(tmp_path / str(number), *names)
+        assert {job.source for job in find_sources(photos).jobs} == {
+            f"Jump/{path.name}" for path in photos.rglob("*.jpg")}
 
 
 def test_train_val_and_test_on_top_are_parts_and_a_class_may_be_called_so(tmp_path):
