@@ -22,7 +22,7 @@ from lrcn import runs
 from lrcn.base import cli, files
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
-from lrcn.data.frames import clip_frames, windows
+from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
 from lrcn.features.features import Options, encode_clips
@@ -106,7 +106,7 @@ def measure_encoding(args, device, folder, scratch):
     length = args.num_frames_video
     encoder = utils.new_encoder(Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights,
                                        img_dim=args.img_dim), None).to(device)
-    clips = [clip for v in read_sampled(folder) for clip in windows(v, length, "all")[::length]]
+    clips = [clip for v in read_sampled(folder) for clip in ClipSampler(length).windows(v, "all")[::length]]
     clips = clips[:max(2, args.frames // length)]       # --frames frames in all, none of them twice
     bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
     cli.say(f"{args.encoder}: {bare.engine}")

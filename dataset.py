@@ -17,6 +17,7 @@ import numpy as np
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.data import fields, split_lists, splits
+from lrcn.data.frames import ClipSampler
 from lrcn.data.groups import look_alike
 from lrcn.data.learned import Learned, leaked
 from lrcn.data.manifest import read_sampled
@@ -59,17 +60,18 @@ def training_samples(recipe, run=None, say=cli.say):
         rows = splits.read_splits(table)
     known = splits.known_parts(rows, videos, by_video=leaky)
     pool, test, order, parted = _pool(recipe, videos, say, known)
-    short = sum(v.frames < recipe.num_frames_video for v in pool)
+    sampler = ClipSampler.of(recipe)
+    short = sum(v.frames < (sampler.length or 1) for v in pool)
     if short and all(v.frames == 1 for v in pool):
         words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
-                 f"frame, which is repeated; --num_frames_video 1 --readout none makes an image classifier")
-        if run is None and not recipe.repeat_pictures:
-            raise UserError(f"{words}; --repeat_pictures repeats it all the same")
+                 f"frame; --num_frames_video 1 --readout none makes an image classifier")
+        if run is None and not recipe.allow_pictures:
+            raise UserError(f"{words}; --allow_pictures trains on them all the same")
         say(words)
     elif short:
+        read = "repeat their last one" if sampler.repeat else "are read as they are"
         say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
-            f"frames, and repeat their last one; preprocess with --num_frames_to_extract "
-            f"{recipe.num_frames_video} or more")
+            f"frames, and {read}; preprocess with --num_frames_to_extract {recipe.num_frames_video} or more")
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
         look_alike([v.key for v in [*pool, *test]])
     if alike:

@@ -21,7 +21,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE
-from lrcn.data.frames import clip_frames, windows
+from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
 from lrcn.features import onnx
 from lrcn.features.engines import clouds
@@ -86,12 +86,12 @@ def write_torch(path, module, example, names, about):
 def comparison_clips(trained, args):
     """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are, as text)."""
     folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
-    length, transform = trained.settings["num_frames_video"], trained.model.encoder.transform
+    length, transform = trained.length, trained.model.encoder.transform
     try:
         path = cli.folder("sampled_data_path", folder, "give the folder that preprocessing_data.py wrote")
         videos = read_sampled(path)
         chosen = np.unique(np.linspace(0, len(videos) - 1, args.clips).round().astype(int))
-        clips = [clip_frames(path, windows(videos[i], length)[0], transform, 0) for i in chosen]
+        clips = [clip_frames(path, ClipSampler(length).windows(videos[i])[0], transform, 0) for i in chosen]
         return np.stack([np.moveaxis(clip, -1, -3) for clip in clips]), f"{len(clips)} clips of {folder}"
     except UserError as error:
         if args.sampled_data_path:

@@ -91,7 +91,7 @@ def table_of(args, films):
 
 def check_run(args, trained):
     """The numbers of --classes, None where all are wanted; UserError where a run does not fit the flags."""
-    source, length = f"--model_dir {args.model_dir}", trained.settings["num_frames_video"]
+    source, length = f"--model_dir {args.model_dir}", trained.length
     for cls in trained.classes:
         check_class(cls, source)
     wanted = chosen_classes(args.classes, trained.classes, f"{source} does not know")

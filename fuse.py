@@ -29,7 +29,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE
-from lrcn.data.frames import MODALITIES
+from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
 from lrcn.evaluation.scores import compare
@@ -130,7 +130,7 @@ def on_validation(stream, args, device):
     data = dataset.validation_data(trained)
     cli.say(f"{stream.run}: {data.note}")
     options = utils.encoding_options(args, trained)
-    said = predict_videos(trained.model, trained.recipe.num_frames_video, data, options, windows, flip)
+    said = predict_videos(trained.model, ClipSampler.of(trained.recipe), data, options, windows, flip)
     return dict(zip(data.names, said[np.arange(len(said)), data.labels], strict=True))
 
 

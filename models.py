@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import rnn
 
 from lrcn.base import cli
 from lrcn.base.cli import UserError
@@ -27,6 +28,22 @@ from lrcn.video.flow import ZERO
 CHOICES = dict(latent_dim=512, hidden_size=256, lstm_layers=2, bidirectional=True, readout="final",
                dropout=0.5, per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
                classifier_activation="relu", classifier_dropout=None)
+
+
+def within(lengths, steps):
+    """bool (B, T), on the device of steps (B, T, ...): which of them lie within clips of these lengths."""
+    return (torch.arange(steps.shape[1]) < lengths[:, None]).to(steps.device)
+
+
+def each(network, steps, lengths=None):
+    """(B, T, ...) -> (B, T, ...) by a network that knows no time. Padding is not read, and nil behind it."""
+    if lengths is None:
+        return network(steps.flatten(0, 1)).unflatten(0, steps.shape[:2])
+    read = within(lengths, steps)
+    values = network(steps[read])
+    out = values.new_zeros(*read.shape, *values.shape[1:])
+    out[read] = values
+    return out
 
 
 class Encoder(nn.Module):
@@ -109,6 +126,8 @@ class BatchNorm(nn.BatchNorm1d):
 class Head(nn.Module):
     """All that follows the encoder: features (B, T, feature_dim) -> logits (B, classes).
 
+    Clips of several lengths, int64 (B,) on the CPU, are padded behind, with anything: it is never read.
+
     readout says how the LSTM's outputs over time become one vector:
       last       the outputs at the last step (its backward half has seen one frame only)
       final      the forward half at the last step and the backward half at the first
@@ -159,41 +178,65 @@ class Head(nn.Module):
         choices = {name: getattr(recipe, name) for name in CHOICES if name != "per_step"}
         return cls(feature_dim, classes, per_step=recipe.loss_per_step, **choices)
 
-    def steps(self, features):
-        """The LSTM's outputs over time, (B, T, width); for `none` the projected mean, (B, 1, latent_dim)."""
+    def steps(self, features, lengths=None):
+        """The LSTM's outputs over time, (B, T, width), nil in the padding; for `none` the projected mean,
+        (B, 1, latent_dim)."""
         if self.lstm is None:
-            return self.projection(features.mean(1, keepdim=True))
-        return self.lstm(self.projection(features))[0]
+            return self.projection(_mean(features, lengths)[:, None])
+        if lengths is None:
+            return self.lstm(self.projection(features))[0]
+        packed = rnn.pack_padded_sequence(features, lengths, batch_first=True, enforce_sorted=False)
+        packed = packed._replace(data=self.projection(packed.data))
+        return rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True,
+                                       total_length=features.shape[1])[0]
 
-    def attention(self, steps):
+    def attention(self, steps, lengths=None):
         """Weights over time, (B, T), that sum to one; ValueError for another read-out."""
         if self.readout != "attention":
             raise ValueError(f"the read-out {self.readout} has no attention weights")
-        return self.score(steps).squeeze(-1).softmax(1)
+        return _fill(self.score(steps), lengths).squeeze(-1).softmax(1)
 
-    def read(self, steps):
+    def read(self, steps, lengths=None):
         """(B, T, width) -> (B, width)."""
-        if self.readout == "last":
-            return steps[:, -1]
-        if self.readout == "final":
-            forward, backward = steps[..., :self.hidden_size], steps[..., self.hidden_size:]
-            return torch.cat([forward[:, -1], backward[:, 0]], 1)  # backward is empty with one direction
+        if self.readout in ("last", "final"):
+            last = steps[:, -1] if lengths is None else steps[torch.arange(len(steps)), lengths - 1]
+            if self.readout == "last":
+                return last
+            return torch.cat([last[:, :self.hidden_size], steps[:, 0, self.hidden_size:]], 1)
         if self.readout == "attention":
-            return (self.attention(steps).unsqueeze(-1) * steps).sum(1)
+            return (self.attention(steps, lengths).unsqueeze(-1) * steps).sum(1)
         if self.readout == "max":
-            return steps.amax(1)
-        return steps.sum(1) if self.readout == "sum" else steps.mean(1)
+            return _fill(steps, lengths).amax(1)
+        return steps.sum(1) if self.readout == "sum" else _mean(steps, lengths)
 
-    def classify(self, steps):
+    def classify(self, steps, lengths=None):
         """The LSTM's outputs (B, T, width) -> logits (B, classes); per step, of the mean probabilities."""
+        if self.lstm is None:
+            lengths = None      # the mean, one step
         if not self.per_step:
-            return self.classifier(self.read(steps))
-        return self.classifier(steps).log_softmax(2).logsumexp(1) - math.log(steps.shape[1])
+            return self.classifier(self.read(steps, lengths))
+        summed = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1)
+        return summed - (math.log(steps.shape[1]) if lengths is None else lengths.to(summed).log()[:, None])
 
-    def forward(self, features):
+    def forward(self, features, lengths=None):
         """Logits (B, classes); while a per-step head trains, those of every step, (B, T, classes)."""
-        steps = self.steps(features)
-        return self.classifier(steps) if self.per_step and self.training else self.classify(steps)
+        steps = self.steps(features, lengths)
+        if self.per_step and self.training:
+            return self.classifier(steps) if lengths is None or self.lstm is None else \
+                each(self.classifier, steps, lengths)
+        return self.classify(steps, lengths)
+
+
+def _mean(steps, lengths):
+    """(B, T, D) -> (B, D) over the clips' lengths."""
+    if lengths is None:
+        return steps.mean(1)
+    return torch.where(within(lengths, steps)[..., None], steps, 0).sum(1) / lengths.to(steps)[:, None]
+
+
+def _fill(steps, lengths):
+    """(B, T, D) with minus infinity in the place of the padding."""
+    return steps if lengths is None else steps.masked_fill(~within(lengths, steps)[..., None], -math.inf)
 
 
 class Streams(nn.Module):
@@ -251,10 +294,10 @@ class LRCN(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
-    def features(self, frames):
+    def features(self, frames, lengths=None):
         """(B, T, 3, H, W) -> (B, T, feature_dim); ValueError for frames that the encoder does not take."""
         if isinstance(self.encoder, Streams):
-            return torch.cat([LRCN(encoder, None).features(part) for encoder, part in
+            return torch.cat([LRCN(encoder, None).features(part, lengths) for encoder, part in
                               zip(self.encoder.streams, frames, strict=True)], 2)
         transform = self.encoder.transform
         parts = [transform.modalities] if transform.modalities > 1 else []
@@ -267,10 +310,10 @@ class LRCN(nn.Module):
             raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
                              f"and not normalised, not {given}; normalised floats are what encoder.backbone "
                              f"takes")
-        return self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return each(self.encoder, frames, lengths)
 
-    def forward(self, frames):
-        return self.head(self.features(frames))
+    def forward(self, frames, lengths=None):
+        return self.head(self.features(frames, lengths), lengths)
 
 
 class Tail(nn.Module):
@@ -291,14 +334,14 @@ class Tail(nn.Module):
             surgery.move_statistics(self.blocks)
         return self
 
-    def features(self, activations):
+    def features(self, activations, lengths=None):
         """(B, T, ...) -> (B, T, feature_dim)."""
-        one = surgery.per_modality(lambda x: self.blocks(x).flatten(1), activations.flatten(0, 1),
-                                   self.modalities)
-        return one.flatten(1).unflatten(0, activations.shape[:2])
+        def one(some):
+            return surgery.per_modality(lambda x: self.blocks(x).flatten(1), some, self.modalities).flatten(1)
+        return each(one, activations, lengths)
 
-    def forward(self, activations):
-        return self.head(self.features(activations))
+    def forward(self, activations, lengths=None):
+        return self.head(self.features(activations, lengths), lengths)
 
 
 # ---------------------------------------------------------------- by name

@@ -22,6 +22,7 @@ from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
+from lrcn.data.frames import ClipSampler
 from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import results
 from lrcn.features.features import predict_videos
@@ -82,13 +83,14 @@ def main():
         if rank.first:
             recipe.say_disagreement(args, trained)
             cli.say(data.note)
+        sampler = ClipSampler.of(trained.recipe)
         options = utils.encoding_options(args, trained, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)
-        data.probabilities = predict_videos(trained.model, trained.recipe.num_frames_video, data, options,
+        data.probabilities = predict_videos(trained.model, sampler, data, options,
                                             args.test_windows, args.flip)
     if not rank.first:
         return 0
-    if args.test_windows != 1 and all(v.frames <= trained.settings["num_frames_video"] for v in data.videos):
+    if args.test_windows != 1 and all(len(sampler.windows(v, args.test_windows)) == 1 for v in data.videos):
         cli.say("one window a video is all that was sampled; preprocessing_data.py "
                 "--num_frames_to_extract all keeps more")
     tested_with = {"windows": args.test_windows, "flip": args.flip, "note": data.note,

@@ -23,7 +23,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number
-from lrcn.data.frames import Clip, Cut, windows
+from lrcn.data.frames import Clip, ClipSampler, Cut
 from lrcn.features.features import encode_clips
 from lrcn.features.rows import MeanFrame
 from lrcn.runs import RunFolder, StudyFolder, checkpoint_path
@@ -79,14 +79,18 @@ def load_clips(trained, args, options):
         if not any("flow" in t.parts for t in transforms):
             raise UserError(f"--cut_flow: this run sees no optical flow (--modality "
                             f"{transforms[0].modality}); give one that does, or leave the flag out")
+    sampler = ClipSampler.of(trained.recipe)
+    if sampler.whole or sampler.stride != 1:
+        raise UserError(f"--model_dir {trained.folder}: its clips are not of neighbouring frames (--spread, "
+                        f"--stride or --num_frames_video all), and a movie's windows are; give another run")
     data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
     if len(set(data.labels.tolist())) < 2:
         raise UserError(f"--sampled_data_path {data.folder}: test videos of one action; a movie needs two")
     cli.say(data.note)
-    length = trained.settings["num_frames_video"]
+    length = trained.length
     longest = max(length, args.segment_frames[1] if args.segment_frames else 0)
-    clips = [windows(v, longest)[0] for v in data.videos]
-    means = [Clip(v, (0,), MeanFrame(windows(v, length)[0].frames)) for v in data.videos]
+    clips = [ClipSampler(longest).windows(v)[0] for v in data.videos]
+    means = [Clip(v, (0,), MeanFrame(ClipSampler(length).windows(v)[0].frames)) for v in data.videos]
 
     def features(clips, name):
         encoded = np.ascontiguousarray(encode_clips(encoder, clips, data.folder, options, name))
@@ -150,7 +154,7 @@ def study_run(model_dir, args, drawn):
     recipe.say_disagreement(args, trained)
     options = utils.encoding_options(args, trained, cache=args.feature_cache)
     data, source, clips = load_clips(trained, args, options)
-    length, spec = trained.settings["num_frames_video"], trained.model.head.spec
+    length, spec = trained.length, trained.model.head.spec
     movies = join_clips(clips, args, length)
     if args.cut_flow:
         movies, source, clips = with_cut_flow(trained.model.encoder, movies, source, clips, data.folder,

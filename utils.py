@@ -26,7 +26,7 @@ from lrcn.features.features import Options
 from lrcn.runs import RunFolder, checkpoint_path, new_run_folder
 from lrcn.training import recipe as recipes
 from lrcn.training import run as running
-from lrcn.training.feeds import make_feeds
+from lrcn.training.feeds import class_weights, make_feeds
 from lrcn.training.loop import Learner
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import STEPS, what_it_learned
@@ -82,6 +82,12 @@ class Trained:
         return next(self.model.parameters()).device
 
     @property
+    def length(self):
+        """Frames in a clip; where all of a video are read, as many as half of the training's had."""
+        length = self.recipe.num_frames_video
+        return self.settings["clip_frames"] if length == "all" else length
+
+    @property
     def rate(self):
         """The sampling.Rate of the training clips."""
         return Rate.of(self.settings)
@@ -107,6 +113,9 @@ def build(state, source, weights=None):
         fault = not every and SAMPLING.fault(settings.get(name))
         if fault:
             raise UserError(f"{source}: settings: {name}: {fault}")
+    fault = Number(int, low=1, high=100_000).fault(settings.get("clip_frames"))
+    if fault and recipe.num_frames_video == "all":
+        raise UserError(f"{source}: settings: clip_frames: {fault}")
     if "flow" in recipe.modality.split("+"):
         Flow.of(settings.get("flow"), f"{source}: settings: flow")
     checkpoints.check_weights(state.get("head"), f"{source}, head")
@@ -164,10 +173,14 @@ def watching_rate(trained, sampling_rate=None):
     if sampling_rate is not None:
         return Rate(rate.FPS, sampling_rate)
     step, low, high = map(trained.settings.get, STEPS)
-    if step and trained.recipe.num_frames_video > 1:
+    if trained.recipe.num_frames_video == "all":
+        cli.say(f"this run reads whole videos; of a film it reads {trained.length} frames at a time, the "
+                f"median of its training videos")
+    if step and trained.length > 1:
         if rate != asked and asked.sampling_rate:
-            cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips (not "
-                    f"{asked.step:.3g} s, for which they were too short)")
+            why = ("which are spread over their videos" if trained.recipe.spread else
+                   f"not {asked.step:.3g} s, for which they were too short")
+            cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips ({why})")
         if high and low and high > SPREAD * low:
             cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no "
                     f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
@@ -352,7 +365,8 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             rank = Rank()
         elif rank.world > 1:
             network = torch.nn.parallel.DistributedDataParallel(network, find_unused_parameters=True)
-        learner = Learner(network, groups, recipe, len(feeds[0].names), device, rank)
+        weights = class_weights(recipe, feeds[0].labels, classes)
+        learner = Learner(network, groups, recipe, feeds[0], device, rank, weights)
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
             from lrcn.training.album import Album

@@ -73,12 +73,21 @@ class Number(_Kind):
         return f"a {self.__name__} {bounds}".strip() + (" or None" if self.none else "")
 
 
+class NumberOrAll(Number):
+    """A Number, or the word all."""
+
+    def __call__(self, text):
+        return text if text == "all" else super().__call__(text)
+
+    def _right(self, value):
+        return value == "all" or super()._right(value)
+
+    def __str__(self):
+        return f"{super().__str__()}, or all"
+
+
 COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
-
-
-def number_or_all(text):
-    """A whole number >= 1, or the word all."""
-    return text if text == "all" else POSITIVE(text)
+number_or_all = NumberOrAll(int, low=1)
 
 
 def number_or_source(text):

@@ -1,8 +1,9 @@
 """Which frames of a sampled video a network sees, how each is cut to its input's size, and what the encoder
 sees of a moment: the frame, its difference from the frame before, the optical flow behind it, or several.
 
-    clip = windows(video, 5)[0]                             # the one in the middle
-    [clip] = training_clips(video, 5, view=1, seed=42)      # one random place, crop and flip
+    sampler = ClipSampler(5)
+    clip = sampler.windows(video)[0]                        # the one in the middle
+    [clip] = sampler.training(video, view=1, seed=42)       # one random place, crop and flip
     frames = clip_frames("sampled", clip, transform, 42)    # uint8 (T, [M,] S, S, C)
 
 A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) holds those of L neighbouring
@@ -116,38 +117,97 @@ class Cut:
     frame: int
 
 
-def window(video, start, length):
-    """The clip of `length` consecutive frames from `start`; past the end the last frame repeats."""
-    return Clip(video, tuple(min(start + i, video.frames - 1) for i in range(length)))
-
-
-def windows(video, length, number=1):
-    """`number` windows spread evenly over a sampled video, or every one of them (number "all")."""
-    last = max(0, video.frames - length)
-    if number == "all" or number > last:
-        starts = range(last + 1)
-    else:
-        starts = ((np.arange(number) + 0.5) * (last + 1) / number).astype(int)
-    return [window(video, int(s), length) for s in starts]
-
-
 def _random(seed, video, view):
     digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def training_clips(video, length, view, seed, number=1):
-    """What view number `view` shows of a video: one clip, or `number` that start at different random
-    frames, in order; where there are not so many, all."""
-    starts = max(0, video.frames - length) + 1
-    if number == 1 and view == 0:
-        return windows(video, length)
-    if number == 1:
-        chosen = [int(_random(seed, video, view).integers(starts))]
-    else:
-        random = _random(seed, video, f"{view}, {number} clips")
-        chosen = sorted(random.choice(starts, min(number, starts), replace=False).tolist())
-    return [Clip(video, window(video, start, length).frames, view) for start in chosen]
+@dataclass(frozen=True)
+class ClipSampler:
+    """Which frames of a sampled video make a clip.
+
+    length: so many neighbouring frames or, spread, one frame of each of so many equal parts of the video
+    (Wang et al. 2016, Temporal Segment Networks, section 3.1). None: every frame of the video; where there
+    are more than max_frames, so many spread ones.
+    stride: how far neighbouring frames of a clip are apart, less where the video is too short for it;
+    "random": from 1 to the largest that fits in training, that largest one in a test.
+    repeat: a video of fewer frames repeats its last one; else its clip is shorter.
+    """
+    length: int | None
+    spread: bool = False
+    stride: int | str = 1
+    repeat: bool = True
+    max_frames: int = 300
+    plain: bool = False     # the pictures of every view are those of view 0; the frames are not
+
+    @classmethod
+    def of(cls, recipe):
+        """That of a training.recipe.Recipe."""
+        length = None if recipe.num_frames_video == "all" else recipe.num_frames_video
+        stride = recipe.stride if recipe.stride == "random" else int(recipe.stride)
+        return cls(length, recipe.spread, stride, not recipe.mask_short, recipe.max_frames,
+                   recipe.augment == "none")
+
+    @property
+    def whole(self):
+        """Whether a clip is of the whole video, so that there are no windows to choose from."""
+        return self.spread or self.length is None
+
+    def count(self, video):
+        """How many frames a clip of this video has."""
+        most = self.length or self.max_frames
+        return most if self.repeat and self.length else min(most, video.frames)
+
+    def _parts(self, video, moments):
+        """A frame of each of T equal parts of a video; moments (T,): where in its part, from 0 to below 1."""
+        ends = np.arange(len(moments) + 1) * video.frames // len(moments)
+        return tuple((ends[:-1] + (moments * np.diff(ends)).astype(int)).tolist())
+
+    def _window(self, video, start, stride):
+        """`count` frames from `start`; past the end the last one repeats."""
+        return tuple(min(start + i * stride, video.frames - 1) for i in range(self.count(video)))
+
+    def _places(self, video, random=None):
+        """(the stride, how many windows of it a video has)."""
+        fits = max(1, (video.frames - 1) // max(1, self.length - 1))
+        stride = min(fits, self.stride) if self.stride != "random" else (
+            int(random.integers(fits)) + 1 if random else fits)
+        return stride, max(0, video.frames - 1 - (self.length - 1) * stride) + 1
+
+    def spacing(self, video):
+        """How many sampled frames apart those of a test clip are."""
+        return video.frames / self.count(video) if self.whole else self._places(video)[0]
+
+    def windows(self, video, number=1):
+        """[Clip]: `number` windows of a video, evenly over it, or all of them (number "all"). Of the whole
+        video: `number` sets of frames, each at its own place in the parts, the middle for one."""
+        if self.whole:
+            count = self.count(video)
+            sets = -(-video.frames // count)    # as many as the largest part has frames
+            sets = sets if number == "all" else min(number, sets)
+            return [Clip(video, self._parts(video, np.full(count, (k + 0.5) / sets))) for k in range(sets)]
+        stride, places = self._places(video)
+        if number == "all" or number >= places:
+            starts = range(places)
+        else:
+            starts = ((np.arange(number) + 0.5) * places / number).astype(int)
+        return [Clip(video, self._window(video, int(start), stride)) for start in starts]
+
+    def training(self, video, view, seed, number=1):
+        """[Clip]: what view number `view` shows of a video: one clip, or `number` at different random places,
+        in order; where there are not so many, all."""
+        if number == 1 and view == 0:
+            return self.windows(video)
+        random = _random(seed, video, view if number == 1 else f"{view}, {number} clips")
+        view = 0 if self.plain else view
+        if self.whole:
+            count = self.count(video)
+            number = min(number, -(-video.frames // count))
+            return [Clip(video, self._parts(video, random.random(count)), view) for _ in range(number)]
+        stride, places = self._places(video, random)
+        chosen = ([int(random.integers(places))] if number == 1 else
+                  sorted(random.choice(places, min(number, places), replace=False).tolist()))
+        return [Clip(video, self._window(video, start, stride), view) for start in chosen]
 
 
 def plain_box(height, width, transform):

@@ -2,7 +2,7 @@
 
     features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
     features[[3, 1]]                                              # float16 (2, T, D), read from disk
-    probabilities = predict_videos(model, 5, data, options)       # (videos, C), windows averaged
+    probabilities = predict_videos(model, sampler, data, options)     # (videos, C), windows averaged
 
 Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
 neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
@@ -19,7 +19,6 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import in_threads
-from lrcn.data.frames import windows
 from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
 from lrcn.features.rows import Blocks, entries_of, unique_rows
 from lrcn.features.store import FORMAT, Segment, Store
@@ -50,12 +49,12 @@ class Features:
     """Features of clips, (clips, T, ...), that are read when asked for: 4 bytes a frame in memory.
 
     features[i], features[[3, 1]], features[5:9] are arrays; np.asarray(features) is all of them.
-    read: index (...) -> array (..., *shape).
+    read: index (...) -> array (..., *shape). lengths: as of unique_rows.
     """
 
-    def __init__(self, read, index, shape, dtype):
+    def __init__(self, read, index, shape, dtype, lengths=None):
         self.read, self.index, self.dtype = read, index, np.dtype(dtype)
-        self.shape = (*index.shape, *shape)
+        self.shape, self.lengths = (*index.shape, *shape), lengths
 
     def __len__(self):
         return len(self.index)
@@ -67,7 +66,8 @@ class Features:
     def part(self, clips):
         """The Features of some of the clips."""
         index = self.index[clips]
-        return Features(self.read, index, self.shape[index.ndim:], self.dtype)
+        lengths = None if self.lengths is None else self.lengths[clips]
+        return Features(self.read, index, self.shape[index.ndim:], self.dtype, lengths)
 
     def __getitem__(self, clips):
         if isinstance(clips, tuple):
@@ -84,15 +84,15 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
     float32 takes the place of float16 where the features would not fit into it.
     encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`), or several
     as `streams` of one, each of which has its features under a key of its own.
-    clips: frames.Clips of equal length. Kept in the store of `folder` unless options.cache is off.
+    clips: frames.Clips. Kept in the store of `folder` unless options.cache is off.
     """
     if hasattr(encoder, "streams"):
         clips = list(clips)
         parts = [encode_clips(stream, clips, folder, options, what) for stream in encoder.streams]
         return Features(lambda clips: np.concatenate([part[clips] for part in parts], -1),
                         np.arange(len(clips)), (*parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)),
-                        np.result_type(*(part.dtype for part in parts)))
-    rows, index = unique_rows(clips)
+                        np.result_type(*(part.dtype for part in parts)), parts[0].lengths)
+    rows, index, lengths = unique_rows(clips)
     if not options.cache:   # the same features, kept nowhere
         def judge(engine):
             first = _first_use(encoder, engine, rows, folder, options)
@@ -104,14 +104,14 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
         values = np.empty((len(rows), *layout["shape"]), layout["dtype"])
         _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options),
                 values.__setitem__, values.dtype, options, what)
-        return Features(values.__getitem__, index, values.shape[1:], values.dtype)
+        return Features(values.__getitem__, index, values.shape[1:], values.dtype, lengths)
     for _ in range(3):      # features/ may be deleted under this run
         store, numbers = _encode_missing(encoder, rows, folder, options, what)
         if (numbers >= 0).all():
             for segment in store.segments:      # the rows that were found can still be read
                 segment.entries = None
             index = numbers.astype(np.uint32 if len(numbers) < 2**32 else np.int64)[index]
-            return Features(store.read, index, store.shape, store.dtype)
+            return Features(store.read, index, store.shape, store.dtype, lengths)
     raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
                     f"as it was; look after this disk, or give --no-feature_cache")
 
@@ -181,6 +181,8 @@ def _plan(encoder, rows, folder, options, what, held):
 def store_key(encoder, engine, options):
     """What a feature depends on beside its picture, in plain containers as they come back from JSON."""
     spec = json.loads(json.dumps(encoder.spec()))
+    if spec.get("augment") == "none":   # its pictures are the plain ones
+        del spec["augment"]
     return {"format": FORMAT, "encoder": spec, "weights": encoder.digest(), "backend": engine.backend,
             "precision": engine.precision, "device": options.device.type, "batch": BLOCK[options.device.type],
             "wanted_dtype": options.dtype}
@@ -232,11 +234,11 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
 
 # ---------------------------------------------------------------- what a trained model says of videos
 
-def clip_features(model, length, data, options, number=1, flip=False):
-    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows of `length` frames."""
+def clip_features(model, sampler, data, options, number=1, flip=False):
+    """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows of a ClipSampler."""
     clips, owner = [], []
     for i, video in enumerate(data.videos):
-        mine = windows(video, length, number)
+        mine = sampler.windows(video, number)
         mine += [replace(clip, view=-1) for clip in mine] if flip else []
         clips += mine
         owner += [i] * len(mine)
@@ -246,9 +248,14 @@ def clip_features(model, length, data, options, number=1, flip=False):
 @inference_mode
 def head_logits(head, values, device="cpu", chunk=256):
     """Logits float32 (clips, C) of features (clips, T, D), an array or Features, in chunks of one size."""
-    head = head.to(device).eval()
-    parts = (np.ascontiguousarray(values[i:i + chunk]) for i in range(0, len(values), chunk))
-    return torch.cat([head(torch.from_numpy(part).to(device).float()).float().cpu() for part in parts])
+    head, lengths = head.to(device).eval(), getattr(values, "lengths", None)
+
+    def part(i):
+        some = torch.from_numpy(np.ascontiguousarray(values[i:i + chunk]))
+        own = None if lengths is None else torch.from_numpy(lengths[i:i + chunk])
+        some = some if own is None else some[:, :own.max()]
+        return head(some.to(device).float(), own).float().cpu()
+    return torch.cat([part(i) for i in range(0, len(values), chunk)])
 
 
 def softmax(logits):
@@ -259,9 +266,9 @@ def softmax(logits):
     return logits.softmax(-1)
 
 
-def predict_videos(model, length, data, options, number=1, flip=False):
+def predict_videos(model, sampler, data, options, number=1, flip=False):
     """Probabilities float64 (videos, C): the softmax, averaged over a video's windows."""
-    values, owner = clip_features(model, length, data, options, number, flip)
+    values, owner = clip_features(model, sampler, data, options, number, flip)
     probabilities = softmax(head_logits(model.head, values, options.device).double()).numpy()
     total = np.zeros((len(data.videos), probabilities.shape[1]))
     np.add.at(total, owner, probabilities)

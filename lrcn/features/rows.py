@@ -1,6 +1,6 @@
 """Which pictures some clips need, each once: what the store knows them by, and the pictures in batches.
 
-    rows, index = unique_rows(clips)                            # rows[index[i, t]] is frame t of clip i
+    rows, index, _ = unique_rows(clips)                         # rows[index[i, t]] is frame t of clip i
     entries, stamps = entries_of("sampled", rows, seed)         # content, view and frame of each
     Blocks(rows, numbers, "sampled", transform, options)[0]     # uint8 (size, [M,] S, S, C)
 
@@ -122,15 +122,25 @@ class Rows:
 
 
 def unique_rows(clips):
-    """(Rows, index int32 (clips, T) into them) of clips of equal length, which may come one by one."""
+    """(Rows, index int32 (clips, T) into them, lengths) of clips, which may come one by one.
+
+    lengths: None, or, where the clips are not equally long, int64 (clips,): behind its end the index repeats
+    a clip's last frame.
+    """
     shots, owner, frames = {}, [], []
     for clip in clips:
         owner.append(shots.setdefault((clip.video, clip.view), len(shots)))
         frames.append(np.array(clip.frames, np.int32))
+    lengths = np.array([len(one) for one in frames], np.int64)
+    longest = lengths.max(initial=0)
+    if (lengths == longest).all():
+        lengths = None
+    else:
+        frames = [np.pad(one, (0, longest - len(one)), "edge") for one in frames]
     frames = np.array(frames, np.int64).reshape(len(frames), -1)
     keys, index = np.unique(np.array(owner, np.int64)[:, None] << 32 | frames, return_inverse=True)
     rows = Rows(list(shots), (keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32))
-    return rows, index.reshape(frames.shape).astype(np.int32)
+    return rows, index.reshape(frames.shape).astype(np.int32), lengths
 
 
 def entries_of(folder, rows, seed, parts=("rgb",)):

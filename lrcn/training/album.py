@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from lrcn.base.lazy import Lazy
-from lrcn.data.frames import source_frames, windows
+from lrcn.data.frames import ClipSampler, source_frames
 from lrcn.drawing import labels, plots
 from lrcn.runs import loss_words
 from lrcn.video.sampling import Rate
@@ -62,9 +62,9 @@ class Album:
         as they were sampled, uint8 (T, H, W, 3))."""
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(self.val), min(SHOWN, len(self.val)), replace=False).tolist()
-        videos, length = [self.val[i] for i in chosen], self.recipe.num_frames_video
-        return chosen, [source_frames(self.recipe.sampled_data_path, v, windows(v, length)[0].frames)
-                        for v in videos]
+        sampler = ClipSampler.of(self.recipe)
+        return chosen, [source_frames(self.recipe.sampled_data_path, v, sampler.windows(v)[0].frames)
+                        for v in (self.val[i] for i in chosen)]
 
     def label_grid(self, run):
         """The shown clips with what the last validation said of them: a step of TensorBoard's slider."""
@@ -102,7 +102,7 @@ class Album:
             self.show(name, path, clips[n].shape[1:])
         if self.recipe.readout == "attention":
             number, network, head = torch.tensor([chosen[0]]), run.learner.plain, run.model.head.eval()
-            x, _ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
+            x, *_ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))
             with torch.inference_mode():
                 weights = head.attention(head.steps(x if network is head else network.features(x)))
             self.picture("attention", labels.attention_picture, clips[0], weights[0].cpu().numpy(),

@@ -4,14 +4,19 @@ The order of an epoch and its views depend on the seed and the epoch alone, so t
 the run that was never stopped. Features that fit lie on the device; of others a batch is read when
 its turn comes, so that memory does not grow with the data set.
 """
+import argparse
 import itertools
 
 import numpy as np
 
+from lrcn.base import cli, files
+from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
+from lrcn.base.files import composed
 from lrcn.base.lazy import Lazy
+from lrcn.base.values import Number
 from lrcn.base.workers import in_threads
-from lrcn.data.frames import clip_frames, training_clips, windows
+from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.features.features import Options, encode_clips
 
 torch = Lazy("torch")
@@ -22,10 +27,11 @@ CHUNK = 1 << 24         # bytes that are copied at once
 
 
 class FeatureFeed:
-    """Features (N, T, ...) of each of V views of N clips: arrays, or encoding.features.Features."""
+    """Features (N, T, ...) of each of V views of N clips: arrays, or features.Features."""
 
     def __init__(self, views, samples, device):
-        self.device = device
+        self.device, lengths = device, getattr(views[0], "lengths", None)   # a video's, in every view
+        self.lengths = lengths if lengths is None else torch.from_numpy(lengths)
         room = torch.cuda.mem_get_info(device)[0] * PINNED_SHARE if device.type == "cuda" else PINNED
         pinned = sum(v.nbytes for v in views) <= int(room)
         self.views = [_pinned(v, device) if pinned else v for v in views]
@@ -33,14 +39,17 @@ class FeatureFeed:
         self.names = [v.path for v in samples]
 
     def batches(self, steps):
-        """(features, labels) for every step's (clip numbers, view numbers), both (B,) on the CPU."""
+        """(features, labels, lengths) for every step's (clip numbers, view numbers), both (B,) on the CPU.
+        lengths: those of models.Head; None where all clips have T frames."""
         for clips, views in steps:
             x = _take(self.views[0], clips)
             for v in range(1, len(self.views)):
                 mine = torch.nonzero(views == v)[:, 0]
                 if len(mine):
                     x[mine.to(x.device)] = _take(self.views[v], clips[mine])
-            yield x.to(self.device).float(), self.labels[clips].to(self.device)
+            lengths = None if self.lengths is None else self.lengths[clips]
+            x = x if lengths is None else x[:, :lengths.max()]
+            yield x.to(self.device).float(), self.labels[clips].to(self.device), lengths
 
 
 def _pinned(values, device):
@@ -63,22 +72,25 @@ def _take(values, clips):
 class FrameFeed:
     """Frames decoded anew in every epoch, by threads: uint8 (B, T, 3, S, S)."""
 
-    def __init__(self, folder, samples, length, transform, seed, device, num_workers, clips_per_video=1):
-        self.folder, self.length, self.transform, self.seed = folder, length, transform, seed
+    def __init__(self, folder, samples, sampler, transform, seed, device, num_workers, clips_per_video=1):
+        self.folder, self.sampler, self.transform, self.seed = folder, sampler, transform, seed
         self.device, self.num_workers, self.number = device, num_workers, clips_per_video
         self.places = [(v, k) for v in samples for k in range(len(self._clips(v, 0)))]
         self.labels = torch.tensor([v.label for v, _ in self.places])
         self.names = [v.path for v, _ in self.places]
+        lengths = torch.tensor([sampler.count(video) for video, _ in self.places])
+        self.lengths = lengths if len(lengths.unique()) > 1 else None
 
     def _clips(self, video, view):
-        return training_clips(video, self.length, view, self.seed, self.number)
+        return self.sampler.training(video, view, self.seed, self.number)
 
     def batches(self, steps):
         steps = list(steps)
         decoded = in_threads(self._decode, steps, self.num_workers)
         for (numbers, _), frames in zip(steps, decoded, strict=True):
             yield (frames.to(self.device, non_blocking=True).movedim(-1, -3),
-                   self.labels[numbers].to(self.device))
+                   self.labels[numbers].to(self.device),
+                   None if self.lengths is None else self.lengths[numbers])
 
     def _decode(self, step):
         """uint8 (B, T, S, S, 3) of a step's clips, each in its view."""
@@ -86,23 +98,56 @@ class FrameFeed:
         for i, view in zip(*(numbers.tolist() for numbers in step), strict=True):
             video, k = self.places[i]
             frames.append(clip_frames(self.folder, self._clips(video, view)[k], self.transform, self.seed))
+        longest = max(map(len, frames))
+        frames = [np.pad(one, [(0, longest - len(one))] + [(0, 0)] * (one.ndim - 1), "edge")
+                  if len(one) < longest else one for one in frames]
         frames = torch.from_numpy(np.stack(frames))
         return frames.pin_memory() if self.device.type == "cuda" else frames
 
 
-def epoch_steps(count, size, views, seed, epoch, world=1):
-    """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view.
+def epoch_steps(feed, recipe, epoch, world=1):
+    """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view; or as
+    many, drawn so that the classes come equally often. Clips of several lengths lie beside such of theirs.
 
     No batch has fewer clips than there are ranks; a last one that would joins the one before it.
     """
-    size = max(size, world)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(count, generator=generator)
-    drawn = torch.randint(views, (count,), generator=generator)
+    size, count = max(recipe.batch_size, world), len(feed.labels)
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    if recipe.sampler == "balanced":
+        rare = 1 / feed.labels.bincount()[feed.labels]
+        order = torch.multinomial(rare, count, replacement=True, generator=generator)
+    else:
+        order = torch.randperm(count, generator=generator)
+    drawn = torch.randint(recipe.views, (count,), generator=generator)
+    if feed.lengths is not None:    # sorted within some batches, which leaves room for chance
+        order = torch.cat([some[feed.lengths[some].argsort(stable=True)] for some in order.split(8 * size)])
     ends = list(range(size, count, size)) + [count]
     if len(ends) > 1 and ends[-1] - ends[-2] < world:
         del ends[-2]
-    return [(order[a:b], drawn[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    steps = [(order[a:b], drawn[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    if feed.lengths is None:
+        return steps
+    return [steps[i] for i in torch.randperm(len(steps), generator=generator)]
+
+
+def class_weights(recipe, labels, classes):
+    """float32 (C,): what the loss of a clip of each class counts, 1 in the mean over the clips with these
+    labels; None where all are alike. UserError for a table that is none, or leaves a class out."""
+    if recipe.class_weights == "none":
+        return None
+    counts = labels.bincount(minlength=len(classes)).float()
+    weights = 1 / counts.clamp(min=1)
+    if recipe.class_weights != "balanced":
+        table = cli.file("class_weights", recipe.class_weights, "give none, balanced, or such a file")
+        rows = {composed(row["class"]): row["weight"] for row in files.read_csv(table, ("class", "weight"))}
+        try:
+            weights = torch.tensor([Number(float, low=0)(rows[composed(cls)]) for cls in classes])
+        except (KeyError, ValueError, argparse.ArgumentTypeError) as error:
+            raise UserError(f"--class_weights {table}: expected a class and a weight >= 0 a line, for each "
+                            f"of the {len(classes)} classes ({error})") from None
+        if not (weights * counts).sum():
+            raise UserError(f"--class_weights {table}: all weights are 0")
+    return weights * counts.sum() / (weights * counts).sum()
 
 
 def encoding_options(recipe, device, **more):
@@ -116,19 +161,19 @@ def make_feeds(recipe, model, encoder, samples, device, rank=Rank()):     # noqa
     frames for the model's own encoder."""
     train = [s for s in samples if s.part == "train"]
     val = [s for s in samples if s.part == "val"]
-    folder, length, seed = recipe.sampled_data_path, recipe.num_frames_video, recipe.seed
+    folder, sampler, seed = recipe.sampled_data_path, ClipSampler.of(recipe), recipe.seed
     if encoder is None:
         source = (model.encoder.transform, seed, device, recipe.num_workers)
-        return (FrameFeed(folder, train, length, *source, recipe.clips_per_video),
-                FrameFeed(folder, val, length, *source))
+        return (FrameFeed(folder, train, sampler, *source, recipe.clips_per_video),
+                FrameFeed(folder, val, sampler, *source))
 
     def clips(view):
         for video in train:
-            yield from training_clips(video, length, view, seed, recipe.clips_per_video)
+            yield from sampler.training(video, view, seed, recipe.clips_per_video)
 
-    takes = [s for s in train for _ in training_clips(s, length, 0, seed, recipe.clips_per_video)]
+    takes = [s for s in train for _ in sampler.training(s, 0, seed, recipe.clips_per_video)]
     options = encoding_options(recipe, device, rank=rank)
-    middle = (windows(s, length)[0] for s in val)
+    middle = (sampler.windows(s)[0] for s in val)
     plain = encode_clips(encoder, itertools.chain(clips(0), middle), folder, options, "train and val")
     views = [plain.part(slice(len(takes)))]
     views += [encode_clips(encoder, clips(v), folder, options, f"view {v} of train")

@@ -28,10 +28,11 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
+from lrcn.data.frames import ClipSampler
 from lrcn.evaluation.answers import Answers
 from lrcn.features.features import clip_features, predict_videos
 from lrcn.features.rows import contents
-from lrcn.training.feeds import encoding_options, make_feeds
+from lrcn.training.feeds import class_weights, encoding_options, make_feeds
 from lrcn.training.loop import Learner, Progress, epochs
 from lrcn.training.recipe import Recipe
 
@@ -151,7 +152,7 @@ class Trainer:
             return
         make_feeds(recipe, model, encoder, plan.samples(None), plan.device)
         if recipe.frozen:
-            clip_features(model, recipe.num_frames_video, plan, encoding_options(recipe, plan.device),
+            clip_features(model, ClipSampler.of(recipe), plan, encoding_options(recipe, plan.device),
                           setting.test_windows, setting.flip)
 
     def train(self, training):
@@ -166,14 +167,15 @@ class Trainer:
             with contextlib.redirect_stdout(io.StringIO()):
                 model, network, encoder, groups = self._built(recipe)
                 feed, _ = make_feeds(recipe, model, encoder, plan.samples(training.fold), plan.device)
-                learner, progress = Learner(network, groups, recipe, len(feed.names), plan.device), Progress()
+                weights, progress = class_weights(recipe, feed.labels, plan.classes), Progress()
+                learner = Learner(network, groups, recipe, feed, plan.device, weights=weights)
                 for _ in epochs(learner, feed, progress, recipe.epochs):
                     progress.finish_epoch(learner, None)
                 held = plan[plan.held_out(training.fold)]
                 # Features of an encoder that was trained here are of no use to anybody else.
                 options = encoding_options(recipe, plan.device, cache=recipe.frozen and recipe.feature_cache)
                 with learner.averaged():
-                    probabilities = predict_videos(model.eval(), recipe.num_frames_video, held, options,
+                    probabilities = predict_videos(model.eval(), ClipSampler.of(recipe), held, options,
                                                    setting.test_windows, setting.flip)
                 true = np.maximum(probabilities[np.arange(len(held.labels)), held.labels], 1e-12)
                 return {"right": "".join("01"[int(hit)] for hit in probabilities.argmax(1) == held.labels),

@@ -40,7 +40,7 @@ def predict(network, feed, count):
     """
     network.eval()
     steps = [(clips, torch.zeros_like(clips)) for clips in torch.arange(count).split(64)]
-    return torch.cat([network(x).float().cpu() for x, _ in feed.batches(steps)])
+    return torch.cat([network(x, lengths).float().cpu() for x, _, lengths in feed.batches(steps)])
 
 
 @dataclass
@@ -98,12 +98,13 @@ class Learner:
     """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
 
     network: what is trained and run on a batch; groups: optimiser groups of its parameters;
-    recipe: a training.recipe.Recipe; clips: how many an epoch has, which decides how long the schedule is.
+    recipe: a training.recipe.Recipe; feed: of the training clips, whose number decides how long the schedule
+    is. weights: float (C,), what the loss of a clip of each class counts; None where all are alike.
     """
 
-    def __init__(self, network, groups, recipe, clips, device, rank=Rank()):    # noqa: B008
+    def __init__(self, network, groups, recipe, feed, device, rank=Rank(), weights=None):    # noqa: B008
         self.network, self.recipe, self.device = network, recipe, device
-        self.clips, self.rank = clips, rank
+        self.feed, self.rank, self.weights = feed, rank, weights
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
         self.optimizer = plain_optimizer(groups, recipe, fused=device.type == "cuda")
         self.parameters = [p for group in groups for p in group["params"]]
@@ -124,8 +125,7 @@ class Learner:
 
     def steps(self, epoch):
         """[(clip numbers, view numbers)] of an epoch, of all ranks together."""
-        return epoch_steps(self.clips, self.recipe.batch_size, self.recipe.views, self.recipe.seed, epoch,
-                           self.rank.world)
+        return epoch_steps(self.feed, self.recipe, epoch, self.rank.world)
 
     @property
     def lr(self):
@@ -143,8 +143,9 @@ class Learner:
             self.plateau.step(loss)
             self._set_rates()
 
-    def loss(self, x, labels):
-        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup."""
+    def loss(self, x, labels, lengths=None):
+        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup; lengths: as of
+        models.Head."""
         mix = None
         if self.recipe.mixup:
             share = float(np.random.default_rng(torch.randint(2**31, ()).item()).beta(
@@ -152,19 +153,31 @@ class Learner:
             mix = torch.randperm(len(x), device=x.device)
             mixed = share * x + (1 - share) * x[mix]
             x = mixed if x.is_floating_point() else mixed.round().to(x.dtype)   # frames stay frames
+            lengths = None if lengths is None else torch.maximum(lengths, lengths[mix.cpu()])
         with torch.autocast(self.device.type, getattr(torch, self.recipe.amp, torch.bfloat16),
                             enabled=self.amp):
-            logits = self.network(x)
+            logits = self.network(x) if lengths is None else self.network(x, lengths)
         logits = logits.float()
-        steps = logits.unbind(1) if logits.dim() == 3 else [logits]     # a prediction a time step, or one
-        loss = self._cross_entropy(steps, labels)
+        if logits.dim() == 2 or logits.shape[1] == 1:   # one prediction, or one a time step
+            lengths = None
+        loss = self._cross_entropy(logits, labels, lengths)
         if mix is not None:
-            loss = share * loss + (1 - share) * self._cross_entropy(steps, labels[mix])
+            loss = share * loss + (1 - share) * self._cross_entropy(logits, labels[mix], lengths)
         return loss, logits.mean(1) if logits.dim() == 3 else logits
 
-    def _cross_entropy(self, steps, labels):
-        return sum(F.cross_entropy(z, labels, label_smoothing=self.recipe.label_smoothing)
-                   for z in steps) / len(steps)
+    def _cross_entropy(self, logits, labels, lengths):
+        """The mean over clips; of a prediction a time step each clip's mean over its own."""
+        smoothing = self.recipe.label_smoothing
+        if self.weights is None and lengths is None:
+            steps = logits.unbind(1) if logits.dim() == 3 else [logits]
+            return sum(F.cross_entropy(z, labels, label_smoothing=smoothing) for z in steps) / len(steps)
+        steps = logits if logits.dim() == 3 else logits[:, None]
+        losses = F.cross_entropy(steps.movedim(2, 1), labels[:, None].expand(steps.shape[:2]), self.weights,
+                                 reduction="none", label_smoothing=smoothing)
+        if lengths is None:
+            return losses.mean()
+        read = torch.arange(steps.shape[1], device=losses.device) < lengths.to(losses.device)[:, None]
+        return (torch.where(read, losses, 0).sum(1) / read.sum(1)).mean()
 
     def update(self):
         """One step of the optimiser with the gradients gathered so far."""
@@ -309,11 +322,12 @@ def train_epoch(learner, feed, progress, stop, show):
     begun = shown = time.monotonic()
     before, why = progress.seconds, 0
     todo = steps[progress.step:]
-    for x, labels in feed.batches([tuple(part[rank.number::rank.world] for part in s) for s in todo]):
+    own = [tuple(part[rank.number::rank.world] for part in s) for s in todo]
+    for x, labels, lengths in feed.batches(own):
         # An update is that of one large batch: every clip of its steps counts alike.
         begin = progress.step - progress.step % accumulate
         clips = sum(len(numbers) for numbers, _ in steps[begin:begin + accumulate])
-        loss, logits = learner.loss(x, labels)
+        loss, logits = learner.loss(x, labels, lengths)
         learner.scaler.scale(loss * (len(labels) * rank.world / clips)).backward()
         loss, hits = loss.detach(), (logits.detach().argmax(1) == labels).sum()
         bad = ~torch.isfinite(loss)

@@ -12,7 +12,18 @@ from pathlib import Path
 from lrcn import checkpoints, runs
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
-from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
+from lrcn.base.values import (
+    COUNT,
+    POSITIVE,
+    POSITIVE_OR_NONE,
+    Choice,
+    Names,
+    Number,
+    NumberOrAll,
+    Pattern,
+    Switch,
+    Text,
+)
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.data.frames import AUGMENT, FITS, MODALITIES
 from lrcn.features.engines import BACKENDS, PRECISIONS
@@ -68,7 +79,7 @@ class Recipe:
     number_of_classes: int = data(None, POSITIVE_OR_NONE, "train on the first N classes (default: all)")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
-    repeat_pictures: bool = data(False, Switch(), "let a network of several frames see one picture again and "
+    allow_pictures: bool = data(False, Switch(), "let a network of several frames see one picture again and "
                                  "again", decides="place")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
@@ -89,9 +100,20 @@ class Recipe:
     streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
                             "runs' encoders, side by side, folders with commas between (fuse.py --train)",
                             "RUN,RUN,...")
-    num_frames_video: int = network(5, Number(int, low=1, high=100_000), "frames in a clip",
+    num_frames_video: int = network(5, NumberOrAll(int, low=1, high=100_000), "frames in a clip; all: every "
+                                    "frame of a video, however many", "N|all",
                                     names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
                                     decides="clips")
+    spread: bool = network(False, Switch(), "the frames of a clip lie evenly over the whole video, one in "
+                           "each of as many equal parts: in its middle or, past the plain view, at random",
+                           decides="clips")
+    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "take "
+                          "every so-manieth sampled frame; random: from 1 to the largest that fits, which is "
+                          "that of a test", "N|random", decides="clips")
+    max_frames: int = network(300, POSITIVE, "of --num_frames_video all: of a video of more frames so many "
+                              "are read, spread over it", decides="clips")
+    mask_short: bool = network(True, Switch(), "a video of fewer frames than a clip is read at its own "
+                               "length, and not with its last frame repeated", decides="clips")
     latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = head(256, POSITIVE, "LSTM units a direction", names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = head(2, Number(int, low=1, high=100), "LSTM layers")
@@ -134,6 +156,13 @@ class Recipe:
     warmup_epochs: float = steps(2, FROM_ZERO, "epochs of linear warm-up")
     label_smoothing: float = steps(0.1, BELOW_ONE, "share of the target spread over all classes")
     mixup: float = steps(0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
+    class_weights: str = steps("none", Text(), "what the loss of a clip counts; balanced: every class as "
+                               "much as the others; or a CSV file with the columns class and weight",
+                               "none|balanced|CSV")
+    sampler: str = steps("random", Choice(("random", "balanced")), "random: every clip once an epoch; "
+                         "balanced: as many, drawn so that every class comes equally often")
+    patience: int = steps(0, COUNT, "stop after so many validations in a row that were no better than the "
+                          "best before; 0 is off")
     clip_grad: float = steps(1.0, FROM_ZERO, "largest norm of the gradient; 0 is off")
     ema: float = steps(0, BELOW_ONE, "decay a step of an average of the weights, which is what is tested; 0 "
                        "is off")
@@ -184,7 +213,8 @@ class Recipe:
             fault = kind.fault(settings[name])
             if fault:
                 raise UserError(f"{source}: settings: {name}: {fault}")
-        return cls(**{name: settings[name] for name in known})
+        older = {} if "mask_short" in settings else {"mask_short": False}
+        return cls(**older, **{name: settings[name] for name in known})
 
     @property
     def frozen(self):
@@ -266,7 +296,7 @@ FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "ma
               decides in ("parts", "encoder", "head", "clips" if group == "network" else None))
 OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir",
-          "save_checkpoint")
+          "save_checkpoint", "class_weights")
 # What a resumed run does not take over from its checkpoint.
 OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
 
@@ -359,6 +389,11 @@ def parse(description, argv=None):
             if wanted[name] != before[name]:
                 raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                                 f"--{name} {before[name]}; leave the flag out, or start a new run")
+    if recipe.spread and recipe.num_frames_video == "all":
+        raise UserError("--spread: --num_frames_video all reads every frame of a video; give a number")
+    if recipe.stride != "1" and (recipe.spread or recipe.num_frames_video == "all"):
+        raise UserError(f"--stride {recipe.stride}: the clip is of the whole video, and has no stride; leave "
+                        f"the flag out, or --spread")
     stack = recipe.flow_length > 1 and not recipe.streams   # of --streams, each run's own encoder takes it
     if stack and recipe.modality != "flow":
         raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "

@@ -18,6 +18,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.signals import Stop
 from lrcn.data import fields, splits
+from lrcn.data.frames import ClipSampler
 from lrcn.data.learned import Learned
 from lrcn.data.manifest import sampling_settings
 from lrcn.evaluation import scores
@@ -82,12 +83,16 @@ def saved_settings(recipe, samples, encoder):
 
     frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
     tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
+    clip_frames: of clips that are not equally long by intent, the median of their frames.
     """
+    sampler = ClipSampler.of(recipe)
+    train = [v for v in samples if v.part == "train"]
+    more = {} if sampler.length else {"clip_frames": int(np.median([sampler.count(v) for v in train]))}
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
-    steps = [v.step for v in samples if v.part == "train" and v.step and v.frames > 1]
-    return {**recipe.as_settings(), "test_split": recipe.split if listed else "drawn",
+    steps = [v.step * sampler.spacing(v) for v in train if v.step and v.frames > 1]
+    return {**recipe.as_settings(), **more, "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},
             **({name: round(float(np.percentile(steps, percent, method="nearest")), 6)
@@ -162,6 +167,9 @@ class Run:
             if self.recipe.pictures:
                 self.album.final(self)
             best = self.progress.best
+            if self.exhausted:
+                cli.say(f"--patience {self.recipe.patience}: no validation since was better; stopped after "
+                        f"epoch {self.progress.epoch}")
             if best:
                 cli.say(f"best validation top-1 {best['top1']:.3f} of {len(self.val_feed.names)} clips, "
                         f"epoch {best['epoch']}")
@@ -179,6 +187,8 @@ class Run:
         last = min(recipe.epochs, recipe.stop_after or recipe.epochs)
         if self.rank.first and progress.history:    # a kill, or a person, may have left another
             self.write_metrics()
+        if self.exhausted and not progress.step:
+            last = progress.epoch
         if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
             self.save("last")
         per_epoch = len(self.learner.steps(1))
@@ -189,6 +199,8 @@ class Run:
                                    lambda step, sums: self.show(bar, step, sums)):
                 if complete:
                     self.end_epoch(last)
+                    if self.exhausted:
+                        break
                 if not complete or self.rank.all_reduce_max(bool(stop.signal)) and progress.epoch < last:
                     self.save("last")
                     return False
@@ -218,6 +230,7 @@ class Run:
             if not best or (now["top1"], -now["loss"]) > (best["top1"], -best["loss"]):
                 progress.best = {"epoch": progress.epoch, **now}
                 names += ["best"]
+            final |= self.exhausted
         elif final:     # no validation (--split_size 0): the last weights are those to take
             names += ["best"]
         if final or progress.epoch % recipe.checkpoint_interval == 0:
@@ -233,6 +246,13 @@ class Run:
         with self.learner.averaged():
             self.val_logits = predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
         return scores.score(self.val_logits, self.val_feed.labels.cpu())
+
+    @property
+    def exhausted(self):
+        """Whether --patience validations after the best one were no better."""
+        best, patience = self.progress.best, self.recipe.patience
+        return bool(patience and best) and patience <= sum(
+            row["val_top1"] is not None and row["epoch"] > best["epoch"] for row in self.progress.history)
 
     # ------------------------------------------------------------ what is written
 

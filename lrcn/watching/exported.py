@@ -46,7 +46,7 @@ def layout(part, transform, length, classes, features=None):
 def layout_of(trained, part):
     """The layout of a part of a utils.Trained."""
     encoder = trained.model.encoder
-    return layout(part, encoder.transform, trained.settings["num_frames_video"], len(trained.classes),
+    return layout(part, encoder.transform, trained.length, len(trained.classes),
                   encoder.feature_dim)
 
 
@@ -60,7 +60,7 @@ def describe(trained, part):
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),
             "transform": asdict(encoder.transform), "flow": trained.flow and trained.flow.settings(),
             "FPS": rate.FPS, "sampling_rate": rate.sampling_rate,
-            "num_frames_video": trained.settings["num_frames_video"]}
+            "num_frames_video": trained.length}
 
 
 class File:
