@@ -32,12 +32,14 @@ def write(test, data, more, num_videos, seed):
         classes, probabilities, predicted = data.classes, data.probabilities, data.predicted
         accuracy, n = scores.per_class(predicted == data.labels, data.labels, len(classes))
         few = scores.under_represented(data.train_counts)
+        by_class = scores.by_class(probabilities, data.labels)
         files.write_csv(folder.confusion, ["true \\ predicted", *classes],
                         [(cls, *row) for cls, row in zip(classes, data.matrix().tolist(), strict=True)])
         files.write_csv(folder.accuracy,
-                        ["class", "accuracy", "test_videos", "train_videos", "under_represented"],
-                        [(cls, "" if np.isnan(a) else f"{a:.6g}", k, t, int(f)) for cls, a, k, t, f
-                         in zip(classes, accuracy, n, data.train_counts, few, strict=True)])
+                        ["class", "accuracy", "test_videos", "train_videos", "under_represented", *by_class],
+                        [(cls, shown(a), k, t, int(f), *map(shown, rest)) for cls, a, k, t, f, *rest
+                         in zip(classes, accuracy, n, data.train_counts, few, *by_class.values(),
+                                strict=True)])
         files.write_csv(folder.predictions, ["video", "class", "label", "group", "predicted",
                                              "predicted_class", "right", *(COLUMN + cls for cls in classes)],
                         [(v.name, v.cls, label, v.group, guess, classes[guess], int(guess == label),
@@ -52,7 +54,12 @@ def write(test, data, more, num_videos, seed):
         draw(folder, data, accuracy, n, few, note, num_videos, seed)
     top5 = f"top-5 {metrics['top5']:.3f}, " if len(data.classes) > 5 else ""
     return (f"test {note}; {top5}mean class accuracy {metrics['mean_class_accuracy']:.3f}, "
-            f"{metrics['classes']} classes")
+            f"macro F1 {metrics['macro_f1']:.3f}, {metrics['classes']} classes")
+
+
+def shown(value):
+    """A figure of a table; empty where there is none."""
+    return "" if np.isnan(value) else f"{value:.6g}"
 
 
 def draw(folder, data, accuracy, n, few, note, num_videos, seed):

@@ -39,11 +39,14 @@ def top_k(values, labels):
 
 
 def summarise(probabilities, labels, groups):
-    """{top1, top3, top5, mean_class_accuracy, loss, ci95, videos, groups, classes} of (N, C)."""
+    """{top1, top3, top5, mean_class_accuracy, macro_f1, mean_average_precision, loss, ci95, videos, groups,
+    classes} of (N, C). Means over classes are over those that have a video."""
     right = probabilities.argmax(1) == labels
     accuracy = per_class(right, labels, probabilities.shape[1])[0]
     chosen = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
     return {**top_k(probabilities, labels), "mean_class_accuracy": float(np.nanmean(accuracy)),
+            **{name: float(np.nanmean(by_class(probabilities, labels)[one])) for name, one in
+               (("macro_f1", "f1"), ("mean_average_precision", "average_precision"))},
             "loss": float(-np.log(chosen).mean()), "ci95": share_of(right, groups).ci95,
             "videos": len(labels), "groups": len(set(groups)), "classes": int(len(set(labels.tolist())))}
 
@@ -53,6 +56,27 @@ def per_class(right, labels, classes):
     n = np.bincount(labels, minlength=classes)
     hits = np.bincount(labels, right, minlength=classes)
     return np.divide(hits, n, out=np.full(classes, np.nan), where=n > 0), n
+
+
+def by_class(probabilities, labels):
+    """{"precision", "recall", "f1", "average_precision": float (C,)} of (N, C); NaN for a class without a
+    video, and the precision of one that is never answered is 0."""
+    guesses, classes = probabilities.argmax(1), probabilities.shape[1]
+    n, said = (np.bincount(some, minlength=classes) for some in (labels, guesses))
+    hits = np.bincount(labels[guesses == labels], minlength=classes)
+    figures = {"precision": hits / np.maximum(said, 1), "recall": hits / np.maximum(n, 1),
+               "f1": 2 * hits / np.maximum(n + said, 1),
+               "average_precision": np.array([average_precision(p, labels == c)
+                                              for c, p in enumerate(probabilities.T)])}
+    return {name: np.where(n > 0, values, np.nan) for name, values in figures.items()}
+
+
+def average_precision(values, positive):
+    """The mean over the positives, bool (N,), of the precision among all whose value (N,) is as high."""
+    order = np.argsort(-values, kind="stable")
+    last = np.flatnonzero(np.diff(values[order], append=-np.inf))       # of equal values
+    hits = np.cumsum(positive[order])[last]
+    return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / max(hits[-1], 1))
 
 
 FEW_MEANS = "at most 0.9 of the training videos of a mean class"

@@ -1,0 +1,207 @@
+"""Clips of a whole video, of several lengths in a batch, and classes of very different sizes."""
+import itertools
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from commands import call, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import refused
+from sklearn import metrics
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional as F
+
+import models
+import utils
+from lrcn.checkpoints import PROJECTIONS, READOUTS
+from lrcn.data.frames import ClipSampler
+from lrcn.data.manifest import SampledVideo
+from lrcn.evaluation import scores
+from lrcn.training.feeds import class_weights, epoch_steps
+from lrcn.training.loop import Learner
+from lrcn.training.recipe import Recipe
+
+
+def video(frames):
+    return SampledVideo("v", "A", "g", frames)
+
+
+# ---------------------------------------------------------------- which frames
+
+@given(frames=st.integers(1, 90), length=st.integers(1, 20), view=st.integers(0, 3),
+       number=st.sampled_from([1, 2, 5, "all"]))
+def test_spread_frames_lie_one_in_each_of_equal_parts(frames, length, view, number):
+    sampler = ClipSampler(length, spread=True, repeat=False)
+    sets = sampler.windows(video(frames), number)
+    clips = sets + sampler.training(video(frames), view, 0, 1 if number == "all" else number)
+    for clip in clips:
+        count = min(length, frames)
+        assert len(clip.frames) == count == sampler.count(video(frames))
+        assert [i * count // frames for i in clip.frames] == [*range(count)] or frames % count
+        parts = [range(k * frames // count, (k + 1) * frames // count) for k in range(count)]
+        assert all(i in part for i, part in zip(clip.frames, parts, strict=True))
+    if number == "all" and frames % min(length, frames) == 0:   # every frame once
+        assert sorted(i for clip in sets for i in clip.frames) == [*range(frames)]
+    if number == 1 and frames == 9 * length:
+        assert sets[0].frames == tuple(range(4, frames, 9))     # the middles
+
+
+def test_random_moments_reach_every_frame_of_their_part():
+    sampler = ClipSampler(4, spread=True)
+    seen = [sampler.training(video(12), view, 7)[0].frames for view in range(1, 200)]
+    assert all(set(column) == set(range(3 * k, 3 * k + 3)) for k, column in enumerate(zip(*seen, strict=True)))
+
+
+@given(frames=st.integers(1, 400), most=st.integers(1, 300), view=st.integers(0, 3))
+def test_all_frames_of_a_video_are_read_once_and_at_most_so_many(frames, most, view):
+    [clip] = ClipSampler(None, repeat=False, max_frames=most).training(video(frames), view, 0)
+    assert len(clip.frames) == min(frames, most) == len(set(clip.frames))
+    assert frames > most or clip.frames == tuple(range(frames))
+
+
+@given(frames=st.integers(1, 90), length=st.integers(1, 12), view=st.integers(0, 5),
+       stride=st.sampled_from([1, 2, 7, "random"]), repeat=st.booleans())
+def test_a_stride_is_one_for_the_clip_and_fits_its_video(frames, length, view, stride, repeat):
+    sampler = ClipSampler(length, stride=stride, repeat=repeat)
+    [clip] = sampler.training(video(frames), view, 3)
+    largest = max(1, (frames - 1) // max(1, length - 1))
+    real = clip.frames[:min(length, frames)]
+    steps = set(np.diff(real).tolist())
+    assert len(steps) <= 1 and all(1 <= s <= largest and (stride == "random" or s <= stride) for s in steps)
+    assert clip.frames[-1] < frames and len(clip.frames) == (length if repeat else min(length, frames))
+    if stride == "random" and length > 1:
+        test = sampler.windows(video(frames))[0].frames
+        assert frames < length or test[1] - test[0] == largest
+
+
+# ---------------------------------------------------------------- lengths in a batch
+
+@pytest.mark.parametrize("readout, projection", itertools.product(READOUTS, PROJECTIONS))
+def test_a_padded_batch_is_each_clip_by_itself(readout, projection):
+    """Logits and gradients, whatever the padding holds, in any order of the batch."""
+    random = torch.Generator().manual_seed(0)
+    for rnn, both, per_step, hidden in itertools.product(("lstm", "gru"), (True, False), (True, False),
+                                                         (None, 3)):
+        head = models.Head(6, 3, latent_dim=5, hidden_size=4, lstm_layers=1, readout=readout, rnn=rnn,
+                           projection=projection, bidirectional=both, per_step=per_step,
+                           classifier_hidden=hidden).double().eval()
+        lengths = torch.randint(1, 41, (6,), generator=random)
+        x = torch.randn(6, int(lengths.max()), 6, dtype=torch.double, generator=random)
+        for i, length in enumerate(lengths):
+            x[i, length:] = torch.nan
+        order = torch.randperm(6, generator=random)
+        logits, expected = head(x, lengths), torch.cat([head(x[i:i + 1, :n]) for i, n in enumerate(lengths)])
+        torch.testing.assert_close(logits, expected, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(head(x[order], lengths[order]), expected[order], atol=1e-9, rtol=1e-9)
+        for one, other in zip(*(torch.autograd.grad(out.square().sum(), head.parameters(), allow_unused=True)
+                                for out in (logits, expected)), strict=True):
+            if other is not None:
+                torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("smoothing, weights", [(0, None), (0.1, [0.5, 1.5, 1.0])])
+def test_a_loss_per_step_is_each_clips_mean_over_its_own_steps(smoothing, weights):
+    torch.manual_seed(0)
+    head = models.Head(6, 3, latent_dim=5, hidden_size=4, per_step=True, dropout=0).train()
+    weights = weights and torch.tensor(weights)
+    learner = Learner(head, [{"params": list(head.parameters()), "lr": 1.0}],
+                      Recipe(label_smoothing=smoothing), SimpleNamespace(labels=torch.zeros(4), lengths=None),
+                      torch.device("cpu"), weights=weights)
+    lengths, labels, x = torch.tensor([3, 1, 5]), torch.tensor([0, 2, 1]), torch.randn(3, 5, 6)
+    loss, _ = learner.loss(x, labels, lengths)
+    alone = [F.cross_entropy(head(x[i:i + 1, :n])[0], labels[i].expand(n), weights, reduction="none",
+                             label_smoothing=smoothing).mean() for i, n in enumerate(lengths)]
+    torch.testing.assert_close(loss, torch.stack(alone).mean())
+
+
+def feed_of(labels, lengths=None):
+    return SimpleNamespace(labels=torch.tensor(labels), lengths=None if lengths is None else torch.tensor(lengths))
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=2, max_size=150), size=st.integers(1, 16))
+def test_batches_of_like_lengths_hold_every_clip_once(lengths, size):
+    steps = epoch_steps(feed_of([0] * len(lengths), lengths), Recipe(batch_size=size), 1)
+    assert sorted(torch.cat([clips for clips, _ in steps]).tolist()) == [*range(len(lengths))]
+    if size == 16 and len(lengths) == 128:      # one chunk: sorted
+        assert sum(max(lengths[i] for i in clips) * len(clips) for clips, _ in steps) <= sum(
+            sorted(lengths)[k // 16 * 16 + 15] for k in range(128))
+
+
+# ---------------------------------------------------------------- classes of uneven size
+
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=60))
+def test_balanced_weights_are_scikit_learns(labels):
+    labels += [0, 1, 2, 3]
+    got = class_weights(Recipe(class_weights="balanced"), torch.tensor(labels), "abcd")
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    assert np.allclose(got.numpy(), expected, rtol=1e-5)
+
+
+def test_weights_of_a_file_count_one_in_the_mean(tmp_path):
+    table = tmp_path / "weights.csv"
+    table.write_text("class,weight\nb,3\na,1\n")
+    got = class_weights(Recipe(class_weights=str(table)), torch.tensor([0, 0, 1]), ["a", "b"])
+    assert got.tolist() == pytest.approx([3 / 5, 9 / 5])
+
+
+def test_a_balanced_sampler_shows_every_class_equally_often():
+    labels, recipe = [0] * 90 + [1] * 10, Recipe(sampler="balanced")
+    shown = torch.cat([clips for epoch in range(40) for clips, _ in epoch_steps(feed_of(labels), recipe, epoch)])
+    assert len(shown) == 4000 and 0.45 < float((shown >= 90).float().mean()) < 0.55
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
+def test_precision_recall_f1_and_average_precision_are_scikit_learns(videos, classes, seed):
+    rng = np.random.default_rng(seed)
+    p, labels = rng.dirichlet(np.ones(classes), videos).round(1), rng.integers(0, classes, videos)
+    got, there = scores.by_class(p, labels), np.bincount(labels, minlength=classes) > 0
+    expected = metrics.precision_recall_fscore_support(labels, p.argmax(1), labels=range(classes),
+                                                       zero_division=0)
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        assert np.allclose(got[name][there], values[there]) and np.isnan(got[name][~there]).all()
+    for c in np.flatnonzero(there):
+        assert got["average_precision"][c] == pytest.approx(metrics.average_precision_score(labels == c, p[:, c]))
+    summary = scores.summarise(p, labels, labels)
+    assert summary["macro_f1"] == pytest.approx(metrics.f1_score(labels, p.argmax(1), average="macro",
+                                                                 labels=np.flatnonzero(there), zero_division=0))
+
+
+# ---------------------------------------------------------------- through the scripts
+
+@pytest.fixture(scope="module")
+def long(demo, once):
+    """Sampled clips that hold all frames of their videos, and these are of several lengths."""
+    def make(folder):
+        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder / "long",
+             "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", "all", "--sampling_rate", 4,
+             "--num_workers", 1, "--no-report")
+        return folder / "long"
+    return once("long", make)
+
+
+SMALL = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--latent_dim", 8,
+         "--hidden_size", 4, "--lstm_layers", 1, "--epochs", 2, "--val_check_interval", 1, "--no-pictures",
+         "--num_workers", 1, "--batch_size", 8)
+WHOLE = {"all": ("--num_frames_video", "all"), "spread": ("--num_frames_video", 6, "--spread", "--views", 2,
+                                                          "--augment", "none"),
+         "random": ("--num_frames_video", 3, "--stride", "random", "--views", 2, "--augment", "none")}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_run_of_whole_videos_goes_through_the_scripts(demo, long, tmp_path, kind):
+    flags = ("--sampled_data_path", long, "--ucf_list_dir", demo / "ucfTrainTestlist", *SMALL, *WHOLE[kind])
+    out = call("train.py", *flags, "--local_dir", tmp_path).out
+    folder = out.splitlines()[-1]
+    whole = call("test.py", folder, "--num_videos", 0, "--test_windows", 2).out
+    assert "macro F1" in whole and ("all" in whole or kind == "random")
+    film = next((demo / "UCF-101").glob("*/*.avi"))
+    said = call("test_on_video.py", folder, "--video_path", film, "--no-video").out
+    if kind == "all":
+        assert "reads whole videos" in said and "encoding" in out
+    refused("test_continues_movie.py", folder, says="neighbouring frames")
