@@ -101,8 +101,8 @@ def training_samples(recipe, run=None, say=cli.say):
     if not parts["val"] and recipe.split_size and not rows:
         raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
                         "0 trains on all, without a validation")
-    if not parts["val"] and recipe.scheduler == "plateau":
-        raise UserError("--scheduler plateau: it follows the validation loss; give a --split_size above 0")
+    if not parts["val"] and recipe.validated:
+        raise UserError(f"{recipe.validated}: it follows the validation; give a --split_size above 0")
     return splits.make_samples(parts, classes), classes
 
 

@@ -76,9 +76,9 @@ def compare(args, base, space, validation):
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
     asked = settings or [base, *(base.with_({d.name: v}) for d in space for v in d.values)]
-    if any(s.recipe.scheduler == "plateau" for s in asked):
-        raise UserError("--scheduler plateau: it follows a validation loss, and what is held out here must "
-                        "choose nothing; take another course")
+    for flag in filter(None, (s.recipe.validated for s in asked)):
+        raise UserError(f"{flag}: it follows a validation, and what is held out here must choose nothing; "
+                        f"leave the flag out")
     for start, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
         dataset.refuse_leaks(start, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")

@@ -222,6 +222,12 @@ class Recipe:
         return self.train_encoder == "none"
 
     @property
+    def validated(self):
+        """The flag, with its value, by which the training follows its validation; "" where none does."""
+        return ("--scheduler plateau" if self.scheduler == "plateau" else
+                f"--patience {self.patience}" if self.patience else "")
+
+    @property
     def last_blocks(self):
         """K of last:K; None where all blocks are trained, or none is."""
         return int(self.train_encoder[5:]) if self.train_encoder.startswith("last:") else None
