@@ -96,6 +96,17 @@ def sampled(demo, once):
 
 
 @pytest.fixture(scope="session")
+def long(demo, once):
+    """Folder of sampled clips that hold 10 frames a second of all of their videos, which differ in length."""
+    def make(folder):
+        commands.call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+                      folder / "long", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract",
+                      "all", "--sampling_rate", 2.5, "--num_workers", 1, "--no-report")
+        return folder / "long"
+    return once("long", make)
+
+
+@pytest.fixture(scope="session")
 def flowing(demo, sampled, once):
     """The `sampled` folder with two fields of optical flow a frame. Do not change it: copy it."""
     def make(folder):

@@ -1,22 +1,19 @@
 """Clips of a whole video, of several lengths in a batch, and classes of very different sizes."""
 import itertools
-import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from commands import call, run
+from commands import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import refused
+from runs import flags, load, refused, table, train
 from sklearn import metrics
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 import models
-import utils
 from lrcn.checkpoints import PROJECTIONS, READOUTS
 from lrcn.data.frames import ClipSampler
 from lrcn.data.manifest import SampledVideo
@@ -53,7 +50,8 @@ def test_spread_frames_lie_one_in_each_of_equal_parts(frames, length, view, numb
 def test_random_moments_reach_every_frame_of_their_part():
     sampler = ClipSampler(4, spread=True)
     seen = [sampler.training(video(12), view, 7)[0].frames for view in range(1, 200)]
-    assert all(set(column) == set(range(3 * k, 3 * k + 3)) for k, column in enumerate(zip(*seen, strict=True)))
+    for k, column in enumerate(zip(*seen, strict=True)):
+        assert set(column) == set(range(3 * k, 3 * k + 3))
 
 
 @given(frames=st.integers(1, 400), most=st.integers(1, 300), view=st.integers(0, 3))
@@ -119,7 +117,7 @@ def test_a_loss_per_step_is_each_clips_mean_over_its_own_steps(smoothing, weight
 
 
 def feed_of(labels, lengths=None):
-    return SimpleNamespace(labels=torch.tensor(labels), lengths=None if lengths is None else torch.tensor(lengths))
+    return SimpleNamespace(labels=torch.tensor(labels), lengths=lengths and torch.tensor(lengths))
 
 
 @settings(max_examples=40, deadline=None)
@@ -151,7 +149,8 @@ def test_weights_of_a_file_count_one_in_the_mean(tmp_path):
 
 def test_a_balanced_sampler_shows_every_class_equally_often():
     labels, recipe = [0] * 90 + [1] * 10, Recipe(sampler="balanced")
-    shown = torch.cat([clips for epoch in range(40) for clips, _ in epoch_steps(feed_of(labels), recipe, epoch)])
+    shown = torch.cat([clips for epoch in range(40) for clips, _ in
+                       epoch_steps(feed_of(labels), recipe, epoch)])
     assert len(shown) == 4000 and 0.45 < float((shown >= 90).float().mean()) < 0.55
 
 
@@ -166,42 +165,41 @@ def test_precision_recall_f1_and_average_precision_are_scikit_learns(videos, cla
     for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
         assert np.allclose(got[name][there], values[there]) and np.isnan(got[name][~there]).all()
     for c in np.flatnonzero(there):
-        assert got["average_precision"][c] == pytest.approx(metrics.average_precision_score(labels == c, p[:, c]))
-    summary = scores.summarise(p, labels, labels)
-    assert summary["macro_f1"] == pytest.approx(metrics.f1_score(labels, p.argmax(1), average="macro",
-                                                                 labels=np.flatnonzero(there), zero_division=0))
+        oracle = metrics.average_precision_score(labels == c, p[:, c])
+        assert got["average_precision"][c] == pytest.approx(oracle)
+    oracle = metrics.f1_score(labels, p.argmax(1), average="macro", labels=np.flatnonzero(there),
+                              zero_division=0)
+    assert scores.summarise(p, labels, labels)["macro_f1"] == pytest.approx(oracle)
 
 
 # ---------------------------------------------------------------- through the scripts
 
-@pytest.fixture(scope="module")
-def long(demo, once):
-    """Sampled clips that hold all frames of their videos, and these are of several lengths."""
-    def make(folder):
-        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", folder / "long",
-             "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", "all", "--sampling_rate", 4,
-             "--num_workers", 1, "--no-report")
-        return folder / "long"
-    return once("long", make)
-
-
-SMALL = ("--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 32, "--latent_dim", 8,
-         "--hidden_size", 4, "--lstm_layers", 1, "--epochs", 2, "--val_check_interval", 1, "--no-pictures",
-         "--num_workers", 1, "--batch_size", 8)
-WHOLE = {"all": ("--num_frames_video", "all"), "spread": ("--num_frames_video", 6, "--spread", "--views", 2,
-                                                          "--augment", "none"),
+WHOLE = {"all": ("--num_frames_video", "all", "--views", 2),
+         "spread": ("--num_frames_video", 6, "--spread", "--views", 2, "--augment", "none"),
          "random": ("--num_frames_video", 3, "--stride", "random", "--views", 2, "--augment", "none")}
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_run_of_whole_videos_goes_through_the_scripts(demo, long, tmp_path, kind):
-    flags = ("--sampled_data_path", long, "--ucf_list_dir", demo / "ucfTrainTestlist", *SMALL, *WHOLE[kind])
-    out = call("train.py", *flags, "--local_dir", tmp_path).out
-    folder = out.splitlines()[-1]
-    whole = call("test.py", folder, "--num_videos", 0, "--test_windows", 2).out
-    assert "macro F1" in whole and ("all" in whole or kind == "random")
+def test_a_run_on_whole_videos_goes_through_the_scripts(demo, long, tmp_path, kind):
+    folder = train(demo, long, tmp_path, "--epochs", 2, *WHOLE[kind])
+    tested = call("test.py", folder, "--num_videos", 0, "--test_windows", 2).out
+    assert "macro F1" in tested and ("one window a video" in tested) == (kind == "all")
     film = next((demo / "UCF-101").glob("*/*.avi"))
-    said = call("test_on_video.py", folder, "--video_path", film, "--no-video").out
-    if kind == "all":
-        assert "reads whole videos" in said and "encoding" in out
+    watched = call("test_on_video.py", folder, "--video_path", film, "--no-video").out
+    assert ("reads whole videos" in watched) == (kind == "all")
+    assert ("spread over their videos" in watched) == (kind == "spread")
     refused("test_continues_movie.py", folder, says="neighbouring frames")
+    if kind == "spread":    # each frame was encoded once, and no view of another crop was
+        again = call("train.py", *flags(demo, long, tmp_path, "--epochs", 1, *WHOLE["spread"])).out
+        assert "train and val: all" in again and "view 1 of train: all" in again and "encoding" not in again
+
+
+def test_a_training_that_gets_no_better_ends_early_and_stays_so(demo, sampled, tmp_path):
+    folder = train(demo, sampled, tmp_path, "--epochs", 30, "--lr", 1e-9, "--patience", 3)
+    rows = table(folder / "metrics.csv")
+    assert len(rows) < 30 and load(folder)["epoch"] == len(rows)
+    assert len(rows) - load(folder, "best")["epoch"] == 3
+    assert "--patience 3" in call("train.py", "--resume", folder).out
+    assert len(table(folder / "metrics.csv")) == len(rows)
+    refused("train.py", *flags(demo, sampled, tmp_path, "--patience", 3, "--split_size", 0),
+            says="--patience 3")

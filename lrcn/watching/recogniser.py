@@ -36,11 +36,12 @@ class Stream:
     engines.FrameEncoder. `encoded` counts the frames that went through it."""
 
     def __init__(self, encoder, length):
-        self.encoder, self.transform, self.length = encoder, encoder.transform, length
-        self.restart()
+        self.encoder, self.transform = encoder, encoder.transform
+        self.restart(length)
 
-    def restart(self):
-        """Forget the frames so far: the next ones are of another video."""
+    def restart(self, length):
+        """Forget the frames so far: the next ones are of another video, and windows hold `length` of them."""
+        self.length = length
         self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
 
     def crop(self, frame, flow=None):
@@ -150,10 +151,10 @@ class Recogniser:
         """Frames that were encoded since the last start, by each stream."""
         return max(stream.encoded for stream in self.streams)
 
-    def restart(self):
-        """Forget the frames so far: the next ones are of another video."""
+    def restart(self, length=None):
+        """Forget the frames so far: the next ones are of another video. length: of windows, where not T."""
         for stream in self.streams:
-            stream.restart()
+            stream.restart(length or self.length)
 
     def crop(self, frame, flow=None):
         """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
@@ -202,6 +203,10 @@ class Recogniser:
                 history.times[:] = source.times()[indices].tolist()
             fields = fields_at(path, indices, self.flow) if self.flow else [None] * len(frames)
             crops = [self.crop(*seen) for seen in zip(frames, fields, strict=True)]
+        if short > 0 and self.trained and self.trained.recipe.mask_short:
+            history.length = len(dict.fromkeys(history.times))
+            history.times, crops = history.times[:history.length], crops[:history.length]
+            self.restart(history.length)
         if crops:
             yield history.add(self.answers(crops))
 
