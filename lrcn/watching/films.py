@@ -126,7 +126,7 @@ class Labeller:
                     break
             if not known:
                 raise KeyboardInterrupt("nothing was done yet")
-            last = known + self.recogniser.length - 2
+            last = known + history.length - 2
             for sampled in range(known, last + 1 if drawing else 0):
                 draw(sampled, history.times[sampled] + half)
             if drawing:
