@@ -200,7 +200,7 @@ def main():
         feed = FeatureFeed([values.astype(np.float16)], samples, device)
         head = models.Head(width, 101).to(device)
         groups = [{"params": list(head.parameters()), "lr": Recipe.lr}]
-        learner, progress = loop.Learner(head, groups, Recipe(), args.clips, device), loop.Progress()
+        learner, progress = loop.Learner(head, groups, Recipe(), feed, device), loop.Progress()
         seconds = []
         for _ in loop.epochs(learner, feed, progress, args.repeats + 1):
             seconds.append(progress.seconds)

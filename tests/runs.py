@@ -103,7 +103,8 @@ def other_value(name, recipe):
     """A value that a field of Recipe may have, and that this recipe has not."""
     [kind] = [f.metadata["kind"] for f in dataclasses.fields(Recipe) if f.name == name]
     special = {"img_dim": 40, "encoder": "squeezenet1_0", "encoder_weights": "none.pth",
-               "train_encoder": "last:2", "streams": ["one", "two"], "chosen_classes": ["one", "two"]}
+               "train_encoder": "last:2", "streams": ["one", "two"], "chosen_classes": ["one", "two"],
+               "stride": "random", "class_weights": "balanced"}
     candidates = [special.get(name, "other"), *getattr(kind, "words", ()), True, False, 3, 2, 0.3]
     return next(value for value in candidates if kind.fault(value) is None and value != getattr(recipe, name))
 

@@ -3,6 +3,7 @@ import contextlib
 import copy
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def use(state, source="--model_dir x"):
         shares = softmax(model.eval()(frames))
     assert torch.isfinite(shares).all() and shares.shape == (1, len(classes))
     Progress.of(state["progress"], source)
-    learner = Learner(model.head, [{"params": list(model.head.parameters()), "lr": recipe.lr}], recipe, 10,
+    feed = SimpleNamespace(labels=torch.zeros(10), lengths=None)
+    learner = Learner(model.head, [{"params": list(model.head.parameters()), "lr": recipe.lr}], recipe, feed,
                       torch.device("cpu"))
     learner.restore(state["learner"], source)
     learner._set_rates()

@@ -78,7 +78,7 @@ def test_a_stride_is_one_for_the_clip_and_fits_its_video(frames, length, view, s
 
 # ---------------------------------------------------------------- lengths in a batch
 
-@pytest.mark.parametrize("readout, projection", itertools.product(READOUTS, PROJECTIONS))
+@pytest.mark.parametrize("readout, projection", [*itertools.product(READOUTS, PROJECTIONS)])
 def test_a_padded_batch_is_each_clip_by_itself(readout, projection):
     """Logits and gradients, whatever the padding holds, in any order of the batch."""
     random = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ from runs import one_line
 import models
 from lrcn.base.cli import UserError
 from lrcn.data import fields
-from lrcn.data.frames import Clip, Cut, clip_frames, windows
+from lrcn.data.frames import Clip, ClipSampler, Cut, clip_frames
 from lrcn.data.manifest import FLOW, read_sampled
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.inventory import needed_videos
@@ -115,7 +115,7 @@ def test_the_flow_of_a_cut_leads_from_picture_to_picture(flowing):
 def test_features_of_flow_are_those_of_the_flow_that_is_there(flowing, tmp_path):
     folder = shutil.copytree(flowing, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     videos = read_sampled(folder)[:2]
-    clips = [windows(video, 5)[0] for video in videos]
+    clips = [ClipSampler(5).windows(video)[0] for video in videos]
     torch.manual_seed(0)
     encoder = models.build_encoder("squeezenet1_1", None, 32, "flow")
     first = np.asarray(encode_clips(encoder, clips, folder, CPU))

@@ -6,17 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.data.frames import (
-    AUGMENT,
-    LEFT,
-    Clip,
-    Transform,
-    clip_frames,
-    crop_box,
-    to_input,
-    training_clips,
-    windows,
-)
+from lrcn.data.frames import AUGMENT, LEFT, Clip, ClipSampler, Transform, clip_frames, crop_box, to_input
 from lrcn.data.manifest import SampledVideo
 from lrcn.video.writer import write_clip
 
@@ -29,7 +19,7 @@ VIDEOS = st.builds(SampledVideo, st.text("abc", min_size=1, max_size=4), st.samp
 
 @given(VIDEOS, st.integers(1, 20), st.one_of(st.just("all"), st.integers(1, 12)))
 def test_windows_are_consecutive_frames_spread_over_the_video(video, length, number):
-    found = windows(video, length, number)
+    found = ClipSampler(length).windows(video, number)
     starts = [clip.frames[0] for clip in found]
     assert starts == sorted(set(starts))
     assert len(found) == min(max(1, video.frames - length + 1), number if number != "all" else 10**6)
@@ -44,8 +34,8 @@ def test_windows_are_consecutive_frames_spread_over_the_video(video, length, num
 
 
 def test_one_window_is_the_middle_one():
-    assert windows(SampledVideo("v", "A", "g", 9), 5)[0].frames == (2, 3, 4, 5, 6)
-    assert windows(SampledVideo("v", "A", "g", 3), 5)[0].frames == (0, 1, 2, 2, 2)
+    assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 9))[0].frames == (2, 3, 4, 5, 6)
+    assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 3))[0].frames == (0, 1, 2, 2, 2)
 
 
 # ---------------------------------------------------------------- crops
@@ -66,7 +56,7 @@ def test_a_crop_lies_inside_the_frame(height, width, video, view, seed):
 
 
 def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
-    clips = [training_clips(SampledVideo(name, "A", "g", 1000), 5, view, 0)[0]
+    clips = [ClipSampler(5).training(SampledVideo(name, "A", "g", 1000), view, 0)[0]
              for name in "abcdefghijklmnop" for view in range(1, 17)]
     boxes = [crop_box(240, 320, TRANSFORM, clip, 0) for clip in clips]
     assert len(set(boxes)) > 245 and len({clip.frames for clip in clips}) > 200

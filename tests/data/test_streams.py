@@ -9,7 +9,7 @@ from runs import train
 
 import models
 import utils
-from lrcn.data.frames import MODALITIES, Clip, clip_frames, differences, source_frames, windows
+from lrcn.data.frames import MODALITIES, Clip, ClipSampler, clip_frames, differences, source_frames
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features import surgery
 from lrcn.features.features import FrameEncoder
@@ -56,7 +56,7 @@ def test_a_difference_is_that_from_the_sampled_frame_before_around_grey(clip_of,
 
 def test_a_video_of_one_frame_has_a_grey_difference(clip_of):
     folder, video = clip_of(1)
-    found = clip_frames(folder, windows(video, 5)[0], encoder_for("rgbdiff").transform, 0)
+    found = clip_frames(folder, ClipSampler(5).windows(video)[0], encoder_for("rgbdiff").transform, 0)
     assert found.shape == (5, 32, 32, 3) and (found == 128).all()
 
 
@@ -87,7 +87,7 @@ def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, 
     slider = Recogniser.of_run(trained, torch.device("cpu"))
     video = read_sampled(sampled)[0]
     frames = source_frames(sampled, video, range(5))
-    clip = clip_frames(sampled, windows(video, 5)[0], trained.model.encoder.transform, 0)
+    clip = clip_frames(sampled, ClipSampler(5).windows(video)[0], trained.model.encoder.transform, 0)
     with torch.inference_mode():
         expected = trained.model(torch.from_numpy(clip[None]).movedim(-1, -3)).softmax(1).numpy()
     answers = slider.answers([slider.crop(frame) for frame in frames])

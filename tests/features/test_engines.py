@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from lrcn.base.cli import UserError
-from lrcn.data.frames import Transform, windows
+from lrcn.data.frames import ClipSampler, Transform
 from lrcn.data.manifest import read_sampled
 from lrcn.features import engines, surgery
 from lrcn.features.engines import Engine, FrameEncoder, attempt, candidates, fastest
@@ -158,7 +158,7 @@ def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, ma
     monkeypatch.setitem(engines.RUNNERS, "openvino", broken)
     monkeypatch.setattr(Engine, "version", "1.0")
     folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
-    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:2]]
+    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(folder)[:2]]
     options = Options(CPU, 0, backend="auto")
     encode_clips(encoder, clips, folder, options)
     refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
@@ -178,7 +178,7 @@ def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, mac
     monkeypatch.setitem(engines.RUNNERS, "openvino", runner)
     monkeypatch.setattr(Engine, "version", "1.0")
     (tmp_path / "sampled").symlink_to(sampled)
-    clips = [windows(video, 5)[0] for video in read_sampled(sampled)[:2]]
+    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(sampled)[:2]]
     plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
     capsys.readouterr()
     auto = Options(CPU, 0, backend="auto", cache=False)

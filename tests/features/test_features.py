@@ -12,7 +12,7 @@ import torch
 import models
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.data.frames import Clip, clip_frames, training_clips, window, windows
+from lrcn.data.frames import Clip, ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
 from lrcn.features.features import Options, encode_clips
@@ -36,7 +36,7 @@ def folder(sampled, tmp_path):
 
 @pytest.fixture
 def clips(folder):
-    return [windows(video, LENGTH)[0] for video in read_sampled(folder)[:9]]
+    return [ClipSampler(LENGTH).windows(video)[0] for video in read_sampled(folder)[:9]]
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, c
 def test_other_clips_cost_the_frames_that_are_new(encoder, folder, encoded):
     """Other windows, another order, more videos, fewer: what is known of a frame is known."""
     videos = read_sampled(folder)
-    encode_clips(encoder, [window(video, 0, 3) for video in videos[:4]], folder, CPU)
-    values = encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]], folder, CPU)
+    encode_clips(encoder, [Clip(video, (0, 1, 2)) for video in videos[:4]], folder, CPU)
+    later = [Clip(video, (2, 3, 4)) for video in videos[3::-1]]
+    values = encode_clips(encoder, later, folder, CPU)
     assert encoded == [12, 8]       # windows share two of their three frames
-    assert np.array_equal(values, encode_clips(encoder, [window(video, 2, 3) for video in videos[3::-1]],
-                                               folder, replace(CPU, cache=False)))
-    encode_clips(encoder, [windows(video, 5)[0] for video in videos[:6]], folder, CPU)
+    assert np.array_equal(values, encode_clips(encoder, later, folder, replace(CPU, cache=False)))
+    encode_clips(encoder, [ClipSampler(5).windows(video)[0] for video in videos[:6]], folder, CPU)
     assert encoded == [12, 8, 12, 10]
-    encode_clips(encoder, [windows(videos[1], 5)[0]], folder, CPU)
+    encode_clips(encoder, [ClipSampler(5).windows(videos[1])[0]], folder, CPU)
     assert len(encoded) == 4
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_table_of_fingerprints_is_made_again(encoder, folder, clips, e
 
 def test_an_entry_belongs_to_its_encoder_transform_view_and_precision(encoder, folder, clips, encoded):
     clips = clips[:3]
-    view = [training_clips(clip.video, LENGTH, 1, 42)[0] for clip in clips]
+    view = [ClipSampler(LENGTH).training(clip.video, 1, 42)[0] for clip in clips]
     torch.manual_seed(1)
     other = models.build_encoder("squeezenet1_1", None, 32)
     differing = models.build_encoder("squeezenet1_1", encoder.backbone.state_dict(), 32, "rgbdiff")

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 import models
 from lrcn.base import files
 from lrcn.base.cli import UserError
-from lrcn.data.frames import windows
+from lrcn.data.frames import ClipSampler
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
 from lrcn.features.features import Options, encode_clips
@@ -39,7 +39,7 @@ def folder(sampled, tmp_path):
 def encode(folder, number=9):
     torch.manual_seed(0)
     encoder = models.build_encoder("squeezenet1_1", None, 32)
-    clips = [windows(video, 5)[0] for video in read_sampled(folder)[:number]]
+    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(folder)[:number]]
     return np.asarray(encode_clips(encoder, clips, folder, CPU))
 
 
@@ -145,7 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.content, self.readers, self.others, self.during = list(range(1, VIDEOS + 1)), [], {}, None
         self.patches = contextlib.ExitStack()
         for name, fake in {
-                "unique_rows": lambda entries: (entries, np.arange(len(entries))[:, None]),
+                "unique_rows": lambda entries: (entries, np.arange(len(entries))[:, None], None),
                 "entries_of": lambda folder, entries, seed, parts: (entries, {}),
                 "store_key": lambda *_: KEY, "_encode": self.put_all, "cli": mock.Mock(),
                 "FrameEncoder": mock.Mock(),

@@ -7,7 +7,7 @@ from runs import flags, last_line, load, read_json, refused, report_of, table, t
 
 import utils
 from lrcn.base.cli import UserError
-from lrcn.data.frames import clip_frames, windows
+from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
 from lrcn.video.flow import Flow
 from lrcn.watching.recogniser import Recogniser
@@ -65,5 +65,5 @@ def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, flow_run):
     recogniser.look_through(demo / "UCF-101" / row["source"])
     first = int(row["start"]) // int(row["stride"])
     film = torch.cat(seen)[first:first + 5].numpy().astype(int)
-    clip = clip_frames(flowing, windows(video, 5)[0], trained.model.encoder.transform, 0)
+    clip = clip_frames(flowing, ClipSampler(5).windows(video)[0], trained.model.encoder.transform, 0)
     assert abs(film - clip).mean() < 1 and abs(film - clip).max() < 40      # JPEG

@@ -14,7 +14,7 @@ from runs import data_flags, half_files, last_line, load, one_line, read_json, r
 import dataset
 import utils
 from lrcn.data import split_lists
-from lrcn.data.frames import clip_frames, windows
+from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.evaluation import results
 from lrcn.features.features import Options, predict_videos
 
@@ -213,19 +213,19 @@ def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trai
     data = dataset.test_data(model, long_clips)
     assert min(video.frames for video in data.videos) > 6
     data, options = data[:6], Options(torch.device("cpu"), 0)
-    got = predict_videos(model.model, 5, data, options, 2, flip=True)
+    got = predict_videos(model.model, ClipSampler(5), data, options, 2, flip=True)
     transform = model.model.encoder.transform
     for i in (0, 5):
         video = data.videos[i]
-        first, second = windows(video, 5, 2)
-        assert first.frames != second.frames and len(windows(video, 5, "all")) == video.frames - 4
+        first, second = ClipSampler(5).windows(video, 2)
+        assert first.frames != second.frames and len(ClipSampler(5).windows(video, "all")) == video.frames - 4
         shares = []
         for clip in (first, second):
             frames = torch.from_numpy(clip_frames(long_clips, clip, transform, 0)).permute(0, 3, 1, 2)
             with torch.inference_mode():
                 shares += [model.model(x[None]).softmax(1)[0] for x in (frames, frames.flip(3))]
         np.testing.assert_allclose(got[i], torch.stack(shares).mean(0).numpy(), atol=5e-3)
-    assert np.abs(got - predict_videos(model.model, 5, data, options, 1)).max() > 1e-3
+    assert np.abs(got - predict_videos(model.model, ClipSampler(5), data, options, 1)).max() > 1e-3
 
 
 def test_all_windows_are_a_flag(copied, long_clips):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import models
-from lrcn.data.frames import training_clips
+from lrcn.data.frames import ClipSampler
 from lrcn.data.manifest import SampledVideo
 from lrcn.features.features import Features
 from lrcn.training import feeds
@@ -19,22 +19,27 @@ from lrcn.video.writer import Writer
 CPU = torch.device("cpu")
 
 
+def steps_of(count, size, views, seed, epoch, world=1):
+    feed = SimpleNamespace(labels=torch.zeros(count), lengths=None)
+    return epoch_steps(feed, Recipe(batch_size=size, views=views, seed=seed), epoch, world)
+
+
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(1, 200), size=st.integers(1, 40), views=st.integers(1, 4),
        seed=st.integers(0, 2**31), epoch=st.integers(1, 50), world=st.integers(1, 4))
 def test_an_epochs_order_depends_on_seed_and_epoch_alone(count, size, views, seed, epoch, world):
-    steps = epoch_steps(count, size, views, seed, epoch, world)
+    steps = steps_of(count, size, views, seed, epoch, world)
     clips = torch.cat([clips for clips, _ in steps])
     drawn = torch.cat([drawn for _, drawn in steps])
     assert sorted(clips.tolist()) == [*range(count)] and int(drawn.max()) < views
     assert all(len(clips) >= min(world, count) for clips, _ in steps)
-    again = epoch_steps(count, size, views, seed, epoch, world)
+    again = steps_of(count, size, views, seed, epoch, world)
     assert all(torch.equal(a, b) for one, two in zip(steps, again, strict=True)
                for a, b in zip(one, two, strict=True))
-    other = epoch_steps(count, size // 2 + 1, views, seed, epoch)
+    other = steps_of(count, size // 2 + 1, views, seed, epoch)
     assert torch.equal(torch.cat([clips for clips, _ in other]), clips), "the batch size changes the order"
     if count > 20:
-        following = epoch_steps(count, size, views, seed, epoch + 1, world)
+        following = steps_of(count, size, views, seed, epoch + 1, world)
         assert not torch.equal(torch.cat([clips for clips, _ in following]), clips)
 
 
@@ -47,8 +52,8 @@ def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(m
     samples = [SampledVideo(f"v{i}", "c", "g", 5, "train", label=i % 4) for i in range(12)]
     feed = FeatureFeed(views, samples, CPU)
     assert isinstance(feed.views[0], torch.Tensor) == bool(pinned)
-    steps = epoch_steps(12, 5, 3, 0, 1)
-    for (clips, drawn), (x, labels) in zip(steps, feed.batches(steps), strict=True):
+    steps = steps_of(12, 5, 3, 0, 1)
+    for (clips, drawn), (x, labels, _) in zip(steps, feed.batches(steps), strict=True):
         expected = [np.asarray(views[v])[i] for i, v in zip(clips.tolist(), drawn.tolist(), strict=True)]
         assert np.array_equal(x.numpy(), np.array(expected, np.float32))
         assert labels.tolist() == (clips % 4).tolist()
@@ -57,13 +62,13 @@ def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(m
 @given(frames=st.integers(1, 40), length=st.integers(1, 8), view=st.integers(0, 3), number=st.integers(2, 12))
 def test_the_clips_of_a_video_are_different_and_as_many_as_asked_or_there_are(frames, length, view, number):
     video = SampledVideo("v", "A", "g", frames)
-    clips = training_clips(video, length, view, 42, number)
-    assert clips == training_clips(SampledVideo("v", "A", "g", frames), length, view, 42, number)
+    clips = ClipSampler(length).training(video, view, 42, number)
+    assert clips == ClipSampler(length).training(SampledVideo("v", "A", "g", frames), view, 42, number)
     assert all(clip.view == view and len(clip.frames) == length for clip in clips)
     assert len({clip.frames for clip in clips}) == len(clips) == min(number, max(1, frames - length + 1))
     assert all(np.diff(clip.frames[:frames - clip.frames[0]]).tolist() == [1] * (min(length, frames) - 1)
                for clip in clips if frames >= length)
-    assert len(training_clips(video, length, view, 42)) == 1
+    assert len(ClipSampler(length).training(video, view, 42)) == 1
 
 
 def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp_path):
@@ -81,8 +86,8 @@ def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp
     model = SimpleNamespace(encoder=encoder)
     made = [make_feeds(recipe, model, cached, samples, CPU) for cached in (encoder, None)]
     assert [len(feed.names) for feed in made[0]] == [len(feed.names) for feed in made[1]] == [3 + 2, 1]
-    steps = epoch_steps(5, 2, 2, 0, 1)
-    for (x, labels), (frames, same) in zip(*(feed.batches(steps) for feed, _ in made), strict=True):
+    steps = steps_of(5, 2, 2, 0, 1)
+    for (x, labels, _), (frames, same, _) in zip(*(feed.batches(steps) for feed, _ in made), strict=True):
         with torch.inference_mode():
             expected = encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         assert torch.equal(labels, same) and (x - expected).abs().max() <= 2e-3 * expected.abs().max()

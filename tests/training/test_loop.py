@@ -16,7 +16,8 @@ def learner(network, clips=13, **changes):
     recipe = replace(Recipe(lr=0.1, weight_decay=0, scheduler="constant", warmup_epochs=0, label_smoothing=0,
                             clip_grad=0, amp="none"), **changes)
     groups = [{"params": list(network.parameters()), "lr": recipe.lr}]
-    return loop.Learner(network, groups, recipe, clips, torch.device("cpu"))
+    feed = SimpleNamespace(labels=torch.zeros(clips), lengths=None)
+    return loop.Learner(network, groups, recipe, feed, torch.device("cpu"))
 
 
 def test_the_loss_takes_logits_and_knows_no_softmax():
@@ -102,7 +103,7 @@ def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)
         one = learner(network, accumulate=steps, batch_size=size)
-        feed = SimpleNamespace(names=[], batches=lambda todo: ((x[c], labels[c]) for c, _ in todo))
+        feed = SimpleNamespace(names=[], batches=lambda todo: ((x[c], labels[c], None) for c, _ in todo))
         assert next(loop.epochs(one, feed, loop.Progress(), 1))
         results.append([p.detach().clone() for p in network.parameters()])
     for other in results[1:]:
