@@ -79,8 +79,8 @@ class Recipe:
     number_of_classes: int = data(None, POSITIVE_OR_NONE, "train on the first N classes (default: all)")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
-    allow_pictures: bool = data(False, Switch(), "let a network of several frames train on pictures, of one frame "
-                                "each", decides="place")
+    allow_pictures: bool = data(False, Switch(), "train a network of several frames on pictures, of one "
+                                "frame each", decides="place")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = network("resnet152", Text(), "torchvision model, or timm/NAME",
