@@ -39,7 +39,7 @@ _list_folder = functools.partial(cli.folder, "ucf_list_dir", hint="give the fold
 def _sampled(folder, settings):
     """(Path, [SampledVideo]) of --sampled_data_path, with the groups that the flags name."""
     folder = _sampled_folder(folder)
-    return folder, read_sampled(folder, settings.get("group_pattern"), settings.get("groups"))
+    return folder, read_sampled(folder, *map(settings.get, ("group_pattern", "groups", "ucf_list_dir")))
 
 
 def require_folders(recipe):
@@ -247,7 +247,8 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
             Path(path).expanduser().exists() for path in (sampled_data_path, ucf_list_dir)):
         raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
                         f"these folders exists; give both, the sampled clips and the split lists")
-    folder, videos = _sampled(sampled_data_path, {} if split == "folder" else saved)
+    folder, videos = _sampled(sampled_data_path, {} if split == "folder" else
+                              {**saved, "ucf_list_dir": ucf_list_dir})
     fields.require(folder, trained.recipe, saved.get("flow"))
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "

@@ -51,7 +51,8 @@ from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
 from lrcn.data.sampler import attempt, is_picture, remove_leftovers, sample
-from lrcn.data.sources import class_names, find_sources, read_lists
+from lrcn.data.sources import class_names, find_sources
+from lrcn.data.split_lists import read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
 from lrcn.video.sampling import Rate

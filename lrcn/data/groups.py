@@ -22,6 +22,7 @@ FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # behind it, where a c
 UCF_NAME = re.compile(rf"_(g\d+)_c\d+{FRAME}$")
 HMDB_NAME = re.compile(rf"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+{FRAME}")
 KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
+WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # of UCF-101, which says the class too
 FILM_NAME = re.compile(r"(.+)_\d{5,}\.\d{3}(?:-\d{5,}\.\d{3})?")
 # What cameras and phones call their files: the number behind says nothing of the recording.
 CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|PXL|GOPR|G[HXLP]|DJI|MAH|"
@@ -88,6 +89,11 @@ def _recording(video):
     return match and match[1]
 
 
+def tells_clip(name):
+    """Whether a name is that of a clip, or of a frame of it, of a data set whose names tell the recording."""
+    return bool(_recording(name) or UCF_NAME.search(name))
+
+
 def look_alike(names):
     """A sentence on those of [(class, video)] that share their name up to its last number, or None. Such
     clips are often cut from one recording. Names that tell their recording do not count, nor do those that a
@@ -97,7 +103,7 @@ def look_alike(names):
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)
         of_class[cls].add(stem)
-        if stem != name and not (_recording(name) or UCF_NAME.search(name) or CAMERA.fullmatch(stem)):
+        if stem != name and not (tells_clip(name) or CAMERA.fullmatch(stem)):
             stems[cls, stem].append(name)
     alike = [(key, sorted(members)) for key, members in stems.items()
              if len(members) > 1 and len(of_class[key[0]]) > 1]

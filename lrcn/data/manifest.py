@@ -15,7 +15,10 @@ from pathlib import Path
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
-from lrcn.data.groups import find_groups
+from lrcn.data.groups import WHOLE_NAME, find_groups
+from lrcn.data.split_lists import read_lists
+from lrcn.video import avi
+from lrcn.video.reader import VideoError, probe
 from lrcn.video.sampling import Rate
 
 MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
@@ -39,7 +42,7 @@ SUFFIX = re.compile(r"(?<=.)(?=(?:set|split|data|videos?|clips)$)")
 class SampledVideo:
     """`<cls>/<name>.avi`, of `frames` frames: a row of the manifest, or, without frames, of a run's table.
     part: train, val or test, as the folder of its source says, or a split; else None. step: seconds from one
-    of its frames to the next. label: 0, 1, ... of a run's classes."""
+    of its frames to the next. label: 0, 1, ... of a run's classes. file: where it lies, if elsewhere."""
     name: str
     cls: str
     group: str
@@ -47,8 +50,9 @@ class SampledVideo:
     part: str | None = None
     step: float | None = None
     label: int | None = None
+    file: str | None = None
     key = property(lambda video: (video.cls, video.name))
-    path = property(lambda video: f"{video.cls}/{video.name}.avi")
+    path = property(lambda video: video.file or f"{video.cls}/{video.name}.avi")
 
 
 def clip_path(folder, cls, name):
@@ -82,19 +86,55 @@ def part_of(source, cls):
     return part_named(head)[0] if rest.startswith(f"{composed(cls)}/") else None
 
 
-def read_sampled(folder, group_pattern=None, group_table=None):
-    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order."""
-    path = Path(folder) / "manifest.csv"
+def _flat_rows(folder, lists):
+    """Rows as the manifest's, and the `file`, of clips that lie in a folder itself, without a table, as
+    another program sampled them: their class is the lists', or their name's, v_<Class>_g01_c01."""
+    spelled = {row.video.lower(): row.key for pair in lists.values() for part in pair for row in part}
+    rows, left_out = [], []
+    for file in sorted(name for name in os.listdir(folder) if re.fullmatch(r"[^.].*\.avi", name, re.I)):
+        name, path = file[:-len(".avi")], Path(folder, file)
+        cls, name = spelled.get(name.lower(), ((match := WHOLE_NAME.fullmatch(name)) and match[1], name))
+        try:
+            frames = cls and (avi.frames_in(path) or probe(path).frames)
+        except VideoError:
+            frames = None
+        if frames:
+            rows.append(dict.fromkeys(MANIFEST_COLUMNS, "") | {
+                "class": cls, "video": name, "source": file, "frames": str(frames), "file": file})
+        else:
+            left_out.append(file)
+    if rows:
+        frames = {int(row["frames"]) for row in rows}
+        _say_flat(str(folder), len(rows), (min(frames), max(frames)), tuple(left_out))
+    return rows
+
+
+@functools.cache
+def _say_flat(folder, count, frames, left_out):
+    """Say once which clips of a folder without a table are taken. frames: the fewest and the most of one."""
+    cli.say(f"{folder} has no manifest.csv: its {count} clips are taken as they are, of "
+            f"{' to '.join(map(str, sorted(set(frames))))} frames")
+    if left_out:
+        cli.say(f"warning: {len(left_out)} clips there are left out, as they are broken, on no list, or not "
+                f"called v_<Class>_gNN_cNN: {cli.first(left_out, 3)}", file=sys.stderr)
+
+
+def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
+    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order, or of clips that
+    lie in a folder without a manifest: list_dir has the split lists that tell their classes."""
+    path, flat = Path(folder) / "manifest.csv", []
     if not path.is_file():
+        flat = _flat_rows(folder, read_lists(list_dir) if list_dir and Path(list_dir).is_dir() else {})
+    if not path.is_file() and not flat:
         raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
                         f"make it with preprocessing_data.py: videos, or frames as pictures, are its "
                         f"--row_data_dir (every frame of them: --sampling_rate source "
                         f"--num_frames_to_extract all)")
-    rows = files.read_csv(path, MANIFEST_COLUMNS)
+    rows = flat or files.read_csv(path, MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
     groups = find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
-    settings = sampling_settings(folder) if (Path(folder) / "settings.json").is_file() else {}
+    settings = sampling_settings(folder)
     _say_fewer(str(path), len(rows), settings.get("clips"))
     rate, videos = Rate.of(settings), []
     for line, row in enumerate(rows, 2):
@@ -109,7 +149,8 @@ def read_sampled(folder, group_pattern=None, group_table=None):
             if stride >= 1 and 0 < fps < math.inf:
                 step = rate.step if rate.step and stride == rate.stride(fps) else stride / fps
         videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"]), part_of(row["source"], row["class"]), step))
+                                   int(row["frames"]), part_of(row["source"], row["class"]), step,
+                                   file=row.get("file")))
     return videos
 
 
@@ -122,5 +163,7 @@ def _say_fewer(path, rows, written):
 
 
 def sampling_settings(folder):
-    """The flags with which the clips were sampled: FPS, sampling_rate, num_frames_to_extract."""
-    return files.read_json(Path(folder) / "settings.json")
+    """The flags with which the clips were sampled: FPS, sampling_rate, num_frames_to_extract; {} where no
+    file tells them."""
+    path = Path(folder) / "settings.json"
+    return files.read_json(path) if path.is_file() else {}

@@ -22,7 +22,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data import split_lists
-from lrcn.data.groups import CAMERA, KINETICS_NAME, UCF_NAME
+from lrcn.data.groups import CAMERA, KINETICS_NAME, WHOLE_NAME, tells_clip
 from lrcn.data.manifest import RESERVED, part_folders, part_named
 from lrcn.data.sampler import PICTURES, is_picture
 from lrcn.data.splits import counted
@@ -31,7 +31,8 @@ from lrcn.video.reader import EXTENSIONS
 
 LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
 LEAST = 4           # pictures of a sequence
-WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # that says the class too
+JOINT = re.compile(r"[-_. ]*(?:frame|image|img)?[-_. ]*$", re.IGNORECASE)    # of a video's name and a number
+OWN_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)")     # of a video; a longer one is a date or a time
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ def _walk(top, leave_out, lists):
 def _sequences(paths):
     """(paths, of which numbered pictures that are a sequence, `<folder>/<word>*`, are one; a note, or "").
 
-    A folder of several words, v_Jump_g01_c01-0001.jpg say, of which each has several numbers at one step, is
-    of sequences; that of one word numbers stills, as a camera does, and find_clips.py's numbers are times.
-    Nearly all pictures are, or none is.
+    A word that is a clip's name, as in v_Jump_g01_c01-0001.jpg, is that of a sequence; so are others that
+    have several numbers at one step, where there are more of them than folders: one word a folder numbers
+    stills, as a camera does, and find_clips.py's numbers are times. Nearly all pictures are, or none is.
     """
     words = defaultdict(lambda: defaultdict(list))      # {folder: {word: [(number, path)]}}
     for path in paths:
@@ -135,18 +136,19 @@ def _sequences(paths):
             return paths, ""
         if match:
             words[folder + slash][match[1]].append((int(match[2]), path))
-    found = {}
+    found, sure = {}, 0
     for folder, named in words.items():
-        several = sum(len(pictures) >= LEAST for pictures in named.values()) > 1
         for word, pictures in named.items():
             numbers = sorted(number for number, _ in pictures)
             steps = {after - before for before, after in itertools.pairwise(numbers)}
-            told = UCF_NAME.search(_stem(f"{word}*")) or several and not (
-                CAMERA.fullmatch(word) or word.endswith("."))
-            if told and len(numbers) >= LEAST and len(steps) == 1 and steps != {0}:
+            told = tells_clip(_stem(f"{word}*"))
+            stills = tells_clip(_stem(pictures[0][1].rpartition("/")[2])) or (
+                CAMERA.fullmatch(word) and not OWN_NUMBER.search(word))
+            if (told or not stills) and len(numbers) >= LEAST and len(steps) == 1 and steps != {0}:
                 found[f"{folder}{word}*"] = [path for _, path in pictures]
+                sure += told
     inside = {path for pictures in found.values() for path in pictures}
-    if len(inside) < 0.9 * len(paths) or not inside:
+    if len(inside) < 0.9 * len(paths) or len(found) <= (0 if sure == len(found) else len(words)):
         return paths, ""
     return ([*found, *(path for path in paths if path not in inside)],
             f"{len(inside)} pictures are {len(found)} sequences by their names and numbers, videos of --FPS "
@@ -155,7 +157,7 @@ def _sequences(paths):
 
 def _stem(path):
     """A path without the ending of its file, or what a sequence's pictures have before their numbers."""
-    return path[:-1].rstrip("-_. ") if path.endswith("*") else os.path.splitext(path)[0]
+    return JOINT.sub("", path[:-1]) if path.endswith("*") else os.path.splitext(path)[0]
 
 
 def _stat(raw, source):
@@ -191,7 +193,8 @@ def _foldered(paths, raw):
     parted = bool(parts)
     for path in paths:
         folders = path.split("/")[:-1]
-        named = WHOLE_NAME.fullmatch(_stem(path))   # frames, or a sampled clip, may lie in no class's folder
+        # frames, or a sampled clip, may lie in no class's folder
+        named = "/" not in path and WHOLE_NAME.fullmatch(_stem(path))
         if named:
             folders = [named[1]]
         if parted and folders and folders[0] not in parts:
@@ -261,14 +264,6 @@ def _notes(jobs, parts, raw):
         notes.append(f"{deep} videos lie deeper than their class folder, the first one; the names of their "
                      f"clips hold the folders between")
     return notes
-
-
-def read_lists(folder):
-    """{split: (training list, test list)} of every split that has lists in the folder."""
-    folder = Path(folder)
-    numbers = [n for n in (1, 2, 3) if (folder / f"trainlist{n:02d}.txt").is_file()
-               or any(folder.glob(f"*_test_split{n}.txt"))]
-    return {n: split_lists.official_lists(folder, n) for n in numbers or [1]}
 
 
 def _listed(paths, lists):

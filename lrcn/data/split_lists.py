@@ -154,6 +154,14 @@ def official_lists(folder, split):
     return train, test
 
 
+def read_lists(folder):
+    """{split: (training list, test list)} of every split that has lists in the folder."""
+    folder = Path(folder)
+    numbers = [n for n in (1, 2, 3) if (folder / f"trainlist{n:02d}.txt").is_file()
+               or any(folder.glob(f"*_test_split{n}.txt"))]
+    return {n: official_lists(folder, n) for n in numbers or [1]}
+
+
 def class_order(folder, rows):
     """All class names in label order: that of classInd.txt, else of the alphabet."""
     index = (read_class_index(folder) if folder else None) or {}

@@ -5,6 +5,7 @@ in the order of their numbers, whatever the first is. The one series of a folder
 flow_y_ beside it are its optical flow; other files are passed over. How many frames a second nobody can tell.
 `<folder>/<word>*` is one of several series of a folder.
 """
+import functools
 import os
 import re
 from collections import defaultdict
@@ -74,8 +75,17 @@ def _pictures(path):
     if os.path.isdir(path):
         return path, series(os.listdir(path))
     folder, word = os.path.split(os.fspath(path)[:-1])
-    return folder, series([name for name in os.listdir(folder)
-                           if (match := NUMBERED.fullmatch(name)) and match[1] == word])
+    return folder, series(_words(folder, os.stat(folder).st_mtime_ns).get(word, ()))
+
+
+@functools.lru_cache(4)
+def _words(folder, _modified):
+    """{word: names of its numbered pictures} of a folder, listed once as long as nothing in it changes."""
+    words = defaultdict(list)
+    for name in os.listdir(folder):
+        if match := NUMBERED.fullmatch(name):
+            words[match[1]].append(name)
+    return words
 
 
 def frame_files(path):

@@ -57,7 +57,12 @@ def test_pictures_whose_names_and_numbers_tell_sequences_are_videos(tmp_path):
     assert len(find_sources(raw, stills=True).jobs) == 60
     listed = [split_lists.Listed("A1", "v_A1_g03_c01")], []
     assert keys(find_sources(raw, lists={1: listed})) == {"test/action1/v_A1_g03_c01-*": listed[0][0].key}
+    # one sequence a folder is enough where other folders have several, a camera's word with a number too
+    few = folder(tmp_path / "few", *(f"{place}{i:03}.jpg" for i in range(4) for place in (
+        "train/a/clip1_", "train/a/clip2_", "test/a/clip3.", "test/b/v_A_g01_c01.frame")))
+    assert {job.video for job in find_sources(few).jobs} == {"clip1", "clip2", "clip3", "v_A_g01_c01"}
     for number, stills in enumerate((("{}.jpg", "a.jpg"), ("IMG_{}.jpg", "DSC_{}.jpg"), ("Jump_{:03}.jpg",),
+                                     ("v_A_g01_c0{}.jpg", "v_A_g02_c0{}.jpg"), ("20190501_{}.jpg",),
                                      ("film_00012.{}00.jpg", "film_00013.{}00.jpg"), ("a{}7.jpg", "b9.jpg"))):
         names = {f"Jump/{name.format(i)}" for name in stills for i in range(9)}
         photos = folder(tmp_path / str(number), *names)

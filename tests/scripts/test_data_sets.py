@@ -13,6 +13,7 @@ from runs import TINY, last_line, refused, report_of, table
 from videos import write_video
 
 import preprocessing_data
+import utils
 from dataset import training_samples
 from lrcn.data.manifest import read_sampled
 from lrcn.data.overview import make_report
@@ -157,6 +158,46 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
     samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
     assert {sample.name for sample in samples if sample.part == "test"} == {"c_val"}
     assert {sample.part for sample in samples if sample.name.endswith("_train")} == {"train", "val"}
+
+
+def test_consecutive_pictures_of_videos_in_a_class_folder_train_as_videos(tmp_path):
+    for part in ("train", "val", "test"):
+        for place in range(4):
+            folder = tmp_path / "raw" / part / f"action{place % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for i, frame in enumerate(scene(place, 6), 1):
+                cv2.imwrite(str(folder / f"clip{place}_{i:04d}.jpg"), frame)
+    said = call(SCRIPT, "--row_data_dir", tmp_path / "raw", "--no-report", "--sampling_rate", "source",
+                "--num_frames_to_extract", "all", "--sampled_data_dir", tmp_path / "out").out
+    assert "72 pictures are 12 sequences" in said and "parts by folder: 4 train, 4 val, 4 test" in said
+    assert {(v.frames, v.step) for v in read_sampled(tmp_path / "out")} == {(6, 1 / 25)}
+    folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "out", *TINY, "--epochs", 1,
+                            "--num_frames_video", 6, "--local_dir", tmp_path, "--no-pictures"))
+    assert utils.load_trained(folder).rate.step == 1 / 25     # its settings are read
+
+
+def test_clips_without_class_folders_and_table_are_trained_on_and_tested(tmp_path):
+    names = {"Jump": "Jump", "Handstand": "HandStand"}      # as on the lists, and in the files' names
+    flat, listed = tmp_path / "flat", {cls: [] for cls in names}
+    for cls, name in names.items():
+        for group in range(1, 6):
+            file = write_video(flat / f"v_{name}_g{group:02d}_c01.avi", scene(group, 5), fps=2.5)
+            listed[cls].append(f"{cls}/{file.name}")
+    write_video(flat / "other.avi", 5)
+    lists = write_lists(tmp_path / "lists", [f for files in listed.values() for f in files[:4]],
+                        [files[4] for files in listed.values()])
+    words = "--sampled_data_path", flat, "--ucf_list_dir", lists, *TINY, "--split_size", 0.4, "--no-pictures"
+    result = call("train.py", *words, "--epochs", 1, "--local_dir", tmp_path)
+    assert "its 10 clips are taken as they are, of 5 frames" in result.out and "other.avi" in result.err
+    folder = last_line(result)
+    assert {(row["class"], row["video"][2:6], row["group"][:-4]) for row in table(folder / "splits.csv")} == {
+        ("Jump", "Jump", "Jump"), ("Handstand", "Hand", "Handstand")}
+    call("test.py", "--model_dir", folder, "--num_videos", 0, "--num_workers", 0)
+    assert len(table(folder / "test/predictions.csv")) == 2
+    assert "epoch 2/2" in call("train.py", "--resume", folder, "--epochs", 2).out
+    by_name, _ = training_samples(Recipe(sampled_data_path=str(flat), split_size=0.5))
+    assert {(v.cls, v.group) for v in by_name} == {
+        (name, f"{name}/g{group:02d}") for name in names.values() for group in range(1, 6)}
 
 
 def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):

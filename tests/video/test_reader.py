@@ -114,6 +114,16 @@ def test_the_beat_of_a_variable_rate_does_not_drift(durations):
     assert np.diff(kept).max() <= 0.4 + 9 / 25
 
 
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=80), st.floats(0, 1, exclude_max=True))
+def test_every_frame_of_a_source_is_kept_whatever_its_rate_and_times(durations, fraction):
+    times = np.cumsum(durations) / 29.97
+    beat, count = Rate(25, 0).beat(29.97), min(5, len(times))
+    assert all(map(beat.keep, times))
+    spacing, step = Rate(25, 0).spacing(29.97), Rate(25, 0).seconds(29.97)
+    indices, _ = sample_by_time(times, 29.97, spacing, count, fraction, step)
+    assert list(np.diff(indices)) == [1] * (count - 1)
+
+
 # ---------------------------------------------------------------- reading
 
 @pytest.mark.parametrize("ending", CODECS)
