@@ -221,19 +221,18 @@ def new_encoder(recipe, classes):
             kept.parent.mkdir(parents=True, exist_ok=True)
             checkpoints.save_file(kept, {
                 "encoder": encoder.state_dict(keep_vars=True), "encoder_spec": encoder.spec(),
-                "feature_dim": encoder.feature_dim, "encoder_digest": encoder.digest(),
-                "notes": encoder.notes})
+                "feature_dim": encoder.feature_dim, "notes": encoder.notes, "name": kept.name})
     return encoder
 
 
 def read_kept(path):
     """The encoder of weights alone in a file of the feature store; what building it said is said again. None
-    where there is no such file."""
+    where there is no whole one of this name."""
     with contextlib.suppress(UserError, LookupError, TypeError, ValueError, AttributeError):
         state = checkpoints.load_file(path, "sampled_data_path")
         checkpoints.check_spec(state["encoder_spec"], checkpoints.ENCODER, "")
         encoder = models.encoder_from_spec(state["encoder_spec"], state["encoder"], state["feature_dim"])
-        if encoder.weights_alone and encoder.digest() == state["encoder_digest"]:
+        if encoder.weights_alone and state["name"] == path.name:
             for line in state["notes"]:
                 cli.say(line)
             return encoder

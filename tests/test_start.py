@@ -4,11 +4,13 @@ One cold process forks a child for every script; what the child has imported aft
 no clock is.
 """
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from commands import ROOT, environment
+from runs import flags
 
 SLOW = ("torch", "torchvision", "scipy", "sklearn", "matplotlib", "plotly", "cv2", "timm", "openvino",
         "onnxruntime", "tensorboard", "gradio", "optuna")
@@ -78,3 +80,28 @@ def test_nothing_slow_is_imported_to_say_that_a_command_line_is_wrong(started, s
             assert status == 0 and not said
         else:
             assert status == 2 and len(said.splitlines()) == 1 and any(word in said for word in words)
+
+
+# Runs scripts to their end, one after another, and prints what they have imported together
+WARM = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+print(*sys.modules)
+"""
+
+
+def test_no_network_is_imported_where_all_features_are_stored(demo, sampled, tested, tmp_path):
+    run = shutil.copytree(tested, tmp_path / "run")
+    scripts = [("train.py", *flags(demo, sampled, tmp_path, "--encoder", "resnet18", "--epochs", 1)),
+               ("test.py", run, "--num_workers", 0, "--num_videos", 0, "--device", "cpu")]
+    words = json.dumps([[str(ROOT / script), *map(str, words)] for script, *words in scripts])
+    done = subprocess.run([sys.executable, "-c", WARM, words], env=environment({"PYTHONPATH": ROOT}),
+                          text=True, capture_output=True, check=True, cwd=tmp_path)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"torch", "models"} <= imported
+    assert not {"torchvision", "timm", "torch._dynamo"} & imported

@@ -82,7 +82,8 @@ def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("sampled_data_path", metavar="SAMPLED",
                         help="folder that preprocessing_data.py wrote")
-    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs")
+    parser.add_boolean("--prune", default=False, help="remove what no sampled video needs, and "
+                       "the kept encoders: the next run builds its own again")
     parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
@@ -116,6 +117,8 @@ def main():
         cli.say(f"{path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
                 f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
                 f"{len(entries)} frames, {size(path)}, {len(entries) - len(useful)} of no use")
+    if args.prune:
+        shutil.rmtree(writable(folder, "encoders"), ignore_errors=True)
     cli.say(f"{root}: {size(root)}")
 
 

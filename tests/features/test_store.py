@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -15,8 +16,10 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from runs import report_of
 
 import models
+import utils
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.frames import ClipSampler
@@ -26,6 +29,7 @@ from lrcn.features.features import Options, encode_clips
 from lrcn.features.inventory import keys, main, prune
 from lrcn.features.rows import fingerprints
 from lrcn.features.store import ENTRY, Store
+from lrcn.training.recipe import Recipe
 
 CPU = Options(torch.device("cpu"), num_workers=0)
 
@@ -116,6 +120,52 @@ def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
     os.utime(folder / paths[3], (past, past))
     with pytest.raises(TypeError):
         fingerprints(folder, paths)
+
+
+# ---------------------------------------------------------------- the encoders that are kept
+
+SMALL = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32)
+
+
+@pytest.mark.parametrize("seen, shape", [({}, (3,)), ({"modality": "rgb+rgbdiff"}, (2, 3)),
+                                         ({"modality": "flow", "flow_length": 2}, (4,))])
+def test_the_network_of_a_kept_encoder_is_the_one_that_was_built_at_once(seen, shape, tmp_path):
+    recipe = replace(SMALL, sampled_data_path=str(tmp_path), **seen)
+    built, kept = (utils.new_encoder(recipe, []) for _ in range(2))
+    frames = torch.randint(256, (2, *shape, 32, 32), dtype=torch.uint8)
+    assert kept.weights_alone and not built.weights_alone and kept.spec() == built.spec()
+    with torch.inference_mode():
+        assert torch.equal(kept.whole(frames), built(frames))
+
+
+def test_a_kept_encoder_that_is_damaged_or_of_another_name_is_built_anew(tmp_path):
+    recipe = replace(SMALL, sampled_data_path=str(tmp_path))
+    built = utils.new_encoder(recipe, [])
+    [path] = tmp_path.glob("features/encoders/*")
+    good, every = path.read_bytes(), range(0, path.stat().st_size, path.stat().st_size // 20)
+    utils.new_encoder(replace(recipe, seed=2), [])
+    [other] = set(path.parent.iterdir()) - {path}
+    torch.save([1], tmp_path / "list")
+    for damaged in (b"", good[:len(good) // 2], (tmp_path / "list").read_bytes(), other.read_bytes(),
+                    *(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:] for at in every)):
+        path.write_bytes(damaged)
+        again, kept = (utils.new_encoder(recipe, []) for _ in range(2))
+        assert again.digest() == kept.digest() == built.digest() and again.spec() == built.spec()
+        assert kept.weights_alone
+
+
+def test_a_run_whose_features_were_deleted_is_tested_all_the_same(tested, folder, tmp_path, inventory):
+    run = shutil.copytree(tested, tmp_path / "run", ignore=shutil.ignore_patterns("test"))
+    assert not (folder / "features").exists()
+    report = report_of(run, "--sampled_data_path", folder)
+    assert (report / "predictions.csv").read_bytes() == (tested / "test" / "predictions.csv").read_bytes()
+    kept = folder / "features" / "encoders" / "a.pth.tar"
+    kept.parent.mkdir()
+    kept.touch()
+    inventory(folder)
+    assert kept.exists()
+    inventory(folder, "--prune")
+    assert not kept.parent.exists() and len(list(folder.glob("features/*/*.rows"))) == 1
 
 
 # ---------------------------------------------------------------- every operation, in any order
