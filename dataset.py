@@ -192,8 +192,8 @@ def _as_written(table, flag, videos, candidates, say):
     return samples, sorted(labels, key=labels.get)
 
 
-UNKNOWN = ("what its weights had learned before is not known (an older run, whose splits.csv or whose run to "
-           "start from is gone): they may have seen the tested videos")
+UNKNOWN = ("what its weights had learned before is not known (another program's, or an older run, whose "
+           "splits.csv or whose run to start from is gone): they may have seen the tested videos")
 
 
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
