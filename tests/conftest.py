@@ -43,13 +43,14 @@ def _starts(function, seen):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as slow what runs a script or starts a process, itself or in a fixture, or reads real clips. What
-    `refused` runs ends before there is work."""
+    """Mark as slow what runs a script or starts a process, itself or in a fixture, reads real clips, draws
+    figures or is a state machine. What `refused` runs ends before there is work."""
     from runs import refused
     for item in items:
         made = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
         seen = {commands.end_all, refused}
-        if "ucf101" in item.fixturenames or any(_starts(one, seen) for one in (item.function, *made)):
+        if {"ucf101", "checked"} & {*item.fixturenames} or item.name == "runTest" or \
+                any(_starts(one, seen) for one in (item.function, *made)):
             item.add_marker("slow")
 
 

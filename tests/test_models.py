@@ -268,7 +268,7 @@ def test_an_encoder_of_every_family_is_built_again_cut_into_blocks_and_folded(na
     """Folded batch norms give the same features and leave the encoder alone. Of the largest: shapes alone."""
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    large = name in ("alexnet", "maxvit_t", "swin_v2_t", "vgg11", "vit_b_32")
+    large = name in ("alexnet", "efficientnet_v2_s", "maxvit_t", "swin_t", "swin_v2_t", "vgg11", "vit_b_32")
     with torch.device("meta" if large else "cpu"):
         encoder, frames = tiny_encoder(name, img_dim), torch.zeros(2, 3, img_dim, img_dim, dtype=torch.uint8)
         assert encoder(frames).shape == (2, encoder.feature_dim)

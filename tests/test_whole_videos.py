@@ -80,10 +80,11 @@ def test_a_stride_is_one_for_the_clip_and_fits_its_video(frames, length, view, s
 
 @pytest.mark.parametrize("readout, projection", [*itertools.product(READOUTS, PROJECTIONS)])
 def test_a_padded_batch_is_each_clip_by_itself(readout, projection):
-    """Logits and gradients, whatever the padding holds, in any order of the batch."""
-    random = torch.Generator().manual_seed(0)
-    for rnn, both, per_step, hidden in itertools.product(("lstm", "gru"), (True, False), (True, False),
-                                                         (None, 3)):
+    """Logits and gradients, whatever the padding holds, in any order of the batch. Four of 16 heads a case,
+    such that every read-out and every projection is seen in all of them."""
+    random, first = torch.Generator().manual_seed(0), READOUTS.index(readout) + PROJECTIONS.index(projection)
+    heads = [*itertools.product(("lstm", "gru"), (True, False), (True, False), (None, 3))]
+    for rnn, both, per_step, hidden in heads[first % 4::4]:
         head = models.Head(6, 3, latent_dim=5, hidden_size=4, lstm_layers=1, readout=readout, rnn=rnn,
                            projection=projection, bidirectional=both, per_step=per_step,
                            classifier_hidden=hidden).double().eval()
@@ -154,7 +155,7 @@ def test_a_balanced_sampler_shows_every_class_equally_often():
     assert len(shown) == 4000 and 0.45 < float((shown >= 90).float().mean()) < 0.55
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(2, 6), st.integers(0, 2**31))
 def test_precision_recall_f1_and_average_precision_are_scikit_learns(videos, classes, seed):
     rng = np.random.default_rng(seed)

@@ -133,11 +133,11 @@ def test_the_recency_index_of_a_planted_network_comes_back(kernel):
     """Also where a clip's evidence grows, which moves the index of the cuts as joined by 0.2 and more."""
     held = []
     for gain, drift in ((0.3, 0), (3, 0.5)):
-        truth, index, covered, alone = simulations.recency(simulations.KERNELS[kernel], gain, drift, 40, 40)
+        truth, index, covered, alone = simulations.recency(simulations.KERNELS[kernel], gain, drift, 40, 20)
         assert index == pytest.approx(truth, abs=0.02)
         assert (abs(alone - truth) > 0.2) == (drift > 0)
         held.append(covered)
-    assert np.mean(held) == 1 or near(np.mean(held), 0.93, 0.97, 80)
+    assert np.mean(held) == 1 or near(np.mean(held), 0.93, 0.97, 40)
 
 
 # ---------------------------------------------------------------- several runs

@@ -1,4 +1,5 @@
 """A step of training: loss, schedules, accumulated gradients, averaged weights."""
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -84,6 +85,26 @@ def test_an_optimiser_is_torchs_and_goes_on_exactly_from_its_state(name, kind):
     assert two.restore(state, "here")
     steps(two, 3)
     assert torch.equal(two.network.weight, whole.network.weight)
+
+
+@pytest.mark.parametrize("wrap", [inspect.unwrap, lambda method: lambda *args: method(*args)])
+@pytest.mark.parametrize("name", loop.OPTIMIZERS)
+def test_an_optimiser_is_torchs_where_another_torch_wraps_its_methods_otherwise(name, wrap, monkeypatch):
+    kind, options, _ = loop.OPTIMIZERS[name]
+    kind, ours, theirs = getattr(torch.optim, kind), *(torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+
+    def train(weight, optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            weight.exp().sum().backward()
+            optimizer.step()
+    train(theirs, kind([theirs], lr=0.1, weight_decay=0.1, **options))
+    for owner in (torch.optim.Optimizer, kind):
+        for key, method in list(vars(owner).items()):
+            if inspect.isfunction(method) and hasattr(method, "__wrapped__"):
+                monkeypatch.setattr(owner, key, wrap(method))
+    train(ours, loop.plain_optimizer([ours], Recipe(optimizer=name, lr=0.1, weight_decay=0.1)))
+    assert torch.equal(ours, theirs) and ours.max() < 1
 
 
 @pytest.mark.parametrize("name, other", [("adamw", "sgd"), ("sgd", "adam"), ("adam", "sgd")])
