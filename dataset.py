@@ -60,18 +60,7 @@ def training_samples(recipe, run=None, say=cli.say):
         rows = splits.read_splits(table)
     known = splits.known_parts(rows, videos, by_video=leaky)
     pool, test, order, parted = _pool(recipe, videos, say, known)
-    sampler = ClipSampler.of(recipe)
-    short = sum(v.frames < (sampler.length or 1) for v in pool)
-    if short and all(v.frames == 1 for v in pool):
-        words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
-                 f"frame; --num_frames_video 1 --readout none makes an image classifier")
-        if run is None and not recipe.allow_pictures:
-            raise UserError(f"{words}; --allow_pictures trains on them all the same")
-        say(words)
-    elif short:
-        read = "repeat their last one" if sampler.repeat else "are read as they are"
-        say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
-            f"frames, and {read}; preprocess with --num_frames_to_extract {recipe.num_frames_video} or more")
+    _say_short(recipe, pool, say, run is not None)
     alike = None if leaky or recipe.group_pattern or recipe.groups else \
         look_alike([v.key for v in [*pool, *test]])
     if alike:
@@ -106,6 +95,22 @@ def training_samples(recipe, run=None, say=cli.say):
     return splits.make_samples(parts, classes), classes
 
 
+def _say_short(recipe, pool, say, resumed=False):
+    """Say how many videos have fewer frames than a clip; UserError where a new run would see stills alone."""
+    sampler = ClipSampler.of(recipe)
+    short = sum(v.frames < (sampler.length or 1) for v in pool)
+    if short and all(v.frames == 1 for v in pool):
+        words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
+                 f"frame; --num_frames_video 1 --readout none makes an image classifier")
+        if not resumed and not recipe.allow_pictures:
+            raise UserError(f"{words}; --allow_pictures trains on them all the same")
+        say(words)
+    elif short:
+        read = "repeat their last one" if sampler.repeat else "are read as they are"
+        say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
+            f"frames, and {read}; preprocess with --num_frames_to_extract {recipe.num_frames_video} or more")
+
+
 def _kept(rows, parts, table, say):
     """`parts` ({part: [SampledVideo]}) as they were drawn, but what --parts knows as it stands there."""
     written, kept = {row.key: row.part for row in rows}, {part: [] for part in parts}
@@ -127,6 +132,7 @@ def training_pool(recipe, say=cli.say):
     between recipes: neither the test list nor a test video is looked at."""
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     pool, _, order, _ = _pool(recipe, videos, say, blind=True)
+    _say_short(recipe, pool, say)
     classes = _classes(recipe, pool, order)
     pool = [v for v in pool if v.cls in set(classes)]
     return splits.smaller(pool) if recipe.smaller_dataset else pool, classes

@@ -72,13 +72,14 @@ def _chunk(name, content):
 
 
 def pictures(path, numbers):
-    """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written.
-    ValueError: there is no such frame, or the file is damaged."""
-    decoded = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-               for jpeg in jpegs(path, numbers)]
-    if any(picture is None for picture in decoded):
+    """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written; one
+    that is asked for again and again is decoded once. ValueError: there is no such frame, or the file is
+    damaged."""
+    coded = jpegs(path, numbers)
+    decoded = {jpeg: cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE) for jpeg in set(coded)}
+    if any(picture is None for picture in decoded.values()):
         raise ValueError("a frame cannot be decoded")
-    return decoded
+    return [decoded[jpeg] for jpeg in coded]
 
 
 def jpegs(path, numbers):

@@ -1,6 +1,7 @@
 """Optical flow beside sampled clips: added, followed, read, and never mistaken for another."""
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowi
 
 
 @pytest.mark.parametrize("stride", [1, 3, 7])
-def test_a_field_that_several_stacks_hold_lies_there_once(tmp_path, stride):
+def test_a_field_that_several_stacks_hold_lies_there_once(tmp_path, stride, monkeypatch):
     source = np.random.default_rng(0).integers(0, 256, (2, 30, 24, 32), np.uint8)      # of 31 frames
     stacks = [(i, np.concatenate([plane[np.minimum(np.arange(i, i + 5), 29)] for plane in source]))
               for i in range(0, 31, stride)]
@@ -52,7 +53,10 @@ def test_a_field_that_several_stacks_hold_lies_there_once(tmp_path, stride):
     count = write_clip(once, fields._each_once([(i, np.moveaxis(s, 0, -1)) for i, s in stacks], 5), 10)
     assert count == avi.frames_in(once) == avi.frames_in(plain) == 10 * len(stacks)
     np.testing.assert_array_equal(avi.pictures(once, range(count)), avi.pictures(plain, range(count)))
-    there = {min(i + k, 29) for i, _ in stacks for k in range(5)}
+    there, decode, decoded = {min(i + k, 29) for i, _ in stacks for k in range(5)}, cv2.imdecode, []
+    monkeypatch.setattr(cv2, "imdecode", lambda *words: decoded.append(1) or decode(*words))
+    avi.pictures(once, range(count))
+    assert len(decoded) == 2 * len(there)
     apart = 2 * (len(there) + (stride == 1)) * (plain.stat().st_size - 224) / count     # the last frame's own
     assert once.stat().st_size <= 300 + 16 * count + apart
 

@@ -132,7 +132,8 @@ def test_pictures_are_sampled_trained_and_tested(tmp_path):
     frame = read_frames(next((out / "Red").glob("*.avi")), [0])[0]
     assert abs(frame.mean((0, 1)) - (220, 40, 40)).max() < 8
     assert "frozen" not in (out / "data_report" / "report.txt").read_text()
-    refused("train.py", "--sampled_data_path", out, *TINY, says=("one frame", "--allow_pictures"))
+    for script in ("train.py", "tune.py"):
+        refused(script, "--sampled_data_path", out, *TINY, says=("one frame", "--allow_pictures"))
     folder = last_line(call("train.py", "--sampled_data_path", out, *TINY, "--num_frames_video", 1,
                             "--readout", "none", "--epochs", 6, "--lr", 0.02, "--local_dir", tmp_path))
     metrics = read_json(report_of(folder) / "metrics.json")
