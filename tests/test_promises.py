@@ -190,12 +190,12 @@ SIGNALLED = """
 import os
 from lrcn.training import loop
 loss, left = loop.Learner.loss, int(os.environ["STEPS"])
-def signalled(self, x, labels):
+def signalled(self, *batch):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), int(os.environ["SIGNAL"]))
-    return loss(self, x, labels)
+    return loss(self, *batch)
 loop.Learner.loss = signalled
 """
 

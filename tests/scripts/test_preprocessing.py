@@ -142,7 +142,6 @@ def test_all_frames_of_a_video(tmp_path):
 WRONG = {   # behind --row_data_dir {raw} --sampled_data_dir out; what is said, where it is not the flag
     "--row_data_dir nowhere": "", "--row_data_dir=": "--row_data_dir is missing", "--FPS 0": "--FPS",
     "--sampled_data_dir=": "--sampled_data_dir is missing", "--sampled_data_dir {raw}": "",
-    "--row_data_dir {raw}/Jump": "nothing to sample in its class folders",
     "--sampled_data_dir {raw}/Jump": "inside the other", "--sampled_data_dir {raw}/new": "inside the other",
     "--row_data_dir {raw}/Jump --sampled_data_dir {raw}": "inside the other",
     "--sampled_data_dir {full}": "holds other files", "--classes Jump,Fly": "no video of Fly",
