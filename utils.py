@@ -101,10 +101,10 @@ class Trained:
         return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
 
 
-def build(state, source, weights=None):
+def build(state, source, stored=False):
     """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none.
 
-    weights: of its encoder, which is then of weights alone where they tell enough (models.Encoder)."""
+    stored: its encoder is of weights alone, where those in the state tell enough (models.Encoder)."""
     checkpoints.check(state, source)
     settings = state.get("settings")
     recipe = Recipe.of(settings, source)
@@ -122,7 +122,8 @@ def build(state, source, weights=None):
     with torch.device("meta"):      # one of other sizes than the weights is refused before it takes memory
         head = models.Head(**state["head_spec"])
     backbones.check_fit(head, state["head"], f"{source}, head,")
-    encoder = models.encoder_from_spec(state["encoder_spec"], weights, state["head_spec"]["feature_dim"])
+    encoder = models.encoder_from_spec(state["encoder_spec"], stored and state["encoder"],
+                                       state["head_spec"]["feature_dim"])
     engines.keep(encoder, settings.get("engines"), source)
     head = models.Head(**state["head_spec"])
     if head.spec["feature_dim"] != encoder.feature_dim:
@@ -142,11 +143,11 @@ def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=Fal
     path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
     device = choose_device(device)
     flag = flag or ("model_name" if model_name else "model_dir")
-    state = checkpoints.load_file(path, flag)
+    state, source = checkpoints.load_file(path, flag), f"--{flag} {path}"
     if stored:
-        checkpoints.check(state, f"--{flag} {path}")    # before it is told that its encoder is missing
+        checkpoints.check(state, source)    # before it is told that its encoder is missing
         state["encoder"] = checkpoints.encoder_weights(state, path, flag)
-    model, classes, settings, recipe = build(state, f"--{flag} {path}", stored and state["encoder"])
+    model, classes, settings, recipe = build(state, source, stored)
     checkpoints.restore(model, state, path, flag)
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
@@ -207,11 +208,10 @@ def new_encoder(recipe, classes):
         path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
     kept = None
     if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path:
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path else [weights, weights or recipe.seed]
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path else weights or recipe.seed
         kept = store.kept_encoder(recipe.sampled_data_path, [
             content, *(getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))])
-        encoder = read_kept(kept)
-        if encoder:
+        if encoder := read_kept(kept):
             return encoder
     weights = checkpoints.load_file(path, "encoder_weights") if path else weights
     encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality,
