@@ -17,14 +17,15 @@ import pytest
 from commands import call
 
 from lrcn.base import files, workers
+from lrcn.study import graphs
 
-STARTS = (commands.call, commands.run, commands.start, subprocess.run, subprocess.Popen, browsers.chromium,
-          workers.results, workers.pool)
+SLOW = (commands.call, commands.run, commands.start, subprocess.run, subprocess.Popen, browsers.chromium,
+        workers.results, workers.pool, graphs.draw)
 
 
-def _starts(function, seen):
-    """Whether a function of the tests gets to one of STARTS, through whatever else it names."""
-    if any(function is one for one in STARTS):
+def _slow(function, seen):
+    """Whether a function of the tests gets to one of SLOW, through whatever else it names."""
+    if any(function is one for one in SLOW):
         return True
     if isinstance(function, types.FunctionType):
         function = inspect.unwrap(function)
@@ -39,7 +40,7 @@ def _starts(function, seen):
     names = {name for code in codes for name in code.co_names}
     values = [function.__globals__.get(name) for name in names]
     values += [vars(one).get(name) for one in values if isinstance(one, types.ModuleType) for name in names]
-    return any(_starts(value, seen) for value in values)
+    return any(_slow(value, seen) for value in values)
 
 
 def pytest_collection_modifyitems(items):
@@ -50,7 +51,7 @@ def pytest_collection_modifyitems(items):
         made = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
         seen = {commands.end_all, refused}
         if {"ucf101", "checked"} & {*item.fixturenames} or item.name == "runTest" or \
-                any(_starts(one, seen) for one in (item.function, *made)):
+                any(_slow(one, seen) for one in (item.function, *made)):
             item.add_marker("slow")
 
 

@@ -164,13 +164,13 @@ def check_coverage(covered, low, high, replicates):
 
 def test_the_interval_of_an_accuracy_covers_as_often_as_it_says():
     cells = (10, 0.5), (10, 0.9), (40, 0.9), (40, 0.99), (700, 0.5), (700, 0.99)
-    check_coverage([simulations.accuracy(*cell, 0.3, 150) for cell in cells], 0.94, 0.97, 150)
+    check_coverage([simulations.accuracy(*cell, 0.3, 100) for cell in cells], 0.94, 0.97, 100)
 
 
 def test_the_paired_interval_covers_as_often_as_it_says():
     cells = (10, 4, 1, 0), (100, 4, 1, 0), (400, 1, 1, 0), (28, 4, 3, 0), (111, 1, 3, 0.02)
-    check_coverage([simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 120, *seeds)["coverage"]
-                    for groups, size, *seeds in cells], 0.94, 0.975, 120)
+    check_coverage([simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 80, *seeds)["coverage"]
+                    for groups, size, *seeds in cells], 0.94, 0.975, 80)
 
 
 def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
