@@ -16,11 +16,12 @@ import commands
 import pytest
 from commands import call
 
+import export
 from lrcn.base import files, workers
 from lrcn.study import graphs
 
 SLOW = (commands.call, commands.run, commands.start, subprocess.run, subprocess.Popen, browsers.chromium,
-        workers.results, workers.pool, graphs.draw)
+        workers.results, workers.pool, graphs.draw, export.write_onnx)
 
 
 def _slow(function, seen):
@@ -45,7 +46,7 @@ def _slow(function, seen):
 
 def pytest_collection_modifyitems(items):
     """Mark as slow what runs a script or starts a process, itself or in a fixture, reads real clips, draws
-    figures or is a state machine. What `refused` runs ends before there is work."""
+    figures, exports a network or is a state machine. What `refused` runs ends before there is work."""
     from runs import refused
     for item in items:
         made = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
