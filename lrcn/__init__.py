@@ -31,7 +31,7 @@ them; everything else is here, by topic, and never imports the root.
     pages/      reading (a run folder), charts, page (and its small films): what report.py stands on
     drawing/    style, plots, labels (and pictures of frames)
     runs.py     the run folder: every file name in it, once
-    checkpoints.py  safe loading, atomic saving, what a checkpoint may say
+    checkpoints.py  safe loading, atomic saving, what a checkpoint may say: what convert.py stands on
 
 Imports run one way: scripts -> modules -> lrcn, and inside base <- video <- data <- features <- checkpoints
 <- evaluation (each may use those before it); drawing uses video; runs uses data; training, watching, study

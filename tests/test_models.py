@@ -409,8 +409,12 @@ def test_training_mode_never_reaches_a_frozen_encoder():
     network = models.LRCN(encoder, models.Head(encoder.feature_dim, CLASSES)).train()
     assert network.head.training and not any(m.training for m in encoder.modules())
     before = copy.deepcopy(dict(encoder.named_buffers()))
-    network(frames_for(encoder, 4).unflatten(0, (2, 2))).sum().backward()
+    frames = frames_for(encoder, 4).unflatten(0, (2, 2))
+    nn.CrossEntropyLoss()(network(frames), torch.tensor([0, 1])).backward()
     assert all(torch.equal(v, before[k]) for k, v in encoder.named_buffers())
+    model, clip = network.eval(), torch.addcmul(encoder.shift, frames.float(), encoder.scale)
+    own = model.head(model.encoder.backbone(clip.flatten(0, 1)).flatten(1).unflatten(0, clip.shape[:2]))
+    torch.testing.assert_close(own, model(frames))      # floats that are normalised already
 
 
 def test_batch_norm_statistics_follow_the_data_only_when_asked():

@@ -88,6 +88,10 @@ def test_a_network_that_was_moved_over_gives_its_own_logits(name, demo, sampled,
         assert Recogniser.of_run(trained, torch.device("cpu")).predict(film).probabilities.shape[1] == CLASSES
         report = report_of(folder, *data_flags(demo, sampled))
         assert read_json(report / "metrics.json")["videos"] == 42
+        with torch.inference_mode(False):
+            said = call("train.py", *data_flags(demo, sampled), "--init_from", folder, "--epochs", 1,
+                        "--no-pictures", "--num_workers", 0, "--device", "cpu", "--local_dir", tmp_path).out
+        assert "--encoder resnet18 --img_dim 48 --resize squeeze" in said
 
 
 def test_what_is_not_their_network_is_refused_and_says_what_to_do(demo, tmp_path):

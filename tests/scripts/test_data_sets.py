@@ -167,8 +167,11 @@ def test_consecutive_pictures_of_videos_in_a_class_folder_train_as_videos(tmp_pa
             folder.mkdir(parents=True, exist_ok=True)
             for i, frame in enumerate(scene(place, 6), 1):
                 cv2.imwrite(str(folder / f"clip{place}_{i:04d}.jpg"), frame)
-    said = call(SCRIPT, "--row_data_dir", tmp_path / "raw", "--no-report", "--sampling_rate", "source",
-                "--num_frames_to_extract", "all", "--sampled_data_dir", tmp_path / "out").out
+    words = SCRIPT, "--row_data_dir", tmp_path / "raw", "--no-report", "--sampling_rate", "source"
+    assert "72 pictures in" in call(*words, "--stills", "--sampled_data_dir", tmp_path / "stills").out
+    said = call(*words, "--num_frames_to_extract", "all", "--sampled_data_dir", tmp_path / "out",
+                "--write_frames", tmp_path / "frames").out
+    assert len([*(tmp_path / "frames").rglob("*.jpg")]) == 72
     assert "72 pictures are 12 sequences" in said and "parts by folder: 4 train, 4 val, 4 test" in said
     assert {(v.frames, v.step) for v in read_sampled(tmp_path / "out")} == {(6, 1 / 25)}
     folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "out", *TINY, "--epochs", 1,

@@ -27,17 +27,20 @@ def test_what_cannot_be_trained_is_refused_in_one_line(demo, sampled, flowing, t
 
 @pytest.mark.parametrize("more", [("--modality", "rgb+flow"), (*STACK, "--train_encoder", "all"),
                                   (*STACK, "--train_encoder", "last:1")], ids=lambda m: " ".join(map(str, m)))
-def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, trained, tmp_path, more, capsys):
+def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tested, tmp_path, more, capsys):
     folder = train(demo, flowing, tmp_path, *more, "--epochs", 1)
     assert load(folder)["settings"]["flow"]["backend"] == "dis"
     assert read_json(report_of(folder) / "metrics.json")["videos"] == 42
     assert last_line(call("train.py", "--resume", folder, "--epochs", 2)) == folder
     film = next((demo / "UCF-101").rglob("*.avi"))
-    result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video")
+    result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video",
+                  "--flow", "dis")
     assert table(last_line(result) / "predictions.csv")
     if more[-1] != "last:1":
         return
-    both = last_line(call("fuse.py", "--train", trained, folder, "--sampled_data_path", flowing,
+    call("fuse.py", tested, folder, "--output_dir", tmp_path / "mean")
+    assert read_json(tmp_path / "mean" / "test" / "metrics.json")["videos"] == 42
+    both = last_line(call("fuse.py", "--train", tested, folder, "--sampled_data_path", flowing,
                           "--epochs", 1, "--rnn", "gru", "--readout", "attention", "--no-pictures",
                           "--device", "cpu", "--num_workers", 0, "--local_dir", tmp_path / "both"))
     assert read_json(report_of(both) / "metrics.json")["videos"] == 42

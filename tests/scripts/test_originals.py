@@ -1,5 +1,4 @@
 """What the documents of five other systems print, as a user types it here; the rest: docs/originals.md."""
-import shutil
 import sys
 from unittest import mock
 
@@ -76,7 +75,7 @@ def test_the_seconds_lines_train_a_network_to_the_letter_and_label_a_video(demo,
         "train.py", *TINY, "--dataset_path", sampled, "--split_path", demo / "ucfTrainTestlist",
         "--num_epochs", 1, "--sequence_length", 5, "--img_dim", 32, "--latent_dim", 16, "--split_number", 1,
         "--projection", "batchnorm", "--classifier_hidden", 12, "--readout", "attention", "--dropout", 0,
-        "--lstm_layers", 1, "--local_dir", tmp_path))
+        "--lstm_layers", 1, "--resize", "squeeze", "--local_dir", tmp_path))
     best = folder / "Saved_model_checkpoint" / "best.pth.tar"
     film = next((demo / "UCF-101").rglob("*.avi"))
     labelled = last_line(call("test_on_video.py", "--video_path", film, "--checkpoint_model", best,
@@ -100,18 +99,26 @@ def test_the_fourths_lines_train_and_go_on(demo, sampled, tmp_path, optimizer, s
     assert (settings["hidden_size"], settings["accumulate"], settings["lr"]) == (8, 2, 3e-4)
     refused("train.py", "--resume", folder, "--optimizer", "adam" if optimizer != "Adam" else "sgd",
             says="--optimizer")
+    call("train.py", "--resume_checkpoint", folder, "--epochs", 3)
+    assert len(table(folder / "metrics.csv")) == 3
 
 
-def test_the_fourths_frame_classifier_is_a_clip_of_one_frame_without_an_lstm(demo, sampled, tmp_path):
-    folder = last_line(call(
-        "train.py", *TINY, "--data-dir", sampled, "--annots-dir", demo / "ucfTrainTestlist", "--epochs", 1,
-        "--batch-size", 32, "--learning-rate", "3e-5", "--feature-extractor", "squeezenet1_1",
-        "--num_frames_video", 1, "--readout", "none", "--local_dir", tmp_path / "runs"))
-    model = shutil.copy(folder / "Saved_model_checkpoint" / "best.pth.tar", tmp_path / "model.pt")
+def test_a_frame_classifier_labels_films_finds_clips_and_starts_an_lrcn(demo, sampled, tmp_path):
+    model, runs = tmp_path / "model.pt", ("--local_dir", tmp_path / "runs")
+    words = (*TINY, "--data-dir", sampled, "--annots-dir", demo / "ucfTrainTestlist", "--epochs", 1,
+             "--batch-size", 32, "--learning-rate", "3e-5", *runs)
+    call("train.py", *words, "--feature-extractor", "squeezenet1_1", "--num_frames_video", 1, "--readout",
+         "none", "--train_encoder", "all", "--save-checkpoint", model)
     film = next((demo / "UCF-101").rglob("*.avi"))
     labelled = last_line(call("test_on_video.py", "--model_dir", model, "--video_path", film, "--no-video",
                               "--device", "cpu"))
     assert table(labelled / "segments.csv")
+    call("find_clips.py", "--model_dir", model, "--video_path", film, "--frames", "--min_probability", 0,
+         "--clip_seconds", 1, "--output_dir", tmp_path / "found", "--device", "cpu")
+    assert [*(tmp_path / "found").rglob("*.jpg")]
+    lrcn = last_line(call("train.py", *words, "--init_from", model, "--num_frames_video", 5))
+    settings = read_json(lrcn / "settings.json")
+    assert (settings["encoder"], settings["readout"]) == ("squeezenet1_1", "final")
 
 
 # ---------------------------------------------------------------- what has its row

@@ -106,6 +106,8 @@ def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled):
     words = flags(demo, sampled, ".", "--number_of_classes", 2, "--smaller_dataset")
     samples, classes = dataset.training_samples(parse("", list(map(str, words)))[0])
     assert {sample.label for sample in samples} == {0, 1} and len(classes) == 2 and len(samples) <= 8
+    words = flags(demo, sampled, ".", "--classes", "Shrink,Grow")
+    assert dataset.training_samples(parse("", list(map(str, words)))[0])[1] == ["Grow", "Shrink"]
 
 
 def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp_path):
