@@ -90,7 +90,8 @@ def test_a_network_that_was_moved_over_gives_its_own_logits(name, demo, sampled,
         assert read_json(report / "metrics.json")["videos"] == 42
         with torch.inference_mode(False):
             said = call("train.py", *data_flags(demo, sampled), "--init_from", folder, "--epochs", 1,
-                        "--no-pictures", "--num_workers", 0, "--device", "cpu", "--local_dir", tmp_path).out
+                        "--no-pictures", "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch",
+                        "--local_dir", tmp_path).out
         assert "--encoder resnet18 --img_dim 48 --resize squeeze" in said
 
 
