@@ -85,8 +85,7 @@ def plain_optimizer(groups, recipe, **more):
     """The optimiser of a recipe, without what torch wraps round its methods for torch.compile, which is not
     used on them and takes more than a second to import. What torch does not wrap so stays as it is."""
     for method in vars(torch.optim.Optimizer).values():
-        inner = getattr(method, "__wrapped__", None)
-        if inspect.isfunction(inner):
+        if inspect.isfunction(inner := getattr(method, "__wrapped__", None)):
             vars(inner).setdefault("__dynamo_disable", inner)
     name, options, _ = OPTIMIZERS[recipe.optimizer]
     optimizer = getattr(torch.optim, name)(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, **options,
