@@ -123,7 +123,7 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
     """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order, or of clips that
     lie in a folder without a manifest: list_dir has the split lists that tell their classes."""
     path, flat = Path(folder) / "manifest.csv", []
-    if not path.is_file():
+    if not path.is_file() and Path(folder).is_dir():
         flat = _flat_rows(folder, read_lists(list_dir) if list_dir and Path(list_dir).is_dir() else {})
     if not path.is_file() and not flat:
         raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
