@@ -146,7 +146,7 @@ def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more)
 
 def sample_missing(jobs, before, out, rank, world, args):
     """Sample the jobs of this process; every outcome goes to its journal."""
-    journal, sizes = Journal(out, rank), []
+    journal, sizes = Journal(out, rank, jobs), []
     # The first come from all over the list: they say how much disk space it takes.
     first = dict.fromkeys(jobs[::max(1, len(jobs) // PILOT)][:PILOT])
     remove_leftovers(out, rank, world)

@@ -1,7 +1,7 @@
 """What preprocessing has done so far: a journal a process, and the tables they become in the end.
 
     done, gone, changed = follow(folder, jobs)  # what is sampled as its source is; the rest is taken out
-    journal = Journal(folder, rank)     # .journal-<rank>.jsonl, one line a video
+    journal = Journal(folder, rank, jobs)   # .journal-<rank>.jsonl, a line a video, and one when it is done
     journal.add("done", job, row); journal.add("failed", job, "the file is empty"); journal.flush()
     merge(folder, jobs)                 # manifest.csv, clips.csv, failed.csv
 
@@ -26,9 +26,13 @@ class Journal:
     lines are, many at a time: a line that can be read stands for a whole file, and a flush per file would
     cost more than the sampling."""
 
-    def __init__(self, out, rank):
+    def __init__(self, out, rank, jobs):
+        """jobs: those to come, told first: after a kill a clip may be there that has no line yet, and
+        whose source is gone by the next run."""
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
+        if jobs:
+            files.append_lines(self.path, [["begun", job.source, job.key] for job in jobs])
 
     def add(self, kind, job, detail):
         """kind "done": detail is the row of the manifest and FACTS; "failed": the reason."""
@@ -72,14 +76,17 @@ def read_tables(out):
 
 def read_state(out):
     """({(class, video): [row of read_tables, the latest last]} of the whole clips, {source: reason} of the
-    failed), with what journals tell."""
-    rows, failed = read_tables(out)
+    failed, {(class, video)} of the begun), with what journals tell."""
+    (rows, failed), begun = read_tables(out), set()
     for path in sorted(out.glob(".journal-*.jsonl")):
         for value in files.read_lines(path):
             with contextlib.suppress(ValueError, TypeError):    # no line of a journal
                 kind, source, detail = value
                 if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
                     failed[source] = detail
+                elif kind == "begun" and not {"/", "\0"} & set("".join(detail)):
+                    cls, video = detail
+                    begun.add((cls, video))
                 elif kind == "done":
                     rows.append(dict(zip(MANIFEST_COLUMNS + FACTS, map(str, detail), strict=True)))
     whole, frames = {}, {}
@@ -91,20 +98,23 @@ def read_state(out):
             frames[key] = str(avi.frames_in(clip_path(out, *key)))
         if frames[key] == row["frames"]:
             whole.setdefault(key, []).append(row)
-    return whole, failed
+    return whole, failed, begun
 
 
 def follow(out, jobs, keep=None):
     """Let the folder follow its source: take out what is gone or changed there. Returns ({(class, video):
     row} of what stays, [(class, video)] of what is gone, {(class, video): digest of its clip} of what
     changed). keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first."""
-    state, _ = read_state(out)
+    state, _, begun = read_state(out)
     done, wanted = _current(state, jobs, keep), {job.key for job in jobs}
     gone = [key for key in state if key not in done and key not in wanted]
     if keep is None and len(gone) >= MANY and 2 * len(gone) > len(state):
         raise UserError(f"--row_data_dir: {len(gone)} of the {len(state)} videos sampled in {out} are not in "
                         f"it any more; add --keep to keep their clips, or --no-keep to take them out")
     changed = {key: digest(clip_path(out, *key)) for key in state if key not in done and key in wanted}
+    for key in begun - state.keys() - wanted:   # a clip of a run that was killed before it could tell
+        for folder in (out / FLOW, out):
+            _remove(clip_path(folder, *key))
     if gone or changed:
         # Flow first: without its clip it would pass for a new one's. Tables last: a row without its clip is
         # nothing to the next run, a clip without its row would stay for ever.
@@ -157,7 +167,7 @@ def merge(out, jobs, keep=None):
     """Write the tables once every job is done or failed, and drop the journals. Returns the failed [(source,
     reason)], or None while other processes still have work to do. Whichever process comes last merges; to
     merge twice does no harm."""
-    state, reasons = read_state(out)
+    state, reasons, _ = read_state(out)
     done, failed = _current(state, jobs, keep), []
     for job in jobs:
         if job.key in done:

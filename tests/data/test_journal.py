@@ -150,3 +150,14 @@ class Preprocessing(RuleBasedStateMachine):
 
 Preprocessing.TestCase.settings = settings(max_examples=14, stateful_step_count=20, deadline=None)
 TestPreprocessing = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")(Preprocessing.TestCase)
+
+
+def test_a_clip_that_was_written_before_a_kill_and_never_told_goes_with_its_source():
+    one = Preprocessing()
+    one.begin()
+    for _ in range(2):
+        one.sample_and_fail(keep=False, at=4, kind=KILLED)
+        one.put(KEYS[1], RUBBISH)
+    one.remove(KEYS[0])
+    one.sample_all(keep=False)
+    one.teardown()
