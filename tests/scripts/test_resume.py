@@ -340,12 +340,13 @@ run.Run.end_epoch = told
 
 
 @processes
-def test_two_processes_stopped_in_mid_epoch_go_on_exactly_and_in_one(demo, sampled, tmp_path):
-    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9)     # with dropout, of which each process draws its own
-    words = flags(demo, sampled, tmp_path / "whole", *more, *QUIET)
+def test_two_processes_stopped_in_mid_epoch_go_on_exactly_and_in_one(demo, long, tmp_path):
+    """With dropout, of which each process draws its own, and clips of several lengths in a batch."""
+    more = (*TOGETHER, "--epochs", 2, "--ema", 0.9, "--num_frames_video", "all")
+    words = flags(demo, long, tmp_path / "whole", *more, *QUIET)
     whole = last_line(launched("train.py", *words))
     script = patched(tmp_path, "train.py", STOP_AT_3)
-    result = launched(script, *flags(demo, sampled, tmp_path / "begun", *more, *QUIET), ok=False)
+    result = launched(script, *flags(demo, long, tmp_path / "begun", *more, *QUIET), ok=False)
     folder = result.err.split("--resume ")[1].split()[0]
     assert load(folder)["progress"]["step"] == 3
     launched("train.py", "--resume", folder, *QUIET)
