@@ -107,9 +107,9 @@ class Recipe:
     spread: bool = network(False, Switch(), "the frames of a clip lie evenly over the whole video, one in "
                            "each of as many equal parts: in its middle or, past the plain view, at random",
                            decides="clips")
-    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "take "
-                          "every so-manieth sampled frame; random: from 1 to the largest that fits, which is "
-                          "that of a test", "N|random", decides="clips")
+    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "how "
+                          "many sampled frames apart those of a clip are; random: from 1 to the largest that "
+                          "fits, which is that of a test", "N|random", decides="clips")
     max_frames: int = network(300, POSITIVE, "of --num_frames_video all: of a video of more frames so many "
                               "are read, spread over it", decides="clips")
     mask_short: bool = network(True, Switch(), "a video of fewer frames than a clip is read at its own "
