@@ -1,17 +1,5 @@
-"use strict";
-// Words of the data only ever become text: textContent, option texts, plotly's escaped texts.
-const data = JSON.parse(document.getElementById("data").textContent);
-const byId = (id) => document.getElementById(id);
-const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-
-function make(tag, text, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  if (text !== null && text !== undefined) element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-const percent = (share) => share === null ? "–" : `${(100 * share).toFixed(1)}%`;
+// The report page; shared.js stands before it in the same script.
+const data = JSON.parse(byId("data").textContent);
 const mark = (right) => make("span", right ? "✓" : "✗", { class: right ? "right" : "wrong", title: right ? "right" : "wrong" });
 
 // ---------------------------------------------------------------- theme and charts
@@ -59,29 +47,7 @@ function setTheme(name) {
 byId("theme").addEventListener("change", (event) => setTheme(event.target.value));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(byId("theme").value));
 
-// ---------------------------------------------------------------- lists that grow
-
-function grow(list, button, items, one, step = 24) {
-  let shown = 0;
-  const more = () => {
-    list.append(...items.slice(shown, shown + step).map(one));
-    shown = Math.min(items.length, shown + step);
-    button.hidden = shown >= items.length;
-  };
-  list.replaceChildren();
-  button.onclick = more;
-  more();
-}
-
 // ---------------------------------------------------------------- test
-
-function player(path, name) {
-  const video = make("video", null, { src: path, preload: "metadata", playsinline: "", "aria-label": name, title: name });
-  video.muted = video.loop = true;
-  video.controls = calm;
-  video.autoplay = !calm;
-  return video;
-}
 
 function bars([name, label, predicted, top, ofTrue]) {
   const shown = top.some(([cls]) => cls === label) ? top : [...top, [label, ofTrue]];
@@ -202,10 +168,6 @@ function setUpComparison() {
 }
 
 // ---------------------------------------------------------------- films
-
-function clock(seconds) {
-  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
-}
 
 function wireTimeline(element, film) {
   const video = film.querySelector("video");

@@ -50,7 +50,8 @@ def interval(ends, sign=""):
 def write_page(run, clips, compared, runs, warnings):
     """Write <run>/report.html; its size in bytes. clips: {number of the tested video: path below the run}.
     compared: rows of reading.side_by_side, of `runs` in their order, or []. warnings: for the reader."""
-    scripts = list(map(markupsafe.Markup, (offline.get_plotlyjs(), (HERE / "page.js").read_text("utf-8"))))
+    own = "".join((HERE / name).read_text("utf-8") for name in ("shared.js", "page.js"))
+    scripts = [markupsafe.Markup(offline.get_plotlyjs()), markupsafe.Markup(own)]
     tested = {"videos": "tested videos", "groups": "tested groups"}
     facts = [(f"{part} videos", f"{sum(counts.values())} of {len(counts)} classes")
              for part, counts in run.parts.items()]
