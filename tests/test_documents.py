@@ -5,7 +5,7 @@ import shlex
 import pytest
 from commands import ROOT, call
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py")
@@ -64,7 +64,16 @@ def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):
     assert said[0].count("'") == 2 * 6 and said[1].startswith("0.0 to "), said    # the demo has six classes
 
 
-def test_every_file_that_is_linked_is_there():
+def slugs(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_file_and_heading_that_is_linked_is_there():
     for path in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
-            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+            if "://" not in target:
+                page = path.parent / target if target else path
+                assert page.exists(), f"{path.name}: {target}"
+                assert not anchor or anchor in slugs(page), f"{path.name}: {target}#{anchor}"

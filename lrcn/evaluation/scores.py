@@ -1,7 +1,7 @@
 """How good the answers are, and how sure one can be of it: top-k, losses, intervals, paired tests.
 
 Clips of one recording succeed or fail together, so groups, not clips, are what an interval counts. Every
-interval comes from the same three steps (docs/statistics.md has their coverage):
+interval comes from the same three steps (docs/experiments/statistics.md: their coverage):
 
     errors     what each group adds to the error of a figure (its influence, from the linearised figure)
     variance   of their sum, and its degrees of freedom, few where few groups carry it
