@@ -1,6 +1,6 @@
 """How often the intervals hold the truth, on planted data whose truth is known.
 
-    python tests/simulations.py [REPLICATES]    the tables of docs/experiments/statistics.md (2000: half an hour)
+    python tests/simulations.py [REPLICATES]  the tables of docs/experiments/statistics.md (2000: 40 min)
 
 Tests run single cells of these tables, with fewer replicates (see `near`).
 """
