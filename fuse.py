@@ -34,7 +34,7 @@ from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
 from lrcn.evaluation.scores import compare
 from lrcn.features.features import predict_videos
-from lrcn.runs import RunFolder, new_run_folder
+from lrcn.runs import RunFolder, check_name, new_run_folder
 from lrcn.training.recipe import FROM_ZERO, Recipe, add_flags, parse
 
 models = Lazy("models")
@@ -194,12 +194,14 @@ def main():
         raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
     if args.train:
         return train(args)
+    if args.name:
+        check_name(args.name, args.local_dir or ".")
     args.num_workers = Recipe.num_workers if args.num_workers is None else args.num_workers
     first = Stream(args.runs[0])
     streams = [first, *(Stream(folder, first) for folder in args.runs[1:])]
     weights, origin = choose_weights(args.weights, streams, args)
     if not args.output_dir:
-        folder = RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused"))
+        folder = RunFolder(new_run_folder(args.local_dir or ".", "True", "-fused", args.name))
     else:
         folder = RunFolder(Path(args.output_dir).expanduser())
         if folder.checkpoints.exists():

@@ -2,16 +2,16 @@
 
     python train.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist
 
-leaves a run folder <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv, metrics.csv,
-TensorBoard events, Saved_model_checkpoint/ (epoch_<n>, best, last and, frozen, encoder .pth.tar) and
-figures/, and prints its name as the last line; what a frozen encoder says of each frame goes into
-<sampled_data_path>/features/, for all runs and scripts. Stop it with Ctrl-C and go on with
+writes a run folder, <local_dir>/<YYYYmmdd-HHMMSS>/ or <local_dir>/NAME/ with --name NAME: settings.json,
+splits.csv, metrics.csv, TensorBoard events, checkpoints and figures/. The last line that it prints is
+that folder. The features of a frozen encoder go into <sampled_data_path>/features/, for all runs and
+scripts. Stop it with Ctrl-C, and go on as if it had not been stopped with
 
     python train.py --resume auto
 
-as if it had not been stopped, with the flags and the parts of splits.csv that it began with; a flag
-that is given again wins, or is refused where it changes the network. --split all trains and tests on
-the three official splits in turn, in split_1/ to split_3/ of the folder, and adds splits_summary.csv.
+A resumed run keeps its flags and its splits.csv. A flag that is given again counts, or is refused where
+it would change the network. --split all trains and tests on the three official splits, in split_1/ to
+split_3/ of the run folder, and writes splits_summary.csv.
 """
 import dataclasses
 from pathlib import Path
@@ -36,14 +36,14 @@ def train_all_splits(recipe, device, rank):
         one = dataclasses.replace(recipe, split=split)
         samples, _ = dataset.training_samples(one, None, dataset.silent)
         dataset.before_training(one, None, None, samples, dataset.silent)
-    new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder) if rank.first else ""
+    new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder, "", recipe.name) if rank.first else ""
     folder = rank.broadcast(str(new))
     tested = []
     for split in ("1", "2", "3"):
         if rank.first:
             cli.say(f"--- split {split}")
         one = dataclasses.replace(recipe, split=split, local_dir=f"{folder}/split_{split}",
-                                  open_new_folder="False")
+                                  open_new_folder="False", name=None)
         status = rank.all_reduce_max(utils.train(one, None, device, rank))
         if not status and rank.first:
             status = utils.test(one.local_dir, recipe.device)

@@ -37,7 +37,7 @@ from lrcn.training.run import starts
 
 # What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
 # stopped in the middle and leaves no run folder.
-ASIDE = ("split_size", "parts", "stop_after", "local_dir", "open_new_folder", "resume",
+ASIDE = ("split_size", "parts", "stop_after", "local_dir", "open_new_folder", "name", "resume",
          "load_checkpoint", "checkpoint_path", "save_checkpoint")
 DRAWN = 60      # rows on the picture
 

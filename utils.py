@@ -369,7 +369,8 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
         if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
             from lrcn.training.album import Album
-            folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder))
+            folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder, "",
+                                                         recipe.name))
             if not resumed:
                 held.enter_context(folder.lock("local_dir"))
             settings["device_used"] = str(device)

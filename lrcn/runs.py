@@ -105,9 +105,21 @@ class TuningFolder(_Folder):
         return RunFolder(self.path / "refit" / f"seed_{seed}")
 
 
-def new_run_folder(local_dir, open_new_folder, ending=""):
-    """The run folder as --open_new_folder says, made: True a new one named by the second (and ending),
-    'debug' <local_dir>/debug, False local_dir itself."""
+def check_name(name, local_dir, open_new_folder="True"):
+    """UserError where --name cannot be that of a new run folder."""
+    if name in (".", "..") or Path(name).name != name:
+        raise UserError(f"--name {name}: expected a name without slashes; --local_dir says where it is made")
+    if str(open_new_folder).strip("'\"‘’").lower() != "true":
+        raise UserError(f"--name {name}: --open_new_folder {open_new_folder} says where the run goes; leave "
+                        f"one of the two flags out")
+    if Path(local_dir).expanduser().joinpath(name).exists():
+        raise UserError(f"--name {name}: there is a run of this name in --local_dir {local_dir}; choose "
+                        f"another name, or go on with it: --resume {Path(local_dir) / name}")
+
+
+def new_run_folder(local_dir, open_new_folder, ending="", name=None):
+    """The run folder as --open_new_folder says, made: True a new one called `name`, or by the second (and
+    ending), 'debug' <local_dir>/debug, False local_dir itself."""
     local_dir = Path(local_dir).expanduser()
     mode = str(open_new_folder).strip("'\"‘’").lower()
     if mode not in ("true", "debug", "false"):
@@ -118,7 +130,7 @@ def new_run_folder(local_dir, open_new_folder, ending=""):
             folder = local_dir / "debug" if mode == "debug" else local_dir
             folder.mkdir(exist_ok=True)
             return folder
-        name = time.strftime("%Y%m%d-%H%M%S") + ending
+        name = name or time.strftime("%Y%m%d-%H%M%S") + ending
         for number in itertools.count(1):  # another run may have started in the same second
             folder = local_dir / (name if number == 1 else f"{name}-{number}")
             with contextlib.suppress(FileExistsError):

@@ -46,6 +46,21 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog):
         super().__init__(prog, max_help_position=34, width=100)
 
+    def add_usage(self, usage, actions, groups, prefix=None):
+        """What has to be given, and [flags] for all else."""
+        needed = [a for a in actions if a.required]
+        words = [*(w for w in needed if w.option_strings), *(w for w in needed if not w.option_strings)]
+        line = self._format_usage(None, words, [], "").strip()
+        super().add_usage(f"{line} [flags]".replace("%", "%%"), words, [], prefix)
+
+    def _format_action_invocation(self, action):
+        """--lr LR (also --learning_rate)"""
+        first, *others = action.option_strings or [""]
+        if not others or first == "-h":
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{first} {value}".strip() + f" (also {', '.join(others)})"
+
     def _get_help_string(self, action):
         text = action.help or ""
         if action.default in (argparse.SUPPRESS, None, "") or "default" in text:
@@ -85,6 +100,10 @@ class Parser(argparse.ArgumentParser):
                 return group
         self._action_groups.append(_Group(self, title))
         return self._action_groups[-1]
+
+    def format_help(self):
+        self._action_groups.sort(key=lambda group: group.title == "machine")    # last
+        return super().format_help()
 
     def parse_known_args(self, args=None, namespace=None):
         args = list(sys.argv[1:] if args is None else args)

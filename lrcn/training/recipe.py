@@ -177,7 +177,9 @@ class Recipe:
     seed: int = training(42, COUNT, "of the split, the views, the weights and the order")
 
     local_dir: str = output(".", Text(), "where run folders are made", "DIR")
-    open_new_folder: str = output("True", Text(), "a new folder named by the time, local_dir itself, or "
+    name: str = output(None, Text(none=True), "name of the new run folder in local_dir (default: the time, "
+                       "as 20261121-110128)")
+    open_new_folder: str = output("True", Text(), "False: write into local_dir itself; debug: into "
                                   "local_dir/debug", "True|False|debug")
     checkpoint_interval: int = output(5, POSITIVE, "epochs between checkpoints")
     val_check_interval: int = output(5, POSITIVE, "epochs between validations")
@@ -304,10 +306,14 @@ OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_leng
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir",
           "save_checkpoint", "class_weights")
 # What a resumed run does not take over from its checkpoint.
-OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after")
+OF_THE_CALL = ("resume", "load_checkpoint", "checkpoint_path", "stop_after", "name")
 
 
 # ---------------------------------------------------------------- command line
+
+USED_MOST = ("sampled_data_path", "ucf_list_dir", "encoder", "modality", "num_frames_video", "train_encoder",
+             "epochs", "lr", "name", "resume")
+
 
 def add_flags(parser, leave_out=(), usual=None, group=None):
     """The flags of Recipe's fields but for some; their words in any case, as in OneCycle or SGD.
@@ -315,11 +321,13 @@ def add_flags(parser, leave_out=(), usual=None, group=None):
     usual: of a field's name whose value counts without its flag, where that is not the default.
     group: one for all of them.
     """
-    for f in fields(Recipe):
+    first = [f for f in fields(Recipe) if f.name in USED_MOST and not usual]
+    for f in (*first, *(f for f in fields(Recipe) if f not in first)):
         m, whose = f.metadata, usual and usual(f.name)
         if f.name in leave_out:
             continue
-        into, names = parser.group(group or m["group"]), m["names"] or (f"--{f.name}",)
+        names = m["names"] or (f"--{f.name}",)
+        into = parser.group(group or ("the flags that are used most" if f in first else m["group"]))
         default, help = (None, f"{m['help']} (default: {whose})") if usual else (f.default, m["help"])
         if isinstance(m["kind"], Switch):
             into.add_boolean(*names, default=default, help=help)
@@ -395,6 +403,8 @@ def parse(description, argv=None):
             if wanted[name] != before[name]:
                 raise UserError(f"--{name} {wanted[name]}: the checkpoint {path} was trained with "
                                 f"--{name} {before[name]}; leave the flag out, or start a new run")
+    if recipe.name and path is None:
+        runs.check_name(recipe.name, recipe.local_dir, recipe.open_new_folder)
     if recipe.spread and recipe.num_frames_video == "all":
         raise UserError("--spread: --num_frames_video all reads every frame of a video; give a number")
     if recipe.stride != "1" and (recipe.spread or recipe.num_frames_video == "all"):

@@ -83,6 +83,10 @@ def test_a_run_goes_where_open_new_folder_says(tmp_path):
     assert new_run_folder(tmp_path, "debug") == tmp_path / "debug"
     new = new_run_folder(tmp_path, "'True’")
     assert new.parent == tmp_path and re.fullmatch(r"\d{8}-\d{6}", new.name)
+    assert new_run_folder(tmp_path, "True", name="first") == tmp_path / "first"
+    for words, says in (("--name first", "--resume"), ("--name a/b", "slashes"), ("--name ..", "slashes"),
+                        ("--name new --open_new_folder debug", "leave one")):
+        refused("train.py", *words.split(), "--local_dir", tmp_path, says=("--name", says))
 
 
 # ---------------------------------------------------------------- which videos, which classes
