@@ -1,9 +1,5 @@
 """Which videos count: split lists and sampled clips -> the samples of a training, or of a test.
 
-    samples, classes = training_samples(recipe)         # [SampledVideo] of train, val and, if drawn, test
-    samples, classes = training_samples(recipe, run)    # of a resumed run: the parts of its splits.csv
-    data = test_data(trained, sampled_data_path, lists)  # the test list's videos, or the drawn part's
-
 Whatever is left out is counted, and said.
 """
 import functools

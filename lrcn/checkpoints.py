@@ -1,9 +1,5 @@
 """Checkpoints: state dicts and plain containers only, read safely, written whole or not at all.
 
-    state = load_file(path, "model_name")       # weights_only=True: a stranger's file cannot run code
-    check(state, source)                        # and whatever it says is looked at before it is used
-    save_file(path, {**describe(model, classes, settings), "head": model.head.state_dict(), ...})
-
 What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `utils.build` makes
 the model again from it.
 """

@@ -1,8 +1,5 @@
 """Modules that take seconds to import, loaded when something of them is first used.
 
-    torch = Lazy("torch")
-    torch.zeros(3)              # imports torch, once
-
 So a wrong flag is told at once. A module whose classes derive from torch's is itself Lazy where it is named.
 """
 import functools

@@ -1,9 +1,5 @@
 """What a value may be, said once: for a word of the command line and for what a file tells.
 
-    positive = Number(int, low=1)
-    positive("32")              # 32; argparse.ArgumentTypeError for "0", "x", "nan"
-    positive.fault("32")        # "expected a whole number >= 1, not '32'"; None for 32
-
 A checkpoint may come from a stranger: what is read from one passes `fault` before anything is built from it.
 """
 import argparse

@@ -1,7 +1,5 @@
 """Which clips were cut from one recording: their group, by what their names tell, a pattern, or a table.
 
-    groups = find_groups([("Archery", "v_Archery_g01_c01")])     # {(class, video): group}
-
 The clips of a group (gNN of v_<Class>_gNN_cNN.avi) show nearly the same picture.
 """
 import contextlib

@@ -1,9 +1,5 @@
 """What the weights of a network were trained on, through any number of runs that started from one another.
 
-    learned = Learned().after(videos, frozen=False)     # of a training on these SampledVideo
-    learned.state(), Learned.of(state, source)          # as a checkpoint keeps it
-    leaked(videos, learned.encoder, trained_on)         # those of `videos` that it was trained on
-
 A video and its group are kept as eight bytes of a hash each: a checkpoint tells a stranger no names, and the
 9,537 videos of a training list take 110 KB of it.
 """

@@ -1,10 +1,5 @@
 """What a clip looks like in a few numbers: black, frozen, and which clips are nearly the same picture.
 
-    look = Look()
-    for frame in look.at(frames): ...           # while they are written
-    look.facts()                                # width, height, light, contrast, change, hashes
-    clusters(hashes, nearest=6)                 # which clips share a nearly equal frame
-
 The hash is pHash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"):
 the signs of the 64 lowest DCT coefficients of 32 x 32 grey pixels against their median.
 """

@@ -1,8 +1,4 @@
-"""What lies in a folder of sampled clips: the tables' columns, the clips' paths, and the videos in it.
-
-    videos = read_sampled("sampled")                     # what preprocessing_data.py left
-    clip_path("sampled", "Archery", "v_Archery_g01_c01")
-"""
+"""What lies in a folder of sampled clips: the tables' columns, the clips' paths, and the videos in it."""
 import contextlib
 import functools
 import math

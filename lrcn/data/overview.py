@@ -1,8 +1,4 @@
-"""The data report: what the sampled clips are, before a network learns them.
-
-    report = make_report("sampled", lists, left_out)
-    report.lines                        # about ten, for the terminal; see DataReport
-"""
+"""The data report: what the sampled clips are, before a network learns them."""
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path

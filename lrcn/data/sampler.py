@@ -1,8 +1,5 @@
 """One video, or one picture, becomes one clip, in a worker process.
 
-    kind, detail = attempt(sample, job, out="sampled", rank=0, raw="UCF-101", count=5, rate=Rate(), seed=42)
-    frame = read_picture("Jump/holiday.jpg")        # uint8 (H, W, 3) RGB, as it is shown
-
 The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name alone
 decide; of a picture, that one.
 """

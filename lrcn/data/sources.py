@@ -1,8 +1,5 @@
 """Which videos a folder of raw videos holds: their class, their clip's name, and what is left out, and why.
 
-    sources = find_sources("my_videos")                           # every video of every class folder
-    sources = find_sources("UCF-101", lists=read_lists("ucfTrainTestlist"))   # those on the lists
-
 The class is the first folder below the one that is given, however deep the video lies; where train/ and test/
 (or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
 folder that the list names, or what Kinetics' table says of the file's name. A data set is of videos or of

@@ -1,8 +1,5 @@
 """Split lists, in UCF-101's format, HMDB-51's, Kinetics' or SlowFast's: which videos train, and which test.
 
-    train, test = official_lists("ucfTrainTestlist", 1)     # [Listed] each
-    videos, sentence = present(train, read_sampled("sampled"), "training")
-
 The class of a listed video is its folder, whatever the file name says:
 HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
 """

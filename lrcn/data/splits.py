@@ -1,9 +1,4 @@
-"""Which video is in train, validation and test: splits that are drawn by group, and the table of a run's.
-
-    train, val = hold_out(videos, 0.2, seed=43)     # [SampledVideo] each, no group on both sides
-    samples = make_samples({"train": train, "val": val}, classes)       # with label and part
-    write_splits(path, samples)
-"""
+"""Which video is in train, validation and test: splits that are drawn by group, and the table of a run's."""
 import hashlib
 import itertools
 import json

@@ -16,6 +16,9 @@ from lrcn.base.lazy import Lazy
 
 backend = Lazy("matplotlib.backends.backend_agg")
 figures = Lazy("matplotlib.figure")
+font_manager = Lazy("matplotlib.font_manager")
+matplotlib = Lazy("matplotlib")
+cv2 = Lazy("cv2")
 
 # Okabe and Ito's colours, which the colour-blind tell apart, as 0..255 RGB.
 BLUE, ORANGE, GREEN, RED = (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0)
@@ -50,7 +53,6 @@ def unit(color):
 @functools.lru_cache(maxsize=4)
 def _distinct_colors(n):
     """Each colour is the one farthest (in Lab) from all before it, so the first ones never change."""
-    import cv2
     levels = np.linspace(0, 1, 12, dtype=np.float32)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
     lab = cv2.cvtColor(grid, cv2.COLOR_RGB2LAB).reshape(-1, 3)
@@ -77,7 +79,6 @@ def class_colors(classes):
 def fonts():
     """[(family, file, code points)] in the order in which they are asked for a letter: DejaVu Sans, which
     matplotlib brings, MORE_FONTS, and behind them what a letter was found in."""
-    from matplotlib import font_manager
     installed = {f.name for f in font_manager.fontManager.ttflist}
     names = ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
     return [_read_font(font_manager.findfont(name)) for name in names]
@@ -96,7 +97,6 @@ def _read_font(path):
 @functools.lru_cache(maxsize=1)
 def _other_fonts():
     """All fonts of the system, read when a letter is in none of `fonts`."""
-    from matplotlib import font_manager
     return list(map(_read_font, sorted(font_manager.findSystemFonts())))
 
 
@@ -106,8 +106,6 @@ def _font_of(letter):
     for _, path, points in fonts():
         if ord(letter) in points:
             return path
-    import matplotlib
-    from matplotlib import font_manager
     drawing = matplotlib.rcParams["font.family"] == _families()     # see `styled`
     for font in _other_fonts():
         if ord(letter) in font[2]:
@@ -201,7 +199,6 @@ def styled(draw):
     """Run a drawing function under this file's settings, whatever the user's matplotlibrc says."""
     @functools.wraps(draw)
     def call(*args, **kwargs):
-        import matplotlib
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(RC)

@@ -1,10 +1,5 @@
 """ONNX: a network as a file that onnxruntime, OpenVINO and others run, and onnxruntime on it.
 
-    graph = exported(module, example, "frames", "features")     # onnx.ModelProto, float32, any batch
-    graph = traced(module, example, "frames")                    # bytes: in a second, for a plain network
-    run = runner("model.onnx", threads)                          # numpy (B, ...) -> numpy (B, ...)
-    path.write_bytes(sealed(raw)); broken(path.read_bytes())     # with a digest of all its bytes; False
-
 Writing needs the packages onnx and onnxscript, running needs onnxruntime alone, which brings protobuf.
 """
 import contextlib

@@ -1,9 +1,5 @@
 """Which pictures some clips need, each once: what the store knows them by, and the pictures in batches.
 
-    rows, index, _ = unique_rows(clips)                         # rows[index[i, t]] is frame t of clip i
-    entries, stamps = entries_of("sampled", rows, seed)         # content, view and frame of each
-    Blocks(rows, numbers, "sampled", transform, options)[0]     # uint8 (size, [M,] S, S, C)
-
 Content decides which features are a video's own. A file is read for its fingerprint once.
 <sampled>/features/videos.csv keeps that beside the file's size, times and inode; where one of these
 differs the file is read again.

@@ -1,8 +1,4 @@
-"""Image networks made fast and cut into a frozen and a trained part.
-
-    fast = for_inference(encoder)                     # the same features, batch norm folded
-    frozen, tail = cut(encoder, 2)                    # tail: the last two blocks, to be trained
-"""
+"""Image networks made fast and cut into a frozen and a trained part."""
 
 import copy
 import hashlib

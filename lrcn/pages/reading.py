@@ -2,7 +2,7 @@
 stranger, and what is absent left out."""
 import contextlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from lrcn import checkpoints
@@ -14,13 +14,6 @@ from lrcn.evaluation.scores import compare
 from lrcn.runs import FilmFolder, RunFolder
 
 TOP = 5
-
-
-class Record(dict):
-    """A JSON object in which a name that is absent stands for None, which a page shows as a dash."""
-
-    def __missing__(self, key):
-        return None
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,8 @@ def _at_once(folder, read):
 
 
 def _json(path):
-    return Record(files.read_json(path) if path.is_file() else {})
+    """A JSON object in which a name that is absent stands for None, which a page shows as a dash."""
+    return defaultdict(lambda: None, files.read_json(path) if path.is_file() else {})
 
 
 def _command(path):

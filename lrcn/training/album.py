@@ -1,8 +1,4 @@
-"""A training run's pictures: in its figures folder, and in TensorBoard beside its curves.
-
-    album = Album(run_folder, recipe, classes, samples)
-    album.scalars(row); album.class_distribution(); album.final(run)
-"""
+"""A training run's pictures: in its figures folder, and in TensorBoard beside its curves."""
 import functools
 
 import numpy as np

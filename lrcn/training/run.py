@@ -1,10 +1,4 @@
-"""A training run: what it starts from, the epochs, and what is written into the run folder when.
-
-    for flag, learned in starts(recipe): ...    # of --init_from and --streams
-    run = Run(model, learner, feeds, settings, classes, learned, folder, album)
-    run.take_up(state, source)          # of a checkpoint, where there is one
-    status = run.go()
-"""
+"""A training run: what it starts from, the epochs, and what is written into the run folder when."""
 import shutil
 import sys
 import time

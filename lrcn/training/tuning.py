@@ -1,10 +1,4 @@
-"""Which settings are compared, and what their folds say, as rows of a table.
-
-    space = [dimension("lr=1e-4,5e-4"), dimension("readout=final,mean")]
-    settings = grid(base, space)                    # or one_by_one(base, space)
-    search(base, [dimension("lr=1e-5..1e-3")], 50, validation, train)   # Optuna asks for the next one
-    rows = table(settings, validation)
-"""
+"""Which settings are compared, and what their folds say, as rows of a table."""
 import argparse
 import difflib
 import itertools

@@ -1,8 +1,4 @@
-"""Which frames of a video are kept: so many a second, whatever the video's own rate.
-
-    rate = Rate(FPS=25, sampling_rate=10)                     # 2.5 frames a second
-    frames, info, indices, spacing = read_clip("film.mp4", 5, rate, fraction=0.3)
-"""
+"""Which frames of a video are kept: so many a second, whatever the video's own rate."""
 import math
 from dataclasses import dataclass
 

@@ -1,8 +1,5 @@
 """Writing videos that are whole or absent. Frames are uint8 (H, W, 3) RGB.
 
-    with Writer("labelled.mp4", 25, 640, 480, sound="film.mp4") as out:
-        out.write(frame, seconds)           # at the source's own time stamps
-
 A full disk raises OSError.
 """
 import contextlib

@@ -1,10 +1,6 @@
 """Candidates: stretches of films that a run proposes as clips of its classes, tables of them, and the folder
 that find_clips.py fills.
 
-    stretches = propose(times, end, probabilities, 5, per_class=2)  # [(start, end, class, probability)]
-    rows = read_stretches("candidates.csv", "from")                 # [Stretch], of Kinetics' tables too
-    by_film, absent = of_films(rows, {"holiday.mp4": path})
-
 A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.groups takes it for the group.
 """
 import functools

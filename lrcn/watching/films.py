@@ -1,9 +1,4 @@
-"""Films, cameras and streams labelled: analysed ahead, drawn as their windows are known.
-
-    labeller = Labeller(recogniser, choices, stop)
-    done = labeller.film("film.mp4", "film", folder)    # Done: .sentence .segments
-    sentence = labeller.live("0", "camera_0", folder)   # recorded and shown as it comes
-"""
+"""Films, cameras and streams labelled: analysed ahead, drawn as their windows are known."""
 import contextlib
 import math
 import re

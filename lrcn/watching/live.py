@@ -1,8 +1,5 @@
 """A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
 
-    with Source("0", Rate()) as source, Classifier(recogniser, history, source) as it:
-        frame = source.newer_than(index)        # waits for it
-
 Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
 another takes the newest sampled frame as soon as it is done with the last, and counts those that it
 had to leave out.
