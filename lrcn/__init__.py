@@ -28,6 +28,9 @@ them; everything else is here, by topic, and never imports the root.
                 test_on_video.py stands on; candidates: find_clips.py
     study/      movies, figures, network, results_table, graphs: what
                 test_continues_movie.py stands on
+    teaching/   labels (of moments of films, a row a key), asking (what they teach, and what to ask next),
+                session (films, labels and the network between them), server (the page's addresses, and who
+                may ask): what teach.py stands on
     pages/      reading (a run folder), charts, page (and its small films): what report.py stands on
     drawing/    style, plots, labels (and pictures of frames)
     runs.py     the run folder: every file name in it, once
@@ -35,8 +38,8 @@ them; everything else is here, by topic, and never imports the root.
 
 Imports run one way: scripts -> modules -> lrcn, and inside base <- video <- data <- features <- checkpoints
 <- evaluation (each may use those before it); drawing uses video; runs uses data; training, watching, study
-and pages stand on all of these and never on each other. tests/test_structure.py names the import that breaks
-this.
+and pages stand on all of these and never on each other; teaching stands on training and watching too.
+tests/test_structure.py names the import that breaks this.
 """
 import os
 

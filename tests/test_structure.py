@@ -10,7 +10,7 @@ LRCN = {"base": set(), "video": {"base"}, "data": {"base", "video"}, "features":
         "drawing": {"base", "video"}, "runs": {"base", "data"},
         "checkpoints": {"base", "video", "data", "features", "runs"},
         "evaluation": FOUNDATION, "training": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION,
-        "pages": FOUNDATION}
+        "pages": FOUNDATION, "teaching": {*FOUNDATION, "training", "watching"}}
 MODULES = {"models": {*LRCN}, "dataset": {*LRCN, "models"}, "utils": {*LRCN, "models", "dataset"}}
 MAY_IMPORT = {**LRCN, **MODULES, "script": {*LRCN, *MODULES}}
 

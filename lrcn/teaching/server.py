@@ -1,0 +1,155 @@
+"""The page of teach.py, for this machine alone: addresses, and who may ask.
+
+    app = make_app(session, "token", 8000)      # an ASGI application
+    serve(session, 8000, lambda address: ...)   # until Ctrl-C
+
+Every address begins with a random token, which the page's own address tells. Other hosts' names, pages of
+other origins and bodies that are not JSON are refused. session: a session.Session, or review.Review.
+"""
+import hmac
+import json
+import secrets
+import socket
+from pathlib import Path
+
+from lrcn.base.cli import UserError
+from lrcn.base.lazy import Lazy
+
+applications, routing = Lazy("starlette.applications"), Lazy("starlette.routing")
+responses, concurrency = Lazy("starlette.responses"), Lazy("starlette.concurrency")
+uvicorn = Lazy("uvicorn")
+
+PAGE = Path(__file__).parent
+LARGEST = 1 << 16       # bytes of a question
+PATIENCE = 20           # seconds that a question for news waits
+HEADERS = [(b"content-security-policy",
+            b"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self' "
+            b"'unsafe-inline'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+            b"form-action 'none'"),
+           (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"),
+           (b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
+
+
+def guarded(app, token, port):
+    """The ASGI app for those alone who know the token, from this machine's own names and pages."""
+    hosts = [f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost")]
+    origins = [b"http://" + host for host in hosts]
+
+    async def call(scope, receive, send):
+        async def headed(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        if scope["type"] != "http":
+            return
+        told = {}
+        for name, value in scope["headers"]:
+            told.setdefault(name, []).append(value)
+        key = scope["path"].split("/")[1] if "/" in scope["path"] else ""
+        if told.get(b"host", [b""])[0] not in hosts or not set(told.get(b"origin", [])) <= set(origins):
+            answer = responses.PlainTextResponse("not from there", 403)
+        elif not hmac.compare_digest(key.encode("utf-8", "replace"), token.encode()):
+            answer = responses.PlainTextResponse("not here", 404)
+        else:
+            answer = app
+        await answer(scope, receive, headed)
+    return call
+
+
+async def _words(request):
+    """What a request asks: its address's parameters, and the object in its body. ValueError: it is none."""
+    asked = {**request.query_params, **request.path_params}
+    if request.method == "POST":
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ValueError("the body must be application/json")
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST:
+                raise ValueError("the body is too large")
+        value = json.loads(body or b"{}")
+        if not isinstance(value, dict):
+            raise ValueError("the body must hold an object")
+        asked |= value
+    return asked
+
+
+def _route(path, function, method="GET"):
+    """A Route that answers with function(what was asked): an object as JSON, a Path as a file."""
+    async def endpoint(request):
+        try:
+            value = await concurrency.run_in_threadpool(function, await _words(request))
+        except (UserError, ValueError, RecursionError) as error:
+            return responses.JSONResponse({"error": str(error)}, 400)
+        except (LookupError, FileNotFoundError):
+            return responses.JSONResponse({"error": "there is no such thing here"}, 404)
+        if isinstance(value, Path):
+            return responses.FileResponse(value)
+        return responses.Response(json.dumps(value, ensure_ascii=False, allow_nan=False).encode(),
+                                  media_type="application/json")
+    return routing.Route(path, endpoint, methods=[method])
+
+
+def whole_number(value, low, high):
+    """An int from low to high of what a page sent; ValueError: it is none."""
+    number = int(str(value)[:20])
+    if not low <= number <= high:
+        raise ValueError(f"{number} is not from {low} to {high}")
+    return number
+
+
+def make_app(session, token, port):
+    """The ASGI application of a session."""
+    def state(asked):
+        session.wait(int(str(asked.get("after", -1))[:20]), PATIENCE)
+        return session.state()
+
+    def after(function):
+        """The same, and what to ask next."""
+        def call(asked):
+            moments = function(asked)
+            return {"state": session.state(), "moments": moments}
+        return call
+
+    routes = [
+        _route("/", lambda _: PAGE / "teach.html"),
+        *(_route(f"/{name}", lambda _, name=name: PAGE / name) for name in ("teach.js", "teach.css")),
+        _route("/api/state", state)]
+    if hasattr(session, "label"):
+        routes += [
+            _route("/api/next", lambda asked: {
+                "moments": session.next(whole_number(asked.get("number", 3), 1, 20))}),
+            _route("/clip/{id}.mp4", lambda asked: session.clip(asked["id"], asked.get("start"),
+                                                                asked.get("end"))),
+            _route("/api/label", after(session.label), "POST"),
+            _route("/api/undo", after(lambda _: session.undo()), "POST"),
+            _route("/api/class", lambda asked: {"classes": session.add_class(asked.get("name", ""))}, "POST"),
+            _route("/api/find", lambda asked: {"moments": session.find(
+                asked.get("by", ""), asked.get("value", ""), asked.get("time"))}),
+            _route("/api/finish", lambda _: {"finish": session.finish()}, "POST")]
+    if hasattr(session, "items"):
+        routes += [
+            _route("/api/items", lambda _: {"items": session.items()}),
+            _route("/api/item", lambda asked: {"item": session.item(asked)}, "POST"),
+            _route("/thumb/{number}.{kind}",
+                   lambda asked: session.thumb(whole_number(asked["number"], 0, 10**9))),
+            _route("/film/{number}.jpg", lambda asked: session.strip(
+                whole_number(asked["number"], 0, 10**9), asked.get("from"), asked.get("to")))]
+    return guarded(applications.Starlette(routes=[routing.Mount(f"/{token}", routes=routes)]), token, port)
+
+
+def serve(session, port, opened):
+    """Serve a session's page on 127.0.0.1 until Ctrl-C. port: 0 for any free one; opened: is called with the
+    page's address. UserError: the port is taken."""
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise UserError(f"--port {port}: cannot listen there ({error.strerror}); try another, or 0 for any "
+                        f"free one") from None
+    with listening:
+        port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
+        config = uvicorn.Config(make_app(session, token, port), log_level="error", lifespan="off",
+                                timeout_graceful_shutdown=1, server_header=False)
+        opened(f"http://127.0.0.1:{port}/{token}/")
+        uvicorn.Server(config).run(sockets=[listening])
