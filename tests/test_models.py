@@ -39,8 +39,6 @@ def frames_for(encoder, number=2, seed=0):
                          generator=torch.Generator().manual_seed(seed))
 
 
-# ---------------------------------------------------------------- read-outs
-
 def one_direction(lstm, layer, x, suffix):
     """An LSTM layer's outputs in one direction, (T, hidden), of x (T, D). suffix: "" or "_reverse"."""
     w, u, b, c = (getattr(lstm, f"{name}_l{layer}{suffix}")
@@ -124,8 +122,6 @@ def test_logits_leave_the_network_never_probabilities(features):
         right = logits.argmax(1)
         assert F.cross_entropy(logits, right) < 0.5, "a sure and right answer must cost next to nothing"
 
-
-# ---------------------------------------------------------------- the heads of other systems
 
 class First(nn.Module):
     """A linear layer, an LSTM read at its last step, a linear layer; no norm, no ReLU, no dropout."""
@@ -228,8 +224,6 @@ def test_a_recipes_head_is_the_default_one_and_an_unknown_choice_is_refused():
         with pytest.raises(UserError, match=says):
             models.Head(DIM, CLASSES, **wrong)
 
-
-# ---------------------------------------------------------------- encoders
 
 FAMILIES = [("alexnet", 64), ("convnext_tiny", 32), ("densenet121", 32), ("efficientnet_b0", 32),
             ("efficientnet_v2_s", 32), ("googlenet", 32), ("inception_v3", 75), ("maxvit_t", 224),
@@ -401,8 +395,6 @@ def test_the_children_of_a_network_in_a_plain_sequential_find_their_names():
         given = {prefix + k: v for k, v in numbered.state_dict().items()}
         assert models.build_encoder("resnet18", given, 32).digest() == surgery.weights_digest(whole)
 
-
-# ---------------------------------------------------------------- frozen, folded, cut
 
 def test_training_mode_never_reaches_a_frozen_encoder():
     encoder = tiny_encoder("mobilenet_v3_small")

@@ -59,8 +59,6 @@ def copied(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copied")
 
 
-# ---------------------------------------------------------------- 1: kills
-
 # Dies at the n-th call of one of them; a write leaves its first half behind.
 KILLER = """
 import os, signal
@@ -147,8 +145,6 @@ def test_promise_1_a_file_is_old_or_new_whichever_step_of_its_writing_fails(tmp_
         assert not half_files(tmp_path)
 
 
-# ---------------------------------------------------------------- 2: resume
-
 def resumed(demo, sampled, local_dir, first, then, *more):
     """A run with `more` flags that was begun with `first` and gone on with by `then`."""
     folder = train(demo, sampled, local_dir, *more, *first)
@@ -183,8 +179,6 @@ def test_promise_2_n_epochs_and_then_m_are_m_epochs_at_once(demo, sampled, tmp_p
     assert_same_run(folder, expected)
 
 
-# ---------------------------------------------------------------- 3: signals
-
 # The signal comes in the middle of a step.
 SIGNALLED = """
 import os
@@ -215,8 +209,6 @@ def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole,
     assert str(folder) == words[1]
     assert_same_run(folder, whole)
 
-
-# ---------------------------------------------------------------- 4: checkpoints of strangers
 
 class Malicious:
     def __init__(self, path):
@@ -273,8 +265,6 @@ def test_promise_4_every_script_reads_a_strangers_checkpoint_as_carefully(copied
         assert not proof.exists(), "code in a checkpoint was run"
 
 
-# ---------------------------------------------------------------- 5: bad videos
-
 def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
     """In detail: test_bad_videos.py."""
     raw = tmp_path / "raw" / "Jump"
@@ -288,8 +278,6 @@ def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
     [failed] = table(tmp_path / "out" / "failed.csv")
     assert "v_Jump_g98_c01.avi" in failed["source"] and failed["reason"]
 
-
-# ---------------------------------------------------------------- 6: bad lists
 
 def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
     """In detail: test_splits.py."""
@@ -305,8 +293,6 @@ def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_p
         dataset.training_samples(odd)
 
 
-# ---------------------------------------------------------------- 7: a loss that is not finite
-
 def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(copied):
     good = (copied / "Saved_model_checkpoint" / "last.pth.tar").read_bytes()
     line = refused("train.py", "--resume", copied, "--epochs", 9, "--lr", 1e30, "--clip_grad", 0,
@@ -318,8 +304,6 @@ def test_promise_7_a_loss_that_is_not_finite_names_its_step_and_clips(copied):
     assert 1 <= len(named) <= 4 and set(named) <= listed
     assert (copied / "Saved_model_checkpoint" / "last.pth.tar").read_bytes() == good
 
-
-# ---------------------------------------------------------------- 8: the disk
 
 def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(whole, demo, sampled, tmp_path):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
@@ -375,8 +359,6 @@ def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, 
     assert_same_run(last_line(call("train.py", *command)), whole)
 
 
-# ---------------------------------------------------------------- 9: same seed, same result
-
 def test_promise_9_the_same_seed_gives_the_same_bits_whatever_the_workers(whole, demo, sampled, tmp_path):
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     again = train(demo, mine, tmp_path / "again", "--epochs", 6, *HARD, "--num_workers", 4)
@@ -388,8 +370,6 @@ def test_promise_9_the_same_seed_gives_the_same_bits_whatever_the_workers(whole,
     assert_same_run(*uncached)
 
 
-# ---------------------------------------------------------------- 10: groups
-
 def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
     """As a property, and over the official lists: test_splits.py. Here of a real run."""
     rows = table(whole / "splits.csv")
@@ -398,8 +378,6 @@ def test_promise_10_no_group_crosses_train_validation_and_test(demo, whole):
     parts["test"] = set(groups.find_groups([(row.cls, row.video) for row in test]).values())
     assert all(parts.values()) and sum(map(len, parts.values())) == len(set.union(*parts.values()))
 
-
-# ---------------------------------------------------------------- 11: two at once
 
 def test_promise_11_two_runs_of_a_second_get_two_folders_and_share_the_work(whole, demo, sampled, tmp_path):
     """Two preprocessing runs into one folder: test_preprocessing.py."""
@@ -417,8 +395,6 @@ def test_promise_11_two_runs_of_a_second_get_two_folders_and_share_the_work(whol
     entries = np.fromfile(index, ENTRY)[["video", "view", "frame"]]
     assert len(np.unique(entries)) == len(entries), "a frame was encoded twice"
 
-
-# ---------------------------------------------------------------- 12: figures
 
 def test_promise_12_the_figures_equal_scikit_learns_on_predictions_csv(tested):
     from sklearn import metrics as sk

@@ -27,8 +27,6 @@ def video(frames):
     return SampledVideo("v", "A", "g", frames)
 
 
-# ---------------------------------------------------------------- which frames
-
 @given(frames=st.integers(1, 90), length=st.integers(1, 20), view=st.integers(0, 3),
        number=st.sampled_from([1, 2, 5, "all"]))
 def test_spread_frames_lie_one_in_each_of_equal_parts(frames, length, view, number):
@@ -75,8 +73,6 @@ def test_a_stride_is_one_for_the_clip_and_fits_its_video(frames, length, view, s
         test = sampler.windows(video(frames))[0].frames
         assert frames < length or test[1] - test[0] == largest
 
-
-# ---------------------------------------------------------------- lengths in a batch
 
 @pytest.mark.parametrize("readout, projection", [*itertools.product(READOUTS, PROJECTIONS)])
 def test_a_padded_batch_is_each_clip_by_itself(readout, projection):
@@ -131,8 +127,6 @@ def test_batches_of_like_lengths_hold_every_clip_once(lengths, size):
             sorted(lengths)[k // 16 * 16 + 15] for k in range(128))
 
 
-# ---------------------------------------------------------------- classes of uneven size
-
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=60))
 def test_balanced_weights_are_scikit_learns(labels):
     labels += [0, 1, 2, 3]
@@ -172,8 +166,6 @@ def test_precision_recall_f1_and_average_precision_are_scikit_learns(videos, cla
                               zero_division=0)
     assert scores.summarise(p, labels, labels)["macro_f1"] == pytest.approx(oracle)
 
-
-# ---------------------------------------------------------------- through the scripts
 
 WHOLE = {"all": ("--num_frames_video", "all", "--views", 2),
          "spread": ("--num_frames_video", 6, "--spread", "--views", 2, "--augment", "none"),

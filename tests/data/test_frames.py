@@ -10,8 +10,6 @@ from lrcn.data.frames import AUGMENT, LEFT, Clip, ClipSampler, Transform, clip_f
 from lrcn.data.manifest import SampledVideo
 from lrcn.video.writer import write_clip
 
-# ---------------------------------------------------------------- windows
-
 SMALL = Transform(32, 28, (0.5,) * 3, (0.2,) * 3)
 VIDEOS = st.builds(SampledVideo, st.text("abc", min_size=1, max_size=4), st.sampled_from("AB"), st.just("g"),
                    st.integers(1, 60))
@@ -37,8 +35,6 @@ def test_one_window_is_the_middle_one():
     assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 9))[0].frames == (2, 3, 4, 5, 6)
     assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 3))[0].frames == (0, 1, 2, 2, 2)
 
-
-# ---------------------------------------------------------------- crops
 
 TRANSFORM = Transform(36, 32, (0.5,) * 3, (0.5,) * 3)
 
@@ -82,8 +78,6 @@ def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
     assert np.array_equal(seen[0], seen[1][:, ::-1]), "view -1 is the plain one in the mirror"
     assert all(np.abs(a.astype(int) - b).mean() > 5 for i, a in enumerate(seen) for b in seen[:i])
 
-
-# ---------------------------------------------------------------- augmentation, and the whole frame
 
 @pytest.mark.parametrize("strength", ["light", "medium", "heavy"])
 def test_an_augmented_view_crops_its_sides_as_much_as_it_says(strength):

@@ -41,8 +41,6 @@ def names(rows):
     return [f"{row.cls}/{row.video}" for row in rows]
 
 
-# ---------------------------------------------------------------- lists
-
 @pytest.mark.parametrize("train", [
     "A/v_A_g01_c01.avi 1\r\nB/v_B_g01_c01.avi 2\r\n",
     "\n\nA/v_A_g01_c01.avi 1   \n \t \nB/v_B_g01_c01.avi 2\n\n",
@@ -146,8 +144,6 @@ def test_classes_are_in_the_order_of_the_class_index_else_of_the_alphabet(tmp_pa
     train, test = split_lists.official_lists(folder, 1)
     assert names(train) == ["Ant bear/my clip 3"] and names(test) == ["Zebra/a b"]
 
-
-# ---------------------------------------------------------------- any content
 
 def bare(name):
     return name and not {"/", "\\", "\0"} & set(name)
@@ -296,8 +292,6 @@ def test_classes_that_one_side_alone_has_are_named_in_training_and_test(tmp_path
     assert named in tested.note and {v.cls for v in tested.videos} == {"wave"}
 
 
-# ---------------------------------------------------------------- groups
-
 def test_groups_of_ucf101_are_those_of_a_class_others_the_video_a_pattern_or_a_table(tmp_path):
     found = [("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("B", "v_B_g01_c01"), ("B", "holiday_3")]
     assert list(groups.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
@@ -353,8 +347,6 @@ def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
 def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
     assert groups.look_alike([("A", name) for name in names]) is None
 
-
-# ---------------------------------------------------------------- drawing
 
 def check_held_out(videos, share, seed):
     """No group on both sides; every class's count within half a group of `share` of it, unless one

@@ -31,8 +31,6 @@ def test_scores_are_scikit_learns():
     assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
 
 
-# ---------------------------------------------------------------- intervals
-
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 9))
 def test_an_interval_holds_its_estimate_and_is_never_a_point(right, size):
@@ -192,8 +190,6 @@ def test_the_rank_correlation_is_scipys_and_none_where_nothing_varies():
     assert "-1.00 (p" in scores.correlation_words(a, -2.0 * a)
     assert "no rank correlation" in scores.correlation_words(np.full(9, 5), b[:9])
 
-
-# ---------------------------------------------------------------- answers and comparisons
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(6)), st.permutations("abcdef"))

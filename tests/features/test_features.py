@@ -60,8 +60,6 @@ def direct(encoder, folder, clips, seed=42):
         return encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).numpy()
 
 
-# ---------------------------------------------------------------- once
-
 def test_every_frame_is_encoded_once_and_the_second_time_none(encoder, folder, clips, encoded, monkeypatch):
     values = encode_clips(encoder, clips, folder, CPU)
     assert encoded == [len(clips) * LENGTH]
@@ -111,8 +109,6 @@ def test_a_mean_frame_is_encoded_once_too(encoder, folder, clips, encoded):
         expected = encoder(torch.from_numpy(np.stack(frames).astype(np.uint8)).permute(0, 3, 1, 2)).numpy()
     assert np.abs(np.asarray(values)[:, 0] - expected).max() <= 2e-3 * np.abs(expected).max()
 
-
-# ---------------------------------------------------------------- content decides
 
 def test_a_file_of_the_same_size_and_date_with_other_content_is_new(encoder, folder, clips, encoded):
     encode_clips(encoder, clips, folder, CPU)
@@ -172,8 +168,6 @@ def test_features_too_large_for_float16_are_kept_in_float32(encoder, folder, cli
     assert values.dtype == np.float32 and np.isfinite(values).all() and values.max() > 65504
     np.testing.assert_allclose(values, direct(loud, folder, clips), rtol=2e-3, atol=values.max() * 1e-4)
 
-
-# ---------------------------------------------------------------- damage
 
 def the(kind, folder):
     [path] = folder.glob(f"features/*/*.{kind}")

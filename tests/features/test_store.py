@@ -47,8 +47,6 @@ def encode(folder, number=9):
     return np.asarray(encode_clips(encoder, clips, folder, CPU))
 
 
-# ---------------------------------------------------------------- list and remove
-
 @pytest.fixture
 def inventory(monkeypatch, capsys):
     """inventory(folder, flags): what it says."""
@@ -122,8 +120,6 @@ def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
         fingerprints(folder, paths)
 
 
-# ---------------------------------------------------------------- the encoders that are kept
-
 SMALL = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32)
 
 
@@ -167,8 +163,6 @@ def test_a_run_whose_features_were_deleted_is_tested_all_the_same(tested, folder
     inventory(folder, "--prune")
     assert not kept.parent.exists() and len(list(folder.glob("features/*/*.rows"))) == 1
 
-
-# ---------------------------------------------------------------- every operation, in any order
 
 KEY, VIDEOS, FRAMES = {"k": 1}, 6, 4
 SOME = st.lists(st.integers(0, VIDEOS - 1), min_size=1, unique=True)

@@ -147,8 +147,6 @@ def test_a_variable_rate_is_sampled_by_time(odd):
         assert abs(seconds - clip[0] - 0.4 * k) < 4 / 25 + 0.12
 
 
-# ---------------------------------------------------------------- decoders that hang or crash
-
 def test_more_than_a_tenth_failing_is_exit_status_1_after_all_were_tried(tmp_path):
     raw = class_folders(tmp_path / "raw", videos=3, frames=45)
     (raw / "Jump" / "v_Jump_g01_c01.avi").write_bytes(b"")
@@ -178,8 +176,6 @@ sampler.read_clip = bad
         "Jump/v_Jump_g02_c01.avi": "the decoder did not finish within 4 seconds"}, result
     assert len(manifest(tmp_path / "out")) == 15
 
-
-# ---------------------------------------------------------------- the disk
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("where", ["open", "replace", "source"])

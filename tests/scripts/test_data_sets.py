@@ -56,8 +56,6 @@ def names(out):
     return {f"{cls}/{name}" for cls, name in manifest(out)}
 
 
-# ---------------------------------------------------------------- the folder follows its source
-
 def test_a_removed_video_is_taken_out_and_said_and_kept_if_asked(mine):
     raw, out = mine
     (raw / "jump/a.avi").unlink()
@@ -133,8 +131,6 @@ def test_a_damaged_table_is_one_line_at_the_report(mine, name, column):
     (out / name).write_text("\n".join([header, ",".join(cells), *rest]) + "\n")
     refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
 
-
-# ---------------------------------------------------------------- parts, names, lists
 
 def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, tmp_path):
     raw = tmp_path / "raw"
@@ -241,8 +237,6 @@ def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, 
     result = preprocess(source, tmp_path / "out", ok=False)
     assert result.code == 2 and "--classes" in result.err and len(result.err.splitlines()) == 1
 
-
-# ---------------------------------------------------------------- the data report
 
 @pytest.fixture(scope="module")
 def reported(source, tmp_path_factory):

@@ -50,8 +50,6 @@ def label(source, out, *words):
     return call("test_on_video.py", "--video_path", source, "--output_dir", out, "--no-video", *words)
 
 
-# ---------------------------------------------------------------- the files
-
 @pytest.mark.parametrize("name, head, modality", [
     ("timm/test_efficientnet", {"readout": "attention", "bidirectional": False}, "rgb+rgbdiff"),
     ("timm/test_vit", {"readout": "none"}, "rgbdiff")])
@@ -128,8 +126,6 @@ def test_without_the_packages_it_says_which(files, monkeypatch):
     monkeypatch.setattr(onnx, "lacking", lambda *names: names[1:])
     refused("export.py", files, says=("onnxscript and onnxruntime", "pip install onnxscript onnxruntime"))
 
-
-# ---------------------------------------------------------------- test_on_video.py
 
 @pytest.fixture(scope="module")
 def film(demo, tmp_path_factory):

@@ -142,8 +142,6 @@ def test_other_videos_and_wrong_words_are_refused_in_one_line(streams, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------- real runs
-
 def test_tuned_weights_are_those_of_the_least_loss_on_the_validation_videos(two_runs, tmp_path):
     result = call("fuse.py", two_runs / "rgb", two_runs / "rgbdiff", "--weights", "tuned", "--local_dir",
                   tmp_path, "--num_videos", 2, "--num_workers", 0, "--device", "cpu")
@@ -168,8 +166,6 @@ def test_without_common_validation_videos_nothing_is_tuned(two_runs, demo, sampl
             says="no video is in the validation part of all runs")
     refused("fuse.py", two_runs / "rgb", other, "--output_dir", other, says="a run of train.py")
 
-
-# ---------------------------------------------------------------- a head over several streams
 
 def test_frozen_streams_of_one_encoder_are_the_run_that_sees_both(two_runs, demo, sampled, tmp_path):
     result = call("fuse.py", "--train", two_runs / "rgb", two_runs / "rgbdiff", *HEAD, "--local_dir",

@@ -171,8 +171,6 @@ def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(trained, tmp_pa
     assert not list(folder.glob(".*"))
 
 
-# ---------------------------------------------------------------- streams
-
 def test_a_stream_is_recorded_and_classified_as_it_plays(trained, tmp_path):
     film(tmp_path / "stream.avi", 2.6, 25)
     with served(tmp_path) as address:
@@ -396,8 +394,6 @@ def test_a_live_recording_has_a_name_without_a_password():
         assert re.fullmatch(name + r"_\d{8}-\d{6}", test_on_video.live_name(source))
 
 
-# ---------------------------------------------------------------- windows and segments
-
 def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(trained, tmp_path):
     import torch
     run = utils.load_trained(trained)
@@ -450,8 +446,6 @@ def test_segments_cover_the_video_and_are_long_enough(shares, limit, least):
     if len(segments) > 1:   # an end lies half a frame off the middle of the last sampled one
         assert all(b - a >= least - 0.5 for a, b, *_ in segments)
 
-
-# ---------------------------------------------------------------- real clips
 
 REAL = ("BasketballDunk", "PlayingPiano", "Surfing")
 

@@ -29,8 +29,6 @@ def original(demo, sampled, tmp_path_factory):
     return last_line(call("train.py", *words, *ENCODER)), words
 
 
-# ---------------------------------------------------------------- the first
-
 def test_the_firsts_flags_have_the_firsts_defaults():
     parser = cli.Parser("")
     add_flags(parser)
@@ -67,8 +65,6 @@ def test_a_movie_is_of_as_many_clips_as_the_batch_size_says(original, monkeypatc
         assert test_continues_movie.parse_args().movie_clips == clips
     refused("test_continues_movie.py", "--model_dir", folder, "--batch_size", 1, says="--batch_size 1")
 
-
-# ---------------------------------------------------------------- the second and the fourth
 
 def test_the_seconds_lines_train_a_network_to_the_letter_and_label_a_video(demo, sampled, tmp_path):
     folder = last_line(call(
@@ -120,8 +116,6 @@ def test_a_frame_classifier_labels_films_finds_clips_and_starts_an_lrcn(demo, sa
     settings = read_json(lrcn / "settings.json")
     assert (settings["encoder"], settings["readout"]) == ("squeezenet1_1", "final")
 
-
-# ---------------------------------------------------------------- what has its row
 
 def test_a_printed_line_that_is_not_typed_here_has_its_row_and_the_data_sets_links_are_in_the_readme():
     rows, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/originals.md", "README.md"))

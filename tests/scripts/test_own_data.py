@@ -107,8 +107,6 @@ def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clip
     assert "warning: " not in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- what a run that is begun with has learned
-
 def edited(run_folder, change):
     """Change best.pth.tar of a run as `change` does it to the dict."""
     path = run_folder / "Saved_model_checkpoint/best.pth.tar"
@@ -161,8 +159,6 @@ def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_p
     assert "split drawn, LEAKY: a run that it began with was trained on 3 of these 6 videos" in said
     assert "LEAKY: a run that it began with" in fused
 
-
-# ---------------------------------------------------------------- a data set that grows
 
 def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
     """Three clips come and two are corrected: all others keep their part, new ones go by their group."""

@@ -68,8 +68,6 @@ def done(raw, tmp_path_factory):
     return out, preprocess(raw, out)
 
 
-# ---------------------------------------------------------------- what is written
-
 def test_every_clip_holds_the_frames_that_the_manifest_names(raw, done):
     out, result = done
     rows = manifest(out)
@@ -137,8 +135,6 @@ def test_all_frames_of_a_video(tmp_path):
         ["300", "0", "10", "30"]
 
 
-# ---------------------------------------------------------------- which videos
-
 WRONG = {   # behind --row_data_dir {raw} --sampled_data_dir out; what is said, where it is not the flag
     "--row_data_dir nowhere": "", "--row_data_dir=": "--row_data_dir is missing", "--FPS 0": "--FPS",
     "--sampled_data_dir=": "--sampled_data_dir is missing", "--sampled_data_dir {raw}": "",
@@ -162,8 +158,6 @@ def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags):
     one_line(result, (WRONG[flags] or flags).format(**names))
     assert not result.out
 
-
-# ---------------------------------------------------------------- kills, locks, several processes
 
 @pytest.fixture
 def stuck(tmp_path):

@@ -172,8 +172,6 @@ def test_the_page_asks_no_server_and_lets_its_own_programs_run_alone(hostile):
     assert not re.search(r'(src|href)="(https?:)?//', head)
 
 
-# ---------------------------------------------------------------- in a browser
-
 def opened(browser, page, wide=1300, high=1000):
     resize(browser, wide, high)
     browser.get(page.as_uri())

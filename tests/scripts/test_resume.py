@@ -65,8 +65,6 @@ def gone_on(folder, *more):
     return last_line(call("train.py", "--resume", folder, *more, *QUIET))
 
 
-# ---------------------------------------------------------------- exactly where it stopped
-
 class Killed(BaseException):
     """In the place of SIGKILL."""
 
@@ -241,8 +239,6 @@ def test_settings_json_follows_a_resumed_run_and_its_places_are_absolute(demo, s
     assert settings["epochs"] == 2 and settings["sampled_data_path"] == str(tmp_path / "here")
 
 
-# ---------------------------------------------------------------- one training at a time
-
 def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     (folder / "Saved_model_checkpoint" / ".best.1.tmp.tar").touch()     # the first one is about to rename it
@@ -256,8 +252,6 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
             refused("train.py", *words, says=(f"{flag} {folder}", first))
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
-
-# ---------------------------------------------------------------- on the data that it had
 
 def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
     """None is taken, written into settings.json, and of no effect."""
@@ -298,8 +292,6 @@ def test_windows_longer_than_the_clips_are_said(demo, sampled, capsys):
     assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- batch norm
-
 def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
     """float16 activations of the store against frames: nearly the same course."""
     more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
@@ -313,8 +305,6 @@ def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache
         if "running_" in key:
             torch.testing.assert_close(one[key], other[key], rtol=2e-3, atol=1e-4)
 
-
-# ---------------------------------------------------------------- several processes
 
 processes = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--warmup_epochs", 0)

@@ -47,8 +47,6 @@ def test_a_system_of_the_field_trains_and_tests(demo, forty, tmp_path, system):
     assert np.isfinite(float(metrics(folder)[0]["train_loss"]))
 
 
-# ---------------------------------------------------------------- three splits
-
 def three_splits(demo, folder):
     """The demo's videos on lists of three splits, each of which tests other groups."""
     shutil.copytree(demo / "ucfTrainTestlist", folder)

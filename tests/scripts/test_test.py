@@ -107,8 +107,6 @@ def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, d
             says=f"--labelled_folder {folder / 'x'}")
 
 
-# ---------------------------------------------------------------- killed
-
 def whole(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -128,8 +126,6 @@ def test_a_second_test_that_is_stopped_leaves_the_first_ones_outputs_whole(copie
     report_of(copied)
     assert (folder / "notes.txt").read_text() == "mine"
 
-
-# ---------------------------------------------------------------- the same, however it is run
 
 def test_batch_size_workers_and_cache_change_nothing(copied, report):
     for flags in (("--batch_size", 1), ("--num_workers", 2, "--no-feature_cache")):
@@ -196,8 +192,6 @@ def test_a_sampled_video_that_cannot_be_read_is_named_never_replaced(copied, sam
         path.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- windows and mirror images
-
 @pytest.fixture(scope="module")
 def long_clips(demo, tmp_path_factory):
     """All frames of two classes of the demo at FPS/sampling_rate, more than a window."""
@@ -233,8 +227,6 @@ def test_all_windows_are_a_flag(copied, long_clips):
     figures = read_json(folder / "metrics.json")
     assert (figures["windows"], figures["flip"], figures["videos"]) == ("all", True, 14)
 
-
-# ---------------------------------------------------------------- wrong folders
 
 def test_a_run_that_is_none_is_one_line(copied, tmp_path):
     (tmp_path / "empty").mkdir()

@@ -39,7 +39,6 @@ from lrcn.features import surgery
 from lrcn.runs import new_run_folder
 from lrcn.training.recipe import add_flags, parse
 
-# ---------------------------------------------------------------- what a run leaves
 
 def test_a_run_folder_holds_what_the_readme_lists(trained, demo):
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
@@ -89,8 +88,6 @@ def test_a_run_goes_where_open_new_folder_says(tmp_path):
         refused("train.py", *words.split(), "--local_dir", tmp_path, says=("--name", says))
 
 
-# ---------------------------------------------------------------- which videos, which classes
-
 def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sampled, tmp_path):
     few = shutil.copytree(sampled, tmp_path / "few", ignore=shutil.ignore_patterns("features"))
     lines = (few / "manifest.csv").read_text().splitlines()
@@ -128,8 +125,6 @@ def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp
     assert parts[0] & parts[2], "by video, groups would cross"
     assert read_json(report_of(last_line(result)) / "metrics.json")["leaky"] is True
 
-
-# ---------------------------------------------------------------- which weights move
 
 NORMS = ("--encoder", "shufflenet_v2_x0_5", "--epochs", 2, "--lr", 0.01, "--encoder_lr", 0.001)
 
@@ -183,8 +178,6 @@ def test_init_from_takes_the_runs_encoder_as_it_is_and_the_projection(trained, c
         with pytest.raises(UserError, match=fault):
             begun(*heads, *words)
 
-
-# ---------------------------------------------------------------- flags
 
 PARSER = cli.Parser("")
 add_flags(PARSER)
@@ -246,8 +239,6 @@ def test_help_says_each_flags_purpose_and_default():
             assert action.option_strings[0] in text and action.help
     assert "--batch_size BATCH_SIZE clips a step (default: 32)" in text
 
-
-# ---------------------------------------------------------------- several processes
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, tmp_path):

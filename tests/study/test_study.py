@@ -43,8 +43,6 @@ def study_of(head, clips, T, movies=20, movie_clips=8, segment_frames=None, seed
     return analyse(head, classes, clips, made, T, seed)
 
 
-# ---------------------------------------------------------------- planted networks
-
 @pytest.mark.parametrize("T", [2, 4, 5])
 @pytest.mark.parametrize("step, truth", [(-1, 1), (0, -1)])
 def test_readers_of_the_last_and_of_the_first_frame_have_the_ends_of_the_recency_index(T, step, truth):
@@ -89,8 +87,6 @@ def test_windows_of_one_or_two_frames_have_figures_where_they_make_sense(T):
         assert metrics["shares_by_mix"]["1+1"]["right"] is None
         assert list(metrics["accuracy_by_frames"]) == ["2"]
 
-
-# ---------------------------------------------------------------- figures
 
 def test_the_logistic_fit_finds_a_planted_curve():
     k = np.arange(6)
@@ -140,8 +136,6 @@ def test_the_recency_index_of_a_planted_network_comes_back(kernel):
     assert np.mean(held) == 1 or near(np.mean(held), 0.93, 0.97, 40)
 
 
-# ---------------------------------------------------------------- several runs
-
 def studies_of(*heads):
     clips = planted_clips(4, noise=0.5)
     return [study_of(head, clips, 4, movies=8) for head in heads]
@@ -179,8 +173,6 @@ def test_a_pool_has_the_mean_of_its_runs_and_seeds_that_differ_widen_its_interva
     header, rows = results_table.table([apart])
     assert len(header) == len(rows[0]) and "last frame" in results_table.printed_table([apart])[0]
 
-
-# ---------------------------------------------------------------- as a whole
 
 def test_every_figure_and_picture_of_a_real_head(tmp_path):
     torch.manual_seed(4)

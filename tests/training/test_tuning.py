@@ -140,8 +140,6 @@ def test_a_line_of_another_kind_is_passed_over_and_an_older_one_has_no_check_sum
         assert done() == {}
 
 
-# ---------------------------------------------------------------- what an answer depends on
-
 TINY = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32, device="cpu", num_workers=0,
               epochs=2, latent_dim=8, hidden_size=4, batch_size=4, views=2, encoder_backend="torch",
               split_size=0, num_frames_video=3, encoder_precision="float32")
@@ -203,8 +201,6 @@ def test_what_streams_hold_is_in_the_key_and_their_flow_too(tmp_path):
     put(tmp_path / "optical_flow" / videos[0].path, b"of no stream")
     assert seen == keys()
 
-
-# ---------------------------------------------------------------- the journal through any course of events
 
 def put(path, raw):
     """Write a file at another time than it was written before, however coarse the clock is."""

@@ -39,8 +39,6 @@ def numbers(frames):
     return [number_of(frame) for frame in frames]
 
 
-# ---------------------------------------------------------------- arithmetic
-
 @pytest.mark.parametrize("fps, stride", [(25, 10), (29.97, 12), (12.5, 5), (30, 12), (24, 10), (60, 24),
                                          (59.94, 24), (15, 6), (2, 1), (0.5, 1)])
 def test_the_stride_follows_the_source_rate(fps, stride):
@@ -123,8 +121,6 @@ def test_every_frame_of_a_source_is_kept_whatever_its_rate_and_times(durations, 
     indices, _ = sample_by_time(times, 29.97, spacing, count, fraction, step)
     assert list(np.diff(indices)) == [1] * (count - 1)
 
-
-# ---------------------------------------------------------------- reading
 
 @pytest.mark.parametrize("ending", CODECS)
 def test_the_frames_asked_for_and_no_others(folder, ending):
