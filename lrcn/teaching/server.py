@@ -19,7 +19,9 @@ applications, routing = Lazy("starlette.applications"), Lazy("starlette.routing"
 responses, concurrency = Lazy("starlette.responses"), Lazy("starlette.concurrency")
 uvicorn = Lazy("uvicorn")
 
-PAGE = Path(__file__).parent
+PAGE, REPORT = Path(__file__).parent, Path(__file__).parents[1] / "pages"
+FILES = {path.name: path for path in (PAGE / "teach.js", PAGE / "review.js", PAGE / "teach.css",
+                                      REPORT / "page.css", REPORT / "shared.js")}
 LARGEST = 1 << 16       # bytes of a question
 PATIENCE = 20           # seconds that a question for news waits
 HEADERS = [(b"content-security-policy",
@@ -114,7 +116,7 @@ def make_app(session, token, port):
 
     routes = [
         _route("/", lambda _: PAGE / "teach.html"),
-        *(_route(f"/{name}", lambda _, name=name: PAGE / name) for name in ("teach.js", "teach.css")),
+        *(_route(f"/{name}", lambda _, path=path: path) for name, path in FILES.items()),
         _route("/api/state", state)]
     if hasattr(session, "label"):
         routes += [
