@@ -8,7 +8,8 @@
 A moment of a film plays in a loop; a key says its class. After each key a network learns what was said, and
 the next moment is one that it is unsure of. Leaves in --output_dir
 
-    labels.csv      film,start,end,label,kind,moment: a row a key, on the disk at once
+    labels.csv      film,start,end,label,kind,moment: a row a key, on the disk at once; of a moment the last
+                    row counts
     classes.json    the classes, in the order of their keys
     frames/         what the films were sampled to, and features: safe to delete
     clips/ sampled/ runs/   of --finish, or the page's button: clips as find_clips.py cuts them, the data set,
@@ -18,13 +19,31 @@ and prints the address of its page, which this machine alone can open; --finish 
 last line. Ctrl-C ends it; the same command goes on.
 """
 import importlib
+import importlib.util
+import subprocess
+import sys
 import webbrowser
 from pathlib import Path
 
+import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
+from lrcn.base.distributed import alone_environment
+from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.values import Names, Number, Text
+from lrcn.features.features import Options, softmax
+from lrcn.teaching import server
+from lrcn.teaching.labels import Labels
+from lrcn.teaching.session import Choices, Session
+from lrcn.training.recipe import Recipe
+from lrcn.video.sampling import Rate
+from lrcn.watching.candidates import Stretch, check_class, write_stretches
 from lrcn.watching.films import find_films
+
+torch = Lazy("torch")
+
+ROOT = Path(__file__).parent
+MODALITIES = ("rgb", "rgbdiff", "rgb+rgbdiff")
 
 
 def make_parser():
@@ -38,49 +57,148 @@ def make_parser():
                        help="key 0's moments become clips of this class (default: they become none)")
     films.add_argument("--clip_seconds", type=Number(float, low=0.5, high=60), default=2.0,
                        help="length of a moment")
+    utils.add_model_flags(parser, required=False)
+    parser.leading = None
+    network = parser.group("network")
+    network.add_argument("--encoder", default=None, help="torchvision model, or timm/NAME (default: "
+                         "timm/tf_efficientnet_lite0 where timm is installed, else resnet18)")
+    network.add_argument("--encoder_weights", default="DEFAULT", metavar="DEFAULT|none|PATH",
+                         help="the library's ImageNet weights, none, or a state dict file")
+    network.add_argument("--modality", choices=MODALITIES, default="rgb",
+                         help="what the encoder sees: frames, their differences, or both")
     page.add_argument("--port", type=Number(int, low=0, high=65535), default=0, help="0: any free one")
     page.add_boolean("--open", default=True, help="open the page in a browser")
     done.add_boolean("--finish", default=False, help="make clips, data set and run, without the page")
     return parser
 
 
-def require_page():
-    """UserError where what serves the page is not installed."""
-    for name in ("starlette", "uvicorn"):
+def check(args):
+    """A UserError for what is wrong with the flags; {name: Path} of the films and the output folder."""
+    if not args.video_path:
+        raise UserError("--video_path is missing: give a film or a folder of films")
+    films = find_films(args.video_path)
+    if args.background:
+        check_class(args.background, f"--background {args.background}")
+    for name in args.classes or ():
+        check_class(name, f"--classes {name}")
+        if name == args.background:
+            raise UserError(f"--background {name}: it stands among --classes too; leave it out there")
+    if args.model_dir and (args.encoder or args.encoder_weights != "DEFAULT" or args.modality != "rgb"):
+        raise UserError("--model_dir: the encoder is that of the run; leave --encoder, --encoder_weights and "
+                        "--modality out")
+    if args.encoder_weights not in ("DEFAULT", "none"):
+        cli.file("encoder_weights", args.encoder_weights, "give the path of a checkpoint file")
+    out, source = Path(args.output_dir).expanduser(), Path(args.video_path).expanduser().resolve()
+    if source.is_dir() and out.resolve().is_relative_to(source):
+        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
+    if args.finish and not (out / "labels.csv").is_file():
+        raise UserError(f"--output_dir {out}: no labels.csv in this folder; label moments first, without "
+                        f"--finish")
+    for name in () if args.finish else ("starlette", "uvicorn"):
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"teach.py needs {name}: pip install -r requirements-app.txt") from None
+    return films, out
+
+
+def encoder_name(args):
+    return args.encoder or ("timm/tf_efficientnet_lite0" if importlib.util.find_spec("timm") else "resnet18")
+
+
+def make_encoder(args, out):
+    """(encoder, features.Options, classes of the run, Rate, prior as of Session) as the flags say."""
+    device = utils.choose_device(args.device)
+    options = Options(device, args.num_workers, backend=args.encoder_backend or "auto",
+                      precision=args.encoder_precision or "auto")
+    if not args.model_dir:
+        recipe = Recipe(sampled_data_path=str(out / "frames"), encoder=encoder_name(args),
+                        encoder_weights=args.encoder_weights, modality=args.modality)
+        return utils.new_encoder(recipe, []), options, [], Rate(), None
+    trained = utils.load_trained(args.model_dir, args.model_name, args.device)
+    if trained.flow:
+        raise UserError(f"--model_dir {args.model_dir}: it sees optical flow, which films are not sampled to "
+                        f"here; give a run of frames or their differences")
+
+    @inference_mode
+    def prior(values):
+        times = [round(i * (len(values) - 1) / max(1, trained.length - 1)) for i in range(trained.length)]
+        window = torch.from_numpy(values[times])[None].to(device)
+        return softmax(trained.model.head.eval()(window).float())[0].cpu().numpy()
+    options = utils.encoding_options(args, trained)
+    return trained.model.encoder, options, trained.classes, utils.watching_rate(trained), prior
+
+
+def finisher(args, films, out):
+    """What makes a run of labels: ([Label], say(line)) -> its folder. UserError: it cannot be made."""
+    def run(say, script, *words):
+        """Run a script of this folder; its last line."""
+        say(f"--- {script}")
+        process = subprocess.Popen([sys.executable, str(ROOT / script), *map(str, words)], text=True,
+                                   env=alone_environment(), stdout=subprocess.PIPE, errors="replace",
+                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        last = ""
+        for line in process.stdout:
+            last = line.rstrip("\n") or last
+            say(line.rstrip("\n"))
+        if process.wait():
+            raise UserError(f"{script} ended with exit status {process.returncode}: {last}")
+        return last
+
+    def finish(labels, say):
+        rows = [label for label in labels if label.label or label.kind == "none" and args.background]
+        table = [Stretch(row.film, row.label or args.background, row.start, row.end) for row in rows
+                 if row.film in films]
+        if len({row.cls for row in table}) < 2:
+            raise UserError(f"--output_dir {out}: the {len(table)} labels are not of two classes or more; "
+                            f"label moments of another class first")
+        if len(rows) > len(table):
+            say(f"{len(rows) - len(table)} labels are of films that are not in {args.video_path}")
+        write_stretches(out / "clips.csv", table)
+        clips, sampled = out / "clips", out / "sampled"
+        run(say, "find_clips.py", "--from", out / "clips.csv", "--video_path", args.video_path,
+            "--output_dir", clips)
+        run(say, "preprocessing_data.py", "--row_data_dir", clips, "--sampled_data_dir", sampled)
+        network = ["--init_from", args.model_dir] if args.model_dir else [
+            "--encoder", encoder_name(args), "--encoder_weights", args.encoder_weights, "--modality",
+            args.modality]
+        machine = [word for name in ("encoder_backend", "encoder_precision") if getattr(args, name)
+                   for word in (f"--{name}", getattr(args, name))]
+        folder = run(say, "train.py", "--sampled_data_path", sampled, "--local_dir", out / "runs", "--device",
+                     args.device, "--num_workers", args.num_workers, *network, *machine)
+        run(say, "test.py", "--model_dir", folder, "--device", args.device, "--num_workers", args.num_workers)
+        return folder
+    return finish
 
 
 def main():
     args = make_parser().parse_args()
-    if not args.video_path:
-        raise UserError("--video_path is missing: give a film or a folder of films")
-    films = find_films(args.video_path)
-    require_page()
-    out = Path(args.output_dir).expanduser()
-    source = Path(args.video_path).expanduser().resolve()
-    if source.is_dir() and out.resolve().is_relative_to(source):
-        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
+    films, out = check(args)
     out = files.output_folder("output_dir", out)
     with files.lock(out, "output_dir", "another teach.py"):
-        from lrcn.teaching import server
-        from lrcn.teaching.session import Choices, Session
         choices = {"teach": "films", "clip_seconds": args.clip_seconds}
         other = files.claim(out, "output_dir", choices, choices)
         if other:
             name, before = other
             raise UserError(f"--output_dir {out}: it was made with {name} {before}, not {choices[name]}; "
                             f"choose another folder or the same flags")
-        session = Session(out, films, Choices(classes=args.classes or [], seconds=args.clip_seconds,
-                                              background=args.background))
+        finish = finisher(args, films, out)
+        if args.finish:
+            cli.say(finish(list(Labels(out).now.values()), cli.say))
+            return
+        encoder, options, known, rate, prior = make_encoder(args, out)
+        session = Session(out, films, Choices(args.classes or [], args.clip_seconds, rate, args.background,
+                                              known), finish, prior)
 
         def opened(address):
+            session.start(encoder, options)
             cli.say(f"open {address}  (Ctrl-C ends it)")
             if args.open:
                 webbrowser.open(address)
-        server.serve(session, args.port, opened)
+        try:
+            server.serve(session, args.port, opened)
+        finally:
+            session.close()
 
 
 if __name__ == "__main__":

@@ -98,9 +98,36 @@ class Model:
         end = self.moments.drawn[self.free].min(initial=2)
         return np.flatnonzero(labelled & (self.moments.drawn < end))
 
+    def said(self):
+        """float (M, classes): what is known of each moment, None where nothing is."""
+        return self.prior if self.probabilities is None else self.probabilities
+
+    def pairs(self):
+        """int (N, 2): true class and the one that was said by a network that has not seen the film."""
+        there = np.flatnonzero((self.labels >= 0) & np.isfinite(self.held).all(1))
+        return np.stack([self.labels[there], self.held[there].argmax(1)], 1)
+
+    def suspects(self):
+        """The moments whose label such networks contradict, the most contradicted first."""
+        if self.held is None:
+            return []
+        there = np.flatnonzero((self.labels >= 0) & np.isfinite(self.held).all(1))
+        there = there[self.held[there].argmax(1) != self.labels[there]]
+        return there[np.argsort(self.held[there, self.labels[there]], kind="stable")]
+
+    def surest(self, cls):
+        """The moments without a label that are the surest of a class."""
+        said = self.said()
+        return [] if said is None else self.free[np.argsort(-said[self.free, cls], kind="stable")]
+
+    def nearest(self, moment):
+        """The moments without a label that are most like this one."""
+        points, free = self.moments.points, self.free[self.free != moment]
+        return free[np.argsort(((points[free] - points[moment]) ** 2).sum(1), kind="stable")]
+
     def margins(self):
         """float (M,): how much surer the best class is than the second."""
-        said = self.probabilities if self.probabilities is not None else self.prior
+        said = self.said()
         if said is None or said.shape[1] < 2:
             return np.zeros(len(self.labels), np.float32)
         best = np.partition(said, -2, axis=1)[:, -2:]
