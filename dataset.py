@@ -112,8 +112,8 @@ def _kept(rows, parts, table, say):
     written, kept = {row.key: row.part for row in rows}, {part: [] for part in parts}
     for part, videos in parts.items():
         for v in videos:
-            kept[written.get(v.key, part)].append(v)
-    new = [part for part, videos in kept.items() for v in videos if v.key not in written]
+            kept[v.in_table(written) or part].append(v)
+    new = [part for part, videos in kept.items() for v in videos if not v.in_table(written)]
     old = sum(map(len, kept.values())) - len(new)
     say(f"--parts {table}: {old} of its {len(rows)} videos are there and keep their part"
         + (f"; {len(new)} new ones: {', '.join(splits.counted(new))}" if new else ""))

@@ -10,8 +10,9 @@ moment (--max_overlap). Leaves in --output_dir (default: <model_dir>/find_clips)
     <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy as it is
                       stored, at once, from the key frame before; with --frames its sampled frames as
                       pictures, <film>_<seconds>.jpg
-    candidates.csv    film,class,start,end,probability (seconds): delete the rows that are none, and give
-                      it as --from: what has no row any more is taken out
+    candidates.csv    film,class,start,end,probability (seconds),number: delete the rows that are none, or
+                      decide in teach.py --candidates, and give it, or review.csv, as --from: what has
+                      no row any more is taken out
     candidates.png    a picture of every candidate, to look them through
     films.csv         film,bytes,modified,seconds,candidates,reason: what was done, and what cannot be read
     settings.json     flags

@@ -19,6 +19,8 @@ in class folders (.jpg .png .webp .bmp) are clips of one frame. What it leaves i
     clips.csv             size and time of the source, what the clip looks like in numbers
     failed.csv            source,reason: what could not be read (absent when all went well)
     settings.json         flags and versions
+    review.csv            what was decided of its clips in teach.py, which this script follows: another class,
+                          or none
     optical_flow/         with --flow: of every clip the optical flow from its frames to the source's next
                           ones, for train.py --modality flow; to a folder that is there it is added
     features/             what encoders said of its frames, written by the other scripts; safe to delete
@@ -50,6 +52,7 @@ from lrcn.base.values import POSITIVE, Number, number_or_all, number_or_source
 from lrcn.data import fields
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
+from lrcn.data.review import TABLE, read_review, write_review
 from lrcn.data.sampler import attempt, is_picture, remove_leftovers, sample
 from lrcn.data.sources import class_names, find_sources
 from lrcn.data.split_lists import read_lists
@@ -81,6 +84,9 @@ def make_parser():
                           "take them out, and ask when that is more than half of all)")
     data.add_boolean("--stills", default=False, help="take every picture by itself, where names and numbers "
                      "tell sequences too")
+    data.add_argument("--review", default=None, metavar="CSV",
+                      help="follow this table of teach.py, and keep a copy of it (default: the review.csv in "
+                           "--sampled_data_dir, where there is one, and that in --row_data_dir)")
     data.add_boolean("--report", default=None,
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
@@ -197,7 +203,7 @@ def write_frames(out, folder):
     cli.say(f"frames as pictures: {folder}")
 
 
-def prepare(args, out, jobs, say):
+def prepare(args, out, jobs, reviewed, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
     digest of what they were}). UserError: the folder was made with other flags, or flow cannot be made."""
     flags = {name: getattr(args, name) for name in FIXED}
@@ -226,10 +232,13 @@ def prepare(args, out, jobs, say):
             f"flow, as made by --flow {flow.backend}")
     if flow and not args.flow_dir and beside < len(jobs):
         flow.require()      # what is not to be had is said before hours of sampling
-    done, gone, changed = follow(out, jobs, args.keep)
-    if gone:
-        say(f"taken out: {len(gone)} clips whose video is not in --row_data_dir any more: "
-            f"{cli.first(map('/'.join, sorted(gone)), 3)} (--keep keeps them)")
+    done, gone, changed = follow(out, jobs, args.keep, reviewed)
+    lost = ["/".join(key) for key in sorted(gone) if gone[key] not in reviewed]
+    if lost:
+        say(f"taken out: {len(lost)} clips whose video is not in --row_data_dir any more: "
+            f"{cli.first(lost, 3)} (--keep keeps them)")
+    if len(gone) > len(lost):
+        say(f"taken out of their class, as {TABLE} says: {len(gone) - len(lost)} clips")
     if changed:
         say(f"sampled again: {len(changed)} videos that changed in --row_data_dir: "
             f"{cli.first(map('/'.join, sorted(changed)), 3)}")
@@ -243,13 +252,17 @@ def preprocess(args, out, rank, world, say):
     alone = functools.partial(files.lock, out, "sampled_data_dir", "another process", wait=True,
                               name=".merge.lock")
     lists = args.ucf_list_dir and read_lists(args.ucf_list_dir)
-    sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes, args.stills)
+    table = cli.file("review", args.review, "give a review.csv of teach.py") if args.review else out / TABLE
+    reviews = [read_review(args.row_data_dir), read_review(table.parent, table.name)]
+    sources = find_sources(args.row_data_dir, out.resolve(), lists, args.classes, args.stills, reviews)
     jobs = sources.jobs
     for line in sources.notes:
         say(line)
     with alone():    # whoever writes a table holds it: what is half written is a dead process's
         files.remove_leftovers(out)
-        flow, done, gone, changed = prepare(args, out, jobs, say)
+        flow, done, gone, changed = prepare(args, out, jobs, sources.reviewed, say)
+        if args.review and rank == 0:
+            write_review(out, reviews[1])
     mine = [job for job in jobs[rank::world] if job.key not in done]
     before = len(jobs[rank::world]) - len(mine)
     if mine and before:
@@ -257,7 +270,7 @@ def preprocess(args, out, rank, world, say):
     begin = time.monotonic()
     sample_missing(mine, before, out, rank, world, args)
     with alone():
-        failed = merge(out, jobs, args.keep)
+        failed = merge(out, jobs, args.keep, sources.reviewed)
     seconds = time.monotonic() - begin
     same = sum(before is not None and before == digest(clip_path(out, *key))
                for key, before in changed.items())
@@ -325,7 +338,8 @@ def main():
         left_out = []
         if raw and Path(raw).is_dir():
             with contextlib.suppress(UserError):    # it may be empty by now
-                left_out = find_sources(raw, out.resolve(), lists, made.get("classes")).left_out
+                left_out = find_sources(raw, out.resolve(), lists, made.get("classes"),
+                                        reviews=[read_review(raw), read_review(out)]).left_out
         with files.lock(out, "sampled_data_dir", "a preprocessing run"):
             report(out, lists, left_out, args, cli.say)
         return cli.say(out)

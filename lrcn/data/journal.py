@@ -101,15 +101,17 @@ def read_state(out):
     return whole, failed, begun
 
 
-def follow(out, jobs, keep=None):
+def follow(out, jobs, keep=None, reviewed=()):
     """Let the folder follow its source: take out what is gone or changed there. Returns ({(class, video):
-    row} of what stays, [(class, video)] of what is gone, {(class, video): digest of its clip} of what
-    changed). keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks first."""
+    row} of what stays, {(class, video): its source} of what is gone, {(class, video): digest of its clip}
+    of what changed). keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks
+    first. reviewed: sources of which a review.csv says what stays, whatever `keep` is."""
     state, _, begun = read_state(out)
-    done, wanted = _current(state, jobs, keep), {job.key for job in jobs}
-    gone = [key for key in state if key not in done and key not in wanted]
-    if keep is None and len(gone) >= MANY and 2 * len(gone) > len(state):
-        raise UserError(f"--row_data_dir: {len(gone)} of the {len(state)} videos sampled in {out} are not in "
+    done, wanted = _current(state, jobs, keep, reviewed), {job.key for job in jobs}
+    gone = {key: state[key][-1]["source"] for key in state if key not in done and key not in wanted}
+    lost = sum(source not in reviewed for source in gone.values())
+    if keep is None and lost >= MANY and 2 * lost > len(state):
+        raise UserError(f"--row_data_dir: {lost} of the {len(state)} videos sampled in {out} are not in "
                         f"it any more; add --keep to keep their clips, or --no-keep to take them out")
     changed = {key: digest(clip_path(out, *key)) for key in state if key not in done and key in wanted}
     for key in begun - state.keys() - wanted:   # a clip of a run that was killed before it could tell
@@ -127,13 +129,13 @@ def follow(out, jobs, keep=None):
     return done, gone, changed
 
 
-def _current(state, jobs, keep):
+def _current(state, jobs, keep, reviewed):
     """{(class, video): row} of the clips that count: the latest of the job's source as it is now, by path,
     size and time of change; with `keep` the latest at all, also of a video that the source has no more."""
     sources, done = {job.key: [job.source, str(job.bytes), str(job.modified)] for job in jobs}, {}
     for key, rows in state.items():
         as_it_is = [row for row in rows if [row["source"], row["bytes"], row["modified"]] == sources.get(key)]
-        if as_it_is or keep:
+        if as_it_is or keep and (key in sources or rows[-1]["source"] not in reviewed):
             done[key] = (as_it_is or rows)[-1]
     return done
 
@@ -163,12 +165,12 @@ def _write_tables(out, done):
         files.write_csv(out / name, columns, [[done[key][c] for c in columns] for key in sorted(done)])
 
 
-def merge(out, jobs, keep=None):
+def merge(out, jobs, keep=None, reviewed=()):
     """Write the tables once every job is done or failed, and drop the journals. Returns the failed [(source,
     reason)], or None while other processes still have work to do. Whichever process comes last merges; to
     merge twice does no harm."""
     state, reasons, _ = read_state(out)
-    done, failed = _current(state, jobs, keep), []
+    done, failed = _current(state, jobs, keep, reviewed), []
     for job in jobs:
         if job.key in done:
             continue

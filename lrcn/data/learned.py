@@ -19,7 +19,7 @@ def leaked(videos, marks, trained_on=()):
     Their groups do not count: a split that somebody published may cut through a group, and that is no fault
     of the weights."""
     groups = marks - {_mark("group", group) for group in {v.group for v in trained_on}}
-    return [v for v in videos if _mark("video", v.cls, v.name) in marks or _mark("group", v.group) in groups]
+    return [v for v in videos if _mark("video", *v.origin) in marks or _mark("group", v.group) in groups]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Learned:
     def after(self, videos, frozen):
         """This and a training on `videos`, of an encoder that was frozen or not."""
         new = frozenset(_mark(*names) for v in videos
-                        for names in (("video", v.cls, v.name), ("group", v.group)))
+                        for names in (("video", *v.origin), ("group", v.group)))
         return self | Learned(frozenset() if frozen else new, new)
 
     def state(self):

@@ -12,6 +12,7 @@ from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.files import composed
 from lrcn.data.groups import WHOLE_NAME, find_groups
+from lrcn.data.review import TABLE, read_review
 from lrcn.data.split_lists import read_lists
 from lrcn.video import avi
 from lrcn.video.reader import VideoError, probe
@@ -24,7 +25,8 @@ FACTS = ("bytes", "modified", "width", "height", "light", "contrast", "change", 
 CLIP_COLUMNS = ("video", "class", *FACTS)
 FLOW = "optical_flow"
 # Folders and files of the scripts beside the folders of the classes
-RESERVED = ("features", "data_report", FLOW, "manifest.csv", "clips.csv", "failed.csv", "settings.json")
+RESERVED = ("features", "data_report", FLOW, "manifest.csv", "clips.csv", "failed.csv", "settings.json",
+            TABLE)
 # The words of a folder's name that say a part, and those that say nothing: train_256, Validation, test-videos
 PART_WORDS = {"train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val",
               "validation": "val", "validate": "val", "validating": "val", "dev": "val", "eval": "val",
@@ -47,8 +49,14 @@ class SampledVideo:
     step: float | None = None
     label: int | None = None
     file: str | None = None
+    was: tuple | None = None
     key = property(lambda video: (video.cls, video.name))
+    origin = property(lambda video: video.was or video.key)
     path = property(lambda video: video.file or f"{video.cls}/{video.name}.avi")
+
+    def in_table(self, table):
+        """What {(class, video): value} has for it, of before a review or after; None where it has nothing."""
+        return table.get(self.key, table.get(self.origin))
 
 
 def clip_path(folder, cls, name):
@@ -129,11 +137,13 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
     rows = flat or files.read_csv(path, MANIFEST_COLUMNS)
     if not rows:
         raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
-    groups = find_groups([(r["class"], r["video"]) for r in rows], group_pattern, group_table)
+    reviewed = {decision.source: decision.origin for decision in read_review(folder)}
+    origins = [reviewed.get(r["source"], (r["class"], r["video"])) for r in rows]
+    groups = find_groups(origins, group_pattern, group_table)
     settings = sampling_settings(folder)
     _say_fewer(str(path), len(rows), settings.get("clips"))
     rate, videos = Rate.of(settings), []
-    for line, row in enumerate(rows, 2):
+    for line, (row, origin) in enumerate(zip(rows, origins, strict=True), 2):
         inside = not {"/", os.sep, "\0"} & set(row["class"] + row["video"])
         inside = inside and row["class"] not in ("", ".", "..")
         count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
@@ -144,9 +154,10 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
             stride, fps = int(row["stride"]), float(row["source_fps"])
             if stride >= 1 and 0 < fps < math.inf:
                 step = rate.step if rate.step and stride == rate.stride(fps) else stride / fps
-        videos.append(SampledVideo(row["video"], row["class"], groups[row["class"], row["video"]],
-                                   int(row["frames"]), part_of(row["source"], row["class"]), step,
-                                   file=row.get("file")))
+        key = row["class"], row["video"]
+        videos.append(SampledVideo(row["video"], row["class"], groups[origin], int(row["frames"]),
+                                   part_of(row["source"], origin[0]), step, file=row.get("file"),
+                                   was=origin if origin != key else None))
     return videos
 
 

@@ -9,6 +9,7 @@ from lrcn.base.cli import UserError
 from lrcn.data import likeness, splits
 from lrcn.data.journal import digest, read_tables
 from lrcn.data.manifest import SampledVideo, clip_path, read_sampled, sampling_settings
+from lrcn.data.review import numbered, read_review
 from lrcn.data.sampler import is_picture
 from lrcn.video.sampling import Rate
 
@@ -17,7 +18,8 @@ FOLDER = "data_report"
 
 @dataclass(frozen=True)
 class Clip(SampledVideo):
-    """What the tables tell of a sampled video. seconds: of its source; marks: what is odd about it."""
+    """What the tables tell of a sampled video. seconds: of its source; marks: what is odd about it; number:
+    of review.csv, or its place in the manifest."""
     source: str = ""
     rate: float = 0
     seconds: float = 0
@@ -25,6 +27,7 @@ class Clip(SampledVideo):
     size: tuple = ()
     hashes: list = ()
     marks: list = ()
+    number: int = 0
 
 
 @dataclass
@@ -46,21 +49,24 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     by_folder = {c.key: c.part for c in clips if c.part}
     divisions = [("part", by_folder)] if by_folder else []
     if lists:
-        divisions = [(f"split {n}", {row.key: part for part, rows in
-                                 zip(("train", "test"), pair, strict=True) for row in rows})
-                 for n, pair in lists.items()]
+        listed = {n: {row.key: part for part, rows in zip(("train", "test"), pair, strict=True)
+                      for row in rows} for n, pair in lists.items()}
+        divisions = [(f"split {n}", {c.key: part for c in clips if (part := c.in_table(table))})
+                     for n, table in listed.items()]
     doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
     tables = {
         "classes.csv": _classes(clips, divisions),
         "sizes.csv": (("width", "height", "source_fps", "videos"),
                       [(*size, f"{rate:g}", n) for (size, rate), n in
                        Counter((c.size, c.rate) for c in clips).most_common()]),
-        "odd.csv": (("class", "video", "source", "what"),
-                    [(*c.key, c.source, mark) for c in clips for mark in c.marks]),
+        "odd.csv": (("number", "class", "video", "source", "what"),
+                    [(c.number, *c.key, c.source, mark) for c in clips for mark in c.marks]),
         "left_out.csv": (("source", "reason"), [*left_out, *failed.items()]),
-        "near_doubles.csv": (("set", "class", "video", "source", "group", *(title for title, _ in divisions)),
-                             [(number, *c.key, c.source, c.group, *(d.get(c.key, "") for _, d in divisions))
-                              for number, cluster in enumerate(doubles, 1) for c in cluster]),
+        "near_doubles.csv": (("set", "number", "class", "video", "source", "group",
+                              *(title for title, _ in divisions)),
+                             [(place, c.number, *c.key, c.source, c.group,
+                               *(d.get(c.key, "") for _, d in divisions))
+                              for place, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
     lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
@@ -71,7 +77,9 @@ def _read_clips(out, rows):
     """[Clip] of the tables' rows. Those of equal files have a hash of the file too: a copy shows other frames
     if it starts elsewhere."""
     settings, clips, same = sampling_settings(out), [], defaultdict(list)
-    for video, row in zip(read_sampled(out), rows, strict=True):
+    videos = read_sampled(out)
+    numbers = numbered([video.origin for video in videos], read_review(out))
+    for video, row in zip(videos, rows, strict=True):
         try:
             fps, frames = float(row["source_fps"]), int(row["source_frames"])
             marks, hashes = [], row["hashes"].split()
@@ -86,7 +94,8 @@ def _read_clips(out, rows):
             if any(len(bytes.fromhex(text)) != 8 for text in hashes):
                 raise ValueError("no hash")
             clip = Clip(**vars(video), source=row["source"], rate=fps, seconds=frames / fps,
-                        bytes=row["bytes"], size=(row["width"], row["height"]), hashes=hashes, marks=marks)
+                        bytes=row["bytes"], size=(row["width"], row["height"]), hashes=hashes, marks=marks,
+                        number=numbers[video.origin])
         except (ValueError, ZeroDivisionError):
             raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(video.key)} are no "
                             f"numbers; delete clips.csv and run preprocessing_data.py again, which makes "
@@ -124,7 +133,7 @@ def _mended(clips, doubles):
     links = [(number[c.group], number[cluster[0].group]) for cluster in doubles for c in cluster]
     label = likeness.components(len(names), *np.array(links, int).reshape(-1, 2).T).tolist()
     first = {component: name for name, component in zip(names[::-1], label[::-1], strict=True)}
-    return [(f"{c.cls}/{c.name}", first[label[number[c.group]]]) for c in clips]
+    return [("/".join(c.origin), first[label[number[c.group]]]) for c in clips]
 
 
 def _sheets(clips, doubles, out, most):
@@ -143,7 +152,8 @@ def _sheets(clips, doubles, out, most):
         picked = odd + [plain[i] for i in np.linspace(0, len(plain) - 1, room).astype(int)]
         title = (f"{cls}: {len(picked)} of {len(members)} clips"
                  + (" (--report --sheet_clips all shows all)" if len(picked) < len(members) else ""))
-        sheets[cls] = title, [(clip_path(out, *c.key), c.frames // 2, c.name, mark) for c, mark in picked]
+        sheets[cls] = title, [(clip_path(out, *c.key), c.frames // 2, f"{c.number} {c.name}", mark)
+                              for c, mark in picked]
     return sheets
 
 

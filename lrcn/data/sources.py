@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lrcn.base import cli, files
@@ -21,12 +21,12 @@ from lrcn.base.files import composed
 from lrcn.data import split_lists
 from lrcn.data.groups import CAMERA, KINETICS_NAME, WHOLE_NAME, tells_clip
 from lrcn.data.manifest import RESERVED, part_folders, part_named
+from lrcn.data.review import LONGEST, TABLE, followed
 from lrcn.data.sampler import PICTURES, is_picture
 from lrcn.data.splits import counted
 from lrcn.video.framefolder import NUMBERED, frame_files, holds_frames, series
 from lrcn.video.reader import EXTENSIONS
 
-LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
 LEAST = 4           # pictures of a sequence
 JOINT = re.compile(r"[-_. ]*(?:frame|image|img)?[-_. ]*$", re.IGNORECASE)    # of a video's name and a number
 OWN_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)")     # of a video; a longer one is a date or a time
@@ -34,13 +34,16 @@ OWN_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)")     # of a video; a longer one 
 
 @dataclass(frozen=True)
 class Job:
-    """A video to sample. source: below --row_data_dir, with slashes; bytes, modified (ns): as it is now."""
+    """A video to sample. source: below --row_data_dir, with slashes; bytes, modified (ns): as it is now. was:
+    the key that it has without the review.csv that gives it another class."""
     cls: str
     video: str
     source: str
     bytes: int = 0
     modified: int = 0
+    was: tuple | None = None
     key = property(lambda job: (job.cls, job.video))
+    origin = property(lambda job: job.was or job.key)
 
 
 @dataclass
@@ -48,12 +51,14 @@ class Sources:
     jobs: list          # [Job], sorted by class and name
     left_out: list      # [(file, reason)]
     notes: list         # lines for the user
+    reviewed: set = field(default_factory=set)  # sources that a review.csv knows
 
 
-def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False):
+def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False, reviews=()):
     """The Sources in a folder. leave_out: a folder not to look into (resolved). lists: {split: (training
     [Listed], test [Listed])}; classes: names of those wanted; stills: whatever their names tell, pictures are
-    no sequences. UserError where nothing is left."""
+    no sequences; reviews: the [Decision] of tables, which are followed one after the other. UserError where
+    nothing is left."""
     raw = Path(raw)
     paths, left_out, unclear = _walk(raw, leave_out, lists or {})
     if not paths and not unclear:
@@ -63,6 +68,14 @@ def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False):
     sources = _listed(paths, lists) if lists else _foldered(paths, raw)
     sources.left_out[:0] = left_out + unclear
     sources.notes[:0] = [note] * bool(note)
+    for decisions in filter(None, reviews):
+        before = {job.source: job.cls for job in sources.jobs}
+        sources.jobs, dropped, reviewed = followed(sources.jobs, decisions)
+        sources.left_out += dropped
+        sources.reviewed |= reviewed
+        changed = sum(before[job.source] != job.cls for job in sources.jobs)
+        sources.notes.append(f"{TABLE}: of {len(reviewed)} clips that it knows {changed} have another class, "
+                             f"and {len(dropped)} are left out")
     if unclear:
         sources.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
                            f"{unclear[0][0]}: {unclear[0][1]}")
@@ -81,8 +94,8 @@ def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False):
     if names:
         raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
                         f"that name); rename it")
-    sources.jobs = [Job(cls, name, source, *_stat(raw, source))
-                  for cls, name, source in sorted((j.cls, j.video, j.source) for j in sources.jobs)]
+    sources.jobs = [Job(*job.key, job.source, *_stat(raw, job.source), job.was)
+                  for job in sorted(sources.jobs, key=lambda job: (*job.key, job.source))]
     return sources
 
 

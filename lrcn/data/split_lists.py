@@ -167,7 +167,7 @@ def class_order(folder, rows):
 
 def present(rows, videos, what):
     """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
-    by_name = {tuple(map(composed, v.key)): v for v in videos}
+    by_name = {tuple(map(composed, key)): v for v in videos for key in (v.key, v.origin)}
     sampled = [by_name[key] for row in rows if (key := tuple(map(composed, row.key))) in by_name]
     return sampled, f"{len(sampled)} of {len(rows)} listed {what} videos present"
 

@@ -27,7 +27,7 @@ def known_parts(rows, videos, by_video=False):
     """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now. A group
     that is in several parts, by another --group_pattern, is in the most held out of them."""
     group, parts = attrgetter("key" if by_video else "group"), {row.key: row.part for row in rows}
-    now = [replace(v, part=parts[v.key]) for v in videos if v.key in parts]
+    now = [replace(v, part=part) for v in videos if (part := v.in_table(parts))]
     return {group(v): v.part for v in sorted([*now, *rows], key=lambda v: PARTS.index(v.part))}
 
 

@@ -7,7 +7,7 @@ import functools
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +25,7 @@ from lrcn.video.reader import Video, VideoError, probe, read_frames
 
 cv2 = Lazy("cv2")
 
-COLUMNS = ("film", "class", "start", "end", "probability")
+COLUMNS = ("film", "class", "start", "end", "probability", "number")
 LAST_SECOND = 1e6
 FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
 ON_A_SHEET = 200    # candidates
@@ -40,6 +40,7 @@ class Stretch:
     end: float
     probability: float | None = None    # None where nobody said one
     address: str | None = None          # of the film in Kinetics' tables
+    number: int | None = field(default=None, compare=False)     # in candidates.csv and on candidates.png
 
     def name(self, film):
         """Of its file, without an ending. film: the name of the film's file."""
@@ -82,20 +83,24 @@ def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.
 
 
 def read_stretches(path, flag):
-    """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns.
+    """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns, or
+    teach.py's review.csv, of which the dropped ones are left out.
     UserError: another table, or a row that is no stretch of a film."""
     try:
-        there, rows = files.read_table(path, {*COLUMNS, "video", *KINETICS_COLUMNS})
+        there, rows = files.read_table(path, {*COLUMNS, "video", "source", *KINETICS_COLUMNS})
     except UserError as error:
         raise UserError(f"--{flag} {path}: {error}") from None
     kinetics, stretches = set(KINETICS_COLUMNS[:4]) <= set(there), []
     names = ("youtube_id", "label", "time_start", "time_end") if kinetics else \
-        ("film" if "film" in there else "video", "class", "start", "end")
+        (next((name for name in ("film", "video", "source") if name in there), "video"),
+         "class", "start", "end")
     for name in names:
         if name not in there:
             raise UserError(f"--{flag} {path} line 1: column {name} is missing; expected "
                             f"{','.join(names)} or {','.join(KINETICS_COLUMNS)}")
     for line, row in rows:
+        if row.get("action", "").strip() == "drop":
+            continue
         where = f"--{flag} {path} line {line}"
         film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
         try:
@@ -112,8 +117,10 @@ def read_stretches(path, flag):
             probability = float(row.get("probability", "").replace(",", ".") or "nan")
         except ValueError:
             probability = np.nan
+        number = row.get("number", "").strip()
         stretches.append(Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
-                                 film if kinetics else None))
+                                 film if kinetics else None,
+                                 int(number) if re.fullmatch("[0-9]{1,9}", number) else None))
     return stretches
 
 
@@ -131,7 +138,7 @@ def check_class(cls, where):
 
 def write_stretches(path, stretches):
     files.write_csv(path, COLUMNS, [(s.film, s.cls, f"{s.start:.3f}", f"{s.end:.3f}",
-                                     "" if s.probability is None else f"{s.probability:.4f}")
+                                     "" if s.probability is None else f"{s.probability:.4f}", s.number)
                                     for s in stretches])
 
 
@@ -209,7 +216,13 @@ class ClipFolder:
         self.save()
 
     def save(self):
-        """Write the tables: a film whose row is there has its candidates there."""
+        """Write the tables: a film whose row is there has its candidates there. A candidate keeps its number,
+        and new ones get the next ones."""
+        last, taken = max((s.number or 0 for s in self.stretches), default=0), set()
+        for i, stretch in enumerate(self.stretches):
+            if stretch.number is None or stretch.number in taken:
+                self.stretches[i] = replace(stretch, number=(last := last + 1))
+            taken.add(self.stretches[i].number)
         write_stretches(self.table, self.stretches)
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
 
@@ -300,7 +313,7 @@ class ClipFolder:
                 except VideoError:
                     mark = "cannot be read"
                 p = "" if stretch.probability is None else f" {stretch.probability:.2f}"
-                text = f"{stretch.cls}{p}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s"
+                text = f"{stretch.number} {stretch.cls}{p}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s"
                 tiles.append((frame, text, mark))
             title = f"{len(rows)} candidates: " + ", ".join(f"{n} {cls}" for cls, n in sorted(counts.items()))
             contact_sheet(self.out / f"candidates{f'_{page + 1}' if page else ''}.png", title, tiles)

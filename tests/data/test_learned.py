@@ -1,15 +1,13 @@
 """What weights have learned: through any number of runs, and nothing else."""
-from collections import namedtuple
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcn.base.cli import UserError
 from lrcn.data.learned import Learned, leaked
+from lrcn.data.manifest import SampledVideo
 
-Video = namedtuple("Video", "cls name group")
-VIDEOS = [Video(cls, f"{group}_{i}", group) for cls in "AB" for group in "xyzw" for i in range(2)]
+VIDEOS = [SampledVideo(f"{group}_{i}", cls, group) for cls in "AB" for group in "xyzw" for i in range(2)]
 LINKS = st.lists(st.tuples(st.sets(st.sampled_from(VIDEOS)), st.booleans()), max_size=4)
 
 
