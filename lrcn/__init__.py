@@ -29,7 +29,8 @@ them; everything else is here, by topic, and never imports the root.
     study/      movies, figures, network, results_table, graphs: what
                 test_continues_movie.py stands on
     teaching/   labels (of moments of films, a row a key), asking (what they teach, and what to ask next),
-                session (films, labels and the network between them), server (the page's addresses, and who
+                session (films, labels and the network between them), suspects (labels that a network
+                contradicts), review (clips that are there already), server (the page's addresses, and who
                 may ask): what teach.py stands on
     pages/      reading (a run folder), charts, page (and its small films): what report.py stands on
     drawing/    style, plots, labels (and pictures of frames)
