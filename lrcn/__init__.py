@@ -8,8 +8,9 @@ them; everything else is here, by topic, and never imports the root.
                 cut (a stretch of a film), framefolder (pictures as a video), flow (optical flow), sampling
                 (class Rate: FPS / sampling_rate)
     data/       sources (a folder of raw videos), sampler (one video or picture, one clip), journal (what was
-                sampled, and what changed since), review (what a person decided of clips), manifest (what lies in a folder of clips), groups (clips of
-                one recording), split_lists (which are read), splits (which are drawn, and kept), learned
+                sampled, and what changed since), review (what a person decided of clips), manifest (what lies
+                in a folder of clips), groups (clips of one recording), split_lists (which are read), splits
+                (which are drawn, and kept), learned
                 (what weights were trained on, through any number of runs), frames (windows, views, crops;
                 rgb, rgbdiff, flow: what the encoder sees of a moment), fields (flow of sampled frames),
                 likeness (black, frozen, nearly equal clips), overview (the report of the data)

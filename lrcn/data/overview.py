@@ -43,8 +43,7 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     """DataReport of a folder of sampled clips. lists: {split: (training [Listed], test [Listed])}; left_out:
     [(file of the source, reason)]; tiles: clips on a contact sheet, or "all"."""
     out = Path(out)
-    rows, failed = read_tables(out)
-    clips = _read_clips(out, rows)
+    clips, failed, doubles = look_over(out)
     # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
     by_folder = {c.key: c.part for c in clips if c.part}
     divisions = [("part", by_folder)] if by_folder else []
@@ -53,7 +52,6 @@ def make_report(out, lists=None, left_out=(), tiles=60):
                       for row in rows} for n, pair in lists.items()}
         divisions = [(f"split {n}", {c.key: part for c in clips if (part := c.in_table(table))})
                      for n, table in listed.items()]
-    doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
     tables = {
         "classes.csv": _classes(clips, divisions),
         "sizes.csv": (("width", "height", "source_fps", "videos"),
@@ -71,6 +69,15 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
     return DataReport(lines, tables, _sheets(clips, doubles, out, len(clips) if tiles == "all" else tiles))
+
+
+def look_over(out):
+    """([Clip], {source that could not be read: reason}, [[Clip] that share a nearly equal frame]) of a folder
+    of sampled clips."""
+    rows, failed = read_tables(out)
+    clips = _read_clips(out, rows)
+    doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
+    return clips, failed, doubles
 
 
 def _read_clips(out, rows):

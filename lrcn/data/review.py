@@ -7,6 +7,7 @@ find_clips.py follow.
 A clip is known by its origin, the class and the name that it has without a review: split lists, a run's
 splits.csv and its group know it by that whatever its class is now, so that a test clip stays one.
 """
+import os
 import re
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -52,13 +53,13 @@ class Decision:
     def of(cls, row):
         """Of {column: text}; ValueError says what is wrong with it."""
         number, source, start, end, name, part, group, action, was, probability = (
-            row.get(column, "").strip() for column in COLUMNS)
+            row.get(column, "") for column in COLUMNS)
         if not (number.isascii() and number.isdecimal() and len(number) < 10):
             raise ValueError(f"{number[:20]!r} is no number of a clip")
         if action not in ACTIONS:
             raise ValueError(f"action {action[:20]!r} is none of {', '.join(ACTIONS)}")
         for folder in (name, *(was.split("/") if was.count("/") == 1 else ("",))):
-            if not folder or folder.startswith(".") or {"/", "\\", "\0"} & set(folder):
+            if not folder or folder.startswith(".") or {"/", os.sep, "\0"} & set(folder):
                 raise ValueError(f"expected a class, and class/name in the column was, not {name[:60]!r} and "
                                  f"{was[:60]!r}")
         try:
