@@ -1,4 +1,4 @@
-"""What the README promises: a test of each promise's name. Details are in the tests that they name.
+"""What docs/promises.md promises: a test of each promise's name. Details are in the tests that they name.
 
 Kills, signals and full disks are tried on the real command line, with one of the script's functions wrapped
 (runs.patched), so that the moment is hit exactly.

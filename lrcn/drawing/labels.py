@@ -90,7 +90,7 @@ def draw_overlay(frame, labels, probabilities, colors=None, timeline=None, progr
     high, wide = frame.shape[:2]
     size, edge = text_size(frame), max(1, text_size(frame) // 4)
     line = round(size * 1.6)
-    room = min(wide, max(round(0.45 * wide), 6 * size), 20 * size)
+    room = min(wide, max(round(0.3 * wide), 10 * size), 20 * size)
     rows = [("unsure", None, None)] if unsure else []
     colors = style.class_colors(labels) if colors is None else colors
     rows += list(zip(labels, probabilities, colors, strict=True))

@@ -176,13 +176,15 @@ def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represe
     axes = fig.subplots(1, columns, squeeze=False)[0]
     for ax, part in zip(axes, np.array_split(order, columns), strict=True):
         bars = ax.barh(range(len(part)), np.nan_to_num(accuracy[part]), 0.75, color=style.unit(style.BLUE))
-        for y, (i, bar) in enumerate(zip(part, bars, strict=True)):
+        rails = ax.barh(range(len(part)), 1, 0.75, color="#e9e9e9", zorder=0)   # seen at an accuracy of 0 too
+        for y, (i, bar, rail) in enumerate(zip(part, bars, rails, strict=True)):
             if few[i]:
                 bar.set(**HATCHED)
+                rail.set(hatch=HATCHED["hatch"], edgecolor="#b0b0b0", linewidth=0)
             text = f"{accuracy[i]:.2f}  n={n[i]:g}" if np.isfinite(accuracy[i]) else "no test video"
-            ax.text(1.02, y, text, va="center", fontsize=7)
+            ax.text(1.03, y, text, va="center", fontsize=7)
         class_ticks(ax, [classes[i] for i in part], 0.2, horizontal=False)
-        ax.set(xlim=(0, 1.22), ylim=(len(part) - 0.4, -0.6), xlabel="share of the class's videos right")
+        ax.set(xlim=(0, 1.01), ylim=(len(part) - 0.4, -0.6), xlabel="share of the class's videos right")
         ax.set_xticks(np.linspace(0, 1, 6))
         ax.axvline(mean, color="black", ls="--", lw=1)
     if few.any():
@@ -283,9 +285,14 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
     caption = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
-    fig = style.figure(11, 4.2, title, caption)
     strips = [segments] if truth is None else [truth, segments]
-    ax, *axes = fig.subplots(1 + len(strips), 1, sharex=True, height_ratios=(8, *[1] * len(strips)))
+    last = max([*(end for _, end, *_ in drawn), *seconds[-1:]], default=1)
+    first = min([*(start for start, *_ in drawn), *seconds[:1]], default=0)
+    points = 8 * 72 * 0.9 / max(last - first, 1e-9)     # a second's width
+    narrow = any(style.width(label, 6) > (end - start) * points > 8 for start, end, label, *_ in drawn)
+    high = 2.5 if narrow else 1     # narrow segments are named upright
+    fig = style.figure(11, 4.2 + 0.4 * (high - 1) * len(strips), title, caption)
+    ax, *axes = fig.subplots(1 + len(strips), 1, sharex=True, height_ratios=(8, *[high] * len(strips)))
     for i, name in enumerate(names):
         ax.plot(seconds, np.asarray(probabilities)[:, i], color=style.unit(colors[i]),
                 label=style.short(name), ls=("-", "--", "-.", ":")[i % 4],
@@ -294,23 +301,24 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
     ax.set(ylabel="probability", ylim=(-0.03, 1.03))
     known = dict(zip(names, colors, strict=True))
     for strip, runs in zip(axes, strips, strict=True):      # named where the name fits an axis of 8 inches
-        last = max([*(end for _, end, *_ in runs), *seconds[-1:]], default=1)
-        first = min([*(start for start, *_ in runs), *seconds[:1]], default=0)
         shades = [style.unit(known.get(label, style.UNSURE)) for _, _, label, *_ in runs]
         strip.broken_barh([(start, end - start) for start, end, *_ in runs], (0, 1), facecolors=shades,
                           edgecolors="white", linewidth=0.8 if len(runs) < 200 else 0)
         for (start, end, label, *_), shade in zip(runs, shades, strict=True):
-            room = (end - start) / max(last - first, 1e-9) * 8 * 72 * 0.9
+            room = (end - start) * points
             name, size = style.fit(label, room, style.SMALL, 6)
+            upright = narrow and style.width(label, 6) > room > 8
+            if upright:
+                name, size = style.fit(label, 22 * high, min(style.SMALL, room / 1.2), 6)
             if name and (not name.endswith("…") or len(name) > 5):
                 light = np.dot(shade, (0.3, 0.59, 0.11)) > 0.55
                 strip.text((start + end) / 2, 0.48, name, ha="center", va="center", fontsize=size,
-                           color="black" if light else "white")
+                           color="black" if light else "white", rotation=90 if upright else 0)
         strip.set(ylim=(0, 1), yticks=[])
         strip.grid(False)
     if truth is not None:
         axes[0].set_ylabel("truth", rotation=0, ha="right", va="center")
-        axes[1].set_ylabel("said", rotation=0, ha="right", va="center")
+        axes[1].set_ylabel("predicted", rotation=0, ha="right", va="center")
     axes[-1].set_xlabel("time (s)")
     if len(names):
         style.legend(ax)

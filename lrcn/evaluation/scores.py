@@ -112,8 +112,8 @@ def likeliest_weights(chosen, steps=10_000):
 
 def correlation_words(counts, accuracy):
     """Spearman's rank correlation of accuracy and training videos over the classes, (C,) each, in words."""
-    if len(counts) < 3 or len(np.unique(counts)) < 2 or len(np.unique(accuracy)) < 2:
-        return "no rank correlation: too few classes, or all alike"
+    if len(counts) < 8 or len(np.unique(counts)) < 2 or len(np.unique(accuracy)) < 2:
+        return "no rank correlation: fewer than 8 classes, or all alike"
     ranks = []
     for values in (counts, accuracy):
         _, place, n = np.unique(values, return_inverse=True, return_counts=True)

@@ -230,11 +230,12 @@ def test_the_controls_of_the_study_are_explained_where_they_are_drawn(checked):
 
 
 def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
-    plots.accuracy_per_class(None, ["a", "b", "c"], [0.2, 0.9, np.nan], [5, 9, 0], [True, False, False])
+    plots.accuracy_per_class(None, ["a", "b", "c"], [0, 0.9, np.nan], [5, 9, 0], [True, False, False])
     ax = checked[0].axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["b", "a", "c"]
-    assert [bar.get_hatch() for bar in ax.patches] == [None, "///", None]
-    assert [t.get_text() for t in ax.texts] == ["0.90  n=9", "0.20  n=5", "no test video"]
+    assert [bar.get_hatch() for bar in ax.patches] == [None, "///", None] * 2
+    assert [bar.get_width() for bar in ax.patches[3:]] == [1, 1, 1] and ax.get_xlim()[1] < 1.02
+    assert [t.get_text() for t in ax.texts] == ["0.90  n=9", "0.00  n=5", "no test video"]
 
 
 def test_windows_by_class_say_what_is_true_and_what_else_is_predicted(checked):
@@ -365,13 +366,13 @@ def test_overlay_changes_its_panel_and_timeline_alone(shape):
         assert not same[:shape[0] // 8, :shape[1] // 8].any()
 
 
-@pytest.mark.parametrize("high, wide", [(240, 320), (1080, 1920), (1920, 1080)])
+@pytest.mark.parametrize("high, wide", [(240, 320), (270, 480), (1080, 1920), (1920, 1080)])
 def test_overlay_leaves_most_of_the_picture_free_and_unsure_takes_a_line_more(high, wide):
     frame, ends = np.full((high, wide, 3), 200, np.uint8), []
     for unsure in (False, True):
         drawn = labels.draw_overlay(frame, ["HandstandPushups"] * 3, [0.5, 0.3, 0.1], unsure=unsure)
         rows, columns = ((drawn != frame).any(-1).any(axis) for axis in (1, 0))
-        assert columns.mean() <= 0.46 and rows.mean() <= 0.34
+        assert columns.mean() <= (0.38 if wide < 480 or wide < high else 0.31) and rows.mean() <= 0.34
         ends.append(rows.nonzero()[0].max())
     assert ends[1] > ends[0] + 10
 
