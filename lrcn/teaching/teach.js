@@ -230,7 +230,7 @@ function caption(moment) {
 
 // The network's guess stays hidden until it is asked for, or told after the answer: who reads it first agrees with
 // it too often, and the labels would teach the network what it believes already.
-const guessed = ({ guess }) => guess?.length ? guess.map(([name, p]) => `${name} ${p.toFixed(2)}`).join(", ") : "nothing yet";
+const guessed = ({ guess }) => guess?.length ? guess.map(([name, p]) => `${called(name)} ${p.toFixed(2)}`).join(", ") : "nothing yet";
 function toggleGuess() {
   byId("guess").hidden = !byId("guess").hidden;
   if (queue()[0]) tell("guess", `The network: ${guessed(queue()[0])}`);
@@ -359,7 +359,7 @@ byId("filtering").onsubmit = (event) => {
 };
 byId("adding").onsubmit = (event) => {
   event.preventDefault();
-  const name = byId("new").value.trim();
+  const name = byId("new").value.normalize().trim().split(/\s+/).join(" ");   // as the server writes it
   if (name && queue()[0]) send("class", { name }, ({ classes }) => {
     byId("new").value = "";
     byId("new").blur();
