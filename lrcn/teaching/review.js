@@ -169,10 +169,21 @@ byId("filters").addEventListener("input", select);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("reset", () => setTimeout(select));
 
+byId("renaming").onsubmit = (event) => {
+  event.preventDefault();
+  const name = typed("renamed");
+  if (name) relabel(name);
+};
+
+let judging = false;
 modes.clips = {
-  choose: relabel, start: startReview, show() {},
+  choose: relabel, start: startReview,
+  show() {      // what networks say of the clips comes a while after the clips
+    if (judging && !state.training) startReview().then(() => tell("said", "Sorted anew, by what networks say that have not seen a clip's group."));
+    judging = state.training;
+  },
   actions: [["k", "Keep", () => change(chosen, { action: "keep" })], ["d", "Drop", () => change(chosen, { action: "drop" })],
-    ["r", "Another class", () => cards.get(chosen)?.querySelector("select").focus()], ["u", "Undo", takeBack],
+    ["r", "Another class", () => cards.get(chosen)?.querySelector("select").focus()], ["n", "New class", () => byId("renamed").focus()], ["u", "Undo", takeBack],
     [" ", "Pause", () => { const video = cards.get(chosen)?.querySelector("video"); video?.paused ? video.play() : video?.pause(); }],
     ["ArrowLeft", "the one before", () => step(-1)], ["ArrowRight", "the next", () => step(1)],
     ["ArrowUp", "one row up", () => step(-columns())], ["ArrowDown", "one row down", () => step(columns())],

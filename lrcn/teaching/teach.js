@@ -357,12 +357,16 @@ byId("filtering").onsubmit = (event) => {
   filter();
   if (first) label(first.title);
 };
+function typed(id) {        // a class's name as the server writes it; the keys are keys again
+  const name = byId(id).value.normalize().trim().split(/\s+/).join(" ");
+  byId(id).value = "";
+  byId(id).blur();
+  return name;
+}
 byId("adding").onsubmit = (event) => {
   event.preventDefault();
-  const name = byId("new").value.normalize().trim().split(/\s+/).join(" ");   // as the server writes it
-  if (name && queue()[0]) send("class", { name }, ({ classes }) => {
-    byId("new").value = "";
-    byId("new").blur();
+  const name = queue()[0] && typed("new");
+  if (name) send("class", { name }, ({ classes }) => {
     state.classes = classes;
     classButtons();
     label(name);

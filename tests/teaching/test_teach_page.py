@@ -15,12 +15,12 @@ from lrcn.teaching.labels import Labels
 
 READY = "return document.documentElement.dataset.ready === '1'"
 # The number that the picture on the screen shows (videos.numbered), null while there is none
-NUMBER = """const video = document.querySelector('#stage video.on'), canvas = document.createElement('canvas');
+NUMBER = """const video = document.querySelector('#stage video.on'), canvas = new OffscreenCanvas(4, 3);
 if (!video) return null;
-[canvas.width, canvas.height] = [4, 3];
 const pen = canvas.getContext('2d', {willReadFrequently: true});
 pen.drawImage(video, 0, 0, 4, 3);
-return [...Array(12).keys()].reduce((sum, i) => sum + 2 ** i * (pen.getImageData(i % 4, i / 4 | 0, 1, 1).data[0] > 127), 0)"""
+const {data} = pen.getImageData(0, 0, 4, 3), bits = [...Array(12).keys()].map((i) => data[4 * i] > 127);
+return bits.reduce((sum, bit, i) => sum + bit * 2 ** i, 0)"""
 FILMS, MOMENTS = 4, 10
 
 
@@ -75,8 +75,13 @@ class Person:
         film, begin, end = self.moment()
         self.rows[film, begin] = film, begin + moved[0], end + moved[1], label
         self.press(*keys)
-        until(self.browser, "return document.getElementById('said').textContent.startsWith(arguments[0])", 30,
-              f"{label or 'none of these'}: {film}, 0:{begin + moved[0]:04.1f} to 0:{end + moved[1]:04.1f}.")
+        begin, end = begin + moved[0], end + moved[1]
+        self.told("said", f"{label or 'none of these'}: {film}, 0:{begin:04.1f} to 0:{end:04.1f}.")
+
+    def told(self, place, words, seconds=30):
+        """Wait until the page says so there."""
+        script = "return document.getElementById(arguments[0]).textContent.startsWith(arguments[1])"
+        until(self.browser, script, seconds, place, words)
 
 
 def test_thirty_keys_a_kill_and_the_finish_leave_what_the_keys_said(browser, tmp_path):
@@ -97,7 +102,7 @@ def test_thirty_keys_a_kill_and_the_finish_leave_what_the_keys_said(browser, tmp
     person.answer(None, "0")
     film, begin, _ = person.moment()        # taken back, and labelled anew
     person.press("u")
-    until(browser, "return document.getElementById('said').textContent === 'Undone.'")
+    person.told("said", "Undone.")
     undone = [*person.rows][-1]
     assert person.moment()[:2] == undone != last
     person.answer("wave", "2")
@@ -114,8 +119,8 @@ def test_thirty_keys_a_kill_and_the_finish_leave_what_the_keys_said(browser, tmp
     process.kill()                          # kill -9
     process.wait()
     person.press("1")                       # is not saved, and does not count
-    until(browser, "return document.getElementById('said').textContent.startsWith('Not saved')")
-    until(browser, "return document.getElementById('gone').textContent.startsWith('teach.py does not answer')")
+    person.told("said", "Not saved")
+    person.told("gone", "teach.py does not answer")
     process, address = teach(*words)
     person.visit(address)
     while len(person.rows) < 30:
