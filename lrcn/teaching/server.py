@@ -6,12 +6,16 @@
 Every address begins with a random token, which the page's own address tells. Other hosts' names, pages of
 other origins and bodies that are not JSON are refused. session: a session.Session, or review.Review.
 """
+import contextlib
 import hmac
 import json
+import os
+import re
 import secrets
 import socket
 from pathlib import Path
 
+from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 
@@ -141,16 +145,36 @@ def make_app(session, token, port):
     return guarded(applications.Starlette(routes=[routing.Mount(f"/{token}", routes=routes)]), token, port)
 
 
-def serve(session, port, opened):
-    """Serve a session's page on 127.0.0.1 until Ctrl-C. port: 0 for any free one; opened: is called with the
-    page's address. UserError: the port is taken."""
+def _listen(port, kept):
+    """(socket, token) of a page: as the last time where that can be, so that an open page goes on after a
+    restart. kept: a file that remembers them, for this user alone."""
+    before = {}
+    with contextlib.suppress(UserError):
+        before = files.read_json(kept)
+    token, last = before.get("token"), before.get("port")
+    if not isinstance(token, str) or not re.fullmatch(r"[\w-]{32,64}", token, re.ASCII):
+        token = secrets.token_urlsafe(24)
+    listening = None
+    if port == 0 and isinstance(last, int):
+        with contextlib.suppress(OSError, OverflowError):
+            listening = socket.create_server(("127.0.0.1", last))
     try:
-        listening = socket.create_server(("127.0.0.1", port))
+        listening = listening or socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise UserError(f"--port {port}: cannot listen there ({error.strerror}); try another, or 0 for any "
                         f"free one") from None
+    kept.unlink(missing_ok=True)
+    with open(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"port": listening.getsockname()[1], "token": token}, file)
+    return listening, token
+
+
+def serve(session, port, opened):
+    """Serve a session's page on 127.0.0.1 until Ctrl-C. port: 0 for that of the last time, or any free one;
+    opened: is called with the page's address. UserError: the port is taken."""
+    listening, token = _listen(port, session.folder / ".page.json")
     with listening:
-        port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
+        port = listening.getsockname()[1]
         config = uvicorn.Config(make_app(session, token, port), log_level="error", lifespan="off",
                                 timeout_graceful_shutdown=1, server_header=False)
         opened(f"http://127.0.0.1:{port}/{token}/")
