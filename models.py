@@ -20,6 +20,7 @@ from torch.nn.utils import rnn
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.checkpoints import HEAD, check_spec
+from lrcn.data.chunks import chunk_of
 from lrcn.data.frames import Transform
 from lrcn.features import backbones, surgery
 from lrcn.video.flow import ZERO
@@ -47,7 +48,8 @@ def each(network, steps, lengths=None):
 
 
 class Encoder(nn.Module):
-    """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim).
+    """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim); or a video
+    network, of chunks of K frames: uint8 (N, K, 3, H, W).
 
     With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another. With stacks of
     flow uint8 (N, 2L, H, W): the first convolution is made for them from the one that there is.
@@ -71,9 +73,14 @@ class Encoder(nn.Module):
         self.eval()
         self.weights_alone = bool(feature_dim)
         if not feature_dim:
+            # Of a chunk the shapes alone are computed.
+            where, weights = None, {}
+            if transform.chunk:
+                where = "meta"
+                weights = {k: v.to(where) for k, v in (*self.named_parameters(), *self.named_buffers())}
             with torch.inference_mode():
-                blank = torch.zeros(1, *transform.shape, dtype=torch.uint8)
-                self.feature_dim = self(blank.movedim(-1, -3)).shape[1]
+                blank = torch.zeros(1, *transform.shape, dtype=torch.uint8, device=where)
+                self.feature_dim = torch.func.functional_call(self, weights, blank.movedim(-1, -3)).shape[1]
 
     @property
     def whole(self):
@@ -86,10 +93,7 @@ class Encoder(nn.Module):
         return encoder
 
     def forward(self, frames):
-        def features(frames):
-            # uint8 -> float, mean 0 and deviation 1 by the statistics of the encoder's training set
-            return self.backbone(torch.addcmul(self.shift, frames.float(), self.scale)).flatten(1)
-        return surgery.per_modality(features, frames, self.transform.modalities).flatten(1)
+        return surgery.seen(self, frames).flatten(1)
 
     def train(self, mode=True):
         super().train(False)
@@ -300,7 +304,7 @@ class LRCN(nn.Module):
             return torch.cat([LRCN(encoder, None).features(part, lengths) for encoder, part in
                               zip(self.encoder.streams, frames, strict=True)], 2)
         transform = self.encoder.transform
-        parts = [transform.modalities] if transform.modalities > 1 else []
+        parts = list(transform.shape[:-3])
         layout = ("B", "T", *parts, transform.channels, "H", "W")
         tensor = isinstance(frames, torch.Tensor)
         if not (tensor and frames.dtype == torch.uint8 and frames.dim() == len(layout) and
@@ -346,16 +350,20 @@ class Tail(nn.Module):
 
 # ---------------------------------------------------------------- by name
 
-def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1, **more):
-    """The encoder `name`: a torchvision classification model, or `timm/NAME`.
+def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_length=1, chunk_frames=None,
+                  chunk_stride=None, **more):
+    """The encoder `name`: a torchvision classification model, `timm/NAME`, or `video/NAME`, torchvision's of
+    videos.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
     img_dim: side of the crop in pixels, instead of the one that the weights came with.
     modality: one of MODALITIES; flow_length, and more (fit, augment): see Transform.
+    chunk_frames, chunk_stride: of `video/NAME`, see lrcn.data.chunks; None: as its weights were measured.
     UserError: no such model, weights that cannot be had or do not fit.
     """
+    chunk_of(name, chunk_frames, chunk_stride, modality)
     try:
-        backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim)
+        backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim, chunk_frames, chunk_stride)
     except OSError as error:  # urllib and the hubs raise its children
         raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
                         f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
@@ -374,7 +382,9 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
         transform = replace(transform, modality=modality, flow_length=flow_length, **more)
         encoder = Encoder(name, backbone, transform)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--img_dim {transform.crop}: {name} cannot take this size ({error})") from None
+        chunk = f" --chunk_frames {transform.chunk}" if transform.chunk else ""
+        raise UserError(f"--img_dim {transform.crop}{chunk}: {name} cannot take this size ({error})"
+                        ) from None
     encoder.notes = notes
     for line in notes:
         cli.say(line)
@@ -392,10 +402,14 @@ def encoder_from_spec(spec, weights=None, feature_dim=None):
         return Streams([encoder_from_spec(one) for one in spec["streams"]], heads)
     transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
                              for k, v in spec.items() if k != "name"})
+    chunk = (transform.chunk, transform.chunk_stride) if transform.chunk else ()
+    if bool(chunk) != bool(chunk_of(spec["name"], *chunk, modality=transform.modality)[0]):
+        raise UserError(f"--model_dir: its encoder {spec['name']} reads chunks, of how many frames is not "
+                        f"said; take another checkpoint")
     if weights and any(isinstance(value, nn.Parameter) for value in weights.values()):
         with contextlib.suppress(KeyError, AttributeError):     # what no module can be called
             return Encoder(spec["name"], surgery.weights_alone(weights, "backbone."), transform, feature_dim)
-    backbone, usual = backbones.build(spec["name"], False, None)
+    backbone, usual = backbones.build(spec["name"], False, None, *chunk)
     if usual.crop != transform.crop:
-        backbone, _ = backbones.build(spec["name"], False, transform.crop)
+        backbone, _ = backbones.build(spec["name"], False, transform.crop, *chunk)
     return Encoder(spec["name"], backbone, transform)

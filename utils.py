@@ -19,6 +19,7 @@ from lrcn.base.distributed import Rank, alone_environment, set_seed
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields
+from lrcn.data.frames import CHUNK
 from lrcn.data.learned import Learned
 from lrcn.features import backbones, engines, store
 from lrcn.features.engines import BACKENDS, PRECISIONS
@@ -39,6 +40,7 @@ torch = Lazy("torch")
 models = Lazy("models")
 surgery = Lazy("lrcn.features.surgery")
 
+CHUNK_FLAGS = ("chunk_frames", "chunk_stride")
 SAMPLING = Number(float, above=1e-6, high=1e6, none=True)
 SPREAD = 1.5    # times the low one: with a higher high one, no one speed is that of the training
 
@@ -208,14 +210,16 @@ def new_encoder(recipe, classes):
         path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
     kept = None
     if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path:
+        seen = {name: getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment")}
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else weights or recipe.seed
         kept = store.kept_encoder(recipe.sampled_data_path, [
-            content, *(getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))])
+            content, *(v for name, v in seen.items() if v is not None or name not in CHUNK_FLAGS)])
         if encoder := read_kept(kept):
             return encoder
     weights = checkpoints.load_file(path, "encoder_weights") if path else weights
     encoder = models.build_encoder(recipe.encoder, weights, recipe.img_dim, recipe.modality,
-                                   recipe.flow_length, fit=recipe.resize, augment=recipe.augment)
+                                   recipe.flow_length, recipe.chunk_frames, recipe.chunk_stride,
+                                   fit=recipe.resize, augment=recipe.augment)
     if kept:
         with contextlib.suppress(OSError):      # it is built again next time
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -247,14 +251,15 @@ def begun_encoder(recipe):
         raise UserError(f"--encoder {recipe.encoder}: the weights are those of {run}, and it has "
                         f"{other.name}; leave the flag out")
     seen = other.transform
-    crop = recipe.img_dim or seen.crop
-    seen = replace(seen, crop=crop, resize=round(crop * seen.resize / seen.crop), fit=recipe.resize,
-                   modality=recipe.modality, flow_length=recipe.flow_length, augment=recipe.augment)
+    seen = replace(seen.sized(recipe.img_dim), fit=recipe.resize, modality=recipe.modality,
+                   flow_length=recipe.flow_length, augment=recipe.augment,
+                   **dict(zip(CHUNK, recipe.chunk, strict=True)))
     encoder = models.encoder_from_spec({"name": other.name, **seen.spec()})
     backbones.check_fit(encoder, other.state_dict(), f"{run}: its encoder")
     encoder.load_state_dict(other.state_dict())
-    cli.say(f"{run}: --encoder {other.name} --img_dim {crop} --resize {seen.fit} --modality {seen.modality} "
-            f"--flow_length {seen.flow_length}")
+    chunk = f" --chunk_frames {seen.chunk} --chunk_stride {seen.chunk_stride}" if seen.chunk else ""
+    cli.say(f"{run}: --encoder {other.name} --img_dim {seen.crop} --resize {seen.fit} --modality "
+            f"{seen.modality} --flow_length {seen.flow_length}{chunk}")
     return encoder
 
 

@@ -12,7 +12,8 @@ them; everything else is here, by topic, and never imports the root.
                 in a folder of clips), groups (clips of one recording), split_lists (which are read), splits
                 (which are drawn, and kept), learned
                 (what weights were trained on, through any number of runs), frames (windows, views, crops;
-                rgb, rgbdiff, flow: what the encoder sees of a moment), fields (flow of sampled frames),
+                rgb, rgbdiff, flow: what the encoder sees of a moment), chunks (of frames, for video
+                networks), fields (flow of sampled frames),
                 likeness (black, frozen, nearly equal clips), overview (the report of the data)
     features/   backbones (networks by name), surgery (fold, cut, units), engines (PyTorch, OpenVINO,
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what

@@ -10,8 +10,9 @@ from pathlib import Path
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
-from lrcn.base.values import Choice, Names, Number, Numbers, Switch, Text, shown
+from lrcn.base.values import Choice, Either, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
+from lrcn.data.chunks import LONGEST_CHUNK
 from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION, MODALITIES
 from lrcn.features import backbones
 from lrcn.runs import RunFolder
@@ -27,17 +28,19 @@ RNNS, ACTIVATIONS = ("lstm", "gru"), ("relu", "selu")
 READOUTS = ("last", "final", "mean", "sum", "max", "attention", "none")
 SIDE, WIDTH = Number(int, low=1, high=4096), Number(int, low=1, high=1_000_000)
 CHANNELS = Numbers(3, Number(float, low=-1e6, high=1e6))
-ENCODER = {"name": Text(), "resize": Number(int, low=1, high=8192), "crop": SIDE, "mean": CHANNELS,
+RESIZED, CHUNK = Number(int, low=1, high=8192), Number(int, low=1, high=LONGEST_CHUNK)
+ENCODER = {"name": Text(), "resize": Either((RESIZED, Numbers(2, RESIZED))), "crop": SIDE, "mean": CHANNELS,
            "std": Numbers(3, Number(float, above=0, high=1e6)), "interpolation": Choice(tuple(INTERPOLATION)),
            "modality": Choice(MODALITIES), "flow_length": Number(int, low=1, high=LONGEST),
-           "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT))}
+           "fit": Choice(FITS), "augment": Choice(tuple(AUGMENT)), "chunk": CHUNK, "chunk_stride": CHUNK,
+           "rate": Number(float, above=0, high=1000)}
 HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_size": WIDTH,
         "lstm_layers": Number(int, low=1, high=100), "bidirectional": Switch(), "readout": Choice(READOUTS),
         "dropout": Number(float, low=0, below=1), "per_step": Switch(), "projection": Choice(PROJECTIONS),
         "classifier_hidden": Number(int, low=1, high=1_000_000, none=True), "rnn": Choice(RNNS),
         "classifier_activation": Choice(ACTIVATIONS),
         "classifier_dropout": Number(float, low=0, below=1, none=True)}
-UNSAID = ("flow_length", "fit", "augment")     # of an encoder, where they are as usual
+UNSAID = ("flow_length", "fit", "augment", "chunk", "chunk_stride", "rate")  # where they are as usual
 MOST_STREAMS = 16
 
 

@@ -163,6 +163,18 @@ class Numbers(_Kind):
         return f"{self.count} times {self.each}"
 
 
+@dataclass(frozen=True)
+class Either(_Kind):
+    """What one of some kinds says."""
+    kinds: tuple
+
+    def _right(self, value):
+        return not all(kind.fault(value) for kind in self.kinds)
+
+    def __str__(self):
+        return " or ".join(map(str, self.kinds))
+
+
 class Switch(_Kind):
     """True or False."""
     what, __call__ = "True or False", staticmethod(cli.true_or_false)

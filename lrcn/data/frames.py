@@ -11,7 +11,7 @@ pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
 """
 import hashlib
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +38,11 @@ class Transform:
     fit: "centre" the centre crop, "squeeze" the whole frame, whatever its ratio.
     augment: what views past the plain one do to a clip, see AUGMENT.
     flow_length: of "flow" alone, the fields that one input holds, from one to the next source frame each.
+    resize: of a video encoder's weights also (height, width), to which a frame is squeezed before its crop.
+    chunk: frames of one input of a video encoder, 0 of an image encoder; chunk_stride: from the first frame
+    of one to that of the next; rate: frames a second that its weights were measured with (see chunks.py).
     """
-    resize: int
+    resize: int | tuple
     crop: int
     mean: tuple
     std: tuple
@@ -48,12 +51,15 @@ class Transform:
     flow_length: int = 1
     fit: str = "centre"
     augment: str = "crop"
+    chunk: int = 0
+    chunk_stride: int = 0
+    rate: float = 0
 
     def spec(self):
         """Names and values for a file. What came later is named where it is used alone, so that older
         features are found again."""
         usual = {"flow_length": self.channels == 3, "fit": self.fit == "centre",
-                 "augment": self.augment == "crop"}
+                 "augment": self.augment == "crop"} | dict.fromkeys(CHUNK, not self.chunk)
         return {name: value for name, value in asdict(self).items() if not usual.get(name)}
 
     # What the encoder sees of a frame: some of rgb, rgbdiff and flow, in this order; how many pictures
@@ -67,10 +73,25 @@ class Transform:
 
     @property
     def shape(self):
-        """One frame's input, channels last: (S, S, C), or (M, S, S, 3) for M > 1 modalities."""
-        return (*([self.modalities] if self.modalities > 1 else []), self.crop, self.crop, self.channels)
+        """One moment's input, channels last: of a frame (S, S, C), or (M, S, S, 3) for M > 1 modalities; of a
+        chunk of K frames (K, S, S, 3)."""
+        several = self.chunk or (self.modalities if self.modalities > 1 else 0)
+        return (*([several] if several else []), self.crop, self.crop, self.channels)
+
+    # What one moment is, in words
+    unit = property(lambda transform: "chunks" if transform.chunk else "frames")
+
+    def sized(self, crop):
+        """The same for another side of the crop, None: this one; `resize` in proportion."""
+        if crop in (None, self.crop):
+            return self
+        resize = self.resize
+        return replace(self, crop=crop, resize=(
+            tuple(round(crop * side / self.crop) for side in resize) if isinstance(resize, tuple) else
+            round(crop * resize / self.crop)))
 
 
+CHUNK = ("chunk", "chunk_stride", "rate")   # of a Transform, for a video encoder alone
 # A random crop takes this part of the frame's area, at this ratio of width to height, as torchvision's
 # RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
 CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
@@ -95,6 +116,7 @@ class Augment:
 AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
            "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
 LEFT = 0.4      # of each side, at the least
+PART = 8        # frames that are resized at once for a video encoder
 
 INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC",
                  "lanczos": "INTER_LANCZOS4"}       # OpenCV's
@@ -132,6 +154,8 @@ class ClipSampler:
     stride: how far neighbouring frames of a clip are apart, less where the video is too short for it;
     "random": from 1 to the largest that fits in training, that largest one in a test.
     repeat: a video of fewer frames repeats its last one; else its clip is shorter.
+    chunk, chunk_stride: of a video encoder (see chunks.py); what is said of frames is then said of its
+    chunks, each of which a clip names by its first frame.
     """
     length: int | None
     spread: bool = False
@@ -139,6 +163,8 @@ class ClipSampler:
     repeat: bool = True
     max_frames: int = 300
     plain: bool = False     # the pictures of every view are those of view 0; the frames are not
+    chunk: int = 0
+    chunk_stride: int = 0
 
     @classmethod
     def of(cls, recipe):
@@ -146,44 +172,54 @@ class ClipSampler:
         length = None if recipe.num_frames_video == "all" else recipe.num_frames_video
         stride = recipe.stride if recipe.stride == "random" else int(recipe.stride)
         return cls(length, recipe.spread, stride, not recipe.mask_short, recipe.max_frames,
-                   recipe.augment == "none")
+                   recipe.augment == "none", *recipe.chunk[:2])
 
     @property
     def whole(self):
         """Whether a clip is of the whole video, so that there are no windows to choose from."""
         return self.spread or self.length is None
 
+    def moments(self, video):
+        """How many frames, or chunks, of a video there are to choose from."""
+        return max(0, video.frames - self.chunk) // self.chunk_stride + 1 if self.chunk else video.frames
+
     def count(self, video):
         """How many frames a clip of this video has."""
         most = self.length or self.max_frames
-        return most if self.repeat and self.length else min(most, video.frames)
+        return most if self.repeat and self.length else min(most, self.moments(video))
 
     def _parts(self, video, moments):
         """A frame of each of T equal parts of a video; moments (T,): where in its part, from 0 to below 1."""
-        ends = np.arange(len(moments) + 1) * video.frames // len(moments)
-        return tuple((ends[:-1] + (moments * np.diff(ends)).astype(int)).tolist())
+        ends = np.arange(len(moments) + 1) * self.moments(video) // len(moments)
+        return self._frames(ends[:-1] + (moments * np.diff(ends)).astype(int))
+
+    def _frames(self, moments):
+        """The frames at which moments begin."""
+        return tuple((np.asarray(moments) * (self.chunk_stride if self.chunk else 1)).tolist())
 
     def _window(self, video, start, stride):
         """`count` frames from `start`; past the end the last one repeats."""
-        return tuple(min(start + i * stride, video.frames - 1) for i in range(self.count(video)))
+        return self._frames([min(start + i * stride, self.moments(video) - 1)
+                             for i in range(self.count(video))])
 
     def _places(self, video, random=None):
         """(the stride, how many windows of it a video has)."""
-        fits = max(1, (video.frames - 1) // max(1, self.length - 1))
+        last = self.moments(video) - 1
+        fits = max(1, last // max(1, self.length - 1))
         stride = min(fits, self.stride) if self.stride != "random" else (
             int(random.integers(fits)) + 1 if random else fits)
-        return stride, max(0, video.frames - 1 - (self.length - 1) * stride) + 1
+        return stride, max(0, last - (self.length - 1) * stride) + 1
 
     def spacing(self, video):
         """How many sampled frames apart those of a test clip are."""
-        return video.frames / self.count(video) if self.whole else self._places(video)[0]
+        return self.moments(video) / self.count(video) if self.whole else self._places(video)[0]
 
     def windows(self, video, number=1):
         """[Clip]: `number` windows of a video, evenly over it, or all of them (number "all"). Of the whole
         video: `number` sets of frames, each at its own place in the parts, the middle for one."""
         if self.whole:
             count = self.count(video)
-            sets = -(-video.frames // count)    # as many as the largest part has frames
+            sets = -(-self.moments(video) // count)     # as many as the largest part has frames
             sets = sets if number == "all" else min(number, sets)
             return [Clip(video, self._parts(video, np.full(count, (k + 0.5) / sets))) for k in range(sets)]
         stride, places = self._places(video)
@@ -202,7 +238,7 @@ class ClipSampler:
         view = 0 if self.plain else view
         if self.whole:
             count = self.count(video)
-            number = min(number, -(-video.frames // count))
+            number = min(number, -(-self.moments(video) // count))
             return [Clip(video, self._parts(video, random.random(count)), view) for _ in range(number)]
         stride, places = self._places(video, random)
         chosen = ([int(random.integers(places))] if number == 1 else
@@ -214,8 +250,12 @@ def plain_box(height, width, transform):
     """(x, y, width, height, flipped) of the plain view in the source's pixels: the centre, or all."""
     if transform.fit == "squeeze":
         return 0, 0, width, height, False
-    side = round(min(height, width) * transform.crop / transform.resize)
-    return (width - side) // 2, (height - side) // 2, side, side, False
+    if isinstance(transform.resize, tuple):
+        h, w = (round(side * transform.crop / to) for side, to in
+                zip((height, width), transform.resize, strict=True))
+    else:
+        h = w = round(min(height, width) * transform.crop / transform.resize)
+    return (width - w) // 2, (height - h) // 2, w, h, False
 
 
 def crop_box(height, width, transform, clip, seed):
@@ -267,6 +307,8 @@ def _coloured(crops, transform, clip, seed):
 
 def to_input(frames, box, transform):
     """uint8 (T, H, W, C) -> (T, S, S, C): the box cut out, resized to the encoder's size."""
+    if transform.chunk:
+        return _as_the_preset(frames, box, transform)
     x, y, w, h, flipped = box
     size = transform.crop
     how = getattr(cv2, "INTER_AREA" if min(w, h) > size else INTERPOLATION[transform.interpolation])
@@ -280,6 +322,25 @@ def to_input(frames, box, transform):
             out[i, ..., c:c + 3] = cv2.resize(np.ascontiguousarray(box[..., c:c + 3]), (size, size),
                                               interpolation=how).reshape(size, size, -1)
     return np.ascontiguousarray(out[:, :, ::-1]) if flipped else out
+
+
+def _as_the_preset(frames, box, transform):
+    """to_input for a video encoder, whose weights know torchvision's VideoClassification alone: bilinear, and
+    not smoothed where it makes smaller. The centre is cut out behind the resizing, as it is there."""
+    import torch
+    from torchvision.transforms import functional
+    (x, y, w, h, flipped), size, out = box, transform.crop, []
+    height, width = frames[0].shape[:2]
+    centre = transform.fit == "centre" and box[:4] == plain_box(height, width, transform)[:4]
+    to = transform.resize if isinstance(transform.resize, tuple) else [transform.resize]
+    for i in range(0, len(frames), PART):
+        part = torch.from_numpy(np.stack(frames[i:i + PART])).movedim(-1, 1)
+        if centre:
+            part = functional.center_crop(functional.resize(part, to, antialias=False), size)
+        else:
+            part = functional.resize(part[..., y:y + h, x:x + w], [size, size], antialias=False)
+        out.append((part.flip(-1) if flipped else part).movedim(1, -1))
+    return torch.cat(out).contiguous().numpy()
 
 
 def differences(frames, earlier):
@@ -331,9 +392,13 @@ def source_frames(folder, video, indices):
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities. UserError
-    names a file that cannot be read."""
+    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities, (T, K, S, S,
+    3) for one that reads chunks of K frames. UserError names a file that cannot be read."""
     cv2.setNumThreads(1)    # clips are decoded side by side, by threads
+    if transform.chunk:
+        behind = np.array(clip.frames)[:, None] + np.arange(transform.chunk)
+        wanted, places = np.unique(behind.clip(max=clip.video.frames - 1), return_inverse=True)
+        return _crops(folder, clip, wanted.tolist(), transform, seed)[places.reshape(behind.shape)]
     seen, cut = {}, None
     if isinstance(clip.view, Cut):
         cut, clip = clip.view, Clip(clip.video, clip.frames)

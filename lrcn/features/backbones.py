@@ -1,15 +1,17 @@
-"""Image networks by name, of torchvision or timm, with their classifier taken off and weights put in."""
+"""Networks by name, of torchvision or timm, with their classifier taken off and weights put in."""
 
 import math
 import os
 import socket
 from collections import OrderedDict
+from dataclasses import replace
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
-from lrcn.data.frames import Transform
+from lrcn.data.chunks import PREFIX, chunk_of
+from lrcn.data.frames import CHUNK, Transform
 
 torch = Lazy("torch")
 nn = Lazy("torch.nn")
@@ -20,8 +22,10 @@ CONVOLUTIONS = ".features"
 AUXILIARY = {"aux1", "aux2", "AuxLogits"}
 
 
-def build(name, download, img_dim):
-    """(image network without its classifier, its Transform)."""
+def build(name, download, img_dim, chunk_frames=None, chunk_stride=None):
+    """(network without its classifier, its Transform). chunk_frames, chunk_stride: of a video network, where
+    not as its weights were measured."""
+    chunk = chunk_of(name, chunk_frames, chunk_stride)
     if name.endswith(CONVOLUTIONS):
         whole = name.removesuffix(CONVOLUTIONS)
         if not whole.startswith(("vgg", "alexnet")) or whole.endswith(CONVOLUTIONS):
@@ -31,12 +35,13 @@ def build(name, download, img_dim):
         return nn.Sequential(OrderedDict(features=model.features, pool=nn.AdaptiveAvgPool2d(1))), transform
     if name.startswith("timm/"):
         return _timm_model(name.removeprefix("timm/"), download, img_dim)
-    return _torchvision_model(name, download, img_dim)
+    return _torchvision_model(name, download, img_dim, chunk)
 
 
-def _torchvision_model(name, download, img_dim):
+def _torchvision_model(name, download, img_dim, chunk):
     import torchvision.models as zoo
-    if name not in zoo.list_models(module=zoo):
+    video, name = name.startswith(PREFIX), name.removeprefix(PREFIX)
+    if not video and name not in zoo.list_models(module=zoo):
         raise UserError(f"--encoder {name}: torchvision has no classification model of this name; "
                         f"try resnet152, or timm/{name}")
     best = zoo.get_model_weights(name).DEFAULT
@@ -45,6 +50,7 @@ def _torchvision_model(name, download, img_dim):
         options["transform_input"] = True  # as with weights: a checkpoint is built again without them
         if not download:
             options["init_weights"] = True  # the default, said aloud to spare the user its warning
+    preset = best.transforms()
     model = zoo.get_model(name, weights=best if download else None, **options)
     for extra in AUXILIARY & {child for child, _ in model.named_children()}:
         model.aux_logits = False
@@ -53,10 +59,10 @@ def _torchvision_model(name, download, img_dim):
     classifier = [name for name, module in model.named_modules() if len(best.meta["categories"]) == getattr(
         module, "out_features", getattr(module, "out_channels", None))][-1]
     model.set_submodule(classifier, nn.Identity())
-    preset = best.transforms()
-    crop = img_dim or preset.crop_size[0]
-    resize = round(crop * preset.resize_size[0] / preset.crop_size[0])
-    return model, Transform(resize, crop, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
+    resize = tuple(preset.resize_size) if len(preset.resize_size) == 2 else preset.resize_size[0]
+    transform = Transform(resize, preset.crop_size[0], tuple(preset.mean), tuple(preset.std),
+                          preset.interpolation.value)
+    return model, replace(transform.sized(img_dim), **dict(zip(CHUNK, chunk, strict=True)))
 
 
 def _timm_model(name, download, img_dim):

@@ -1,4 +1,4 @@
-"""Image networks made fast and cut into a frozen and a trained part."""
+"""Networks made fast and cut into a frozen and a trained part."""
 
 import copy
 import hashlib
@@ -14,6 +14,15 @@ def per_modality(network, x, modalities):
     if modalities == 1:
         return network(x)
     return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def seen(module, frames):
+    """What the backbone of an Encoder or FrozenPart gives of frames uint8 (N, [M or K,] C, H, W). It sees
+    floats, mean 0 and deviation 1 by the statistics of its training set; of a chunk (N, 3, K, H, W)."""
+    def one(frames):
+        x = torch.addcmul(module.shift, frames.float(), module.scale)
+        return module.backbone(x.transpose(1, 2) if module.transform.chunk else x)
+    return per_modality(one, frames, module.transform.modalities)
 
 
 def weights_digest(module):
@@ -65,12 +74,13 @@ def for_inference(encoder):
             pairs.append((conv, norm))
 
     for module in names:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
             hooks.append(module.register_forward_hook(      # the output is kept, or its id might come back
                 lambda conv, inputs, output: producer.update({id(output): (conv, output)})))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             hooks.append(module.register_forward_pre_hook(before_norm))
-    probe = torch.randint(0, 256, (2, *encoder.transform.shape), dtype=torch.uint8,
+    chunk = encoder.transform.chunk
+    probe = torch.randint(0, 256, (1 if chunk else 2, *encoder.transform.shape), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0)).to(encoder.scale.device).movedim(-1, -3)
     with torch.inference_mode():
         expected = fast(probe)
@@ -86,7 +96,7 @@ def for_inference(encoder):
         error = (fast(probe) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not error < 1e-3:
         fast = copy.deepcopy(encoder).requires_grad_(False)
-    return fast.to(memory_format=torch.channels_last)
+    return fast if chunk else fast.to(memory_format=torch.channels_last)
 
 
 def widen(backbone, channels, name):
@@ -161,8 +171,7 @@ class FrozenPart(nn.Module):
         self.eval()
 
     def forward(self, frames):
-        return per_modality(lambda x: self.backbone(torch.addcmul(self.shift, x.float(), self.scale)), frames,
-                            self.transform.modalities)
+        return seen(self, frames)
 
     def digest(self):
         return weights_digest(self.backbone)

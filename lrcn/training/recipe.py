@@ -25,12 +25,13 @@ from lrcn.base.values import (
     Text,
 )
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
+from lrcn.data.chunks import LONGEST_CHUNK, chunk_of
 from lrcn.data.frames import AUGMENT, FITS, MODALITIES
 from lrcn.features.engines import BACKENDS, PRECISIONS
 from lrcn.video.flow import LONGEST
 
 SHARE, ABOVE_ZERO, FROM_ZERO = Number(float, above=0, below=1), Number(float, above=0), Number(float, low=0)
-BELOW_ONE = Number(float, low=0, below=1)
+BELOW_ONE, CHUNK = Number(float, low=0, below=1), Number(int, low=1, high=LONGEST_CHUNK, none=True)
 
 
 def flag(group, default, kind, help, metavar=None, names=(), decides=None):
@@ -83,7 +84,8 @@ class Recipe:
                                 "frame each", decides="place")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
-    encoder: str = network("resnet152", Text(), "torchvision model, or timm/NAME",
+    encoder: str = network("resnet152", Text(), "torchvision model, timm/NAME, or video/NAME, one of "
+                           "torchvision.models.video, which reads chunks: each counts as a frame of the clip",
                            names=("--encoder", "--feature_extractor"))
     encoder_weights: str = network("DEFAULT", Text(), "the library's ImageNet weights, none, or a state dict "
                                    "file", "DEFAULT|none|PATH")
@@ -97,6 +99,10 @@ class Recipe:
                                "two-stream networks, for an encoder that is trained")
     resize: str = network("centre", Choice(FITS), "how a frame becomes a square: its centre, or all of it, "
                           "squeezed")
+    chunk_frames: int = network(None, CHUNK, "frames that a video encoder reads at once (default: as its "
+                                "weights were measured)", "K")
+    chunk_stride: int = network(None, CHUNK, "of a video encoder: frames from one chunk's start to the next "
+                                "(default: --chunk_frames)", "N", decides="clips")
     streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
                             "runs' encoders, side by side, folders with commas between (fuse.py --train)",
                             "RUN,RUN,...")
@@ -234,6 +240,13 @@ class Recipe:
         """K of last:K; None where all blocks are trained, or none is."""
         return int(self.train_encoder[5:]) if self.train_encoder.startswith("last:") else None
 
+    @property
+    def chunk(self):
+        """chunks.chunk_of the encoder, by the flags; (0, 0, 0) of one that reads frames, and of --streams."""
+        if self.streams:
+            return 0, 0, 0
+        return chunk_of(self.encoder, self.chunk_frames, self.chunk_stride, self.modality)
+
     def as_settings(self):
         """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""
         settings = asdict(self)
@@ -302,7 +315,8 @@ DECIDED = {f.name: (f.metadata["group"], f.metadata["decides"]) for f in fields(
 # What a run has from its beginning, and what its checkpoint holds a state of: --resume goes on with that.
 FIXED = tuple(name for name, (group, decides) in DECIDED.items() if group != "machine" and
               decides in ("parts", "encoder", "head", "clips" if group == "network" else None))
-OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize")
+OF_AN_ENCODER = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "resize", "chunk_frames",
+                 "chunk_stride")
 PLACES = ("sampled_data_path", "ucf_list_dir", "parts", "groups", "init_from", "encoder_weights", "local_dir",
           "save_checkpoint", "class_weights")
 # What a resumed run does not take over from its checkpoint.
@@ -367,11 +381,13 @@ def parse_args(parser, argv=None):
         path = runs.checkpoint_path(args.init_from, flag="init_from")
         state, source = checkpoints.load_file(path, "init_from"), f"--init_from {args.init_from}"
         checkpoints.check(state, source)
-        spec = {"flow_length": 1, "fit": "centre", **state["encoder_spec"]}
+        usual = {"flow_length": 1, "fit": "centre", "chunk": None, "chunk_stride": None}
+        spec = usual | state["encoder_spec"]
         if "streams" in spec:
             raise UserError(f"{source}: this is a fusion; give one of the runs that it is made of")
         parser.set_defaults(encoder=spec["name"], img_dim=spec["crop"], modality=spec["modality"],
-                            flow_length=spec["flow_length"], resize=spec["fit"])
+                            flow_length=spec["flow_length"], resize=spec["fit"],
+                            chunk_frames=spec["chunk"], chunk_stride=spec["chunk_stride"])
         args = parser.parse_args(argv)
     return args
 
