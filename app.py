@@ -106,7 +106,7 @@ class Bar:
 
 def make_page(gradio, desk, args):
     """The gradio.Blocks of the app."""
-    classes = desk.recogniser.classes
+    classes = desk.recogniser.known
     with gradio.Blocks(title="What happens in this film?", delete_cache=(SWEEP, KEPT),
                        analytics_enabled=False) as page:
         gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
@@ -172,6 +172,7 @@ def main():
     args = make_parser().parse_args()
     recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
                                        args.encoder_precision, flow=args.flow)
+    utils.say_least(args, recogniser)
     # The terminal is closed: what visitors brought goes all the same, unless nohup keeps the app at work
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))

@@ -20,6 +20,7 @@ from lrcn.data.manifest import read_sampled
 from lrcn.data.sources import chosen_classes
 from lrcn.evaluation.answers import Answers
 from lrcn.runs import RunFolder
+from lrcn.training.recipe import Recipe
 from lrcn.training.run import starts, what_it_learned
 
 
@@ -234,6 +235,9 @@ class TestData(Answers):
     note: str = ""          # what was left out, and what is not known
     train_counts: np.ndarray = None     # int64 (C,), training videos of each class
     leak: str = ""          # why these are no unknown videos to the network
+    background: int = None  # the label of --background
+    uncalibrated: np.ndarray = None     # float64 (N, C), the probabilities at temperature 1
+    by_video = (*Answers.by_video, "uncalibrated")
 
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
@@ -289,7 +293,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     labels = np.array([trained.classes.index(v.cls) for v in known])
     counts = np.bincount([row.label for row in rows if row.part == "train"], minlength=len(trained.classes))
     return TestData(known, labels, trained.classes, folder, split=str(split), note=note, train_counts=counts,
-                    leak=leak)
+                    leak=leak, background=trained.recipe.background_of(trained.classes))
 
 
 def validation_data(trained):
@@ -306,13 +310,16 @@ def tested_data(answers, run, split, leak):
     trained with, where all are still there; else folder is None."""
     trained_on = Counter(row.cls for row in (splits.read_splits(run.splits) if run.splits.is_file() else ())
                          if row.part == "train")
-    folder, frames = None, {}
+    folder, frames, background = None, {}, Recipe()
     if run.settings.is_file():
-        place = files.read_json(run.settings).get("sampled_data_path")
+        settings = files.read_json(run.settings)
+        place = settings.get("sampled_data_path")
+        background = Recipe.of({"background": settings.get("background")}, run.settings)
         if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
             folder, frames = Path(place), {v.key: v.frames for v in read_sampled(place)}
     if not frames.keys() >= set(answers.names):
         folder = None
     videos = [replace(v, frames=frames.get(v.key, 1)) for v in answers.videos]
     return TestData(videos, answers.labels, answers.classes, folder, answers.probabilities, split=str(split),
-                    train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak)
+                    train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak,
+                    background=background.background_of(answers.classes))

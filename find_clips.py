@@ -91,15 +91,21 @@ def table_of(args, films):
 
 
 def check_run(args, trained):
-    """The numbers of --classes, None where all are wanted; UserError where a run does not fit the flags."""
+    """The numbers of --classes, or of all but the background; UserError: a run does not fit the flags."""
     source, length = f"--model_dir {args.model_dir}", trained.length
     for cls in trained.classes:
         check_class(cls, source)
     wanted = chosen_classes(args.classes, trained.classes, f"{source} does not know")
+    background = trained.recipe.background_of(trained.classes)
+    if background is not None:
+        if args.classes and trained.classes[background] in wanted:
+            raise UserError(f"--classes {','.join(args.classes)}: {trained.classes[background]} is the run's "
+                            f"--background, what is none of its classes; leave it out")
+        wanted = [cls for cls in wanted if cls != trained.classes[background]]
     if args.every and length > 1:
         raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
                         f"in its training; --sampling_rate changes that")
-    return args.classes and {trained.classes.index(cls) for cls in wanted}
+    return {trained.classes.index(cls) for cls in wanted}
 
 
 def find(folder, films, names, args, absent, recogniser, wanted):

@@ -29,6 +29,8 @@ from lrcn.video.flow import ZERO
 CHOICES = dict(latent_dim=512, hidden_size=256, lstm_layers=2, bidirectional=True, readout="final",
                dropout=0.5, per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
                classifier_activation="relu", classifier_dropout=None)
+# What a Head's confidence is worth, as long as no validation has told
+UNCALIBRATED = dict(temperature=1.0, min_probability=None)
 
 
 def within(lengths, steps):
@@ -146,12 +148,16 @@ class Head(nn.Module):
     classifier_hidden: units of a layer before the last one, with batch norm and ReLU, or with
     classifier_activation selu (Klambauer et al. 2017) alone. classifier_dropout: before the classifier, where
     it is not that of the projection.
+    temperature: what the logits are divided by, but in training, so that their softmax is as sure as it is
+    right (Guo et al. 2017); min_probability: from which confidence on nine of ten answers are right, or None.
+    Both are told by a validation, and stand in `spec` alone.
     """
 
     def __init__(self, feature_dim, classes, **choices):
-        """choices: others than CHOICES has. UserError for a name that is none of them, or a wrong value."""
+        """choices: others than CHOICES and UNCALIBRATED have. UserError for a name that is none of them, or a
+        wrong value."""
         super().__init__()
-        self.spec = {"feature_dim": feature_dim, "classes": classes, **CHOICES, **choices}
+        self.spec = {"feature_dim": feature_dim, "classes": classes, **CHOICES, **UNCALIBRATED, **choices}
         check_spec(self.spec, HEAD, "head")
         one = SimpleNamespace(**self.spec)
         self.readout, self.hidden_size, self.per_step = one.readout, one.hidden_size, one.per_step
@@ -218,9 +224,13 @@ class Head(nn.Module):
         if self.lstm is None:
             lengths = None      # the mean, one step
         if not self.per_step:
-            return self.classifier(self.read(steps, lengths))
-        summed = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1)
-        return summed - (math.log(steps.shape[1]) if lengths is None else lengths.to(summed).log()[:, None])
+            logits = self.classifier(self.read(steps, lengths))
+        else:
+            logits = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1)
+            logits = logits - (math.log(steps.shape[1]) if lengths is None else
+                               lengths.to(logits).log()[:, None])
+        temperature = self.spec["temperature"]
+        return logits if self.training or temperature == 1 else logits / temperature
 
     def forward(self, features, lengths=None):
         """Logits (B, classes); while a per-step head trains, those of every step, (B, T, classes)."""

@@ -4,8 +4,8 @@
 
 takes the best checkpoint of the run and the folders that it was trained with, counts every test
 video once, and leaves <model_dir>/test/ with metrics.json, predictions.csv, mistakes.csv (the most
-confident first), confusion_matrix and accuracy_per_class (.png and .csv), figures/ and
-videos/<Class>/. An earlier test/ stands until the new one is whole. Prints that folder as the last line.
+confident first), confusion_matrix and accuracy_per_class (.png and .csv), reliability.png, figures/
+and videos/<Class>/. An earlier test/ stands until the new one is whole. Prints that folder as the last line.
 
     python test.py --model_dir 20261121-110128 --labelled_folder more_videos
 
@@ -86,8 +86,8 @@ def main():
         sampler = ClipSampler.of(trained.recipe)
         options = utils.encoding_options(args, trained, cache=args.feature_cache,
                                          compile=args.compile, rank=rank)
-        data.probabilities = predict_videos(trained.model, sampler, data, options,
-                                            args.test_windows, args.flip)
+        data.probabilities, data.uncalibrated = predict_videos(
+            trained.model, sampler, data, options, args.test_windows, args.flip, temperature=1.0)
     if not rank.first:
         return 0
     if args.test_windows != 1 and all(len(sampler.windows(v, args.test_windows)) == 1 for v in data.videos):
@@ -99,6 +99,7 @@ def main():
                    "num_frames_video": trained.settings["num_frames_video"],
                    "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
                    "seed": trained.settings["seed"],
+                   **{name: trained.model.head.spec[name] for name in ("temperature", "min_probability")},
                    "parameters": checkpoints.count_parameters(trained.model)}
     cli.say(results.write(test, data, tested_with, args.num_videos, args.seed))
     cli.say(test)

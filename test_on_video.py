@@ -28,9 +28,10 @@ confident first. What an earlier run left is replaced when the new is whole. Wit
 and the truth stands above the prediction in timeline.png.
 
 Smoothing: a moment's probabilities are the mean of all windows that contain it, as in the bars of
-labelled.mp4; a moment whose best label has less than --min_probability is "unsure"; runs shorter than
---min_segment join a neighbour. The network knows its own classes only, and what is none of them may
-still look like one. Ctrl-C keeps the tables and a playable video of what was done.
+labelled.mp4; a moment whose best label has less than --min_probability is "unsure", the class of
+--background is "none"; runs shorter than --min_segment join a neighbour. The network knows its own
+classes only, and what is none of them may still look like one. Ctrl-C keeps the tables and a playable
+video of what was done.
 """
 import errno
 import re
@@ -97,7 +98,7 @@ def read_truth(path, films):
 def label_films(films, root, labeller, truth):
     """Label film after film; (folder of what was done, how many failed). A bad one is reported, the rest go
     on. films: those of find_films; truth: {film: [(start, end, class)]} of those whose truth is known."""
-    done, failed, verdict = [], 0, Verdict(labeller.recogniser.classes)
+    done, failed, verdict = [], 0, Verdict(labeller.recogniser.known)
     for (film, path), name in zip(films.items(), unique_names(films), strict=True):
         try:
             result = labeller.film(path, name, root / name, truth.get(film))
@@ -147,6 +148,7 @@ def main():
     recogniser = Recogniser.of_file(args.model, args.sampling_rate, args.flow) if args.model else \
         utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
                               args.encoder_precision, args.sampling_rate, flow=args.flow)
+    utils.say_least(args, recogniser)
     root = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(recogniser.folder).films
     truth = read_truth(args.truth, films) if args.truth else {}
     with Stop() as stop:

@@ -34,7 +34,7 @@ from lrcn.training.run import STEPS, what_it_learned
 from lrcn.video.flow import BACKENDS as FLOWS
 from lrcn.video.flow import Flow
 from lrcn.video.sampling import Rate
-from lrcn.watching.recogniser import Recogniser
+from lrcn.watching.recogniser import LEAST, Recogniser
 
 torch = Lazy("torch")
 models = Lazy("models")
@@ -345,6 +345,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
         say = cli.say if rank.first else dataset.silent
         samples, classes = dataset.training_samples(recipe, before, say)
+        recipe.background_of(classes)
         learned = dataset.before_training(recipe, state, checkpoint, samples, say)
         learned = learned.after([v for v in samples if v.part == "train"], recipe.frozen)
         fields.require(recipe.sampled_data_path, recipe, state and state["settings"].get("flow"))
@@ -437,12 +438,21 @@ def add_flow_flag(parser):
 
 def add_label_flags(parser):
     """What the scripts that label films make of a moment's probabilities."""
-    parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
-                        help="a best label under this is drawn as unsure")
+    parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=None,
+                        help="a best label under this is drawn as unsure (default: the lowest at which nine "
+                             f"of ten answers on the validation part were right, {LEAST} where none is)")
     parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
                         help="seconds; a shorter run of one label joins a neighbour in segments.csv")
     add_flow_flag(parser)
     add_time_limit(parser)
+
+
+def say_least(args, recogniser):
+    """Say what stands in the place of --min_probability, where it was not given."""
+    if args.min_probability is None:
+        cli.say(f"--min_probability {recogniser.least():.3g}: " + (
+            "the lowest at which nine of ten answers on the validation part were right"
+            if recogniser.min_probability is not None else "the usual one, this run's validation tells none"))
 
 
 def add_time_limit(parser):

@@ -39,8 +39,11 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "dropout": Number(float, low=0, below=1), "per_step": Switch(), "projection": Choice(PROJECTIONS),
         "classifier_hidden": Number(int, low=1, high=1_000_000, none=True), "rnn": Choice(RNNS),
         "classifier_activation": Choice(ACTIVATIONS),
-        "classifier_dropout": Number(float, low=0, below=1, none=True)}
-UNSAID = ("flow_length", "fit", "augment", "chunk", "chunk_stride", "rate")  # where they are as usual
+        "classifier_dropout": Number(float, low=0, below=1, none=True),
+        "temperature": Number(float, low=0.01, high=100),
+        "min_probability": Number(float, low=0, high=1, none=True)}
+# Of an encoder where they are as usual, of the head of an older checkpoint
+UNSAID = ("flow_length", "fit", "augment", "chunk", "chunk_stride", "rate", "temperature", "min_probability")
 MOST_STREAMS = 16
 
 

@@ -32,7 +32,7 @@ class TestFolder(_Folder):
     mistakes, command = _named("mistakes.csv"), _named("command.txt")
     confusion, confusion_picture = _named("confusion_matrix.csv"), _named("confusion_matrix.png")
     accuracy, accuracy_picture = _named("accuracy_per_class.csv"), _named("accuracy_per_class.png")
-    figures, videos = _named("figures"), _named("videos")
+    figures, videos, reliability = _named("figures"), _named("videos"), _named("reliability.png")
 
     def clip(self, cls, name, right):
         """The labelled clip of a video; two classes may have a video of one name."""

@@ -215,6 +215,20 @@ def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
 
+@pytest.mark.parametrize("choices", [{}, {"per_step": True}, {"readout": "none"}])
+def test_a_temperature_divides_the_logits_but_in_training(features, choices):
+    torch.manual_seed(0)
+    plain = models.Head(DIM, CLASSES, **choices).eval()
+    head = models.Head(DIM, CLASSES, temperature=2.5, **choices).eval()
+    head.load_state_dict(plain.state_dict())
+    assert torch.equal(head(features), plain(features) / 2.5)
+    logits = []
+    for one in (head, plain):
+        torch.manual_seed(1)
+        logits.append(one.train()(features))
+    assert torch.equal(*logits)
+
+
 def test_a_recipes_head_is_the_default_one_and_an_unknown_choice_is_refused():
     head = models.Head(DIM, CLASSES)
     assert models.Head.of(Recipe(), DIM, CLASSES).spec == head.spec == models.Head(**head.spec).spec

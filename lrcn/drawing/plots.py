@@ -66,6 +66,27 @@ def _bars_by_class(path, classes, highest, bars, title, caption):
     return style.save(fig, path)
 
 
+@style.styled
+def reliability(path, tables, note=""):
+    """The share of right answers by their confidence, and how many there are. tables: {name: (mean
+    confidence, share right, how many), each (bins,)}, the first of them the bars."""
+    fig = style.figure(6, 5.4, "How often an answer is right that is so sure", note)
+    top, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    _, right, n = next(iter(tables.values()))
+    middles, wide = (np.arange(len(n)) + 0.5) / len(n), 0.9 / len(n)
+    top.plot([0, 1], [0, 1], color="black", lw=1, label="as sure as right")
+    top.bar(middles, np.nan_to_num(right), wide, color=style.unit(style.BLUE), alpha=0.35)
+    for (name, (confidence, share, _)), color, marker in zip(
+            tables.items(), (style.BLUE, style.ORANGE), "oD", strict=False):
+        top.plot(confidence, share, marker, color=style.unit(color), clip_on=False, zorder=3, label=name)
+    below.bar(middles, n, wide, color=style.unit(style.BLUE))
+    below.yaxis.get_major_locator().set_params(integer=True)
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
+    below.set(xlabel="confidence: the probability of the answer", ylabel="answers")
+    style.legend(top, above=True)
+    return style.save(fig, path)
+
+
 def column(rows, key):
     """A column of `rows` as floats; NaN where it is missing, None or empty."""
     return np.array([float("nan") if row.get(key) in (None, "") else float(row[key]) for row in rows])

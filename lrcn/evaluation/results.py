@@ -18,7 +18,7 @@ def write(test, data, more, num_videos, seed):
     more: what metrics.json holds beside the figures, `seed` among it."""
     leak = data.leak or (RANDOM if data.split == "random" else "")
     metrics = {"split": data.split, "leaky": bool(leak), "leak": leak,
-               **scores.summarise(data.probabilities, data.labels, data.groups), **more}
+               **scores.summarise(data.probabilities, data.labels, data.groups), **more, **confidence(data)}
     split = "LEAKY random split by video" if leak == RANDOM else f"split {data.split}"
     split += f", LEAKY: {leak}" if leak and leak != RANDOM else ""
     note = (f"{split}, n = {metrics['videos']} videos in {metrics['groups']} groups, top-1 "
@@ -54,7 +54,31 @@ def write(test, data, more, num_videos, seed):
         draw(folder, data, accuracy, n, few, note, num_videos, seed)
     top5 = f"top-5 {metrics['top5']:.3f}, " if len(data.classes) > 5 else ""
     return (f"test {note}; {top5}mean class accuracy {metrics['mean_class_accuracy']:.3f}, "
-            f"macro F1 {metrics['macro_f1']:.3f}, {metrics['classes']} classes")
+            f"macro F1 {metrics['macro_f1']:.3f}, {metrics['classes']} classes{confidence_words(metrics)}")
+
+
+def confidence(data):
+    """What metrics.json says of the background, and of the confidence at temperature 1."""
+    figures = {}
+    if data.uncalibrated is not None:
+        figures["ece_before"] = scores.expected_error(scores.reliability(data.uncalibrated, data.labels))
+    if data.background is not None:
+        figures["background"] = {"class": data.classes[data.background],
+                                 **scores.apart(data.predicted, data.labels, data.groups, data.background)}
+    return figures
+
+
+def confidence_words(metrics):
+    """The same in words."""
+    line, apart = f"; expected calibration error {metrics['ece']:.3f}", metrics.get("background")
+    if metrics.get("temperature", 1) != 1:
+        line += f" ({metrics['ece_before']:.3f} before temperature {metrics['temperature']:.3g})"
+    if apart and apart["classes_videos"]:
+        top1 = scores.with_interval(apart["top1"], apart["ci95"])
+        line += (f"\nbackground {apart['class']} apart: top-1 {top1} of {apart['classes_videos']} videos of "
+                 f"the other classes, {apart['called_background']} of them called {apart['class']}; "
+                 f"{apart['called_a_class']} of its {apart['background_videos']} videos called a class")
+    return line
 
 
 def shown(value):
@@ -69,6 +93,12 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     plots.confusion_matrix(folder.confusion_picture, matrix, classes, note=note)
     plots.accuracy_per_class(folder.accuracy_picture, classes, accuracy, n, few, few_means=scores.FEW_MEANS,
                              note=note)
+    tables = {"as answered": scores.reliability(data.probabilities, data.labels)}
+    if data.uncalibrated is not None and not np.array_equal(data.uncalibrated, data.probabilities):
+        tables["before, at temperature 1"] = scores.reliability(data.uncalibrated, data.labels)
+    plots.reliability(folder.reliability, {
+        f"{name}: expected calibration error {scores.expected_error(bins):.3f}": bins
+        for name, bins in tables.items()}, note)
     plots.test_videos(folder.figures / "videos_per_class.png", classes, n, np.diag(matrix), note=note)
     if data.train_counts.any():
         correlation = scores.correlation_words(data.train_counts[n > 0], accuracy[n > 0])

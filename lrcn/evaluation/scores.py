@@ -38,9 +38,21 @@ def top_k(values, labels):
     return {f"top{k}": best[:, :k].any(1).double().mean().item() for k in (1, 3, 5)}
 
 
+def apart(guesses, labels, groups, background):
+    """Figures without a class that is none of the others: {classes_videos, top1, ci95, called_background} of
+    the videos of the others, {background_videos, called_a_class} of its own. guesses, labels: int (N,);
+    background: its label. top1 and ci95 are None where there is no video."""
+    of_class, none = labels != background, guesses == background
+    right = (guesses == labels)[of_class]
+    share = share_of(right, np.asarray(groups)[of_class]) if len(right) else None
+    return {"classes_videos": len(right), "top1": share and share.value, "ci95": share and share.ci95,
+            "called_background": int((of_class & none).sum()), "background_videos": int((~of_class).sum()),
+            "called_a_class": int((~of_class & ~none).sum())}
+
+
 def summarise(probabilities, labels, groups):
-    """{top1, top3, top5, mean_class_accuracy, macro_f1, mean_average_precision, loss, ci95, videos, groups,
-    classes} of (N, C). Means over classes are over those that have a video."""
+    """{top1, top3, top5, mean_class_accuracy, macro_f1, mean_average_precision, loss, ci95, ece, ece_bins,
+    videos, groups, classes} of (N, C). Means over classes are over those that have a video."""
     right = probabilities.argmax(1) == labels
     accuracy = per_class(right, labels, probabilities.shape[1])[0]
     chosen = np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)
@@ -48,6 +60,7 @@ def summarise(probabilities, labels, groups):
             **{name: float(np.nanmean(by_class(probabilities, labels)[one])) for name, one in
                (("macro_f1", "f1"), ("mean_average_precision", "average_precision"))},
             "loss": float(-np.log(chosen).mean()), "ci95": share_of(right, groups).ci95,
+            "ece": expected_error(reliability(probabilities, labels)), "ece_bins": BINS,
             "videos": len(labels), "groups": len(set(groups)), "classes": int(len(set(labels.tolist())))}
 
 
@@ -122,6 +135,57 @@ def correlation_words(counts, accuracy):
     with np.errstate(divide="ignore"):
         p = 2 * special.stdtr(freedom, -abs(rank) * np.sqrt(freedom / np.float64((1 + rank) * (1 - rank))))
     return f"Spearman's rank correlation {rank:+.2f} (p {p:.2g}, {len(counts)} classes)"
+
+
+# ---------------------------------------------------------------- how sure
+
+BINS, COLDEST = 15, 0.05    # as in Guo et al. 2017; the lowest temperature, and of the highest the inverse
+NINE_OF_TEN = 0.9
+
+
+def temperature(logits, labels):
+    """What to divide logits (N, C) by for the least cross-entropy of their softmax (Guo et al. 2017, section
+    4.2), from COLDEST to 1 / COLDEST. As if there were one clip more, of which nobody knows the class: where
+    all N answers are right, nothing else would keep the softmax from being quite sure."""
+    z = np.asarray(logits, np.float64)
+    z = z - z.max(1, keepdims=True)
+    true = z[np.arange(len(z)), labels]
+    wanted = (true + (z.mean(1) - true) / (len(z) + 1)).mean()
+    low, high = math.log(COLDEST), -math.log(COLDEST)       # of the inverse, in which the loss is convex
+    for _ in range(40):
+        middle = (low + high) / 2
+        slope = (special.softmax(math.exp(middle) * z, 1) * z).sum(1).mean() - wanted
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return math.exp(-middle)
+
+
+def nine_of_ten(probabilities, labels):
+    """The lowest confidence of an answer such that of it and of all that are as sure or surer nine of ten are
+    right, by probabilities (N, C); None where there is none."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    order = np.argsort(-confidence, kind="stable")
+    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    confidence = confidence[order]
+    last = np.append(confidence[1:] != confidence[:-1], True)       # of some that are equally sure
+    enough = np.flatnonzero(last & (share >= NINE_OF_TEN))
+    return float(confidence[enough[-1]]) if len(enough) else None
+
+
+def reliability(probabilities, labels):
+    """(mean confidence, share right, how many), each (BINS,), of answers (N, C) by their confidence; the
+    bins are equally wide, and the first two NaN where there is none."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    number = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
+    n = np.bincount(number, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return *(np.bincount(number, values, BINS) / n for values in (confidence, right)), n
+
+
+def expected_error(bins):
+    """Expected calibration error: the mean over the answers of how far their bin's confidence lies from its
+    share of right ones. bins: of `reliability`."""
+    confidence, right, n = bins
+    return float(np.nansum(np.abs(confidence - right) * n) / n.sum())
 
 
 # ---------------------------------------------------------------- groups

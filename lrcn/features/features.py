@@ -266,10 +266,17 @@ def softmax(logits):
     return logits.softmax(-1)
 
 
-def predict_videos(model, sampler, data, options, number=1, flip=False):
-    """Probabilities float64 (videos, C): the softmax, averaged over a video's windows."""
+def predict_videos(model, sampler, data, options, number=1, flip=False, temperature=None):
+    """Probabilities float64 (videos, C): the softmax, averaged over a video's windows. With a temperature
+    (probabilities, those that it would give in the place of the head's own)."""
     values, owner = clip_features(model, sampler, data, options, number, flip)
-    probabilities = softmax(head_logits(model.head, values, options.device).double()).numpy()
-    total = np.zeros((len(data.videos), probabilities.shape[1]))
-    np.add.at(total, owner, probabilities)
-    return total / np.bincount(owner)[:, None]
+    logits = head_logits(model.head, values, options.device).double()
+
+    def averaged(logits):
+        total = np.zeros((len(data.videos), logits.shape[1]))
+        np.add.at(total, owner, softmax(logits).numpy())
+        return total / np.bincount(owner)[:, None]
+
+    if temperature is None:
+        return averaged(logits)
+    return averaged(logits), averaged(logits * (model.head.spec["temperature"] / temperature))

@@ -3,18 +3,24 @@
     python -m lrcn.features.inventory sampled               # one line a key: encoder, frames, size
     python -m lrcn.features.inventory sampled --prune       # removes what no sampled video needs
     python -m lrcn.features.inventory sampled --remove KEY  # removes all features of one encoder
+    python -m lrcn.features.inventory sampled --export features.npz [--key KEY]
+
+writes the features of all whole frames, in the plain view, for other programs: features (N, ...), and of
+each its video (class/name.avi), its frame's number in the sampled video and its label, a class's name.
 """
 import contextlib
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.data.fields import flow_path
+from lrcn.data.frames import Clip
 from lrcn.data.manifest import read_sampled
-from lrcn.features.rows import contents
+from lrcn.features.rows import contents, entries_of, unique_rows
 from lrcn.features.store import CHUNK, ENTRY, Store, Writer, read_description, writable
 
 
@@ -73,6 +79,29 @@ def prune(store, videos):
         store.open()
 
 
+def export(stores, folder, name, target):
+    """Write the features of a folder's sampled videos into a .npz file, without pickles. name: of the key,
+    None where there is only one. UserError: no such key, or nothing is stored under it."""
+    keys = {path.name: store for path, store in stores.items()}
+    if name not in keys and (name or len(keys) != 1):
+        raise UserError(f"--key {name}: choose one of {', '.join(keys) or 'none: nothing is stored yet'}")
+    name, store = (name, keys[name]) if name else next(iter(keys.items()))
+    parts = store.key["encoder"]["modality"].split("+")
+    shown, _, _ = unique_rows(Clip(video, tuple(range(video.frames))) for video in read_sampled(folder)
+                              if "flow" not in parts or (folder / flow_path(video)).is_file())
+    rows = store.open().find(entries_of(folder, shown, 0, parts)[0])
+    there = rows >= 0
+    videos = [shown.shots[i][0] for i in shown.owner[there]]
+    if not there.any():
+        raise UserError(f"--export {target}: {name} holds no frame of these videos in the plain view")
+    with files.atomic(target) as temporary, open(temporary, "wb") as file:
+        np.savez(file, features=store.read(rows[there]), frames=shown.frame[there],
+                 videos=np.array([video.path for video in videos]),
+                 labels=np.array([video.cls for video in videos]))
+    cli.say(f"{target}: {there.sum()} frames of {len(set(videos))} videos, of the key {name} "
+            f"({store.key['encoder']['name']}); {(~there).sum()} are not stored")
+
+
 def size(path):
     """The size of all files in a folder, in words."""
     return files.gigabytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
@@ -85,10 +114,14 @@ def main():
     parser.add_boolean("--prune", default=False, help="remove what no sampled video needs, and "
                        "the kept encoders: the next run builds its own again")
     parser.add_argument("--remove", nargs="+", default=[], metavar="KEY", help="remove all of these keys")
+    parser.add_argument("--export", metavar="NPZ", help="write the features into this file")
+    parser.add_argument("--key", default=None, help="which ones (default: those of the only key)")
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
     videos, (stores, others) = needed_videos(folder), keys(folder)
     root, names = folder / "features", {path.name for path in (*stores, *others)}
+    if args.export:
+        return export(stores, folder, args.key, Path(args.export).expanduser())
     unknown = set(args.remove) - names
     if unknown:
         raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {root}; "

@@ -78,6 +78,8 @@ class Recipe:
     chosen_classes: list = data(None, Names(none=True), "train on these classes alone, names with commas "
                                 "between (default: all)", "A,B,...", names=("--classes",))
     number_of_classes: int = data(None, POSITIVE_OR_NONE, "train on the first N classes (default: all)")
+    background: str = data(None, Text(none=True), "the class of what is none of the others: films show it as "
+                           "nothing, and test.py reports it apart", "CLASS", decides="nothing")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
     allow_pictures: bool = data(False, Switch(), "train a network of several frames on pictures, of one "
@@ -246,6 +248,16 @@ class Recipe:
         if self.streams:
             return 0, 0, 0
         return chunk_of(self.encoder, self.chunk_frames, self.chunk_stride, self.modality)
+
+    def background_of(self, classes):
+        """The label of --background among class names, None without one; UserError: none is so called."""
+        if self.background is None:
+            return None
+        names = [files.composed(name) for name in classes]
+        if files.composed(self.background) not in names:
+            raise UserError(f"--background {self.background}: no such class; there are "
+                            f"{cli.first(classes, 10)}")
+        return names.index(files.composed(self.background))
 
     def as_settings(self):
         """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""

@@ -167,6 +167,8 @@ class Run:
             if best:
                 cli.say(f"best validation top-1 {best['top1']:.3f} of {len(self.val_feed.names)} clips, "
                         f"epoch {best['epoch']}")
+            elif not self.val_feed.names:
+                cli.say("no validation part: the confidence is not calibrated (temperature 1)")
             if self.recipe.save_checkpoint and self.folder.checkpoint("best").is_file():
                 with files.atomic(Path(self.recipe.save_checkpoint).expanduser()) as copy:
                     shutil.copyfile(self.folder.checkpoint("best"), copy)
@@ -236,10 +238,16 @@ class Run:
         self.save(*names)
 
     def validate(self):
-        """The score of the weights that are tested; their logits (V, C) stay in `val_logits`."""
+        """The score of the weights that are tested, as they are trained; then the head is calibrated by it.
+        The calibrated logits (V, C) stay in `val_logits`."""
+        head, labels = self.model.head, self.val_feed.labels.cpu()
+        head.spec["temperature"] = 1.0
         with self.learner.averaged():
-            self.val_logits = predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
-        return scores.score(self.val_logits, self.val_feed.labels.cpu())
+            logits = predict(self.learner.plain, self.val_feed, len(self.val_feed.names))
+        head.spec["temperature"] = scores.temperature(logits.numpy(), labels.numpy())
+        self.val_logits = logits / head.spec["temperature"]
+        head.spec["min_probability"] = scores.nine_of_ten(self.val_logits.softmax(1).numpy(), labels.numpy())
+        return scores.score(logits, labels)
 
     @property
     def exhausted(self):

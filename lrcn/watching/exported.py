@@ -60,7 +60,8 @@ def describe(trained, part):
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),
             "transform": asdict(encoder.transform), "flow": trained.flow and trained.flow.settings(),
             "FPS": rate.FPS, "sampling_rate": rate.sampling_rate,
-            "num_frames_video": trained.length}
+            "num_frames_video": trained.length, "background": trained.recipe.background_of(trained.classes),
+            "min_probability": trained.model.head.spec["min_probability"]}
 
 
 class File:
@@ -90,6 +91,10 @@ class File:
             raise UserError(f"{source}: it does not say which classes, transform and rate it has, as files "
                             f"of export.py do; write it with that") from None
         check_values(self.about, WHAT, source)
+        later = {"background": Number(int, low=0, high=len(self.about["classes"]) - 1, none=True),
+                 "min_probability": Number(float, low=0, high=1, none=True)}
+        self.about = {**dict.fromkeys(later), **self.about}     # of files that were written before
+        check_values(self.about, later, source)
         self.part, self.length = self.about["part"], self.about["num_frames_video"]
         values = self.about.get("transform")
         check_values(values, TRANSFORM, f"{source}: transform")

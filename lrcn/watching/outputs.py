@@ -45,8 +45,11 @@ class Outputs:
 
     def __init__(self, film, name, recogniser, choices, fps, sound, table):
         self.film, self.name, self.recogniser, self.choices = film, name, recogniser, choices
-        self.fps, self.sound, self.classes = fps, sound, recogniser.classes
-        self.colors, self.strip = style.class_colors(self.classes), labels.empty_timeline()
+        self.fps, self.sound, self.classes = fps, sound, recogniser.shown
+        self.colors, self.strip = style.class_colors(recogniser.classes), labels.empty_timeline()
+        if recogniser.background is not None:
+            self.colors[recogniser.background] = style.UNSURE
+        self.least = recogniser.least(choices.min_probability)
         self.writer, self.size = None, None
         self.windows, self.frames = 0, 0    # that were written
         self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
@@ -66,7 +69,7 @@ class Outputs:
 
     def unsure(self, p):
         """Whether the best label is too improbable, or none is known yet."""
-        return not len(p) or p.max() < self.choices.min_probability
+        return not len(p) or p.max() < self.least
 
     def color(self, p):
         return style.UNSURE if self.unsure(p) else self.colors[p.argmax()]
@@ -107,13 +110,13 @@ class Outputs:
     def summarise(self, history, truth=None):
         """Write segments.csv, segments.srt and timeline.png, and where the truth, [(start, end, class)], is
         known, truth.json and wrong.csv; the segments of Recogniser.segments."""
-        film, classes, least = self.film, self.classes, self.choices.min_probability
+        film, classes, least = self.film, self.classes, self.least
         segments = self.recogniser.segments(history, least, self.choices.min_segment)
         files.write_csv(film.segments, ["start", "end", "label", "probability"],
                         [(f"{a:.3f}", f"{b:.3f}", label, f"{p:.4f}") for a, b, label, p in segments])
         files.write_text(film.subtitles, subtitles(segments))
         if truth is not None:
-            verdict = truths.Verdict(classes)
+            verdict = truths.Verdict(self.recogniser.known)
             verdict.add(truth, segments, history.times)
             truth = verdict.known(truth)
             files.write_json(film.truth, verdict.figures())

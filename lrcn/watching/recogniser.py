@@ -28,7 +28,8 @@ from lrcn.watching.exported import read_exported
 
 torch = Lazy("torch")
 
-UNSURE = "unsure"
+UNSURE, NONE = "unsure", "none"     # what films show where no class is sure enough, and for the background
+LEAST = 0.4     # the lowest probability that is not unsure, of a run whose validation does not tell it
 
 
 class Stream:
@@ -116,6 +117,8 @@ class Recogniser:
     every: int | None = None    # see so many-th frames of a film, in the place of `rate`
     trained: object = None      # the utils.Trained, of a run
     folder: Path | None = None  # the run folder
+    background: int | None = None   # the class of what is none of the others
+    min_probability: float | None = None    # from which on nine of ten validation answers were right
 
     def __post_init__(self):
         self.streams = [Stream(encoder, self.length) for encoder in self.encoders]
@@ -136,7 +139,9 @@ class Recogniser:
                    trained.length, rate or trained.rate, BLOCK[device.type],
                    made_by(trained.flow, flow), getattr(encoder, "names", ()),
                    lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
-                   trained.settings.get("num_frames_to_extract"), every, trained, trained.folder)
+                   trained.settings.get("num_frames_to_extract"), every, trained, trained.folder,
+                   trained.recipe.background_of(trained.classes),
+                   trained.model.head.spec["min_probability"])
 
     @classmethod
     def of_file(cls, path, sampling_rate=None, flow=None):
@@ -144,7 +149,23 @@ class Recogniser:
         file, encoder, head = read_exported(path)
         rate = Rate(file.about["FPS"], sampling_rate or file.about["sampling_rate"])
         return cls([encoder], head, file.about["classes"], file.length, rate, flow=made_by(file.flow, flow),
-                   folder=RunFolder.of(path).path)
+                   folder=RunFolder.of(path).path, background=file.about["background"],
+                   min_probability=file.about["min_probability"])
+
+    @property
+    def shown(self):
+        """What films show for each class: its name, or NONE for the background."""
+        return [NONE if i == self.background else cls for i, cls in enumerate(self.classes)]
+
+    @property
+    def known(self):
+        """The classes but for the background."""
+        return [cls for i, cls in enumerate(self.classes) if i != self.background]
+
+    def least(self, min_probability=None):
+        """The lowest probability that is not unsure: the one given, that of the validation, or LEAST."""
+        told = [p for p in (min_probability, self.min_probability) if p is not None]
+        return told[0] if told else LEAST
 
     @property
     def encoded(self):
@@ -219,20 +240,21 @@ class Recogniser:
 
     def segments(self, history, min_probability, min_segment):
         """[(start, end, label, probability)]: a moment whose best label has less than min_probability is
-        UNSURE; runs of a label shorter than min_segment seconds join a neighbour."""
+        UNSURE, the background is NONE; runs of a label shorter than min_segment seconds join a neighbour."""
         runs = find_segments(history.times, history.end, history.smoothed(), min_probability,
                              min_segment * self.rate.per_second)
-        return [(start, end, self.classes[label] if label >= 0 else UNSURE, probability)
+        return [(start, end, self.shown[label] if label >= 0 else UNSURE, probability)
                 for start, end, label, probability in runs]
 
-    def predict(self, video, min_probability=0.4, min_segment=1.0):
-        """The Prediction of a video file, as test_on_video.py makes it. VideoError: it cannot be read."""
+    def predict(self, video, min_probability=None, min_segment=1.0):
+        """The Prediction of a video file, as test_on_video.py makes it. min_probability: by default that of
+        `least`. VideoError: it cannot be read."""
         try:
             history = self.look_through(Path(video))
         except VideoError as error:
             raise VideoError(f"{video}: {error}") from None
-        return Prediction(self.segments(history, min_probability, min_segment), np.array(history.times),
-                          history.smoothed())
+        segments = self.segments(history, self.least(min_probability), min_segment)
+        return Prediction(segments, np.array(history.times), history.smoothed())
 
     @inference_mode
     def features(self, frames, flow=None):

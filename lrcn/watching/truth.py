@@ -1,21 +1,22 @@
 """What a film really shows, from when to when, against the segments that a network gave it.
 
-truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE where nothing
-is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation of temporal
-detection): the mean over a class's true stretches of the precision at each that is found, in order of
-probability. A true stretch takes the free segment that it shares most with (intersection over union).
+truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE or NONE
+where nothing is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation
+of temporal detection): the mean over a class's true stretches of the precision at each that is found, in
+order of probability. A true stretch takes the free segment that it shares most with (intersection over
+union).
 """
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcn.watching.recogniser import UNSURE
+from lrcn.watching.recogniser import NONE, UNSURE
 
 OVERLAPS = (0.3, 0.5, 0.7)
 HALF = 0.5
 AMBIGUOUS = "Ambiguous"     # THUMOS'14's class of stretches that count neither as right nor as wrong
-NOTHING = "none"            # in wrong.csv: no class is there, in truth
+NOTHING = {UNSURE, NONE}    # labels that claim no class
 
 
 def overlap(one, other):
@@ -37,7 +38,7 @@ def matched(truth, segments, least):
 @dataclass
 class Verdict:
     """The figures of one film or of many. classes: those that the network knows; a true stretch of another
-    one is nothing to it, and "unsure" is right there."""
+    one is nothing to it, and "unsure" or "none" is right there."""
     classes: list
     films: list = field(default_factory=list)       # [(true stretches, segments, ambiguous)]
     frames: Counter = field(default_factory=Counter)
@@ -52,13 +53,13 @@ class Verdict:
         known = self.known(truth)
         unclear = [row for row in truth if row[2] == AMBIGUOUS]
         self.unknown.update(row[2] for row in truth if row not in known and row not in unclear)
-        self.films.append((known, [row for row in segments if row[2] != UNSURE], unclear))
+        self.films.append((known, [row for row in segments if row[2] not in NOTHING], unclear))
         for seconds in times:
             true, label = labels_at(known, seconds), labels_at(segments, seconds)
             if true:
                 self.frames["inside", bool(true & label)] += 1
             elif not labels_at(unclear, seconds):
-                self.frames["outside", label <= {UNSURE}] += 1
+                self.frames["outside", label <= NOTHING] += 1
 
     def _claims(self, cls, least):
         """([(probability, right)] of a class's segments in all films, how many true stretches it has)."""
@@ -113,9 +114,9 @@ def wrong_places(truth, segments, end, least=0.02):
     for start, stop in zip(edges, edges[1:], strict=False):
         middle = (start + stop) / 2
         true, claimed = labels_at(truth, middle), labels_at(segments, middle) or {UNSURE}
-        if claimed & true or AMBIGUOUS in true or (not true and claimed == {UNSURE}):
+        if claimed & true or AMBIGUOUS in true or (not true and claimed <= NOTHING):
             continue
-        row = ["+".join(sorted(true)) or NOTHING, "+".join(sorted(claimed))]
+        row = ["+".join(sorted(true)) or NONE, "+".join(sorted(claimed))]
         if places and places[-1][1] == start and list(places[-1][2:]) == row:
             places[-1] = (places[-1][0], stop, *row)
         else:

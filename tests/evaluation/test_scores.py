@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from simulations import near
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.sandwich_covariance import cov_cluster_2groups
@@ -29,6 +30,63 @@ def test_scores_are_scikit_learns():
     for k in (1, 3, 5):
         assert got[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(labels, shares, k=k))
     assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
+
+
+def answers(seed, n, classes, factor):
+    """(logits (n, classes) that are `factor` times as sure as they are right, labels)."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(n, classes)) * 2
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return logits * factor, np.array([random.choice(classes, p=p) for p in shares])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 9), st.floats(0.2, 8))
+def test_the_temperature_is_that_of_the_least_loss_and_changes_no_label(seed, n, classes, factor):
+    logits, labels = map(torch.from_numpy, answers(seed, n, classes, factor))
+    found = scores.temperature(logits.numpy(), labels.numpy())
+    inverse = torch.tensor(1 / found, dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(logits * inverse, labels, label_smoothing=1 / (n + 1))
+    [slope] = torch.autograd.grad(loss, inverse)
+    at_the_end = found < scores.COLDEST * 1.001 or found > 0.999 / scores.COLDEST
+    assert abs(slope) < 1e-6 or at_the_end and slope * (found - 1) > 0
+    assert torch.equal((logits / found).argmax(1), logits.argmax(1))
+
+
+def test_many_clips_tell_how_many_times_too_sure_the_logits_are_and_no_wrong_one_is_no_certainty():
+    assert scores.temperature(*answers(0, 20000, 6, 2.5)) == pytest.approx(2.5, rel=0.05)
+    sure = np.eye(4)[np.arange(20) % 4]
+    assert 0.1 < scores.temperature(sure, np.arange(20) % 4) < 1
+
+
+def test_reliability_is_scikit_learns_and_its_error_by_hand():
+    logits, labels = answers(1, 300, 5, 1.7)
+    p = torch.from_numpy(logits).softmax(1).numpy()
+    confidence, right, n = scores.reliability(p, labels)
+    share, mean = calibration_curve(p.argmax(1) == labels, p.max(1), n_bins=scores.BINS)
+    assert n.sum() == 300 and np.isnan(right[n == 0]).all()
+    np.testing.assert_allclose((right[n > 0], confidence[n > 0]), (share, mean))
+    assert scores.expected_error((confidence, right, n)) == pytest.approx(
+        (abs(share - mean) * n[n > 0]).sum() / 300)
+    assert scores.summarise(p, labels, labels)["ece"] == scores.expected_error((confidence, right, n))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(5, 10), st.booleans()), min_size=1, max_size=40))
+def test_nine_of_ten_is_the_lowest_threshold_that_keeps_so_many_right(told):
+    confidence, right = np.array([c / 10 for c, _ in told]), np.array([ok for _, ok in told])
+    p = np.stack([confidence, 1 - confidence], 1)
+    enough = [t for t in sorted(set(confidence)) if right[confidence >= t].mean() >= 0.9]
+    assert scores.nine_of_ten(p, np.where(right, 0, 1)) == (enough[0] if enough else None)
+
+
+def test_the_background_is_counted_apart():
+    labels, said = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 2, 1, 0, 2, 1, 0])
+    got = scores.apart(said, labels, np.arange(7), 2)
+    assert got["top1"] == 0.5 and got["ci95"] == scores.share_of([1, 0, 1, 0], np.arange(4)).ci95
+    assert {name: got[name] for name in got if name not in ("top1", "ci95")} == {
+        "classes_videos": 4, "called_background": 1, "background_videos": 3, "called_a_class": 2}
+    assert scores.apart(said[4:], labels[4:], np.arange(3), 2)["top1"] is None
 
 
 @settings(max_examples=40, deadline=None)

@@ -74,6 +74,25 @@ def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folde
     assert index.stat().st_size == 40 * ENTRY.itemsize
 
 
+def test_the_features_go_out_as_plain_arrays_of_the_key_that_is_named(folder, inventory, tmp_path):
+    values, videos = encode(folder), read_sampled(folder)
+    assert "9 videos" in inventory(folder, "--export", str(tmp_path / "out.npz"))
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as out:
+        arrays = dict(out)
+    assert np.array_equal(arrays["features"], values.reshape(45, -1))
+    assert arrays["videos"].tolist() == [v.path for v in videos[:9] for _ in range(5)]
+    assert arrays["labels"].tolist() == [v.cls for v in videos[:9] for _ in range(5)]
+    assert arrays["frames"].tolist() == [*range(5)] * 9
+    torch.manual_seed(1)
+    other = models.build_encoder("squeezenet1_1", None, 32)
+    encode_clips(other, ClipSampler(5).windows(videos[0]), folder, CPU)
+    [one, other] = (path.name for path in keys(folder)[0])
+    with pytest.raises(UserError, match=f"--key None: choose one of {one}, {other}"):
+        inventory(folder, "--export", str(tmp_path / "out.npz"))
+    assert "5 frames of 1 videos" in "".join(
+        inventory(folder, "--key", key, "--export", str(tmp_path / "out.npz")) for key in (one, other))
+
+
 def test_prune_keeps_one_whole_row_of_an_entry(folder, inventory):
     values = encode(folder)
     [rows] = folder.glob("features/*/*.rows")

@@ -28,7 +28,7 @@ def app(trained, tmp_path_factory):
     while "open http" not in process.out:
         assert process.poll() is None and time.monotonic() < end, process.wait()
         time.sleep(0.1)
-    yield process.out.split()[1], folder
+    yield process.out.split("open ")[1].split()[0], folder
     assert any(folder.glob("lrcn-app-*"))
     # As when the terminal is closed; what runs under nohup, as these tests may, stays deaf to that
     process.kill(signal.SIGHUP if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else signal.SIGTERM)

@@ -13,11 +13,12 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import pytest
+import torch
 from commands import call, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import last_line, refused, report_of, table
+from runs import last_line, load, read_json, refused, report_of, table
 from videos import join, served, write_video
 from zoo import encode
 
@@ -95,6 +96,34 @@ def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_len
     assert not before and "timeline.png" in changed <= {"segments.csv", "segments.srt", "timeline.png"}
     (segment,) = table(folder / "segments.csv")
     assert segment["label"] == "unsure" and float(segment["probability"]) < 1
+
+
+def test_the_background_is_nothing_in_films_no_candidate_and_counted_apart(trained, demo, tmp_path):
+    model, source = shutil.copytree(trained, tmp_path / "model"), tmp_path / "film.mp4"
+    join(source, sorted((demo / "UCF-101").rglob("*_g01_c01.avi")))
+    before = table(last_line(label(model, source, "--no-video", "--min_probability", 0)) / "segments.csv")
+    background = before[0]["label"]
+    state = load(model, "best")
+    state["settings"]["background"] = background
+    torch.save(state, model / "Saved_model_checkpoint" / "best.pth.tar")
+    result = label(model, source, "--min_probability", 0)
+    assert table(last_line(result) / "segments.csv") == [
+        {**row, "label": "none" if row["label"] == background else row["label"]} for row in before]
+    assert (last_line(result) / "segments.srt").read_text().count("none ") == sum(
+        row["label"] == background for row in before)
+    find = ("find_clips.py", "--model_dir", model, "--video_path", source, "--min_probability", 0,
+            "--clip_seconds", 1, "--output_dir", tmp_path / "found")
+    refused(*find, "--classes", background, says=(f"--classes {background}", "--background"))
+    found = {row["class"] for row in table(last_line(call(*find)) / "candidates.csv")}
+    assert found and background not in found
+    report = report_of(model)
+    rows, figures = table(report / "predictions.csv"), read_json(report / "metrics.json")["background"]
+    other = [row for row in rows if row["class"] != background]
+    assert (figures["class"], figures["classes_videos"]) == (background, len(other))
+    assert figures["top1"] == pytest.approx(np.mean([row["right"] == "1" for row in other]))
+    assert figures["called_background"] == sum(row["predicted_class"] == background for row in other)
+    assert figures["called_a_class"] == sum(
+        row["class"] == background != row["predicted_class"] for row in rows)
 
 
 def test_a_folder_of_odd_and_broken_files_is_done_as_far_as_it_can_be(trained, tmp_path):

@@ -15,7 +15,7 @@ import dataset
 import utils
 from lrcn.data import split_lists
 from lrcn.data.frames import ClipSampler, clip_frames
-from lrcn.evaluation import results
+from lrcn.evaluation import results, scores
 from lrcn.features.features import Options, predict_videos
 
 FAST = ("--num_workers", 0, "--num_videos", 0, "--device", "cpu")
@@ -35,8 +35,8 @@ def report(tested):
 def test_the_report_holds_what_the_readme_lists(report):
     assert report.name == "test"
     names = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
-    assert {"metrics.json", "predictions.csv", "mistakes.csv", "confusion_matrix.png", "confusion_matrix.csv",
-            "accuracy_per_class.png", "accuracy_per_class.csv", "figures/labels.png",
+    assert {"metrics.json", "predictions.csv", "mistakes.csv", "reliability.png", "confusion_matrix.png",
+            "confusion_matrix.csv", "accuracy_per_class.png", "accuracy_per_class.csv", "figures/labels.png",
             "figures/videos_per_class.png", "figures/accuracy_by_training_videos.png"} <= names
     videos = sorted((report / "videos").rglob("*.mp4"))
     assert len(videos) == 4
@@ -105,6 +105,28 @@ def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, d
             says="--split 1: --labelled_folder")
     refused("test.py", "--model_dir", copied, "--labelled_folder", folder / "x",
             says=f"--labelled_folder {folder / 'x'}")
+
+
+def test_a_checkpoints_temperature_is_that_of_its_validation_and_an_older_one_has_none(copied):
+    def told():
+        model = utils.load_trained(copied)
+        data = dataset.validation_data(model)
+        return model.model.head.spec, data.labels, *predict_videos(
+            model.model, ClipSampler(5), data, Options(torch.device("cpu"), 0), temperature=1.0)
+
+    spec, labels, sure, raw = told()
+    assert spec["temperature"] == pytest.approx(scores.temperature(np.log(raw), labels), rel=1e-3) != 1
+    assert spec["min_probability"] == pytest.approx(scores.nine_of_ten(sure, labels), abs=1e-4)
+    before, state = read_json(report_of(copied) / "metrics.json"), load(copied, "best")
+    assert [state["head_spec"].pop(name) for name in ("temperature", "min_probability")] == [
+        before["temperature"], before["min_probability"]]
+    torch.save(state, copied / "Saved_model_checkpoint" / "best.pth.tar")
+    spec, _, older, same = told()
+    assert spec["temperature"] == 1 and np.array_equal(older, same)
+    np.testing.assert_allclose(older, raw, atol=1e-6)
+    after = read_json(report_of(copied) / "metrics.json")
+    assert after["ece"] == after["ece_before"] == pytest.approx(before["ece_before"], abs=1e-6)
+    assert after["ece"] != before["ece"] and after["top1"] == before["top1"]
 
 
 def whole(folder):

@@ -210,6 +210,7 @@ SAYS = {    # of what is wrong; else its last flag
     "--sampled_data_path FILE": "is a file, not a folder",
     "--encoder_weights EMPTY": "is a folder, not a file",
     "--resume auto": "--resume auto: no run folder", "--load_checkpoint True": "--checkpoint_path",
+    "--background Swim": "--background Swim: no such class",
     "--train_batch_norm": "--train_batch_norm: the encoder is frozen"}
 
 
@@ -219,8 +220,8 @@ SAYS = {    # of what is wrong; else its last flag
     "--init_from EMPTY", "--groups ABSENT", "--local_dir FILE", "--resume ABSENT", "--resume EMPTY",
     "--load_checkpoint --checkpoint_path ABSENT", "--load_checkpoint --checkpoint_path FILE",
     "--open_new_folder maybe", "--encoder resnet153", "--device cuda:99", "--split 4", "--epochs 0",
-    "--lr nan", "--dropout 1", "--split_size 1.5", "--train_encoder last:99", "--train_encoder some",
-    "--epoch 3", "--bidirectional maybe"])
+    "--lr nan", "--background Swim", "--dropout 1", "--split_size 1.5", "--train_encoder last:99",
+    "--train_encoder some", "--epoch 3", "--bidirectional maybe"])
 def test_a_wrong_path_or_value_is_one_line_that_names_the_flag(demo, sampled, tmp_path, words):
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FILE").write_text("text")
