@@ -387,7 +387,7 @@ def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(films.Labeller, "film", labelled)
 
     def label_all(names):
-        labeller = films.Labeller(SimpleNamespace(classes=["A"]), None, Stop())
+        labeller = films.Labeller(SimpleNamespace(known=["A"]), None, Stop())
         return test_on_video.label_films({name: tmp_path / name for name in names}, tmp_path, labeller, {})
     assert label_all("abcdef") == (tmp_path, 4)
     assert [Path(row["file"]).name for row in table(tmp_path / "summary.csv")] == ["c", "f"]
