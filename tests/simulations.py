@@ -1,17 +1,9 @@
 """How often the intervals hold the truth, on planted data whose truth is known.
 
-    python tests/simulations.py [REPLICATES]  the tables of docs/experiments/statistics.md (2000: 40 min)
-
-Tests run single cells of these tables, with fewer replicates (see `near`).
+Tests run single cells of the tables of docs/experiments/statistics.md, with fewer replicates (see `near`).
 """
-import sys
-from pathlib import Path
-
 import numpy as np
 from scipy import stats
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lrcn.evaluation import scores
 from lrcn.evaluation.scores import Units
@@ -19,7 +11,6 @@ from lrcn.study import figures
 from lrcn.study.movies import draw_movies, find_cuts, play
 from lrcn.study.network import late_margins
 
-GROUPS, TRUTHS = (10, 40, 700), (0.5, 0.9, 0.99)
 KERNELS = {"blind to order": np.ones(5), "1 to 5": np.arange(1, 6.0),
            "last frames": np.array([0, 0, 0, 0.2, 0.8]), "first frames": np.exp(-np.arange(5.0))}
 
@@ -83,19 +74,6 @@ def difference(groups, size, first, other, agreement, within, replicates, runs=1
     return dict(zip(("coverage", "width", "excludes", "mcnemar"), np.mean(rows, 0).tolist(), strict=True))
 
 
-def pooled(groups, runs, spread, replicates, seed=0):
-    """Coverage of the interval of a mean over runs whose true accuracies, about 0.8, have the standard
-    deviation `spread`; groups of 4 to 7 clips, answers shared between runs by half."""
-    rng, held = np.random.default_rng((seed, groups)), 0
-    for _ in range(replicates):
-        group = np.repeat(np.arange(groups), sizes(rng, groups, False))
-        common = np.sqrt(0.3) * rng.normal(size=groups)[group] + np.sqrt(0.2) * rng.normal(size=len(group))
-        own = common + np.sqrt(0.5) * rng.normal(size=(runs, len(group)))
-        truth = np.clip(0.8 + spread * rng.normal(size=(runs, 1)), 0.01, 0.99)
-        held += holds(scores.share_of(own < stats.norm.ppf(truth), group).ci95, 0.8)
-    return held / replicates
-
-
 def windows(groups, truth, replicates, seed=0):
     """(coverage of a share of windows, of the difference of that share and one that excludes it) over windows
     of clips of two groups each, whose effects are normal. The other share is half of what is left."""
@@ -140,56 +118,3 @@ def recency(weights, gain, drift, groups, replicates, seed=0):
         alone.append(figures.recency_index(margins["hard"], units).value)
         held += holds(both.ci95, truth)
     return truth, np.mean(found), held / replicates, np.mean(alone)
-
-
-def table(title, header, rows):
-    print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
-    for row in rows:
-        cells = (x if isinstance(x, str) else f"{round(x, 3) + 0.0:.3f}" for x in row)
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def differences(replicates):
-    pairs = [(*p, rho) for p in ((0.5, 0.5), (0.5, 0.6), (0.8, 0.8), (0.8, 0.88), (0.9, 0.95), (0.95, 0.95))
-             for rho in (0.2, 0.5, 0.9)]
-    for n in (111, 400):
-        table(f"Difference of two runs, {n} clips", ["accuracies, agreement", "coverage", "width",
-                                                     "without zero", "McNemar", "groups of four, correlation "
-                                                     "0.2", "0.5", "0.9"],
-              ([f"{a} and {b}, {rho}", *difference(n, 1, a, b, rho, 0, replicates).values(),
-                *(difference(n // 4, 4, a, b, rho, w, replicates)["coverage"] for w in (0.2, 0.5, 0.9))]
-               for a, b, rho in pairs))
-    few = [(10, 1), (10, 4), (40, 1), (40, 4)]
-    table("Few groups, agreement 0.5, correlation 0.3", ["accuracies", *(f"{g} of {m}" for g, m in few)],
-          ([f"{a} and {b}", *(difference(g, m, a, b, 0.5, 0.3, replicates)["coverage"] for g, m in few)]
-           for a, b, rho in pairs if rho == 0.5))
-    table("Difference of several seeds each, 0.8 and 0.85", ["groups, runs", "seeds alike", "deviation 0.02",
-                                                             "0.05"],
-          ([f"{g} of {m}, {r}", *(difference(g, m, 0.8, 0.85, 0.6, 0.3, replicates // 2, r, sd)["coverage"]
-                                  for sd in (0, 0.02, 0.05))]
-           for g, m in ((111, 1), (28, 4)) for r in (2, 3, 8)))
-
-
-def main(replicates=4000):
-    columns = [(g, p) for g in GROUPS for p in TRUTHS]
-    header = [f"{g} groups, {p}" for g, p in columns]
-    kinds = (None, "one clip a group"), (0, "4 to 7 clips, independent"), (0.1, "correlation 0.1"), (
-        0.3, "0.3"), (0.5, "0.5"), (0.7, "0.7")
-    table("Accuracy", ["", *header], ([name, *(accuracy(*c, rho, replicates) for c in columns)]
-                                      for rho, name in kinds))
-    differences(replicates)
-    table("Mean of several training seeds", ["groups, runs", "seeds alike", "deviation 0.02", "0.05"],
-          ([f"{g}, {r}", *(pooled(g, r, spread, replicates // 2) for spread in (0, 0.02, 0.05))]
-           for g in (10, 40, 100) for r in (2, 3, 8)))
-    table("Share of windows over two groups, and its difference from another", ["groups", *(
-          f"{what} {p}" for p in TRUTHS for what in ("share", "difference"))],
-          ([str(g), *np.concatenate([windows(g, p, replicates // 2) for p in TRUTHS])]
-           for g in (10, 40, 110)))
-    table("Recency index", ["weights", "gain", "drift", "groups", "truth", "index", "coverage",
-                            "as joined alone"],
-          ([name, str(gain), str(drift), str(g), *recency(w, gain, drift, g, replicates // 4)]
-           for name, w in KERNELS.items() for gain in (0.3, 3) for drift in (0, 0.5) for g in (10, 40)))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

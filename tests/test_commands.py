@@ -1,17 +1,14 @@
 """The helper that the other tests lean on: a run of it is a real process."""
 import functools
 import os
-import signal
 import sys
-import time
 
 import pytest
-from commands import call, run, start
+from commands import call, run
 
 
 @pytest.fixture
 def script(tmp_path):
-    """Writes a script and returns its path."""
     def write(text):
         path = tmp_path / "script.py"
         path.write_text(text)
@@ -31,17 +28,3 @@ def test_a_run_has_its_own_argv_folder_environment_and_exit_status(script, tmp_p
     with pytest.raises(AssertionError, match="exit status 3"):
         result_of(path, env={"WORD": "here"})
     assert before == (os.getcwd(), sys.argv, {**os.environ}, sys.stdout)
-
-
-@pytest.mark.parametrize("fork", [True, False])
-def test_an_exception_and_ctrl_c_end_a_run_as_python_does(script, fork):
-    result = run(script("import atexit\natexit.register(print, 'bye')\n1 / 0"), ok=False, fork=fork)
-    assert (result.code, result.out) == (1, "bye\n")
-    assert "ZeroDivisionError" in result.err
-    path = script("import time\nprint('up', flush=True)\ntry:\n    time.sleep(60)\n"
-                  "except KeyboardInterrupt:\n    print('stopped')")
-    process = start(path, fork=fork)
-    while "up" not in process.out:
-        time.sleep(0.01)
-    process.kill(signal.SIGINT)
-    assert process.wait(10).out == "up\nstopped\n"

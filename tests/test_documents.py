@@ -35,7 +35,6 @@ def printed_commands():
 
 @pytest.mark.parametrize("line", [*OLD, *printed_commands()])
 def test_a_printed_command_line_is_understood(line):
-    """In an empty folder it can only lack its files: whatever it says, it is not about its flags."""
     words = [word for word in shlex.split(line) if word not in ("...", "FILES")]
     result = call(*words, ok=False)
     assert result.code in (0, 2) and "Traceback" not in result.err, result

@@ -82,24 +82,8 @@ def test_every_read_out_is_what_it_says(features):
         if readout in ("final", "last"):
             assert torch.equal(alone.read(alone.steps(features)), alone.steps(features)[:, -1])
         assert alone(features).shape == (3, CLASSES)
-
-
-@torch.inference_mode()
-def test_attention_sums_to_one_and_other_read_outs_have_none(features):
-    net = head("attention")
-    weights = net.attention(net.steps(features))
-    assert weights.shape == (3, FRAMES) and (weights > 0).all()
-    torch.testing.assert_close(weights.sum(1), torch.ones(3))
     with pytest.raises(ValueError, match="no attention"):
         head("mean").attention(net.steps(features))
-
-
-@torch.inference_mode()
-def test_without_an_lstm_the_order_of_the_frames_does_not_matter(features):
-    turned = features.flip(1)
-    torch.testing.assert_close(head("none")(features), head("none")(turned))
-    assert head("none").lstm is None
-    assert (head("final")(features) - head("final")(turned)).abs().max() > 1e-4
 
 
 def test_a_step_by_step_head_gives_each_steps_logits_in_training_and_mean_probabilities_in_test(features):
@@ -108,32 +92,6 @@ def test_a_step_by_step_head_gives_each_steps_logits_in_training_and_mean_probab
     with torch.inference_mode():
         expected = net.classifier(net.steps(features)).softmax(2).mean(1)
         torch.testing.assert_close(net.eval()(features).softmax(1), expected)
-
-
-@torch.no_grad()
-def test_logits_leave_the_network_never_probabilities(features):
-    for readout in READOUTS:
-        net = head(readout)
-        assert not any(isinstance(m, nn.Softmax | nn.LogSoftmax) for m in net.modules())
-        net.classifier[-1].weight.mul_(1000)
-        logits = net(features)
-        assert logits.min() < -1 and logits.max() > 1, "a softmax would keep them between 0 and 1"
-        assert (logits.logsumexp(1).abs() > 0.1).all(), "a log-softmax would sum to one"
-        right = logits.argmax(1)
-        assert F.cross_entropy(logits, right) < 0.5, "a sure and right answer must cost next to nothing"
-
-
-class First(nn.Module):
-    """A linear layer, an LSTM read at its last step, a linear layer; no norm, no ReLU, no dropout."""
-
-    def __init__(self, latent=512, hidden=256, layers=2):
-        super().__init__()
-        self.fc = nn.Linear(DIM, latent)
-        self.lstm = nn.LSTM(latent, hidden, layers, batch_first=True, bidirectional=True)
-        self.out = nn.Linear(2 * hidden, CLASSES)
-
-    def forward(self, x):
-        return self.out(self.lstm(self.fc(x))[0][:, -1])
 
 
 class Second(nn.Module):
@@ -172,8 +130,6 @@ class Fifth(nn.Module):
 
 # The options that build each, and what the description's layers are called in models.Head.
 SYSTEMS = {
-    "first": (First, dict(projection="linear", readout="last", dropout=0),
-              {"fc": "projection.0", "lstm": "lstm", "out": "classifier.1"}),
     "second": (Second, dict(projection="batchnorm", readout="attention", dropout=0, lstm_layers=1,
                             hidden_size=1024, classifier_hidden=1024),
                {"fc": "projection.0", "norm": "projection.1", "lstm": "lstm", "score": "score",
@@ -209,7 +165,6 @@ def test_a_head_is_the_described_one_in_training_and_in_test(name, features):
 
 
 def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
-    """An epoch's last batch may be one clip, whose hidden layer has no spread to normalise by."""
     _, head = both("second")
     head.train()(features[:1]).sum().backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
@@ -273,7 +228,6 @@ def disturb_statistics(module):
 
 @pytest.mark.parametrize("name, img_dim", FAMILIES)
 def test_an_encoder_of_every_family_is_built_again_cut_into_blocks_and_folded(name, img_dim):
-    """Folded batch norms give the same features and leave the encoder alone. Of the largest: shapes alone."""
     if name.startswith("timm"):
         pytest.importorskip("timm")
     large = name in ("alexnet", "efficientnet_v2_s", "maxvit_t", "swin_t", "swin_v2_t", "vgg11", "vit_b_32")
@@ -298,7 +252,7 @@ def test_an_encoder_of_every_family_is_built_again_cut_into_blocks_and_folded(na
         assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "resnet18"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
 def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_layer_reads(name):
     import torchvision.models as zoo
     torch.manual_seed(0)
@@ -320,7 +274,6 @@ def test_the_families_are_all_that_torchvision_has():
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_a_model_with_second_classifiers_is_built_the_same_with_and_without_weights(name):
-    """torchvision's weights change two of its options, which a checkpoint made from them must find again."""
     with torch.device("meta"):
         spec = tiny_encoder(name, 75).spec()
     encoder = models.encoder_from_spec(spec)
@@ -351,19 +304,6 @@ def test_an_encoder_that_is_none_or_a_size_it_cannot_take_is_refused(name, img_d
         pytest.importorskip("timm")
     with pytest.raises(UserError, match=says):
         models.build_encoder(name, None, img_dim)
-
-
-def test_weights_of_another_network_are_refused_with_the_keys_named():
-    encoder = tiny_encoder("mobilenet_v3_small")
-    with pytest.raises(UserError, match=r"missing features\.0\.0\.weight.*not of this network conv1\.weight"):
-        backbones.load_backbone(encoder.backbone, tiny_encoder().backbone.state_dict())
-    state = encoder.backbone.state_dict()
-    del state["features.0.0.weight"]
-    with pytest.raises(UserError, match=r"missing features\.0\.0\.weight$"):
-        backbones.load_backbone(encoder.backbone, state)
-    state = encoder.backbone.state_dict() | {"features.0.0.weight": torch.zeros(1, 3, 3, 3)}
-    with pytest.raises(UserError, match=r"of another shape features\.0\.0\.weight"):
-        backbones.load_backbone(encoder.backbone, state)
 
 
 def test_a_classifier_in_a_weights_file_is_left_out_and_said_and_wrappers_are_opened(capsys):
@@ -423,20 +363,7 @@ def test_training_mode_never_reaches_a_frozen_encoder():
     torch.testing.assert_close(own, model(frames))      # floats that are normalised already
 
 
-def test_batch_norm_statistics_follow_the_data_only_when_asked():
-    encoder = tiny_encoder()
-    encoder.moving_statistics = ("",)
-    encoder.train()
-    kinds = {type(m).__name__ for m in encoder.modules() if m.training}
-    assert kinds == {"BatchNorm2d"}
-    before = copy.deepcopy(dict(encoder.named_buffers()))
-    encoder(frames_for(encoder, 4))
-    assert any(not torch.equal(v, before[k]) for k, v in encoder.named_buffers())
-    assert not any(m.training for m in encoder.eval().modules())
-
-
-@pytest.mark.parametrize("name, last", [("resnet18", 3), ("mobilenet_v3_small", 2),
-                                        ("convnext_tiny", 2), ("vit_b_32", 1), ("googlenet", 2),
+@pytest.mark.parametrize("name, last", [("resnet18", 3), ("vit_b_32", 1), ("googlenet", 2),
                                         ("timm/efficientnet_lite0", 2)])
 def test_the_frozen_part_and_the_tail_make_the_whole(name, last):
     if name.startswith("timm"):
@@ -477,11 +404,3 @@ def test_recomputed_activations_give_the_same_gradients():
     assert len(gradients[0]) > 50
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_a_digest_tells_weights_and_statistics_apart():
-    encoder = tiny_encoder()
-    before = encoder.digest()
-    assert before == tiny_encoder().digest()
-    encoder.backbone.bn1.running_mean[0] += 1e-6
-    assert encoder.digest() != before

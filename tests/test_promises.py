@@ -55,7 +55,6 @@ def whole(demo, sampled, tmp_path_factory):
 
 @pytest.fixture
 def copied(whole, tmp_path):
-    """A copy of the run, to be damaged."""
     return shutil.copytree(whole, tmp_path / "copied")
 
 
@@ -145,14 +144,6 @@ def test_promise_1_a_file_is_old_or_new_whichever_step_of_its_writing_fails(tmp_
         assert not half_files(tmp_path)
 
 
-def resumed(demo, sampled, local_dir, first, then, *more):
-    """A run with `more` flags that was begun with `first` and gone on with by `then`."""
-    folder = train(demo, sampled, local_dir, *more, *first)
-    again = last_line(run("train.py", "--resume", folder, *then, env=ONE_THREAD))
-    assert again == folder
-    return folder
-
-
 def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, sampled, tmp_path):
     folder = train(demo, sampled, tmp_path, *HARD, "--epochs", 6, "--stop_after", 3)
     assert len(metrics(folder)) == 3
@@ -165,9 +156,6 @@ def test_promise_2_a_resumed_run_is_the_run_that_was_never_stopped(whole, demo, 
 
 
 @pytest.mark.parametrize("then, at_once, more", [
-    # the course of its rate may not depend on --epochs
-    (2, 5, ("--scheduler", "plateau", "--ema", 0.9, "--warmup_epochs", 0, "--lr", 0.05,
-            "--checkpoint_interval", 1)),
     (1, 3, ("--scheduler", "constant", "--train_encoder", "last:1", "--accumulate", 2, "--mixup", 0.4,
             "--readout", "attention", "--no-feature_cache", "--encoder", "shufflenet_v2_x0_5",
             "--train_batch_norm")),
@@ -245,7 +233,6 @@ SPOILED = {     # what puts something else in the place of a checkpoint; `proof`
 
 @pytest.mark.parametrize("kind", SPOILED)
 def test_promise_4_a_strangers_checkpoint_cannot_run_code_and_gets_one_line(copied, tmp_path, kind):
-    """In detail: test_checkpoints.py."""
     path, proof, (spoil, says) = RunFolder(copied).checkpoint("best"), tmp_path / "proof", SPOILED[kind]
     spoil(path, load(copied, "best"), proof)
     with pytest.raises(UserError, match=f"--model_dir {re.escape(str(path))}.*{says}") as error:
@@ -266,7 +253,6 @@ def test_promise_4_every_script_reads_a_strangers_checkpoint_as_carefully(copied
 
 
 def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
-    """In detail: test_bad_videos.py."""
     raw = tmp_path / "raw" / "Jump"
     raw.mkdir(parents=True)
     good = sorted((demo / "UCF-101").glob("*/*.avi"))[:10]
@@ -280,7 +266,6 @@ def test_promise_5_bad_videos_are_listed_and_the_others_go_on(demo, tmp_path):
 
 
 def test_promise_6_a_bad_list_is_refused_with_file_and_line(demo, sampled, tmp_path):
-    """In detail: test_splits.py."""
     lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
     plain = Recipe(sampled_data_path=str(sampled), ucf_list_dir=str(demo / "ucfTrainTestlist"))
     odd, path = replace(plain, ucf_list_dir=str(lists)), lists / "trainlist01.txt"

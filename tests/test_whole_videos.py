@@ -45,13 +45,6 @@ def test_spread_frames_lie_one_in_each_of_equal_parts(frames, length, view, numb
         assert sets[0].frames == tuple(range(4, frames, 9))     # the middles
 
 
-def test_random_moments_reach_every_frame_of_their_part():
-    sampler = ClipSampler(4, spread=True)
-    seen = [sampler.training(video(12), view, 7)[0].frames for view in range(1, 200)]
-    for k, column in enumerate(zip(*seen, strict=True)):
-        assert set(column) == set(range(3 * k, 3 * k + 3))
-
-
 @given(frames=st.integers(1, 400), most=st.integers(1, 300), view=st.integers(0, 3))
 def test_all_frames_of_a_video_are_read_once_and_at_most_so_many(frames, most, view):
     [clip] = ClipSampler(None, repeat=False, max_frames=most).training(video(frames), view, 0)

@@ -1,13 +1,9 @@
 """What all scripts share on their command lines: words, flags, progress, and how they end."""
-import fcntl
 import io
 import os
-import pty
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
@@ -43,7 +39,6 @@ def test_words_and_progress_bars_show_names_escaped_and_a_log_has_no_bar(capsys)
 
 
 SCRIPT = """
-import signal, sys, time
 from lrcn.base import cli
 from lrcn.base.values import POSITIVE
 def main():
@@ -54,22 +49,10 @@ def main():
     group.add_boolean("--bidirectional", default=True, help="both ways")
     parser.add_argument("--model_dir", required=True)
     args = parser.parse_args()
-    if args.model_dir == "wait":
-        for i in cli.progress(range(1000), desc="waiting"):
-            if i == 0:
-                cli.say("ready")
-            time.sleep(0.01)
     cli.say(args.batch_size, args.bidirectional)
     raise cli.UserError(f"--model_dir {args.model_dir}: no")
 cli.run(main)
 """
-
-
-def begun(*words, env=None, **options):
-    """A new process of Python, in a group of its own."""
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", *words], start_new_session=True, **{**pipe, **options},
-                            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})})
 
 
 @pytest.fixture
@@ -122,28 +105,6 @@ def test_groups_have_headings_in_help_and_work_as_flags_do(script):
     assert result.code == 2 and result.out == "4 False\n"
 
 
-def test_sigterm_ends_a_script_with_one_line_on_a_terminal_and_in_a_log():
-    for terminal in (False, True):
-        reading, writing = pty.openpty() if terminal else os.pipe()
-        if terminal:
-            fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        process = begun(SCRIPT, "--model_dir", "wait", stderr=writing)
-        os.close(writing)
-        assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        assert process.wait() == 128 + signal.SIGTERM
-        shown = b""
-        try:
-            while part := os.read(reading, 1000):
-                shown += part
-        except OSError:     # how Linux says that a terminal was closed
-            pass
-        os.close(reading)
-        assert shown.decode().splitlines()[-1].endswith("stopped; run the same command again to go on")
-        assert (b"waiting" in shown) == terminal and b"Traceback" not in shown
-        assert terminal or len(shown.splitlines()) == 1
-
-
 POOL = """
 import time
 from lrcn.base import cli
@@ -157,42 +118,20 @@ cli.run(main)
 """
 
 
-def stop(process, number):
-    """Send a signal to the whole group of a process at work, which ends it with one line."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
+    process = subprocess.Popen([sys.executable, "-c", POOL], start_new_session=True, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert process.stdout.readline() == "at work\n"
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number and len(err.splitlines()) == 1, err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
-    process = begun(POOL)
-    stop(process, number)
     end = time.monotonic() + 60     # Python's own tracker of resources ends a moment after its script
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < end:
             os.killpg(process.pid, 0)
             time.sleep(0.02)
-
-
-CHILD = """
-import signal, sys, time
-def save(*_):
-    time.sleep(0.3)
-    open(sys.argv[1], "w").write("saved")
-    sys.exit(130)
-signal.signal(signal.SIGINT, save)
-print("at work", flush=True)
-time.sleep(60)
-"""
-
-
-def test_ctrl_c_leaves_a_script_that_was_called_the_time_to_save(tmp_path):
-    (tmp_path / "child.py").write_text(CHILD)
-    called = f"cli.run_script('child.py', {str(tmp_path / 'file')!r})"
-    stop(begun(f"from lrcn.base import cli; cli.run(lambda: {called})", cwd=tmp_path), signal.SIGINT)
-    assert (tmp_path / "file").read_text() == "saved"
 
 
 def test_the_demo_helps_when_it_is_asked_to(tmp_path):

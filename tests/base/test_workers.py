@@ -26,21 +26,6 @@ def test_outcomes_and_an_error_come_in_the_order_of_the_tasks_and_nothing_behind
     assert got == [i * i for i in range(9)] and len(begun) < 30
 
 
-def test_threads_work_side_by_side_and_no_more_than_a_few_tasks_ahead():
-    meeting, begun = threading.Barrier(2, timeout=10), []
-
-    def work(i):
-        begun.append(i)
-        if i < 2:
-            meeting.wait()      # neither gets on alone
-        return i
-    outcomes = in_threads(work, range(1000), 2)
-    assert next(outcomes) == 0
-    outcomes.close()
-    time.sleep(0.05)
-    assert len(begun) < 10
-
-
 def be_deaf(path):
     """Let SIGTERM come to this thread, where it is ignored, as a thread of a library may; and never end."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

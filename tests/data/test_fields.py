@@ -1,7 +1,6 @@
 """Optical flow beside sampled clips: added, followed, read, and never mistaken for another."""
 import shutil
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,6 @@ from lrcn.features.features import Options, encode_clips
 from lrcn.features.inventory import needed_videos
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at
-from lrcn.video.writer import write_clip
 
 CPU = Options(torch.device("cpu"), num_workers=0)
 
@@ -41,24 +39,6 @@ def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowi
         assert found.shape == expected.shape and error.mean() < 0.5 and error.max() < 32    # JPEG at an edge
         np.testing.assert_array_equal(fields.source_fields(flowing, video, [1, 4, 4], 1),
                                       found[[1, 4, 4]][..., [0, 2]])
-
-
-@pytest.mark.parametrize("stride", [1, 3, 7])
-def test_a_field_that_several_stacks_hold_lies_there_once(tmp_path, stride, monkeypatch):
-    source = np.random.default_rng(0).integers(0, 256, (2, 30, 24, 32), np.uint8)      # of 31 frames
-    stacks = [(i, np.concatenate([plane[np.minimum(np.arange(i, i + 5), 29)] for plane in source]))
-              for i in range(0, 31, stride)]
-    once, plain = tmp_path / "once.avi", tmp_path / "plain.avi"
-    write_clip(plain, (picture for _, stack in stacks for picture in stack), 10)
-    count = write_clip(once, fields._each_once([(i, np.moveaxis(s, 0, -1)) for i, s in stacks], 5), 10)
-    assert count == avi.frames_in(once) == avi.frames_in(plain) == 10 * len(stacks)
-    np.testing.assert_array_equal(avi.pictures(once, range(count)), avi.pictures(plain, range(count)))
-    there, decode, decoded = {min(i + k, 29) for i, _ in stacks for k in range(5)}, cv2.imdecode, []
-    monkeypatch.setattr(cv2, "imdecode", lambda *words: decoded.append(1) or decode(*words))
-    avi.pictures(once, range(count))
-    assert len(decoded) == 2 * len(there)
-    apart = 2 * (len(there) + (stride == 1)) * (plain.stat().st_size - 224) / count     # the last frame's own
-    assert once.stat().st_size <= 300 + 16 * count + apart
 
 
 def test_the_folder_goes_on_and_follows_its_source_with_its_flow(demo, flowing, tmp_path):

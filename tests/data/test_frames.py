@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcn.data.frames import AUGMENT, LEFT, Clip, ClipSampler, Transform, clip_frames, crop_box, to_input
+from lrcn.data.frames import AUGMENT, LEFT, Clip, ClipSampler, Transform, clip_frames, crop_box
 from lrcn.data.manifest import SampledVideo
 from lrcn.video.writer import write_clip
 
@@ -64,7 +64,6 @@ def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
 
 
 def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
-    """Of five equal frames come five equal inputs, in every view."""
     frame = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     (tmp_path / "A").mkdir()
     write_clip(tmp_path / "A" / "v.avi", [frame] * 5, 2.5)
@@ -110,13 +109,3 @@ def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was(tmp_path)
     assert crop_box(240, 320, replace(SMALL, fit="squeeze"), Clip(None, (0,)), 0) == (0, 0, 320, 240, False)
     assert set(SMALL.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
     assert replace(SMALL, fit="squeeze").spec()["fit"] == "squeeze"
-
-
-@pytest.mark.parametrize("channels", [2, 3, 4, 20])
-def test_any_number_of_channels_is_resized_each_as_by_itself(channels):
-    frames = np.random.default_rng(0).integers(0, 255, (2, 60, 80, channels), np.uint8)
-    box = (3, 5, 50, 50, True)
-    found = to_input(frames, box, SMALL)
-    for c in range(channels):
-        alone = to_input(frames[..., [c] * 3], box, SMALL)[..., 0]
-        assert np.array_equal(found[..., c], alone)

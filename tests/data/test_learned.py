@@ -13,7 +13,6 @@ LINKS = st.lists(st.tuples(st.sets(st.sampled_from(VIDEOS)), st.booleans()), max
 
 @given(LINKS, st.sets(st.sampled_from(VIDEOS)))
 def test_a_chain_of_trainings_knows_their_videos_and_groups_and_no_others(links, mine):
-    """Each link is of (videos, was the encoder frozen?); every state goes through a file's plain values."""
     learned = Learned()
     for videos, frozen in links:
         learned = Learned.of(learned.after(videos, frozen).state(), "x")
@@ -23,21 +22,6 @@ def test_a_chain_of_trainings_knows_their_videos_and_groups_and_no_others(links,
         assert leaked(VIDEOS, marks) == [v for v in VIDEOS if v.group in groups]
         own = groups - {v.group for v in mine}      # a split that cuts a group is the split's own affair
         assert leaked(VIDEOS, marks, mine) == [v for v in VIDEOS if v in seen or v.group in own]
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3)
-                    | st.dictionaries(st.sampled_from(["encoder", "network", "known"]), inner, max_size=3)))
-def test_any_value_in_a_checkpoint_is_read_or_refused(value):
-    try:
-        learned = Learned.of(value, "--model_dir x")
-    except UserError as error:
-        assert str(error).startswith("--model_dir x: learned:")
-    else:
-        assert learned.known is value["known"] and sorted(learned.encoder) == sorted({*value["encoder"]})
-
-
-def test_two_starts_are_known_only_where_both_are():
-    assert not (Learned() | Learned(known=False)).known and (Learned() | Learned()).known
+    assert not (learned | Learned(known=False)).known
     with pytest.raises(UserError, match="learned"):
         Learned.of({"encoder": [True], "network": [], "known": True}, "x")

@@ -9,7 +9,7 @@ from videos import write_video
 from lrcn.base.cli import UserError
 from lrcn.data.sampler import read_picture
 from lrcn.data.sources import find_sources
-from lrcn.video.reader import VideoError, read_frames
+from lrcn.video.reader import read_frames
 
 ORIENTATION = 0x0112
 
@@ -86,12 +86,6 @@ def bad_pictures(folder):
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     return {"bomb.png": "89 megapixels", "gone.jpg": "No such file",
             **dict.fromkeys(("cut.jpg", "cut.png", "cut.webp", "words.jpg", "empty.png"), "broken picture")}
-
-
-def test_broken_and_huge_pictures_are_refused(tmp_path):
-    for name, words in bad_pictures(tmp_path).items():
-        with pytest.raises(VideoError, match=words):
-            read_picture(tmp_path / name)
 
 
 def test_which_pictures_count(tmp_path):

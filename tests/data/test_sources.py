@@ -16,7 +16,6 @@ from lrcn.watching.films import find_films
 
 
 def folder(path, *names):
-    """A folder with empty files of these names."""
     for name in names:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(b"")
@@ -234,15 +233,6 @@ def test_kinetics_videos_are_found_by_their_name_in_whatever_folder(tmp_path):
     assert sorted(keys(found).values()) == [     # the address alone, where one clip has it
         ("air drumming", "qwertyuiopa_000010_000020"), ("air drumming", "qwertyuiopb_000003_000013"),
         ("ski", "qwertyuiopc_000001_000011")]
-
-
-def test_classes_are_chosen_by_name(tmp_path):
-    raw = folder(tmp_path, "A/a.avi", "B/b.avi", "C/c.avi")
-    found = find_sources(raw, classes=sources.class_names("C, A"))
-    assert [job.cls for job in found.jobs] == ["A", "C"]
-    assert found.left_out == [("B/b.avi", "of another class")]
-    with pytest.raises(UserError, match="no video of D; there are A, B, C"):
-        find_sources(raw, classes=["D"])
 
 
 @pytest.mark.parametrize("name", ["features", "data_report", "manifest.csv", "clips.csv", "settings.json"])

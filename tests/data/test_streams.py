@@ -3,18 +3,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from runs import train
 
 import models
-import utils
-from lrcn.data.frames import MODALITIES, Clip, ClipSampler, clip_frames, differences, source_frames
-from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.data.frames import MODALITIES, Clip, ClipSampler, clip_frames
+from lrcn.data.manifest import SampledVideo
 from lrcn.features import surgery
 from lrcn.features.features import FrameEncoder
 from lrcn.video.writer import write_clip
-from lrcn.watching.recogniser import Recogniser
 
 BOTH = "rgb+rgbdiff"
 
@@ -60,12 +55,6 @@ def test_a_video_of_one_frame_has_a_grey_difference(clip_of):
     assert found.shape == (5, 32, 32, 3) and (found == 128).all()
 
 
-@given(st.integers(0, 255), st.integers(0, 255))
-def test_a_difference_saturates_and_never_wraps_round(before, after):
-    one, other = (np.full((1, 2, 2, 3), v, np.uint8) for v in (before, after))
-    assert (differences(other, one) == min(255, max(0, 128 + after - before))).all()
-
-
 def test_the_features_of_two_modalities_stand_after_one_another():
     both, one = encoder_for(BOTH, "resnet18"), encoder_for("rgb", "resnet18")
     frames = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8)
@@ -79,22 +68,3 @@ def test_the_features_of_two_modalities_stand_after_one_another():
         tail = models.Tail(both, blocks, models.Head(both.feature_dim, 3))
         torch.testing.assert_close(tail.features(frozen(frames)[None])[0], expected, rtol=1e-3, atol=1e-4)
     assert models.encoder_from_spec(both.spec()).transform == both.transform
-
-
-def test_a_sliding_window_sees_the_differences_that_test_py_sees(demo, sampled, tmp_path):
-    folder = train(demo, sampled, tmp_path, "--modality", BOTH, "--epochs", 1, "--no-feature_cache")
-    trained = utils.load_trained(folder)
-    slider = Recogniser.of_run(trained, torch.device("cpu"))
-    video = read_sampled(sampled)[0]
-    frames = source_frames(sampled, video, range(5))
-    clip = clip_frames(sampled, ClipSampler(5).windows(video)[0], trained.model.encoder.transform, 0)
-    with torch.inference_mode():
-        expected = trained.model(torch.from_numpy(clip[None]).movedim(-1, -3)).softmax(1).numpy()
-    answers = slider.answers([slider.crop(frame) for frame in frames])
-    np.testing.assert_allclose(answers[:, 0], expected, atol=2e-3)
-    slider.restart()
-    parts = [slider.answers([slider.crop(frame) for frame in part])[:, 0]
-             for part in (frames[:2], frames[2:])]
-    np.testing.assert_allclose(parts[1], expected, atol=2e-3)
-    slider.restart()
-    assert slider.streams[0].last is None and slider.streams[0].tail is None

@@ -32,7 +32,6 @@ def clip(n, high=48, wide=64, color=(60, 120, 200)):
 
 
 def shown_texts(fig):
-    """Every text that is drawn: (kind, artist)."""
     found = [("figure", text) for text in fig.texts]
     for ax in fig.axes:
         found += [("inside", text) for text in ax.texts]
@@ -104,7 +103,6 @@ def training_pictures(count):
 
 
 def estimates(values, spread=0.1, n=15000):
-    """What a picture takes of scores.Estimates."""
     return [SimpleNamespace(value=v, ci95=spread and [v - spread, v + spread], n=n) for v in values]
 
 
@@ -163,8 +161,8 @@ def test_names_of_very_many_classes_do_not_lie_on_each_other(checked):
     assert len(boxes) == 150 and all(b.x0 > a.x1 for a, b in itertools.pairwise(boxes))
 
 
-@pytest.mark.parametrize("T", [4, 40])
-def test_pictures_of_windows_take_any_window_length(checked, T):
+def test_pictures_of_windows_take_any_window_length(checked):
+    T = 24
     k, share = np.arange(T + 1), points(np.linspace(0, 1, T + 1))
     graphs.sliding_window_explained(None, T)
     graphs.switching_curve(None, switching(np.linspace(0, 1, T + 1), fit=False))
@@ -186,14 +184,6 @@ def test_curves_leave_out_what_was_not_measured(checked, epochs):
     assert [tuple(line.get_xdata()) for line in best] == ([(35.0,)] if epochs == 60 else [])
 
 
-@pytest.mark.parametrize("classes, shown", [(3, 1), (5, 2), (6, 3)])
-def test_curves_of_validation_differ_in_colour_and_the_best_5_of_5_are_no_curve(checked, classes, shown):
-    rows = [dict(epoch=e, train_top1=0.5, val_top1=0.4, val_top3=0.6, val_top5=0.8) for e in range(1, 9)]
-    plots.curves(None, rows, None, classes)
-    lines = checked[0].axes[1].lines
-    assert len(lines) == len({line.get_color() for line in lines}) == 1 + shown
-
-
 def test_confusion_matrix_prints_shares_and_counts_and_of_many_classes_the_counts(checked):
     plots.confusion_matrix(None, [[3, 1], [0, 0]], ["a", "b"])
     assert [t.get_text() for t in checked[0].axes[0].texts] == ["0.75\n3", "0.25\n1"]
@@ -211,22 +201,6 @@ def test_an_axis_ends_where_no_value_can_be_and_an_unknown_figure_is_a_dash(chec
     for fig, (low, high) in zip(checked, [(0, 1), (-1, 1), (0, 1)], strict=True):
         left, right = fig.axes[0].get_xlim()
         assert left >= low - 0.05 and right <= high + 0.05
-
-
-def test_gates_are_drawn_on_their_whole_range_each_in_its_own_colour(checked):
-    values = 0.475 + 0.02 * np.random.default_rng(0).random((2, 2, 10))
-    graphs.states(None, range(10), [[estimates(v, 0.01) for v in ways] for ways in values], "Gates", 5)
-    ax = checked[0].axes[0]
-    assert ax.get_ylim()[0] <= 0 and ax.get_ylim()[1] >= 1
-    assert len({tuple(band.get_facecolor()[0]) for band in ax.collections}) == 4
-
-
-def test_the_controls_of_the_study_are_explained_where_they_are_drawn(checked):
-    graphs.switching_curves(None, [(name, switching(np.zeros(6))) for name in graphs.CONTROLS], "Controls")
-    said = " ".join(text.get_text() for kind, text in shown_texts(checked[0]) if kind == "figure")
-    assert all(f"{name}: {what}" in " ".join(said.split()) for name, what in graphs.CONTROLS.items())
-    graphs.switching_curves(None, [("lrcn", switching(np.zeros(6)))], "Curves")
-    assert "joined" not in str([text.get_text() for _, text in shown_texts(checked[1])])
 
 
 def test_accuracy_per_class_is_sorted_and_marks_the_few(checked):
@@ -248,23 +222,6 @@ def test_windows_by_class_say_what_is_true_and_what_else_is_predicted(checked):
         [hit, true, true, true, true, 0], [0, other, 0, hit, true, hit], [0, 0, neither, 0, neither, 0]]
 
 
-def test_accuracy_by_training_videos_names_the_worst_classes_and_leaves_out_the_untested(checked):
-    plots.accuracy_by_training(None, ["a", "b", "c", "d"], [70, 90, 110, 120], [0.1, 0.9, 0.5, np.nan],
-                               [5, 5, 5, 0], np.array([True, False, False, False]), "words")
-    ax = checked[0].axes[0]
-    assert [t.get_text() for t in ax.texts] == ["a", "c", "b"]
-    assert [line.get_xdata().tolist() for line in ax.lines] == [[90, 110], [70]]
-
-
-def test_heat_map_of_many_classes_keeps_the_true_ones(checked):
-    probabilities = np.random.default_rng(0).random((101, 30))
-    probabilities[[50, 90]] = 0
-    graphs.window_heat_map(None, probabilities, np.repeat([50, 90, -1], 10), list(map(str, range(101))))
-    labels = [t.get_text() for t in checked[0].axes[0].get_yticklabels()]
-    assert len(labels) == 40 and {"50", "90"} <= set(labels)
-    assert len(checked[0].axes[0].patches) == 2
-
-
 def test_label_grid_frames_right_green_and_wrong_red_and_keeps_the_shape_of_every_frame():
     frames = [clip(1, 48, 64)[0], clip(1, 96, 48, (250, 200, 0))[0]]
     rgb = labels.label_grid(None, frames, ["a", "b"], ["a", "a"])
@@ -276,14 +233,6 @@ def test_label_grid_frames_right_green_and_wrong_red_and_keeps_the_shape_of_ever
         rgb = labels.label_grid(None, frames, [name] * 2, [name] * 2, [1, 1], "W" * 80, note="W " * 80)
         inked = (rgb < 200).any(-1).any(0).nonzero()[0]
         assert inked.min() >= 2 * labels.GAP - 4 and inked.max() < rgb.shape[1] - 2 * labels.GAP + 4
-
-
-def test_drawing_ignores_the_users_settings_and_leaves_them(checked):
-    import matplotlib
-    with matplotlib.rc_context({"font.size": 40, "axes.facecolor": "black"}):
-        picture = plots.class_distribution(None, ["a", "b"], [3, 2], [1, 1])
-        assert matplotlib.rcParams["font.size"] == 40
-    assert np.array_equal(picture, plots.class_distribution(None, ["a", "b"], [3, 2], [1, 1]))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -384,14 +333,6 @@ def test_overlay_bar_is_as_long_as_its_probability():
         drawn = labels.draw_overlay(frame, ["a"], [probability], colors)
         lengths[probability] = (drawn == (250, 0, 0)).all(-1).any(0).sum()
     assert abs(lengths[0.5] * 2 - lengths[1.0]) <= 2 and abs(lengths[0.25] * 4 - lengths[1.0]) <= 4
-
-
-def test_timeline_paints_the_shortest_segment_and_stays_inside():
-    timeline = labels.empty_timeline(100)
-    labels.paint_timeline(timeline, 0.5, 0.5001, (1, 2, 3))
-    labels.paint_timeline(timeline, 0.98, 1.7, (4, 5, 6))
-    assert (timeline == (1, 2, 3)).all(-1).nonzero()[0].tolist() == [50]
-    assert (timeline == (4, 5, 6)).all(-1).nonzero()[0].tolist() == [98, 99]
 
 
 def near(pixels, color, tolerance=40):

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from simulations import near
-from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -20,16 +19,6 @@ from lrcn.evaluation import scores
 from lrcn.evaluation.scores import Units, compare
 
 Z = stats.norm.ppf(0.975)
-
-
-def test_scores_are_scikit_learns():
-    logits = torch.randn(200, 7, generator=torch.Generator().manual_seed(0))
-    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(1))
-    got = scores.score(logits, labels)
-    shares = logits.softmax(1).numpy()
-    for k in (1, 3, 5):
-        assert got[f"top{k}"] == pytest.approx(sk.top_k_accuracy_score(labels, shares, k=k))
-    assert got["loss"] == pytest.approx(sk.log_loss(labels, shares), rel=1e-5)
 
 
 def answers(seed, n, classes, factor):
@@ -113,15 +102,7 @@ def test_only_the_groups_that_a_figure_was_counted_over_count():
     assert few.ci95 == pytest.approx(scores.share_of(right[:12], groups[:12]).ci95)
 
 
-def test_clips_that_agree_within_their_group_count_once():
-    random = np.random.default_rng(0)
-    right = random.random(200) < 0.6
-    own, many = (scores.share_of(np.repeat(right, k), np.repeat(np.arange(200), k)).ci95 for k in (1, 8))
-    assert own == pytest.approx(many)
-
-
 def test_the_variance_over_pairs_of_groups_is_that_of_two_way_clustering():
-    """statsmodels clusters by a first and a second group; here every pair has its own first one."""
     random, pairs = np.random.default_rng(0), np.array([(i, 50 + j) for i in range(50) for j in range(50)])
     errors = random.normal(size=50)[pairs[:, 0]] + random.normal(size=50)[pairs[:, 1] - 50]
     errors = (errors + random.normal(size=len(pairs))) / len(pairs)
@@ -168,15 +149,8 @@ def test_mcnemars_p_is_statsmodels_with_half_of_what_was_seen():
 
 
 def changed(won, lost, n):
-    """Right answers of two runs, bool (1, n) each."""
     place = np.arange(n)[None]
     return (won <= place) & (place < won + lost), place < won
-
-
-def test_a_paired_interval_agrees_with_mcnemar_where_he_is_sure():
-    """Newcombe's method 10 gives [0.038, 0.165] here."""
-    _, ends, p = scores.paired(*changed(12, 1, 111), np.arange(111))
-    assert ends == pytest.approx([0.038, 0.165], abs=0.01) and p < 0.003
 
 
 @settings(max_examples=40, deadline=None)
@@ -198,18 +172,6 @@ def test_tangos_interval_ends_where_a_score_test_begins_to_refuse(won, lost, mor
     if won + lost and abs((won - lost) ** 2 / (won + lost) - Z * Z) > 1e-6:
         p = mcnemar([[more, lost], [won, 0]], exact=False, correction=False).pvalue
         assert (low > 0 or high < 0) == (p < 0.05)
-
-
-def test_clips_that_agree_within_their_group_count_once_in_a_paired_interval():
-    alone, many = (scores.paired(*(np.repeat(x, k, 1) for x in changed(15, 4, 60)),
-                                 np.repeat(np.arange(60), k)) for k in (1, 8))
-    assert alone[1] == pytest.approx(many[1])
-
-
-def test_a_paired_interval_finds_what_mcnemar_finds():
-    found = simulations.difference(111, 1, 0.8, 0.88, 0.9, 0, 150)
-    assert found["excludes"] == pytest.approx(found["mcnemar"], abs=0.03) and found["mcnemar"] > 0.65
-    assert near(found["coverage"], 0.94, 0.97, 150)
 
 
 def check_coverage(covered, low, high, replicates):

@@ -1,4 +1,5 @@
 """What runs the encoder: the fastest that is there, agrees with PyTorch, and is said."""
+
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import models
 from lrcn.base.cli import UserError
 from lrcn.data.frames import ClipSampler, Transform
 from lrcn.data.manifest import read_sampled
-from lrcn.features import engines, surgery
+from lrcn.features import engines
 from lrcn.features.engines import Engine, FrameEncoder, attempt, candidates, fastest
 from lrcn.features.features import Options, encode_clips
 
@@ -96,18 +97,6 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
         assert len(error) == len(few) and error.abs().max() / plain.abs().max() < 0.05
 
 
-@pytest.mark.parametrize("engine", OTHERS[:3], ids=str)
-def test_an_engine_takes_two_modalities_and_the_frozen_part_of_a_network(pictures, engine):
-    needs(engine)
-    both = small("rgb+rgbdiff")
-    two = torch.stack([pictures, 255 - pictures], 1)
-    ready, fault = attempt(both, CPU, engine, two)
-    assert fault is None and ready(two).shape == (8, 128)
-    frozen, _ = surgery.cut(both, 1)
-    ready, fault = attempt(frozen, CPU, engine, two)
-    assert fault is None and ready(two).shape == FrameEncoder(frozen, CPU)(two).shape
-
-
 def wrong(network, example, precision):
     return engines.at_once(lambda frames: torch.randn(len(frames), 64))
 
@@ -153,36 +142,18 @@ def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
             engines.keep(own, said, "a file")
 
 
-def test_what_another_version_said_is_asked_again(sampled, tmp_path, encoder, machine, monkeypatch):
-    machine(["openvino"], False)
-    monkeypatch.setitem(engines.RUNNERS, "openvino", broken)
-    monkeypatch.setattr(Engine, "version", "1.0")
-    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
-    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(folder)[:2]]
-    options = Options(CPU, 0, backend="auto")
-    encode_clips(encoder, clips, folder, options)
-    refused = [path for path in folder.glob("features/*/key.json") if "refused" in path.read_text()]
-    plain = engines.at_once(FrameEncoder(encoder, CPU)._torch)
-    monkeypatch.setitem(engines.RUNNERS, "openvino", lambda *_: plain)
-    encode_clips(encoder, clips, folder, options)
-    assert encoder.ran_on == ["torch", "float32", "cpu"]
-    monkeypatch.setattr(torch, "__version__", "99")
-    encode_clips(encoder, clips, folder, options)
-    assert encoder.ran_on == ["openvino", "float32", "cpu"] and "refused" not in refused[0].read_text()
-
-
 @pytest.mark.parametrize("runner, words", [(wrong, "is the limit"), (broken, "no such operator: Fancy")])
 def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
                                                  runner, words):
     machine(["openvino"], False)
     monkeypatch.setitem(engines.RUNNERS, "openvino", runner)
     monkeypatch.setattr(Engine, "version", "1.0")
-    (tmp_path / "sampled").symlink_to(sampled)
     clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(sampled)[:2]]
     plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
     capsys.readouterr()
-    auto = Options(CPU, 0, backend="auto", cache=False)
-    assert np.array_equal(encode_clips(encoder, clips, sampled, auto), plain)
+    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    auto = Options(CPU, 0, backend="auto")
+    assert np.allclose(encode_clips(encoder, clips, folder, auto), plain, rtol=1e-3)
     out = capsys.readouterr().out
     assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out
     assert fastest(encoder, CPU).engine == Engine()

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,6 @@ from lrcn.data.manifest import read_sampled
 from lrcn.features import features
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.inventory import keys, main, prune
-from lrcn.features.rows import fingerprints
 from lrcn.features.store import ENTRY, Store
 from lrcn.training.recipe import Recipe
 
@@ -36,7 +34,6 @@ CPU = Options(torch.device("cpu"), num_workers=0)
 
 @pytest.fixture
 def folder(sampled, tmp_path):
-    """Sampled clips that no store belongs to yet."""
     return shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
 
 
@@ -49,7 +46,6 @@ def encode(folder, number=9):
 
 @pytest.fixture
 def inventory(monkeypatch, capsys):
-    """inventory(folder, flags): what it says."""
     def call(folder, *words):
         monkeypatch.setattr("sys.argv", ["inventory", str(folder), *words])
         capsys.readouterr()
@@ -93,20 +89,7 @@ def test_the_features_go_out_as_plain_arrays_of_the_key_that_is_named(folder, in
         inventory(folder, "--key", key, "--export", str(tmp_path / "out.npz")) for key in (one, other))
 
 
-def test_prune_keeps_one_whole_row_of_an_entry(folder, inventory):
-    values = encode(folder)
-    [rows] = folder.glob("features/*/*.rows")
-    raw = bytearray(rows.read_bytes())
-    raw[5] ^= 1
-    rows.write_bytes(raw)
-    assert np.array_equal(encode(folder), values)
-    inventory(folder, "--prune")
-    [index] = folder.glob("features/*/*.index")
-    assert index.stat().st_size == 45 * ENTRY.itemsize and np.array_equal(encode(folder), values)
-
-
 def test_a_description_without_its_check_sum_costs_no_rows(folder, inventory):
-    """Of another dtype, or of before there was one: rows are neither listed by it nor pruned."""
     values = encode(folder)
     [key] = folder.glob("features/*/key.json")
     [rows] = folder.glob("features/*/*.rows")
@@ -123,20 +106,6 @@ def test_a_description_without_its_check_sum_costs_no_rows(folder, inventory):
         files.write_json(key, description)
         inventory(folder, "--remove", key.parent.name)
         assert not key.parent.exists()
-
-
-def test_a_fingerprint_is_read_from_the_file_once(folder, monkeypatch):
-    paths = [video.path for video in read_sampled(folder)]
-    past = time.time() - 100
-    first = fingerprints(folder, paths)[0]
-    assert len(np.unique(first, axis=0)) == len(paths)
-    monkeypatch.setattr("lrcn.features.rows.SETTLED_NS", 0)
-    fingerprints(folder, paths)
-    monkeypatch.setattr("lrcn.features.rows.hashlib.blake2b", None)
-    assert np.array_equal(fingerprints(folder, paths)[0], first)
-    os.utime(folder / paths[3], (past, past))
-    with pytest.raises(TypeError):
-        fingerprints(folder, paths)
 
 
 SMALL = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32)
@@ -255,7 +224,6 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(videos=SOME, theirs=SOME)
     def encode_while_another_prunes(self, videos, theirs):
-        """As a machine that sees no lock of this one's."""
         self.during = lambda: self.prune(theirs)
         with mock.patch.object(files, "lock", mock.Mock(side_effect=OSError(errno.ENOLCK, ""))):
             self.encode(videos)
@@ -302,7 +270,6 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["rows", "index"]), where=st.floats(0, 1), change=st.integers(1, 255),
           cut=st.booleans())
     def damage(self, kind, where, change, cut):
-        """A byte changed anywhere, or all behind it gone."""
         self.readers = []
         for path in self.folder.glob(f"features/*/*.{kind}"):
             raw = bytearray(path.read_bytes()) or bytearray(1)
@@ -334,7 +301,6 @@ TestStoreMachine.settings = settings(max_examples=40, stateful_step_count=20, de
 
 
 def test_a_clip_that_changes_while_it_is_encoded_is_not_stored(folder, monkeypatch):
-    """Its pictures would be kept under the content of before."""
     [video] = read_sampled(folder)[:1]
     truth, other = encode(folder, 1), folder / read_sampled(folder)[40].path
     shutil.rmtree(folder / "features")

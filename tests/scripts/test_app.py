@@ -37,20 +37,17 @@ def app(trained, tmp_path_factory):
 
 
 def film(path, seconds=2):
-    """A film, whatever its name ends in."""
     return write_video(path.parent / "film.mp4", [numbered(i // 5, 128, 96) for i in range(25 * seconds)]
                        ).rename(path)
 
 
 def visit(browser, address, path):
-    """Open the app and drop a film into it."""
     browser.get(address)
     until(browser, "return document.querySelector('#film input[type=file]') !== null", 60)
     browser.find_element("css selector", "#film input[type=file]").send_keys(str(path))
 
 
 def label(browser, seconds=60):
-    """Click; the words below the button when it is done."""
     until(browser, "return document.querySelector('#film video') !== null", seconds)
     browser.find_element("css selector", "#label").click()
 
@@ -60,7 +57,6 @@ def done(browser, seconds=90):
 
 
 def told(browser, words, seconds=60):
-    """Wait until one of the messages on the page says so."""
     until(browser, "return [...document.querySelectorAll('.toast-body, [data-testid=toast-body]')]"
                    ".some((one) => one.innerText.toLowerCase().includes(arguments[0]))", seconds, words)
 
@@ -100,7 +96,6 @@ def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browse
 
 
 def test_two_visitors_with_films_of_one_name_get_each_the_own_and_nobody_elses(browser, app, tmp_path):
-    """Of an ending that browsers do not know, without a word of an error."""
     address, folder = app
     with chromium(tmp_path / "profile") as other:
         for visitor, part, seconds in ((browser, "a", 11), (other, "b", 2)):

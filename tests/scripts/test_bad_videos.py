@@ -131,34 +131,6 @@ def test_a_short_video_gets_a_smaller_stride_and_a_very_short_one_repeats_its_la
         assert (row["source_frames"], row["start"], row["stride"], row["frames"]) == (frames, "0", "1", "5")
 
 
-def test_a_video_cut_in_the_middle_gives_frames_before_the_cut(odd):
-    row = manifest(odd[0])["Odd", "cut_in_the_middle"]
-    assert 41 <= int(row["source_frames"]) < 90
-    assert shown(odd[0], "Odd", "cut_in_the_middle") == [int(row["start"]) + 10 * k for k in range(5)]
-    assert int(row["start"]) + 40 < int(row["source_frames"])
-
-
-def test_a_variable_rate_is_sampled_by_time(odd):
-    times = [0.0]
-    for duration in ([1] * 50 + [4, 1] * 25)[:-1]:
-        times.append(times[-1] + duration / 25)
-    clip = [times[number] for number in shown(odd[0], "Odd", "variable")]
-    for k, seconds in enumerate(clip):
-        assert abs(seconds - clip[0] - 0.4 * k) < 4 / 25 + 0.12
-
-
-def test_more_than_a_tenth_failing_is_exit_status_1_after_all_were_tried(tmp_path):
-    raw = class_folders(tmp_path / "raw", videos=3, frames=45)
-    (raw / "Jump" / "v_Jump_g01_c01.avi").write_bytes(b"")
-    result = preprocess(raw, tmp_path / "out", ok=False)
-    assert result.code == 1 and len(manifest(tmp_path / "out")) == 8
-    assert "1 of 9 videos could not be sampled" in result.err and "the file is empty" in result.err
-    # Mended, it is sampled by the same command, and the list of failures goes.
-    shutil.copy(raw / "Jump" / "v_Jump_g02_c01.avi", raw / "Jump" / "v_Jump_g01_c01.avi")
-    preprocess(raw, tmp_path / "out")
-    assert len(manifest(tmp_path / "out")) == 9 and not (tmp_path / "out" / "failed.csv").exists()
-
-
 def test_a_decoder_that_crashes_or_hangs_takes_one_video_with_it(tmp_path):
     raw = class_folders(tmp_path / "raw", videos=6, frames=45)
     result = run_patched(tmp_path, """
@@ -182,7 +154,6 @@ sampler.read_clip = bad
 @pytest.mark.parametrize("work", ["clip", "all", "flow"])
 def test_an_error_of_one_file_costs_that_file_and_one_of_the_disk_ends_the_run(
         tmp_path, monkeypatch, number, where, work):
-    """Raised where a clip is opened or named; for its source it is that one's fault, whatever it is."""
     video = write_video(tmp_path / "raw/A/v.avi", 60)
     (tmp_path / "out/A").mkdir(parents=True)
     job, error = Job("A", "v", "A/v.avi"), OSError(number, os.strerror(number), str(video))
@@ -237,11 +208,3 @@ avi.Writer.release = full
     assert not (out / "manifest.csv").exists() and not list(out.glob("*/.*tmp*"))
     assert "videos are sampled already" in preprocess(raw, out).out
     assert len(manifest(out)) == 24
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_refused_with_one_line(tmp_path):
-    raw = class_folders(tmp_path / "raw", videos=1, frames=45)
-    (tmp_path / "shut").mkdir(mode=0o500)
-    refused(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", tmp_path / "shut" / "out",
-            says="--sampled_data_dir")

@@ -56,7 +56,6 @@ NETWORKS = {"lrcn": lrcn, **{f"conv_lstm {v}": lambda v=v: conv_lstm(v) for v in
 
 
 def command(demo, folder, state):
-    """The command line that moves a checkpoint over."""
     torch.save(state, folder / "theirs.pth")
     return ("convert.py", folder / "theirs.pth", "--local_dir", folder, "--classes",
             demo / "ucfTrainTestlist" / "classInd.txt")
@@ -85,8 +84,9 @@ def test_a_network_that_was_moved_over_gives_its_own_logits(name, demo, sampled,
         fit="squeeze")
     if name == "lrcn":
         film = next((demo / "UCF-101").rglob("*.avi"))
-        assert Recogniser.of_run(trained, torch.device("cpu")).predict(film).probabilities.shape[1] == CLASSES
-        report = report_of(folder, *data_flags(demo, sampled))
+        recogniser = Recogniser.of_run(trained, torch.device("cpu"), "torch")
+        assert recogniser.predict(film).probabilities.shape[1] == CLASSES
+        report = report_of(folder, *data_flags(demo, sampled), "--encoder_backend", "torch")
         assert read_json(report / "metrics.json")["videos"] == 42
         with torch.inference_mode(False):
             said = call("train.py", *data_flags(demo, sampled), "--init_from", folder, "--epochs", 1,

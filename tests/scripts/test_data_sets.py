@@ -1,9 +1,5 @@
 """preprocessing_data.py on a folder of one's own: parts and names, a source that changes, the data report."""
-import errno
-import os
-import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +8,9 @@ from commands import call
 from runs import TINY, last_line, refused, report_of, table
 from videos import write_video
 
-import preprocessing_data
 import utils
 from dataset import training_samples
 from lrcn.data.manifest import read_sampled
-from lrcn.data.overview import make_report
 from lrcn.training.recipe import Recipe
 from tests.scripts.test_preprocessing import SCRIPT, manifest, preprocess, snapshot, write_lists
 
@@ -35,13 +29,6 @@ def source(tmp_path_factory):
     for number, name in enumerate(("jump/a", "jump/b", "jump/c", "wave/a", "wave/b", "wave/c")):
         write_video(folder / f"{name}.avi", scene(number))
     return folder
-
-
-@pytest.fixture(scope="module")
-def sampled_source(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("source") / "out"
-    preprocess(source, out)
-    return out
 
 
 @pytest.fixture
@@ -69,32 +56,6 @@ def test_a_removed_video_is_taken_out_and_said_and_kept_if_asked(mine):
     shutil.rmtree(raw / "wave")
     preprocess(raw, out)
     assert names(out) == {"jump/b", "jump/c"} and not (out / "wave").exists()
-
-
-def test_a_replaced_video_of_the_same_size_is_sampled_again(mine):
-    raw, out = mine
-    before = snapshot(out)
-    old, new = raw / "jump/a.avi", raw / "wave/a.avi"
-    known = old.stat()
-    content = new.read_bytes()[:known.st_size]
-    old.write_bytes(content + bytes(known.st_size - len(content)))
-    os.utime(old, ns=(known.st_atime_ns, known.st_mtime_ns + 10**6))
-    assert old.stat().st_size == known.st_size
-    result = preprocess(raw, out)
-    assert "sampled again: 1 videos that changed" in result.out and "jump/a" in result.out
-    after = snapshot(out)
-    changed = {name for name in before if before[name] != after[name]}
-    assert {"jump/a.avi", "clips.csv"} <= changed <= {"jump/a.avi", "clips.csv", "manifest.csv"}
-
-
-def test_another_time_alone_gives_the_same_clip_and_that_is_said(mine):
-    raw, out = mine
-    before = (out / "jump/a.avi").read_bytes()
-    os.utime(raw / "jump/a.avi")
-    result = preprocess(raw, out)
-    assert "1 of them have another time alone" in result.out
-    assert (out / "jump/a.avi").read_bytes() == before
-    assert "nothing to do" in preprocess(raw, out).out
 
 
 def test_most_of_a_folder_is_not_taken_out_unasked(tmp_path):
@@ -199,38 +160,6 @@ def test_clips_without_class_folders_and_table_are_trained_on_and_tested(tmp_pat
         (name, f"{name}/g{group:02d}") for name in names.values() for group in range(1, 6)}
 
 
-def test_frames_on_a_full_disk_leave_no_half_picture(sampled_source, tmp_path, monkeypatch):
-    whole, left = Path.write_bytes, [7]
-
-    def write_bytes(path, data):
-        left[0] -= 1
-        if left[0] <= 0:
-            whole(path, data[:len(data) // 2])
-            raise OSError(errno.ENOSPC, "no space left on device", str(path))
-        whole(path, data)
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(OSError, match="no space left"):
-        preprocessing_data.write_frames(sampled_source, tmp_path)
-    pictures = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(pictures) == 6 and all(cv2.imread(str(path)) is not None for path in pictures)
-
-
-def test_pictures_are_called_pictures(tmp_path):
-    for cls in "AB":
-        for i in range(23):
-            path = tmp_path / "raw" / cls / f"{cls}{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), scene(i)[0])
-    said = call(SCRIPT, "--row_data_dir", tmp_path / "raw", "--sampled_data_dir", tmp_path / "out",
-                "--num_workers", 1, "--sheet_clips", 20).out
-    assert "data: 46 pictures of 2 classes" in said and "46 pictures in" in said
-    assert not re.search("film|frames a second|seconds:|videos", said) and "--group_pattern" not in said
-    report = make_report(tmp_path / "out", tiles=20)
-    assert report.sheets["A"][0] == "A: 20 of 23 clips (--report --sheet_clips all shows all)"
-    sheets = make_report(tmp_path / "out", tiles="all").sheets
-    assert {cls: len(tiles) for cls, (_, tiles) in sheets.items()} == {"A": 23, "B": 23}
-
-
 def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, tmp_path):
     preprocess(source, tmp_path / "out", "--classes", "wave")
     assert {cls for cls, _ in manifest(tmp_path / "out")} == {"wave"}
@@ -267,7 +196,7 @@ def test_the_report_takes_about_ten_lines_of_the_terminal(reported):
         assert words in said, said
 
 
-def test_the_report_names_black_frozen_and_nearly_identical_clips(reported):
+def test_the_report_names_black_frozen_and_nearly_identical_clips_groups_these_and_shows_all(reported):
     folder = reported[1] / "data_report"
     odd = {(row["class"], row["video"]): row["what"] for row in table(folder / "odd.csv")}
     assert odd["jump", "black"] == "black" and odd["jump", "frozen"] == "frozen"
@@ -281,24 +210,16 @@ def test_the_report_names_black_frozen_and_nearly_identical_clips(reported):
         "wave/broken.mkv": "no video in it that can be decoded"}
     rows = {row["class"]: row for row in table(folder / "classes.csv")}
     assert (rows["jump"]["videos"], rows["wave"]["videos"]) == ("6", "5")
-
-
-def test_the_reports_groups_keep_near_doubles_in_one_part(reported, tmp_path):
-    _, out = reported
-    videos = read_sampled(out, group_table=out / "data_report/groups.csv")
+    videos = read_sampled(folder.parent, group_table=folder / "groups.csv")
     group = {v.path: v.group for v in videos}
     assert group["jump/a.avi"] == group["wave/copy of a.avi"]
     assert group["wave/again.avi"] == group["wave/b.avi"]
     assert len(set(group.values())) == len(videos) - 2
-
-
-def test_every_class_has_a_contact_sheet(reported):
-    sheets = reported[1] / "data_report/sheets"
+    sheets = folder / "sheets"
     assert {p.name for p in sheets.iterdir()} == {"jump.png", "wave.png"}
     picture = cv2.imread(str(sheets / "jump.png"))
     assert picture.shape[1] > 5 * 160 and picture.shape[0] > 2 * 120
-    red = (picture == (46, 16, 200)).all(2)
-    assert red.any()    # around what is odd
+    assert (picture == (46, 16, 200)).all(2).any()      # red around what is odd
 
 
 def test_the_report_by_itself_is_the_same(reported, tmp_path):

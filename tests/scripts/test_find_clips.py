@@ -1,9 +1,7 @@
 """find_clips.py: films to candidates, to a data set; what stops it, and how it goes on."""
-import errno
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +9,7 @@ from commands import call, start
 from runs import TINY, half_files, last_line, refused, table
 from videos import join, number_of, write_video
 
-from lrcn.video.reader import Video, VideoInfo, probe, read_frames
-from lrcn.video.sampling import Rate
-from lrcn.watching.candidates import ClipFolder, Stretch
+from lrcn.video.reader import Video, probe, read_frames
 from lrcn.watching.recogniser import Recogniser
 
 WINDOW = ("--clip_seconds", 1.6, "--min_probability", 0.2, "--encoder_backend", "torch")
@@ -178,39 +174,6 @@ def test_frames_of_films_become_pictures_of_the_film_s_group(tmp_path, flags, nu
     assert [number_of(read_picture(p)) for p in pictures] == numbers
     assert pictures[0].name == "holiday_00001.200.jpg"
     assert "0 candidates' frames written" in call(*words).out
-
-
-def test_every_counts_frames_where_the_file_s_rate_is_a_guess(tmp_path, monkeypatch):
-    """A file that says a thousand frames a second, and holds 25."""
-    write_video(tmp_path / "films" / "holiday.mp4", 250)
-    guess = VideoInfo(1000.0, 0, 64, 48)
-    real = Video.__init__
-
-    def guessing(video, path):
-        real(video, path)
-        video.info = guess
-    monkeypatch.setattr(Video, "__init__", guessing)
-    folder = ClipFolder(tmp_path, "frames", Rate(), 10)
-    stretch = Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
-    assert [*folder.write([stretch], "holiday", tmp_path / "films" / "holiday.mp4", 60)] == [stretch]
-    seconds = [float(path.stem.rpartition("_")[2]) for path in (tmp_path / "Jump").glob("*.jpg")]
-    assert sorted(seconds) == pytest.approx([1.0, 1.4, 1.8, 2.2, 2.6])
-
-
-def test_a_full_disk_ends_it_and_leaves_no_picture_without_its_content(tmp_path, monkeypatch):
-    film, stretch = write_video(tmp_path / "holiday.mp4", 250), Stretch("holiday.mp4", "Jump", 1.0, 3.0, None)
-    folder, real, room = ClipFolder(tmp_path, "frames", Rate()), Path.write_bytes, [3]
-
-    def write_bytes(path, data):
-        room[0] -= 1
-        real(path, data if room[0] >= 0 else b"")
-        if room[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(OSError, match="No space"):
-        [*folder.write([stretch], "holiday", film, 60)]
-    pictures = [path.stat().st_size for path in (tmp_path / "Jump").iterdir()]
-    assert len(pictures) == 3 and min(pictures) > 500
 
 
 def test_copies_begin_at_key_frames_and_it_says_so(tmp_path):

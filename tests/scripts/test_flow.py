@@ -7,8 +7,6 @@ from runs import flags, last_line, load, read_json, refused, report_of, table, t
 
 import utils
 from lrcn.base.cli import UserError
-from lrcn.data.frames import ClipSampler, clip_frames
-from lrcn.data.manifest import read_sampled
 from lrcn.video.flow import Flow
 from lrcn.watching.recogniser import Recogniser
 
@@ -34,7 +32,7 @@ def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tes
     assert last_line(call("train.py", "--resume", folder, "--epochs", 2)) == folder
     film = next((demo / "UCF-101").rglob("*.avi"))
     result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video",
-                  "--flow", "dis")
+                  "--flow", "dis", "--encoder_backend", "torch")
     assert table(last_line(result) / "predictions.csv")
     if more[-1] != "last:1":
         return
@@ -42,31 +40,15 @@ def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tes
     assert read_json(tmp_path / "mean" / "test" / "metrics.json")["videos"] == 42
     both = last_line(call("fuse.py", "--train", tested, folder, "--sampled_data_path", flowing,
                           "--epochs", 1, "--rnn", "gru", "--readout", "attention", "--no-pictures",
-                          "--device", "cpu", "--num_workers", 0, "--local_dir", tmp_path / "both"))
+                          "--device", "cpu", "--num_workers", 0, "--encoder_backend", "torch", "--local_dir",
+                          tmp_path / "both"))
     assert read_json(report_of(both) / "metrics.json")["videos"] == 42
     fused = utils.load_trained(both)
     fused.settings["flow"].update(backend="tvl1", preset="default")
     if not hasattr(cv2, "optflow"):
         with pytest.raises(UserError, match="or take --flow dis"):
             Recogniser.of_run(fused, torch.device("cpu"))
-    one = Recogniser.of_run(fused, torch.device("cpu"), flow="dis")
+    one = Recogniser.of_run(fused, torch.device("cpu"), "torch", flow="dis")
     assert one.flow == Flow("dis", length=2)
     assert "those of the training are of tvl1" in capsys.readouterr().out
     assert len(one.predict(film).times) > 5
-
-
-def test_a_film_is_seen_as_the_sampled_clip_of_it(demo, flowing, flow_run):
-    """The whole sampled video, with flow from the file's frames, against the window of its sampled clip."""
-    trained = utils.load_trained(flow_run)
-    recogniser, seen = Recogniser.of_run(trained, torch.device("cpu")), []
-    push = recogniser.streams[0].encoder
-    recogniser.streams[0].encoder = lambda x: (seen.append(x), push(x))[1]
-    rows = {row["video"]: row for row in table(flowing / "manifest.csv")}
-    video = next(v for v in read_sampled(flowing)
-                 if int(rows[v.name]["start"]) % int(rows[v.name]["stride"]) == 0)
-    row = rows[video.name]
-    recogniser.look_through(demo / "UCF-101" / row["source"])
-    first = int(row["start"]) // int(row["stride"])
-    film = torch.cat(seen)[first:first + 5].numpy().astype(int)
-    clip = clip_frames(flowing, ClipSampler(5).windows(video)[0], trained.model.encoder.transform, 0)
-    assert abs(film - clip).mean() < 1 and abs(film - clip).max() < 40      # JPEG

@@ -25,7 +25,6 @@ def hostile(tmp_path_factory):
 
 
 def checked(result):
-    """The result, whose output no terminal would obey."""
     for line in (result.out + result.err).split("\n"):
         assert line.isprintable(), ascii(line)
     return result

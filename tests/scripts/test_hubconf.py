@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, call, environment
-from runs import last_line, load, table, train
+from runs import last_line, load, table
 from videos import write_video
 
 import app
@@ -121,10 +121,12 @@ def test_a_film_that_is_not_there_is_named(model):
         model.predict("nothere.mp4")
 
 
-def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(demo, flowing, flow_run, tmp_path):
-    runs = [train(demo, flowing, tmp_path / "rgb", "--epochs", 1), flow_run]
+def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(two_runs, demo, flowing, flow_run,
+                                                                          tmp_path):
+    runs = [two_runs / "rgb", flow_run]
     both = last_line(call("fuse.py", "--train", *runs, "--epochs", 1, "--device", "cpu", "--num_workers", 0,
-                          "--no-pictures", "--encoder_backend", "torch", "--local_dir", tmp_path))
+                          "--no-pictures", "--encoder_backend", "torch", "--sampled_data_path", flowing,
+                          "--local_dir", tmp_path))
     rgb, flow, fused = (torch.hub.load(str(ROOT), "lrcn", run=str(one), device="cpu", source="local")
                         for one in (*runs, both))
     assert utils.load_trained(runs[0]).settings["engines"] == [["torch", "float32", "cpu"]]

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from runs import last_line, load, read_json, refused, report_of, table
 from videos import join, served, write_video
-from zoo import encode
 
 import test_on_video
 import utils
@@ -39,7 +38,6 @@ def label(model, source, *flags, **options):
 
 
 def film(path, seconds, fps, width=64, height=48):
-    """Grey noise that gets lighter; returns the path."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 60, (height, width, 3), dtype=np.uint8)
     count = round(seconds * fps)
@@ -72,7 +70,6 @@ def check_outputs(folder, source, width=None, height=None):
 
 
 def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_length(trained, tmp_path):
-    """What a second run does not write stays; no moment reaches a probability of one."""
     model = shutil.copytree(trained, tmp_path / "model")
     source, folder = tmp_path / "clip one.mp4", model / "test_on_video" / "clip one"
     film(source, seconds=4, fps=30000 / 1001, width=320, height=240)
@@ -172,7 +169,6 @@ def test_the_source_is_never_overwritten(trained, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_keeps_a_film_and_tables_and_memory_does_not_grow(trained, tmp_path):
     def peak(process):
-        """Largest resident set of a running process, in MB."""
         status = Path(f"/proc/{process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000
 
@@ -317,40 +313,9 @@ def streamed(monkeypatch, address, *captures):
                                     np.tile(np.arange(25) / 25, 2),
                                     np.arange(50) / 25 + 3600 * (np.arange(50) > 24)])
 def test_a_film_at_an_address_that_tells_no_length_is_played_by_its_time_stamps(monkeypatch, stamps):
-    """From any first stamp; where they start over, jump or stand still, a frame after the other."""
     seconds, slept, waits = streamed(monkeypatch, "http://a/whole.ts", Stream(stamps), Stream(stamps))
     assert seconds == pytest.approx(np.arange(50) / 25) and slept == pytest.approx(49 / 25)
     assert waits == [1]     # then it begins anew
-
-
-@pytest.mark.parametrize("ending, container", [("ts", None), ("mkv", {"live": "1"})])
-@pytest.mark.parametrize("live_one", [False, True])
-def test_a_server_that_tells_no_length_sends_a_film_once_and_a_live_stream_until_it_stays_away(
-        monkeypatch, tmp_path, capsys, ending, container, live_one):
-    """Whoever opens a film again sees its beginning, of a live stream something else."""
-    film, later, slept, waits, seconds = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", [], [], []
-    encode(film, count=30, container=container)
-    encode(later, count=80, container=container, width=128, height=96)
-    monkeypatch.setattr(live.time, "sleep", slept.append)
-    monkeypatch.setattr(live.time, "monotonic", lambda: sum(slept))
-    with served(tmp_path, lengths=False) as address:
-        source = live.Source(f"{address}/{film.name}", Rate())
-
-        def wait(_, patience):
-            waits.append(patience)
-            if live_one and len(waits) == 1:
-                later.replace(film)
-            elif live_one:
-                film.unlink(missing_ok=True)
-        monkeypatch.setattr(source.changed, "wait_for", wait)
-        monkeypatch.setattr(source, "take", lambda frame: seconds.append(frame.seconds))
-        source.loop()
-    count = 110 if live_one else 30
-    assert seconds == pytest.approx(np.arange(count) / 25, abs=0.01)
-    assert sum(slept) == pytest.approx((count - 1) / 25, abs=0.01)
-    said = capsys.readouterr().err
-    assert waits == ([1, 1, 2, 4] if live_one else [1])
-    assert ("did not come back" if live_one else "it is a film, and was at its end") in said
 
 
 def test_a_camera_s_stream_that_drops_is_opened_again_a_few_times(monkeypatch, capsys):
@@ -368,12 +333,6 @@ def test_a_camera_s_stream_that_drops_is_opened_again_a_few_times(monkeypatch, c
 def test_a_page_is_told_from_a_stream(address):
     with pytest.raises(VideoError, match="a page, not of a stream"):
         live.open_live(address)
-
-
-def test_long_names_are_shortened_and_kept_apart():
-    names = films.unique_names([f"{'прыжок' * 20}{i}.mp4" for i in range(3)] + ["a.mp4", "b" * 200 + ".mp4"])
-    assert len(set(names)) == 5 and names[3:] == ["a", "b" * 200]
-    assert all(len(name.encode()) <= 200 for name in names)
 
 
 def test_one_film_s_fault_costs_that_film_alone(monkeypatch, tmp_path, capsys):
@@ -464,7 +423,6 @@ def test_short_runs_join_the_more_probable_neighbour():
 @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=40),
        st.floats(0, 1), st.integers(1, 6) | st.sampled_from([2.5, 1e12, 1e300 * 1e12]))
 def test_segments_cover_the_video_and_are_long_enough(shares, limit, least):
-    """In as many rounds as there are runs at most, however long a segment has to be."""
     frames = len(shares)
     with patch.object(joining, "_join", wraps=joining._join) as join:
         segments = find_segments(list(range(frames)), frames, np.array(shares, np.float32), limit, least)
@@ -474,27 +432,3 @@ def test_segments_cover_the_video_and_are_long_enough(shares, limit, least):
         assert before[1] == after[0] and before[2] != after[2]
     if len(segments) > 1:   # an end lies half a frame off the middle of the last sampled one
         assert all(b - a >= least - 0.5 for a, b, *_ in segments)
-
-
-REAL = ("BasketballDunk", "PlayingPiano", "Surfing")
-
-
-def test_three_real_clips_joined_are_three_segments_in_order(ucf101, tmp_path):
-    lists = ucf101 / "ucfTrainTestlist"
-    call("preprocessing_data.py", "--row_data_dir", ucf101 / "UCF-101", "--classes", ",".join(REAL),
-         "--ucf_list_dir", lists, "--sampled_data_dir", tmp_path / "sampled", "--no-report")
-    model = last_line(call("train.py", "--sampled_data_path", tmp_path / "sampled", "--ucf_list_dir", lists,
-                           "--encoder", "resnet18", "--encoder_weights", "none", "--img_dim", 64, "--epochs",
-                           40, "--num_workers", 0, "--no-pictures", "--local_dir", tmp_path))
-    rows = table(report_of(model) / "predictions.csv")
-    clips = []
-    for cls in REAL:    # the surest of those that are right alone
-        right = [row for row in rows if row["class"] == cls and row["right"] == "1"]
-        clips.append(max(right, key=lambda row: float(row[f"p_{cls}"])))
-    cuts = join(tmp_path / "joined.mp4",
-                [ucf101 / "UCF-101" / clip["class"] / f"{clip['video']}.avi" for clip in clips], (320, 240))
-    out = last_line(label(model, tmp_path / "joined.mp4"))
-    segments = table(out / "segments.csv")
-    assert [s["label"] for s in segments] == list(REAL)
-    assert [float(s["end"]) for s in segments] == pytest.approx(cuts, abs=2)
-    check_outputs(out, tmp_path / "joined.mp4")

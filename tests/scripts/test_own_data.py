@@ -51,7 +51,6 @@ def train(clips, folder, *flags, epochs=1):
 
 
 def parts_of_groups(rows):
-    """{group: parts that it is in}."""
     parts = defaultdict(set)
     for row in rows:
         parts[row["group"]].add(row["part"])
@@ -88,7 +87,6 @@ def test_from_class_folders_to_a_labelled_video(videos, clips, tmp_path):
 
 
 def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clips, tmp_path, capsys):
-    """With a table of them, its groups stay together."""
     samples, _ = dataset.training_samples(Recipe(sampled_data_path=str(clips)))
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1 and "--group_pattern" in said
@@ -116,7 +114,6 @@ def edited(run_folder, change):
 
 
 def test_what_an_encoder_has_learned_is_held_out_by_no_later_run(clips, tmp_path):
-    """Through two links, by a checkpoint that says it and by an older one's splits.csv; --parts keeps it."""
     first, _ = train(clips, tmp_path, "--train_encoder", "last:1")
 
     def leaks(start, seed):     # said behind the warning of names that look alike
@@ -141,7 +138,6 @@ def test_what_an_encoder_has_learned_is_held_out_by_no_later_run(clips, tmp_path
 
 
 def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_path):
-    """As older runs are: made before anybody asked. A fusion's mean says it too."""
     folder, _ = train(clips, tmp_path)
     rows = [r for r in table(folder / "splits.csv") if r["part"] == "test"][:3]
     videos = [SampledVideo(r["video"], r["class"], r["group"], 5) for r in rows]
@@ -161,7 +157,6 @@ def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_p
 
 
 def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
-    """Three clips come and two are corrected: all others keep their part, new ones go by their group."""
     mine = shutil.copytree(clips, tmp_path / "clips")
     rooms = ("--group_pattern", r"([a-z]+)_\d+$")
     folder, _ = train(mine, tmp_path, *rooms)

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 from commands import call, start
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from runs import one_line, refused
-from videos import class_folders, number_of, write_endless, write_video
+from videos import class_folders, number_of, write_endless
 
-from lrcn.data.journal import Journal, read_state
-from lrcn.data.manifest import FACTS, MANIFEST_COLUMNS, clip_path
-from lrcn.data.sources import Job
+from lrcn.data.manifest import MANIFEST_COLUMNS
 from lrcn.video import avi
 from lrcn.video.reader import probe, read_frames
 
@@ -34,7 +30,6 @@ def manifest(out):
 
 
 def shown(out, cls, name):
-    """The source frame numbers that a clip holds."""
     clip = out / cls / f"{name}.avi"
     return [number_of(frame) for frame in read_frames(clip, range(avi.frames_in(clip)))]
 
@@ -57,7 +52,6 @@ def write_lists(folder, train, test, split=1):
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """3 classes of 4 videos: 25 fps, 2.8 s."""
     return class_folders(tmp_path_factory.mktemp("data") / "raw", frames=70)
 
 
@@ -115,26 +109,6 @@ def test_the_start_depends_on_seed_and_name_alone(raw, done, tmp_path):
     assert starts[0] != starts[1]
 
 
-def test_the_original_readmes_command_with_its_typographic_dashes(raw, tmp_path):
-    out = tmp_path / "out"
-    call(SCRIPT, "–-sampled_data_dir", out, "-–row_data_dir", raw, "--sampling-rate", 10, "--FPS=25",
-         "--num-frames-to-extract", 3, "-num_workers", 2)
-    assert {row["frames"] for row in manifest(out).values()} == {"3"}
-    again = call(SCRIPT, "--sampled_data_path", out, "--raw_data_dir", raw, "--num_frames_to_extract", 3)
-    assert "nothing to do" in again.out
-
-
-def test_all_frames_of_a_video(tmp_path):
-    write_video(tmp_path / "raw/A/long.avi", 300)
-    write_video(tmp_path / "raw/A/fast.avi", 300, 29.97)
-    preprocess(tmp_path / "raw", tmp_path / "out", "--num_frames_to_extract", "all")
-    assert shown(tmp_path / "out", "A", "long") == list(range(0, 300, 10))
-    assert shown(tmp_path / "out", "A", "fast") == list(range(0, 300, 12))
-    rows = manifest(tmp_path / "out")
-    assert [rows["A", "long"][c] for c in ("source_frames", "start", "stride", "frames")] == \
-        ["300", "0", "10", "30"]
-
-
 WRONG = {   # behind --row_data_dir {raw} --sampled_data_dir out; what is said, where it is not the flag
     "--row_data_dir nowhere": "", "--row_data_dir=": "--row_data_dir is missing", "--FPS 0": "--FPS",
     "--sampled_data_dir=": "--sampled_data_dir is missing", "--sampled_data_dir {raw}": "",
@@ -182,7 +156,6 @@ def wait_for(condition, seconds=300):
 
 
 def test_a_kill_at_any_moment_leaves_whole_clips_and_resumes_to_the_same(tmp_path):
-    """In turn of the parent alone, and of all. Killed at every step: test_journal.py."""
     raw = class_folders(tmp_path / "raw", videos=8, frames=50, width=160, height=120)
     out = tmp_path / "killed"
     preprocess(raw, tmp_path / "at_once")
@@ -209,34 +182,8 @@ def test_a_clip_cut_off_by_a_power_cut_is_made_again_and_half_a_table_is_cleared
     assert snapshot(out) == snapshot(done[0])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_journal_that_breaks_off_or_is_damaged_names_whole_clips_only(done, tmp_path, data):
-    out = tmp_path / "out"
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(done[0], out)
-    rows = manifest(out)
-    (out / "manifest.csv").unlink()
-    writing = Journal(out, 0, [])
-    for (cls, name), row in rows.items():
-        writing.add("done", Job(cls, name, row["source"]), [*row.values(), *FACTS])
-    writing.add("failed", Job("A", "b", "A/b.avi"), "the file is empty")
-    writing.flush()
-    raw = bytearray(writing.path.read_bytes()[:data.draw(st.integers(0, 3000))])
-    for at, value in data.draw(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=3)):
-        if raw:
-            raw[at % len(raw)] = value
-    writing.path.write_bytes(raw + data.draw(st.binary(max_size=20)))
-    whole, *_ = read_state(out)
-    for key, rows in whole.items():
-        for row in rows:
-            assert avi.frames_in(clip_path(out, *key)) == int(row["frames"])
-            assert row.keys() == {*MANIFEST_COLUMNS, *FACTS}
-
-
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to look for processes")
 def test_a_second_run_is_refused_while_the_first_is_at_work_and_a_dead_ones_lock_is_free(stuck, tmp_path):
-    """No worker outlives its parent, even if its decoder hangs."""
     (raw, endless), out = stuck, tmp_path / "out"
     first = at_work(raw, out)
     refused(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", out,
@@ -251,7 +198,6 @@ def test_a_second_run_is_refused_while_the_first_is_at_work_and_a_dead_ones_lock
 
 
 def group_members(group):
-    """Processes of a process group that are not dead."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -280,21 +226,6 @@ def test_the_manifest_is_written_by_the_rank_that_ends_last(raw, done, tmp_path)
     assert snapshot(out) == snapshot(done[0])
 
 
-def test_two_launches_do_not_share_a_folder(stuck, tmp_path):
-    raw, out = stuck[0], tmp_path / "out"
-    write_endless(raw / "Turn" / "v_Turn_g98_c01.avi")      # one for each rank, which does not end by itself
-    launch = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
-    first = [at_work(raw, out, least, env={"RANK": rank, "MASTER_PORT": 29500, **launch})
-             for rank, least in enumerate((5, 10))]
-    for rank in (0, 1):
-        other = {"RANK": rank, "MASTER_PORT": 29501, **launch}
-        one_line(preprocess(raw, out, env=other, ok=False), "is at work in this folder")
-    assert preprocess(raw, out, ok=False).code == 2
-    for process in first:
-        process.kill(signal.SIGTERM)
-    assert all(process.wait().code in (0, 143) for process in first)
-
-
 def test_a_rank_that_does_not_fit_is_refused(raw, tmp_path):
     for rank, world in ((2, 2), ("x", 1), (-1, 2)):
         result = preprocess(raw, tmp_path / "out", env={"RANK": rank, "WORLD_SIZE": world}, ok=False)
@@ -313,5 +244,3 @@ def test_torchrun_starts_it_without_torch(raw, done, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(tmp_path / "out")
     assert snapshot(tmp_path / "out") == snapshot(done[0])
-
-

@@ -49,7 +49,6 @@ def listing(folder):
 
 
 def test_the_clips(demo, folder, tmp_path, reading):
-    """What is there is read, what is new goes elsewhere, and who would write there gets one line."""
     words, mine = flags(demo, folder, tmp_path / "run", "--epochs", 1), tmp_path / "mine"
     before = listing(folder)
     result, there = reading(folder, "train.py", *words, env={"LRCN_FEATURES": mine}), folder / "features"

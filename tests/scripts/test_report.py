@@ -11,10 +11,8 @@ from commands import call
 from runs import read_json, refused
 from synthetic import write_run
 
-from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.evaluation import scores
-from lrcn.pages import reading
 from lrcn.pages.reading import read_run
 from lrcn.runs import RunFolder
 
@@ -82,21 +80,6 @@ def test_the_same_run_gives_the_same_page_and_what_is_absent_is_left_out(two, tm
     assert not (bare / "report_clips").exists()
 
 
-def test_without_the_sampled_clips_it_says_so_and_plays_what_test_left(two, tmp_path):
-    copy = shutil.copytree(two[0].path, tmp_path / "moved")
-    settings = read_json(copy / "settings.json")
-    (copy / "settings.json").write_text(json.dumps({**settings, "sampled_data_path": str(tmp_path / "gone")}))
-    tested = read_run(copy).tested
-    cls, name = tested.names[3]
-    left = copy / "test" / "videos" / cls / f"{name}_{'right' if tested.right[3] else 'wrong'}.mp4"
-    left.parent.mkdir(parents=True)
-    shutil.copy(two[0].film("holiday 0").film, left)
-    assert "the page plays the films that test.py left" in report(copy).err
-    page = embedded(copy / "report.html")
-    assert [i for i, video in enumerate(page["videos"]) if video[5]] == [3]
-    assert (copy / page["videos"][3][5]).is_file()
-
-
 def test_a_figure_that_is_absent_is_a_dash_and_a_films_name_may_be_no_utf8(two, tmp_path):
     copy = shutil.copytree(two[1].path, tmp_path / "run")
     figures = read_json(copy / "test" / "metrics.json")
@@ -111,26 +94,7 @@ def test_a_figure_that_is_absent_is_a_dash_and_a_films_name_may_be_no_utf8(two, 
     assert "..." not in "".join(re.findall("<pre tabindex.*?</pre>", text)), "a command that cannot be run"
 
 
-def test_one_tests_figures_stand_with_its_own_command(two, tmp_path, monkeypatch):
-    """While another test takes the folder's place."""
-    copy, other = (shutil.copytree(two[0].path, tmp_path / name) for name in ("run", "other"))
-    (other / "test" / "metrics.json").write_text(json.dumps({"split": "2", "videos": 60}))
-    (other / "test" / "command.txt").write_text("test.py --split 2\n")
-    real = reading.answers.read_answers
-
-    def replaced(test):
-        if other.exists():
-            with files.replaced_folder(test.path) as new:
-                shutil.copytree(other / "test", new, dirs_exist_ok=True)
-            shutil.rmtree(other)
-        return real(test)
-    monkeypatch.setattr(reading.answers, "read_answers", replaced)
-    run = reading.read_run(copy)
-    assert run.metrics["split"] == "2" and "test.py --split 2" in run.commands
-
-
 def test_epochs_that_are_not_as_they_were_trained_are_refused(trained, tmp_path):
-    """metrics.csv cut at any row's end, or with a figure changed; a row more than the checkpoint is read."""
     mine = shutil.copytree(trained, tmp_path / "mine", ignore=shutil.ignore_patterns("figures", "events*"))
     found = RunFolder(mine)
     lines = found.metrics.read_text().splitlines(keepends=True)
@@ -179,7 +143,6 @@ def opened(browser, page, wide=1300, high=1000):
 
 
 def shown(browser, chart):
-    """The element of a chart, once it is drawn."""
     element = browser.find_element("css selector", f'[data-chart="{chart}"]')
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
     until(browser, "return arguments[0].dataset.ready === '1'", 30, element)
@@ -261,12 +224,3 @@ def test_names_of_the_data_stay_text(browser, hostile):
     made = "img, b:not(.bar b), .chart:not([data-chart=lr]) tspan"      # 10 to the power of is plotly's own
     assert not browser.execute_script("return document.querySelectorAll(arguments[0]).length", made)
     assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
-
-
-def test_101_classes_and_3783_videos_are_a_small_page_that_draws_the_rows_that_are_seen(browser, tmp_path):
-    many = write_run(tmp_path, 101, 3783, clips=False)
-    report(many)
-    assert many.report.stat().st_size < 7e6
-    opened(browser, many.report)
-    assert browser.find_element("id", "count").text.startswith("3783 of 3783 videos")
-    assert len(browser.find_elements("css selector", "#rows li")) < 100

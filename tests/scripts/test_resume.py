@@ -100,7 +100,6 @@ def killed_at(n):
 
 @contextlib.contextmanager
 def stopped_at(n):
-    """The n-th step of a training is told to stop."""
     loss, left = loop.Learner.loss, n
 
     def stopping(*args):
@@ -254,7 +253,6 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
 
 
 def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
-    """None is taken, written into settings.json, and of no effect."""
     words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS, *QUIET,
                   "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
                   "--open_new_folder", "False", "--number_of_classes", 2)
@@ -293,7 +291,6 @@ def test_windows_longer_than_the_clips_are_said(demo, sampled, capsys):
 
 
 def test_moving_statistics_are_those_of_the_trained_blocks_with_or_without_cache(demo, sampled, tmp_path):
-    """float16 activations of the store against frames: nearly the same course."""
     more = (*NORMS, "--train_encoder", "last:1", "--train_batch_norm", "--epochs", 2, "--dropout", 0)
     cached = train(demo, sampled, tmp_path / "a", *more)
     frames = train(demo, sampled, tmp_path / "b", *more, "--no-feature_cache")
@@ -311,27 +308,7 @@ TOGETHER = ("--no-feature_cache", "--lr", 0.05, "--scheduler", "constant", "--wa
 
 
 @processes
-def test_the_plateau_lowers_the_rate_of_every_process(demo, sampled, tmp_path):
-    more = (*TOGETHER, "--scheduler", "plateau", "--lr", 0.5, "--epochs", 12)
-    report = patched(tmp_path, "train.py", """
-from lrcn.training import run
-end = run.Run.end_epoch
-def told(self, last):
-    end(self, last)
-    import os, torch
-    own = torch.cat([p.detach().flatten() for p in self.model.head.parameters()]).sum().item()
-    with open(os.environ["TOLD"] + f"/rank{self.rank.number}", "a") as f:
-        f.write(f"{self.learner.lr} {own}\\n")
-run.Run.end_epoch = told
-""")
-    launched(report, *flags(demo, sampled, tmp_path / "r", *more, *QUIET), env={"TOLD": tmp_path})
-    told = [(tmp_path / f"rank{n}").read_text() for n in (0, 1)]
-    assert told[0] == told[1] and len({line.split()[0] for line in told[0].splitlines()}) > 1
-
-
-@processes
 def test_two_processes_stopped_in_mid_epoch_go_on_exactly_and_in_one(demo, long, tmp_path):
-    """With dropout, of which each process draws its own, and clips of several lengths in a batch."""
     more = (*TOGETHER, "--epochs", 2, "--ema", 0.9, "--num_frames_video", "all")
     words = flags(demo, long, tmp_path / "whole", *more, *QUIET)
     whole = last_line(launched("train.py", *words))

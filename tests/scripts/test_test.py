@@ -28,7 +28,6 @@ def copied(trained, tmp_path):
 
 @pytest.fixture
 def report(tested):
-    """The folder that test.py wrote for a copy of the run."""
     return tested / "test"
 
 
@@ -68,19 +67,6 @@ def test_every_test_video_is_counted_once_in_list_order_and_mistakes_the_most_co
     mistakes = table(report / "mistakes.csv")
     wrong = [{name: row[name] for name in mistakes[0]} for row in rows if row["right"] == "0"]
     assert mistakes == sorted(wrong, key=lambda row: -float(row["probability"]))
-
-
-def test_clips_of_one_name_in_two_classes_are_both_drawn(copied, demo, sampled, tmp_path):
-    mine = shutil.copytree(sampled, tmp_path / "mine", ignore=shutil.ignore_patterns("features"))
-    lists, manifest = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists"), mine / "manifest.csv"
-    for cls in ("Grow", "Shrink"):
-        (mine / cls / f"v_{cls}_g01_c01.avi").rename(mine / cls / "v_same_g01_c01.avi")
-        manifest.write_text(manifest.read_text().replace(f"v_{cls}_g01_c01", "v_same_g01_c01"))
-    (lists / "testlist01.txt").write_text("Grow/v_same_g01_c01.avi\nShrink/v_same_g01_c01.avi\n")
-    result = call("test.py", "--model_dir", copied, "--num_workers", 0, "--sampled_data_path", mine,
-                  "--ucf_list_dir", lists)
-    assert not result.err, "a log has no progress bar"
-    assert {path.parent.name for path in (copied / "test" / "videos").rglob("*.mp4")} == {"Grow", "Shrink"}
 
 
 def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, demo, tmp_path):
@@ -134,7 +120,6 @@ def whole(folder):
 
 
 def test_a_second_test_that_is_stopped_leaves_the_first_ones_outputs_whole(copied):
-    """Killed at any step: test_files.py."""
     folder = report_of(copied)
     (folder / "notes.txt").write_text("mine")
     before = whole(folder)
@@ -157,7 +142,6 @@ def test_batch_size_workers_and_cache_change_nothing(copied, report):
 
 
 def test_a_checkpoint_is_all_that_is_needed(copied, demo, sampled, report):
-    """No flag of training is repeated, and both names of the folders of old work."""
     path = copied / "Saved_model_checkpoint"
     folder = report_of(path, "--model_name", "best", *data_flags(demo, sampled))
     assert (folder / "predictions.csv").read_bytes() == (report / "predictions.csv").read_bytes()
@@ -177,28 +161,6 @@ def test_the_wrong_split_is_refused_because_its_test_videos_were_trained_on(copi
     assert not (copied / "test").exists()
     (copied / "splits.csv").unlink()
     refused("test.py", "--model_dir", copied, *FAST, says="splits.csv is missing")
-
-
-def test_videos_that_are_absent_or_of_unknown_classes_are_counted_and_said(copied, demo, sampled, tmp_path):
-    few = tmp_path / "few"
-    shutil.copytree(sampled, few, ignore=shutil.ignore_patterns("features"))
-    lines = (few / "manifest.csv").read_text().splitlines()
-    left = lines[:1] + [line for line in lines[1:] if "_g02_" not in line]
-    (few / "manifest.csv").write_text("\n".join(left) + "\n")
-    lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "lists")
-    index = max(split_lists.read_class_index(lists).values()) + 1
-    with open(lists / "classInd.txt", "a") as f:
-        f.write(f"{index} Unknown\n")
-    with open(lists / "testlist01.txt", "a") as f:
-        f.write("Unknown/v_Unknown_g01_c01.avi\n")
-    with open(few / "manifest.csv", "a") as f:
-        f.write("v_Unknown_g01_c01,Unknown,x.avi,25,60,0,10,5\n")
-    with mock.patch.object(results, "draw"):
-        result = call("test.py", "--model_dir", copied, *FAST, "--sampled_data_path", few, "--ucf_list_dir",
-                      lists)
-    assert ("37 of 43 listed test videos present, 1 of them of classes that the model does not know"
-            in result.out)
-    assert read_json(last_line(result) / "metrics.json")["videos"] == 36
 
 
 def test_a_sampled_video_that_cannot_be_read_is_named_never_replaced(copied, sampled, tmp_path):
@@ -224,7 +186,6 @@ def long_clips(demo, tmp_path_factory):
 
 
 def test_the_softmax_of_several_windows_and_their_mirror_images_is_averaged(trained, long_clips):
-    """From the cache, float16 of an encoder with folded batch norms, as from the whole network."""
     model = utils.load_trained(trained)
     data = dataset.test_data(model, long_clips)
     assert min(video.frames for video in data.videos) > 6

@@ -233,7 +233,6 @@ def test_a_wrong_path_or_value_is_one_line_that_names_the_flag(demo, sampled, tm
 
 
 def test_help_says_each_flags_purpose_and_default():
-    """That of the other scripts: test_start.py, test_documents.py."""
     text = " ".join(call("train.py", "--help").out.split())
     for action in PARSER._actions:
         if action.dest != "help" and not action.option_strings[0].startswith("--no_"):
@@ -276,7 +275,6 @@ def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_
 
 
 def test_weights_that_cannot_be_fetched_are_one_line_at_once(demo, sampled, tmp_path, monkeypatch):
-    """A hub at an address where nobody listens: its library, which would try for half a minute, is told."""
     told = []
 
     def tried(*_, **options):

@@ -32,7 +32,6 @@ def watched(model, source, out, *more, **options):
 
 
 def test_the_truth_of_a_folder_is_told_film_by_film_and_in_all(trained, films, tmp_path):
-    """Counted by hand: tests/watching/test_truth.py."""
     result = watched(trained, films, tmp_path, "--truth", films / "labels.csv")
     whole, *each = (read_json(tmp_path / name / "truth.json") for name in ("", "0", "1"))
     assert whole["films"] == 2 and whole["true_segments"] == 6

@@ -38,7 +38,6 @@ def tune(*arguments):
 
 
 def journal(output):
-    """The whole lines of trainings.jsonl."""
     path = output / "trainings.jsonl"
     lines = [line.split("\t")[-1] for line in path.read_text().split("\n")] if path.is_file() else []
     return [line for line in lines if line.startswith("{") and line.endswith("}")]
@@ -54,7 +53,6 @@ def tuned(demo, sampled, tmp_path_factory):
 
 
 def test_a_fold_is_what_train_py_and_test_py_make_of_it(tuned, demo, sampled, tmp_path):
-    """The other folds as a training list, the fold as a test list: the same clips are right."""
     output, _ = tuned
     folds, lists = table(output / "folds.csv"), tmp_path / "lists"
     assert len(folds) == 24 and {row["fold"] for row in folds} == {"1", "2"}
@@ -145,7 +143,6 @@ files.append_lines = waiting
 
 def test_a_tuning_of_several_processes_that_sigterm_ended_goes_on_to_the_same_table(tuned, demo, sampled,
                                                                                     tmp_path):
-    """And one whose last line a kill cut off."""
     output, script = tmp_path / "out", patched(tmp_path, "tune.py", WAITING)
     process = start(script, *words(demo, sampled, output, *FOUR, "--jobs", 2))
     while len(journal(output)) < 3:
@@ -163,7 +160,6 @@ def test_a_tuning_of_several_processes_that_sigterm_ended_goes_on_to_the_same_ta
 
 
 def test_neither_the_test_list_nor_a_test_video_is_looked_at(tuned, demo, sampled, tmp_path):
-    """Without them the table is the same, byte for byte."""
     shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     lists = shutil.copytree(demo / "ucfTrainTestlist", tmp_path / "ucfTrainTestlist")
     tested = (lists / "testlist01.txt").read_text().split()

@@ -4,12 +4,11 @@ import socket
 
 import numpy as np
 import pytest
-from commands import call, run
-from runs import refused, table
+from commands import run
+from runs import table
 from videos import write_video
 from zoo import make, times_of
 
-from lrcn.video.reader import Video, probe
 from tests.scripts.test_preprocessing import manifest, shown
 
 SHORT = {"one": 0, "four_k": 2}     # films shorter than a clip, and the stride that is left
@@ -59,7 +58,6 @@ def sampled_zoo(tmp_path_factory, listening):
 
 @pytest.mark.parametrize("name", EIGHT)
 def test_a_clip_shows_the_frames_nearest_to_each_step_from_its_start(sampled_zoo, name):
-    """Of all of them: tests/video/test_zoo.py."""
     out, times = sampled_zoo[0], times_of(name)
     start, numbers = int(manifest(out)["Odd", name]["start"]), shown(out, "Odd", name)
     assert len(numbers) == 5 and numbers[0] == start
@@ -78,28 +76,3 @@ def test_what_is_no_film_is_listed_with_its_reason_and_nobody_waits(sampled_zoo,
     assert left_out == {**failed, "Bad/folder.avi": "it is a folder, and empty"}
     with pytest.raises(BlockingIOError):
         listening.accept()
-
-
-@pytest.mark.parametrize("name, reason", [("pipe.avi", "is a pipe or a device"), ("list.ts", NO_FILM),
-                                          ("device.avi", "is a pipe or a device"), ("address.mp4", NO_FILM),
-                                          ("folder.avi", "no video in this folder")])
-def test_test_on_video_refuses_it_in_one_line(trained, tmp_path, listening, name, reason):
-    write_hazards(tmp_path, listening.getsockname()[1])
-    refused("test_on_video.py", "--model_dir", trained, "--video_path", tmp_path / name, "--output_dir",
-            tmp_path / "out", "--device", "cpu", "--encoder_backend", "torch", says=("--video_path", reason))
-    with pytest.raises(BlockingIOError):
-        listening.accept()
-
-
-def test_a_labelled_film_of_the_zoo_has_every_frame_at_its_time(trained, tmp_path):
-    """And its length, for all of them: tests/watching/test_zoo.py."""
-    names = ("interlaced_h264", "variable_mkv", "anamorphic")
-    for name in names:
-        make(tmp_path / "films", name)
-    call("test_on_video.py", "--model_dir", trained, "--video_path", tmp_path / "films", "--output_dir",
-         tmp_path / "out", "--device", "cpu", "--encoder_backend", "torch")
-    for name in names:
-        with Video(tmp_path / "out" / name / "labelled.mp4") as film:
-            np.testing.assert_allclose(film.times(), times_of(name), atol=4e-3)
-    shape = probe(tmp_path / "out" / "anamorphic" / "labelled.mp4")
-    assert (shape.width, shape.height) == (86, 48)      # 64 pixels of 4:3, and an even number

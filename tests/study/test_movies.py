@@ -83,6 +83,8 @@ def test_cuts_hold_the_frames_around_them_and_controls_the_same_frames(T, seed):
 
 
 def test_mixed_windows_interleave_the_two_actions():
+    with pytest.raises(ValueError, match="two actions"):
+        draw_movies([1, 1, 1], 2, 3, [5, 5, 5], 0)
     labels = np.array([0, 1])
     cuts = find_cuts(draw_movies(labels, 1, 2, np.full(2, 5), 0), labels, 5)
     video, frame = (values[0] for values in play(cuts, "mixed", 0))
@@ -91,8 +93,3 @@ def test_mixed_windows_interleave_the_two_actions():
         late = [i for i, s in enumerate(row) if s >= 5 - k]
         assert len(late) == k and sorted(row) == list(range(5))
         assert all(b - a <= math.ceil(5 / k) for a, b in zip(late, late[1:], strict=False))
-
-
-def test_a_movie_of_one_action_is_refused():
-    with pytest.raises(ValueError, match="two actions"):
-        draw_movies([1, 1, 1], 2, 3, [5, 5, 5], 0)

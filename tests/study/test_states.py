@@ -9,7 +9,7 @@ import models
 from lrcn.checkpoints import READOUTS
 from lrcn.evaluation.scores import Units
 from lrcn.study import figures
-from lrcn.study.network import cell_memory, gate_means, run_through, unroll, window_logits
+from lrcn.study.network import cell_memory, gate_means, unroll, window_logits
 
 
 @pytest.mark.parametrize("layers, bidirectional", [(1, False), (2, True), (3, False)])
@@ -48,32 +48,6 @@ def test_the_memory_of_a_planted_cell_decays_by_its_forget_gate():
     assert life["n"] == 3
 
 
-def test_a_half_life_says_where_it_may_lie_beyond_the_frames_followed():
-    units, rng = Units.of(np.arange(12)), np.random.default_rng(0)
-    falling = 0.5 ** (np.arange(7) / 5) + np.append(0, np.full(6, 0.3)) * rng.normal(size=(12, 1))
-    life, means = figures.half_life(falling, units)
-    assert life["ci95"][0] < life["value"] == pytest.approx(5, abs=0.9) and life["ci95"][1] is None
-    never, _ = figures.half_life(np.ones((12, 7)), units)
-    assert never == {"value": None, "ci95": [None, None], "n": 12}
-
-
-def test_memory_of_a_bidirectional_network_is_the_difference_to_a_movie_with_another_past():
-    torch.manual_seed(1)
-    lstm = torch.nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
-    x = torch.randn(1, 10, 3)
-    with torch.inference_mode():
-        long, fresh = unroll(lstm, x), unroll(lstm, x[:, 4:])
-        back = unroll(lstm, x[:, :4])
-    traces = cell_memory(lstm, x, np.array([0]), np.array([4]), 4)
-    for layer in range(2):
-        crossed = long[layer][0]["c"][0, 3].norm()
-        expected = (long[layer][0]["c"][0, 4:8] - fresh[layer][0]["c"][0, :4]).norm(dim=1) / crossed
-        assert np.allclose(traces[layer, 0, 0, 1:], expected, atol=1e-5)
-        crossed = long[layer][1]["c"][0, 4].norm()
-        expected = (long[layer][1]["c"][0, :4] - back[layer][1]["c"][0]).flip(0).norm(dim=1) / crossed
-        assert np.allclose(traces[layer, 1, 0, 1:], expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
@@ -87,13 +61,3 @@ def test_logits_of_windows_equal_the_heads_own(readout, bidirectional):
     with torch.inference_mode():
         own = head(features[torch.tensor(video), torch.tensor(frame)]).softmax(1).numpy()
     assert np.allclose(torch.from_numpy(found).softmax(1), own, atol=1e-5)
-
-
-def test_a_window_as_long_as_the_movie_reads_the_same_run_through_or_not():
-    torch.manual_seed(3)
-    head = models.Head(6, 4, latent_dim=8, hidden_size=5).eval()
-    x = torch.randn(2, 7, 6)
-    found = run_through(head, x, 7)
-    assert np.isnan(found[:, :6]).all()
-    with torch.inference_mode():
-        assert np.allclose(found[:, 6], head(x).numpy(), atol=1e-5)

@@ -67,13 +67,6 @@ def test_a_mean_over_frames_has_zero_within_its_interval(T):
     assert all(e.value == pytest.approx(0, abs=1e-6) for e in found.figures["hard_minus_mixed"].values())
 
 
-def test_order_shows_in_the_controls_of_a_reader_of_the_last_frame():
-    found = study_of(Reader([-1]), planted_clips(5, noise=0.3), 5)
-    # one late frame of five decides a hard cut; mixed in, it stands in the middle and decides nothing
-    assert found.figures["hard_minus_mixed"][1].value > 0.9
-    assert abs(found.figures["switching"]["shuffled"].recency.value) < 0.3
-
-
 @pytest.mark.parametrize("T", [1, 2])
 def test_windows_of_one_or_two_frames_have_figures_where_they_make_sense(T):
     found = study_of(Reader(slice(None)), planted_clips(T), T)
@@ -98,21 +91,6 @@ def test_the_logistic_fit_finds_a_planted_curve():
         assert np.isnan(figures.fit_logistic(other, np.ones(6))).all()
 
 
-def test_errors_of_the_fit_are_those_of_its_shares():
-    """The interval of a fitted point against the spread over data drawn anew."""
-    rng, points, widths = np.random.default_rng(0), [], []
-    units = Units.of(np.arange(200))
-    for _ in range(60):
-        shift = rng.normal(0, 0.8, 200)[:, None]                # every recording turns elsewhere
-        curve = [units.means(column, share=True)[0] for column in
-                 (1 / (1 + np.exp(-2 * (np.arange(6) - 2.2 - shift)))).T]
-        point = figures.fitted(curve)[0]
-        points.append(point.value)
-        widths.append(np.diff(point.ci95)[0] / (2 * 1.97))
-    assert np.mean(points) == pytest.approx(2.2, abs=0.05)
-    assert np.mean(widths) == pytest.approx(np.std(points), rel=0.3)
-
-
 @pytest.mark.parametrize("T", [2, 3, 4, 7])
 def test_the_recency_index_runs_from_the_first_frame_to_the_last(T):
     units, k = Units.of(np.arange(9)), np.arange(T + 1)
@@ -126,7 +104,6 @@ def test_the_recency_index_runs_from_the_first_frame_to_the_last(T):
 
 @pytest.mark.parametrize("kernel", simulations.KERNELS)
 def test_the_recency_index_of_a_planted_network_comes_back(kernel):
-    """Also where a clip's evidence grows, which moves the index of the cuts as joined by 0.2 and more."""
     held = []
     for gain, drift in ((0.3, 0), (3, 0.5)):
         truth, index, covered, alone = simulations.recency(simulations.KERNELS[kernel], gain, drift, 40, 20)

@@ -7,14 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import models
 from lrcn.data.frames import ClipSampler
 from lrcn.data.manifest import SampledVideo
 from lrcn.features.features import Features
 from lrcn.training import feeds
-from lrcn.training.feeds import FeatureFeed, epoch_steps, make_feeds
+from lrcn.training.feeds import FeatureFeed, epoch_steps
 from lrcn.training.recipe import Recipe
-from lrcn.video.writer import Writer
 
 CPU = torch.device("cpu")
 
@@ -69,25 +67,3 @@ def test_the_clips_of_a_video_are_different_and_as_many_as_asked_or_there_are(fr
     assert all(np.diff(clip.frames[:frames - clip.frames[0]]).tolist() == [1] * (min(length, frames) - 1)
                for clip in clips if frames >= length)
     assert len(ClipSampler(length).training(video, view, 42)) == 1
-
-
-def test_several_clips_of_a_video_are_the_same_from_features_and_from_frames(tmp_path):
-    random, samples = np.random.default_rng(0), []
-    (tmp_path / "A").mkdir()
-    for i, frames in enumerate((9, 6, 4)):
-        with Writer(tmp_path / "A" / f"v{i}.avi", 2.5, 64, 48) as writer:
-            for _ in range(frames):
-                writer.write(random.integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1))
-        samples.append(SampledVideo(f"v{i}", "A", f"g{i}", frames, "train" if i else "val", label=i))
-    torch.manual_seed(0)
-    encoder = models.build_encoder("squeezenet1_1", None, 32)
-    recipe = Recipe(sampled_data_path=tmp_path, num_frames_video=3, seed=1, num_workers=0, views=2,
-                    clips_per_video=3, encoder_backend="torch", encoder_precision="float32")
-    model = SimpleNamespace(encoder=encoder)
-    made = [make_feeds(recipe, model, cached, samples, CPU) for cached in (encoder, None)]
-    assert [len(feed.names) for feed in made[0]] == [len(feed.names) for feed in made[1]] == [3 + 2, 1]
-    steps = steps_of(5, 2, 2, 0, 1)
-    for (x, labels, _), (frames, same, _) in zip(*(feed.batches(steps) for feed, _ in made), strict=True):
-        with torch.inference_mode():
-            expected = encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        assert torch.equal(labels, same) and (x - expected).abs().max() <= 2e-3 * expected.abs().max()

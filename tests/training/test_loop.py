@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lrcn.base.cli import UserError
 from lrcn.training import loop
-from lrcn.training.album import Album
 from lrcn.training.recipe import Recipe
 
 
@@ -22,7 +20,6 @@ def learner(network, clips=13, **changes):
 
 
 def test_the_loss_takes_logits_and_knows_no_softmax():
-    """A sure, right answer over 101 classes costs nothing; after a softmax it would cost 3.63."""
     logits = torch.zeros(4, 101)
     labels = torch.tensor([0, 5, 50, 100])
     logits[torch.arange(4), labels] = 50
@@ -57,28 +54,6 @@ def test_one_cycle_is_torchs(total):
         assert all(0 < loop.schedule_factor("onecycle", s, 0, short) <= 1 for s in range(short + 1))
 
 
-@pytest.mark.parametrize("name", loop.OPTIMIZERS)
-def test_an_optimiser_goes_on_exactly_from_its_state(name):
-    def steps(one, number):
-        for _ in range(number):
-            one.network(torch.ones(1, 3)).square().sum().backward()
-            one.update()
-
-    def fresh():
-        torch.manual_seed(0)
-        return torch.nn.Linear(3, 2)
-
-    whole = learner(fresh(), optimizer=name, weight_decay=0.1)
-    steps(whole, 6)
-    one = learner(fresh(), optimizer=name, weight_decay=0.1)
-    steps(one, 3)
-    state, two = one.state([one.random_state()]), learner(fresh(), optimizer=name, weight_decay=0.1)
-    two.network.load_state_dict(one.network.state_dict())
-    assert two.restore(state, "here")
-    steps(two, 3)
-    assert torch.equal(two.network.weight, whole.network.weight)
-
-
 @pytest.mark.parametrize("wrap", [None, inspect.unwrap, lambda method: lambda *args: method(*args)])
 @pytest.mark.parametrize("name, kind, options", [
     ("adamw", torch.optim.AdamW, {}), ("adam", torch.optim.Adam, {}),
@@ -101,17 +76,7 @@ def test_an_optimiser_is_torchs_also_where_its_methods_are_wrapped_otherwise(nam
     assert torch.equal(ours, theirs) and ours.max() < 1
 
 
-@pytest.mark.parametrize("name, other", [("adamw", "sgd"), ("sgd", "adam"), ("adam", "sgd")])
-def test_the_state_of_another_optimiser_is_refused_in_one_line(name, other):
-    one, two = (learner(torch.nn.Linear(3, 2), optimizer=kind) for kind in (name, other))
-    one.network(torch.ones(1, 3)).sum().backward()
-    one.update()
-    with pytest.raises(UserError, match="here: learner: its optimiser's"):
-        two.restore(one.state([one.random_state()]), "here")
-
-
 def test_gradients_of_several_steps_make_the_update_of_one_large_batch():
-    """To the last update of the epoch, for which one small step is left over."""
     x, labels = torch.randn(13, 3, generator=torch.Generator().manual_seed(0)), torch.arange(13) % 2
     results = []
     for size, steps in ((12, 1), (3, 4), (4, 3)):
@@ -138,13 +103,3 @@ def test_the_average_of_the_weights_is_used_for_testing_and_put_back():
     assert torch.equal(network.weight, raw)
     low, high = torch.minimum(start, raw), torch.maximum(start, raw)
     assert ((between > low) & (between < high)).all()
-
-
-def test_the_curves_say_what_the_training_loss_alone_holds():
-    said, run = [], SimpleNamespace(progress=SimpleNamespace(best=None, history=[]))
-    for recipe in (Recipe(label_smoothing=0.1, mixup=0.4), Recipe(label_smoothing=0, mixup=0)):
-        album = SimpleNamespace(recipe=recipe, classes=[], val=[], note="seed 1",
-                                picture=lambda *_, note: said.append(note))
-        Album.final(album, run)
-    assert said == ["The training loss holds label smoothing (0.1) and mixup (0.4); the validation loss does "
-                    "not. seed 1", "seed 1"]

@@ -1,24 +1,20 @@
 """What --set may say, which settings come of it, which folds, and which answers the journal has."""
-import hashlib
 import json
 import os
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as options
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from runs import other_value
 
 import utils
 from lrcn import checkpoints
+from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.data.splits import folds
@@ -128,18 +124,6 @@ def test_a_class_of_one_group_and_too_few_groups_are_refused():
         folds(clips("a1", "a2"), 3, 0)
 
 
-def test_a_line_of_another_kind_is_passed_over_and_an_older_one_has_no_check_sum(tmp_path):
-    path = tmp_path / "trainings.jsonl"
-    path.write_text('{"key": "c", "right": "01", "loss": 1}\n')
-    def done():
-        return CrossValidation(SimpleNamespace(plan=None), path).done
-    assert done() == {"c": {"key": "c", "right": "01", "loss": 1}}
-    for wrong in ('{"key": "c", "right": "2", "loss": 1}', '{"key": "c", "right": "1", "loss": NaN}',
-                  '{"key": "c", "right": 3, "loss": 1}', "[]", "7"):
-        path.write_text(wrong)
-        assert done() == {}
-
-
 TINY = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32, device="cpu", num_workers=0,
               epochs=2, latent_dim=8, hidden_size=4, batch_size=4, views=2, encoder_backend="torch",
               split_size=0, num_frames_video=3, encoder_precision="float32")
@@ -162,7 +146,6 @@ def plan_of(folder, videos, device="cpu"):
 
 
 def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
-    """Of settings that see other views, frames and encoders, in one process."""
     plan = plan_of(sampled, read_sampled(sampled)[::2])
     several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
                ({}, {"augment": "heavy"}, {"views": 3}, {"clips_per_video": 2}, {"img_dim": 40},
@@ -223,98 +206,35 @@ def put_flow(folder, bound):
          "digest": None}).encode())
 
 
-SETTINGS = [Setting(replace(TINY, **more), windows) for windows in (1, "all") for more in (
-    {}, {"lr": 0.1}, {"augment": "none"}, {"modality": "flow"}, {"encoder_weights": "WEIGHTS"},
-    {"init_from": "RUN"}, {"feature_cache": False})]
+def test_what_a_training_depends_on_is_in_its_key(tmp_path):
+    videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(4)]
+    put_clips(tmp_path, videos)
+    of = {name: Setting(replace(TINY, **more)) for name, more in {
+        "plain": {}, "flow": {"modality": "flow"}, "weights": {"encoder_weights": str(tmp_path / "WEIGHTS")},
+        "begun": {"init_from": str(tmp_path / "RUN")}, "rate": {"lr": 0.1}}.items()}
+
+    def keys():
+        validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), tmp_path / "journal")
+        return {name: frozenset(t.key for t in validation.trainings(setting)) for name, setting in of.items()}
+    for name in ("WEIGHTS", "RUN"):
+        put(tmp_path / name, b"0")
+    seen = keys()
+    assert len(set().union(*seen.values())) == 2 * len(of)
+    for change, whose in ((lambda: put(tmp_path / "WEIGHTS", b"1"), {"weights"}),
+                          (lambda: put(tmp_path / "RUN", b"1"), {"begun"}),
+                          (lambda: put(tmp_path / videos[0].path, b"1"), of.keys()),
+                          (lambda: put(tmp_path / "optical_flow" / videos[1].path, b"1"), {"flow"}),
+                          (lambda: put_flow(tmp_path, 10.0), {"flow"})):
+        before, seen = seen, change() or keys()
+        assert {name for name in of if seen[name] != before[name]} == whose
 
 
-class TuneJournal(RuleBasedStateMachine):
-    """Trainings whose answers are a hash of all that they depend on, through kills in mid line, other bits,
-    other files and other settings: an answer is the one of now, or it is trained anew."""
-
-    def __init__(self):
-        super().__init__()
-        self.place = TemporaryDirectory()
-        self.folder = Path(self.place.name)
-        self.videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(6)]
-        put_clips(self.folder, self.videos)
-        for name in ("WEIGHTS", "RUN"):
-            put(self.folder / name, b"0")
-        self.trained = {}       # {key: the answer that was written last}
-        self.reopen()
-
-    def teardown(self):
-        self.place.cleanup()
-
-    @rule()
-    def reopen(self):
-        self.path = self.folder / "trainings.jsonl"
-        trainer = SimpleNamespace(plan=plan_of(self.folder, self.videos), train=self.answer,
-                                  encode=lambda setting: None)
-        self.validation = CrossValidation(trainer, self.path)
-
-    def placed(self, setting):
-        recipe = setting.recipe
-        return replace(setting, recipe=replace(
-            recipe, encoder_weights=recipe.encoder_weights.replace("WEIGHTS", str(self.folder / "WEIGHTS")),
-            init_from=recipe.init_from and str(self.folder / "RUN")))
-
-    def answer(self, training):
-        """In the place of Trainer.train."""
-        recipe = training.setting.recipe
-        seen = [self.folder / v.path for v in self.videos]
-        if recipe.modality == "flow":
-            seen += [*(self.folder / "optical_flow").rglob("*.*")]
-        seen += [Path(x) for x in (recipe.encoder_weights, recipe.init_from) if x and Path(x).is_file()]
-        said = repr((recipe, training.setting.test_windows, training.fold,
-                     [path.read_bytes() for path in sorted(seen)]))
-        digest = hashlib.sha256(said.encode()).digest()
-        held = len(self.validation.plan.held_out(training.fold))
-        return {"right": "".join("01"[b & 1] for b in digest[:held]), "loss": digest[8] / 7, "seconds": 0.0}
-
-    @rule(several=st.lists(st.sampled_from(SETTINGS), min_size=1, max_size=4))
-    def train(self, several):
-        several = [self.placed(setting) for setting in several]
-        list(self.validation.train(several))
-        for setting in several:
-            assert self.validation.pending([setting]) == []
-            for training in self.validation.trainings(setting):
-                entry = dict(self.validation.done[training.key])
-                wanted = self.answer(training)
-                assert {name: entry[name] for name in wanted} == wanted
-                self.trained[training.key] = entry
-
-    @rule(cut=st.integers(1, 400))
-    def kill(self, cut):
-        if self.path.exists():
-            os.truncate(self.path, max(0, self.path.stat().st_size - cut))
-            self.reopen()
-
-    @rule(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-    def flip(self, share, bit):
-        raw = bytearray(self.path.read_bytes() if self.path.exists() else b"")
-        if raw:
-            raw[int(share * len(raw))] ^= 1 << bit
-            self.path.write_bytes(raw)
-            self.reopen()
-            assert len(self.validation.done) >= len(self.known) - 1
-
-    @rule(name=st.sampled_from(["WEIGHTS", "RUN", "a/v0.avi", "optical_flow/a/v2.avi"]),
-          raw=st.binary(max_size=1))
-    def replace_a_file(self, name, raw):
-        put(self.folder / name, raw)
-        self.reopen()
-
-    @rule(bound=st.sampled_from([10.0, 20.0]))
-    def make_the_flow_in_another_way(self, bound):
-        put_flow(self.folder, bound)
-        self.reopen()
-
-    @invariant()
-    def whatever_is_read_was_written(self):
-        self.known = dict(self.validation.done)
-        assert all(self.trained[key] == entry for key, entry in self.known.items())
-
-
-TuneJournal.TestCase.settings = options(max_examples=20, stateful_step_count=20, deadline=None)
-TestTuneJournal = TuneJournal.TestCase
+def test_an_answer_that_a_kill_cut_off_or_of_which_a_bit_flipped_is_trained_anew(tmp_path):
+    path, entries = tmp_path / "trainings.jsonl", [{"key": k, "right": "01", "loss": 1.0} for k in "abc"]
+    files.append_lines(path, entries)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for raw, least in ((whole[:at], 0), (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:], 2)):
+            path.write_bytes(raw)
+            done = CrossValidation(SimpleNamespace(plan=None), path).done
+            assert least <= len(done) and all(entry in entries for entry in done.values())

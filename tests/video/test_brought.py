@@ -1,20 +1,15 @@
 """Films as people bring them: joined, begun late, mirrored, with pauses, of two sizes."""
 import itertools
 import struct
-from fractions import Fraction
-from types import SimpleNamespace
 
-import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from videos import number_of
 from zoo import beeping, beeps, encode, numbers_and_times
 
 from lrcn.video.cut import copy, cut
 from lrcn.video.flow import sample_video
-from lrcn.video.reader import Video, VideoError, on_one_line, read_frames
+from lrcn.video.reader import Video, VideoError, read_frames
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.video.writer import Writer
 
@@ -46,7 +41,6 @@ JOINED = [(".vob", "mpeg2video", "mp2", 0, 2), (".mpg", "mpeg1video", "mp2", 0, 
 
 @pytest.mark.parametrize("ending, codec, sound, jump, between", JOINED)
 def test_joined_recordings_go_on_in_time_with_their_sound(tmp_path, ending, codec, sound, jump, between):
-    """between: B-frames, which are stored behind frames that are shown later."""
     halves = [beeping(tmp_path / f"{i}{ending}", codec, sound, g="25", bf=str(between),
                       container={"output_ts_offset": str(10 + i * jump)}) for i in range(2)]
     film = tmp_path / f"joined{ending}"
@@ -65,28 +59,6 @@ def test_joined_recordings_go_on_in_time_with_their_sound(tmp_path, ending, code
         copy(film, tmp_path / "copy.mp4", 7, 9)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.floats(1, 30), st.floats(0, 39.8) | st.floats(50.2, 80))
-def test_sound_that_is_away_for_a_while_is_in_step_when_it_is_back(away, start):
-    """Two recordings of a transport stream, from 0 and from `start` on: 40 s, in which the sound pauses, and
-    20 s. Their packets have to stay as far apart as they are in each of them."""
-    base, length = Fraction(1, 90_000), (40, 20)
-    streams = [SimpleNamespace(index=i, time_base=base, average_rate=Fraction(25)) for i in range(2)]
-    packets, expected = [], []
-    for part, begin in enumerate((0, start)):
-        for seconds, i in sorted((k * step, i) for i, step in enumerate((0.04, 0.024))
-                                 for k in range(int(length[part] / step))):
-            if not (part == 0 and i == 1 and 5 < seconds < 5 + away):
-                ticks = round((begin + seconds) / base)
-                packets.append(SimpleNamespace(stream_index=i, pts=ticks, dts=ticks, time_base=base))
-                expected.append((i, seconds + 40 * part))
-    container = SimpleNamespace(format=SimpleNamespace(flags=av.format.Flags.ts_discont.value),
-                                demux=lambda _: iter(packets))
-    seen = [(packet.stream_index, float(packet.pts * base)) for packet in on_one_line(container, *streams)]
-    assert [i for i, _ in seen] == [i for i, _ in expected]
-    np.testing.assert_allclose([at for _, at in seen], [at for _, at in expected], atol=1e-3)
-
-
 def test_a_recording_of_one_piece_is_copied_from_its_first_picture_that_can_be_decoded(tmp_path):
     whole = beeping(tmp_path / "whole.ts", count=200, g="25", bf="0").read_bytes()
     for part in (4, 9, 30):
@@ -101,15 +73,6 @@ def test_a_recording_of_one_piece_is_copied_from_its_first_picture_that_can_be_d
         assert begin <= 3 and apart(tmp_path / "copy.mp4") < 0.04
         with pytest.raises(VideoError, match="no frame from"):
             copy(late, tmp_path / "copy.mp4", 30, 32)
-
-
-def test_sound_that_cannot_be_put_in_costs_no_picture(tmp_path, monkeypatch):
-    film = beeping(tmp_path / "film.mkv", sound="pcm_s16le", count=50)
-
-    def fault(*_):
-        raise av.error.ArgumentError(22, "Invalid argument")
-    monkeypatch.setattr("lrcn.video.writer.Sound._put", fault)
-    assert labelled(film, tmp_path / "out.mp4") == [*range(50)]
 
 
 ONE = 1 << 16

@@ -31,7 +31,6 @@ def film(path, frames):
 
 
 def pixels(planes, bound=20):
-    """What planes say, in pixels a frame."""
     return planes.astype(np.float32) * (2 * bound / 255) - bound
 
 
@@ -111,7 +110,6 @@ def test_a_file_read_at_once_by_indices_and_frame_by_frame_has_the_same_flow(tmp
 
 
 def test_a_video_that_a_phone_has_turned_has_turned_flow(tmp_path):
-    """Its pixels move by (3, -2); it is shown turned by a right angle."""
     path, flow = write_video(tmp_path / "film.mp4", moving(12)), Flow()
     assert np.abs(pixels(fields_at(path, [2], flow))[0].mean((0, 1)) - (3, -2)).max() < 0.25
     with Video(turn(path)) as video:

@@ -5,7 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from commands import run
+from commands import call
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from runs import one_line, table
@@ -79,7 +79,7 @@ def layouts(tmp_path):
 
 
 def sample(raw, out, *more, ok=True):
-    return run("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 1,
+    return call("preprocessing_data.py", "--row_data_dir", raw, "--sampled_data_dir", out, "--num_workers", 1,
                "--no-report", *more, ok=ok)
 
 
@@ -133,15 +133,3 @@ def test_flow_that_is_not_there_is_said(layouts):
                   "begin with number 1, and its flow", "has no picture of number 25 (25 of 49"):
         assert words in result.err
     assert not list((layouts / "out").rglob("optical_flow/*/*.avi"))
-
-
-def test_a_name_is_found_on_the_list_however_it_is_spelled(tmp_path):
-    from lrcn.data.sources import find_sources
-    from lrcn.data.split_lists import Listed
-    folder = tmp_path / "v_HandstandPushups_g01_c01"
-    folder.mkdir()
-    cv2.imwrite(str(folder / "frame000001.jpg"), numbered(1))
-    row = Listed("HandstandPushups", "v_HandStandPushups_g01_c01")
-    jobs = find_sources(tmp_path, lists={1: ([row], [])}).jobs
-    assert [(job.cls, job.video, job.source) for job in jobs] == [(row.cls, row.video, folder.name)]
-    assert [job.key for job in find_sources(tmp_path).jobs] == [("HandstandPushups", folder.name)]

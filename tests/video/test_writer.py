@@ -1,7 +1,7 @@
 """Films and clips are written whole or not at all, and read back at their size, rate and length."""
 import numpy as np
 import pytest
-from videos import number_of, numbered
+from videos import numbered
 
 from lrcn.video import avi
 from lrcn.video.reader import probe, read_frames
@@ -22,16 +22,6 @@ def test_a_motion_jpeg_file_reads_back_at_its_size_rate_and_length(tmp_path, wid
         (tmp_path / "clip.avi").write_bytes(raw[:size])     # one that is cut off is seen
         assert avi.frames_in(tmp_path / "clip.avi") == count
     assert avi.frames_in(tmp_path / "none.avi") is None
-
-
-def test_an_mp4_reads_back_at_its_size_rate_and_length(tmp_path):
-    with Writer(tmp_path / "film.mp4", 29.97, 64, 48) as out:
-        for i in range(40):
-            out.write(numbered(i))
-    info = probe(tmp_path / "film.mp4")
-    assert (info.frames, info.width, info.height) == (40, 64, 48)
-    assert info.fps == pytest.approx(29.97, rel=1e-4)
-    assert [*map(number_of, read_frames(tmp_path / "film.mp4", range(40)))] == [*range(40)]
 
 
 def test_the_same_frames_give_the_same_file_on_any_machine(tmp_path):
@@ -64,19 +54,13 @@ def test_a_film_is_whole_or_absent(tmp_path, name):
 def test_a_clip_is_whole_or_absent(tmp_path):
     with pytest.raises(ValueError, match="at least one frame"):
         write_clip(tmp_path / "clip.avi", [], 2.5)
+    with pytest.raises(ValueError, match="odd"):
+        Writer(tmp_path / "film.mp4", 25, 63, 48)
+    with pytest.raises(ValueError, match="48 x 64 x 3"), Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
+        out.write(numbered(0, 32, 32))
     with pytest.raises(KeyError):
         write_clip(tmp_path / "clip.avi", (numbered(i) if i < 3 else {}[i] for i in range(5)), 2.5)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_frame_of_another_size_and_odd_sides_are_refused(tmp_path):
-    with Writer(tmp_path / "film.mp4", 25, 64, 48) as out:
-        out.write(numbered(0))
-        with pytest.raises(ValueError, match="48 x 64 x 3"):
-            out.write(numbered(0, 32, 32))
-    with pytest.raises(ValueError, match="odd"):
-        Writer(tmp_path / "other.mp4", 25, 63, 48)
-    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):

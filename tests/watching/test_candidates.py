@@ -1,5 +1,4 @@
 """Which stretches of a film are proposed, and how tables of stretches are read."""
-import unicodedata
 
 import numpy as np
 import pytest
@@ -114,11 +113,3 @@ def test_the_name_of_a_clip_or_frame_tells_its_film_in_whatever_class():
     assert names[3][1] == "-3B32lodo2M_000012_000022"
     groups = list(find_groups(names).values())
     assert groups == ["my film_2"] * 3 + ["-3B32lodo2M", "other"]
-
-
-def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
-    (tmp_path / "t.csv").write_bytes("video;start;end;class\r\nCafé.mp4;1,5;4,25;Übung".encode("cp1252"))
-    [stretch] = read_stretches(tmp_path / "t.csv", "truth")
-    assert (stretch.film, stretch.cls, stretch.start, stretch.end) == ("Café.mp4", "Übung", 1.5, 4.25)
-    found, _ = of_films([stretch], {unicodedata.normalize("NFD", "x/Café.mp4"): None})
-    assert [*found] == [unicodedata.normalize("NFD", "x/Café.mp4")]

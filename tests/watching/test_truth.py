@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lrcn.watching.recogniser import UNSURE
-from lrcn.watching.truth import OVERLAPS, Verdict, matched, overlap, sentence, wrong_places
+from lrcn.watching.truth import Verdict, matched, overlap, sentence, wrong_places
 
 # One film of 20 s: a frame every second, at 0.5, 1.5, ...
 TRUTH = [(0, 4, "A"), (4, 10, "B"), (12, 16, "A")]
@@ -52,50 +52,6 @@ def test_classes_that_the_network_does_not_know_are_nothing_and_ambiguous_ones_d
     nothing = Verdict(["A"])
     nothing.add([], [(0, 20, UNSURE, 0.1)], TIMES)
     assert nothing.figures()["mean_average_precision"]["0.5"] is None and sentence(nothing.figures())
-
-
-def slow_average_precision(truth, said, least):
-    """The definition, word by word: walk down the segments of all films in order of probability; a true
-    stretch belongs to the segment of its film that overlaps it most, each to one; sum up the precision
-    at every segment that is right, and divide by the number of true stretches."""
-    owner = {}
-    for film, stretches in truth.items():
-        for stretch in sorted(stretches):
-            best, most = None, -1.0
-            for i, (a, b, _) in enumerate(said.get(film, [])):
-                union = max(b, stretch[1]) - min(a, stretch[0])
-                share = max(0, min(b, stretch[1]) - max(a, stretch[0])) / union
-                if (film, i) not in owner and share > most:
-                    best, most = (film, i), share
-            if best and most >= least:
-                owner[best] = stretch
-    walk = sorted(((p, film, i) for film, rows in said.items() for i, (_, _, p) in enumerate(rows)),
-                  key=lambda row: -row[0])
-    total, right = 0.0, 0
-    for n, (_, film, i) in enumerate(walk, 1):
-        if (film, i) in owner:
-            right += 1
-            total += right / n
-    return total / sum(map(len, truth.values()))
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_the_average_precision_is_that_of_the_definition(seed):
-    random = np.random.default_rng(seed)
-
-    def stretches(n):
-        edges = np.sort(random.uniform(0, 60, 2 * n)).reshape(n, 2)
-        return [(float(a), float(b) + 0.1) for a, b in edges]
-
-    truth, said, verdict = {}, {}, Verdict(["A"])
-    for film in range(4):
-        truth[film] = stretches(random.integers(1, 6))
-        near = [(max(0.0, a + random.normal(0, 0.5)), b + 2 + random.normal(0, 0.5)) for a, b in truth[film]]
-        said[film] = [(a, b, float(random.uniform())) for a, b in near + stretches(random.integers(0, 5))]
-        verdict.add([(a, b, "A") for a, b in truth[film]], [(a, b, "A", p) for a, b, p in said[film]], [])
-    found = verdict.figures()["average_precision"]["A"]
-    values = [slow_average_precision(truth, said, least) for least in OVERLAPS]
-    assert [found[f"{least:g}"] for least in OVERLAPS] == pytest.approx(values)
 
 
 def test_overlap_and_matching():
