@@ -1,9 +1,5 @@
 """The encoder at its machine's speed: which engine runs it, in which precision, and that it agrees.
 
-    engine, *others = candidates("auto", "auto", device)      # fastest first, PyTorch in float32 last
-    encode = FrameEncoder(encoder, device, engine=engine)      # uint8 (N, S, S, 3) -> features (N, D)
-    fault = encode.fault(frames)                               # None, or why it does not serve
-
 OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of real frames is compared
 with PyTorch in float32 before anything of theirs is used: the error of a feature is measured against how
 much features differ from frame to frame, because that is what a head tells classes by.

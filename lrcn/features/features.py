@@ -1,9 +1,5 @@
 """Encode every frame once: from clips to features, through the feature store.
 
-    features = encode_clips(encoder, clips, "sampled", options)   # Features (clips, T, D)
-    features[[3, 1]]                                              # float16 (2, T, D), read from disk
-    probabilities = predict_videos(model, sampler, data, options)     # (videos, C), windows averaged
-
 Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
 neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
 """

@@ -1,9 +1,5 @@
 """Cross-validation: a recipe trained on all folds but one, and tested on that one, for every fold and seed.
 
-    validation = CrossValidation(Trainer(plan, build), path)
-    for training in validation.train(settings): ...     # what the journal does not have yet
-    validation.right(setting)               # bool (seeds, videos): which held-out clips were told rightly
-
 A held-out fold chooses nothing, not even the epoch: the last epoch's weights are tested, which is how the
 winner is trained afterwards, on all clips (--split_size 0). Each training is the one that train.py would
 do on these clips, with one thread, so that its answers do not depend on how many run at once.

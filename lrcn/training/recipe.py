@@ -1,9 +1,4 @@
-"""A run's choices: one dataclass, from which train.py's flags are made, and which a checkpoint keeps.
-
-    recipe, checkpoint = parse(__doc__)         # of the command line; a resumed run's from its checkpoint
-    recipe = Recipe(lr=1e-3, readout="mean")    # of a program
-    Recipe.of(settings, "RUN/settings.json")    # of a file, every value checked
-"""
+"""A run's choices: one dataclass, from which train.py's flags are made, and which a checkpoint keeps."""
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial

@@ -1,8 +1,5 @@
 """Optical flow between neighbouring frames of a video, kept as 8-bit planes.
 
-    with Video("film.mp4") as film:                          # constant memory
-        for index, seconds, frame, planes in sample_video(film, Rate(), Flow("dis", length=1)): ...
-
 A field is in pixels from one source frame to the next, u to the right and v down, clamped to +-bound and
 coded as 255 (v + bound) / (2 bound). Sampled frame s has the L fields s -> s+1, ..., s+L-1 -> s+L, as
 planes u1 ... uL, v1 ... vL; where the video ends, its last field is repeated. All on frames as they are
