@@ -234,7 +234,7 @@ def test_an_answer_that_a_kill_cut_off_or_of_which_a_bit_flipped_is_trained_anew
     files.append_lines(path, entries)
     whole = path.read_bytes()
     for at in range(len(whole)):
-        for raw, least in ((whole[:at], 0), (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:], 2)):
+        for raw, least in ((whole[:at], 0), (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:], 1)):
             path.write_bytes(raw)
             done = CrossValidation(SimpleNamespace(plan=None), path).done
             assert least <= len(done) and all(entry in entries for entry in done.values())
