@@ -21,8 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import utils
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli
 from lrcn.base.values import Number
 from lrcn.runs import FilmFolder
 from lrcn.video.reader import VideoError, probe

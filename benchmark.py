@@ -19,8 +19,7 @@ import numpy as np
 
 import utils
 from lrcn import runs
-from lrcn.base import cli, files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, cli, files
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import SampledVideo, read_sampled

@@ -15,9 +15,7 @@ import numpy as np
 
 import utils
 from lrcn import checkpoints
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.drawing import plots
 from lrcn.evaluation.answers import read_answers, read_metrics
 from lrcn.evaluation.scores import compare

@@ -12,9 +12,7 @@ prints it as the last line. Which videos it was trained on nobody knows, and tes
 import re
 
 from lrcn import checkpoints
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import POSITIVE, Number
 from lrcn.data import split_lists, splits
 from lrcn.data.learned import Learned

@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, cli, files
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.base.workers import pool
 from lrcn.video.writer import Writer

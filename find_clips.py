@@ -28,8 +28,7 @@ from collections import Counter
 from pathlib import Path
 
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.values import POSITIVE, Names, Number
 from lrcn.data.sources import chosen_classes
 from lrcn.runs import RunFolder

@@ -19,9 +19,7 @@ import numpy as np
 
 import dataset
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import COUNT, POSITIVE, Number
 from lrcn.data.frames import Clip, ClipSampler, Cut
 from lrcn.features.features import encode_clips

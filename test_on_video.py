@@ -42,8 +42,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.signals import Stop, Terminated
 from lrcn.runs import FilmFolder, RunFolder
 from lrcn.video.reader import VideoError

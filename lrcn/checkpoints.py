@@ -7,9 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import Choice, Either, Names, Number, Numbers, Switch, Text, shown
 from lrcn.base.values import check as check_values
 from lrcn.data.chunks import LONGEST_CHUNK

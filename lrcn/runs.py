@@ -6,8 +6,7 @@ import platform
 import time
 from pathlib import Path
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 
 ENDING = ".pth.tar"
 

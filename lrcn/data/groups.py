@@ -8,8 +8,7 @@ import signal
 import threading
 from collections import Counter, defaultdict
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 
 MATCHING = 2    # seconds for a name, by --group_pattern

@@ -13,8 +13,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.data.manifest import CLIP_COLUMNS, FACTS, FLOW, MANIFEST_COLUMNS, clip_path
 from lrcn.video import avi
 

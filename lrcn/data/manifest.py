@@ -8,8 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 from lrcn.data.groups import WHOLE_NAME, find_groups
 from lrcn.data.review import TABLE, read_review

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError
 from lrcn.base.files import OF_ONE_FILE, temporary_name
-from lrcn.base.lazy import Lazy
 from lrcn.data.likeness import Look
 from lrcn.data.manifest import FLOW, clip_path
 from lrcn.video.flow import fields_at, sample_video

@@ -15,8 +15,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 from lrcn.data import split_lists
 from lrcn.data.groups import CAMERA, KINETICS_NAME, WHOLE_NAME, tells_clip

@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 
 KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.data.manifest import SampledVideo
 from lrcn.data.split_lists import whole_number
 

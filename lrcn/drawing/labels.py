@@ -9,8 +9,7 @@ import math
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, files
 from lrcn.drawing import style
 from lrcn.video.reader import fit_frame
 from lrcn.video.writer import Writer

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, cli, files
 
 backend = Lazy("matplotlib.backends.backend_agg")
 figures = Lazy("matplotlib.figure")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.base.values import Number
 from lrcn.data.manifest import SampledVideo
 

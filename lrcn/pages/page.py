@@ -16,8 +16,7 @@ from urllib.parse import quote
 import markupsafe
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, cli, files
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import read_sampled, sampling_settings
 from lrcn.evaluation import scores

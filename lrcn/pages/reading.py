@@ -6,8 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from lrcn import checkpoints
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.data.splits import read_splits
 from lrcn.evaluation import answers
 from lrcn.evaluation.scores import compare

@@ -10,8 +10,7 @@ import functools
 import itertools
 import os
 
-from lrcn.base import files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, files
 from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container
 from lrcn.video.writer import Sound, Writer, even_sides
 

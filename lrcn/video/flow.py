@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError
 from lrcn.base.values import Choice, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.video.framefolder import opened

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, files
 from lrcn.video import avi
 from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container, probe
 

@@ -12,10 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, files
 from lrcn.base.files import composed
-from lrcn.base.lazy import Lazy
 from lrcn.base.workers import ahead
 from lrcn.data.groups import FILM_NAME, KINETICS_NAME
 from lrcn.data.split_lists import KINETICS_COLUMNS

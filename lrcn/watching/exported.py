@@ -9,9 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
 from lrcn.checkpoints import ENCODER

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from lrcn.base import cli
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, cli
 from lrcn.video.flow import fields_of
 from lrcn.video.reader import AHEAD, VideoError
 

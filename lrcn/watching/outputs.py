@@ -6,9 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from lrcn.base import files
+from lrcn.base import Lazy, files
 from lrcn.base.cli import printable
-from lrcn.base.lazy import Lazy
 from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
 from lrcn.video.writer import Writer, even_sides
