@@ -4,7 +4,7 @@ const before = [];      // what undo brings back: items as they were
 const cards = new Map();    // number -> its <li>, of those drawn so far
 const numbered = (number) => items.find((item) => item.number === number);
 const suspicious = (item) => item.reasons.length > 0;
-const changed = (item) => item.action === "drop" || item.now !== item.class || item.moved;
+const changed = (item) => item.action === "drop" || item.now !== item.class;
 
 const seenCards = new IntersectionObserver((entries) => {     // hundreds of films: those in sight play, the others rest
   for (const { isIntersecting, target } of entries) {
@@ -115,17 +115,14 @@ function change(number, difference, onwards = true) {
 function put(item, then) {
   const { number, action, now, start, end } = item;
   send("item", { number, action, class: now, start, end }, ({ item: saved }) => {
-    const at = items.findIndex((one) => one.number === number), first = firsts.get(number);
-    items[at] = { ...saved, moved: saved.start !== first.start || saved.end !== first.end };
-    shownItems = shownItems.map((one) => one.number === number ? items[at] : one);
-    if (cards.has(number)) fill(items[at]);
+    [items, shownItems] = [items, shownItems].map((list) => list.map((one) => one.number === number ? saved : one));
+    if (cards.has(number)) fill(saved);
     tell("said", `#${number}: ${action}, ${now}${start === null ? "" : `, ${clock(start)} to ${clock(end)}`}.`);
     count();
     then();
   });
 }
 
-const firsts = new Map();   // number -> its ends as they were served first
 const relabel = (name, number = chosen) => change(number, { action: "keep", now: name });
 function takeBack() {
   const item = before.at(-1);
@@ -158,7 +155,6 @@ function select() {
 
 async function startReview() {
   ({ items } = await api("items"));
-  for (const { number, start, end } of items) if (!firsts.has(number)) firsts.set(number, { start, end });
   const options = (id, names) => byId(id).replaceChildren(new Option("all", ""), ...[...new Set(names)].filter(Boolean).sort().map((name) => new Option(name, name)));
   options("by-class", items.flatMap((item) => [item.class, item.now]));
   options("by-part", items.map((item) => item.part));

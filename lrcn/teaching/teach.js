@@ -254,11 +254,11 @@ function label(name) {
     tell("said", "This moment is not on screen yet. Wait for its picture, or skip it with s.");
     return;
   }
-  const { id, film, start, end } = moment;
+  const { id, film, start, end } = moment, list = found;
   send("label", { id, film, start, end, label: name }, (answer) => {
     tell("said", `${called(name)}: ${film}, ${clock(start)} to ${clock(end)}.${name === "" ? "" : ` The network had said ${guessed(moment)}.`}`);
     ({ moments } = answer);
-    found?.moments.shift();
+    list?.moments.shift();
     if (!found?.moments.length) found = null;
     present();
     return show(answer.state);
