@@ -382,6 +382,7 @@ function howWell() {
   const { accuracy, confusions = [], finish = {}, labels = 0, training } = state;
   byId("accuracy").replaceChildren(...accuracy ? [make("strong", percent(accuracy.value)), ` right; 95% interval ${percent(accuracy.low)} to ${percent(accuracy.high)}, n = ${accuracy.n} moments drawn at random, of ${accuracy.films} films. `] :
     ["Not known yet: it takes labels of moments drawn at random in two films or more. "], make("small", `${labels} labels${training ? "; training" : ""}.`));
+  byId("confusions").previousElementSibling.hidden = !confusions.length;
   byId("confusions").replaceChildren(...confusions.slice(0, 8).map(([label, said, count]) =>
     make("li", null, {}, swatch(colorOf(label)), ` ${called(label)} taken for `, swatch(colorOf(said)), ` ${called(said)}: ${count}`)));
   byId("finish").disabled = finish.state === "running";
