@@ -210,19 +210,6 @@ def test_any_content_of_a_file_is_read_or_refused_in_a_line_that_names_it(tmp_pa
             assert fits(path, value)
 
 
-def test_a_bad_row_of_a_table_is_refused_with_its_line(tmp_path):
-    path = tmp_path / "manifest.csv"
-    good = "v_A_g01_c01,A,x.avi,25,100,3,10,5"
-    for bad in ("v_A_g01_c02,A,x.avi,25,100,3,10,none", "v_A_g01_c02,../A,x.avi,25,100,3,10,5", "v,A,x.avi"):
-        path.write_text(f"{','.join(MANIFEST_COLUMNS)}\n{good}\n{bad}\n")
-        with pytest.raises(UserError, match=r"manifest\.csv line 3"):
-            read_sampled(tmp_path)
-    path = tmp_path / "splits.csv"
-    path.write_text("video,class,label,group,part\nv,A,0,g,train\nw,A,0,g,trial\n")
-    with pytest.raises(UserError, match=r"splits\.csv line 3"):
-        splits.read_splits(path)
-
-
 def test_splits_csv_that_is_not_as_the_run_wrote_it_is_refused(tmp_path):
     """Cut at any row's end, a part changed, rows exchanged; other line ends, a copy elsewhere and a run that
     wrote no digest are read."""
