@@ -164,8 +164,10 @@ def finisher(args, films, out):
             args.modality]
         machine = [word for name in ("encoder_backend", "encoder_precision") if getattr(args, name)
                    for word in (f"--{name}", getattr(args, name))]
+        background = ["--background", args.background] if any(
+            row.cls == args.background for row in table) else []
         folder = run(say, "train.py", "--sampled_data_path", sampled, "--local_dir", out / "runs", "--device",
-                     args.device, "--num_workers", args.num_workers, *network, *machine)
+                     args.device, "--num_workers", args.num_workers, *background, *network, *machine)
         run(say, "test.py", "--model_dir", folder, "--device", args.device, "--num_workers", args.num_workers)
         return folder
     return finish
