@@ -2,11 +2,10 @@
 
     run = write_run(folder, classes=101, videos=3783)       # for pages and pictures; it holds no network
 
-Its clips and films show numbered frames. As a script: PYTHONPATH=. python tests/synthetic.py FOLDER 101 3783
+Its clips and films show numbered frames.
 """
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,3 @@ def write_film(film, names, seconds=12):
     table(film.predictions, ("start", "end", "label_1", "probability_1", "label_2", "probability_2"),
           [(t / 2, t / 2 + 2, names[0], 0.5 + 0.4 * np.cos(t / 3), names[1 % len(names)],
             0.5 - 0.4 * np.cos(t / 3)) for t in range(2 * seconds - 3)])
-
-
-if __name__ == "__main__":
-    print(write_run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *map(int, sys.argv[4:])))

@@ -1,10 +1,8 @@
 """Names that a terminal would obey, through every script: what is printed shows them and does nothing."""
-import signal
-import time
 
 import pytest
-from commands import call, start
-from runs import ONE_THREAD, one_line, table
+from commands import call
+from runs import table
 from videos import write_video
 
 CLASSES = ("a\x1b[31mred\x1b[2J", "b\u202egpj", "c\nnew\tline", "=cmd|'calc'!A0 -x", "d..\u200b\x07",
@@ -53,14 +51,3 @@ def test_what_scripts_print_of_hostile_names_is_shown_escaped(hostile):
     assert [row["run"] for row in table(hostile / "table\x1b[2J\n" / "comparison.csv")] == [named, CLASSES[5]]
     assert {row["class"] for row in table(hostile / "sampled" / "manifest.csv")} == set(CLASSES)
     assert sorted(p.name for p in hostile.iterdir()) == ["raw", "run\x1b[2J", "sampled", "table\x1b[2J\n"]
-
-
-def test_a_signal_to_the_group_of_a_training_ends_it_with_one_line(demo, sampled, tmp_path):
-    process = start("train.py", "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist",
-                    *TINY, "--epochs", 100, "--num_workers", 2, "--no-feature_cache", "--no-pictures",
-                    "--local_dir", tmp_path, env=ONE_THREAD)
-    while "epoch 1/100" not in process.out:
-        assert process.poll() is None, process.err
-        time.sleep(0.01)
-    process.kill(signal.SIGTERM, group=True)
-    one_line(process.wait(), "go on with: python train.py --resume", code=128 + signal.SIGTERM)
