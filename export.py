@@ -3,7 +3,8 @@
     python export.py 20261121-110128                        # <run>/export/model.onnx encoder.onnx head.onnx
     python export.py 20261121-110128 --format torch         # <run>/export/model.pt2 encoder.pt2 head.pt2
 
-model is the whole network: frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes), any B.
+model is the whole network: frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes), any B, and
+any T for a run on all frames of its videos (--format torch: as many as half of its training videos had).
 encoder and head are its two halves, for a film as it comes: each frame is encoded once, and the head reads
 the features of T successive ones. Each file says which classes, transform, rate and length it has.
 
@@ -50,30 +51,32 @@ def make_parser():
     return parser
 
 
-def parts(trained):
-    """{part: (module, example input of two, names of what it takes and gives)}."""
+def parts(trained, format="onnx"):
+    """{part: (module, example input of two, names of what it takes and gives, of its axes of any size)}."""
     head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
     modules, examples = {"model": models.LRCN(encoder, head), "encoder": encoder, "head": head}, {}
     for part, module in modules.items():
         if part != "encoder":
             module = nn.Sequential(OrderedDict(network=module, probabilities=nn.Softmax(-1)))
-        (entry, kind, shape), (output, *_) = exported.layout_of(trained, part)
-        examples[part] = module.eval(), torch.zeros(2, *shape, dtype=getattr(torch, kind)), (entry, output)
+        (entry, kind, shape), (output, *_) = exported.layout_of(trained, part, format)
+        axes = ("batch", "frames")[:1 + ("T" in shape)]
+        example = torch.zeros(2, *(7 if n == "T" else n for n in shape), dtype=getattr(torch, kind))
+        examples[part] = module.eval(), example, (entry, output), axes
     return examples
 
 
-def write_onnx(path, module, example, names, about):
+def write_onnx(path, module, example, names, axes, about):
     """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
-    graph = onnx.exported(module, example, *names)
+    graph = onnx.exported(module, example, *names, axes)
     graph.metadata_props.add(key=exported.KEY, value=json.dumps(about))
     path.write_bytes(onnx.sealed(graph.SerializeToString()))
     return exported.File(path, f"--format onnx: {path.name}").run
 
 
-def write_torch(path, module, example, names, about):
+def write_torch(path, module, example, names, axes, about):
     """The same of torch.export."""
     with torch.no_grad(), onnx.without_words():
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        program = torch.export.export(module, (example,), dynamic_shapes=onnx.any_size(*axes))
         torch.export.save(program, path, extra_files={f"{exported.KEY}.json": json.dumps(about)})
         loaded = torch.export.load(path).module()
 
@@ -101,11 +104,12 @@ def comparison_clips(trained, args):
     return made.reshape(args.clips, length, *made.shape[1:]), f"{args.clips} made-up clips"
 
 
-def differences(run, clips, trained):
-    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches."""
+def differences(run, clips, shorter, trained):
+    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches and
+    for the shorter clips, if any."""
     model = trained.model.eval()
     largest = {"model": 0.0, "encoder and head": 0.0}
-    for batch in filter(len, (clips[:1], clips[1:])):
+    for batch in filter(len, (clips[:1], clips[1:], shorter)):
         with torch.inference_mode():
             wanted = model(torch.from_numpy(batch)).softmax(-1).numpy()
         features = run["encoder"](batch.reshape(-1, *batch.shape[2:])).reshape(*batch.shape[:2], -1)
@@ -134,12 +138,13 @@ def main():
     folder = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).export.path
     with files.replaced_folder(folder) as new:
         run = {}
-        for part, (module, example, names) in parts(trained).items():
+        for part, (module, example, names, axes) in parts(trained, args.format).items():
             path = ExportFolder(new).part(part, args.format)
-            about = exported.describe(trained, part)
-            run[part] = write(path, module, example, names, about)
+            about = exported.describe(trained, part, args.format)
+            run[part] = write(path, module, example, names, axes, about)
             cli.say(f"{path.name}: {about['input']} -> {about['output']}, {path.stat().st_size / 1e6:.1f} MB")
-        for name, error in differences(run, clips, trained).items():
+        shorter = clips[:, ::2] if exported.any_length(trained, args.format) else ()
+        for name, error in differences(run, clips, shorter, trained).items():
             cli.say(f"{name}: largest difference of a probability to PyTorch {error:.1e}, {origin}")
             if error > LARGEST:
                 raise UserError(f"--format {args.format}: {name} differs from PyTorch by {error:.1e}, more "

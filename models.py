@@ -225,10 +225,9 @@ class Head(nn.Module):
             lengths = None      # the mean, one step
         if not self.per_step:
             logits = self.classifier(self.read(steps, lengths))
-        else:
-            logits = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1)
-            logits = logits - (math.log(steps.shape[1]) if lengths is None else
-                               lengths.to(logits).log()[:, None])
+        else:       # their number as a tensor, which an exported network has of any length
+            number = torch.ones_like(steps[0, :, 0]).sum() if lengths is None else lengths.to(steps)[:, None]
+            logits = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1) - number.log()
         temperature = self.spec["temperature"]
         return logits if self.training or temperature == 1 else logits / temperature
 

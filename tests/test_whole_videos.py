@@ -1,5 +1,6 @@
 """Clips of a whole video, of several lengths in a batch, and classes of very different sizes."""
 import itertools
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from commands import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import flags, load, refused, table, train
+from runs import flags, last_line, load, refused, table, train
 from sklearn import metrics
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
@@ -160,6 +161,7 @@ def test_precision_recall_f1_and_average_precision_are_scikit_learns(videos, cla
     assert scores.summarise(p, labels, labels)["macro_f1"] == pytest.approx(oracle)
 
 
+PLAIN = ("--encoder_backend", "torch", "--encoder_precision", "float32")
 WHOLE = {"all": ("--num_frames_video", "all", "--views", 2),
          "spread": ("--num_frames_video", 6, "--spread", "--views", 2, "--augment", "none"),
          "random": ("--num_frames_video", 3, "--stride", "random", "--views", 2, "--augment", "none")}
@@ -175,6 +177,16 @@ def test_a_run_on_whole_videos_goes_through_the_scripts(demo, long, tmp_path, ki
     assert ("reads whole videos" in watched) == (kind == "all")
     assert ("spread over their videos" in watched) == (kind == "spread")
     refused("test_continues_movie.py", folder, says="neighbouring frames")
+    if kind == "all":       # a batch is of any size, and files of export.py take clips of any length
+        kept = [(folder / "test" / "metrics.json").read_text() for size in (1, 32)
+                if call("test.py", folder, "--num_videos", 0, "--batch_size", size)]
+        assert len({re.sub(r'.*("command"|seconds).*', "", text) for text in kept}) == 1
+        pytest.importorskip("onnxscript")
+        assert "(B, T, 3, 32, 32)" in call("export.py", folder).out
+        rows = [table(last_line(call("test_on_video.py", "--video_path", film, "--no-video", "--output_dir",
+                                     tmp_path / words[1].name, *words, *PLAIN)) / "segments.csv")
+                for words in (("--model_dir", folder), ("--model", folder / "export" / "model.onnx"))]
+        assert rows[0] == rows[1]
     if kind == "spread":    # each frame was encoded once, and no view of another crop was
         again = call("train.py", *flags(demo, long, tmp_path, "--epochs", 1, *WHOLE["spread"])).out
         assert "train and val: all" in again and "view 1 of train: all" in again and "encoding" not in again

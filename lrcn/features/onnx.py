@@ -45,13 +45,17 @@ def traced(module, example, name):
     return file.getvalue()
 
 
-def exported(module, example, name, output):
-    """The onnx.ModelProto of a module in eval mode, for batches of any size, without what it says of the code
-    that it was made from (paths of source files too)."""
+def any_size(*axes):
+    """What torch's exporters call the shapes of an input whose first axes, named, may have any size."""
+    return ({i: torch.export.Dim(name) for i, name in enumerate(axes)},)
+
+
+def exported(module, example, name, output, axes=("batch",)):
+    """The onnx.ModelProto of a module in eval mode, for inputs of any size along the first axes, without what
+    it says of the code that it was made from (paths of source files too)."""
     with torch.no_grad(), without_words():
         program = torch.onnx.export(module, (example,), input_names=[name], output_names=[output],
-                                    dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
-                                    verbose=False)
+                                    dynamic_shapes=any_size(*axes), dynamo=True, verbose=False)
     graph = program.model_proto
     for node in graph.graph.node:
         node.ClearField("metadata_props")

@@ -41,19 +41,24 @@ def layout(part, transform, length, classes, features=None):
             "head": (("features", "float32", (length, features)), probabilities)}[part]
 
 
-def layout_of(trained, part):
-    """The layout of a part of a utils.Trained."""
+def any_length(trained, format="onnx"):
+    """Whether a file takes clips of any length: of a run on whole videos, unless torch.export unrolls it."""
+    return trained.recipe.num_frames_video == "all" and format == "onnx"
+
+
+def layout_of(trained, part, format="onnx"):
+    """The layout of a part of a utils.Trained; its length is "T" where that is any."""
     encoder = trained.model.encoder
-    return layout(part, encoder.transform, trained.length, len(trained.classes),
-                  encoder.feature_dim)
+    length = "T" if any_length(trained, format) else trained.length
+    return layout(part, encoder.transform, length, len(trained.classes), encoder.feature_dim)
 
 
-def describe(trained, part):
+def describe(trained, part, format="onnx"):
     """What a file says of itself: which part of which network it is, and all that one needs to use it."""
     encoder, rate = trained.model.encoder, trained.rate
     entry, output = (f"{name}: {kind} (B, {', '.join(map(str, shape))})"
                      + (f", {encoder.transform.modality} from 0 to 255" if name == "frames" else "")
-                     for name, kind, shape in layout_of(trained, part))
+                     for name, kind, shape in layout_of(trained, part, format))
     return {"format": FORMAT, "part": part, "input": entry, "output": output, "encoder": encoder.name,
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),
             "transform": asdict(encoder.transform), "flow": trained.flow and trained.flow.settings(),
@@ -108,9 +113,9 @@ class File:
         sides = layout(self.part, self.transform, self.length, len(self.about["classes"]))
         for there, (_, kind, shape) in zip((self.takes, self.gives), sides, strict=True):
             kind = "tensor(float)" if kind == "float32" else "tensor(uint8)"
-            # a batch of any size, and any number where None is told
+            # a batch of any size, clips of any length too, and any number where None is told
             if not (there[:1] == [kind] and len(there) == 2 + len(shape) and isinstance(there[1], str)
-                    and all(isinstance(a, int) if b is None else a == b
+                    and all(isinstance(a, int) if b is None else a == b or isinstance(a, str)
                             for a, b in zip(there[2:], shape, strict=True))):
                 raise UserError(f"{source}: its network does not take and give what the file says of itself; "
                                 f"write it anew with export.py")

@@ -258,8 +258,9 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_that_train_the_encoder_agree_with_one(demo, sampled, tmp_path):
-    common = (*NORMS, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
+@pytest.mark.parametrize("length", [5, "all"])
+def test_two_processes_that_train_the_encoder_agree_with_one(demo, long, tmp_path, length):
+    sampled, common = long, (*NORMS, "--num_frames_video", length, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
               "--lr", 1e-3, "--epochs", 1)
     one = train(demo, sampled, tmp_path / "one", *common)
     two = last_line(launched("train.py", *flags(demo, sampled, tmp_path / "two", *common)))
