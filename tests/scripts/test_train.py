@@ -260,10 +260,11 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 @pytest.mark.parametrize("length", [5, "all"])
 def test_two_processes_that_train_the_encoder_agree_with_one(demo, long, tmp_path, length):
-    sampled, common = long, (*NORMS, "--num_frames_video", length, "--train_encoder", "all", "--dropout", 0, "--batch_size", 5, "--scheduler", "constant",
+    common = (*NORMS, "--num_frames_video", length, "--train_encoder", "all", "--dropout", 0, "--batch_size",
+              5, "--scheduler", "constant",
               "--lr", 1e-3, "--epochs", 1)
-    one = train(demo, sampled, tmp_path / "one", *common)
-    two = last_line(launched("train.py", *flags(demo, sampled, tmp_path / "two", *common)))
+    one = train(demo, long, tmp_path / "one", *common)
+    two = last_line(launched("train.py", *flags(demo, long, tmp_path / "two", *common)))
     for a, b in zip(metrics(one), metrics(two), strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-3)
