@@ -91,7 +91,7 @@ def table_of(args, films):
 
 def check_run(args, trained):
     """The numbers of --classes, or of all but the background; UserError: a run does not fit the flags."""
-    source, length = f"--model_dir {args.model_dir}", trained.length
+    source = f"--model_dir {args.model_dir}"
     for cls in trained.classes:
         check_class(cls, source)
     wanted = chosen_classes(args.classes, trained.classes, f"{source} does not know")
@@ -101,9 +101,9 @@ def check_run(args, trained):
             raise UserError(f"--classes {','.join(args.classes)}: {trained.classes[background]} is the run's "
                             f"--background, what is none of its classes; leave it out")
         wanted = [cls for cls in wanted if cls != trained.classes[background]]
-    if args.every and length > 1:
-        raise UserError(f"--every {args.every}: the run reads clips of {length} frames, as far apart as "
-                        f"in its training; --sampling_rate changes that")
+    if args.every and trained.frames > 1:
+        raise UserError(f"--every {args.every}: the run reads clips of {trained.frames} frames, as far apart "
+                        f"as in its training; --sampling_rate changes that")
     return {trained.classes.index(cls) for cls in wanted}
 
 

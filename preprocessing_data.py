@@ -5,6 +5,7 @@
     python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips
     python preprocessing_data.py --report --sampled_data_dir my_clips
     python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --flow dis
+    python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --for video/r3d_18
     torchrun --nproc_per_node 4 preprocessing_data.py ...       (also over several machines)
 
 Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the video's own rate,
@@ -37,6 +38,7 @@ the videos could not be read.
 import contextlib
 import errno
 import functools
+import math
 import os
 import platform
 import sys
@@ -50,6 +52,7 @@ from lrcn.base.distributed import rank_and_world
 from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE, Number, number_or_all, number_or_source
 from lrcn.data import fields
+from lrcn.data.chunks import chunk_of
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
 from lrcn.data.review import TABLE, read_review, write_review
@@ -92,14 +95,18 @@ def make_parser():
                           "clips came, changed or went)")
     data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
                       help="clips on a class's contact sheet in the report")
-    clips.add_argument("--sampling_rate", type=number_or_source, default=Rate.sampling_rate,
+    clips.add_argument("--for", dest="encoder", default=None, metavar="ENCODER",
+                       help="sample as this video encoder of train.py wants it, such as video/r2plus1d_18: "
+                            "so many frames a second as its weights were measured with, and all of them")
+    clips.add_argument("--sampling_rate", type=number_or_source, default=None,
                        metavar="X|source", help="down-sampling factor: FPS / sampling_rate frames a second "
-                       "are kept; source: every frame, whatever the video's own rate")
+                       "are kept; source: every frame, whatever the video's own rate (default: "
+                       f"{Rate.sampling_rate})")
     clips.add_argument("--FPS", type=Number(float, above=0), default=Rate.FPS,
                        help="frames a second to which sampling_rate refers; a video of another rate is "
                             "sampled at the same times")
-    clips.add_argument("--num_frames_to_extract", type=number_or_all, default=5, metavar="N|all",
-                       help="frames of a clip, or all: the whole video")
+    clips.add_argument("--num_frames_to_extract", type=number_or_all, default=None, metavar="N|all",
+                       help="frames of a clip, or all: the whole video (default: 5)")
     clips.add_argument("--seed", type=int, default=42, help="draws where a clip starts in its video")
     flow.add_argument("--flow", choices=BACKENDS, default=None,
                       help="optical flow beside the clips, by this method (default: what the folder has)")
@@ -124,6 +131,29 @@ def make_parser():
     running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
                          help="a video that takes longer is given up and listed in failed.csv")
     return parser
+
+
+def settle_rate(args, say):
+    """Fill in --sampling_rate and --num_frames_to_extract: the usual ones, or what the encoder of --for
+    wants, which is said. UserError: it is no video encoder, or a flag contradicts."""
+    usual = {"sampling_rate": Rate.sampling_rate, "num_frames_to_extract": 5}
+    if args.encoder:
+        frames, _, per_second = chunk_of(args.encoder)
+        if not frames:
+            raise UserError(f"--for {args.encoder}: an image encoder takes frames at any rate; leave the "
+                            f"flag out, or give a video encoder, such as video/r2plus1d_18")
+        usual = {"sampling_rate": args.FPS / per_second, "num_frames_to_extract": "all"}
+        say(f"--for {args.encoder}: it reads chunks of {frames} frames at {per_second:g} a second: "
+            f"--FPS {args.FPS:g} --sampling_rate {usual['sampling_rate']:.6g} --num_frames_to_extract all")
+    for name, wanted in usual.items():
+        given = getattr(args, name)
+        shown = wanted if wanted == "all" else f"{wanted:.6g}"
+        same = given in (None, wanted) or "all" not in (given, wanted) and math.isclose(given, wanted,
+                                                                                        rel_tol=1e-3)
+        if args.encoder and not same:
+            raise UserError(f"--{name} {given}: --for {args.encoder} wants {shown}; leave one of the two "
+                            f"flags out")
+        setattr(args, name, wanted if given is None or args.encoder else given)
 
 
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
@@ -362,6 +392,7 @@ def main():
     if inside.is_relative_to(raw) or raw.is_relative_to(inside):    # clips would be taken for videos
         raise UserError(f"--sampled_data_dir {out}: one of this folder and --row_data_dir {raw} lies inside "
                         f"the other; choose a folder beside it")
+    settle_rate(args, cli.say if rank == 0 else lambda _: None)
     files.output_folder("sampled_data_dir", out)
     what = "another preprocessing run"
     number = files.lock(out, "sampled_data_dir", what, name=f".rank{rank}.lock")    # its own in a launch

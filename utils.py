@@ -85,14 +85,35 @@ class Trained:
 
     @property
     def length(self):
-        """Frames in a clip; where all of a video are read, as many as half of the training's had."""
+        """Frames or chunks of a clip; where a video is read whole, as many as half of the training's had."""
         length = self.recipe.num_frames_video
         return self.settings["clip_frames"] if length == "all" else length
 
     @property
     def rate(self):
-        """The sampling.Rate of the training clips."""
-        return Rate.of(self.settings)
+        """The sampling.Rate of the training clips' frames."""
+        if not self.sees.chunk:
+            return Rate.of(self.settings)
+        rate = Rate.of({**self.settings, "frame_step": None})
+        return rate if rate.sampling_rate else Rate(rate.FPS, rate.FPS / self.sees.rate)
+
+    @property
+    def sees(self):
+        """The Transform that says what a step of a clip is: of several streams a video encoder's."""
+        encoder = self.model.encoder
+        return max((one.transform for one in getattr(encoder, "streams", [encoder])), key=lambda t: t.chunk)
+
+    @property
+    def chunk(self):
+        """(frames of a step, from the first of one to that of the next); (1, 1) of an image encoder."""
+        step = self.settings.get("frame_step")      # in chunks as if they were frames
+        apart = max(1, round(step / self.rate.step)) if step else 1
+        return (self.sees.chunk, self.sees.chunk_stride * apart) if self.sees.chunk else (1, 1)
+
+    @property
+    def frames(self):
+        """How many sampled frames a clip spans."""
+        return self.chunk[0] + (self.length - 1) * self.chunk[1]
 
     @property
     def flow(self):
@@ -177,9 +198,9 @@ def watching_rate(trained, sampling_rate=None):
         return Rate(rate.FPS, sampling_rate)
     step, low, high = map(trained.settings.get, STEPS)
     if trained.recipe.num_frames_video == "all":
-        cli.say(f"this run reads whole videos; of a film it reads {trained.length} frames at a time, the "
-                f"median of its training videos")
-    if step and trained.length > 1:
+        cli.say(f"this run reads whole videos; of a film it reads {trained.length} {trained.sees.unit} at a "
+                f"time, the median of its training videos")
+    if step and trained.length > 1 and not trained.sees.chunk:
         if rate != asked and asked.sampling_rate:
             why = ("which are spread over their videos" if trained.recipe.spread else
                    f"not {asked.step:.3g} s, for which they were too short")

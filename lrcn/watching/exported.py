@@ -5,14 +5,14 @@ model.onnx alone computes every window whole.
 """
 import json
 import math
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 
 from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import Choice, Names, Number, Text
 from lrcn.base.values import check as check_values
-from lrcn.checkpoints import ENCODER
+from lrcn.checkpoints import ENCODER, check_spec
 from lrcn.data.frames import Transform
 from lrcn.features import onnx
 from lrcn.video.flow import Flow
@@ -34,7 +34,7 @@ def layout(part, transform, length, classes, features=None):
     """((name, type, shape of one) of what a part of the network takes, the same of what it gives). features:
     how many the encoder gives, None where that is not known."""
     *modalities, high, wide, channels = transform.shape
-    frames = (*modalities, channels, high, wide)        # (3, S, S), or (M, 3, S, S) for M > 1 modalities
+    frames = (*modalities, channels, high, wide)    # (3, S, S), or (M, 3, S, S), (K, 3, S, S)
     probabilities = ("probabilities", "float32", (classes,))
     return {"model": (("frames", "uint8", (length, *frames)), probabilities),
             "encoder": (("frames", "uint8", frames), ("features", "float32", (features,))),
@@ -61,7 +61,8 @@ def describe(trained, part, format="onnx"):
                      for name, kind, shape in layout_of(trained, part, format))
     return {"format": FORMAT, "part": part, "input": entry, "output": output, "encoder": encoder.name,
             "network": surgery.weights_digest(trained.model), "classes": list(trained.classes),
-            "transform": asdict(encoder.transform), "flow": trained.flow and trained.flow.settings(),
+            "transform": replace(encoder.transform, chunk_stride=trained.chunk[1]).spec(),
+            "flow": trained.flow and trained.flow.settings(),
             "FPS": rate.FPS, "sampling_rate": rate.sampling_rate,
             "num_frames_video": trained.length, "background": trained.recipe.background_of(trained.classes),
             "min_probability": trained.model.head.spec["min_probability"]}
@@ -100,9 +101,9 @@ class File:
         check_values(self.about, later, source)
         self.part, self.length = self.about["part"], self.about["num_frames_video"]
         values = self.about.get("transform")
-        check_values(values, TRANSFORM, f"{source}: transform")
-        self.transform = Transform(**{name: tuple(values[name]) if isinstance(values[name], list) else
-                                      values[name] for name in TRANSFORM})
+        check_spec(values, TRANSFORM, f"{source}: transform")
+        self.transform = Transform(**{name: tuple(value) if isinstance(value, list) else value
+                                      for name, value in values.items()})
         self.flow = Flow.of(self.about.get("flow"), f"{source}: flow") \
             if "flow" in self.transform.parts else None
         self.takes, self.gives = ([part for end in side for part in (end.type, *end.shape)]
@@ -146,7 +147,7 @@ def read_exported(path):
         encoder, head = None, whole
 
     def features(frames):
-        """uint8 (n, [M,] S, S, C) -> (n, D); for a network that takes whole windows the frames themselves."""
+        """uint8 (n, [M or K,] S, S, C) -> (n, D); for a network that takes whole windows the pictures."""
         frames = frames.movedim(-1, -3)
         return torch.from_numpy(encoder.run(frames.numpy())) if encoder else frames
     features.transform = whole.transform

@@ -79,15 +79,15 @@ class Labeller:
             history = history.cut(known)
             segments = out.summarise(history, truth)
         took = time.monotonic() - begin
-        sentence = (f"{name}: {history.end:.1f} s, {self.recogniser.encoded} frames encoded, "
-                    f"{known} windows, {len(segments)} segments, in {took:.1f} s "
+        sentence = (f"{name}: {history.end:.1f} s, {self.recogniser.encoded} {self.recogniser.unit} "
+                    f"encoded, {known} windows, {len(segments)} segments, in {took:.1f} s "
                     f"({history.end / took:.1f} times real time)")
         return Done(sentence, segments, history.end, history.times)
 
     def _watch(self, path, history, out, bar, info):
         """Fill the history, the table and the film; how many windows are known."""
         choices, names, known, drawn = self.choices, self.recogniser.names, 0, 0
-        half = self.recogniser.rate.spacing(info.fps) / info.fps / 2
+        half = self.recogniser.rate.spacing(info.fps) / info.fps / 2 * self.recogniser.chunk[1]
         total, drawing = max(1, info.frames), choices.video or choices.gif
 
         def draw(sampled, until):
@@ -134,7 +134,7 @@ class Labeller:
         """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
         shown, recogniser = re.sub(r"//[^/@]*@", "//", address), self.recogniser    # without its password
         try:
-            source = live.Source(address, recogniser.rate, recogniser.flow.length if recogniser.flow else 0)
+            source = live.Source(address, recogniser.rate, recogniser)
         except VideoError as error:
             raise UserError(f"--video_path {shown}: {error}; is it there, and does no other program use "
                             f"it?") from None
@@ -157,7 +157,8 @@ class Labeller:
                 if thread.error:
                     raise thread.error
             if not classifier.known:
-                raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled frames, "
+                what = f"sampled {recogniser.unit}"
+                raise UserError(f"--video_path {shown}: it ended after {source.sampled} {what}, "
                                 f"before a window of {recogniser.length} was full")
             out.summarise(history.cut(classifier.known))
         return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
@@ -192,7 +193,7 @@ class Labeller:
             if window:
                 window.show(picture)
             bar.set_postfix_str(f"delay {classifier.delay:.2f} s, {classifier.skipped} of {source.sampled} "
-                                f"sampled frames skipped", refresh=False)
+                                f"sampled {self.recogniser.unit} skipped", refresh=False)
             bar.update()
             count += 1
         return frame.seconds if frame else 0.0, count

@@ -1,8 +1,8 @@
 """A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
 
 Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
-another takes the newest sampled frame as soon as it is done with the last, and counts those that it
-had to leave out.
+another takes the newest moment, a sampled frame or a chunk of them, as soon as it is done with the last, and
+counts those that it had to leave out.
 """
 import contextlib
 import math
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from lrcn.base import Lazy, cli
 from lrcn.video.flow import fields_of
 from lrcn.video.reader import AHEAD, VideoError
+from lrcn.watching.recogniser import Chunks
 
 cv2 = Lazy("cv2")
 
@@ -35,9 +36,10 @@ class Frame:
     index: int
     seconds: float      # since the first frame
     taken: float        # time.monotonic() when it was read
-    image: np.ndarray   # uint8 (H, W, 3) RGB
+    image: np.ndarray | None    # uint8 (H, W, 3) RGB
     before: np.ndarray | None = None            # the image before it
     behind: list = field(default_factory=list)  # of a sampled frame: those that its flow needs
+    crop: list | None = None    # of a chunk's: what a Recogniser sees of it, in the place of the image
 
 
 class _Thread(threading.Thread):
@@ -89,13 +91,17 @@ class Source(_Thread):
 
     The time of a frame is the clock's; a file at an address (or HLS, which comes in bursts) is played by its
     time stamps. A live stream at such an address tells no length, as some films: it comes no faster than its
-    time stamps say, and whoever opens it again sees other pictures. behind: how many frames are to come
-    before a sampled one is due.
+    time stamps say, and whoever opens it again sees other pictures. `due` is the newest moment of a
+    recogniser's, a list of sampled frames (without one, of a single frame): for optical flow, when the frames
+    behind it have come.
     """
 
-    def __init__(self, source, rate, behind=0):
+    def __init__(self, source, rate, recogniser=None):
         super().__init__()
-        self.source, self.behind, self.open = source, behind, []    # open: sampled, waiting for some behind
+        self.source, self.recogniser = source, recogniser
+        self.chunks = recogniser.chunks if recogniser else Chunks(1, 1)
+        self.behind = recogniser.flow.length if recogniser and recogniser.flow else 0
+        self.open = []      # moments that wait for frames behind them
         self.capture = open_live(source)
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 25.0
@@ -109,7 +115,7 @@ class Source(_Thread):
         self.limit = math.inf if length else AHEAD
         self.may_be_film, self.opening = film and not bursts, None     # opening: the first picture
         self.newest = self.due = None
-        self.sampled = 0
+        self.sampled = 0        # moments so far
 
     def loop(self):
         index, begin, first, before, last = 0, None, 0.0, None, 0.0
@@ -156,15 +162,18 @@ class Source(_Thread):
         return False
 
     def take(self, frame):
-        """The newest frame; a sampled one is due when those behind it have come."""
+        """The newest frame; a moment is due when the frames behind it have come."""
+        sampled = frame if self.beat.keep(frame.seconds) else None
+        if sampled and self.chunks.size > 1:    # many are held: in the size that is looked at
+            sampled = replace(frame, image=None, crop=self.recogniser.crop(frame.image))
         with self.changed:
             self.newest = frame
-            for sampled in self.open:
-                sampled.behind.append(frame.image)
-            if self.beat.keep(frame.seconds):
-                self.open.append(frame)
+            for moment in self.open:
+                moment[-1].behind.append(frame.image)
+            if sampled and (moment := self.chunks.push(sampled)):
+                self.open.append(moment)
                 self.sampled += 1
-            while self.open and len(self.open[0].behind) == self.behind:
+            while self.open and len(self.open[0][-1].behind) == self.behind:
                 self.due = self.open.pop(0)
             self.changed.notify_all()
 
@@ -177,18 +186,18 @@ class Source(_Thread):
 
 
 class Classifier(_Thread):
-    """Takes sampled frames from a Source, as many as it manages, into a History."""
+    """Takes moments from a Source, as many as it manages, into a History."""
 
     def __init__(self, recogniser, history, source):
         super().__init__()
         self.recogniser, self.history, self.source = recogniser, history, source
         self.known, self.delays = 0, 0.0
-        self.delay = float("nan")       # seconds from reading the newest classified frame to its label
+        self.delay = float("nan")       # seconds from reading the newest classified moment to its label
         recogniser.restart()
 
     @property
     def skipped(self):
-        """Sampled frames that were left out, because others were still at work."""
+        """Moments that were left out, because others were still at work."""
         return self.source.sampled - len(self.history.times)
 
     def loop(self):
@@ -196,14 +205,16 @@ class Classifier(_Thread):
         while not self.ended:
             with source.changed:
                 source.changed.wait_for(lambda: source.ended or source.due)
-                frame, source.due = source.due, None
-            if frame is None:
+                moment, source.due = source.due, None
+            if moment is None:
                 return
-            fields = flow and fields_of(frame.before, frame.image, frame.behind, flow)
-            answers = self.recogniser.answers([self.recogniser.crop(frame.image, fields)])
-            self.history.times.append(frame.seconds)
+            crops = [frame.crop or self.recogniser.crop(
+                frame.image, flow and fields_of(frame.before, frame.image, frame.behind, flow))
+                for frame in moment]
+            answers = self.recogniser.answers([self.recogniser.moment(crops)])
+            self.history.saw(moment[0].seconds, moment[-1].seconds)
             self.known = self.history.add(answers)
-            self.delay = time.monotonic() - frame.taken
+            self.delay = time.monotonic() - moment[-1].taken
             self.delays += self.delay
 
 

@@ -61,7 +61,7 @@ class Outputs:
         for window in range(self.windows, known):
             p = history.windows[window]
             best = np.argsort(-p, kind="stable")[:self.top]
-            span = history.times[window], history.times[window + history.length - 1]
+            span = history.spans[window][0], history.spans[window + history.length - 1][1]
             self.table.writerow([f"{t:.3f}" for t in span] + [
                 cell for i in best for cell in (self.classes[i], f"{p[i]:.4f}")])
         self.windows = max(self.windows, known)

@@ -2,11 +2,13 @@
 
     Recogniser.of_run(trained, device).predict("film.mp4").segments     # [(start, end, label, probability)]
 
-A window slides over the film by one sampled frame; each is sampled, cropped and encoded once, as in training.
-A frame's probabilities are the mean of those of all windows that contain it: frame f lies in the windows
-f - T + 1 to f, so that it is known once T - 1 more have been seen.
+A window slides over the film by one moment: a sampled frame or, of a video encoder, a chunk of them. Each
+is sampled, cropped and encoded once, as in training. A moment's probabilities are the mean of those of all
+windows that contain it: moment m lies in the windows m - T + 1 to m, so that it is known once T - 1 more
+have been seen.
 """
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,9 +34,29 @@ UNSURE, NONE = "unsure", "none"     # what films show where no class is sure eno
 LEAST = 0.4     # the lowest probability that is not unsure, of a run whose validation does not tell it
 
 
+class Chunks:
+    """Sampled frames as they come, made into moments as in data.chunks: `size` neighbours each, one every
+    `stride` frames; of an image encoder every frame by itself."""
+
+    def __init__(self, size, stride):
+        self.size, self.stride, self.count, self.frames = size, stride, 0, deque(maxlen=size)
+
+    def push(self, frame):
+        """The moment that ends in this frame, a list, or None."""
+        self.frames.append(frame)
+        self.count += 1
+        behind = self.count - self.size
+        return list(self.frames) if behind >= 0 and behind % self.stride == 0 else None
+
+    def of(self, frames):
+        """The moments of a whole video's frames; one that is shorter than a moment repeats its last frame."""
+        frames = [*frames, *frames[-1:] * (self.size - len(frames))]
+        return [chunk for frame in frames if (chunk := self.push(frame))]
+
+
 class Stream:
-    """One encoder on frames as they come: each is encoded once, however many windows share it. encoder: an
-    engines.FrameEncoder. `encoded` counts the frames that went through it."""
+    """One encoder on moments as they come: each is encoded once, however many windows share it. encoder: an
+    engines.FrameEncoder. `encoded` counts the moments that went through it."""
 
     def __init__(self, encoder, length):
         self.encoder, self.transform = encoder, encoder.transform
@@ -56,8 +78,13 @@ class Stream:
             seen["flow"] = to_flow_input(flow[None], box, self.transform)[0]
         return seen
 
+    def moment(self, crops):
+        """What the encoder sees of a moment's frames (see `crop`), put together."""
+        return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]} \
+            if self.transform.chunk else crops[0]
+
     def inputs(self, crops):
-        """n successive frames as the encoder takes them, like frames.clip_frames: (n, [M,] S, S, C)."""
+        """n successive moments as the encoder takes them, like frames.clip_frames: (n, [M or K,] S, S, C)."""
         seen = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
         if "rgbdiff" in self.transform.parts:
             frames = seen["rgb"]
@@ -68,7 +95,7 @@ class Stream:
         return as_modality(seen, self.transform)
 
     def push(self, crops):
-        """Encode frames (see `crop`); features (n, T, D) of the windows that end in them, or None."""
+        """Encode moments (see `moment`); features (n, T, D) of the windows that end in them, or None."""
         crops = [*self.waiting, *crops]
         if "rgbdiff" in self.transform.parts and self.last is None and len(crops) == 1 and self.length > 1:
             self.waiting = crops    # its difference is that of the second, which has not come yet
@@ -95,7 +122,7 @@ def made_by(flow, backend):
 @dataclass(frozen=True)
 class Prediction:
     """What a video shows. segments: [(start, end, label, probability)], seconds and class names;
-    times (F,) of the sampled frames in seconds; probabilities float32 (F, C)."""
+    times (F,) of the middles of its moments in seconds; probabilities float32 (F, C)."""
     segments: list
     times: np.ndarray
     probabilities: np.ndarray
@@ -104,12 +131,12 @@ class Prediction:
 @dataclass
 class Recogniser:
     """A network on frames as they come."""
-    encoders: list              # each: frames uint8 (n, [M,] S, S, C) to values (n, ...); has a `transform`
+    encoders: list              # each: moments uint8 (n, [M or K,] S, S, C) to values (n, ...), `transform`
     head: Callable              # (n, T, ...) of all encoders side by side to probabilities float32 (n, C)
     classes: list
     length: int                 # T
     rate: Rate                  # at which films are seen
-    block: int = BLOCK["cpu"]   # frames that are encoded at once, where so many are there
+    block: int = BLOCK["cpu"]   # moments that are encoded at once, where so many are there
     flow: Flow | None = None    # that the encoders see
     names: tuple = ()           # of the streams of a fusion
     alone: Callable | None = None   # what each says by itself, float32 (n, names, C)
@@ -119,13 +146,15 @@ class Recogniser:
     folder: Path | None = None  # the run folder
     background: int | None = None   # the class of what is none of the others
     min_probability: float | None = None    # from which on nine of ten validation answers were right
+    chunk: tuple = (1, 1)       # frames of a moment, and from the first one of a moment to that of the next
 
     def __post_init__(self):
         self.streams = [Stream(encoder, self.length) for encoder in self.encoders]
         self.block, self.flow = max(self.block, self.length), self.flow and self.flow.require()
         side = max(encoder.transform.crop for encoder in self.encoders)
         fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
-        self.answers([self.crop(np.zeros((side, side, 3), np.uint8), fields)] * 2)      # warm up
+        blank = self.crop(np.zeros((side, side, 3), np.uint8), fields)
+        self.answers([self.moment([blank] * self.chunks.size)] * 2)      # warm up
         self.restart()
 
     @classmethod
@@ -141,7 +170,7 @@ class Recogniser:
                    lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
                    trained.settings.get("num_frames_to_extract"), every, trained, trained.folder,
                    trained.recipe.background_of(trained.classes),
-                   trained.model.head.spec["min_probability"])
+                   trained.model.head.spec["min_probability"], trained.chunk)
 
     @classmethod
     def of_file(cls, path, sampling_rate=None, flow=None):
@@ -150,7 +179,8 @@ class Recogniser:
         rate = Rate(file.about["FPS"], sampling_rate or file.about["sampling_rate"])
         return cls([encoder], head, file.about["classes"], file.length, rate, flow=made_by(file.flow, flow),
                    folder=RunFolder.of(path).path, background=file.about["background"],
-                   min_probability=file.about["min_probability"])
+                   min_probability=file.about["min_probability"],
+                   chunk=(file.transform.chunk or 1, file.transform.chunk_stride or 1))
 
     @property
     def shown(self):
@@ -169,8 +199,22 @@ class Recogniser:
 
     @property
     def encoded(self):
-        """Frames that were encoded since the last start, by each stream."""
+        """Moments that were encoded since the last start, by each stream."""
         return max(stream.encoded for stream in self.streams)
+
+    @property
+    def chunks(self):
+        """What makes moments of sampled frames."""
+        return Chunks(*self.chunk)
+
+    @property
+    def unit(self):
+        return "chunks" if any(stream.transform.chunk for stream in self.streams) else "frames"
+
+    @property
+    def moments_per_second(self):
+        """Of a film that is seen at `rate`."""
+        return self.rate.per_second / self.chunk[1]
 
     def restart(self, length=None):
         """Forget the frames so far: the next ones are of another video. length: of windows, where not T."""
@@ -181,9 +225,13 @@ class Recogniser:
         """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
         return [stream.crop(frame, flow) for stream in self.streams]
 
+    def moment(self, crops):
+        """What every stream sees of a moment, of the crops of its frames."""
+        return [stream.moment([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
+
     @inference_mode
     def answers(self, crops):
-        """Encode frames (see `crop`); probabilities float32 (n, 1 + names, C) of the windows that end in
+        """Encode moments (see `moment`); probabilities float32 (n, 1 + names, C) of the windows that end in
         them, and what each stream of a fusion says alone."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
@@ -200,36 +248,51 @@ class Recogniser:
         A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips
         that hold all of their videos, and the last frame repeated where there are too few."""
         self.restart()
+        chunks, moments, last = self.chunks, [], None
+        wanted = chunks.size + (self.length - 1) * chunks.stride        # frames of a window
         with Video(path) as source:
-            crops, rate = [], Rate(source.info.fps, self.every) if self.every else self.rate
+            rate = Rate(source.info.fps, self.every) if self.every else self.rate
             for _, seconds, frame, fields in sample_video(source, rate, self.flow):
-                history.times.append(seconds)
-                crops.append(self.crop(frame, fields))
-                if self.names:
-                    history.seen[len(history.times) - 1] = [
-                        flow_colors(seen["flow"]) if "flow" in seen else None for seen in crops[-1]]
-                if len(crops) == self.block:    # a block is at least a window long
-                    yield history.add(self.answers(crops))
-                    crops = []
-            if not history.times:
+                last = seconds, self.crop(frame, fields)
+                moments += self._moments([last], chunks, history)
+                if len(moments) == self.block:    # a block is at least a window long
+                    yield history.add(self.answers(moments))
+                    moments = []
+            if not last:
                 raise VideoError("not one frame of it can be decoded")
             history.end = source.time + 1 / source.info.fps
-        short = self.length - len(history.times)
-        if short > 0 and self.extract == "all":
-            history.times += history.times[-1:] * short
-            crops += crops[-1:] * short
-        elif short > 0:
-            frames, _, indices, _ = read_clip(path, self.length, rate, fraction=0)
+        missing, short = wanted - chunks.count, self.length - len(history.times)
+        if missing > 0 and self.extract == "all":
+            moments += self._moments([last] * (chunks.size - chunks.count), chunks, history)
+            short = self.length - len(history.times)
+            history.times, history.spans, moments = (
+                known + known[-1:] * short for known in (history.times, history.spans, moments))
+        elif missing > 0:
+            frames, _, indices, _ = read_clip(path, wanted, rate, fraction=0)
             with Video(path) as source:
-                history.times[:] = source.times()[indices].tolist()
+                times = source.times()[indices].tolist()
             fields = fields_at(path, indices, self.flow) if self.flow else [None] * len(frames)
-            crops = [self.crop(*seen) for seen in zip(frames, fields, strict=True)]
+            history.times, history.spans = [], []
+            moments = self._moments(zip(times, map(self.crop, frames, fields), strict=True), self.chunks,
+                                    history)
         if short > 0 and self.trained and self.trained.recipe.mask_short:
-            history.length = len(dict.fromkeys(history.times))
-            history.times, crops = history.times[:history.length], crops[:history.length]
+            history.length = len(dict.fromkeys(history.spans))
+            history.times, moments = history.times[:history.length], moments[:history.length]
             self.restart(history.length)
-        if crops:
-            yield history.add(self.answers(crops))
+        if moments:
+            yield history.add(self.answers(moments))
+
+    def _moments(self, frames, chunks, history):
+        """The moments (see `moment`) that frames, (seconds, `crop` of it), complete; the history hears when
+        they are."""
+        made = []
+        for chunk in filter(None, map(chunks.push, frames)):
+            made.append(self.moment([crop for _, crop in chunk]))
+            history.saw(chunk[0][0], chunk[-1][0])
+            if self.names:
+                history.seen[len(history.times) - 1] = [
+                    flow_colors(seen["flow"]) if "flow" in seen else None for seen in made[-1]]
+        return made
 
     def look_through(self, path, limit=None):
         """The History of a whole video file. VideoError: unreadable, or not within `limit` seconds a step."""
@@ -242,7 +305,7 @@ class Recogniser:
         """[(start, end, label, probability)]: a moment whose best label has less than min_probability is
         UNSURE, the background is NONE; runs of a label shorter than min_segment seconds join a neighbour."""
         runs = find_segments(history.times, history.end, history.smoothed(), min_probability,
-                             min_segment * self.rate.per_second)
+                             min_segment * self.moments_per_second)
         return [(start, end, self.shown[label] if label >= 0 else UNSURE, probability)
                 for start, end, label, probability in runs]
 
@@ -258,9 +321,9 @@ class Recogniser:
 
     @inference_mode
     def features(self, frames, flow=None):
-        """What the head reads of successive frames uint8 (T, H, W, 3) RGB: float (T, D), the features of a
-        fusion's streams side by side. flow: their fields, uint8 (T, H, W, 2L), of lrcn.video.flow.fields_at.
-        ValueError: a run on optical flow without these."""
+        """What the head reads of successive sampled frames uint8 (T, H, W, 3) RGB: float (T, D), of a video
+        encoder (chunks, D), the features of a fusion's streams side by side. flow: their fields, uint8 (T, H,
+        W, 2L), of lrcn.video.flow.fields_at. ValueError: a run on optical flow without these."""
         planes, shape = self.flow and 2 * self.flow.length, np.shape(flow)
         if planes and (shape[:1], shape[3:]) != ((len(frames),), (planes,)):
             raise ValueError(f"this run sees optical flow: expected flow uint8 ({len(frames)}, H, W, "
@@ -269,6 +332,7 @@ class Recogniser:
         self.restart()
         crops = [self.crop(*seen) for seen in
                  zip(frames, flow if planes else [None] * len(frames), strict=True)]
+        crops = [self.moment(chunk) for chunk in self.chunks.of(crops)]
         return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
                           .float().cpu() for i, stream in enumerate(self.streams)], 1)
 
@@ -277,14 +341,20 @@ class Recogniser:
 
 @dataclass
 class History:
-    """What has been seen of a video. Small: two bytes a class and sampled frame."""
+    """What has been seen of a video. Small: two bytes a class and moment."""
     length: int
-    times: list = field(default_factory=list)       # seconds of every sampled frame
-    windows: list = field(default_factory=list)     # float16 (C,) of the window from frame i on
+    times: list = field(default_factory=list)       # seconds of every moment: of its middle
+    windows: list = field(default_factory=list)     # float16 (C,) of the window from moment i on
     end: float = 0.0                                # seconds at which the video ends
     alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
     # {frame: [colours of its flow uint8 (S, S, 3), or None, of each stream]} of a fusion, until it is drawn
     seen: dict = field(default_factory=dict)
+    spans: list = field(default_factory=list)       # seconds of the first and the last frame of every moment
+
+    def saw(self, first, last):
+        """A moment from its first frame to its last one, in seconds, will be among the next answers."""
+        self.times.append((first + last) / 2 if last > first else first)
+        self.spans.append((first, last))
 
     def add(self, answers):
         """Take up Recogniser.answers (n, 1 + S, C); how many windows there are."""
@@ -297,10 +367,11 @@ class History:
         """What the first `known` windows have seen, with its end where more was coming."""
         times = self.times[:known + self.length - 1]
         whole = self.end and len(times) == len(self.times)
-        return History(self.length, times, self.windows[:known], self.end if whole else times[-1])
+        end = self.end if whole else self.spans[len(times) - 1][1]
+        return History(self.length, times, self.windows[:known], end, spans=self.spans[:len(times)])
 
     def at(self, frame, answers=None):
-        """The mean, float32 (C,), of the windows, or of their `answers`, that contain a sampled frame."""
+        """The mean, float32 (C,), of the windows, or of their `answers`, that contain a moment."""
         return np.mean((answers or self.windows)[max(0, frame - self.length + 1):frame + 1], 0,
                        dtype=np.float32)
 
@@ -313,7 +384,7 @@ class History:
         return list(zip(names, self.at(frame, self.alone), seen, strict=True))
 
     def smoothed(self):
-        """at() of every sampled frame that a window contains, float32 (frames, C)."""
+        """at() of every moment that a window contains, float32 (moments, C)."""
         n = len(self.windows)
         total = np.zeros((n + self.length - 1, len(self.windows[0])), np.float32)
         count = np.zeros((len(total), 1), np.float32)
@@ -327,10 +398,10 @@ class History:
 def find_segments(times, end, probabilities, min_probability, least):
     """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
 
-    times (F,), probabilities (F, C) of the sampled frames, `end` of the video. A frame's label is its most
-    probable class, or unsure where that is under min_probability. Runs of fewer than `least` frames then join
-    the neighbour that is the more probable one during the run, the shortest runs first. A segment begins and
-    ends halfway between two sampled frames. The probability of an unsure one is that of its best classes."""
+    times (F,), probabilities (F, C) of the moments, `end` of the video. A moment's label is its most probable
+    class, or unsure where that is under min_probability. Runs of fewer than `least` moments then join the
+    neighbour that is the more probable one during the run, the shortest runs first. A segment begins and ends
+    halfway between two moments' middles. The probability of an unsure one is that of its best classes."""
     # Unsure takes part as class 0, whose probability is always min_probability.
     limit = np.full((len(probabilities), 1), min_probability, np.float32)
     extended = np.concatenate([limit, probabilities], 1)

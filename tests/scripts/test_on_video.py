@@ -250,6 +250,9 @@ class Slow:
     def crop(self, frame, flow):
         return frame
 
+    def moment(self, crops):
+        return crops[0]
+
     def answers(self, crops):
         time.sleep(0.1)
         self.seen.append(int(crops[0][0, 0, 0]))
@@ -403,7 +406,7 @@ def test_every_frame_is_encoded_once_and_the_windows_are_the_models_own(trained,
 
 
 def test_a_moment_is_the_mean_of_the_windows_that_contain_it():
-    history = History(3, times=[0, 1, 2, 3, 4])
+    history = History(3, times=[0, 1, 2, 3, 4], spans=[(t, t) for t in range(5)])
     history.add(np.array([[[0.9]], [[0.3]], [[0.6]]], np.float32))
     assert history.smoothed()[:, 0] == pytest.approx([0.9, 0.6, 0.6, 0.45, 0.6], abs=1e-3)
     assert [history.at(f)[0] for f in range(5)] == pytest.approx(history.smoothed()[:, 0])

@@ -1,4 +1,4 @@
-"""A stream that comes one frame at a time is seen as training sees the same frames in a clip."""
+"""A stream that comes one frame at a time is seen as training sees the same frames, or chunks, in a clip."""
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from lrcn.data.frames import (
     to_flow_input,
 )
 from lrcn.video.sampling import Rate
-from lrcn.watching.recogniser import Recogniser, Stream
+from lrcn.watching.recogniser import Chunks, Recogniser, Stream
 
 PLAIN = Transform(8, 8, (0.5,) * 3, (0.2,) * 3)
 
@@ -59,3 +59,53 @@ def test_a_film_shorter_than_a_window_is_seen_as_in_training(tmp_path, extract, 
     history = recogniser.look_through(film)
     assert len(history.windows) == 1 and seen == frames
     assert history.times == pytest.approx([i / 25 for i in frames])
+
+
+@pytest.mark.parametrize("size, stride, frames, made", [
+    (1, 1, 3, [[0], [1], [2]]), (4, 4, 11, [[0, 1, 2, 3], [4, 5, 6, 7]]), (4, 4, 3, [[0, 1, 2, 2]]),
+    (4, 2, 8, [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]), (2, 5, 12, [[0, 1], [5, 6], [10, 11]])])
+def test_chunks_of_a_film(size, stride, frames, made):
+    assert Chunks(size, stride).of(list(range(frames))) == made
+
+
+def chunky(length, extract="all"):
+    """A Recogniser of every frame in chunks of 4, one every 3 frames: A where the first one is below 12, and
+    the numbers of the frames that it was shown."""
+    seen = []
+
+    def encoder(inputs):
+        seen.extend([number_of(picture) for picture in chunk] for chunk in inputs.numpy())
+        return torch.tensor([[chunk[0] < 12, chunk[0] >= 12] for chunk in seen[-len(inputs):]]).float()
+    encoder.transform = replace(PLAIN, resize=48, crop=48, chunk=4, chunk_stride=3)
+    recogniser = Recogniser([encoder], lambda windows: windows.mean(1), ["A", "B"], length, Rate(25, 1),
+                            extract=extract, chunk=(4, 3))
+    seen.clear()
+    return recogniser, seen
+
+
+def test_a_film_in_chunks(tmp_path):
+    recogniser, seen = chunky(2)
+    film = write_video(tmp_path / "film.avi", 29, width=48)
+    history = recogniser.look_through(film)
+    starts = range(0, 25, 3)
+    assert seen == [[s, s + 1, s + 2, s + 3] for s in starts] and recogniser.encoded == len(starts)
+    assert history.spans == [pytest.approx((s / 25, (s + 3) / 25)) for s in starts]
+    assert history.times == pytest.approx([(s + 1.5) / 25 for s in starts])
+    assert [window.tolist() for window in history.windows] == [[1, 0]] * 3 + [[0.5, 0.5]] + [[0, 1]] * 4
+    recogniser, _ = chunky(1)
+    segments = recogniser.predict(film, min_segment=0.2).segments
+    assert [row[2] for row in segments] == ["A", "B"]       # the border between frames 11 and 12
+    assert np.ravel([row[:2] for row in segments]) == pytest.approx([0, 0.48, 0.48, 29 / 25])
+    # 4 and 5 moments of 3 / 25 s each are shorter than 0.7 s
+    assert len(recogniser.segments(recogniser.look_through(film), 0.4, 0.7)) == 1
+    frames = np.random.default_rng(0).integers(0, 255, (8, 48, 48, 3), np.uint8)
+    assert recogniser.features(frames).shape == (2, 2)
+
+
+@pytest.mark.parametrize("frames, extract, made, windows", [
+    (3, "all", [[0, 1, 2, 2]] * 2, 1), (6, "all", [[0, 1, 2, 3]] * 2, 1),
+    (5, 7, [[0, 1, 2, 3], [3, 4, 4, 4]], 1), (14, 7, [[0, 1, 2, 3], [3, 4, 5, 6]], 3)])
+def test_a_film_shorter_than_its_chunks_is_seen_as_in_training(tmp_path, frames, extract, made, windows):
+    recogniser, seen = chunky(2, extract)
+    history = recogniser.look_through(write_video(tmp_path / "film.avi", frames, width=48))
+    assert seen[:2] == made and len(history.windows) == windows

@@ -1,0 +1,73 @@
+"""A run over chunks of frames goes through the scripts as any other one, or is refused in one line."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from commands import call
+from runs import last_line, refused, report_of, table, train
+
+import utils
+from lrcn.data.frames import ClipSampler, clip_frames
+from lrcn.data.manifest import read_sampled
+from lrcn.features.features import head_logits, softmax
+from lrcn.video.reader import read_frames
+
+# Chunks of 4 frames, 15 a second, each half in the next one
+CHUNKS = ("--encoder", "video/r3d_18", "--img_dim", 16, "--chunk_frames", 4, "--chunk_stride", 2)
+PLAIN = ("--encoder_backend", "torch", "--encoder_precision", "float32", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def chunked(demo, once):
+    """A folder with clips/, sampled for r3d_18, and two tested runs on them: video/ of 3 chunks, image/."""
+    def make(folder):
+        said = call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+                    folder / "clips", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 1,
+                    "--no-report", "--for", "video/r3d_18").out
+        assert "chunks of 16 frames at 15 a second: --FPS 25 --sampling_rate 1.66667" in said
+        for name, more in (("video", CHUNKS), ("image", ("--stride", 2))):
+            report_of(train(demo, folder / "clips", folder / name, "--num_frames_video", 3, "--epochs", 2,
+                            "--open_new_folder", "False", *more))
+        return folder
+    return once("chunked", make)
+
+
+def test_the_clips_are_sampled_as_the_encoder_wants(chunked, demo, tmp_path):
+    videos = read_sampled(chunked / "clips")
+    assert {round(1 / v.step, 1) for v in videos} == {15.0} and min(v.frames for v in videos) > 25
+    for flags, says in ((("--for", "resnet18"), "--for resnet18: an image encoder"),
+                        (("--for", "video/c3d"), "video/c3d"),
+                        (("--for", "video/s3d", "--num_frames_to_extract", 5), "wants all"),
+                        (("--for", "video/mvit_v2_s", "--sampling_rate", 10), "wants 3.33333")):
+        refused("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+                tmp_path / "new", *flags, says=says)
+
+
+def test_a_film_says_what_the_store_says_of_the_same_frames(chunked, tmp_path):
+    """The film is a sampled clip itself, so that its frames are those of the data set."""
+    run = utils.load_trained(chunked / "video")
+    video = max(read_sampled(chunked / "clips"), key=lambda v: v.frames)
+    film = chunked / "clips" / video.path
+    windows = ClipSampler.of(run.recipe).windows(video, "all")
+    starts = list(range(0, video.frames - 3, 2))
+    assert [clip.frames for clip in windows] == [tuple(starts[i:i + 3]) for i in range(len(starts) - 2)]
+    crops = np.stack([clip_frames(chunked / "clips", clip, run.sees, 0) for clip in windows])
+    with torch.inference_mode():
+        features = run.model.features(torch.from_numpy(crops).movedim(-1, -3)).float()
+    model = utils.load_recogniser(chunked / "video", None, "cpu", "torch", "float32")
+    said = model.features(read_frames(film, range(video.frames)))
+    assert said.shape == (len(starts), 512)
+    assert said.unfold(0, 3, 1).movedim(-1, 1).numpy() == pytest.approx(features.numpy(), rel=1e-4, abs=1e-4)
+
+    folder = last_line(call("test_on_video.py", "--model_dir", chunked / "video", "--video_path", film,
+                            "--output_dir", tmp_path, *PLAIN))
+    rows, shares = table(folder / "predictions.csv"), softmax(head_logits(run.model.head, features.numpy()))
+    assert [(row["start"], row["end"]) for row in rows] == [
+        (f"{clip.frames[0] / 15:.3f}", f"{(clip.frames[-1] + 3) / 15:.3f}") for clip in windows]
+    best = shares.max(1).values.tolist()
+    assert [float(row["probability_1"]) for row in rows] == pytest.approx(best, abs=2e-3)
+    segments = [(float(row["start"]), float(row["end"])) for row in table(folder / "segments.csv")]
+    assert segments[0][0] == 0 and segments[-1][1] == pytest.approx(video.frames / 15, abs=0.01)
+    borders = {f"{(start + 2.5) / 15:.3f}" for start in starts}     # between the middles of two chunks
+    assert all(f"{a[1]:.3f}" in borders and a[1] == b[0] for a, b in itertools.pairwise(segments))
