@@ -42,7 +42,8 @@ models = Lazy("models")
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
                    "parts", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
-                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment")
+                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment",
+                   "chunk_frames", "chunk_stride")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
 
@@ -175,13 +176,15 @@ def train(args):
                         f"videos were held out")
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
     recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
+    chunk = max(run.chunk for run in runs)      # a stream without chunks sees the first frame of each
     # What the encoders see, in the words of a Recipe: the data have to hold it.
     transforms = [run.model.encoder.transform for run in runs]
     wanted = {part for transform in transforms for part in transform.parts}
     [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
     recipe = replace(recipe, **given, encoder=" + ".join(run.model.encoder.name for run in runs),
                      modality=modality, flow_length=max(t.flow_length for t in transforms),
-                     parts=str(parts), streams=[str(run.folder) for run in runs])
+                     parts=str(parts), streams=[str(run.folder) for run in runs],
+                     **({"chunk_frames": chunk[0], "chunk_stride": chunk[1]} if chunk != (1, 1) else {}))
     recipe, _ = parse("", recipe.words())
     device = utils.choose_device(recipe.device)
     with ranks(device) as rank:

@@ -78,8 +78,8 @@ def load_clips(trained, args, options):
             raise UserError(f"--cut_flow: this run sees no optical flow (--modality "
                             f"{transforms[0].modality}); give one that does, or leave the flag out")
     if trained.sees.chunk:
-        raise UserError(f"--model_dir {trained.folder}: its encoder reads chunks, and a movie is joined frame "
-                        f"by frame: a chunk would lie across a cut; give a run of an image encoder")
+        raise UserError(f"--model_dir {trained.folder}: its encoder reads chunks, and a movie is joined "
+                        f"frame by frame; a chunk would lie across a cut: give a run of an image encoder")
     sampler = ClipSampler.of(trained.recipe)
     if sampler.whole or sampler.stride != 1:
         raise UserError(f"--model_dir {trained.folder}: its clips are not of neighbouring frames (--spread, "

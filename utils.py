@@ -6,6 +6,7 @@
 """
 import contextlib
 import hashlib
+import math
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -106,9 +107,13 @@ class Trained:
     @property
     def chunk(self):
         """(frames of a step, from the first of one to that of the next); (1, 1) of an image encoder."""
-        step = self.settings.get("frame_step")      # in chunks as if they were frames
-        apart = max(1, round(step / self.rate.step)) if step else 1
-        return (self.sees.chunk, self.sees.chunk_stride * apart) if self.sees.chunk else (1, 1)
+        frames, stride, _ = self.recipe.chunk
+        return (frames, self.settings.get("chunk_step") or stride) if frames else (1, 1)
+
+    @property
+    def step(self):
+        """Seconds from one step of a clip to the next."""
+        return self.rate.step * self.chunk[1]
 
     @property
     def frames(self):
@@ -302,13 +307,16 @@ def joined_encoder(recipe, classes):
         if run.classes != classes:
             raise UserError(f"--streams {run.folder}: knows {len(run.classes)} classes, and the data has "
                             f"{len(classes)}, or others; train all on the same")
-        if run.rate != runs[0].rate:
-            raise UserError(f"--streams {run.folder}: its clips were sampled at another rate than those of "
-                            f"{runs[0].folder}")
+        if not math.isclose(run.step, runs[0].step, rel_tol=0.01):
+            chunk = max(run.chunk[1], runs[0].chunk[1])
+            how = f"one that reads frames with --stride {chunk}" if chunk > 1 else "with one --stride"
+            raise UserError(f"--streams {run.folder}: its steps are {run.step:.3g} s apart, and those of "
+                            f"{runs[0].folder} {runs[0].step:.3g} s; train both on one folder, {how}")
     names = " + ".join(run.model.encoder.name for run in runs)      # as fuse.py --train says it
     for name in (*recipes.OF_AN_ENCODER, "augment"):
         value = getattr(recipe, name)
-        if name not in ("modality", "flow_length") and value not in (getattr(Recipe, name), names):
+        told = "modality", "flow_length", *CHUNK_FLAGS
+        if name not in told and value not in (getattr(Recipe, name), names):
             raise UserError(f"--{name} {value}: the encoders of --streams see and are what their own runs "
                             f"have; leave the flag out")
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])

@@ -239,9 +239,10 @@ class Recipe:
 
     @property
     def chunk(self):
-        """chunks.chunk_of the encoder, by the flags; (0, 0, 0) of one that reads frames, and of --streams."""
+        """chunks.chunk_of the encoder, by the flags, which tell it of --streams; (0, 0, 0) of one that reads
+        frames."""
         if self.streams:
-            return 0, 0, 0
+            return self.chunk_frames or 0, self.chunk_stride or 0, 0
         return chunk_of(self.encoder, self.chunk_frames, self.chunk_stride, self.modality)
 
     def background_of(self, classes):

@@ -79,9 +79,9 @@ class Stream:
         return seen
 
     def moment(self, crops):
-        """What the encoder sees of a moment's frames (see `crop`), put together."""
-        return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]} \
-            if self.transform.chunk else crops[0]
+        """What the encoder sees of a moment's frames (see `crop`): its chunk of them, or the first one."""
+        chunk = crops[:self.transform.chunk]
+        return {name: np.stack([crop[name] for crop in chunk]) for name in crops[0]} if chunk else crops[0]
 
     def inputs(self, crops):
         """n successive moments as the encoder takes them, like frames.clip_frames: (n, [M or K,] S, S, C)."""
