@@ -191,7 +191,7 @@ def main():
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
         folder = ClipFolder(out, kind, rate, args.every)
-        folder.check(choices, table)
+        folder.check(choices, table, str(source))
         if not args.table:      # last, for its engine takes a while
             recogniser = Recogniser.of_run(trained, trained.device, args.encoder_backend,
                                            args.encoder_precision, rate, args.every, args.flow)

@@ -4,6 +4,8 @@
     python teach.py --video_path my_films                           # then press keys in the page that opens
     python teach.py --video_path my_films --classes jump,wave --output_dir my_labels
     python teach.py --video_path my_films --output_dir my_labels --finish
+    python teach.py --sampled_data_path my_clips                    # look through the clips of a data set
+    python teach.py --candidates my_candidates/candidates.csv       # or through those of find_clips.py
 
 A moment of a film plays in a loop; a key says its class. After each key a network learns what was said, and
 the next moment is one that it is unsure of. Leaves in --output_dir
@@ -17,6 +19,11 @@ the next moment is one that it is unsure of. Leaves in --output_dir
 
 and prints the address of its page, which this machine alone can open; --finish prints the run folder as the
 last line. Ctrl-C ends it; the same command goes on.
+
+Of clips that are there already the same page shows every one, the most suspicious first: networks that have
+not seen its group contradict its class, it is black or frozen, or nearly the same as another. What is decided
+(keep, drop, another class; another start and end of a candidate) goes to review.csv beside them at once, and
+no file is touched: preprocessing_data.py follows the table, and find_clips.py --from review.csv cuts anew.
 """
 import importlib
 import importlib.util
@@ -31,9 +38,11 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import alone_environment
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.values import Names, Number, Text
+from lrcn.data.manifest import sampling_settings
 from lrcn.features.features import Options, softmax
 from lrcn.teaching import server
 from lrcn.teaching.labels import Labels
+from lrcn.teaching.review import of_candidates, of_clips
 from lrcn.teaching.session import Choices, Session
 from lrcn.training.recipe import Recipe
 from lrcn.video.sampling import Rate
@@ -50,6 +59,11 @@ def make_parser():
     parser = cli.Parser(__doc__)
     films, page, done = (parser.group(title) for title in ("films", "page", "what is made of the labels"))
     films.add_argument("--video_path", metavar="X", help="a film, or a folder of films")
+    films.add_argument("--sampled_data_path", "--sampled_data_dir", metavar="DIR",
+                       help="look through the clips of this folder of preprocessing_data.py")
+    films.add_argument("--candidates", metavar="CSV",
+                       help="look through these of find_clips.py; their ends can be moved where their films "
+                            "are there (default of --video_path: where find_clips.py found them)")
     films.add_argument("--output_dir", default="my_labels", metavar="DIR", help="where labels and runs go")
     films.add_argument("--classes", type=Names(), default=None, metavar="A,B,...",
                        help="classes to begin with; the page takes new ones")
@@ -94,25 +108,31 @@ def check(args):
     if args.finish and not (out / "labels.csv").is_file():
         raise UserError(f"--output_dir {out}: no labels.csv in this folder; label moments first, without "
                         f"--finish")
-    for name in () if args.finish else ("starlette", "uvicorn"):
+    if not args.finish:
+        require_page()
+    return films, out
+
+
+def require_page():
+    for name in ("starlette", "uvicorn"):
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"teach.py needs {name}: pip install -r requirements-app.txt") from None
-    return films, out
 
 
 def encoder_name(args):
     return args.encoder or ("timm/tf_efficientnet_lite0" if importlib.util.find_spec("timm") else "resnet18")
 
 
-def make_encoder(args, out):
-    """(encoder, features.Options, classes of the run, Rate, prior as of Session) as the flags say."""
+def make_encoder(args, sampled):
+    """(encoder, features.Options, classes of the run, Rate, prior as of Session) as the flags say. sampled:
+    folder of the frames."""
     device = utils.choose_device(args.device)
     options = Options(device, args.num_workers, backend=args.encoder_backend or "auto",
                       precision=args.encoder_precision or "auto")
     if not args.model_dir:
-        recipe = Recipe(sampled_data_path=str(out / "frames"), encoder=encoder_name(args),
+        recipe = Recipe(sampled_data_path=str(sampled), encoder=encoder_name(args),
                         encoder_weights=args.encoder_weights, modality=args.modality)
         return utils.new_encoder(recipe, []), options, [], Rate(), None
     trained = utils.load_trained(args.model_dir, args.model_name, args.device)
@@ -173,8 +193,45 @@ def finisher(args, films, out):
     return finish
 
 
+def look_through(args):
+    """The page for clips that are there already."""
+    flag = "sampled_data_path" if args.sampled_data_path else "candidates"
+    if args.sampled_data_path and args.candidates:
+        raise UserError("--candidates: --sampled_data_path shows other clips; give one of them")
+    if args.model_dir:
+        raise UserError("--model_dir: networks that have not seen the clips judge them; choose what they see "
+                        "with --encoder")
+    if args.candidates:
+        table = cli.file(flag, args.candidates, "give the candidates.csv of find_clips.py")
+        folder = table.parent
+    else:
+        folder = cli.folder(flag, args.sampled_data_path, "give the folder that preprocessing_data.py wrote")
+    require_page()
+    with files.lock(folder, flag, "another teach.py", name=".review.lock"):
+        if args.candidates:
+            known = sampling_settings(folder).get("video_path")
+            films = args.video_path or known and Path(known).exists() and known
+            review = of_candidates(table, find_films(films) if films else None)
+        else:
+            review = of_clips(folder)
+
+        def opened(address):
+            if args.sampled_data_path:
+                review.start(lambda: make_encoder(args, folder)[:2])
+            show(args, address)
+        server.serve(review, args.port, opened)
+
+
+def show(args, address):
+    cli.say(f"open {address}  (Ctrl-C ends it)")
+    if args.open:
+        webbrowser.open(address)
+
+
 def main():
     args = make_parser().parse_args()
+    if args.sampled_data_path or args.candidates:
+        return look_through(args)
     films, out = check(args)
     out = files.output_folder("output_dir", out)
     with files.lock(out, "output_dir", "another teach.py"):
@@ -188,15 +245,13 @@ def main():
         if args.finish:
             cli.say(finish(list(Labels(out).now.values()), cli.say))
             return
-        encoder, options, known, rate, prior = make_encoder(args, out)
+        encoder, options, known, rate, prior = make_encoder(args, out / "frames")
         session = Session(out, films, Choices(args.classes or [], args.clip_seconds, rate, args.background,
                                               known), finish, prior)
 
         def opened(address):
             session.start(encoder, options)
-            cli.say(f"open {address}  (Ctrl-C ends it)")
-            if args.open:
-                webbrowser.open(address)
+            show(args, address)
         try:
             server.serve(session, args.port, opened)
         finally:

@@ -1,6 +1,6 @@
 """The data report: what the sampled clips are, before a network learns them."""
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ class Clip(SampledVideo):
     seconds: float = 0
     bytes: str = ""
     size: tuple = ()
-    hashes: list = ()
-    marks: list = ()
+    hashes: list = field(default=(), compare=False)
+    marks: list = field(default=(), compare=False)
     number: int = 0
 
 

@@ -174,11 +174,12 @@ class ClipFolder:
         self.table = self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
 
-    def check(self, choices, table=None):
+    def check(self, choices, table=None, films=None):
         """Take up a folder that was made with these choices, or begin one; UserError for another folder.
-        table: [Stretch] that are wanted, in the place of the folder's own."""
+        table: [Stretch] that are wanted, in the place of the folder's own; films: where these are."""
         choices = {"output": self.kind, **choices}
-        other = files.claim(self.out, "output_dir", choices, choices if table is None else ("output",))
+        other = files.claim(self.out, "output_dir", {**choices, "video_path": films},
+                            choices if table is None else ("output",))
         if other:
             name, before = other
             raise UserError(f"--output_dir {self.out}: it was made with {name} {before}, not "
