@@ -157,5 +157,5 @@ def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, mac
     out = capsys.readouterr().out
     assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out
     assert fastest(encoder, CPU).engine == Engine()
-    with pytest.raises(UserError, match="--encoder_backend openvino: it does not serve"):
+    with pytest.raises(UserError, match="--encoder_backend openvino: it cannot run this encoder"):
         encode_clips(encoder, clips, sampled, Options(CPU, 0, backend="openvino", cache=False))

@@ -166,7 +166,7 @@ def test_init_from_takes_the_runs_encoder_as_it_is_and_the_projection(trained, c
     said = capsys.readouterr().out
     assert "--encoder resnet18 --img_dim 32 --resize centre --modality rgb" in said
     assert "tensors taken over (encoder and projection)" in said
-    assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", said)
+    assert re.search(r"newly initialised: head\.classifier\.1, head\.lstm", said)
     taken = [key for key in before if key.startswith(("encoder.", "head.projection."))]
     assert len(taken) > 100 and all(torch.equal(after[key], before[key]) for key in taken)
     other, after = begun(*heads, "--modality", "rgbdiff", "--img_dim", 48, "--resize", "squeeze")
