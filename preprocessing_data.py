@@ -75,7 +75,7 @@ def make_parser():
     data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
     data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
                       help="folder with the raw videos, one folder per class (row: the original's spelling "
-                           "of raw)")
+                           "of raw) (row: the original's spelling of raw)")
     data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
@@ -95,7 +95,7 @@ def make_parser():
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
     data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
-                      help="clips on a class's contact sheet in the report")
+                      help="clips on each class's contact sheet")
     clips.add_argument("--for", dest="encoder", default=None, metavar="ENCODER",
                        help="sample as this video encoder of train.py wants it, such as video/r2plus1d_18: "
                             "so many frames a second as its weights were measured with, and all of them")
@@ -112,7 +112,8 @@ def make_parser():
     flow.add_argument("--flow", choices=BACKENDS, default=None,
                       help="optical flow beside the clips, by this method (default: what the folder has)")
     flow.add_argument("--flow_length", type=KINDS["length"], default=1, metavar="L",
-                      help="flow fields of each sampled frame: to the next source frame, and on to the L-th")
+                      help="flow flow fields of each sampled frame: to the next source frame, and on to the "
+                           "L-th")
     flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
                       help="motions are clamped to this many pixels a source frame")
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,

@@ -317,8 +317,8 @@ def joined_encoder(recipe, classes):
         value = getattr(recipe, name)
         told = "modality", "flow_length", *CHUNK_FLAGS
         if name not in told and value not in (getattr(Recipe, name), names):
-            raise UserError(f"--{name} {value}: the encoders of --streams see and are what their own runs "
-                            f"have; leave the flag out")
+            raise UserError(f"--{name} {value}: --streams uses the encoders of its runs as they are; leave "
+                            "the flag out")
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
 
 

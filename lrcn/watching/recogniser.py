@@ -259,7 +259,7 @@ class Recogniser:
                     yield history.add(self.answers(moments))
                     moments = []
             if not last:
-                raise VideoError("not one frame of it can be decoded")
+                raise VideoError("no frame of it can be decoded")
             history.end = source.time + 1 / source.info.fps
         missing, short = wanted - chunks.count, self.length - len(history.times)
         if missing > 0 and self.extract == "all":

@@ -142,7 +142,7 @@ def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
             engines.keep(own, said, "a file")
 
 
-@pytest.mark.parametrize("runner, words", [(wrong, "is the limit"), (broken, "no such operator: Fancy")])
+@pytest.mark.parametrize("runner, words", [(wrong, "the limit is"), (broken, "no such operator: Fancy")])
 def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
                                                  runner, words):
     machine(["openvino"], False)
