@@ -53,7 +53,7 @@ def make_parser():
     add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
     add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="weights; the speed does not "
                                                                                "depend on them")
-    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the input in pixels")
+    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the encoder's input in pixels")
     add("--frames", type=POSITIVE, default=240, help="sampled frames to decode and encode in each repeat")
     add("--clips", type=POSITIVE, default=288, help="clips of the head's timed epochs")
     add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")

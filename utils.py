@@ -467,8 +467,8 @@ def add_flow_flag(parser):
 def add_label_flags(parser):
     """What the scripts that label films make of a moment's probabilities."""
     parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=None,
-                        help="a best label under this is drawn as unsure (default: the lowest at which nine "
-                             f"of ten answers on the validation part were right, {LEAST} where none is)")
+                        help="a less probable label is shown as unsure (default: the lowest at which nine of "
+                             f"ten answers on the validation part were right, {LEAST} where none is)")
     parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
                         help="seconds; a shorter segment joins a neighbour")
     add_flow_flag(parser)

@@ -237,7 +237,7 @@ def test_help_says_each_flags_purpose_and_default():
     for action in PARSER._actions:
         if action.dest != "help" and not action.option_strings[0].startswith("--no_"):
             assert action.option_strings[0] in text and action.help
-    assert "--batch_size BATCH_SIZE clips a step (default: 32)" in text
+    assert "--batch_size BATCH_SIZE clips in a mini-batch (default: 32)" in text
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
