@@ -133,7 +133,7 @@ class Recipe:
     readout: str = head("final", Choice(READOUTS), "how the LSTM's outputs become one vector; none: no LSTM, "
                         "the mean of the frames", names=("--readout", "--fusion_mode"))
     dropout: float = head(0.5, BELOW_ONE, "share of units dropped")
-    loss_per_step: bool = head(False, Switch(), "predict at every time step and average, as in the LRCN paper")
+    loss_per_step: bool = head(False, Switch(), "predict at every time step and average (LRCN paper)")
     init_from: str = network(None, Text(none=True), "start from another run's encoder (with its img_dim, "
                              "resize and modality, unless you give them) and, where it fits, its projection",
                              "RUN")
