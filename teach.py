@@ -134,11 +134,15 @@ def make_encoder(args, sampled):
     if not args.model_dir:
         recipe = Recipe(sampled_data_path=str(sampled), encoder=encoder_name(args),
                         encoder_weights=args.encoder_weights, modality=args.modality)
-        return utils.new_encoder(recipe, []), options, [], Rate(), None
+        encoder = utils.new_encoder(recipe, [])
+        if encoder.transform.chunk:
+            raise UserError(f"--encoder {args.encoder}: it reads chunks of frames; give one of single frames")
+        return encoder, options, [], Rate(), None
     trained = utils.load_trained(args.model_dir, args.model_name, args.device)
-    if trained.flow:
-        raise UserError(f"--model_dir {args.model_dir}: it sees optical flow, which films are not sampled to "
-                        f"here; give a run of frames or their differences")
+    if trained.flow or trained.sees.chunk:
+        raise UserError(f"--model_dir {args.model_dir}: it sees "
+                        f"{'optical flow' if trained.flow else 'chunks of frames'}; "
+                        f"give a run of single frames or their differences")
 
     @inference_mode
     def prior(values):

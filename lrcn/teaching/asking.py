@@ -4,10 +4,12 @@
     model.ranking("diverse", 30)                        # [(moment, why)], the one that teaches most first
     hold_out(model); accuracy(model)                    # an Estimate, over films held out
 
-The network is a multinomial logistic regression on the mean feature of a moment, reduced to its principal
-components. "None of these" is a class of its own to it, the last one. Which moments are drawn at random does
-not depend on who labels what: each has a number of its own, and the share that is drawn at random is those
-with the lowest numbers, up to the first without a label. Whoever asked for them, they are a random sample.
+The network is a multinomial logistic regression on a moment's features, the mean over its frames and the
+deviation, reduced to principal components. "None of these" is a class of its own to it, the last one.
+
+Which moments are drawn at random does not depend on who labels what: each has a number of its own, and the
+share that is drawn at random is those with the lowest numbers, up to the first without a label. Whoever asked
+for them, they are a random sample.
 """
 import hashlib
 from dataclasses import dataclass, field
@@ -21,9 +23,9 @@ from lrcn.evaluation import scores
 linear_model = Lazy("sklearn.linear_model")
 
 ORDERS = ("random", "margin", "diverse")
-DIMENSIONS, FITTED = 256, 1000      # principal components at most, of so many moments
+DIMENSIONS, FITTED = 256, 500      # principal components at most, of so many moments
 FOLDS = 10                          # of films, at most
-STRENGTH = 1.0                      # C of scikit-learn's logistic regression, features scaled to length 1
+STRENGTH = 30                       # C of scikit-learn's logistic regression, of features of the length 1
 NEAR = 0.1                          # share of the moments that count as the most unsure ones
 
 
@@ -35,22 +37,31 @@ def drawn(seed, film, start):
 
 @dataclass
 class Moments:
-    """What is known of M moments. features: float32 (M, D), means over each one's frames; films: int (M,);
-    drawn: float (M,)."""
+    """What is known of M moments. features: float32 (M, D), mean and deviation over the frames of each;
+    films: int (M,); drawn: float (M,)."""
     features: np.ndarray
     films: np.ndarray
     drawn: np.ndarray
 
     @cached_property
+    def _reduced(self):
+        """(mean (D,), matrix (D, P)) of what features are reduced by: to their principal components, of the
+        length 1 in the root mean square."""
+        mean = self.features.mean(0)
+        some = self.features[np.linspace(0, len(self.features) - 1,
+                                         min(FITTED, len(self.features))).astype(int)] - mean
+        axes = np.linalg.svd(some, full_matrices=False)[2][:DIMENSIONS]
+        return mean, axes.T / max(1e-9, np.sqrt(((some @ axes.T) ** 2).sum(1).mean()))
+
+    def project(self, features):
+        """float32 (n, P): features (n, D) as these are reduced."""
+        mean, axes = self._reduced
+        return (features - mean) @ axes
+
+    @cached_property
     def points(self):
-        """float32 (M, DIMENSIONS at most): features from their mean, of the length 1 in the root mean square,
-        in principal components."""
-        centred = self.features - self.features.mean(0)
-        some = centred[np.linspace(0, len(centred) - 1, min(FITTED, len(centred))).astype(int)]
-        if centred.shape[1] > DIMENSIONS:
-            _, _, axes = np.linalg.svd(some, full_matrices=False)
-            centred = centred @ axes[:DIMENSIONS].T
-        return centred / max(1e-9, np.sqrt((centred ** 2).sum(1).mean()))
+        """float32 (M, P): the features, reduced."""
+        return self.project(self.features)
 
 
 def fitted(points, labels, classes):
@@ -59,8 +70,7 @@ def fitted(points, labels, classes):
     there = np.unique(labels)
     if len(there) == 1:
         return lambda more: np.eye(classes, dtype=np.float32)[np.full(len(more), there[0])]
-    # features are of length 1: C counts as many times as there are
-    regression = linear_model.LogisticRegression(C=STRENGTH * 10, max_iter=300).fit(points, labels)
+    regression = linear_model.LogisticRegression(C=STRENGTH, max_iter=300).fit(points, labels)
 
     def probabilities(more):
         out = np.zeros((len(more), classes), np.float32)
@@ -87,10 +97,6 @@ class Model:
     def free(self):
         """The moments that may be asked."""
         return np.flatnonzero((self.labels < 0) & ~self.passed)
-
-    def at_random(self, most=1):
-        """Those to ask next of the share that is drawn at random."""
-        return self.free[np.argsort(self.moments.drawn[self.free], kind="stable")[:most]]
 
     def share(self):
         """The moments with labels of the share that is drawn at random."""
@@ -133,25 +139,28 @@ class Model:
         best = np.partition(said, -2, axis=1)[:, -2:]
         return best[:, 1] - best[:, 0]
 
-    def ranking(self, order, most):
-        """[(moment, why)]: the next to ask, the one that teaches most first."""
-        free = self.free
+    def ranking(self, order, most, waits=False):
+        """[(moment, why)]: the next to ask, the one that teaches most first. waits: bool (M,), those that are
+        asked before them, whatever they teach."""
+        free = self.free[~np.broadcast_to(waits, len(self.labels))[self.free]]
         if order == "random" or not len(free):
-            return [(int(i), "random") for i in self.at_random(most)]
+            by_lot = free[np.argsort(self.moments.drawn[free], kind="stable")]
+            return [(int(i), "random") for i in by_lot[:most]]
         unsure = free[np.argsort(self.margins()[free], kind="stable")]
         if order == "margin" and self.probabilities is not None:
             return [(int(i), "unsure") for i in unsure[:most]]
         known = self.probabilities is not None or self.prior is not None
         near = unsure[:max(2 * most, int(NEAR * len(self.labels)))] if known else unsure
-        return [(int(i), "unsure" if known else "unlike") for i in self._farthest(near, most)]
+        taken = np.flatnonzero((self.labels >= 0) | waits)
+        return [(int(i), "unsure" if known else "unlike") for i in self._farthest(near, taken, most)]
 
-    def _farthest(self, candidates, most):
-        """Of the candidates those that lie farthest from what has a label, and from one another, one by one
-        (k-centre, greedily). A film counts as nearer the more of its moments have labels."""
+    def _farthest(self, candidates, taken, most):
+        """Of the candidates those that lie farthest from the moments `taken`, and from one another, one by
+        one (k-centre, greedily). A film counts as nearer the more of its moments are taken."""
         points, films = self.moments.points, self.moments.films
-        seen = np.bincount(films[self.labels >= 0], minlength=films.max() + 1).astype(float)
+        seen = np.bincount(films[taken], minlength=films.max() + 1).astype(float)
         distance = np.full(len(candidates), np.inf)
-        for i in np.flatnonzero(self.labels >= 0):
+        for i in taken:
             np.minimum(distance, ((points[candidates] - points[i]) ** 2).sum(1), out=distance)
         if np.isinf(distance).all():
             distance = -((points[candidates] - points.mean(0)) ** 2).sum(1) + 1e3

@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import math
 import os
+import re
 import shutil
 import threading
 from collections import Counter
@@ -241,7 +242,7 @@ class Session:
             first = min(first, len(times) - 1)
             mine = values[first:max(last, first + 1)].astype(np.float32)
             self.place[key] = len(self.rows)
-            self.rows.append(mine.mean(0))
+            self.rows.append(np.concatenate([mine.mean(0), mine.std(0)]))
             self.drawn.append(asking.drawn(self.choices.seed, film.name, start))
             bisect.insort(self.lots, (self.drawn[-1], key))
             if self.prior:
@@ -254,15 +255,17 @@ class Session:
         """Whether there is more to learn from than there was."""
         return self.learned != (self.keys, len(self.rows), len(self.labels.classes)) and len(self.rows) > 0
 
-    def learn(self):
-        """A network of the labels so far, what it says, and how well it does."""
+    def learn(self, hold=True):
+        """A network of the labels so far, what it says, and, unless `hold` is off, how well it does."""
         with self.changed:
             self.learned, self.training = (self.keys, len(self.rows), len(self.labels.classes)), True
             names, places = list(self.labels.classes), list(self.place)
             if self.moments is None or len(self.moments.films) != len(places):
                 self.moments = asking.Moments(np.stack(self.rows), np.array([film for film, _ in places]),
                                               np.array(self.drawn))
-            labels, passed = np.full(len(places), -1), np.zeros(len(places), bool)
+            self.queue = self.queue[:FIXED]
+            labels, passed, waits = (np.full(len(places), -1), *np.zeros((2, len(places)), bool))
+            waits[[self.place[key] for key, _ in self.queue]] = True
             for label in self.labels.now.values():
                 place = self.place_of(label)
                 if place is not None and label.kind == "skip":
@@ -273,13 +276,15 @@ class Session:
             if self.priors:
                 prior[:, [names.index(name) for name in self.choices.known]] = self.priors
         model = asking.learn(self.moments, labels, passed, len(names) + 1, prior)
-        ranking = [(places[i], why) for i, why in model.ranking(self.choices.order, RANKED)]
+        ranking = [(places[i], why) for i, why in model.ranking(self.choices.order, RANKED, waits)]
         timelines = self.draw_timelines(model, [*names, self.choices.background], places)
         with self.changed:
             self.model, self.names = model, [*names, self.choices.background]
-            self.ranking, self.timelines, self.queue = ranking, timelines, self.queue[:FIXED]
+            self.ranking, self.timelines = ranking, timelines
+            self.queue = self.queue[:FIXED]
             self.touch()
-        asking.hold_out(model, lambda: self.closed or self.is_due() and self.keys < self.held_at + STALE)
+        if hold:
+            asking.hold_out(model, lambda: self.closed or self.is_due() and self.keys < self.held_at + STALE)
         self.tell_accuracy(model)
 
     def place_of(self, label):
@@ -369,11 +374,11 @@ class Session:
 
     def find_moment(self, id):
         """(Film, number of the moment) of an id; LookupError: there is none."""
-        film, _, number = str(id)[:40].partition("-")
-        if not (film.isdecimal() and number.isdecimal()) or int(film) >= len(self.films) or \
-                int(number) >= self.count(self.films[int(film)]):
+        match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", str(id)[:40])
+        film, number = map(int, match.groups()) if match else (len(self.films), 0)
+        if film >= len(self.films) or number >= self.count(self.films[film]):
             raise LookupError(id)
-        return self.films[int(film)], int(number)
+        return self.films[film], number
 
     def stretch(self, film, number, start=None, end=None):
         """(start, end) as the page moved them, inside the film; ValueError: they are none."""
