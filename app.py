@@ -47,7 +47,7 @@ def make_parser():
     add("--max_megabytes", type=Number(float, above=0), default=500, metavar="MB",
         help="a larger film is refused")
     add("--max_seconds", type=Number(float, above=0), default=600, metavar="SECONDS",
-        help="a longer film is refused; one whose length is not known is labelled so far")
+        help="a longer film is refused; where its length is not known, it is labelled up to this")
     return parser
 
 
@@ -78,7 +78,7 @@ class Desk:
         rows = [[round(a, 2), round(b, 2), label, round(p, 3)] for a, b, label, p in done.segments]
         sentence = f"{len(rows)} segments in {done.seconds:.1f} s of film."
         if stop.signal:
-            sentence += f" Only so far: more than {args.max_seconds:g} s are not labelled here."
+            sentence += f" Labelled up to {args.max_seconds:g} s, the limit here."
         return (str(left.film), str(left.timeline), rows,
                 [str(left.segments), str(left.predictions), str(left.subtitles)], sentence)
 
@@ -108,11 +108,10 @@ def make_page(gradio, desk, args):
     classes = desk.recogniser.known
     with gradio.Blocks(title="What happens in this film?", delete_cache=(SWEEP, KEPT),
                        analytics_enabled=False) as page:
-        gradio.HTML("<h1>What happens in this film, and when?</h1><p>At most "
-                    f"{args.max_megabytes:g} MB and {args.max_seconds:g} s. The network knows these "
-                    f"{len(classes)} classes only, and takes everything for one of them: "
-                    f"{html.escape(cli.first(classes, 120))}.</p><p>A film that the browser cannot play may "
-                    "be labelled all the same.</p>")
+        gradio.HTML(f"<h1>What happens in this film, and when?</h1><p>At most {args.max_megabytes:g} MB and "
+                    f"{args.max_seconds:g} s. The network knows these {len(classes)} classes only, and gives "
+                    f"one of them for whatever it sees: {html.escape(cli.first(classes, 120))}.</p><p>A film "
+                    "that the browser cannot play can still be labelled.</p>")
         with gradio.Row():
             film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
                                 webcam_options=gradio.WebcamOptions(mirror=False))
@@ -124,7 +123,7 @@ def make_page(gradio, desk, args):
                                 buttons=["download", "fullscreen"])
         table = gradio.Dataframe(headers=["from (s)", "to (s)", "label", "probability"], datatype="str",
                                  interactive=False, label="Segments", elem_id="segments")
-        tables = gradio.Files(label="Tables to take along", interactive=False, elem_id="files")
+        tables = gradio.Files(label="Tables to download", interactive=False, elem_id="files")
         progress = gradio.Progress()
 
         def label(film, report=progress):       # gradio looks for its Progress among the defaults
@@ -188,14 +187,14 @@ def main():
         desk = Desk(recogniser, args, written)
         page = make_page(gradio, desk, args)
         if args.host not in ("127.0.0.1", "localhost", "::1"):
-            cli.say(f"--host {args.host}: other machines reach this page, and nobody is asked for a password",
+            cli.say(f"--host {args.host}: other machines can reach this page, and there is no password",
                     file=sys.stderr)
         cli.say(f"open {serve(gradio, page, args)}  (Ctrl-C ends it)")
         try:
             while not threading.Event().wait(SWEEP):
                 desk.forget()
         except KeyboardInterrupt:
-            cli.say("the app has ended; what visitors brought is deleted")
+            cli.say("the app has ended; uploaded films are deleted")
         finally:
             desk.stop.signal = "end"
             page.close(verbose=False)

@@ -51,9 +51,10 @@ def make_parser():
     add("--row_data_dir", "--raw_data_dir", dest="row_data_dir", metavar="DIR", default=None,
         help="folder of the raw videos, to time preprocessing_data.py")
     add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
-    add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="they do not change the speed")
-    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the input in pixels")
-    add("--frames", type=POSITIVE, default=240, help="sampled frames to decode and encode a repeat")
+    add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="weights; the speed does not "
+                                                                               "depend on them")
+    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the encoder's input in pixels")
+    add("--frames", type=POSITIVE, default=240, help="sampled frames to decode and encode in each repeat")
     add("--clips", type=POSITIVE, default=288, help="clips of the head's timed epochs")
     add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")
     add("--epochs", type=POSITIVE, default=100, help="epochs of the whole job")
@@ -62,7 +63,7 @@ def make_parser():
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--encoder_backend", choices=BACKENDS, default="auto", help="what runs the encoder")
     add("--encoder_precision", choices=PRECISIONS, default="auto", help="in which precision")
-    parser.add_boolean("--engines", default=False, help="time every engine that there is, bare and in turns")
+    parser.add_boolean("--engines", default=False, help="time every engine that is installed, in turns")
     parser.add_boolean("--compile", default=False, help="torch.compile the encoder")
     parser.add_boolean("--end_to_end", default=False,
                        help="time train.py and test.py, and one epoch with --no-feature_cache")

@@ -60,14 +60,14 @@ class Tested:
         for run in runs:
             other = other_flags(read_flags(run), self.flags)
             if other:
-                raise UserError(f"{word}: no seeds of one recipe, {run} has {other}; give them as words "
-                                f"of their own")
+                raise UserError(f"{word}: these runs differ in more than their seed ({run} has {other}); put "
+                                "a space in the place of the comma")
             settings = files.read_json(run.settings) if run.settings.is_file() else {}
             for what in (f"folder {run.path.resolve()}", f"seed {settings.get('seed', run)}"):
                 before = known.setdefault(what, run)
                 if before is not run:
-                    raise UserError(f"runs {word}: {before} and {run} have the same {what} and count once; "
-                                    f"give trainings with other seeds, or this one alone")
+                    raise UserError(f"runs {word}: {before} and {run} have the same {what}; give runs with "
+                                    "different seeds, or one of the two")
         self.remarks = [LEAKY] if any(metrics.get("leaky") for metrics in self.metrics) else []
 
 

@@ -39,7 +39,7 @@ RESNETS = {60: 18, 108: 34, 159: 50, 312: 101, 465: 152}      # by weights and b
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    parser.add_argument("checkpoint", metavar="FILE", help="what the program saved")
+    parser.add_argument("checkpoint", metavar="FILE", help="checkpoint file of the other program")
     parser.add_argument("--classes", required=True, metavar="TXT",
                         help="classInd.txt: a number and a name a line, in the order of the labels")
     parser.add_argument("--img_dim", type=Number(int, low=1, high=4096), default=None,

@@ -85,10 +85,10 @@ def training_samples(recipe, run=None, say=cli.say):
     if recipe.smaller_dataset:
         parts |= {part: splits.smaller(parts[part]) for part in ("train", "val")}
     if not parts["val"] and recipe.split_size and not rows:
-        raise UserError("--split_size: no class has two groups, so that none can be held out for validation; "
-                        "0 trains on all, without a validation")
+        raise UserError("--split_size: no class has enough groups (recordings) to hold one out for "
+                        "validation; add some, or give 0 to train on all of them without a validation")
     if not parts["val"] and recipe.validated:
-        raise UserError(f"{recipe.validated}: it follows the validation; give a --split_size above 0")
+        raise UserError(f"{recipe.validated}: it needs a validation; give a --split_size above 0")
     return splits.make_samples(parts, classes), classes
 
 
@@ -100,7 +100,7 @@ def _say_short(recipe, pool, say, resumed=False):
         words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
                  f"frame; --num_frames_video 1 --readout none makes an image classifier")
         if not resumed and not recipe.allow_pictures:
-            raise UserError(f"{words}; --allow_pictures trains on them all the same")
+            raise UserError(f"{words}; --allow_pictures trains on them anyway")
         say(words)
     elif short:
         read = "repeat their last one" if sampler.repeat else "are read as they are"
@@ -163,8 +163,8 @@ def _pool(recipe, videos, say, known=None, blind=False):
             + (f"; {rest} videos in none of them are left out" if rest else ""))
         return parts["train"] + parts["val"], parts["test"], order, True
     if leaky:
-        print("warning: --split random draws by video, not by group: near copies of the tested clips "
-              "are trained on, and the accuracy is inflated", file=sys.stderr)
+        print("warning: --split random draws by video, not by group: near copies of the test clips are in "
+              "training, and the accuracy is too high", file=sys.stderr)
     held = {group: part == "test" for group, part in (known or {}).items()}
     fraction = recipe.test_size if not held or any(held.values()) else 0
     return *splits.hold_out(videos, fraction, recipe.seed, by_video=leaky, known=held), order, False
@@ -195,8 +195,8 @@ def _as_written(table, flag, videos, candidates, say):
     return samples, sorted(labels, key=labels.get)
 
 
-UNKNOWN = ("what its weights had learned before is not known (another program's, or an older run, whose "
-           "splits.csv or whose run to start from is gone): they may have seen the tested videos")
+UNKNOWN = ("it is not known what its weights were trained on before (by another program, or in an older run "
+           "whose splits.csv is gone): perhaps on the test videos")
 
 
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
@@ -284,8 +284,8 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         raise UserError(f"--split {split}: {len(seen)} of its test videos, such as {seen[0].path}, were in "
                         f"the training of {run}; test it on the split that it was trained for")
     before = leaked(known, trained.learned.network, own.values())
-    leak = before and (f"a run that it began with was trained on {len(before)} of these {len(known)} videos, "
-                       f"or on others of their groups") or ""
+    leak = before and (f"a run that it started from was trained on {len(before)} of these {len(known)} "
+                       "videos, or on others of their groups") or ""
     if seen:
         leak = f"{len(seen)} of these {len(known)} videos have the names of videos of its training"
     if not trained.learned.known:

@@ -46,7 +46,7 @@ def make_parser():
     add("--format", choices=list(PACKAGES), default="onnx", help="onnx, or torch: torch.export's programs")
     add("--output_dir", metavar="DIR", help="where the files go (default: <run>/export)")
     add("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
-        help="clips to compare on (default: those of the training, where they are there; else made-up ones)")
+        help="clips to compare on (default: clips of the training; random pictures where these are gone)")
     add("--clips", type=POSITIVE, default=4, help="clips to compare on")
     return parser
 

@@ -51,27 +51,27 @@ def make_parser():
     films.add_argument("--from", dest="table", metavar="CSV",
                        help="cut these stretches, without a model: a candidates.csv or Kinetics' table")
     films.add_argument("--every", type=POSITIVE, default=None, metavar="N",
-                       help="look at every Nth frame of a film (for runs of single frames; default: FPS / "
+                       help="use every Nth frame of a film, for runs of single frames (default: FPS / "
                             "sampling_rate frames a second)")
     utils.add_speed_flag(films)
     utils.add_flow_flag(films)
     utils.add_time_limit(films)
     choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
-                        help="candidates of a class in a film, at most")
+                        help="at most this many candidates of a class in a film")
     choice.add_argument("--clip_seconds", type=Number(float, above=0, high=3600), default=5.0,
                         help="length of a candidate")
     choice.add_argument("--min_probability", type=Number(float, low=0, high=1), default=0.4,
                         help="lowest mean probability of a candidate")
     choice.add_argument("--max_overlap", type=Number(float, low=0, below=1), default=0.0, metavar="SHARE",
-                        help="share of a candidate that may lie in a better one")
+                        help="share of a candidate that may overlap a more probable one")
     choice.add_argument("--classes", type=Names(), default=None, metavar="A,B,...",
-                        help="look for these classes alone")
+                        help="look for these classes only, names with commas")
     clips.add_argument("--output_dir", metavar="DIR",
                        help="where the clips go (default: <model_dir>/find_clips; with --from give one)")
     clips.add_boolean("--copy", default=False,
                       help="copy the pictures as they are stored, from the key frame before the start on")
     clips.add_boolean("--frames", default=False,
-                      help="write the candidates' sampled frames as pictures, in the place of clips")
+                      help="write the candidates' sampled frames as pictures, instead of clips")
     return parser
 
 
@@ -145,14 +145,14 @@ def find(folder, films, names, args, absent, recogniser, wanted):
     kind = "candidates' frames" if folder.kind == "frames" else "clips"
     cli.say(f"{len(named)} candidates of {len({s.cls for s, _ in named})} classes in "
             f"{len({s.film for s, _ in named})} of {len(films)} films; {written} {kind} written"
-            + (f", {gone} files taken out that have no row" if gone else "")
+            + (f", {gone} files removed that have no row" if gone else "")
             + (f"; copies begin up to {folder.early:.2f} s early" if folder.early else ""))
     if not named:
         cli.say(f"no stretch of --clip_seconds {args.clip_seconds:g} has a mean probability of "
                 f"--min_probability {args.min_probability:g} or more", file=sys.stderr)
     if failed or absent:
         cli.say(f"{failed} of {len(films)} films could not be read"
-                + (f", {len(absent)} that the table names are not there, such as {next(iter(absent))}"
+                + (f", {len(absent)} of the table are missing, such as {next(iter(absent))}"
                    if absent else "") + f"; {folder.out / 'films.csv'} lists them", file=sys.stderr)
     cli.say(folder.out)
     return 1 if failed else 0
@@ -163,11 +163,11 @@ def main():
     if not args.table and not args.model_dir:
         raise UserError("--model_dir is missing: give a run folder, or a table of stretches with --from")
     if args.table and args.model_dir:
-        raise UserError("--from: the table stands in the place of --model_dir; give one of them")
+        raise UserError("--from: it replaces --model_dir; give one of the two")
     if args.copy and args.frames:
-        raise UserError("--copy: pictures are not copied; leave it or --frames out")
+        raise UserError("--copy: it copies film, not pictures; leave out --copy or --frames")
     if args.every and args.sampling_rate:
-        raise UserError("--every: it stands in the place of --sampling_rate; give one of them")
+        raise UserError("--every: it replaces --sampling_rate; give one of the two")
     films, absent, table, recogniser, wanted = find_films(args.video_path), {}, None, None, None
     names = dict(zip(films, unique_names(films), strict=True))
     if args.table:

@@ -58,9 +58,9 @@ def make_parser():
     parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
                                                              "encoders")
     output = parser.group("output")
-    output.add_argument("--output_dir", metavar="DIR", help="where a mean is written, instead of into "
-                                                            "a new folder")
-    output.add_argument("--num_videos", type=COUNT, default=30, help="test clips drawn, of a mean")
+    output.add_argument("--output_dir", metavar="DIR", help="folder of a mean (default: a new run folder)")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="labelled test clips to write, for a "
+                                                                     "mean")
     add_flags(parser, NOT_OF_A_FUSION,
               lambda name: "the first run's" if name in OF_THE_FIRST else "train.py's")
     return parser
@@ -86,8 +86,8 @@ class Stream:
                             f"both on one")
         mine, theirs = (set(s.answers.classes) for s in (self, first))
         if mine != theirs:
-            raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is of "
-                            f"one alone); train both on the same")
+            raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is in "
+                            "only one of them); train both on the same")
         mine, theirs = (set(s.answers.names) for s in (self, first))
         if mine != theirs:
             raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
@@ -117,7 +117,7 @@ def choose_weights(words, streams, args):
         weights = []
     if len(weights) != len(streams) or not sum(weights):
         raise UserError(f"--weights {' '.join(words)}: expected {len(streams)} numbers >= 0, one for each "
-                        f"run and not all nil, or the word tuned")
+                        "run and not all 0, or the word tuned")
     return np.array(weights), "given"
 
 
@@ -149,7 +149,7 @@ def fuse(streams, weights, origin, folder, args):
     leak = next((s.metrics.get("leak") or RANDOM for s in streams if s.metrics.get("leaky")), "")
     data = dataset.tested_data(fused, streams[0].run, streams[0].metrics.get("split"), leak)
     if data.folder is None:
-        cli.say("the sampled clips are not where the first run had them: no pictures of frames")
+        cli.say("the sampled clips are no longer where the first run had them: no pictures of frames")
     more = {}
     for name in ("windows", "flip", "checkpoint", "encoder", "readout", "num_frames_video", "sampling_rate",
                  "seed"):
@@ -194,7 +194,7 @@ def train(args):
 def main():
     args = make_parser().parse_args()
     if len(args.runs) < 2:
-        raise UserError(f"runs {args.runs[0]}: one run is no fusion; give two or more")
+        raise UserError(f"runs {args.runs[0]}: a fusion needs two or more runs")
     if args.train:
         return train(args)
     if args.name:

@@ -13,7 +13,7 @@ import utils
 
 if Path(utils.__file__).resolve().parent != Path(__file__).resolve().parent:
     raise ImportError(f"another module called utils ({utils.__file__}) was imported before; load this model "
-                      f"first, or in a process of its own")
+                      "first, or use another process")
 
 from lrcn.base.cli import UserError
 

@@ -382,8 +382,8 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
         if backbones.convolutions_alone(name, backbone, weights):
             name += backbones.CONVOLUTIONS
             backbone, _ = backbones.build(name, False, img_dim)
-            notes.append(f"--encoder_weights: convolutions alone; the encoder is {name}, their mean over the "
-                         f"picture")
+            notes.append(f"--encoder_weights: only convolutions in this file; the encoder is {name}, their "
+                         "mean over the picture")
         left = backbones.load_backbone(backbone, weights)
         if left:
             notes.append(f"--encoder_weights: left out of the file: {', '.join(left)}")

@@ -74,19 +74,20 @@ def make_parser():
     parser = cli.Parser(__doc__)
     data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
     data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
-                      help="folder with the raw videos, one folder per class")
+                      help="folder with the raw videos, one folder per class (row: the original's spelling "
+                           "of raw) (row: the original's spelling of raw)")
     data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
                       help="folder with the split lists (trainlist01.txt, ...); without it every video is "
                            "taken")
     data.add_argument("--classes", type=class_names, default=None, metavar="A,B,...",
-                      help="take these classes alone")
+                      help="take these classes only")
     data.add_boolean("--keep", default=None,
                      help="keep the clips of videos that were removed or changed in --row_data_dir (default: "
-                          "take them out, and ask when that is more than half of all)")
-    data.add_boolean("--stills", default=False, help="take every picture by itself, where names and numbers "
-                     "tell sequences too")
+                          "remove them; refuse when that is more than half of all)")
+    data.add_boolean("--stills", default=False, help="treat every picture as a clip of its own, even where "
+                                                     "names and numbers look like frames of a video")
     data.add_argument("--review", default=None, metavar="CSV",
                       help="follow this table of teach.py, and keep a copy of it (default: the review.csv in "
                            "--sampled_data_dir, where there is one, and that in --row_data_dir)")
@@ -94,7 +95,7 @@ def make_parser():
                      help="write the data report; without --row_data_dir nothing else is done (default: when "
                           "clips came, changed or went)")
     data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
-                      help="clips on a class's contact sheet in the report")
+                      help="clips on each class's contact sheet")
     clips.add_argument("--for", dest="encoder", default=None, metavar="ENCODER",
                        help="sample as this video encoder of train.py wants it, such as video/r2plus1d_18: "
                             "so many frames a second as its weights were measured with, and all of them")
@@ -111,7 +112,8 @@ def make_parser():
     flow.add_argument("--flow", choices=BACKENDS, default=None,
                       help="optical flow beside the clips, by this method (default: what the folder has)")
     flow.add_argument("--flow_length", type=KINDS["length"], default=1, metavar="L",
-                      help="fields of each sampled frame: to the next source frame, and on to the L-th")
+                      help="flow flow fields of each sampled frame: to the next source frame, and on to the "
+                           "L-th")
     flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
                       help="motions are clamped to this many pixels a source frame")
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
@@ -127,9 +129,9 @@ def make_parser():
     data.add_argument("--write_frames", default=None, metavar="DIR",
                       help="write the sampled frames there too, as <Class>/<video>/<number>.jpg from 0")
     running.add_argument("--num_workers", type=POSITIVE, default=None, metavar="N",
-                         help="processes (default: one a core)")
+                         help="worker processes (default: one for each core)")
     running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-                         help="a video that takes longer is given up and listed in failed.csv")
+                         help="give up a video that takes longer, and list it in failed.csv")
     return parser
 
 
@@ -305,7 +307,7 @@ def preprocess(args, out, rank, world, say):
     same = sum(before is not None and before == digest(clip_path(out, *key))
                for key, before in changed.items())
     if same:
-        say(f"{same} of them have another time alone: their clips are the same as before")
+        say(f"{same} of them differ in their time only: their clips are the same as before")
     what = "pictures" if all(is_picture(job.source) for job in jobs) else "videos"
     say(f"{len(mine)} {what} in {seconds:.1f} s, {len(mine) / seconds:.0f} {what}/s" if mine else
         f"nothing to do: all {len(jobs)} {what} are sampled")

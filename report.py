@@ -21,7 +21,7 @@ def main():
     parser = cli.Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders of train.py")
     parser.add_argument("--clips_per_cell", type=COUNT, default=3, metavar="N",
-                        help="clips to draw of every cell of the confusion matrix, the surest first")
+                        help="clips to draw of every cell of the confusion matrix, the most confident first")
     parser.add_argument("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", metavar="DIR",
                         help="folder of the sampled clips (default: that of the training)")
     args = parser.parse_args()

@@ -79,7 +79,7 @@ check_opencv() {
 # What makes encoding on a CPU faster where it is to be had; all works without it.
 install_if_there_is() {
     .venv/bin/python -m pip install --disable-pip-version-check -q --only-binary :all: "$@" >>.venv/setup.log 2>&1 ||
-        echo "setup: ${*: -1} is not to be had for this Python here; encoding on a CPU is slower without it"
+        echo "setup: ${*: -1} is not available for this Python here; encoding on a CPU is slower without it"
 }
 
 case $purpose in

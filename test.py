@@ -40,8 +40,8 @@ def make_parser():
     testing, output = parser.group("testing"), parser.group("output")
     utils.add_windows_flags(testing)
     output.add_argument("--num_videos", type=COUNT, default=30,
-                        help="test clips drawn into videos/, half of them wrong where there are so many")
-    output.add_argument("--seed", type=COUNT, default=42, help="of the choice of clips that are drawn")
+                        help="labelled test clips to write into videos/, up to half of them wrong answers")
+    output.add_argument("--seed", type=COUNT, default=42, help="seed of the choice of these clips")
     parser.group("machine").add_boolean("--compile", default=False, help="torch.compile the encoder")
     return parser
 
@@ -65,8 +65,8 @@ def main():
         "labelled_folder", args.labelled_folder, "give a folder of class folders with videos").resolve()
     for name in ("sampled_data_path", "ucf_list_dir", "split") if labelled else ():
         if getattr(args, name):
-            raise UserError(f"--{name} {getattr(args, name)}: --labelled_folder {labelled} is what is tested "
-                            f"instead; leave one of the two flags out")
+            raise UserError(f"--{name} {getattr(args, name)}: --labelled_folder {labelled} is tested "
+                            "instead; leave one of the two flags out")
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device, stored=True)

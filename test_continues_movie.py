@@ -38,7 +38,7 @@ PICTURES = ("*.png", "*.gif", "events.out.tfevents.*")     # of an earlier run, 
 def parse_args():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser, several=True,
-                          batch_size="clips in a movie, where --movie_clips says nothing")
+                          batch_size="clips in a movie, unless --movie_clips is given")
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     parser.set_defaults(batch_size=None)
@@ -60,7 +60,7 @@ def parse_args():
                         "runs (default: test_continues_movie beside the first run)")
     args = parser.parse_args()
     if args.movie_clips is None and args.batch_size == 1:
-        parser.error("--batch_size 1: a movie is of at least 2 clips; give --movie_clips")
+        parser.error("--batch_size 1: a movie needs at least 2 clips; give --movie_clips")
     args.movie_clips = args.movie_clips or args.batch_size or 16
     return args
 
@@ -72,8 +72,8 @@ def load_clips(trained, args, options):
     if args.cut_flow:
         transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
         if any(t.flow_length > 1 for t in transforms if "flow" in t.parts):
-            raise UserError("--cut_flow: across a cut there is one field, and this run sees a stack of them; "
-                            "give a run of --flow_length 1")
+            raise UserError("--cut_flow: a cut has one flow field, and this run uses a stack of them; give a "
+                            "run of --flow_length 1")
         if not any("flow" in t.parts for t in transforms):
             raise UserError(f"--cut_flow: this run sees no optical flow (--modality "
                             f"{transforms[0].modality}); give one that does, or leave the flag out")

@@ -56,8 +56,9 @@ from lrcn.watching.truth import Verdict, sentence
 def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser, required=False)
-    parser.group("network").add_argument("--model", metavar="FILE.onnx", help="in the place of --model_dir: "
-                                         "the model.onnx of export.py, which runs on onnxruntime")
+    parser.group("network").add_argument("--model", metavar="FILE.onnx", help="instead of --model_dir: the "
+                                                                              "model.onnx of export.py, run "
+                                                                              "by onnxruntime")
     add, switch = parser.add_argument, parser.add_boolean
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
@@ -85,12 +86,12 @@ def read_truth(path, films):
     table = cli.file("truth", path, "give a table with the columns video,start,end,class")
     by_film, absent = of_films(read_stretches(table, "truth"), films)
     if not by_film:
-        raise UserError(f"--truth {path}: names none of the films, but "
+        raise UserError(f"--truth {path}: names none of these films, but "
                         f"{', '.join(list(absent)[:3]) or 'nothing'}")
     lacking = [film for film in films if film not in by_film]
     if lacking:
-        cli.say(f"--truth {path}: says nothing of {len(lacking)} films, such as {lacking[0]}: they are not "
-                f"judged", file=sys.stderr)
+        cli.say(f"--truth {path}: no rows for {len(lacking)} films, such as {lacking[0]}: they are not "
+                "evaluated", file=sys.stderr)
     return {film: sorted((s.start, s.end, s.cls) for s in rows) for film, rows in by_film.items()}
 
 
@@ -123,7 +124,8 @@ def label_films(films, root, labeller, truth):
         outputs.write_summary(root / "summary.csv", done)
     if verdict.unknown:
         cli.say(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
-                f"not know ({', '.join(sorted(verdict.unknown))}): there unsure is right", file=sys.stderr)
+                f"not know ({', '.join(sorted(verdict.unknown))}): unsure counts as "
+                "right there", file=sys.stderr)
     if verdict.films:
         figures = verdict.figures()
         if len(films) > 1:
@@ -139,7 +141,7 @@ def main():
     watched = ((args.video_path.isdigit() or "://" in args.video_path)
                and not Path(args.video_path).expanduser().exists())
     if args.truth and watched:
-        raise UserError(f"--truth {args.truth}: it is of files; {args.video_path} is a camera or a stream")
+        raise UserError(f"--truth {args.truth}: it needs films; {args.video_path} is a camera or a stream")
     films = {} if watched else find_films(
         args.video_path, "give a video file, a folder, a camera's number or an address")
     if bool(args.model_dir) == bool(args.model):

@@ -47,15 +47,15 @@ def make_parser():
     tune = parser.group("tuning")
     tune.add_argument("--set", action="append", default=[], metavar="FLAG=A,B,...|LOW..HIGH",
                       help="values of a flag of train.py, or of test_windows and flip; may be given again")
-    tune.add_boolean("--one_by_one", default=False, help="the first values of all flags, and every other "
-                     "value alone, instead of all combinations")
+    tune.add_boolean("--one_by_one", default=False, help="change one flag at a time, from the first value of "
+                                                         "each, instead of all combinations")
     tune.add_argument("--against", default=None, metavar="FLAG",
                       help="take each row's difference from the row with the first value of this flag, all "
                            "else equal (default: from the first row)")
     tune.add_argument("--trials", type=POSITIVE, default=None, metavar="N",
                       help="let Optuna ask for N settings (pip install optuna); ranges need this")
     tune.add_argument("--folds", type=Number(int, low=2), default=4,
-                      help="parts of the training list, by group")
+                      help="folds of the training list, by group")
     tune.add_argument("--seeds", type=POSITIVE, default=1, metavar="N",
                       help="training seeds of every setting: --seed and the numbers after it")
     tune.add_argument("--jobs", type=POSITIVE, default=None, metavar="N",
@@ -77,8 +77,8 @@ def compare(args, base, space, validation):
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
     asked = settings or [base, *(base.with_({d.name: v}) for d in space for v in d.values)]
     for flag in filter(None, (s.recipe.validated for s in asked)):
-        raise UserError(f"{flag}: it follows a validation, and what is held out here must choose nothing; "
-                        f"leave the flag out")
+        raise UserError(f"{flag}: it needs a validation, and held-out folds must not choose anything; leave "
+                        "the flag out")
     for start, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
         dataset.refuse_leaks(start, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")
@@ -186,7 +186,7 @@ def main():
     device = utils.choose_device(recipe.device)
     videos, classes = dataset.training_pool(recipe)
     if len(classes) < 2:
-        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of one class alone")
+        raise UserError(f"--sampled_data_path {recipe.sampled_data_path}: training videos of only one class")
     seed, folder = recipe.seed, Path(recipe.sampled_data_path).expanduser()
     plan = Plan(videos, np.array([classes.index(v.cls) for v in videos]), classes, folder,
                 folds=splits.folds(videos, args.folds, seed), seeds=tuple(range(seed, seed + args.seeds)),

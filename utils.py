@@ -57,8 +57,8 @@ def choose_device(name="auto"):
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: not to be had on this machine "
-                        f"({str(error).splitlines()[0]}); try auto or cpu") from None
+        raise UserError(f"--device {name}: not available on this machine ({str(error).splitlines()[0]}); try "
+                        "auto or cpu") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32
@@ -211,8 +211,8 @@ def watching_rate(trained, sampling_rate=None):
                    f"not {asked.step:.3g} s, for which they were too short")
             cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips ({why})")
         if high and low and high > SPREAD * low:
-            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so that no "
-                    f"one speed is that of the training; {rate.step:.3g} s is taken (--sampling_rate "
+            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so no single "
+                    f"speed matches them all; {rate.step:.3g} s is used (--sampling_rate "
                     f"{rate.sampling_rate:.3g})", file=sys.stderr)
     return rate
 
@@ -293,7 +293,7 @@ def joined_encoder(recipe, classes):
     """models.Streams of the runs in --streams; UserError for runs that do not go together."""
     runs = [load_trained(run, flag="streams") for run in recipe.streams]
     if len(runs) < 2:
-        raise UserError(f"--streams {recipe.streams[0]}: one run is no fusion; give two or more")
+        raise UserError(f"--streams {recipe.streams[0]}: a fusion needs two or more runs")
     if not recipe.frozen:
         raise UserError(f"--train_encoder {recipe.train_encoder}: the encoders of --streams stay as they "
                         f"are; leave the flag out")
@@ -317,8 +317,8 @@ def joined_encoder(recipe, classes):
         value = getattr(recipe, name)
         told = "modality", "flow_length", *CHUNK_FLAGS
         if name not in told and value not in (getattr(Recipe, name), names):
-            raise UserError(f"--{name} {value}: the encoders of --streams see and are what their own runs "
-                            f"have; leave the flag out")
+            raise UserError(f"--{name} {value}: --streams uses the encoders of its runs as they are; leave "
+                            "the flag out")
     return models.Streams([run.model.encoder for run in runs], [run.model.head for run in runs])
 
 
@@ -355,8 +355,8 @@ def network_to_train(recipe, classes, device, encoder=None, model=None):
     if parts:
         return model, models.Tail(model.encoder, parts[1], model.head), parts[0], groups
     if last and recipe.feature_cache:
-        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: frames are encoded anew in "
-                f"every epoch")
+        cli.say(f"{recipe.encoder} cannot be cut before its last {last} blocks: every epoch encodes the "
+                "frames again")
     return model, model, None, groups
 
 
@@ -438,10 +438,10 @@ def add_model_flags(parser, several=False, required=True,
                          help="checkpoint in it (default: best.pth.tar)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine.add_argument("--encoder_backend", choices=BACKENDS, default=None,
-                         help="what runs the encoder (default: as in the training)")
+                         help="library that runs the encoder (default: as in the training)")
     machine.add_argument("--encoder_precision", choices=PRECISIONS, default=None,
-                         help="in which precision (default: as in the training)")
-    machine.add_argument("--num_workers", type=COUNT, default=4, help="how many decode frames at once")
+                         help="precision of the encoder (default: as in the training)")
+    machine.add_argument("--num_workers", type=COUNT, default=4, help="workers that decode frames")
     machine.add_argument("--batch_size", type=POSITIVE, default=32, help=batch_size)
 
 
@@ -455,23 +455,22 @@ def encoding_options(args, trained, **more):
 def add_speed_flag(parser):
     """--sampling_rate of the scripts that show films to a run."""
     parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
-                        help="look at FPS / X frames a second (default: as far apart as the training clips' "
-                             "frames)")
+                        help="sample FPS / X frames a second (default: as in the training clips)")
 
 
 def add_flow_flag(parser):
     """--flow of the scripts that show films to a run."""
-    parser.add_argument("--flow", choices=FLOWS, default=None, help="what makes the films' optical flow, for "
-                        "a run that sees it (default: as in the training)")
+    parser.add_argument("--flow", choices=FLOWS, default=None, help="method of optical flow, for a run that "
+                                                                    "uses it (default: as in the training)")
 
 
 def add_label_flags(parser):
     """What the scripts that label films make of a moment's probabilities."""
     parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=None,
-                        help="a best label under this is drawn as unsure (default: the lowest at which nine "
-                             f"of ten answers on the validation part were right, {LEAST} where none is)")
+                        help="a less probable label is shown as unsure (default: the lowest at which nine of "
+                             f"ten answers on the validation part were right, {LEAST} where none is)")
     parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
-                        help="seconds; a shorter run of one label joins a neighbour in segments.csv")
+                        help="seconds; a shorter segment joins a neighbour")
     add_flow_flag(parser)
     add_time_limit(parser)
 
@@ -486,7 +485,7 @@ def say_least(args, recogniser):
 
 def add_time_limit(parser):
     parser.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-                        help="a film whose decoder takes longer for a step is given up")
+                        help="give up a film whose decoder takes longer than this for one step")
 
 
 def add_data_flags(parser):
@@ -505,6 +504,6 @@ def add_data_flags(parser):
 def add_windows_flags(group):
     """How much of a test video is looked at."""
     group.add_argument("--test_windows", type=number_or_all, default=1, metavar="N|all",
-                       help="windows of a video whose softmax is averaged; more than one needs videos "
+                       help="windows of a video whose probabilities are averaged; more than one needs videos "
                             "sampled with --num_frames_to_extract all")
     group.add_boolean("--flip", default=False, help="average over every window and its mirror image")

@@ -125,9 +125,9 @@ def check(state, source):
     """Refuse a description that is not `describe`'s, in one line that names the first wrong value."""
     if state.get("format") != FORMAT or isinstance(state["format"], bool):
         version = state["format"] if type(state.get("format")) is int else "unknown"
-        raise UserError(f"{source}: not a checkpoint of this program, or of another one of its versions "
-                        f"(format {version}, and this program reads {FORMAT}); convert.py takes over "
-                        f"those of two others")
+        raise UserError(f"{source}: not a checkpoint of this program, or of another version of it (format "
+                        f"{version}, and this program reads {FORMAT}); convert.py takes over those of two "
+                        "others")
     check_values(state, {"classes": Names()}, source)
     encoder, classes = state.get("encoder_spec"), len(state["classes"])
     if isinstance(encoder, dict) and "streams" in encoder:
@@ -154,7 +154,7 @@ def check_spec(spec, table, source):
     check_values(spec, {k: kind for k, kind in table.items() if k in given or k not in UNSAID}, source)
     extra = [key for key in spec if key not in table]
     if extra:
-        raise UserError(f"{source}: nothing here is called {extra[0]!r:.60}")
+        raise UserError(f"{source}: unknown entry {extra[0]!r:.60}")
 
 
 def check_weights(weights, source):
@@ -204,8 +204,8 @@ def take_over(model, other):
         own[key].copy_(value)
     left, fresh = [k for k in theirs if k not in taken], {k.rsplit(".", 1)[0] for k in own if k not in taken}
     return [f"--init_from: {len(taken)} tensors taken over (encoder and projection)",
-            f"--init_from: not taken, of another network or shape: {', '.join(left) or 'none'}",
-            f"--init_from: starting afresh: {', '.join(sorted(fresh)) or 'none'}"]
+            f"--init_from: not used, of another network or shape: {', '.join(left) or 'none'}",
+            f"--init_from: newly initialised: {', '.join(sorted(fresh)) or 'none'}"]
 
 
 def count_parameters(model):

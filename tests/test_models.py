@@ -332,7 +332,7 @@ def test_the_convolutions_of_vgg_alone_make_an_encoder_of_them_in_any_spelling(q
         given = {spelled.format(k): v for k, v in state.items()}
         assert backbones.convolutions_alone("vgg11", whole, given), spelled
     encoder = models.build_encoder("vgg11", given, 32)
-    assert "convolutions alone; the encoder is vgg11.features" in capsys.readouterr().out
+    assert "only convolutions in this file; the encoder is vgg11.features" in capsys.readouterr().out
     frames = frames_for(encoder)
     with torch.inference_mode():
         x = torch.addcmul(encoder.shift, frames.float(), encoder.scale)

@@ -117,7 +117,7 @@ class Pattern(_Kind):
 class Text(_Kind):
     """Any words that can be written into a file."""
     none: bool = False
-    what = f"text of at most {LONGEST} letters"
+    what = f"text of at most {LONGEST} characters"
 
     def __call__(self, text):
         return text

@@ -53,8 +53,8 @@ def find_groups(names, pattern=None, table=None):
                 match = finder.search(video)
         except TimeoutError:
             raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for the video "
-                            f"{cls}/{video}; a repetition in a repetition, as (a+)+, takes for ever: leave "
-                            f"one out") from None
+                            f"{cls}/{video}; a repetition in a repetition, as (a+)+, takes forever: remove "
+                            "one") from None
         if not match:
             raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
         groups[cls, video] = (match[1] or "") if finder.groups else match[0]
@@ -112,6 +112,6 @@ def look_alike(names):
     splits_all = all(len(members) > 1 or size[cls] == 1 for cls, members in of_class.items())
     pattern = "--group_pattern '^(.*?)\\d*$' or with " if splits_all else ""
     return (f"{count} of {len(names)} videos share their name up to the last number with another, such as "
-            f"{cli.first(members, 3)} of {cls}; if such clips were cut from "
-            f"one recording, say so with {pattern}a table (--groups), lest near copies of trained clips are "
-            f"tested; if each is a recording of its own, all is well")
+            f"{cli.first(members, 3)} of {cls}; if such clips were cut from one recording, say so with "
+            f"{pattern}a table (--groups), or near copies of training clips are tested; if each is a "
+            "recording of its own, ignore this")

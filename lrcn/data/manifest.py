@@ -118,8 +118,8 @@ def _say_flat(folder, count, frames, left_out):
     cli.say(f"{folder} has no manifest.csv: its {count} clips are taken as they are, of "
             f"{' to '.join(map(str, sorted(set(frames))))} frames")
     if left_out:
-        cli.say(f"warning: {len(left_out)} clips there are left out, as they are broken, on no list, or not "
-                f"called v_<Class>_gNN_cNN: {cli.first(left_out, 3)}", file=sys.stderr)
+        cli.say(f"warning: {len(left_out)} clips there are left out, because they are broken, not listed, or "
+                f"not called v_<Class>_gNN_cNN: {cli.first(left_out, 3)}", file=sys.stderr)
 
 
 def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
@@ -164,8 +164,8 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
 def _say_fewer(path, rows, written):
     """Say once that a table does not hold the rows that settings.json counts: it may have been cut off."""
     if isinstance(written, int) and rows != written:
-        cli.say(f"warning: {path} lists {rows} clips, and preprocessing_data.py wrote {written}: where "
-                f"nobody edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
+        cli.say(f"warning: {path} lists {rows} clips, and preprocessing_data.py wrote {written}: unless you "
+                "edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
 
 
 def sampling_settings(folder):

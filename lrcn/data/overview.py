@@ -97,7 +97,7 @@ def _read_clips(out, rows):
             if frames < video.frames:
                 marks.append("its last frame is repeated")
             elif int(row["stride"]) < Rate.of(settings).stride(fps):
-                marks.append("short: its frames are nearer in time")
+                marks.append("short: its frames are closer in time")
             if any(len(bytes.fromhex(text)) != 8 for text in hashes):
                 raise ValueError("no hash")
             clip = Clip(**vars(video), source=row["source"], rate=fps, seconds=frames / fps,

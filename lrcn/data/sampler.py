@@ -43,7 +43,7 @@ def attempt(make, job, out, rank, **options):
         try:
             return write_clip(target, frames, fps, who)
         except ValueError:
-            raise VideoError("not one frame of it can be decoded") from None
+            raise VideoError("no frame of it can be decoded") from None
 
     try:
         return "done", make(job, write, **options)
@@ -122,7 +122,7 @@ def read_picture(path):
         raise VideoError(f"more than {Image.MAX_IMAGE_PIXELS // 1_000_000} megapixels are not read") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError | PermissionError)
-        raise VideoError(error.strerror if missing else "a broken picture, or none") from None
+        raise VideoError(error.strerror if missing else "a broken picture, or not a picture") from None
     except Exception as error:      # Pillow's decoders raise almost anything for a broken file
         raise VideoError(f"a broken picture ({' '.join(str(error).split())[:80]})") from None
     scale = SHORT_SIDE / min(frame.shape[:2])

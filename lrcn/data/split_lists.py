@@ -41,7 +41,7 @@ def _lines(path, pattern=".+", expected=""):
 def whole_number(text, where):
     """The whole number >= 0 that a text says; Python itself refuses thousands of digits."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise UserError(f"{where}: {text[:20]!r} is no label or count")
+        raise UserError(f"{where}: {text[:20]!r} is not a label or count")
     return int(text)
 
 
@@ -54,7 +54,7 @@ def read_class_index(folder, name="classInd.txt"):
     for where, match in _lines(path, r"(\d+)\s+(.+)", "a number and a class name"):
         number = whole_number(match[1], where)
         if match[2] in index or number in index.values():
-            raise UserError(f"{where}: class {match[2]!r} or number {number} stands there twice")
+            raise UserError(f"{where}: class {match[2]!r} or number {number} appears twice")
         index[match[2]] = number
     return index
 
@@ -110,8 +110,8 @@ def read_kinetics(folder):
             where, cls, address = f"{path} line {number}", row["label"], row["youtube_id"]
             times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
             if not all(times):
-                raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are no "
-                                f"seconds")
+                raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are not "
+                                "seconds")
             if {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
                 raise UserError(f"{where}: {cls[:60]!r} and {address[:20]!r} name no video")
             start, end = (int(t[1]) for t in times)
@@ -175,5 +175,5 @@ def one_sided(train, test):
     """A sentence that names the classes that only the training, or only the test, has; "" where none is."""
     only = [(what, sorted(one - set(other))) for what, one, other in
             (("training", set(train), test), ("test", set(test), train))]
-    sides = [f"{cli.first(names, 8)} in the {what} alone" for what, names in only if names]
-    return f"classes of one side: {'; '.join(sides)}; is one of them spelled otherwise?" if sides else ""
+    sides = [f"{cli.first(names, 8)} in the {what} only" for what, names in only if names]
+    return f"classes of one side: {'; '.join(sides)}; is one of them spelled differently?" if sides else ""

@@ -136,8 +136,8 @@ def curves(path, rows, best=None, classes=None, note=""):
                       label=f"best: {top1[i]:.3f}, epoch {epochs[i]:g}")
     steps = column(rows, "lr")
     _line(rate, epochs, steps, color=style.unit(style.GREEN))
-    loss.set(title="Cross-entropy", ylabel="nats per clip")
-    accuracy.set(title="Accuracy", ylabel="share of clips right", ylim=(0, 1.03))
+    loss.set(title="Cross-entropy", ylabel="loss, mean over clips")
+    accuracy.set(title="Accuracy", ylabel="accuracy", ylim=(0, 1.03))
     rate.set(title="Learning rate", ylim=(0, 1.05 * np.nanmax(steps, initial=1e-9)))
     for ax in (loss, accuracy, rate):
         ax.set_xlabel("epoch")
@@ -161,8 +161,8 @@ def confusion_matrix(path, matrix, classes, note=""):
     wrong = matrix - np.diag(np.diag(matrix))
     places = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:3]
               if wrong.flat[i] > 0]
-    mistakes = ", ".join(f"{style.short(classes[t])} taken for {style.short(classes[p])} "
-                         f"({wrong[t, p]:g} of {total[t]:g})" for t, p in places)
+    mistakes = ", ".join(f"{style.short(classes[t])} predicted as {style.short(classes[p])} ({wrong[t, p]:g} "
+                         f"of {total[t]:g})" for t, p in places)
     caption = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
              f"{f'Most frequent: {mistakes}.' if places else 'No mistakes.'} {note}")
     fig = style.figure(wide, high, "Confusion matrix", caption.strip())
@@ -205,7 +205,7 @@ def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represe
             text = f"{accuracy[i]:.2f}  n={n[i]:g}" if np.isfinite(accuracy[i]) else "no test video"
             ax.text(1.03, y, text, va="center", fontsize=7)
         class_ticks(ax, [classes[i] for i in part], 0.2, horizontal=False)
-        ax.set(xlim=(0, 1.01), ylim=(len(part) - 0.4, -0.6), xlabel="share of the class's videos right")
+        ax.set(xlim=(0, 1.01), ylim=(len(part) - 0.4, -0.6), xlabel="accuracy of the class (recall)")
         ax.set_xticks(np.linspace(0, 1, 6))
         ax.axvline(mean, color="black", ls="--", lw=1)
     if few.any():
@@ -222,7 +222,7 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, f
     """A point a class: its accuracy against its training videos, the worst ones named as far as their names
     do not touch. counts, accuracy, n, few: (C,); correlation: in words."""
     counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
-    fig = style.figure(7.6, 4.6, "Is it the number of training videos?",
+    fig = style.figure(7.6, 4.6, "Accuracy and number of training videos",
                        f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
     ax = fig.add_subplot()
     for color, marker, name, where in fewer_and_others(n, few):
@@ -254,7 +254,7 @@ def runs_table_picture(path, names, compared, parameters, frames_per_second, n=N
     fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     forest(ax, [style.short(name, 44) for name in names], accuracy, low, high, (0, 1), top=-0.9)
-    ax.set_xlabel("top-1 accuracy (share of videos right)")
+    ax.set_xlabel("top-1 accuracy")
     table.axis("off")
     table.set_xlim(0, 1)
     for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
@@ -354,7 +354,7 @@ def changes_picture(path, rows, n, minus_what, note=""):
         np.array([getattr(row, name) for row in rows], float)
         for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))
     y = np.arange(len(rows))
-    caption = f"n = {n} held-out videos. Strokes: the folds. {note}".strip()
+    caption = f"n = {n} held-out videos. Short lines: the folds. {note}".strip()
     fig = style.figure(11, 0.24 * len(rows) + 1.3, "Settings compared by cross-validation", caption)
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)

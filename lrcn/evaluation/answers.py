@@ -101,5 +101,5 @@ def read_answers(test):
     answers = Answers(videos, np.array([label[v.cls] for v in videos]), classes, None, probabilities,
                       np.array([r["right"] == "1" for r in rows]))
     if len(set(answers.names)) < len(videos):
-        raise UserError(f"{path}: a video stands there twice; run test.py again")
+        raise UserError(f"{path}: a video appears twice; run test.py again")
     return answers

@@ -118,7 +118,7 @@ def draw(folder, data, accuracy, n, few, note, num_videos, seed):
     labels.label_grid(folder.figures / "labels.png", [clip(i)[0] for i in chosen[:16]], true[:16],
                      predicted[:16], [data.probabilities[i].max() for i in chosen[:16]],
                      title="Test clips: first frame, predicted and true class",
-                     note=f"{note}. Half of those drawn are wrong ones, where there are so many")
+                     note=f"{note}. Up to half of them are wrong answers")
     fps = Rate.of(sampling_settings(data.folder)).per_second
     drawing = cli.progress(chosen.tolist(), desc="drawing clips", unit="clip")
     for i, meant, guess in zip(drawing, true, predicted, strict=True):

@@ -92,7 +92,7 @@ def average_precision(values, positive):
     return float((np.diff(hits, prepend=0) * hits / (last + 1)).sum() / max(hits[-1], 1))
 
 
-FEW_MEANS = "at most 0.9 of the training videos of a mean class"
+FEW_MEANS = "at most 0.9 of the mean number of training videos"
 
 
 def under_represented(train_counts):

@@ -29,8 +29,7 @@ def build(name, download, img_dim, chunk_frames=None, chunk_stride=None):
     if name.endswith(CONVOLUTIONS):
         whole = name.removesuffix(CONVOLUTIONS)
         if not whole.startswith(("vgg", "alexnet")) or whole.endswith(CONVOLUTIONS):
-            raise UserError(f"--encoder {name}: the convolutions of VGG and AlexNet alone can be had by "
-                            f"themselves")
+            raise UserError(f"--encoder {name}: only VGG and AlexNet can be used by their convolutions alone")
         model, transform = build(whole, download, img_dim)
         return nn.Sequential(OrderedDict(features=model.features, pool=nn.AdaptiveAvgPool2d(1))), transform
     if name.startswith("timm/"):

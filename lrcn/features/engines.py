@@ -83,7 +83,8 @@ def candidates(backend, precision, device):
         raise UserError(f"--encoder_backend {backend}: it is not installed; pip install {backend}, or "
                         f"take torch")
     if (backend, precision) == ("onnxruntime", "bfloat16"):
-        raise UserError("--encoder_precision bfloat16: onnxruntime has it on no CPU; take openvino or torch")
+        raise UserError("--encoder_precision bfloat16: onnxruntime does not support it on a CPU; take "
+                        "openvino or torch")
     if (backend, precision) == ("torch", "auto"):   # asked for by name, it is the plain one
         return [Engine()]
     if precision == "auto":
@@ -149,8 +150,8 @@ class FrameEncoder:
         if (errors <= bound).all():
             return None
         error, name = max(zip(errors.tolist(), self.transform.parts, strict=True))
-        return (f"on {name} its features are off PyTorch's in float32 by {error:.2g} of what they differ "
-                f"from frame to frame, and {bound} is the limit")
+        return (f"on {name} its features differ from PyTorch's in float32 by {error:.2g} of their spread "
+                f"from frame to frame, and the limit is {bound}")
 
 
 def kept(encoder):
@@ -195,7 +196,7 @@ def choose(encoder, backend, precision, device, judge):
             return engine, value
         if fault:
             cli.say(f"{engine} is not used: {fault}")
-    raise UserError(f"--encoder_backend {backend}: it does not serve for this encoder; take auto or torch")
+    raise UserError(f"--encoder_backend {backend}: it cannot run this encoder; take auto or torch")
 
 
 def attempt(encoder, device, engine, frames, compile=False):

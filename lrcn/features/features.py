@@ -108,8 +108,8 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
                 segment.entries = None
             index = numbers.astype(np.uint32 if len(numbers) < 2**32 else np.int64)[index]
             return Features(store.read, index, store.shape, store.dtype, lengths)
-    raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} does not come back "
-                    f"as it was; look after this disk, or give --no-feature_cache")
+    raise UserError(f"--sampled_data_path {folder}: what was written to {store.path} is read back with other "
+                    "values; check this disk, or give --no-feature_cache")
 
 
 def _encode_missing(encoder, rows, folder, options, what):
@@ -257,8 +257,8 @@ def head_logits(head, values, device="cpu", chunk=256):
 def softmax(logits):
     """Probabilities (..., C) of logits; UserError where a damaged model gives what is no number."""
     if not torch.isfinite(logits).all():
-        raise UserError("--model_dir: what this model says is not finite: its weights or its transform are "
-                        "damaged; take another checkpoint")
+        raise UserError("--model_dir: the answers of this model are not finite: its weights or its transform "
+                        "are damaged; take another checkpoint")
     return logits.softmax(-1)
 
 

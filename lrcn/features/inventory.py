@@ -149,7 +149,7 @@ def main():
         part = f" up to {spec['up_to']}" if "up_to" in spec else ""
         cli.say(f"{path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
                 f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
-                f"{len(entries)} frames, {size(path)}, {len(entries) - len(useful)} of no use")
+                f"{len(entries)} frames, {size(path)}, {len(entries) - len(useful)} not needed")
     if args.prune:
         shutil.rmtree(writable(folder, "encoders"), ignore_errors=True)
     cli.say(f"{root}: {size(root)}")

@@ -230,8 +230,8 @@ class Segment:
         while done < len(out):
             got = os.preadv(self.file.fileno(), [out[done:]], row * self.row_bytes + done)
             if not got:
-                raise UserError(f"{self.path.with_suffix('.rows')} became shorter while it was read; look "
-                                f"after this disk and run the same command again")
+                raise UserError(f"{self.path.with_suffix('.rows')} became shorter while it was read; check "
+                                "this disk and run the same command again")
             done += got
 
 

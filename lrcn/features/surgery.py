@@ -104,8 +104,8 @@ def widen(backbone, channels, name):
     over its three inputs, once for each channel (Wang et al. 2015, arXiv:1507.02159, section 3.1)."""
     first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
-        raise UserError(f"--encoder {name}: its first layer is no convolution over three channels, from "
-                        f"which one over {channels} could be made; take --flow_length 1, or another encoder")
+        raise UserError(f"--encoder {name}: its first layer is not a convolution over three channels, so "
+                        f"none over {channels} can be made of it; take --flow_length 1, or another encoder")
     weight = first.weight.detach().mean(1, keepdim=True).repeat(1, channels, 1, 1)
     first.weight, first.in_channels = nn.Parameter(weight), channels
     if getattr(backbone, "transform_input", False):     # of GoogLeNet and Inception: three channels

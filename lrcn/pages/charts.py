@@ -47,7 +47,8 @@ def curves(history):
     """{name: chart}: training and validation in one chart each for loss and accuracy; the learning rate."""
     epochs = [row["epoch"] for row in history]
     drawn = {}
-    for name, title, axis in (("loss", "Cross-entropy", "nats a clip"), ("top1", "Accuracy", "share right")):
+    for name, title, axis in (("loss", "Cross-entropy", "loss, mean "
+                                                        "over clips"), ("top1", "Accuracy", "accuracy")):
         traces = [line(epochs, plots.column(history, f"{part}_{name}"), word, i,
                        hovertemplate=f"epoch %{{x}}: %{{y:.3f}}<extra>{word}</extra>")
                   for i, (part, word, *_) in enumerate(plots.PARTS)]
@@ -72,7 +73,8 @@ def confusion(matrix, classes):
     heat = go.Heatmap(z=cells, customdata=counts, zmin=0, zmax=1, xgap=1, ygap=1,
                       hovertemplate="true %{y}<br>predicted %{x}<br>%{customdata[0]} of %{customdata[1]} "
                                     "(%{z:.0%})<extra></extra>",
-                      colorbar={"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%",
+                      colorbar={"title": {"text": "share of the "
+                                                  "true class"}, "thickness": 12, "tickformat": ".0%",
                                 "lenmode": "pixels", "len": 220, "y": 1, "yanchor": "top"})
     if len(classes) <= 20:
         heat.update(text=[[str(n) if n else "" for n in row] for row in matrix], texttemplate="%{text}")

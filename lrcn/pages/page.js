@@ -138,7 +138,7 @@ function setUpTest() {
   const wrong = data.matrix.flatMap((cells, i) => cells.map((n, k) => [i, k, n])).filter(([i, k, n]) => i !== k && n);
   wrong.sort((a, b) => b[2] - a[2]);
   byId("mistakes").append(...wrong.slice(0, 24).map(([i, k, n]) => {
-    const button = make("button", `${data.classes[i]} taken for ${data.classes[k]} (${n} of ${data.n[i]})`, { type: "button" });
+    const button = make("button", `${data.classes[i]} predicted as ${data.classes[k]} (${n} of ${data.n[i]})`, { type: "button" });
     button.onclick = () => showCell(i, k, true);
     return make("li", null, {}, button);
   }));

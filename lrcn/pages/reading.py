@@ -60,7 +60,8 @@ def read_run(folder):
     drawn = [study.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
     if study and not (all(isinstance(part, dict) for part in drawn) and all(
             isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in drawn[0].values())):
-        raise UserError(f"{run.study.metrics}: not the figures of a study; run test_continues_movie.py again")
+        raise UserError(f"{run.study.metrics}: no figures of the mixed-action study; run "
+                        "test_continues_movie.py again")
     return Run(run, _json(run.settings), read_history(run), parts, metrics, tested, study,
                read_films(run), [command for command in (test, studied) if command])
 
@@ -114,8 +115,8 @@ def read_history(run):
                  for row in history]
     for i, row in enumerate(known):
         if len(rows) <= i or any(rows[i].get(name) != text for name, text in row.items()):
-            raise UserError(f"{run.metrics}: epoch {i + 1} is not there as it was trained: the file is cut "
-                            f"off or changed; train.py --resume {run} writes it anew")
+            raise UserError(f"{run.metrics}: epoch {i + 1} differs from the training: the file is cut off or "
+                            f"changed; train.py --resume {run} writes it again")
     return [{key: number(value) for key, value in row.items() if key} for row in rows]
 
 

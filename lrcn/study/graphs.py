@@ -115,7 +115,7 @@ def windows_by_class(path, predicted, actions, counts, classes, note=""):
     colors = ["white", *(style.unit(color) for color, _ in CELLS.values())]
     ax, *_ = _windows_image(cells, [classes[i] for i in shown], 8, 1.3,
                             "What is true and what is predicted, window by window",
-                            f"of a tie both actions are true. {note}", cmap=ListedColormap(colors),
+                            f"with a tie, both actions are true. {note}", cmap=ListedColormap(colors),
                             vmax=len(CELLS))
     ax.set_xticks(np.arange(cells.shape[1] + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
@@ -251,7 +251,7 @@ def draw(study, folder, note):
     costs = {f"by {name}": dict(enumerate(figures["influence_by_position"][kind], 1))
              for kind, name in (("mean frame", "the clip's mean frame"), ("grey", "grey"))}
     add("influence_by_position", point_plot, costs, "What each frame is worth to the network",
-        "position of the replaced frame (first to last)", "loss of the true class's logit",
+        "position of the replaced frame (first to last)", "drop of the true class's logit",
         {x: str(x) for x in range(1, T + 1, math.ceil(T / 20))}, shares=False, legend="frame replaced",
         before=f"n = {costs['by grey'][1].n:g} clips. ")
     if study.traces:

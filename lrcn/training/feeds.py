@@ -138,7 +138,8 @@ def class_weights(recipe, labels, classes):
     counts = labels.bincount(minlength=len(classes)).float()
     weights = 1 / counts.clamp(min=1)
     if recipe.class_weights != "balanced":
-        table = cli.file("class_weights", recipe.class_weights, "give none, balanced, or such a file")
+        table = cli.file("class_weights", recipe.class_weights, "give none, balanced, or a CSV file with the "
+                                                                "columns class and weight")
         rows = {composed(row["class"]): row["weight"] for row in files.read_csv(table, ("class", "weight"))}
         try:
             weights = torch.tensor([Number(float, low=0)(rows[composed(cls)]) for cls in classes])

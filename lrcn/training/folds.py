@@ -258,8 +258,8 @@ class CrossValidation:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
-            raise UserError(f"--jobs {self.jobs}: a training's process died, perhaps for want of memory; run "
-                            f"the same command again to go on, with fewer of them") from None
+            raise UserError(f"--jobs {self.jobs}: a training's process died, perhaps because memory ran out; "
+                            "run the same command again to go on, with fewer --jobs") from None
 
     @contextlib.contextmanager
     def processes(self):

@@ -66,19 +66,19 @@ class Recipe:
                       "comparison only", names=("--split", "--split_number"))
     split_size: float = data(0.2, BELOW_ONE, "share of every class's training videos held out for "
                              "validation, whole groups; 0: none, and the last epoch counts as the best")
-    test_size: float = data(0.2, SHARE, "share held out for testing, where no list says it")
-    group_pattern: str = data(None, Text(none=True), "what names a video's group in its file name (default: "
-                              "gNN of UCF-101, else the file)", "REGEX")
-    groups: str = data(None, Text(none=True), "a file with columns video,group instead", "CSV")
-    chosen_classes: list = data(None, Names(none=True), "train on these classes alone, names with commas "
+    test_size: float = data(0.2, SHARE, "share held out for the test, without a test list")
+    group_pattern: str = data(None, Text(none=True), "regular expression that finds a video's group in its "
+                              "file name (default: gNN of UCF-101; else each file is a group)", "REGEX")
+    groups: str = data(None, Text(none=True), "table of the groups, with the columns video,group", "CSV")
+    chosen_classes: list = data(None, Names(none=True), "train on these classes only, names with commas "
                                 "between (default: all)", "A,B,...", names=("--classes",))
     number_of_classes: int = data(None, POSITIVE_OR_NONE, "train on the first N classes (default: all)")
-    background: str = data(None, Text(none=True), "the class of what is none of the others: films show it as "
-                           "nothing, and test.py reports it apart", "CLASS", decides="nothing")
+    background: str = data(None, Text(none=True), "class of everything else: films show it as nothing, and "
+                           "test.py reports it apart", "CLASS", decides="nothing")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
-    allow_pictures: bool = data(False, Switch(), "train a network of several frames on pictures, of one "
-                                "frame each", decides="place")
+    allow_pictures: bool = data(False, Switch(), "allow a network of several frames to train on single "
+                                "pictures", decides="place")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = network("resnet152", Text(), "torchvision model, timm/NAME, or video/NAME, one of "
@@ -88,11 +88,11 @@ class Recipe:
                                    "file", "DEFAULT|none|PATH")
     img_dim: int = network(None, Number(int, low=1, high=4096, none=True), "side of the encoder's input in "
                            "pixels (default: as its weights were trained)")
-    modality: str = network("rgb", Choice(MODALITIES), "what the encoder sees: frames, their differences "
-                            "from the frame before, optical flow (see --flow of preprocessing_data.py), or "
-                            "several, which takes as many times as long")
-    flow_length: int = network(1, Number(int, low=1, high=LONGEST), "fields of flow in an input: 1 is a "
-                               "picture (x, y, magnitude) for any encoder, 10 the stack of 20 channels of "
+    modality: str = network("rgb", Choice(MODALITIES), "what the encoder sees: rgb: frames; rgbdiff: their "
+                            "differences from the frame before; flow: optical flow (see --flow of "
+                            "preprocessing_data.py); several take as many times as long")
+    flow_length: int = network(1, Number(int, low=1, high=LONGEST), "flow fields in an input: 1 gives a "
+                               "picture (x, y, magnitude), for any encoder; 10 the stack of 20 channels of "
                                "two-stream networks, for an encoder that is trained")
     resize: str = network("centre", Choice(FITS), "how a frame becomes a square: its centre, or all of it, "
                           "squeezed")
@@ -107,77 +107,81 @@ class Recipe:
                                     "frame of a video, however many", "N|all",
                                     names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
                                     decides="clips")
-    spread: bool = network(False, Switch(), "the frames of a clip lie evenly over the whole video, one in "
-                           "each of as many equal parts: in its middle or, past the plain view, at random",
+    spread: bool = network(False, Switch(), "spread the frames of a clip over the whole video, one in each "
+                           "of as many equal parts: in the middle of it, or at random in --views",
                            decides="clips")
-    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "how "
-                          "many sampled frames apart those of a clip are; random: from 1 to the largest that "
-                          "fits, which is that of a test", "N|random", decides="clips")
-    max_frames: int = network(300, POSITIVE, "of --num_frames_video all: of a video of more frames so many "
-                              "are read, spread over it", decides="clips")
-    mask_short: bool = network(True, Switch(), "a video of fewer frames than a clip is read at its own "
-                               "length, and not with its last frame repeated", decides="clips")
+    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"),
+                          "distance between the frames of a clip, in sampled frames; random: from 1 to the "
+                          "largest that fits, which the test uses", "N|random", decides="clips")
+    max_frames: int = network(300, POSITIVE, "with --num_frames_video all: at most this many frames of a "
+                              "video, spread over it", decides="clips")
+    mask_short: bool = network(True, Switch(), "read a video with fewer frames than a clip at its own "
+                               "length, without repeating its last frame", decides="clips")
     latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = head(256, POSITIVE, "LSTM units a direction", names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = head(2, Number(int, low=1, high=100), "LSTM layers")
-    rnn: str = head("lstm", Choice(RNNS), "what reads the frames one after another")
-    projection: str = head("norm", Choice(PROJECTIONS), "between encoder and LSTM: layer norm, linear layer "
-                           "and ReLU; the linear layer alone; it and a batch norm; or nothing but dropout")
-    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a layer before the last one (default: no "
-                                  "such layer)")
-    classifier_activation: str = head("relu", Choice(ACTIVATIONS), "of that layer; relu has a batch norm "
-                                      "before it, selu none")
-    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "share of units dropped "
-                                     "before the classifier (default: --dropout)")
-    bidirectional: bool = head(True, Switch(), "read the clip both ways")
+    rnn: str = head("lstm", Choice(RNNS), "recurrent network that reads the frame features")
+    projection: str = head("norm", Choice(PROJECTIONS), "layers between encoder and LSTM: layer norm, linear "
+                           "and ReLU; linear only; linear and batch norm; or only dropout")
+    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a hidden layer of the classifier "
+                                  "(default: no such layer)")
+    classifier_activation: str = head("relu", Choice(ACTIVATIONS), "activation of that layer; relu comes "
+                                      "with a batch norm, selu without")
+    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True),
+                                     "share of units dropped before the classifier (default: --dropout)")
+    bidirectional: bool = head(True, Switch(), "read the clip in both directions")
     readout: str = head("final", Choice(READOUTS), "how the LSTM's outputs become one vector; none: no LSTM, "
                         "the mean of the frames", names=("--readout", "--fusion_mode"))
     dropout: float = head(0.5, BELOW_ONE, "share of units dropped")
-    loss_per_step: bool = head(False, Switch(), "predict at every time step and average, as in the LRCN "
-                               "paper")
-    init_from: str = network(None, Text(none=True), "start from another run's encoder, which sees what it "
-                             "saw there unless flags say otherwise, and projection, where it fits", "RUN")
+    loss_per_step: bool = head(False, Switch(), "predict at every time step and average (LRCN paper)")
+    init_from: str = network(None, Text(none=True), "start from another run's encoder (with its img_dim, "
+                             "resize and modality, unless you give them) and, where it fits, its projection",
+                             "RUN")
 
     train_encoder: str = training("none", Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
-                                  "which blocks of the encoder are trained", "none|last:K|all")
-    encoder_lr: float = steps(0.0001, ABOVE_ZERO, "peak learning rate of those blocks")
-    train_batch_norm: bool = steps(False, Switch(), "let their batch-norm statistics follow the data")
+                                  "encoder blocks that are fine-tuned; none: the encoder stays frozen",
+                                  "none|last:K|all")
+    encoder_lr: float = steps(0.0001, ABOVE_ZERO, "peak learning rate of the encoder blocks that are trained")
+    train_batch_norm: bool = steps(False, Switch(), "update the batch-norm statistics of the blocks that are "
+                                   "trained")
     recompute: bool = training(False, Switch(), "gradient checkpointing in the encoder: less memory, slower",
                                decides="nothing")
     epochs: int = steps(100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"))
     stop_after: int = training(None, POSITIVE_OR_NONE, "stop when this epoch is done; --resume goes on to "
                                "--epochs", "EPOCH", decides="nothing")
-    batch_size: int = steps(32, POSITIVE, "clips a step")
-    accumulate: int = steps(1, POSITIVE, "steps whose gradients make one update",
+    batch_size: int = steps(32, POSITIVE, "clips in a mini-batch")
+    accumulate: int = steps(1, POSITIVE, "mini-batches whose gradients are added up for one update",
                             names=("--accumulate", "--grad_accum_steps"))
     lr: float = steps(0.0005, ABOVE_ZERO, "peak learning rate", names=("--lr", "--learning_rate"))
-    weight_decay: float = steps(0.01, FROM_ZERO, "of AdamW beside the gradient, of the others in it")
-    optimizer: str = training("adamw", Choice(("adamw", "adam", "sgd")), "what makes a step of the gradient; "
-                              "sgd has momentum 0.9", decides="head")
+    weight_decay: float = steps(0.01, FROM_ZERO, "weight decay: decoupled for AdamW, added to the gradient "
+                                "for the others")
+    optimizer: str = training("adamw", Choice(("adamw", "adam", "sgd")), "optimiser; sgd with momentum 0.9",
+                              decides="head")
     scheduler: str = steps("cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
-                           "course of the learning rate after the warm-up; onecycle has a warm-up of its own")
+                           "learning-rate schedule after the warm-up; onecycle has its own warm-up")
     warmup_epochs: float = steps(2, FROM_ZERO, "epochs of linear warm-up")
-    label_smoothing: float = steps(0.1, BELOW_ONE, "share of the target spread over all classes")
+    label_smoothing: float = steps(0.1, BELOW_ONE, "label smoothing: share of the target spread over all "
+                                   "classes")
     mixup: float = steps(0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
-    class_weights: str = steps("none", Text(), "what the loss of a clip counts; balanced: every class as "
-                               "much as the others; or a CSV file with the columns class and weight",
+    class_weights: str = steps("none", Text(), "weights of the classes in the loss; balanced: all classes "
+                               "count the same; or a CSV file with the columns class and weight",
                                "none|balanced|CSV")
     sampler: str = steps("random", Choice(("random", "balanced")), "random: every clip once an epoch; "
-                         "balanced: as many, drawn so that every class comes equally often")
-    patience: int = steps(0, COUNT, "stop after so many validations in a row that were no better than the "
-                          "best before; 0 is off")
-    clip_grad: float = steps(1.0, FROM_ZERO, "largest norm of the gradient; 0 is off")
-    ema: float = steps(0, BELOW_ONE, "decay a step of an average of the weights, which is what is tested; 0 "
-                       "is off")
+                         "balanced: as many clips, drawn so that all classes are equally frequent")
+    patience: int = steps(0, COUNT, "stop after this many validations in a row without a new best; 0 is off")
+    clip_grad: float = steps(1.0, FROM_ZERO, "clip the gradient to this norm; 0 is off")
+    ema: float = steps(0, BELOW_ONE, "decay per step of a moving average of the weights, which is then "
+                       "validated and tested; 0 is off")
     views: int = training(1, POSITIVE, "views of a training clip: 1 plain, the others with a random crop, "
                           "flip and window", decides="clips")
-    augment: str = training("crop", Choice(tuple(AUGMENT)), "what the views past the plain one do: crop (a "
-                            "random crop and flip), none (another moment alone), or crops of each side, "
-                            "flips, other colours and blur, on flow crops and flips alone")
-    clips_per_video: int = training(1, POSITIVE, "clips of a training video in an epoch, at random places; "
-                                    "as many as there are in a short one", decides="clips")
+    augment: str = training("crop", Choice(tuple(AUGMENT)), "augmentation of all views but the plain one: "
+                            "crop (a random crop and flip), none (only another moment), or light, medium, "
+                            "heavy (crops of each side, flips, colours and blur; on flow only crops and "
+                            "flips)")
+    clips_per_video: int = training(1, POSITIVE, "clips of each training video in an epoch, at random "
+                                    "places; fewer of a short one", decides="clips")
     amp: str = steps("bfloat16", Choice(("bfloat16", "float16", "none")), "precision of training on CUDA")
-    seed: int = training(42, COUNT, "of the split, the views, the weights and the order")
+    seed: int = training(42, COUNT, "seed of the split, the views, the weights and the order")
 
     local_dir: str = output(".", Text(), "where run folders are made", "DIR")
     name: str = output(None, Text(none=True), "name of the new run folder in local_dir (default: the time, "
@@ -187,23 +191,24 @@ class Recipe:
     checkpoint_interval: int = output(5, POSITIVE, "epochs between checkpoints")
     val_check_interval: int = output(5, POSITIVE, "epochs between validations")
     pictures: bool = output(True, Switch(), "draw curves, labelled clips and the class distribution")
-    resume: str = output(None, Text(none=True), "go on with a run folder, or with the newest one below "
+    resume: str = output(None, Text(none=True), "go on with this run folder; auto: with the newest one in "
                          "local_dir", "RUN|auto", names=("--resume", "--checkpoint_model",
                          "--resume_checkpoint"))
     load_checkpoint: bool = output(False, Switch(), "go on from --checkpoint_path")
     checkpoint_path: str = output("", Text(), "checkpoint to go on from", "FILE")
-    save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint, a model by itself, to "
-                                  "this file at the end", "FILE")
+    save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint, the whole model, to this "
+                                  "file at the end", "FILE")
 
     feature_cache: bool = machine(True, Switch(), "encode every clip once and keep the features on disk",
                                   decides="encoder")
-    encoder_backend: str = machine("auto", Choice(BACKENDS), "what runs a frozen encoder; auto: the fastest "
-                                   "that is installed, suits the machine and agrees with PyTorch",
+    encoder_backend: str = machine("auto", Choice(BACKENDS), "library that runs a frozen encoder; auto: the "
+                                   "fastest that is installed, suits the machine and agrees with PyTorch",
                                    decides="encoder")
-    encoder_precision: str = machine("auto", Choice(PRECISIONS), "of a frozen encoder; auto: bfloat16 where "
-                                     "the machine computes with it, else float32", decides="encoder")
+    encoder_precision: str = machine("auto", Choice(PRECISIONS), "precision of a frozen encoder; auto: "
+                                     "bfloat16 where the CPU has instructions for it, else float32",
+                                     decides="encoder")
     device: str = machine("auto", Text(), "auto, cpu, cuda, cuda:1, mps")
-    num_workers: int = machine(4, COUNT, "how many decode frames at once")
+    num_workers: int = machine(4, COUNT, "workers that decode frames")
     compile: bool = machine(False, Switch(), "torch.compile the encoder: slow start, faster on long jobs",
                             decides="encoder")
 
@@ -368,7 +373,8 @@ COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset",
 def add_compared_flags(parser):
     """Those flags for a script that tests: they change nothing, and `say_disagreement` speaks of them."""
     add_flags(parser, DECIDED.keys() - COMPARED, lambda name: "the run's",
-              "of the training: the run's own values count, and other ones are said")
+              "flags of train.py, accepted for old command lines: the run's values count, others give a "
+              "warning")
 
 
 def say_disagreement(args, trained):
@@ -432,15 +438,14 @@ def parse(description, argv=None):
     if recipe.spread and recipe.num_frames_video == "all":
         raise UserError("--spread: --num_frames_video all reads every frame of a video; give a number")
     if recipe.stride != "1" and (recipe.spread or recipe.num_frames_video == "all"):
-        raise UserError(f"--stride {recipe.stride}: the clip is of the whole video, and has no stride; leave "
-                        f"the flag out, or --spread")
+        raise UserError(f"--stride {recipe.stride}: with --spread or --num_frames_video all the clip is of "
+                        "the whole video, and has no stride; leave one of the flags out")
     stack = recipe.flow_length > 1 and not recipe.streams   # of --streams, each run's own encoder takes it
     if stack and recipe.modality != "flow":
         raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "
                         f"pictures of three channels; give --modality flow, and join two runs with fuse.py")
     if stack and recipe.frozen:
         raise UserError(f"--flow_length {recipe.flow_length}: a first convolution over "
-                        f"{2 * recipe.flow_length} channels has seen no picture yet; train it with "
-                        f"--train_encoder all or last:K, or take --flow_length 1, which any trained encoder "
-                        f"reads")
+                        f"{2 * recipe.flow_length} channels is untrained; train it with --train_encoder all "
+                        "or last:K, or take --flow_length 1, which any trained encoder reads")
     return recipe, path

@@ -56,7 +56,7 @@ def starts(recipe, later=None):
         try:
             path = checkpoint_path(run, flag=flag)
             if path.resolve() in (later or ()):
-                raise UserError("it began with itself, or lies in the place of what it began with")
+                raise UserError("it started from itself, or has replaced the run that it started from")
             learned = what_it_learned(checkpoints.load_file(path, flag), path, flag, later or ())
         except UserError:
             if later is None:
@@ -143,8 +143,8 @@ class Run:
                                 f"{where}; leave the flag out")
         known = self.learner.restore(state.get("learner"), source)
         if self.progress.step and not known and self.rank.first:
-            cli.say(f"the run was stopped with another number of processes: what is left of epoch "
-                    f"{self.progress.epoch} is trained with other dropout")
+            cli.say("the run was stopped with another number of processes: the rest of epoch "
+                    f"{self.progress.epoch} uses other random dropout")
 
     # ------------------------------------------------------------ epochs
 
@@ -162,8 +162,8 @@ class Run:
                 self.album.final(self)
             best = self.progress.best
             if self.exhausted:
-                cli.say(f"--patience {self.recipe.patience}: no validation since was better; stopped after "
-                        f"epoch {self.progress.epoch}")
+                cli.say(f"--patience {self.recipe.patience}: no validation since then was better; stopped "
+                        f"after epoch {self.progress.epoch}")
             if best:
                 cli.say(f"best validation top-1 {best['top1']:.3f} of {len(self.val_feed.names)} clips, "
                         f"epoch {best['epoch']}")

@@ -38,14 +38,15 @@ def dimension(text):
     low, dots, high = values.partition("..")
     if dots:
         if not isinstance(KINDS[name], Number):
-            raise UserError(f"--set {text}: {name} is no number and has no range; give values with commas")
+            raise UserError(f"--set {text}: {name} is not a number and cannot have a range; give values with "
+                            "commas")
         low, high = value_of(name, low), value_of(name, high)
         if None in (low, high) or low >= high:
-            raise UserError(f"--set {text}: a range goes from a smaller number to a larger one")
+            raise UserError(f"--set {text}: the first number of a range is the smaller one")
         return Dimension(name, low=low, high=high)
     values = tuple(value_of(name, word) for word in values.split(","))
     if len(set(map(repr, values))) < len(values):
-        raise UserError(f"--set {text}: one value stands there twice")
+        raise UserError(f"--set {text}: one value is given twice")
     return Dimension(name, values)
 
 
@@ -89,7 +90,7 @@ def check_space(space, trials, against=None):
         return None
     name = flag_name(against, f"--against {against}")
     if name not in names or trials:
-        raise UserError(f"--against {against}: this is for a flag whose values --set lists" +
+        raise UserError(f"--against {against}: it takes a flag whose values --set lists" +
                         (", not for --trials" if trials else ""))
     return name
 

@@ -111,11 +111,11 @@ def _raft(preset, weights, digest):
                         f"--flow dis") from None
     if weights:
         if digest != weights_digest(weights):
-            raise UserError(f"--flow_weights {weights}: not the file with which this flow was made")
+            raise UserError(f"--flow_weights {weights}: another file than this flow was made with")
         try:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # torch.load raises almost anything for a broken file
-            raise UserError(f"--flow_weights {weights}: no weights of raft_{preset} "
+            raise UserError(f"--flow_weights {weights}: not the weights of raft_{preset} "
                             f"({str(error).splitlines()[0]:.120})") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device).eval()

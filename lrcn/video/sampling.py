@@ -149,7 +149,7 @@ def read_clip(path, count, rate, fraction):
     with opened(path, rate.FPS) as video:
         times = video.times()
     if not len(times):
-        raise VideoError("not one frame of it can be decoded")
+        raise VideoError("no frame of it can be decoded")
     info.frames = len(times)
     indices, spacing = sample_by_time(times, info.fps, spacing, count, fraction, rate.seconds(info.fps))
     with opened(path, rate.FPS) as video:

@@ -104,9 +104,9 @@ def read_stretches(path, flag):
         try:
             start, end = (float(text.replace(",", ".")) for text in seconds)    # 1,5 where semicolons divide
         except ValueError:
-            raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are no seconds") from None
+            raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are not seconds") from None
         if not 0 <= start < end <= LAST_SECOND:
-            raise UserError(f"{where}: from {start:g} to {end:g} s is no stretch of a film")
+            raise UserError(f"{where}: from {start:g} to {end:g} s is not a stretch of a film")
         if not film:
             raise UserError(f"{where}: no film is named")
         for name in (cls, film) if kinetics else (cls,):

@@ -77,14 +77,14 @@ class File:
             raise UserError(f"{source}: onnxruntime is not installed; pip install onnxruntime")
         raw = path.read_bytes()
         if onnx.broken(raw):
-            raise UserError(f"{source}: its digest is not that of its content: the file is damaged; write it "
-                            f"anew with export.py")
+            raise UserError(f"{source}: its check sum does not match: the file is damaged; write it again "
+                            "with export.py")
         try:
             loops = onnx.may_loop(raw)
             self._run = None if loops else onnx.runner(raw, torch.get_num_threads(), limited=True)
         except Exception:   # there are as many ways to fail as damages
-            raise UserError(f"{source}: onnxruntime cannot load it: it is cut off, damaged, or no ONNX "
-                            f"file; write it anew with export.py") from None
+            raise UserError(f"{source}: onnxruntime cannot load it: it is cut off, damaged, or not an ONNX "
+                            "file; write it again with export.py") from None
         if loops:
             raise UserError(f"{source}: its network has loops or branches (Loop, If, Scan), which may never "
                             f"end and export.py does not write; take another file")
@@ -92,8 +92,8 @@ class File:
         try:
             self.about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         except (KeyError, ValueError, RecursionError):
-            raise UserError(f"{source}: it does not say which classes, transform and rate it has, as files "
-                            f"of export.py do; write it with that") from None
+            raise UserError(f"{source}: it does not hold its classes, transform and frame rate; write it "
+                            "with export.py") from None
         check_values(self.about, WHAT, source)
         later = {"background": Number(int, low=0, high=len(self.about["classes"]) - 1, none=True),
                  "min_probability": Number(float, low=0, high=1, none=True)}
@@ -118,8 +118,8 @@ class File:
             if not (there[:1] == [kind] and len(there) == 2 + len(shape) and isinstance(there[1], str)
                     and all(isinstance(a, int) if b is None else a == b or isinstance(a, str)
                             for a, b in zip(there[2:], shape, strict=True))):
-                raise UserError(f"{source}: its network does not take and give what the file says of itself; "
-                                f"write it anew with export.py")
+                raise UserError(f"{source}: its network has other inputs or outputs than the file says; "
+                                "write it again with export.py")
 
     def run(self, values):
         """numpy (B, ...) -> numpy (B, ...); UserError where the network cannot be computed."""
@@ -136,14 +136,14 @@ def read_exported(path):
     path = cli.file("model", path, "give a model.onnx that export.py wrote")
     whole = File(path)
     if whole.part != "model":
-        raise UserError(f"--model {path}: the {whole.part} alone; give the model.onnx beside it")
+        raise UserError(f"--model {path}: only the {whole.part}; give the model.onnx beside it")
     beside = [File(file) for part in ("encoder", "head")
               if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
     halves = {file.part: file for file in beside if file.about["network"] == whole.about["network"]}
     encoder, head = halves.get("encoder"), halves.get("head")
     if not (encoder and head and encoder.gives[-1] == head.takes[-1]):
         cli.say("encoder.onnx and head.onnx of this network are not beside it: every window is computed "
-                "whole, each frame in as many windows as hold it")
+                "whole, which takes longer")
         encoder, head = None, whole
 
     def features(frames):
@@ -155,7 +155,7 @@ def read_exported(path):
     def probabilities(windows):
         values = head.run(windows.numpy())
         if not (np.all(values >= 0) and np.all(abs(values.sum(-1) - 1) < 1e-3)):      # nan fails too
-            raise UserError(f"--model {path}: what this model says are no probabilities (such as "
+            raise UserError(f"--model {path}: the answers of this model are no probabilities (such as "
                             f"{np.ravel(values)[0]:.4g}): it is damaged, or not of export.py")
         return torch.from_numpy(values)
     return whole, features, probabilities

@@ -154,11 +154,12 @@ class Source(_Thread):
                 self.capture = open_live(self.source)
                 if self.capture.grab():
                     if self.may_be_film and np.array_equal(self.capture.retrieve()[1], self.opening):
-                        cli.say("it begins anew: it is a film, and was at its end", file=sys.stderr)
+                        cli.say("it starts again from the beginning: it is a film that "
+                                "had ended", file=sys.stderr)
                         return False
                     return True
         if self.may_drop:
-            cli.say("the stream did not come back: it is taken to be at its end", file=sys.stderr)
+            cli.say("the stream did not come back: it counts as ended", file=sys.stderr)
         return False
 
     def take(self, frame):

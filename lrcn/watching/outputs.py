@@ -128,8 +128,8 @@ class Outputs:
             film.timeline, seconds, lines, names, segments, self.colors[[classes.index(c) for c in names]],
             n=len(history.windows),
             title=f"{style.short(self.name, 50)}: probability of the leading classes over time",
-            note=f"A moment's probability is the mean of the windows that contain it; below, what is left of "
-                 f"them as segments, unsure under {least:g}.", truth=truth)
+            note="A moment's probability is the mean over the windows that contain it. Below: the segments; "
+                 f"\"unsure\" under {least:g}.", truth=truth)
         return segments
 
 

@@ -112,10 +112,10 @@ class Stream:
 def made_by(flow, backend):
     """How the fields of films are made: as those of a run's training, or by --flow, which is said."""
     if flow and backend not in (None, flow.backend):
-        cli.say(f"--flow {backend}: makes the fields of films; those of the training are of {flow.backend}")
+        cli.say(f"--flow {backend}: computes the flow of films; the training used {flow.backend}")
         flow = replace(flow, backend=backend, preset=None, weights=None, digest=None)
     elif backend and not flow:
-        raise cli.UserError(f"--flow {backend}: this run sees no optical flow; leave the flag out")
+        raise cli.UserError(f"--flow {backend}: this run does not use optical flow; leave the flag out")
     return flow
 
 
@@ -259,7 +259,7 @@ class Recogniser:
                     yield history.add(self.answers(moments))
                     moments = []
             if not last:
-                raise VideoError("not one frame of it can be decoded")
+                raise VideoError("no frame of it can be decoded")
             history.end = source.time + 1 / source.info.fps
         missing, short = wanted - chunks.count, self.length - len(history.times)
         if missing > 0 and self.extract == "all":

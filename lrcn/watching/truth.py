@@ -137,5 +137,5 @@ def sentence(figures):
         line += ", mean average precision " + ", ".join(f"{m:.3f} at {at}" for at, m in means.items())
     if figures["frames_of_no_class"]:
         line += (f"; {percent('frames_of_no_class_unsure')} of {figures['frames_of_no_class']} frames of no "
-                 f"class unsure")
+                 "class are unsure")
     return line

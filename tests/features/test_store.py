@@ -61,9 +61,9 @@ def test_the_list_says_what_is_there_and_prune_removes_what_no_video_needs(folde
     (folder / "manifest.csv").write_text("".join(row for row in rows if gone.stem not in row))
     said = inventory(folder)
     assert "squeezenet1_1 rgb 32 pixels, torch float32 (cpu)" in said
-    assert "45 frames" in said and "5 of no use" in said
+    assert "45 frames" in said and "5 not needed" in said
     said = inventory(folder, "--prune")
-    assert "40 frames" in said and "0 of no use" in said
+    assert "40 frames" in said and "0 not needed" in said
     assert len(list(folder.glob("features/*/*.rows"))) == 1
     assert np.array_equal(encode(folder, 8), values[1:])
     [index] = folder.glob("features/*/*.index")

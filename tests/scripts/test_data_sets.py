@@ -78,7 +78,7 @@ def test_clips_of_which_clips_csv_is_lost_are_sampled_again(mine):
     before = snapshot(out)
     (out / "clips.csv").unlink()
     refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
-    assert "6 of them have another time alone" in preprocess(raw, out).out
+    assert "6 of them differ in their time only" in preprocess(raw, out).out
     assert snapshot(out) == before
 
 

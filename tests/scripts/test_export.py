@@ -210,18 +210,18 @@ def greedy(graph):
 
 @pytest.mark.parametrize("change, words", [
     (lambda path: path.write_bytes(path.read_bytes()[:5000]), "cut off, damaged"),
-    (flip, "its digest is not that of its content"),
+    (flip, "its check sum does not match"),
     (lambda path: transformed(path, resize=100_000), "resize: expected"),
     (lambda path: say(path, num_frames_video=100_000_000), "num_frames_video: expected"),
     (lambda path: rewritten(path, branch), "loops or branches"),
     (lambda path: rewritten(path, unsure), "no probabilities (such as"),
     (lambda path: rewritten(path, greedy), "of memory"),
-    (lambda path: path.write_text("words"), "no ONNX file"),
-    (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "does not say which"),
+    (lambda path: path.write_text("words"), "not an ONNX file"),
+    (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "not hold its classes"),
     (lambda path: say(path, classes=["a", "a"]), "classes: expected a list"),
-    (lambda path: say(path, classes=["a"]), "does not take and give"),
+    (lambda path: say(path, classes=["a"]), "has other inputs or outputs"),
     (lambda path: say(path, sampling_rate=float("nan")), "sampling_rate: expected"),
-    (lambda path: say(path, part="head"), "does not take and give"),
+    (lambda path: say(path, part="head"), "has other inputs or outputs"),
     (lambda path: path.unlink(), "this file does not exist")])
 def test_a_file_that_is_none_is_refused_in_words(model, film, change, words):
     change(Path(model))
@@ -232,7 +232,7 @@ def test_a_file_that_is_none_is_refused_in_words(model, film, change, words):
 
 def test_a_half_is_not_the_whole_and_one_model_is_enough(files, film):
     head = files / "export" / "head.onnx"
-    for words, says in ((("--model", head), "the head alone; give the model.onnx beside"),
+    for words, says in ((("--model", head), "only the head; give the model.onnx beside"),
                         (("--model", head, "--model_dir", files), ("--model_dir", "or else --model")),
                         ((), ("--model_dir", "or else --model"))):
         refused("test_on_video.py", "--video_path", film, *words, says=says)

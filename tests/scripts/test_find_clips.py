@@ -90,7 +90,7 @@ def test_rows_that_a_person_deleted_are_taken_out_and_the_rest_is_not_written_ag
     (out / "candidates.csv").write_text("".join(lines[:1] + lines[3:]))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     said = call("find_clips.py", "--from", out / "candidates.csv", "--video_path", films, "--output_dir", out)
-    assert "0 clips written, 2 files taken out" in said.out
+    assert "0 clips written, 2 files removed" in said.out
     left = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     assert len(left) == len(before) - 2 and left.items() <= before.items()
     (next(iter(left))).unlink()
@@ -145,7 +145,7 @@ def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_p
                                    "tying a knot,-3B32lodo2M,6,8,validate\n")
     result = call("find_clips.py", "--from", tmp_path / "k.csv", "--video_path", tmp_path / "films",
                   "--output_dir", tmp_path / "k")
-    assert "1 that the table names are not there, such as xxxxxxxxxxx" in result.err
+    assert "1 of the table are missing, such as xxxxxxxxxxx" in result.err
     assert table(tmp_path / "k" / "films.csv")[0]["reason"] == "not there"
     clip = tmp_path / "k" / "tying a knot" / "-3B32lodo2M_000002_000004.mp4"
     assert [number_of(f) for f in read_frames(clip, range(50))] == list(range(50, 100))

@@ -50,5 +50,5 @@ def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tes
             Recogniser.of_run(fused, torch.device("cpu"))
     one = Recogniser.of_run(fused, torch.device("cpu"), "torch", flow="dis")
     assert one.flow == Flow("dis", length=2)
-    assert "those of the training are of tvl1" in capsys.readouterr().out
+    assert "the training used tvl1" in capsys.readouterr().out
     assert len(one.predict(film).times) > 5

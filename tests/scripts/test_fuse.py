@@ -114,7 +114,8 @@ def test_other_videos_and_wrong_words_are_refused_in_one_line(streams, tmp_path)
     bare.mkdir()
     damaged = answered_run(tmp_path / "damaged", {"v_A_g01_c01": ("A", (0.6, 0.9, 0.1))}, CLASSES)
     for words, says in (((streams[0], short), "tested on other videos"),
-                        ((streams[0], bare), "run test.py on it"), ((streams[0],), "one run is no fusion"),
+                        ((streams[0], bare), "run test.py on it"),
+                        ((streams[0],), "a fusion needs two or more runs"),
                         ((streams[0], tmp_path / "no"), "does not exist"),
                         ((*streams, "--weights", "1"), "expected 2 numbers"),
                         ((*streams, "--weights", "1", "x"), "expected 2 numbers"),
@@ -185,7 +186,7 @@ def test_a_fused_run_is_a_run_like_any_other(fused, two_runs, tmp_path, monkeypa
     (lambda spec: spec["heads"][0].update(hidden_size=900_000), "heads.0.lstm"),
     (lambda spec: spec["heads"][1].update(classes=7), "7 classes, expected 6"),
     (lambda spec: spec["streams"][1].update(crop=10 ** 9), "stream 2: crop"),
-    (lambda spec: spec["streams"][1].update(streams=[]), "nothing here is called 'streams'")])
+    (lambda spec: spec["streams"][1].update(streams=[]), "unknown entry 'streams'")])
 def test_a_foreign_spec_of_streams_is_one_line(fused, tmp_path, change, says):
     state = load(fused, "best")
     change(state["encoder_spec"])
@@ -227,7 +228,7 @@ def test_a_fusion_is_no_stream_of_another(fused, two_runs, tmp_path):
 
 def test_streams_that_do_not_suit_train_py_are_one_line(fused, two_runs, demo, sampled, tmp_path):
     both = f"{two_runs / 'rgb'},{two_runs / 'rgbdiff'}"
-    for words, says in ((("--streams", two_runs / "rgb"), "one run is no fusion"),
+    for words, says in ((("--streams", two_runs / "rgb"), "a fusion needs two or more runs"),
                         (("--streams", both, "--train_encoder", "all"), "--train_encoder"),
                         (("--streams", both, "--no-feature_cache"), "--no-feature_cache"),
                         (("--streams", both, "--classes", "Grow,Shrink"), "train all on the same"),

@@ -132,7 +132,7 @@ def test_what_an_encoder_has_learned_is_held_out_by_no_later_run(clips, tmp_path
         edited(old, lambda state: state.pop("learned", None))
         (old / "splits.csv").rename(old / "elsewhere.csv")
     third, said = train(clips, tmp_path, "--init_from", second, "--seed", 8)
-    assert "what its weights had learned before is not known" in said.err
+    assert "it is not known what its weights were trained on before" in said.err
     tested = dataset.test_data(utils.load_trained(third))
     assert "is not known" in tested.note and not tested.leak
 
@@ -152,8 +152,8 @@ def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_p
         fused = call("fuse.py", honest, folder, "--local_dir", tmp_path).out
     metrics = read_json(folder / "test" / "metrics.json")
     assert metrics["leaky"] is True and "trained on 3 of these 6 videos" in metrics["leak"]
-    assert "split drawn, LEAKY: a run that it began with was trained on 3 of these 6 videos" in said
-    assert "LEAKY: a run that it began with" in fused
+    assert "split drawn, LEAKY: a run that it started from was trained on 3 of these 6 videos" in said
+    assert "LEAKY: a run that it started from" in fused
 
 
 def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):

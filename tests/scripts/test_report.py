@@ -104,7 +104,7 @@ def test_epochs_that_are_not_as_they_were_trained_are_refused(trained, tmp_path)
     changed = [*lines[:3], lines[3].replace("3", "4", 2), *lines[4:]]
     for damaged in (lines[:1], lines[:8], lines[:-1], changed):
         found.metrics.write_text("".join(damaged))
-        with pytest.raises(UserError, match=r"metrics\.csv: epoch \d+ is not there as it was trained"):
+        with pytest.raises(UserError, match=r"metrics\.csv: epoch \d+ differs from the training"):
             read_run(mine)
     os.truncate(found.checkpoint("last"), 999)      # then nothing is known to compare it with
     assert len(read_run(mine).history) == 20

@@ -142,7 +142,7 @@ def test_without_a_system_library_the_headless_opencv_takes_its_place(machine, l
 def test_what_is_only_faster_may_be_absent_and_space_is_not_asked_for_again_once_torch_is_there(machine):
     (machine / "openvino_exit").write_text("1")
     done = setup(machine)
-    assert done.returncode == 0 and "openvino is not to be had" in done.stdout, done
+    assert done.returncode == 0 and "openvino is not available" in done.stdout, done
     (machine / "torch_there").touch()
     (machine / "free_kb").write_text("1000")
     assert setup(machine).returncode == 0

@@ -166,7 +166,7 @@ def test_init_from_takes_the_runs_encoder_as_it_is_and_the_projection(trained, c
     said = capsys.readouterr().out
     assert "--encoder resnet18 --img_dim 32 --resize centre --modality rgb" in said
     assert "tensors taken over (encoder and projection)" in said
-    assert re.search(r"starting afresh: head\.classifier\.1, head\.lstm", said)
+    assert re.search(r"newly initialised: head\.classifier\.1, head\.lstm", said)
     taken = [key for key in before if key.startswith(("encoder.", "head.projection."))]
     assert len(taken) > 100 and all(torch.equal(after[key], before[key]) for key in taken)
     other, after = begun(*heads, "--modality", "rgbdiff", "--img_dim", 48, "--resize", "squeeze")
@@ -237,7 +237,7 @@ def test_help_says_each_flags_purpose_and_default():
     for action in PARSER._actions:
         if action.dest != "help" and not action.option_strings[0].startswith("--no_"):
             assert action.option_strings[0] in text and action.help
-    assert "--batch_size BATCH_SIZE clips a step (default: 32)" in text
+    assert "--batch_size BATCH_SIZE clips in a mini-batch (default: 32)" in text
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")

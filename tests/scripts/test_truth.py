@@ -90,4 +90,4 @@ def test_a_wide_spread_of_the_training_clips_is_warned_of(short_clips, capsys, h
     trained = utils.load_trained(short_clips)
     trained.settings["frame_step_high"] = high
     assert utils.watching_rate(trained).step == pytest.approx(0.16)
-    assert ("no one speed is that of the training" in capsys.readouterr().err) == warned
+    assert ("no single speed matches them all" in capsys.readouterr().err) == warned

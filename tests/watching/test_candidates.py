@@ -79,7 +79,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     ("film,class,start,end\na.mp4,Jump,-1,5\n", "line 2: from -1 to 5"),
     ("film,class,start,end\na.mp4,Jump,nan,5\n", "line 2: from nan"),
     ("film,class,start,end\na.mp4,Jump,0,1e99\n", "line 2: from 0 to 1e"),
-    ("film,class,start,end\na.mp4,Jump,soon,5\n", "line 2: 'soon' to '5' are no seconds"),
+    ("film,class,start,end\na.mp4,Jump,soon,5\n", "line 2: 'soon' to '5' are not seconds"),
     ("film,class,start,end\na.mp4,../x,0,5\n", "'../x' cannot be"),
     ("film,class,start,end\n,Jump,0,5\n", "no film is named"),
     ("film,class,start,end\na.mp4,,0,5\n", "'' cannot be"),
