@@ -162,7 +162,10 @@ async function startReview() {
   select();
 }
 byId("filters").addEventListener("input", select);
-byId("filters").addEventListener("submit", (event) => event.preventDefault());
+byId("filters").addEventListener("submit", (event) => {
+  event.preventDefault();
+  document.activeElement.blur();      // the keys are keys again
+});
 byId("filters").addEventListener("reset", () => setTimeout(select));
 
 byId("renaming").onsubmit = (event) => {
