@@ -29,6 +29,7 @@ from lrcn.watching.films import Labeller
 
 MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
+HIGH = 420          # pixels of a film on the page: a portrait one does not fill it
 KEPT, SWEEP = 3600, 600     # seconds that a visitor's files are kept, and between two looks at their age
 # Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
@@ -112,28 +113,29 @@ def make_page(gradio, desk, args):
                     f"{args.max_seconds:g} s. The network knows these {len(classes)} classes only, and gives "
                     f"one of them for whatever it sees: {html.escape(cli.first(classes, 120))}.</p><p>A film "
                     "that the browser cannot play can still be labelled.</p>")
-        with gradio.Row():
-            film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film",
-                                webcam_options=gradio.WebcamOptions(mirror=False))
-            labelled = gradio.Video(show_label=False, interactive=False, elem_id="labelled",
-                                    buttons=["download"])
+        film = gradio.Video(label="Film", sources=["upload", "webcam"], elem_id="film", height=HIGH,
+                            webcam_options=gradio.WebcamOptions(mirror=False))
         button = gradio.Button("Label it", variant="primary", elem_id="label")
-        sentence = gradio.Textbox(show_label=False, interactive=False, elem_id="said")
-        timeline = gradio.Image(show_label=False, interactive=False, elem_id="timeline",
-                                buttons=["download", "fullscreen"])
-        table = gradio.Dataframe(headers=["from (s)", "to (s)", "label", "probability"], datatype="str",
-                                 interactive=False, label="Segments", elem_id="segments")
-        tables = gradio.Files(label="Tables to download", interactive=False, elem_id="files")
+        sentence = gradio.Textbox(placeholder="Drop a film above, or record one, and press the button.",
+                                  show_label=False, interactive=False, elem_id="said")
+        with gradio.Column(visible=False) as results:       # no empty boxes before there is something in them
+            labelled = gradio.Video(show_label=False, interactive=False, elem_id="labelled", height=HIGH,
+                                    buttons=["download"])
+            timeline = gradio.Image(show_label=False, interactive=False, elem_id="timeline",
+                                    buttons=["download", "fullscreen"])
+            table = gradio.Dataframe(headers=["from (s)", "to (s)", "label", "probability"], datatype="str",
+                                     interactive=False, label="Segments", elem_id="segments")
+            tables = gradio.Files(label="Tables to download", interactive=False, elem_id="files")
         progress = gradio.Progress()
 
         def label(film, report=progress):       # gradio looks for its Progress among the defaults
             try:
-                return desk.label(film, report)
-            except VideoError as error:
-                return None, None, [], [], f"Cannot read this film ({error}). Try another, or convert it."
-            except UserError as error:
-                return None, None, [], [], str(error)
-        button.click(label, film, [labelled, timeline, table, tables, sentence], concurrency_limit=1,
+                return *desk.label(film, report), gradio.update(visible=True)
+            except (VideoError, UserError) as error:
+                said = f"Cannot read this film ({error}). Try another, or convert it."
+                return (None, None, [], [], said if isinstance(error, VideoError) else str(error),
+                        gradio.update(visible=False))
+        button.click(label, film, [labelled, timeline, table, tables, sentence, results], concurrency_limit=1,
                      api_visibility="private", show_progress_on=sentence)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 

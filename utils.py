@@ -480,7 +480,7 @@ def say_least(args, recogniser):
     if args.min_probability is None:
         cli.say(f"--min_probability {recogniser.least():.3g}: " + (
             "the lowest at which nine of ten answers on the validation part were right"
-            if recogniser.min_probability is not None else "the usual one, this run's validation tells none"))
+            if recogniser.min_probability is not None else "the default; this run's validation gives none"))
 
 
 def add_time_limit(parser):

@@ -59,14 +59,21 @@ function bars([name, label, predicted, top, ofTrue]) {
   });
 }
 const row = (video) => {
-  const [name, label, predicted, , , clip] = video, right = label === predicted;
-  const item = make("li", null, {}, make("div", null, {}, mark(right), " ", make("strong", name)));
-  if (!right) item.append(make("div", `true: ${data.classes[label]}; predicted: ${data.classes[predicted]}`));
-  item.append(...bars(video));
-  if (clip) {
+  const [name, label, predicted, , , clip, still] = video, right = label === predicted;
+  const item = make("li"), answer = make("div", null, { class: "answer" }, make("div", null, {}, mark(right), " ", make("strong", name)));
+  if (still) {
+    const image = make("img", null, { src: still, alt: "", loading: "lazy" });
+    const button = make(clip ? "button" : "div", null, clip ? { type: "button", class: "still", title: "play", "aria-label": `Play ${name}` } : { class: "still" }, image);
+    if (clip) button.onclick = () => button.replaceWith(player(clip, name));
+    item.append(button);
+  }
+  if (!right) answer.append(make("div", `true: ${data.classes[label]}; predicted: ${data.classes[predicted]}`));
+  answer.append(...bars(video));
+  item.append(answer);
+  if (clip && !still) {
     const button = make("button", "Play", { type: "button", "aria-label": `Play ${name}` });
     button.onclick = () => button.replaceWith(player(clip, name));
-    item.append(button);
+    answer.append(button);
   }
   return item;
 };

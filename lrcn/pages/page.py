@@ -19,6 +19,7 @@ import numpy as np
 from lrcn.base import Lazy, cli, files
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import read_sampled, sampling_settings
+from lrcn.drawing import style
 from lrcn.evaluation import scores
 from lrcn.pages import charts, reading
 from lrcn.runs import loss_words
@@ -30,7 +31,7 @@ offline = Lazy("plotly.offline")
 jinja2 = Lazy("jinja2")
 
 HERE = Path(__file__).parent
-SIDE, FRAMES = 192, 60      # pixels of a small film's longer side; frames of a long clip
+SIDE, FRAMES, STILL = 192, 60, 112      # pixels of a small film's longer side; its frames; of a still's side
 
 
 def figure(value, form=".3f"):
@@ -89,11 +90,13 @@ def page_data(run, clips, compared, runs):
         tested, matrix, trained = run.tested, run.tested.matrix(), run.parts.get("train", Counter())
         counts = np.array([trained[cls] for cls in tested.classes])
         best = np.argsort(-tested.probabilities, axis=1, kind="stable")[:, :reading.TOP]
+        stills = run.folder.report_clips
         for i, (_, name) in enumerate(tested.names):
             p, label = tested.probabilities[i].tolist(), int(tested.labels[i])
             data["videos"].append([name, label, int(tested.predicted[i]),
                                    [[k, round(p[k], 4)] for k in best[i].tolist()], round(p[label], 4),
-                                   quote(clips[i]) if i in clips else 0])
+                                   quote(clips[i]) if i in clips else 0,
+                                   quote(f"{stills.name}/{i}.jpg") if (stills / f"{i}.jpg").is_file() else 0])
         accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
         few = scores.under_represented(counts)
         data.update(classes=tested.classes, matrix=matrix.tolist(), n=n.tolist(), few=few.tolist(),
@@ -122,7 +125,8 @@ def page_data(run, clips, compared, runs):
 
 def write_clips(run, sampled, most):
     """({number of the tested video: path below the run folder} of small films, of every cell of the confusion
-    matrix the `most` surest ones, or where the clips are gone test.py's; a sentence about that, or None)."""
+    matrix the `most` surest ones, or where the clips are gone test.py's; a sentence about that, or None). A
+    still of every tested video lies beside them."""
     tested, folder, there, missing = run.tested, run.folder, {}, None
     try:
         if sampled and most:
@@ -136,22 +140,26 @@ def write_clips(run, sampled, most):
                  zip(tested.names, tested.right, strict=True))
         return {i: path.relative_to(folder.path).as_posix()
                 for i, path in enumerate(paths) if path.is_file()}, missing
-    drawn, cells, chosen = {}, Counter(), []
+    drawn, cells, chosen = {}, Counter(), set()
     for i in np.argsort(-tested.probabilities.max(1), kind="stable").tolist():
         cell = tested.labels[i], tested.predicted[i]
         cells[cell] += 1
         if cells[cell] <= most:
-            chosen.append(i)
+            chosen.add(i)
     with files.replaced_folder(folder.report_clips, own=("*",)) as new:
-        for i in cli.progress(sorted(chosen), desc="drawing clips", unit="clip"):
+        for i in cli.progress(range(len(tested.videos)), desc="drawing clips", unit="clip"):
             video = there.get((tested.videos[i].cls, tested.videos[i].name))
             try:
-                frames = source_frames(sampled, video, range(min(video.frames, FRAMES))) if video else ()
+                seen = video and (range(min(video.frames, FRAMES)) if i in chosen else [video.frames // 2])
+                frames = source_frames(sampled, video, seen) if video else ()
             except (VideoError, OSError, cli.UserError):
                 continue
             if len(frames):
                 high, wide = frames[0].shape[:2]
-                size = [max(2, round(side * SIDE / max(high, wide) / 2) * 2) for side in (wide, high)]
+                small, size = ([max(2, round(side * most / max(high, wide) / 2) * 2) for side in (wide, high)]
+                               for most in (STILL, SIDE))
+                style.write_picture(new / f"{i}.jpg", fit_frame(frames[len(frames) // 2], *small))
+            if len(frames) and i in chosen:
                 with Writer(new / f"{i}.mp4", fps, *size) as writer:
                     for frame in frames:
                         writer.write(fit_frame(frame, *size))
