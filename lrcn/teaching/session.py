@@ -123,12 +123,13 @@ class Session:
 
     def start(self, encoder, options):
         """Encode, learn and cut in threads. options: features.Options."""
-        def encode():
+        def tried(work, *words):
+            """Labels can be given whatever fails here, and the page says what did."""
             try:
-                self.encode(encoder, options)
-            except (UserError, OSError) as error:
-                self.note = str(error)
-                cli.say(error)
+                work(*words)
+            except Exception as error:
+                self.note = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                cli.say(self.note)
             self.touch()
 
         def repeat(due, work):
@@ -136,10 +137,11 @@ class Session:
                 with self.changed:
                     self.changed.wait_for(lambda: self.closed or due())
                 if not self.closed:
-                    work()
+                    tried(work)
 
-        for work in (encode, lambda: repeat(self.is_due, self.learn), lambda: repeat(self.uncut, self.cut)):
-            self.threads.append(threading.Thread(target=work, daemon=True))
+        for work, *words in ((tried, self.encode, encoder, options), (repeat, self.is_due, self.learn),
+                             (repeat, self.uncut, self.cut)):
+            self.threads.append(threading.Thread(target=work, args=words, daemon=True))
             self.threads[-1].start()
 
     def close(self):
@@ -451,7 +453,7 @@ class Session:
         film, number = self.find_moment(id)
         start, end = self.stretch(film, number, start, end)
         path = self.playing / f"{film.number}-{start:.3f}-{end:.3f}.mp4"
-        with self.cutting:
+        with self.cutting if not path.is_file() else contextlib.nullcontext():
             if not path.is_file():
                 try:
                     play(film.path, path, start, end)
@@ -549,7 +551,7 @@ class Session:
                 labels = list(self.labels.now.values())
             self.run = str(self.finisher(labels, say))
             self.finished = "done"
-        except (UserError, OSError) as error:
+        except Exception as error:
             say(error)
             self.finished = "failed"
         self.touch()
