@@ -13,6 +13,7 @@ import numpy as np
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
 from lrcn.data import fields, split_lists, splits
+from lrcn.data.chunks import require_rate
 from lrcn.data.frames import ClipSampler
 from lrcn.data.groups import look_alike
 from lrcn.data.learned import Learned, leaked
@@ -40,8 +41,9 @@ def _sampled(folder, settings):
 
 
 def require_folders(recipe):
-    """UserError where a folder that the recipe names is not there; nothing in it is read."""
-    _sampled_folder(recipe.sampled_data_path)
+    """UserError where a folder that the recipe names is not there, or has clips of a rate that its encoder
+    does not take; no clip is read."""
+    require_rate(_sampled_folder(recipe.sampled_data_path), recipe)
     if recipe.ucf_list_dir and recipe.split != "random":
         _list_folder(recipe.ucf_list_dir)
 
@@ -50,7 +52,8 @@ def training_samples(recipe, run=None, say=cli.say):
     """([SampledVideo] with label and part, of train, val and, where no list says it, test; class names in
     label order). run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table
     knows keeps its part; what it does not know gets that of its group, or is drawn."""
-    _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
+    folder, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
+    require_rate(folder, recipe)
     leaky, rows = recipe.split == "random", []
     if recipe.parts:
         table, flag = cli.file("parts", recipe.parts, "give a run's splits.csv"), f"--parts {recipe.parts}"
@@ -95,17 +98,21 @@ def training_samples(recipe, run=None, say=cli.say):
 def _say_short(recipe, pool, say, resumed=False):
     """Say how many videos have fewer frames than a clip; UserError where a new run would see stills alone."""
     sampler = ClipSampler.of(recipe)
-    short = sum(v.frames < (sampler.length or 1) for v in pool)
+    needed, T = sampler.length or 1, recipe.num_frames_video
+    if sampler.chunk:
+        needed = sampler.chunk + (needed - 1) * sampler.chunk_stride
+    short = sum(v.frames < needed for v in pool)
     if short and all(v.frames == 1 for v in pool):
-        words = (f"--num_frames_video {recipe.num_frames_video}: these {len(pool)} are pictures, of one "
-                 f"frame; --num_frames_video 1 --readout none makes an image classifier")
+        words = (f"--num_frames_video {T}: these {len(pool)} are pictures, of one frame; "
+                 f"--num_frames_video 1 --readout none makes an image classifier")
         if not resumed and not recipe.allow_pictures:
             raise UserError(f"{words}; --allow_pictures trains on them anyway")
         say(words)
     elif short:
         read = "repeat their last one" if sampler.repeat else "are read as they are"
-        say(f"--num_frames_video {recipe.num_frames_video}: {short} of {len(pool)} sampled videos have fewer "
-            f"frames, and {read}; preprocess with --num_frames_to_extract {recipe.num_frames_video} or more")
+        fewer = f"fewer than the {needed} frames of its chunks" if sampler.chunk else "fewer frames"
+        say(f"--num_frames_video {T}: {short} of {len(pool)} sampled videos have {fewer}, and {read}; "
+            f"preprocess with --num_frames_to_extract {needed} or more")
 
 
 def _kept(rows, parts, table, say):
@@ -256,6 +263,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     folder, videos = _sampled(sampled_data_path, {} if split == "folder" else
                               {**saved, "ucf_list_dir": ucf_list_dir})
     fields.require(folder, trained.recipe, saved.get("flow"))
+    require_rate(folder, trained.recipe)
     if not run.splits.is_file():
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")

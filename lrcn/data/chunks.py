@@ -3,7 +3,7 @@
     chunk_of("video/r3d_18")                # (16, 16, 15.0): frames, from one to the next, frames a second
     chunk_of("video/r3d_18", stride=8)      # (16, 8, 15.0): each overlaps half of the next one
     chunk_of("resnet18")                    # (0, 0, 0): an image encoder reads frames
-    require_rate("sampled", "video/r3d_18")     # UserError: its clips hold another number of frames a second
+    require_rate("sampled", recipe)     # UserError: its clips hold another number of frames a second
 
 Chunk k of a video begins at its frame k * stride, as long as a whole one fits; a video that is shorter than a
 chunk has one, in which its last frame repeats.
@@ -50,10 +50,10 @@ def chunk_of(encoder, frames=None, stride=None, modality="rgb"):
     return frames, stride or frames, rate
 
 
-def require_rate(folder, encoder):
-    """UserError where the clips of a sampled folder hold another number of frames a second than an encoder
-    wants. Clips of which nobody knows it are taken as they are."""
-    wanted, settings = chunk_of(encoder)[2], sampling_settings(folder)
+def require_rate(folder, recipe):
+    """UserError where the clips of a sampled folder hold another number of frames a second than the video
+    encoder of a training.recipe.Recipe wants. Clips of which nobody knows it are taken as they are."""
+    wanted, settings = recipe.chunk[2], sampling_settings(folder)
     if not wanted or settings.get("sampling_rate") is None:
         return
     if settings["sampling_rate"]:
@@ -62,6 +62,7 @@ def require_rate(folder, encoder):
         there = {1 / video.step for video in read_sampled(folder) if video.step}
     off = [rate for rate in there if abs(rate / wanted - 1) > NEAR]
     if off:
+        name = recipe.encoder
         raise UserError(f"--sampled_data_path {folder}: its clips hold {max(off):.3g} frames a second, and "
-                        f"--encoder {encoder} wants {wanted:g}; make a folder for it with: python "
-                        f"preprocessing_data.py --for {encoder} --row_data_dir VIDEOS --sampled_data_dir NEW")
+                        f"--encoder {name} wants {wanted:g}; make a folder for it with: python "
+                        f"preprocessing_data.py --for {name} --row_data_dir VIDEOS --sampled_data_dir NEW")

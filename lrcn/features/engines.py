@@ -27,14 +27,14 @@ nn = Lazy("torch.nn")
 
 BACKENDS, PRECISIONS = ("auto", "torch", "openvino", "onnxruntime"), ("auto", "float32", "bfloat16")
 NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime"}
-# Frames the encoder takes at once: what fills the device, whatever --batch_size says.
+# Frames the encoder takes at once, alone or in chunks: what fills the device, whatever --batch_size says.
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
 PART, PARTS = 4, 16     # frames that OpenVINO takes at once, and how many of these parts side by side
 # The largest error with which an engine serves, of nine in ten frames and of each modality: a fraction of the
 # features' deviation from their mean. On real clips bfloat16 has 0.10 of frames, where it moves a head's
 # probabilities by 0.013 on average, 0.15 of differences (0.027) and 0.44 of flow (0.143, up to 0.36).
 AGREEMENT = {"float32": 0.01, "bfloat16": 0.25}
-JUDGED, QUANTILE = 32, 0.9      # frames that an engine is judged by
+JUDGED, QUANTILE = 32, 0.9      # frames that an engine is judged by, or a quarter as many chunks
 LEAST = 0.05    # the deviation counts as this fraction of a feature's length at least: frames may be alike
 RULE = 2        # by which engines are judged; what another one said of an engine counts no more
 
@@ -97,8 +97,18 @@ def candidates(backend, precision, device):
     return [*first, *(engine for engine in last if engine not in first)]
 
 
+def block(transform, device):
+    """How many frames, or chunks, an encoder takes at once."""
+    return max(1, BLOCK[device.type] // max(1, transform.chunk))
+
+
+def judged(transform):
+    """How many frames, or chunks, an engine is judged by."""
+    return JUDGED // 4 if transform.chunk else JUDGED
+
+
 class FrameEncoder:
-    """A frozen encoder made ready for a device: uint8 (N, [M,] S, S, C) -> features (N, ...), float.
+    """A frozen encoder made ready for a device: uint8 (N, [M or K,] S, S, C) -> features (N, ...), float.
 
     Channels last, batch norm folded. engine: an Engine; None: PyTorch in float32, on CUDA in bfloat16.
     """
@@ -109,7 +119,8 @@ class FrameEncoder:
         self.encoder = surgery.for_inference(getattr(encoder, "whole", encoder).to(device))
         self.runner = at_once(self._torch)
         if self.engine.backend != "torch":
-            example = torch.zeros(2, *self.transform.shape, dtype=torch.uint8)
+            # A network of chunks takes them one by one, so that it may ask how large a batch is.
+            example = torch.zeros(1 if self.transform.chunk else 2, *self.transform.shape, dtype=torch.uint8)
             self.runner = RUNNERS[self.engine.backend](surgery.ChannelsLast(self.encoder), example,
                                                        self.engine.precision)
         elif compile:
@@ -136,11 +147,11 @@ class FrameEncoder:
             return self.encoder(frames)
 
     def fault(self, frames):
-        """None where the features of frames, JUDGED ones that differ, agree with PyTorch's in float32, else
-        how they differ."""
+        """None where the features of frames, as many as `judged` says and different ones, agree with
+        PyTorch's in float32, else how they differ."""
         if self.engine == Engine():
             return None
-        blocks = frames.split(BLOCK[self.device.type])
+        blocks = frames.split(block(self.transform, self.device))
         ours, theirs = (torch.cat([run(block).float().flatten(1) for block in blocks]).unflatten(
             1, (self.transform.modalities, -1)) for run in (self, lambda x: self._torch(x, "float32")))
         deviation = torch.maximum((theirs - theirs.mean(0)).norm(dim=2).square().mean(0).sqrt(),
@@ -203,7 +214,7 @@ def attempt(encoder, device, engine, frames, compile=False):
     """(FrameEncoder, None) of an engine that serves, else (None, why not)."""
     try:
         ready = FrameEncoder(encoder, device, compile, engine)
-        ready(frames[:BLOCK[device.type]])
+        ready(frames[:block(encoder.transform, device)])
         fault = ready.fault(frames)
     except UserError:
         raise
@@ -227,13 +238,13 @@ def fastest(encoder, device, backend="auto", precision="auto", compile=False):
     """The FrameEncoder of the fastest engine that serves: the one that a run was trained with, else compared
     with PyTorch on coloured clouds, which tell of frames alone: other modalities get float32 where the
     precision is left open."""
-    frames, own = clouds(encoder.transform, JUDGED), getattr(encoder, "kept_engine", None)
+    frames, own = clouds(encoder.transform, judged(encoder.transform)), getattr(encoder, "kept_engine", None)
 
     def judge(engine):
         if own == [engine.backend, engine.precision, device.type] and engine.precision == "bfloat16":
             with contextlib.suppress(Exception):    # judged on real frames, in training
                 ready = FrameEncoder(encoder, device, compile, engine)
-                ready(frames[:BLOCK["cpu"]])
+                ready(frames[:block(encoder.transform, torch.device("cpu"))])
                 return ready, None
         if (engine.precision, precision, encoder.transform.modality != "rgb") == ("bfloat16", "auto", True):
             return None, ""
@@ -261,20 +272,21 @@ class OpenVINO:
     def __init__(self, network, example, precision):
         import openvino
         self.core, self.shape = openvino.Core(), example.shape[1:]
+        self.part = PART if len(example) > 1 else 1
         with torch.no_grad(), onnx.without_words():
             trace = torch.jit.trace(network, example, check_trace=False)
             self.model = openvino.convert_model(trace, example_input=example)
         self.threads = torch.get_num_threads()
         self.options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                         "INFERENCE_NUM_THREADS": self.threads}
-        self.ahead = 1 + min(self.threads, PARTS) * PART // BLOCK["cpu"]
+        self.ahead = 1 + min(self.threads, PARTS) * self.part // (BLOCK["cpu"] if self.part > 1 else 1)
         self.compiled, self.idle = {}, {}
 
     def __call__(self, frames):
         frames = np.ascontiguousarray(frames.numpy())
-        whole = len(frames) // PART * PART      # the rest, of a camera, one by one
+        whole = len(frames) // self.part * self.part    # the rest, of a camera, one by one
         begun = [self._begin(frames[a:a + size]) for start, stop, size in
-                 ((0, whole, PART), (whole, len(frames), 1)) for a in range(start, stop, size)]
+                 ((0, whole, self.part), (whole, len(frames), 1)) for a in range(start, stop, size)]
 
         def features():
             done = []
@@ -291,7 +303,7 @@ class OpenVINO:
         size = len(part)
         if size not in self.compiled:
             self.model.reshape([size, *self.shape])
-            hint = {"PERFORMANCE_HINT": "LATENCY"} if size < PART else \
+            hint = {"PERFORMANCE_HINT": "LATENCY"} if size < self.part else \
                 {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": min(self.threads, PARTS)}
             self.compiled[size] = self.core.compile_model(self.model, "CPU", self.options | hint)
             self.idle[size] = []
@@ -305,7 +317,9 @@ class OpenVINO:
 
 def _onnxruntime(network, example, precision):
     run = onnx.runner(onnx.traced(network, example, "frames"), torch.get_num_threads())
-    return at_once(lambda frames: torch.from_numpy(run(frames.numpy())))
+    size = None if len(example) > 1 else 1
+    return at_once(lambda frames: torch.cat([torch.from_numpy(run(part.numpy()))
+                                             for part in frames.split(size or len(frames))]))
 
 
 RUNNERS = {"openvino": OpenVINO, "onnxruntime": _onnxruntime}

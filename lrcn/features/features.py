@@ -15,7 +15,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.distributed import Rank
 from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import in_threads
-from lrcn.features.engines import BLOCK, JUDGED, FrameEncoder, attempt, choose
+from lrcn.features.engines import FrameEncoder, attempt, block, choose, judged
 from lrcn.features.rows import Blocks, entries_of, unique_rows
 from lrcn.features.store import FORMAT, Segment, Store
 
@@ -96,7 +96,7 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
 
         engine, (ready, layout) = choose(encoder, options.backend, options.precision, options.device, judge)
         if options.rank.first:
-            cli.say(f"encoding {what}: {len(rows)} frames; {engine}")
+            cli.say(f"encoding {what}: {len(rows)} {encoder.transform.unit}; {engine}")
         values = np.empty((len(rows), *layout["shape"]), layout["dtype"])
         _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options),
                 values.__setitem__, values.dtype, options, what)
@@ -162,15 +162,15 @@ def _plan(encoder, rows, folder, options, what, held):
 
     engine, (store, ready) = choose(encoder, options.backend, options.precision, options.device, judge)
     numbers = store.lay_out(store.description).open().find(wanted)
-    missing = int((numbers < 0).sum())
+    missing, unit = int((numbers < 0).sum()), encoder.transform.unit
     if missing:
         store.require_space(missing)
         elsewhere = (f"; {store.places[-1].parent} cannot be written, they go to {store.path}"
                      if store.places[1:] else "")
-        cli.say(f"encoding {what}: {missing} frames, {len(rows) - missing} more are in the feature store; "
+        cli.say(f"encoding {what}: {missing} {unit}, {len(rows) - missing} more are in the feature store; "
                 f"{engine}{elsewhere}")
     else:
-        cli.say(f"{what}: all {len(rows)} frames are in the feature store; {engine}")
+        cli.say(f"{what}: all {len(rows)} {unit} are in the feature store; {engine}")
     return (engine, store.key, store.description, wanted, numbers, stamps), ready, store
 
 
@@ -179,15 +179,16 @@ def store_key(encoder, engine, options):
     spec = json.loads(json.dumps(encoder.spec()))
     if spec.get("augment") == "none":   # its pictures are the plain ones
         del spec["augment"]
+    spec.pop("chunk_stride", None)      # says which chunks there are, and not what is in one
     return {"format": FORMAT, "encoder": spec, "weights": encoder.digest(), "backend": engine.backend,
-            "precision": engine.precision, "device": options.device.type, "batch": BLOCK[options.device.type],
-            "wanted_dtype": options.dtype}
+            "precision": engine.precision, "device": options.device.type,
+            "batch": block(encoder.transform, options.device), "wanted_dtype": options.dtype}
 
 
 def _first_use(encoder, engine, rows, folder, options):
     """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves by frames from all over the rows,
     else (None, {refused, judged_by}). Noise says how large features get."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, JUDGED).astype(int))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, judged(encoder.transform)).astype(int))
     blocks = Blocks(rows, chosen, folder, encoder.transform, options)
     frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
     ready, fault = attempt(encoder, options.device, engine, frames, options.compile)
@@ -203,7 +204,7 @@ def _first_use(encoder, engine, rows, folder, options):
 
 def _encode(frame_encoder, blocks, keep, dtype, options, what):
     """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
-    bar = cli.progress(total=len(blocks.chosen), unit="frame", desc=f"encoding {what}",
+    bar = cli.progress(total=len(blocks.chosen), unit=blocks.transform.unit[:-1], desc=f"encoding {what}",
                        show=options.rank.first, mininterval=0.5, smoothing=0.05)
     done, kept_at = [], time.monotonic()
 

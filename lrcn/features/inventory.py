@@ -147,9 +147,10 @@ def main():
         entries, useful = sort_out(store, videos)
         key, spec = store.key, store.key["encoder"]
         part = f" up to {spec['up_to']}" if "up_to" in spec else ""
+        unit = f"chunks of {spec['chunk']} frames" if "chunk" in spec else "frames"
         cli.say(f"{path.name}  {spec['name']}{part} {spec['modality']} {spec['crop']} pixels, "
                 f"{key['backend']} {key['precision']} ({key['device']}), weights {key['weights'][:8]}: "
-                f"{len(entries)} frames, {size(path)}, {len(entries) - len(useful)} not needed")
+                f"{len(entries)} {unit}, {size(path)}, {len(entries) - len(useful)} not needed")
     if args.prune:
         shutil.rmtree(writable(folder, "encoders"), ignore_errors=True)
     cli.say(f"{root}: {size(root)}")

@@ -18,7 +18,7 @@ from lrcn.base.cli import UserError
 from lrcn.base.lazy import Lazy
 from lrcn.data.fields import flow_path
 from lrcn.data.frames import Clip, Cut, clip_frames
-from lrcn.features.engines import BLOCK
+from lrcn.features.engines import block
 from lrcn.features.store import ENTRY, writable
 
 torch = Lazy("torch")
@@ -101,7 +101,7 @@ class MeanFrame:
 
 @dataclass(eq=False)
 class Rows:
-    """The pictures that some clips need, each once: a video's frame in a view."""
+    """The pictures that some clips need, each once: a video's frame in a view, or the chunk behind it."""
     shots: list         # (video, view)
     owner: np.ndarray   # int32 (rows,): the shot's number
     frame: np.ndarray   # int32 (rows,): the frame's
@@ -166,7 +166,7 @@ def _videos(video, view):
 
 
 class Blocks:
-    """The pictures of chosen rows in batches: i -> uint8 (size, [M,] S, S, C).
+    """The pictures, or chunks, of chosen rows in batches: i -> uint8 (size, [M or K,] S, S, C).
 
     The last one is filled up with its last picture. UserError names a file that cannot be read, or that
     is not what its stamp says when its pictures are there. stamps: see entries_of.
@@ -175,7 +175,7 @@ class Blocks:
     def __init__(self, rows, chosen, folder, transform, options, stamps=None):
         self.rows, self.chosen, self.stamps = rows, chosen, stamps or {}
         self.folder, self.transform, self.seed = folder, transform, options.seed
-        self.size, self.pinned = BLOCK[options.device.type], options.device.type == "cuda"
+        self.size, self.pinned = block(transform, options.device), options.device.type == "cuda"
 
     def __len__(self):
         return -(-len(self.chosen) // self.size)

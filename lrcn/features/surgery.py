@@ -96,7 +96,12 @@ def for_inference(encoder):
         error = (fast(probe) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not error < 1e-3:
         fast = copy.deepcopy(encoder).requires_grad_(False)
-    return fast if chunk else fast.to(memory_format=torch.channels_last)
+    if not chunk:
+        return fast.to(memory_format=torch.channels_last)
+    for module in fast.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    return fast
 
 
 def widen(backbone, channels, name):

@@ -78,6 +78,8 @@ def saved_settings(recipe, samples, encoder):
     frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
     tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
     clip_frames: of clips that are not equally long by intent, the median of their frames.
+    chunk_step: of a video encoder, frames from one chunk of a clip to the next, their median; frame_step is
+    then that of the frames in a chunk.
     """
     sampler = ClipSampler.of(recipe)
     train = [v for v in samples if v.part == "train"]
@@ -85,7 +87,11 @@ def saved_settings(recipe, samples, encoder):
     sampled = sampling_settings(recipe.sampled_data_path)
     listed = recipe.ucf_list_dir or recipe.split == "random"
     flow = fields.require(recipe.sampled_data_path, recipe)
-    steps = [v.step * sampler.spacing(v) for v in train if v.step and v.frames > 1]
+    spacing = {v: sampler.spacing(v) for v in train if v.frames > 1}
+    if sampler.chunk:
+        more["chunk_step"] = round(sampler.chunk_stride * float(np.median([*spacing.values()] or [1])))
+        spacing = dict.fromkeys(spacing, 1)
+    steps = [v.step * frames for v, frames in spacing.items() if v.step]
     return {**recipe.as_settings(), **more, "test_split": recipe.split if listed else "drawn",
             **({"flow": flow} if flow else {}), "engines": engines.kept(encoder),
             **{name: sampled.get(name) for name in ("FPS", "sampling_rate", "num_frames_to_extract")},

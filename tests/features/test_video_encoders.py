@@ -1,0 +1,291 @@
+"""Video networks as encoders of chunks: torchvision's own features, chunks by hand, each encoded once."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as zoo
+from commands import call
+from runs import TINY, last_line, load, refused, report_of
+
+import models
+from lrcn.base.cli import UserError
+from lrcn.data import chunks, frames
+from lrcn.data.chunks import VIDEO_ENCODERS, chunk_of
+from lrcn.data.frames import Clip, ClipSampler, clip_frames
+from lrcn.data.manifest import SampledVideo, read_sampled
+from lrcn.features import features, surgery
+from lrcn.features.engines import Engine, FrameEncoder, attempt, installed
+from lrcn.features.features import Options, encode_clips
+from lrcn.video.reader import read_frames
+from lrcn.video.writer import write_clip
+
+CPU = torch.device("cpu")
+STORE = Options(CPU, num_workers=0, dtype="float32")    # random weights give features below float16's
+# Frames of a chunk that keep a test short, and, of one that takes any size, pixels
+SMALL = {"r3d_18": (4, 112), "mc3_18": (3, 112), "r2plus1d_18": (4, 112), "s3d": (14, 224),
+         "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "swin3d_t": (2, 224), "swin3d_s": (2, 224),
+         "swin3d_b": (2, 224)}
+LARGE = ("mvit_v1_b", "mvit_v2_s", "swin3d_s", "swin3d_b")
+VIDEO = ("--encoder", "video/r3d_18", "--img_dim", 16, "--chunk_frames", 4, "--num_frames_video", 2)
+
+
+@pytest.fixture(autouse=True)
+def _quick_weights(monkeypatch):
+    """Drawing the usual ones of large transformers takes longer than computing with them."""
+    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda t, **_: t.data.uniform_(-0.04, 0.04))
+
+
+def small(name, stride=None, **more):
+    torch.manual_seed(0)
+    return models.build_encoder(f"video/{name}", None, chunk_frames=SMALL[name][0], chunk_stride=stride,
+                                **more)
+
+
+@pytest.fixture(scope="module")
+def fifteen(demo, once):
+    """Folder of sampled clips that hold 15 frames a second of all of their videos."""
+    def make(folder):
+        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
+             folder / "fifteen", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract",
+             "all", "--FPS", 15, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
+        return folder / "fifteen"
+    return once("fifteen", make)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many chunks every work of the encoder was for."""
+    calls, real = [], features._encode
+    monkeypatch.setattr(features, "_encode",
+                        lambda encoder, blocks, *rest: (calls.append(len(blocks.chosen)),
+                                                        real(encoder, blocks, *rest))[1])
+    return calls
+
+
+def video_of(folder, levels):
+    """The SampledVideo of frames that are grey, each of its own level."""
+    (folder / "A").mkdir()
+    write_clip(folder / "A" / "v.avi", [np.full((16, 24, 3), level, np.uint8) for level in levels], 15)
+    return SampledVideo("v", "A", "v", len(levels))
+
+
+# ---------------------------------------------------------------- torchvision's own
+
+def test_the_table_names_all_of_torchvisions_video_networks_and_how_their_weights_were_measured():
+    measured = {}
+    for name in zoo.list_models(module=zoo.video):
+        words = zoo.get_model_weights(name).DEFAULT.meta["_docs"]
+        said = dict(re.findall(r"(frame_rate|clip_len)=(\d+(?:\.\d+)?)", words))
+        measured[name] = int(said["clip_len"]), float(said["frame_rate"])
+    assert measured == VIDEO_ENCODERS
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_of_chunks_are_those_of_torchvisions_own_model_and_preset(fifteen, tmp_path, name):
+    """Of a clip through preprocessing, file, preset and network; of smaller ones through the store too."""
+    encoder, (length, side) = small(name, 9), SMALL[name]
+    assert encoder.transform.crop == side and encoder.transform.shape == (length, side, side, 3)
+    folder = shutil.copytree(fifteen, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    video = read_sampled(folder)[0]
+    if name in LARGE:
+        clip = Clip(video, (9,))
+        with torch.inference_mode():
+            ours = encoder(torch.from_numpy(clip_frames(folder, clip, encoder.transform, 42)).movedim(-1, -3))
+    else:
+        clip = Clip(video, (0, 9))
+        ours = torch.from_numpy(np.asarray(encode_clips(encoder, [clip], folder, STORE))[0])
+
+    with torch.device("meta"):      # without weights, which are the encoder's
+        whole = zoo.get_model(name).eval()
+    left = whole.load_state_dict(encoder.backbone.state_dict(), strict=False, assign=True).missing_keys
+    assert len(left) == 2 and all(whole.get_parameter(key).shape[0] == 400 for key in left)
+    whole.set_submodule(left[0].rpartition(".")[0], torch.nn.Identity())
+    preset = zoo.get_model_weights(name).DEFAULT.transforms()
+    source = torch.from_numpy(np.stack(read_frames(folder / video.path, range(9 + length)))).movedim(-1, 1)
+    with torch.inference_mode():
+        theirs = whole(torch.stack([preset(source[a:a + length]) for a in clip.frames]))
+    assert ours.shape == theirs.shape == (len(clip.frames), encoder.feature_dim)
+    assert (ours - theirs).abs().max() <= 1e-4 * min(theirs.abs().max(), 1)
+    if len(theirs) == 2:    # and that is far below what tells one chunk from another
+        assert (ours - theirs).norm() < 0.01 * (theirs[0] - theirs[1]).norm()
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "swin3d_t"])
+def test_a_video_network_is_built_again_cut_and_folded(name):
+    encoder = small(name, img_dim=32)
+    spec = json.loads(json.dumps(encoder.spec()))
+    again = models.encoder_from_spec(spec)
+    again.load_state_dict(encoder.state_dict())
+    assert again.transform == encoder.transform and again.feature_dim == encoder.feature_dim
+    chunk = torch.randint(0, 256, (2, *encoder.transform.shape), dtype=torch.uint8).movedim(-1, -3)
+    frozen, tail = surgery.cut(again, 2)
+    with torch.inference_mode():
+        expected = encoder(chunk)
+        for other in (tail(frozen(chunk)).flatten(1), surgery.for_inference(encoder)(chunk)):
+            assert (other - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert len(surgery.units(encoder.backbone)) > 4
+    if name != "swin3d_t":      # which has no batch norm to fold
+        folded = surgery.for_inference(encoder).backbone
+        assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in folded.modules())
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_engines_agree_with_pytorch_on_chunks_one_by_one_and_together(backend):
+    if not installed(backend):
+        pytest.skip(f"needs {backend}")
+    encoder = small("r3d_18", img_dim=32)
+    chunk = torch.randint(0, 256, (3, *encoder.transform.shape), dtype=torch.uint8)
+    ready, fault = attempt(encoder, CPU, Engine(backend, "float32"), chunk)
+    assert fault is None
+    expected = FrameEncoder(encoder, CPU)(chunk)
+    assert (ready(chunk) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+# ---------------------------------------------------------------- chunks by hand
+
+@pytest.mark.parametrize("count, length, stride, starts", [
+    (1, 4, 4, (0,)), (3, 4, 4, (0,)), (4, 4, 4, (0,)), (7, 4, 4, (0,)), (8, 4, 4, (0, 4)),
+    (9, 4, 2, (0, 2, 4)), (10, 4, 6, (0, 6)), (9, 4, 6, (0,)), (12, 4, 1, tuple(range(9)))])
+def test_a_chunk_begins_at_every_stride_as_long_as_a_whole_one_fits(count, length, stride, starts):
+    video = SampledVideo("v", "A", "v", count)
+    assert ClipSampler(None, chunk=length, chunk_stride=stride).windows(video)[0].frames == starts
+    one = ClipSampler(1, chunk=length, chunk_stride=stride)
+    assert [clip.frames for clip in one.windows(video, "all")] == [(start,) for start in starts]
+    drawn = {one.training(video, view, 42)[0].frames[0] for view in range(99)}
+    assert drawn == set(starts)
+
+
+def test_clips_count_chunks_as_others_count_frames():
+    video, chunked = SampledVideo("v", "A", "v", 14), dict(chunk=4, chunk_stride=2)     # at 0, 2, ..., 10
+    assert ClipSampler(3, **chunked).windows(video)[0].frames == (4, 6, 8)
+    assert ClipSampler(3, **chunked).windows(video, "all")[-1].frames == (6, 8, 10)
+    assert ClipSampler(3, stride=2, **chunked).windows(video)[0].frames == (2, 6, 10)
+    assert ClipSampler(3, spread=True, **chunked).windows(video)[0].frames == (2, 6, 10)
+    assert ClipSampler(9, **chunked).windows(video)[0].frames == (0, 2, 4, 6, 8, 10, 10, 10, 10)
+    assert ClipSampler(9, repeat=False, **chunked).windows(video)[0].frames == (0, 2, 4, 6, 8, 10)
+
+
+def test_chunks_hold_their_frames_the_last_one_repeated_and_each_is_decoded_once(tmp_path, monkeypatch):
+    reads, real = [], frames.source_frames
+    monkeypatch.setattr(frames, "source_frames", lambda folder, video, indices: (
+        reads.append(list(indices)), real(folder, video, indices))[1])
+    transform = frames.Transform((16, 24), 16, (0.5,) * 3, (0.25,) * 3, chunk=4, chunk_stride=2, rate=15)
+    video = video_of(tmp_path, range(10, 250, 30))      # 8 frames
+    seen = clip_frames(tmp_path, Clip(video, (0, 2, 6)), transform, 42)
+    assert seen.shape == (3, 4, 16, 16, 3) and reads == [[0, 1, 2, 3, 4, 5, 6, 7]]
+    levels = np.array([[0, 1, 2, 3], [2, 3, 4, 5], [6, 7, 7, 7]]) * 30 + 10
+    assert np.abs(seen.mean((2, 3, 4)) - levels).max() < 3
+    mirrored = clip_frames(tmp_path, Clip(video, (0,), -1), transform, 42)
+    assert (mirrored == seen[:1, :, :, ::-1]).all()
+
+
+def test_a_view_crops_all_frames_of_all_chunks_of_a_clip_alike(fifteen):
+    transform = small("r3d_18", 2).transform
+    video = read_sampled(fifteen)[0]
+    whole = clip_frames(fifteen, Clip(video, (0, 2), 3), transform, 42)
+    assert (whole[0, 2:] == whole[1, :2]).all()
+    assert (clip_frames(fifteen, Clip(video, (2,), 3), transform, 42)[0] == whole[1]).all()
+    assert (clip_frames(fifteen, Clip(video, (2,), 4), transform, 42)[0] != whole[1]).any()
+
+
+# ---------------------------------------------------------------- each once
+
+def test_a_chunk_is_encoded_once_for_all_lengths_strides_and_orders_of_clips(fifteen, tmp_path, encoded):
+    folder = shutil.copytree(fifteen, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+    videos = read_sampled(folder)[:3]
+
+    def encode(stride, length, number=1):
+        encoder = small("r3d_18", stride, img_dim=16)
+        sampler = ClipSampler(length, chunk=4, chunk_stride=stride)
+        clips = [clip for v in videos for clip in sampler.windows(v, number)]
+        return np.asarray(encode_clips(encoder, clips, folder, STORE)), clips
+
+    every, clips = encode(4, 1, "all")
+    [first] = encoded
+    assert first == len(clips) == sum((v.frames - 4) // 4 + 1 for v in videos)
+    encode(4, 3)                        # another T: nothing is encoded
+    assert len(encoded) == 1
+    videos.reverse()
+    again, others = encode(4, 1, "all")
+    assert len(encoded) == 1
+    places = {(clip.video, clip.frames): i for i, clip in enumerate(clips)}
+    assert (again == every[[places[clip.video, clip.frames] for clip in others]]).all()
+    encode(2, 1, "all")                 # those between are new
+    assert encoded[1] == sum((v.frames - 4) // 2 - (v.frames - 4) // 4 for v in videos)
+
+
+@pytest.fixture(scope="module")
+def chunked(demo, fifteen, once):
+    """Run folder of a tiny head on chunks of `fifteen`."""
+    return once("chunk_run", lambda folder: last_line(call(
+        "train.py", "--sampled_data_path", fifteen, "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY,
+        *VIDEO, "--epochs", 2, "--local_dir", folder)))
+
+
+def test_a_run_on_chunks_is_tested_and_its_features_serve_others(demo, fifteen, chunked, tmp_path, encoded):
+    settings = json.loads((chunked / "settings.json").read_text())
+    assert settings["chunk_step"] == 4 and settings["frame_step"] == pytest.approx(1 / 15, rel=0.3)
+    assert load(chunked)["encoder_spec"]["chunk"] == 4
+    metrics = json.loads((report_of(chunked) / "metrics.json").read_text())
+    assert metrics["videos"] == 42 and sum(encoded) > 0
+    encoded.clear()
+    report_of(chunked)
+    data = "--sampled_data_path", fifteen, *TINY, *VIDEO, "--epochs", 1, "--local_dir", tmp_path
+    call("train.py", *data, "--num_frames_video", 2, "--ucf_list_dir", demo / "ucfTrainTestlist")
+    assert not encoded      # the second test, and a run of its own seed
+
+
+def test_all_or_the_last_blocks_of_a_video_network_are_trained(fifteen, chunked, tmp_path):
+    data = "--sampled_data_path", fifteen, *TINY[2:], "--epochs", 1, "--parts", chunked / "splits.csv"
+    before = load(chunked, "best")["encoder"]
+    for i, part in enumerate(("last:1", "all")):
+        run = last_line(call("train.py", *data, "--init_from", chunked, "--num_frames_video", 2,
+                             "--train_encoder", part, "--local_dir", tmp_path / str(i)))
+        after = load(run, "best")["encoder"]
+        moved = {key for key in before if not torch.equal(before[key], after[key])}
+        assert "backbone.layer4.1.conv1.0.weight" in moved
+        assert ("backbone.stem.0.weight" in moved) == (part == "all")
+        assert json.loads((run / "settings.json").read_text())["chunk_frames"] == 4
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_what_does_not_go_together_is_refused_in_one_line(sampled, fifteen, chunked, tmp_path):
+    data = "--sampled_data_path", fifteen, *TINY, "--local_dir", tmp_path
+    for words, says in (
+            (("--encoder", "video/resnet18"), "video/r3d_18"),
+            (("--encoder", "video/r3d_18", "--modality", "rgbdiff"), "--modality rgbdiff"),
+            (("--chunk_frames", 8), "--chunk_frames 8: --encoder squeezenet1_1"),
+            (("--encoder", "video/mvit_v2_s", "--chunk_frames", 8), "takes 16"),
+            (("--encoder", "video/s3d", "--chunk_frames", 8), "takes 14 or more"),
+            (("--encoder", "video/mvit_v2_s"), "--for video/mvit_v2_s")):
+        refused("train.py", *data, *words, says=says)
+    refused("train.py", "--sampled_data_path", sampled, *TINY, *VIDEO, "--local_dir", tmp_path,
+            says=("2.5 frames a second", "wants 15", "preprocessing_data.py --for video/r3d_18"))
+    refused("test.py", "--model_dir", chunked, "--sampled_data_path", sampled, says="2.5 frames a second")
+
+
+def test_a_checkpoints_chunk_goes_with_its_encoder():
+    spec = small("r3d_18", img_dim=16).spec()
+    for wrong in ({"name": "resnet18"}, {"name": "video/nothing"}, {"modality": "flow"}, {"chunk": 0}):
+        with pytest.raises(UserError):
+            models.encoder_from_spec({**spec, **wrong})
+
+
+def test_the_rate_of_the_sources_themselves_counts_where_every_frame_was_taken(tmp_path):
+    from lrcn.training.recipe import Recipe
+    recipe = Recipe(encoder="video/r3d_18")
+    (tmp_path / "settings.json").write_text(json.dumps({"FPS": 25, "sampling_rate": 0}))
+    for fps, right in ((15, True), (14.985, True), (25, False)):
+        (tmp_path / "manifest.csv").write_text(
+            "video,class,source,source_fps,source_frames,start,stride,frames\n"
+            f"v,A,A/v.avi,{fps},30,0,1,30\n")
+        if right:
+            chunks.require_rate(tmp_path, recipe)
+        else:
+            with pytest.raises(UserError, match="hold 25 frames a second"):
+                chunks.require_rate(tmp_path, recipe)
+    assert chunk_of("video/mvit_v2_s") == (16, 16, 7.5) and chunk_of("resnet18") == (0, 0, 0)
