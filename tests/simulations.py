@@ -25,20 +25,13 @@ def holds(ends, truth):
     return ends[0] - 1e-9 <= truth <= ends[1] + 1e-9
 
 
-def sizes(rng, groups, single):
-    """int (G,): one clip a group, or four to seven of them as in UCF-101's test lists."""
-    return np.ones(groups, int) if single else rng.integers(4, 8, groups)
-
-
 def accuracy(groups, truth, correlation, replicates, seed=0):
-    """Coverage of the interval of an accuracy. Groups of one clip where correlation is None; else the
-    groups' own accuracies follow a beta distribution with that correlation within a group."""
+    """Coverage of the interval of an accuracy, with four to seven clips a group as in UCF-101's test lists.
+    The groups' own accuracies follow a beta distribution with that correlation within a group."""
     rng, held = np.random.default_rng((seed, groups)), 0
     for _ in range(replicates):
-        n, own = sizes(rng, groups, correlation is None), np.full(groups, truth)
-        if correlation:
-            a = 1 / correlation - 1
-            own = rng.beta(truth * a, (1 - truth) * a, groups)
+        n, a = rng.integers(4, 8, groups), 1 / correlation - 1
+        own = rng.beta(truth * a, (1 - truth) * a, groups)
         right = rng.random(n.sum()) < np.repeat(own, n)
         held += holds(scores.share_of(right, np.repeat(np.arange(groups), n)).ci95, truth)
     return held / replicates
@@ -61,32 +54,15 @@ def two_recipes(rng, group, truths, runs, agreement, within):
 
 
 def difference(groups, size, first, other, agreement, within, replicates, runs=1, spread=0, seed=0):
-    """Of the paired interval of two recipes over groups of `size` clips: {coverage, width, excludes: share of
-    intervals without zero, mcnemar: share of p under 0.05}. runs: training seeds of each, whose true
-    accuracies have the standard deviation `spread`. within: correlation of the clips of a group."""
-    rng, rows = np.random.default_rng((seed, groups, size)), []
+    """Coverage of the paired interval of two recipes over groups of `size` clips. runs: training seeds of
+    each, whose true accuracies have the standard deviation `spread`. within: correlation in a group."""
+    rng, held = np.random.default_rng((seed, groups, size)), 0
     group = np.repeat(np.arange(groups), size)
     for _ in range(replicates):
         truths = [np.clip(p + spread * rng.normal(size=(runs, 1)), 0.01, 0.99) for p in (first, other)]
-        _, ends, p = scores.paired(*two_recipes(rng, group, truths, runs, agreement, within), group)
-        rows.append((holds(ends, other - first), ends[1] - ends[0], not holds(ends, 0),
-                     p is not None and p < 0.05))
-    return dict(zip(("coverage", "width", "excludes", "mcnemar"), np.mean(rows, 0).tolist(), strict=True))
-
-
-def windows(groups, truth, replicates, seed=0):
-    """(coverage of a share of windows, of the difference of that share and one that excludes it) over windows
-    of clips of two groups each, whose effects are normal. The other share is half of what is left."""
-    rng, held = np.random.default_rng((seed, groups)), []
-    for _ in range(replicates):
-        pairs = np.array([rng.choice(groups, 2, replace=False) for _ in range(10 * groups)])
-        effect = np.sqrt(0.3) * rng.normal(size=groups)
-        score = effect[pairs].sum(1) + np.sqrt(0.4) * rng.normal(size=len(pairs))
-        units, rest = Units(pairs), (1 - truth) / 2
-        won, lost = (units.means(own, share=True)[0] for own in (score < stats.norm.ppf(truth),
-                                                                 score > stats.norm.ppf(1 - rest)))
-        held.append((holds(won.ci95, truth), holds(scores.difference(won, lost, True).ci95, truth - rest)))
-    return np.mean(held, 0)
+        _, ends, _ = scores.paired(*two_recipes(rng, group, truths, runs, agreement, within), group)
+        held += holds(ends, other - first)
+    return held / replicates
 
 
 def planted_margins(rng, weights, gain, drift, groups, seed):

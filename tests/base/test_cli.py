@@ -100,7 +100,8 @@ def test_a_value_that_begins_with_a_dash_is_told_how_to_be_given(value, capsys):
 
 def test_groups_have_headings_in_help_and_work_as_flags_do(script):
     shown = call(script, "--help").out
-    assert "\nnetwork:\n  --batch_size" in shown and "--bidirectional" in shown.partition("network:")[2]
+    assert "\nnetwork:\n  --batch_size BATCH_SIZE " in shown and "clips a step (default: 32)" in shown
+    assert "--bidirectional" in shown.partition("network:")[2]
     result = call(script, "--model_dir", "x", "--no-bidirectional", "--batch-size", "4", ok=False)
     assert result.code == 2 and result.out == "4 False\n"
 

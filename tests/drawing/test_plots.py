@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from lrcn.base import cli
 from lrcn.drawing import labels, plots, style
@@ -305,7 +305,8 @@ def test_overlay_changes_its_panel_and_timeline_alone(shape):
     before = frame.copy()
     timeline = labels.empty_timeline()
     labels.paint_timeline(timeline, 0, 0.5, (250, 0, 0))
-    drawn = labels.draw_overlay(frame, ODD[:5], [0.8, 0.1, 0.05, 0.03, 0.02], None, timeline, 0.5)
+    drawn = labels.draw_overlay(frame, ODD[:5], [0.8, 0.1, 0.05, 0.03, 0.02], None, timeline, 0.5,
+                                unsure=shape[0] > shape[1])
     assert np.array_equal(frame, before) and drawn.shape == frame.shape and drawn.dtype == np.uint8
     if min(shape) >= 40:
         same = (drawn == frame).all(-1)
@@ -313,17 +314,6 @@ def test_overlay_changes_its_panel_and_timeline_alone(shape):
         assert (drawn[-1, :shape[1] // 3] == (250, 0, 0)).all()
         assert (drawn[-1, shape[1] * 2 // 3:] == labels.UNSEEN).all()
         assert not same[:shape[0] // 8, :shape[1] // 8].any()
-
-
-@pytest.mark.parametrize("high, wide", [(240, 320), (270, 480), (1080, 1920), (1920, 1080)])
-def test_overlay_leaves_most_of_the_picture_free_and_unsure_takes_a_line_more(high, wide):
-    frame, ends = np.full((high, wide, 3), 200, np.uint8), []
-    for unsure in (False, True):
-        drawn = labels.draw_overlay(frame, ["HandstandPushups"] * 3, [0.5, 0.3, 0.1], unsure=unsure)
-        rows, columns = ((drawn != frame).any(-1).any(axis) for axis in (1, 0))
-        assert columns.mean() <= (0.38 if wide < 480 or wide < high else 0.31) and rows.mean() <= 0.34
-        ends.append(rows.nonzero()[0].max())
-    assert ends[1] > ends[0] + 10
 
 
 def test_overlay_bar_is_as_long_as_its_probability():
@@ -344,14 +334,6 @@ def test_a_labelled_frame_is_green_where_right_and_red_where_wrong(predicted, co
     frame = labels.label_frame(clip(1, 240, 320)[0], LONG, predicted)
     assert near(frame[:3], color) and near(frame[-3:], color) and near(frame[:, -3:], color)
     assert near(frame[100:140, 140:180], (60, 120, 200))     # the picture itself
-
-
-def test_gif_holds_every_frame_at_its_rate(tmp_path):
-    frames = [clip(1, 90, 640, (0, 40 * i, 255))[0] for i in range(5)]
-    labels.clip_gif(tmp_path / "x.gif", iter(frames), 2.5)
-    with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.n_frames == 5 and gif.width == 320
-        assert all(frame.info["duration"] == 400 for frame in ImageSequence.Iterator(gif))
 
 
 @pytest.mark.parametrize("count, shape", [(2, (48, 64)), (101, (64, 36))])

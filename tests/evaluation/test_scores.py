@@ -187,12 +187,8 @@ def test_the_interval_of_an_accuracy_covers_as_often_as_it_says():
 
 def test_the_paired_interval_covers_as_often_as_it_says():
     cells = (10, 4, 1, 0), (100, 4, 1, 0), (400, 1, 1, 0), (28, 4, 3, 0), (111, 1, 3, 0.02)
-    check_coverage([simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 80, *seeds)["coverage"]
+    check_coverage([simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 80, *seeds)
                     for groups, size, *seeds in cells], 0.94, 0.975, 80)
-
-
-def test_an_interval_over_pairs_of_groups_covers_as_often_as_it_says():
-    check_coverage(simulations.windows(40, 0.9, 100), 0.93, 0.97, 100)
 
 
 def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101):

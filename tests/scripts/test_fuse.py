@@ -57,7 +57,7 @@ def fuse(tmp_path, *words):
     return read_json(folder / "test" / "metrics.json"), shares, rows
 
 
-def test_the_fusion_is_the_mean_by_hand_and_its_figures_are_scikit_learns(streams, tmp_path):
+def test_the_fusion_is_the_weighted_mean_by_hand_and_its_figures_are_scikit_learns(streams, tmp_path):
     metrics, shares, rows = fuse(tmp_path, *streams)
     np.testing.assert_allclose(shares, [(0.4, 0.5, 0.1), (0.3, 0.6, 0.1), (0.3, 0.425, 0.275),
                                         (0.2, 0.3, 0.5)], atol=1e-6)
@@ -69,9 +69,6 @@ def test_the_fusion_is_the_mean_by_hand_and_its_figures_are_scikit_learns(stream
     assert all(s["mcnemar_p"] > 0.4 and s["gain_ci95"][0] < 0.25 < s["gain_ci95"][1]
                for s in metrics["streams"]), "one video won, none lost: a coin's toss"
     assert metrics["encoder"] == "frames + motion" and metrics["parameters"] == 14
-
-
-def test_weights_are_those_of_the_paper(streams, tmp_path):
     metrics, shares, _ = fuse(tmp_path, *streams, "--weights", 1, 2)
     np.testing.assert_allclose(shares[0], [1 / 3, 1.7 / 3, 0.1], rtol=1e-5)
     assert [s["weight"] for s in metrics["streams"]] == pytest.approx([1 / 3, 2 / 3])

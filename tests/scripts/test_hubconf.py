@@ -98,9 +98,11 @@ def test_one_film_and_one_run_are_the_same_to_all_who_watch(two_runs, tmp_path, 
         np.testing.assert_array_equal(one.predict(film).probabilities, prediction.probabilities)
 
 
-def test_what_is_no_run_is_a_value_error(tmp_path):
+def test_what_is_no_run_is_a_value_error_and_a_film_that_is_not_there_is_named(model, tmp_path):
     with pytest.raises(ValueError, match="no run folder"):
         torch.hub.load(str(ROOT), "lrcn", run=str(tmp_path), source="local")
+    with pytest.raises(VideoError, match="nothere.mp4: "):
+        model.predict("nothere.mp4")
 
 
 @pytest.mark.parametrize("frames, says", [
@@ -114,11 +116,6 @@ def test_frames_of_another_kind_are_refused_with_the_right_one(model, frames, sa
         with pytest.raises(ValueError, match="expected frames uint8") as error:
             network.train(mode)(frames)
         assert says in str(error.value)
-
-
-def test_a_film_that_is_not_there_is_named(model):
-    with pytest.raises(VideoError, match="nothere.mp4: "):
-        model.predict("nothere.mp4")
 
 
 def test_features_of_flow_and_of_a_fusion_are_what_the_head_reads(two_runs, demo, flowing, flow_run,

@@ -81,7 +81,7 @@ def test_a_file_becomes_tables_a_picture_and_a_film_of_its_own_size_rate_and_len
     assert starts == pytest.approx([i * 12 / 29.97 for i in range(6)], abs=2e-3)
     assert float(windows[0]["end"]) == pytest.approx(48 / 29.97, abs=2e-3)
     gif = Image.open(folder / "labelled.gif")
-    assert gif.n_frames == 40 and gif.size == (320, 240)
+    assert (gif.n_frames, gif.size, gif.info["duration"]) == (40, (320, 240), 100)
     # The labels cover the upper left corner, the timeline the lowest lines.
     before, after = (read_frames(p, [100])[0].astype(int) for p in (source, folder / "labelled.mp4"))
     difference = abs(before - after).mean(-1)

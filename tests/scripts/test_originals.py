@@ -3,7 +3,7 @@ import sys
 from unittest import mock
 
 import pytest
-from commands import ROOT, call
+from commands import call
 from runs import TINY, last_line, read_json, refused, report_of, table
 
 import test_continues_movie
@@ -112,13 +112,3 @@ def test_a_frame_classifier_labels_films_finds_clips_and_starts_an_lrcn(demo, sa
     lrcn = last_line(call("train.py", *words, "--init_from", model, "--num_frames_video", 5))
     settings = read_json(lrcn / "settings.json")
     assert (settings["encoder"], settings["readout"]) == ("squeezenet1_1", "final")
-
-
-def test_a_printed_line_that_is_not_typed_here_has_its_row_and_the_data_sets_links_are_in_the_readme():
-    rows, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/originals.md", "README.md"))
-    for line in ("git clone", "conda env create -f environment.yml", "unrar x", "unzip", "extract_frames.py",
-                 "ar.data.build_image_ds", "ar.models.image.train", "ar.applications.generate_action_clip",
-                 "ar.models.video.train", "import ar", "wget"):
-        assert f"`{line}" in rows
-    for name in ("UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"):
-        assert f"https://www.crcv.ucf.edu/data/UCF101/{name}" in readme

@@ -161,43 +161,12 @@ def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
         assert alone.loss(several[i]) == losses[i]
 
 
-def test_what_streams_hold_is_in_the_key_and_their_flow_too(tmp_path):
-    videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(4)]
-    put_clips(tmp_path, videos)
-    def stream(name, **more):
-        recipe = Recipe(**more)
-        checkpoints.save_file(tmp_path / name, {"settings": recipe.as_settings(), "x": torch.zeros(1)})
-        return str(tmp_path / name)
-    setting = Setting(replace(TINY, streams=[stream("one"), stream("two", modality="flow")]))
-
-    def keys():
-        validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), tmp_path / "journal")
-        return {t.key for t in validation.trainings(setting)}
-    seen = keys()
-    stream("one", lr=0.5)
-    assert not seen & keys()
-    seen = keys()
-    put(tmp_path / "optical_flow" / videos[0].path, b"other flow")
-    assert not seen & keys()
-    stream("two")
-    seen = keys()
-    put(tmp_path / "optical_flow" / videos[0].path, b"of no stream")
-    assert seen == keys()
-
-
 def put(path, raw):
     """Write a file at another time than it was written before, however coarse the clock is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.stat().st_mtime_ns if path.exists() else 10**18
     path.write_bytes(raw)
     os.utime(path, ns=(before + 10**9,) * 2)
-
-
-def put_clips(folder, videos, bound=20.0):
-    for v in videos:
-        put(folder / v.path, v.name.encode())
-        put(folder / "optical_flow" / v.path, v.name.encode())
-    put_flow(folder, bound)
 
 
 def put_flow(folder, bound):
@@ -208,10 +177,19 @@ def put_flow(folder, bound):
 
 def test_what_a_training_depends_on_is_in_its_key(tmp_path):
     videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(4)]
-    put_clips(tmp_path, videos)
+    for v in videos:
+        put(tmp_path / v.path, v.name.encode())
+        put(tmp_path / "optical_flow" / v.path, v.name.encode())
+    put_flow(tmp_path, 20.0)
+
+    def stream(name, **more):
+        state = {"settings": Recipe(**more).as_settings(), "x": torch.zeros(1)}
+        checkpoints.save_file(tmp_path / name, state)
+        return str(tmp_path / name)
     of = {name: Setting(replace(TINY, **more)) for name, more in {
         "plain": {}, "flow": {"modality": "flow"}, "weights": {"encoder_weights": str(tmp_path / "WEIGHTS")},
-        "begun": {"init_from": str(tmp_path / "RUN")}, "rate": {"lr": 0.1}}.items()}
+        "begun": {"init_from": str(tmp_path / "RUN")}, "rate": {"lr": 0.1},
+        "streams": {"streams": [stream("one"), stream("two", modality="flow")]}}.items()}
 
     def keys():
         validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), tmp_path / "journal")
@@ -223,9 +201,14 @@ def test_what_a_training_depends_on_is_in_its_key(tmp_path):
     for change, whose in ((lambda: put(tmp_path / "WEIGHTS", b"1"), {"weights"}),
                           (lambda: put(tmp_path / "RUN", b"1"), {"begun"}),
                           (lambda: put(tmp_path / videos[0].path, b"1"), of.keys()),
-                          (lambda: put(tmp_path / "optical_flow" / videos[1].path, b"1"), {"flow"}),
-                          (lambda: put_flow(tmp_path, 10.0), {"flow"})):
-        before, seen = seen, change() or keys()
+                          (lambda: put(tmp_path / "optical_flow" / videos[1].path, b"1"),
+                           {"flow", "streams"}),
+                          (lambda: put_flow(tmp_path, 10.0), {"flow", "streams"}),
+                          (lambda: stream("one", lr=0.5), {"streams"}),
+                          (lambda: stream("two"), {"streams"}),      # none that sees flow is left
+                          (lambda: put(tmp_path / "optical_flow" / videos[0].path, b"2"), {"flow"})):
+        change()
+        before, seen = seen, keys()
         assert {name for name in of if seen[name] != before[name]} == whose
 
 
