@@ -148,11 +148,6 @@ def test_mcnemars_p_is_statsmodels_with_half_of_what_was_seen():
     assert (low > 0) == (p < 0.05)
 
 
-def changed(won, lost, n):
-    place = np.arange(n)[None]
-    return (won <= place) & (place < won + lost), place < won
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 300))
 def test_tangos_interval_ends_where_a_score_test_begins_to_refuse(won, lost, more):

@@ -1,6 +1,7 @@
 """What runs the encoder: the fastest that is there, agrees with PyTorch, and is said."""
 
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -39,11 +40,6 @@ def pictures(encoder):
     return engines.clouds(encoder.transform, 8)
 
 
-def needs(engine):
-    for name in {"onnxruntime": ("onnxruntime", "onnx")}.get(engine.backend, (engine.backend,)):
-        pytest.importorskip(name)
-
-
 @pytest.fixture
 def machine(monkeypatch):
     """machine(installed, bfloat16): what candidates() finds."""
@@ -79,7 +75,8 @@ def test_what_cannot_be_is_refused_in_one_line(machine, backend, precision, devi
 
 @pytest.mark.parametrize("engine", OTHERS, ids=str)
 def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pictures, engine):
-    needs(engine)
+    for name in ("onnxruntime", "onnx") if engine.backend == "onnxruntime" else (engine.backend,):
+        pytest.importorskip(name)
     ready, fault = attempt(encoder, CPU, engine, pictures)
     values = ready(pictures)
     assert fault is None and values.shape == (8, 64)
@@ -95,14 +92,6 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
     for few in (pictures[:3], pictures.repeat(2, 1, 1, 1)[:11]):
         error = ready(few).float() - FrameEncoder(encoder, CPU)(few)
         assert len(error) == len(few) and error.abs().max() / plain.abs().max() < 0.05
-
-
-def wrong(network, example, precision):
-    return engines.at_once(lambda frames: torch.randn(len(frames), 64))
-
-
-def broken(network, example, precision):
-    raise RuntimeError("no such operator:\nFancy")
 
 
 @pytest.mark.parametrize("share, serves", [(0.2, True), (0.35, False)])
@@ -142,7 +131,9 @@ def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
             engines.keep(own, said, "a file")
 
 
-@pytest.mark.parametrize("runner, words", [(wrong, "the limit is"), (broken, "no such operator: Fancy")])
+@pytest.mark.parametrize("runner, words", [
+    (lambda *_: engines.at_once(lambda frames: torch.randn(len(frames), 64)), "the limit is"),
+    (mock.Mock(side_effect=RuntimeError("no such operator:\nFancy")), "no such operator: Fancy")])
 def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
                                                  runner, words):
     machine(["openvino"], False)

@@ -56,11 +56,6 @@ def done(browser, seconds=90):
     return until(browser, "return document.querySelector('#said textarea, #said input')?.value", seconds)
 
 
-def told(browser, words, seconds=60):
-    until(browser, "return [...document.querySelectorAll('.toast-body, [data-testid=toast-body]')]"
-                   ".some((one) => one.innerText.toLowerCase().includes(arguments[0]))", seconds, words)
-
-
 def test_a_film_comes_back_labelled_with_its_table_and_files(browser, app, tmp_path):
     address, _ = app
     visit(browser, address, film(tmp_path / "ünser <b>film</b> 😀.MP4"))
@@ -89,7 +84,8 @@ def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browse
     huge = film(tmp_path / "huge.mp4", 1)
     os.truncate(huge, 3 * 2**30)
     visit(browser, address, huge)
-    told(browser, "maximum allowed size of 30")
+    until(browser, "return [...document.querySelectorAll('.toast-body, [data-testid=toast-body]')]"
+                   ".some((one) => one.innerText.toLowerCase().includes('maximum allowed size of 30'))", 60)
     visit(browser, address, film(tmp_path / "...mp4", 13))
     label(browser)
     assert done(browser) == "The film is longer than 12 s."

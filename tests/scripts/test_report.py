@@ -25,10 +25,6 @@ def report(*words, **options):
     return call("report.py", *words, **options)
 
 
-def embedded(page):
-    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Two tested runs of six classes on the same 60 videos, with their pages."""
@@ -57,7 +53,8 @@ def test_it_compares_runs_as_scores_does_and_gives_each_a_page(two):
     text = two[1].report.read_text("utf-8")
     assert f"{100 * value:+.1f} points" in text and f"{ends[0]:+.1%} to {ends[1]:+.1%}" in text
     assert f"{p:.2g}" in text and "<code>readout mean</code>" in text
-    found = embedded(two[0].report)["compared"]
+    page = two[0].report.read_text("utf-8")
+    found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["compared"]
     right = [a == b for a, (_, b) in zip(found["answers"][1], found["videos"], strict=True)]
     assert right == other.right.tolist()
 
