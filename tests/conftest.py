@@ -183,6 +183,7 @@ def browser(_chromium):
     """Chromium, driven by Selenium; skipped where there is none."""
     yield _chromium
     _chromium.get("about:blank")    # films that play on would take a core from the tests to come
+    _chromium.get_log("browser")
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from browsers import dark, requested, resize, until
 from commands import call
-from runs import read_json, refused
-from synthetic import write_run
+from runs import answered_run, read_json, refused, table
+from videos import join
 
 from lrcn.base.cli import UserError
+from lrcn.data import splits
+from lrcn.data.manifest import SampledVideo
 from lrcn.evaluation import scores
 from lrcn.pages.reading import read_run
 from lrcn.runs import RunFolder
@@ -26,23 +28,34 @@ def report(*words, **options):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """Two tested runs of six classes on the same 60 videos, with their pages."""
+def two(tested, two_runs, demo, tmp_path_factory):
+    """Two runs tested on the same 42 videos, with their pages; a study and a film of the first."""
     folder = tmp_path_factory.mktemp("two")
-    one = write_run(folder, 6, 60, seed=0)
-    other = write_run(folder, 6, 60, seed=1, clips=False, sampled=folder / "sampled")
+    one, other = (RunFolder(shutil.copytree(path, folder / name))
+                  for name, path in (("one", tested), ("other", two_runs / "rgb")))
+    words = ("--model_dir", one.path, "--device", "cpu", "--encoder_backend", "torch")
+    join(folder / "holiday.mp4", sorted((demo / "UCF-101").rglob("*_g01_c01.avi")))
+    call("test_on_video.py", *words, "--video_path", folder / "holiday.mp4", "--min_probability", 0)
+    call("test_continues_movie.py", *words, "--num_workers", 0, "--num_movies", 4, "--movie_clips", 5,
+         "--no-pictures")
     said = report(one, other)
     assert said.out.splitlines()[-1] == str(one.report), said
     return one, other
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hostile")
-    made = write_run(folder, HOSTILE, 40, clips=False, films=0,
-                     video_name="v_{i:04d} \"q\" 'p' 😀 <img src=x onerror=alert(1)>")
-    example = write_run(folder, 2, 4, seed=7, clips=False).film("holiday 0").path
-    shutil.copytree(example, made.films / "\"ünser\" 'film' 😀 <img src=x onerror=alert(1)>")
+def hostile(two, tmp_path_factory):
+    """A run whose classes, videos and film have such names; of every class one video for every answer."""
+    shares = np.full((5, 5), 0.1) + 0.5 * np.eye(5)
+    said = {f"v_{i:04d} \"q\" 'p' 😀 <img src=x onerror=alert(1)>": (HOSTILE[i % 5], shares[i // 5].tolist())
+            for i in range(25)}
+    made = RunFolder(answered_run(tmp_path_factory.mktemp("hostile") / "run", said, HOSTILE))
+    made.settings.write_text('{"sampled_data_path": "nowhere"}')
+    made.metrics.write_text("epoch,lr,train_loss,val_loss\n1,0.1,2,1\n2,0.01,1,1\n")
+    videos = [SampledVideo(f"v_{i}", cls, f"g{i}") for cls in HOSTILE for i in range(3)]
+    splits.write_splits(made.splits, splits.make_samples({"train": videos}, HOSTILE))
+    name = "\"ünser\" 'film' 😀 <img src=x onerror=alert(1)>"
+    shutil.copytree(two[0].film("holiday").path, made.films / name)
     report(made)
     return made
 
@@ -52,7 +65,7 @@ def test_it_compares_runs_as_scores_does_and_gives_each_a_page(two):
     value, ends, p = scores.paired(one.right[None], other.right[None], one.groups)
     text = two[1].report.read_text("utf-8")
     assert f"{100 * value:+.1f} points" in text and f"{ends[0]:+.1%} to {ends[1]:+.1%}" in text
-    assert f"{p:.2g}" in text and "<code>readout mean</code>" in text
+    assert f"{p:.2g}" in text and "<code>hidden_size 8</code>" in text
     page = two[0].report.read_text("utf-8")
     found = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["compared"]
     right = [a == b for a, (_, b) in zip(found["answers"][1], found["videos"], strict=True)]
@@ -78,7 +91,7 @@ def test_the_same_run_gives_the_same_page_and_what_is_absent_is_left_out(two, tm
 
 
 def test_a_figure_that_is_absent_is_a_dash_and_a_films_name_may_be_no_utf8(two, tmp_path):
-    copy = shutil.copytree(two[1].path, tmp_path / "run")
+    copy = shutil.copytree(two[0].path, tmp_path / "run")
     figures = read_json(copy / "test" / "metrics.json")
     (copy / "test" / "metrics.json").write_text(json.dumps({"split": "1", "top1": "0.5", "ci95": "wide"}))
     assert {"top5", "encoder"} <= figures.keys()
@@ -115,7 +128,7 @@ def test_what_is_no_run_is_refused_in_one_line(two, tmp_path):
     for name, text, says in (("test/predictions.csv", "video,class,label\n", "predictions.csv"),
                              ("test/metrics.json", "[]", "metrics.json"),
                              ("test_continues_movie/metrics.json", '{"switching": {"hard": 3}}', "no"),
-                             ("test_on_video/holiday 0/segments.csv",
+                             ("test_on_video/holiday/segments.csv",
                               "start,end,label,probability\nx,1,a,1\n", "segments.csv")):
         kept = (broken / name).read_bytes()
         (broken / name).write_text(text)
@@ -174,16 +187,16 @@ def test_a_cell_of_the_matrix_plays_its_clips(browser, two):
 def test_filters_sorting_and_themes(browser, two):
     opened(browser, two[0].report, 400, 800)
     tested = read_run(two[0].path).tested
-    browser.execute_script("for (const [id, value] of [['by-class', 1], ['by-answer', 0], ['by-low', 0.4]]) "
-                           "document.getElementById(id).value = value; filter()")
-    want = (tested.labels == 1) & ~tested.right & (tested.probabilities.max(1) >= 0.4)
-    count = browser.find_element("id", "count").text
-    assert count == f"{want.sum()} of 60 videos, 0 right"
+    cls = int(np.bincount(tested.labels[~tested.right]).argmax())
+    browser.execute_script("for (const [id, value] of [['by-class', arguments[0]], ['by-answer', 0], "
+                           "['by-low', 0.2]]) document.getElementById(id).value = value; filter()", cls)
+    want = (tested.labels == cls) & ~tested.right & (tested.probabilities.max(1) >= 0.2)
+    assert want.any() and browser.find_element("id", "count").text == f"{want.sum()} of 42 videos, 0 right"
     assert len(browser.find_elements("css selector", "#rows li")) == want.sum()
-    browser.execute_script("document.querySelector('[data-sort=train]').click()")
+    browser.execute_script("document.querySelector('[data-sort=accuracy]').click()")
     column = browser.execute_script("return [...document.querySelectorAll('#class-table tbody tr')]"
-                                    ".map((row) => Number(row.cells[3].textContent))")
-    assert column == sorted(read_run(two[0].path).parts["train"].values())
+                                    ".map((row) => parseFloat(row.cells[1].textContent))")
+    assert column == sorted(column) and column[0] < column[-1]
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     paper = "return getComputedStyle(document.body).backgroundColor"
     dark(browser, False)
@@ -202,9 +215,11 @@ def test_the_timeline_of_a_film_seeks(browser, two):
     opened(browser, two[0].report)
     click_at(browser, "film0", 0.5, 0.4)
     at = until(browser, "return document.querySelector('.film video').currentTime")
-    assert at == pytest.approx(6, abs=0.3)
-    browser.execute_script("document.querySelectorAll('.segments button')[3].click()")
-    until(browser, "return Math.abs(document.querySelector('.film video').currentTime - 9) < 0.01")
+    segments = table(two[0].film("holiday").segments)
+    assert at == pytest.approx(float(segments[-1]["end"]) / 2, abs=0.3) and len(segments) > 1
+    browser.execute_script("[...document.querySelectorAll('.segments button')].at(-1).click()")
+    until(browser, "return Math.abs(document.querySelector('.film video').currentTime - arguments[0]) < 0.01",
+          30, float(segments[-1]["start"]))
 
 
 def test_names_of_the_data_stay_text(browser, hostile):
