@@ -1,12 +1,12 @@
-"""A trained model in the browser: drop a film or record one, and see what happens in it from when to when.
+"""A trained model in the browser: drop a film or record one, and see what happens in it, and when.
 
     pip install -r requirements-app.txt
     python app.py --model_dir 20261121-110128       # then open the address that it prints
 
-The film is labelled as test_on_video.py does it: the labelled film, its timeline, its segments, and the
-tables to take along. Whoever comes second waits in a queue and sees it. Only this machine reaches the page
-unless --host says otherwise, the page asks no other machine for anything, and what visitors bring is
-deleted when the app ends, or after an hour. Ctrl-C ends it. It leaves nothing on disk.
+It shows the labelled film, its timeline and its segments as test_on_video.py makes them, and tables to
+download. Visitors wait in a queue. Only this machine reaches the page, unless --host says otherwise, and
+the page contacts no other machine. Uploaded films are deleted after an hour, and when the app ends. Ctrl-C
+ends it.
 """
 import contextlib
 import html

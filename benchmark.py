@@ -3,10 +3,10 @@
     python benchmark.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist \\
         --row_data_dir UCF-101 --encoder resnet152 --encoder_weights none --end_to_end
 
-prints each rate apart, medians of --repeats with their range, and leaves benchmark.json. The bare
-encoder (a batch that lies ready on the device) and the encoder behind the store (files read,
+prints the rate of each step, medians of --repeats with their range, and writes benchmark.json. The bare
+encoder (a batch that is ready on the device) and the encoder with everything around it (files read,
 decoded, resized, features written) are timed in turns, so that their ratio holds on a busy machine.
---engines times what else runs an encoder here. Runs of the whole job lie in a temporary folder.
+--engines times every installed engine. Runs of the whole job are made in a temporary folder.
 """
 import statistics
 import subprocess

@@ -3,10 +3,10 @@
     python compare.py RUN_A RUN_B RUN_C --output comparison
 
 reads each run's test/metrics.json and test/predictions.csv (run test.py first), times each model,
-and leaves comparison.csv and comparison.png in the output folder, its last printed line. Runs that
-differ in their training seed alone are given in one word, with commas: RUN_A1,RUN_A2,RUN_A3; their
-figures are averaged. The column flags says in what else a recipe differs from the first, remark what
-keeps two rows from being compared: a leaky split, or other test videos.
+and writes comparison.csv and comparison.png into the output folder, which is the last printed line. Runs
+that differ only in their seed are joined by commas: RUN_A1,RUN_A2,RUN_A3; their figures are averaged. The
+column `flags` lists the flags that differ from the first run's; `remark` says why two rows cannot be
+compared: a leaky split, or other test videos.
 """
 import statistics
 import time

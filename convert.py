@@ -1,13 +1,13 @@
-"""Take over a network that one of two public programs trained: its checkpoint becomes a run folder.
+"""Make a run folder of a checkpoint of one of two public programs.
 
     python convert.py epoch_30.pth.tar --classes ucfTrainTestlist/classInd.txt    (ConvLstm, of 5 frames)
     python convert.py ConvLSTM_150.pth --classes ucfTrainTestlist/classInd.txt    (ConvLSTM, of 40 frames)
 
-The two networks exist here to the letter: the weights get other names, sizes are read off their shapes, and
-frames are squeezed to the size and normalised as they were there. The file is read, never unpickled.
+The two networks are the same here, layer by layer. Frames are squeezed and normalised as there. The file is
+read, never unpickled.
 Leaves <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv and Saved_model_checkpoint/best.pth.tar,
-for test.py (--sampled_data_path and --ucf_list_dir), test_on_video.py, train.py --init_from and the rest, and
-prints it as the last line. Which videos it was trained on nobody knows, and test.py says so.
+for test.py (--sampled_data_path and --ucf_list_dir), test_on_video.py, train.py --init_from and the others,
+and prints it as the last line. It is not known which videos it was trained on, and test.py says so.
 """
 import re
 

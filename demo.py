@@ -1,4 +1,4 @@
-"""The whole job on the embedded data set, with the commands that a person would type.
+"""The whole job on the embedded data set, by the commands that a person would type.
 
     make demo
 

@@ -5,11 +5,11 @@
 
 model is the whole network: frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes), any B, and
 any T for a run on all frames of its videos (--format torch: as many as half of its training videos had).
-encoder and head are its two halves, for a film as it comes: each frame is encoded once, and the head reads
-the features of T successive ones. Each file says which classes, transform, rate and length it has.
+encoder and head are its two halves, for films: each frame is encoded once, and the head reads the features
+of T successive frames. Each file holds its classes, transform, frame rate and length.
 
-Every file is loaded again and compared with PyTorch on clips of the run's sampled data before it takes its
-place; one that says something else by more than 0.001 is refused. Prints the folder as the last line.
+Every file is loaded again and compared with PyTorch on clips of the run's sampled data before it is kept;
+a difference of more than 0.001 is refused. Prints the folder as the last line.
 """
 import json
 from collections import OrderedDict

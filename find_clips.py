@@ -3,24 +3,24 @@
     python find_clips.py --model_dir 20261121-110128 --video_path my_films --clips_per_class 2
     python find_clips.py --from my_candidates/candidates.csv --video_path my_films --output_dir my_candidates
 
-A trained run slides over every film as in test_on_video.py. Of each class its best stretches become
-clips: as long as --clip_seconds, where the class's mean probability is highest, and never two of one
-moment (--max_overlap). Leaves in --output_dir (default: <model_dir>/find_clips)
+A trained run looks through every film as in test_on_video.py. The stretches of --clip_seconds with the
+highest mean probability of a class become clips of it; two clips do not overlap (--max_overlap). It
+writes into --output_dir (default: <model_dir>/find_clips)
 
-    <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy as it is
-                      stored, at once, from the key frame before; with --frames its sampled frames as
+    <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy a fast
+                      copy from the key frame before the start; with --frames its sampled frames as
                       pictures, <film>_<seconds>.jpg
     candidates.csv    film,class,start,end,probability (seconds),number: delete the rows that are none, or
                       decide in teach.py --candidates, and give it, or review.csv, as --from: what has
                       no row any more is taken out
-    candidates.png    a picture of every candidate, to look them through
+    candidates.png    a picture of every candidate
     films.csv         film,bytes,modified,seconds,candidates,reason: what was done, and what cannot be read
     settings.json     flags
 
 and prints that folder as the last line. It is a data set: preprocessing_data.py --row_data_dir takes it,
-and train.py takes the film for the group, so that two clips of one film are never on two sides.
+and train.py takes the film as the group, so that two clips of one film are never in two parts.
 
---from takes any table of stretches in the place of a model: film (or video),class,start,end, or
+--from cuts any table of stretches, without a model: film (or video),class,start,end, or
 Kinetics' label,youtube_id,time_start,time_end,split. The same command goes on where it was stopped.
 """
 import sys

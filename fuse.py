@@ -2,19 +2,18 @@
 
     python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
     python fuse.py RUN_A RUN_B --weights 1 2
-    python fuse.py RUN_A RUN_B --weights tuned      # those of the least loss on the validation videos
+    python fuse.py RUN_A RUN_B --weights tuned      # weights with the smallest validation loss
 
-reads what test.py wrote of each run (encoders, modalities, lengths and windows may differ; videos, classes
-and split may not) and leaves <local_dir>/<YYYYmmdd-HHMMSS>-fused/ with test/ as test.py leaves it: its
+averages what test.py wrote for each run (encoders, modalities, lengths and windows may differ; test videos,
+classes and split may not) and writes <local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. Its
 metrics.json also has every stream's accuracy, and the gain over it with its interval and McNemar's p.
-compare.py takes the folder as it takes a run. Prints it as the last line.
+compare.py takes the folder like a run. Prints it as the last line.
 
     python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
 
-trains a head over the features of the runs' encoders, frame by frame side by side, each from the feature
-store under its own key: train.py with --streams, the first run's data, split and parts, and the flags of
-train.py that are given here. It leaves a run folder like any other, for test.py, test_on_video.py and the
-rest, with the streams' own heads in its checkpoint.
+trains a head on the stored features of the runs' encoders, side by side for each frame: train.py --streams
+with the first run's data, split and parts, and the flags of train.py that are given here. It writes a run
+folder like any other, with the streams' own heads in its checkpoint.
 """
 from argparse import ArgumentTypeError
 from dataclasses import fields, replace

@@ -8,32 +8,31 @@
     python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --for video/r3d_18
     torchrun --nproc_per_node 4 preprocessing_data.py ...       (also over several machines)
 
-Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the video's own rate,
-and of these num_frames_to_extract (5) from a start drawn by the seed and the video's name alone.
---row_data_dir holds one folder of videos per class, which may lie deeper in it; where train/ and
-test/ (or val/) stand on top, they are the parts. With --ucf_list_dir (UCF-101's lists, HMDB-51's or
-Kinetics' tables) the listed videos are taken, without it all. Where there are no videos, the pictures
-in class folders (.jpg .png .webp .bmp) are clips of one frame. What it leaves in --sampled_data_dir:
+Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the video's frame rate, and
+num_frames_to_extract (5) of these, from a start that depends on the seed and the video's name only.
+--row_data_dir (or --raw_data_dir) holds one folder of videos per class; folders train/ and test/ (or
+val/) above the classes are the parts. With --ucf_list_dir (lists of UCF-101, HMDB-51, SlowFast or
+Kinetics) only the listed videos are sampled. Where there are no videos, the pictures in class folders
+(.jpg .png .webp .bmp) are clips of one frame. --sampled_data_dir then holds
 
     <Class>/<video>.avi   the clip: Motion JPEG, quality 95, the source's size
     manifest.csv          video,class,source,source_fps,source_frames,start,stride,frames
-    clips.csv             size and time of the source, what the clip looks like in numbers
-    failed.csv            source,reason: what could not be read (absent when all went well)
+    clips.csv             size and time of the source, and the hashes that find nearly equal clips
+    failed.csv            source,reason: what could not be read (only where something failed)
     settings.json         flags and versions
     review.csv            what was decided of its clips in teach.py, which this script follows: another class,
                           or none
-    optical_flow/         with --flow: of every clip the optical flow from its frames to the source's next
-                          ones, for train.py --modality flow; to a folder that is there it is added
-    features/             what encoders said of its frames, written by the other scripts; safe to delete
+    optical_flow/         with --flow: optical flow from every frame to the source's next ones, for
+                          train.py --modality flow; it is added to clips that are there
+    features/             features of its frames, written by the other scripts; safe to delete
     data_report/          classes, sizes, what was left out, black, frozen and nearly identical clips,
                           a contact sheet of every class
 
-start and stride count source frames, frames is what the clip holds. A video too short for the
-stride gets a smaller one; one with fewer frames than the clip repeats its last, and there frames is
-more than source_frames. At a variable rate the frames are taken by their times, and start and
-stride are nominal. The same command goes on where it was stopped, and follows its source: what was
-added or changed there is sampled, what was removed is taken out. Exit status 1: more than a tenth of
-the videos could not be read.
+start and stride count source frames; frames is what the clip holds. A video that is too short for the
+stride gets a smaller one; one with fewer frames than the clip repeats its last frame. At a variable frame
+rate the frames are chosen by time. The same command goes on where it was stopped. It samples what was
+added or changed in the source, and removes the clips of what was removed. Exit status 1: more than a
+tenth of the videos could not be read.
 """
 import contextlib
 import errno

@@ -3,10 +3,10 @@
     python report.py 20261121-110128
     python report.py RUN_A RUN_B            # a page each, with the runs compared
 
-leaves <run>/report.html, one file that opens from the disk without a server or a network, and
-<run>/report_clips/, small films of the test clips which the page plays (--clips_per_cell 0: none). What has
-not been made yet (test.py, test_continues_movie.py, test_on_video.py) is left out. With several runs
-each is tested against the first on the same videos. The path of the first page is the last printed line.
+writes <run>/report.html, one file that opens from the disk without a server or a network, and
+<run>/report_clips/, small films and stills of the test clips that the page shows (--clips_per_cell 0: none).
+What has not been made yet (test.py, test_continues_movie.py, test_on_video.py) is left out. Several runs are
+compared with the first on the same videos. The path of the first page is the last printed line.
 """
 import sys
 

@@ -3,15 +3,15 @@
     python test.py --model_dir 20261121-110128
 
 takes the best checkpoint of the run and the folders that it was trained with, counts every test
-video once, and leaves <model_dir>/test/ with metrics.json, predictions.csv, mistakes.csv (the most
+video once, and writes <model_dir>/test/: metrics.json, predictions.csv, mistakes.csv (the most
 confident first), confusion_matrix and accuracy_per_class (.png and .csv), reliability.png, figures/
-and videos/<Class>/. An earlier test/ stands until the new one is whole. Prints that folder as the last line.
+and videos/<Class>/. An earlier test/ stays until the new one is complete. Prints that folder as the last line.
 
     python test.py --model_dir 20261121-110128 --labelled_folder more_videos
 
 tests it on a folder of raw videos, one folder per class. They are sampled as the run's own clips were, into
-<model_dir>/test_on_folder/more_videos/sampled, and the report is beside that. Videos of the classes that
-the run knows count; classes that only one side has are named.
+<model_dir>/test_on_folder/more_videos/sampled, and the report is written beside that. Only videos of
+classes that the run knows count; the other classes are named.
 """
 from pathlib import Path
 

@@ -3,15 +3,15 @@
     python test_continues_movie.py --model_dir RUN
 
 joins test clips of different actions into movies (--num_movies of --movie_clips clips), slides a
-window over each by one frame, and leaves in RUN/test_continues_movie/: metrics.json, windows.csv
-(one row a window), movie.mp4 (the first movie, labelled; with --gif movie.gif too), sliding_window.gif
-(the window over its first cut) and the figures, which TensorBoard shows
-too. Folders and split are those that the run was trained with, unless flags say otherwise.
+window over each by one frame, and writes into RUN/test_continues_movie/: metrics.json, windows.csv
+(a row for each window), movie.mp4 (the first movie, labelled; with --gif also movie.gif),
+sliding_window.gif (the window over its first cut) and figures, which TensorBoard shows too. Folders
+and split are those of the training, unless flags say otherwise.
 
     python test_continues_movie.py --model_dir RUN1 RUN2 RUN3 ...
 
-studies each and compares: runs that differ in their seed alone are pooled. It leaves
-comparison.csv, comparison.json and pictures in --output_dir.
+studies each and compares them: runs that differ only in their seed are pooled. It writes
+comparison.csv, comparison.json and pictures into --output_dir.
 """
 from dataclasses import replace
 

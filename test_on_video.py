@@ -7,31 +7,29 @@
     python test_on_video.py --model 20261121-110128/export/model.onnx --video_path holiday.mp4
 
 The video is sampled in time as the training clips were, a window slides over it by one sampled
-frame, and every frame is encoded once. Leaves <model_dir>/test_on_video/<name>/ with
+frame, and every frame is encoded once. It writes into <model_dir>/test_on_video/<name>/
 
-    predictions.csv   start and end of every window in seconds, its five leading labels
-    segments.csv      start,end,label,probability: runs of one label, after smoothing
+    predictions.csv   start and end of every window in seconds, and its five most probable labels
+    segments.csv      start,end,label,probability: stretches with one label, after smoothing
     segments.srt      the same as subtitles
-    labelled.mp4      the video with its labels and its sound (H.264): as it is shown, odd sides one
-                      pixel longer, every frame at its own time
+    labelled.mp4      the video with its labels and its sound (H.264), every frame at its own time
     timeline.png      probability of the leading classes over time
     labelled.gif      with --gif, the whole video in ten seconds at most
 
-and prints that folder as the last line; of a folder of files also summary.csv, a row a film, most
-confident first. What an earlier run left is replaced when the new is whole. With --truth labels.csv
-(video,start,end,class: what the films really show, in seconds) also
+and prints that folder as the last line; for a folder of files also summary.csv, a row for each film,
+the most confident first. With --truth labels.csv (video,start,end,class: what the films really show,
+in seconds) also
 
     truth.json        shares of frames and segments that are right, mean average precision at overlaps
-                      of 0.3, 0.5 and 0.7; of a folder another one of all its films
-    wrong.csv         start,end,truth,said: the wrong places, by time
+                      of 0.3, 0.5 and 0.7; for a folder one more of all its films
+    wrong.csv         start,end,truth,predicted: the wrong places, by time
 
-and the truth stands above the prediction in timeline.png.
+and timeline.png shows the truth above the prediction.
 
-Smoothing: a moment's probabilities are the mean of all windows that contain it, as in the bars of
-labelled.mp4; a moment whose best label has less than --min_probability is "unsure", the class of
---background is "none"; runs shorter than --min_segment join a neighbour. The network knows its own
-classes only, and what is none of them may still look like one. Ctrl-C keeps the tables and a playable
-video of what was done.
+Smoothing: the probabilities of a moment are the mean over all windows that contain it; under
+--min_probability the label is "unsure", the class of --background is "none"; segments shorter than
+--min_segment join a neighbour. The network knows its own classes only: something else may still look
+like one of them. Ctrl-C keeps the tables and a playable video of what was done.
 """
 import errno
 import re

@@ -1,16 +1,16 @@
-"""Compare settings of train.py by cross-validation on the training list alone.
+"""Compare settings of train.py by cross-validation on the training list only.
 
     python tune.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist --folds 4 \\
         --set lr=1e-4,5e-4 --set readout=final,mean,attention --epochs 30
     python tune.py ... --set lr=1e-5..1e-3 --set dropout=0.2..0.7 --trials 50      # pip install optuna
 
-trains every combination (--one_by_one: one change at a time; --trials: what Optuna asks for) on all folds
-but one and tests its last epoch on that one, whole groups, and leaves <output>/ with tune.csv, tune.md,
-tune.png (each setting's accuracy, folds, and paired difference from the first), folds.csv, settings.json
-and trainings.jsonl: every training that is done, so that the same command goes on after a kill. Any flag of
-train.py holds for all settings. Neither the test list nor a test video is looked at; only --refit, which
-trains the best setting on the whole training list (<output>/refit/seed_<n>, a run as any other), has test.py
-test that run, once. Prints the output folder as the last line.
+trains every combination (--one_by_one: one change at a time; --trials: what Optuna chooses) on all folds
+but one, and tests the last epoch on that one. Folds are made of whole groups. It writes into <output>/
+tune.csv, tune.md and tune.png (accuracy of each setting, its folds, and its paired difference from the
+first), folds.csv, settings.json and trainings.jsonl, from which the same command goes on after a kill. Any
+flag of train.py holds for all settings. The test list is not read, but by --refit, which trains the best
+setting on the whole training list (<output>/refit/seed_<n>, a run folder) and tests it once. Prints the
+output folder as the last line.
 """
 import dataclasses
 import shlex

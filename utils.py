@@ -130,7 +130,7 @@ class Trained:
 
 
 def build(state, source, stored=False):
-    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for what is none.
+    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for something else.
 
     stored: its encoder is of weights alone, where those in the state tell enough (models.Encoder)."""
     checkpoints.check(state, source)

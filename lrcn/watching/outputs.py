@@ -119,7 +119,7 @@ class Outputs:
             verdict.add(truth, segments, history.times)
             truth = verdict.known(truth)
             files.write_json(film.truth, verdict.figures())
-            files.write_csv(film.wrong, ["start", "end", "truth", "said"],
+            files.write_csv(film.wrong, ["start", "end", "truth", "predicted"],
                             [(f"{a:.3f}", f"{b:.3f}", *labels_)
                              for a, b, *labels_ in truths.wrong_places(truth, segments, history.end)])
         names, seconds, lines = leading(classes, history.times, history.smoothed(), [*segments, *(
