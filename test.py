@@ -5,7 +5,7 @@
 takes the best checkpoint of the run and the folders that it was trained with, counts every test
 video once, and writes <model_dir>/test/: metrics.json, predictions.csv, mistakes.csv (the most
 confident first), confusion_matrix and accuracy_per_class (.png and .csv), reliability.png, figures/
-and videos/<Class>/. An earlier test/ stays until the new one is complete. Prints that folder as the last line.
+and videos/<Class>/. An earlier test/ stays until the new one is complete. The last line is that folder.
 
     python test.py --model_dir 20261121-110128 --labelled_folder more_videos
 

@@ -39,7 +39,7 @@ def test_the_truth_of_a_folder_is_told_film_by_film_and_in_all(trained, films, t
     right = sum(one["frames_right"] * one["frames"] for one in each)
     assert whole["frames_right"] == pytest.approx(right / whole["frames"])
     assert f"truth: {100 * whole['frames_right']:.1f}% of {whole['frames']} frames right" in result.out
-    assert (tmp_path / "0" / "wrong.csv").read_text().startswith("start,end,truth,said\n")
+    assert (tmp_path / "0" / "wrong.csv").read_text().startswith("start,end,truth,predicted\n")
     watched(trained, films / "0.mp4", tmp_path)
     assert not (tmp_path / "0" / "truth.json").exists()     # of the labelling before this one
 
