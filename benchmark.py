@@ -23,7 +23,7 @@ from lrcn.base import Lazy, cli, files
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
 from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import SampledVideo, read_sampled
-from lrcn.features.engines import BACKENDS, BLOCK, JUDGED, PRECISIONS, Engine, attempt, fastest, installed
+from lrcn.features.engines import BACKENDS, PRECISIONS, Engine, attempt, block, fastest, installed, judged
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.rows import unique_rows
 from lrcn.training import loop
@@ -50,11 +50,14 @@ def make_parser():
     add("--ucf_list_dir", metavar="DIR", default=None, help="folder of the split lists, for --end_to_end")
     add("--row_data_dir", "--raw_data_dir", dest="row_data_dir", metavar="DIR", default=None,
         help="folder of the raw videos, to time preprocessing_data.py")
-    add("--encoder", default="resnet152", help="torchvision model, or timm/NAME")
+    add("--encoder", default="resnet152", help="torchvision model, timm/NAME, or video/NAME")
     add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="weights; the speed does not "
                                                                                "depend on them")
     add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the encoder's input in pixels")
-    add("--frames", type=POSITIVE, default=240, help="sampled frames to decode and encode in each repeat")
+    add("--frames", type=POSITIVE, default=240,
+        help="sampled frames, or chunks, to decode and encode in each repeat")
+    add("--chunk_frames", type=POSITIVE_OR_NONE, default=None, metavar="K",
+        help="frames in a chunk (default: as the weights were measured)")
     add("--clips", type=POSITIVE, default=288, help="clips of the head's timed epochs")
     add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")
     add("--epochs", type=POSITIVE, default=100, help="epochs of the whole job")
@@ -104,18 +107,21 @@ def linked_copy(folder, where):
 def measure_encoding(args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
     length = args.num_frames_video
-    encoder = utils.new_encoder(Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights,
-                                       img_dim=args.img_dim), None).to(device)
-    clips = [clip for v in read_sampled(folder) for clip in ClipSampler(length).windows(v, "all")[::length]]
-    clips = clips[:max(2, args.frames // length)]       # --frames frames in all, none of them twice
+    recipe = Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights, img_dim=args.img_dim,
+                    chunk_frames=args.chunk_frames)
+    encoder = utils.new_encoder(recipe, None).to(device)
+    unit = encoder.transform.unit
+    sampler = ClipSampler(length, chunk=recipe.chunk[0], chunk_stride=recipe.chunk[1])
+    clips = [clip for v in read_sampled(folder) for clip in sampler.windows(v, "all")[::length]]
+    clips = clips[:max(2, args.frames // length)]       # --frames in all, none of them twice
     bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
     cli.say(f"{args.encoder}: {bare.engine}")
-    block = BLOCK[device.type]
-    batch = torch.randint(0, 256, (block, *encoder.transform.shape), dtype=torch.uint8).to(device)
-    # An engine is judged by so many frames when it is first used
-    first = clips[:max(1, min(len(clips) // 2, JUDGED // length))]
+    size = block(encoder.transform, device)
+    batch = torch.randint(0, 256, (size, *encoder.transform.shape), dtype=torch.uint8).to(device)
+    # An engine is judged by so many frames, or chunks, when it is first used
+    first = clips[:max(1, min(len(clips) // 2, judged(encoder.transform) // length))]
     frames, few = (len(unique_rows(some)[0]) for some in (clips, first))
-    blocks = max(1, frames // block)
+    blocks = max(1, frames // size)
 
     def decode():
         for clip in clips:
@@ -140,10 +146,11 @@ def measure_encoding(args, device, folder, scratch):
     ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
     ready = {kind: encode for kind, encode in ready.items() if encode}
     turns = [[bare_rate(encode, batch, blocks) for encode in ready.values()] for _ in range(args.repeats)]
-    engines = {str(kind): rate(f"{kind}, bare", "frames/s", values)
+    engines = {str(kind): rate(f"{kind}, bare", f"{unit}/s", values)
                for kind, *values in zip(ready, *turns, strict=True)}
     columns = zip(RATES, zip(*rows, strict=True), strict=True)
-    rates = {name: rate(*RATES[name], values) for name, values in columns}
+    rates = {name: rate(*(word.replace("frames", unit) for word in RATES[name]), values)
+             for name, values in columns}
     return {"engines": engines, "engine": str(bare.engine), **rates}, encoder.feature_dim
 
 

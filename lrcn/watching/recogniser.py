@@ -165,7 +165,7 @@ class Recogniser:
         engine = backend or recipe.encoder_backend, precision or recipe.encoder_precision
         encoders = [fastest(one, device, *engine) for one in getattr(encoder, "streams", [encoder])]
         return cls(encoders, lambda windows: softmax(head(windows.float()).float()), trained.classes,
-                   trained.length, rate or trained.rate, BLOCK[device.type],
+                   trained.length, rate or trained.rate, max(1, BLOCK[device.type] // trained.chunk[0]),
                    made_by(trained.flow, flow), getattr(encoder, "names", ()),
                    lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
                    trained.settings.get("num_frames_to_extract"), every, trained, trained.folder,

@@ -5,26 +5,27 @@ import numpy as np
 import pytest
 import torch
 from commands import call
-from runs import last_line, refused, report_of, table, train
+from runs import HEAD, last_line, read_json, refused, report_of, table, train
 
 import utils
 from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
 from lrcn.features.features import head_logits, softmax
 from lrcn.video.reader import read_frames
+from lrcn.watching.recogniser import Recogniser
 
 # Chunks of 4 frames, 15 a second, each half in the next one
-CHUNKS = ("--encoder", "video/r3d_18", "--img_dim", 16, "--chunk_frames", 4, "--chunk_stride", 2)
+CHUNKS = ("--encoder", "video/mc3_18", "--img_dim", 16, "--chunk_frames", 4, "--chunk_stride", 2)
 PLAIN = ("--encoder_backend", "torch", "--encoder_precision", "float32", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
 def chunked(demo, once):
-    """A folder with clips/, sampled for r3d_18, and two tested runs on them: video/ of 3 chunks, image/."""
+    """A folder with clips/, sampled for mc3_18, and two tested runs on them: video/ of 3 chunks, image/."""
     def make(folder):
         said = call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
                     folder / "clips", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_workers", 1,
-                    "--no-report", "--for", "video/r3d_18").out
+                    "--no-report", "--for", "video/mc3_18").out
         assert "chunks of 16 frames at 15 a second: --FPS 25 --sampling_rate 1.66667" in said
         for name, more in (("video", CHUNKS), ("image", ("--stride", 2))):
             report_of(train(demo, folder / "clips", folder / name, "--num_frames_video", 3, "--epochs", 2,
@@ -71,3 +72,54 @@ def test_a_film_says_what_the_store_says_of_the_same_frames(chunked, tmp_path):
     assert segments[0][0] == 0 and segments[-1][1] == pytest.approx(video.frames / 15, abs=0.01)
     borders = {f"{(start + 2.5) / 15:.3f}" for start in starts}     # between the middles of two chunks
     assert all(f"{a[1]:.3f}" in borders and a[1] == b[0] for a, b in itertools.pairwise(segments))
+
+
+def test_what_the_other_scripts_do_with_chunks(chunked, demo, tmp_path):
+    run, image, film = chunked / "video", chunked / "image", next((demo / "UCF-101").glob("Grow/*"))
+    rows = call("compare.py", run, image, "--no-speed", "--output", tmp_path / "compared").out
+    assert "chunk_frames None" in rows
+    fused = last_line(call("fuse.py", run, image, "--num_videos", 0, "--output_dir", tmp_path / "mean"))
+    assert read_json(fused / "test" / "metrics.json")["encoder"] == "video/mc3_18 + squeezenet1_1"
+    found = last_line(call("find_clips.py", "--model_dir", run, "--video_path", film, "--min_probability", 0,
+                           "--clip_seconds", 1, "--output_dir", tmp_path / "found", *PLAIN))
+    assert all(float(row["end"]) - float(row["start"]) == 1 for row in table(found / "candidates.csv"))
+    assert last_line(call("report.py", run)).is_file()
+    refused("find_clips.py", "--model_dir", run, "--video_path", film, "--every", 2, says="clips of 8 frames")
+    refused("test_continues_movie.py", "--model_dir", run, says="reads chunks")
+    refused("teach.py", "--video_path", film, "--output_dir", tmp_path / "taught", "--encoder", "video/s3d",
+            "--no-open", says="chunks of frames")
+    refused("teach.py", "--video_path", film, "--output_dir", tmp_path / "taught", "--model_dir", run,
+            "--no-open", says="chunks of frames")
+
+
+def test_a_head_over_chunks_and_the_first_frame_of_each(chunked, demo, tmp_path):
+    """fuse.py --train: the image stream steps as far as the chunks do, else it is refused."""
+    fused = last_line(call("fuse.py", "--train", chunked / "image", chunked / "video", *HEAD, "--local_dir",
+                           tmp_path))
+    run = utils.load_trained(fused)
+    assert (run.chunk, run.length, run.frames, run.step) == ((4, 2), 3, 8, pytest.approx(2 / 15))
+    video = next(v for v in read_sampled(chunked / "clips") if v.cls == "Grow")
+    frames = read_frames(chunked / "clips" / video.path, range(8))
+    both = utils.load_recogniser(fused, None, "cpu", "torch", "float32").features(frames)
+    image, chunks = (utils.load_recogniser(chunked / name, None, "cpu", "torch", "float32")
+                     for name in ("image", "video"))
+    apart = torch.cat([image.features(frames[[0, 2, 4]]), chunks.features(frames)], 1)
+    assert both.numpy() == pytest.approx(apart.numpy(), rel=1e-4, abs=1e-4)
+    call("test_on_video.py", "--model_dir", fused, "--video_path", chunked / "clips" / video.path,
+         "--no-video", "--output_dir", tmp_path, *PLAIN)
+    assert len(table(tmp_path / video.name / "predictions.csv")) == len(range(0, video.frames - 3, 2)) - 2
+    dense = train(demo, chunked / "clips", tmp_path, "--num_frames_video", 3, "--epochs", 1)
+    refused("fuse.py", "--train", dense, chunked / "video", *HEAD, "--local_dir", tmp_path,
+            says="with --stride 2")
+
+
+def test_an_onnx_file_takes_chunks(chunked, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    said = call("export.py", chunked / "video", "--output_dir", tmp_path / "files").out
+    assert "frames: uint8 (B, 3, 4, 3, 16, 16)" in said
+    file = Recogniser.of_file(tmp_path / "files" / "model.onnx")
+    run = utils.load_recogniser(chunked / "video", None, "cpu", "torch", "float32")
+    assert (file.chunk, file.rate.per_second) == (run.chunk, run.rate.per_second)
+    frames = np.random.default_rng(0).integers(0, 255, (9, 60, 80, 3), np.uint8)
+    assert file.features(frames).numpy() == pytest.approx(run.features(frames).numpy(), rel=1e-3, abs=1e-3)
