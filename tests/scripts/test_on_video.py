@@ -30,7 +30,7 @@ from lrcn.video.sampling import Rate
 from lrcn.video.writer import write_clip
 from lrcn.watching import films, live
 from lrcn.watching import recogniser as joining
-from lrcn.watching.recogniser import History, Recogniser, find_segments
+from lrcn.watching.recogniser import Chunks, History, Recogniser, find_segments
 
 
 def label(model, source, *flags, **options):
@@ -275,6 +275,20 @@ def test_a_slow_network_skips_sampled_frames_and_is_never_late(monkeypatch):
     # What it takes next is the newest sampled frame, not the next one in a queue.
     assert slow.seen == sorted(set(slow.seen)) and slow.seen[-1] > 85
     assert np.diff(slow.seen).max() >= 4
+
+
+def test_a_camera_s_chunks_are_of_neighbouring_frames_whatever_is_skipped(monkeypatch):
+    """They are held in the size that the network sees."""
+    monkeypatch.setattr(live, "open_live", lambda _: Played())
+    sees = SimpleNamespace(chunks=Chunks(4, 3), flow=None, crop=lambda image: [int(image[0, 0, 0])])
+    source, due = live.Source("0", Rate(25, 2), sees), []
+    for i in range(20):
+        source.take(live.Frame(i, i / 25, 0.0, np.full((2, 2, 3), i, np.uint8)))
+        due += [source.due] if source.due else []
+        source.due = None
+    assert [[frame.crop[0] for frame in moment] for moment in due] == [[0, 2, 4, 6], [6, 8, 10, 12],
+                                                                      [12, 14, 16, 18]]
+    assert source.sampled == 3 and not any(frame.image is not None for moment in due for frame in moment)
 
 
 class Stream(Played):
