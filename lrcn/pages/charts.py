@@ -73,8 +73,7 @@ def confusion(matrix, classes):
     heat = go.Heatmap(z=cells, customdata=counts, zmin=0, zmax=1, xgap=1, ygap=1,
                       hovertemplate="true %{y}<br>predicted %{x}<br>%{customdata[0]} of %{customdata[1]} "
                                     "(%{z:.0%})<extra></extra>",
-                      colorbar={"title": {"text": "share of the "
-                                                  "true class"}, "thickness": 12, "tickformat": ".0%",
+                      colorbar={"title": {"text": "share of row"}, "thickness": 12, "tickformat": ".0%",
                                 "lenmode": "pixels", "len": 220, "y": 1, "yanchor": "top"})
     if len(classes) <= 20:
         heat.update(text=[[str(n) if n else "" for n in row] for row in matrix], texttemplate="%{text}")
