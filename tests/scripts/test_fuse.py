@@ -10,18 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import call
-from runs import (
-    HEAD,
-    answered_run,
-    data_flags,
-    last_line,
-    load,
-    read_json,
-    refused,
-    report_of,
-    table,
-    train,
-)
+from runs import HEAD, answered_run, data_flags, last_line, load, read_json, refused, report_of, table, train
 from sklearn.metrics import accuracy_score, log_loss
 
 import utils
