@@ -134,10 +134,9 @@ def make_encoder(args, sampled):
     if not args.model_dir:
         recipe = Recipe(sampled_data_path=str(sampled), encoder=encoder_name(args),
                         encoder_weights=args.encoder_weights, modality=args.modality)
-        encoder = utils.new_encoder(recipe, [])
-        if encoder.transform.chunk:
+        if recipe.chunk[0]:
             raise UserError(f"--encoder {args.encoder}: it reads chunks of frames; give one of single frames")
-        return encoder, options, [], Rate(), None
+        return utils.new_encoder(recipe, []), options, [], Rate(), None
     trained = utils.load_trained(args.model_dir, args.model_name, args.device)
     if trained.flow or trained.sees.chunk:
         raise UserError(f"--model_dir {args.model_dir}: it sees "
