@@ -150,7 +150,7 @@ class Model:
         if order == "margin" and self.probabilities is not None:
             return [(int(i), "unsure") for i in unsure[:most]]
         known = self.probabilities is not None or self.prior is not None
-        near = unsure[:max(2 * most, int(NEAR * len(self.labels)))] if known else unsure
+        near = unsure[:max(most, int(NEAR * len(self.labels)))] if known else unsure
         taken = np.flatnonzero((self.labels >= 0) | waits)
         return [(int(i), "unsure" if known else "unlike") for i in self._farthest(near, taken, most)]
 

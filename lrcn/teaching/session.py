@@ -45,10 +45,10 @@ encoding = Lazy("lrcn.features.features")
 
 FIRST_PIECE, PIECE = 50, 250    # sampled frames of a film that are encoded at once
 PATIENCE = 300      # seconds for a piece, until a decoder is given up
-FIXED = 2           # moments that stay the next, whatever is learned meanwhile
+FIXED = 1           # the moment on the screen stays the next, whatever is learned meanwhile
 AHEAD = 3           # moments that are chosen, and cut, before they are asked
 SHOWN = 480         # pixels of the long side of a moment in the page, at most
-RANKED = 30         # moments that a network says are next
+RANKED = 5          # moments that a network says are next
 STALE = 10          # keys after which the accuracy is told anew, however fast they come
 CONFUSIONS, FOUND = 12, 12      # shown at most
 KEPT = 200          # moments that stay cut
