@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import networks
 import utils
 from lrcn import runs
 from lrcn.base import Lazy, cli, files
@@ -109,7 +110,7 @@ def measure_encoding(args, device, folder, scratch):
     length = args.num_frames_video
     recipe = Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights, img_dim=args.img_dim,
                     chunk_frames=args.chunk_frames)
-    encoder = utils.new_encoder(recipe, None).to(device)
+    encoder = networks.new_encoder(recipe, None).to(device)
     unit = encoder.transform.unit
     sampler = ClipSampler(length, chunk=recipe.chunk[0], chunk_stride=recipe.chunk[1])
     clips = [clip for v in read_sampled(folder) for clip in sampler.windows(v, "all")[::length]]

@@ -32,6 +32,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+import networks
 import utils
 from lrcn.base import cli, files
 from lrcn.base.cli import UserError
@@ -136,7 +137,7 @@ def make_encoder(args, sampled):
                         encoder_weights=args.encoder_weights, modality=args.modality)
         if recipe.chunk[0]:
             raise UserError(f"--encoder {args.encoder}: it reads chunks of frames; give one of single frames")
-        return utils.new_encoder(recipe, []), options, [], Rate(), None
+        return networks.new_encoder(recipe, []), options, [], Rate(), None
     trained = utils.load_trained(args.model_dir, args.model_name, args.device)
     if trained.flow or trained.sees.chunk:
         raise UserError(f"--model_dir {args.model_dir}: it sees "

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import dataset
+import networks
 import utils
 from lrcn.base import cli, files, workers
 from lrcn.base.cli import UserError
@@ -199,7 +200,7 @@ def main():
         files.write_csv(out.folds, ("video", "class", "group", "fold"),
                         [(v.name, v.cls, v.group, k + 1) for v, k in zip(videos, plan.folds, strict=True)])
         jobs = args.jobs or (workers.cores() if device.type == "cpu" else 1)
-        validation = CrossValidation(Trainer(plan, utils.network_to_train), out.journal, jobs)
+        validation = CrossValidation(Trainer(plan, networks.network_to_train), out.journal, jobs)
         rows = tuning.table(compare(args, base, space, validation), validation, against)
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)

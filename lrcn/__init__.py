@@ -1,4 +1,4 @@
-"""The package under the scripts. The scripts share models.py, dataset.py and utils.py, which stand beside
+"""The package under the scripts. The scripts share models.py, networks.py, dataset.py and utils.py, beside
 them; everything else is here, by topic, and never imports the root.
 
     base/       cli (flags, errors, words), values (what a value may be), files (whole or not at all),

@@ -1,6 +1,6 @@
 """Checkpoints: state dicts and plain containers only, read safely, written whole or not at all.
 
-What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `utils.build` makes
+What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `networks.build` makes
 the model again from it.
 """
 import warnings
@@ -116,7 +116,7 @@ def save_file(path, state):
 
 
 def describe(model, classes, settings):
-    """The part of a checkpoint from which `utils.build` makes the model again."""
+    """The part of a checkpoint from which `networks.build` makes the model again."""
     return {"format": FORMAT, "encoder_spec": model.encoder.spec(), "head_spec": model.head.spec,
             "classes": list(classes), "settings": settings}
 

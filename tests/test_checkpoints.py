@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import differences, load, refused
 
+import networks
 import utils
 from lrcn import checkpoints
 from lrcn.base.cli import UserError
@@ -102,7 +103,7 @@ VALUES = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.just([]), st.jus
 
 def use(state, source="--model_dir x"):
     """Everything that the scripts do with a checkpoint: build, restore, ask, and go on training."""
-    model, classes, _, recipe = utils.build(state, source)
+    model, classes, _, recipe = networks.build(state, source)
     for part in ("encoder", "head"):
         getattr(model, part).load_state_dict(state[part])
     frames = torch.zeros(1, 2, *model.encoder.transform.shape, dtype=torch.uint8).movedim(-1, -3)

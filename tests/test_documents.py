@@ -9,7 +9,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py")
-                 if path.stem not in ("models", "dataset", "utils", "hubconf", "demo"))
+                 if path.stem not in ("models", "networks", "dataset", "utils", "hubconf", "demo"))
 FOREIGN = {"--help", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--logdir"}
 # Flags of the README of November 2026, before the package had folders, that no document prints today
 OLD = r"""

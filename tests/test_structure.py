@@ -11,7 +11,8 @@ LRCN = {"base": set(), "video": {"base"}, "data": {"base", "video"}, "features":
         "checkpoints": {"base", "video", "data", "features", "runs"},
         "evaluation": FOUNDATION, "training": FOUNDATION, "watching": FOUNDATION, "study": FOUNDATION,
         "pages": FOUNDATION, "teaching": {*FOUNDATION, "training", "watching"}}
-MODULES = {"models": {*LRCN}, "dataset": {*LRCN, "models"}, "utils": {*LRCN, "models", "dataset"}}
+MODULES = {"models": {*LRCN}, "networks": {*LRCN, "models"},
+           "dataset": {*LRCN, "models"}, "utils": {*LRCN, "models", "networks", "dataset"}}
 MAY_IMPORT = {**LRCN, **MODULES, "script": {*LRCN, *MODULES}}
 
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -22,6 +22,26 @@ def set_seed(*numbers):
     torch.manual_seed(value)
 
 
+def choose_device(name="auto"):
+    """torch.device of --device: auto takes CUDA, then Apple's mps, then the CPU."""
+    if name == "auto":
+        name = ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+        if name == "cuda":
+            name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0))}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not available on this machine ({str(error).splitlines()[0]}); try "
+                        "auto or cpu") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.allow_tf32 = True
+    return device
+
+
 def rank_and_world():
     """This process's number and how many there are, as torchrun says, or (0, 1)."""
     number, world = 0, 0

@@ -47,7 +47,7 @@ def any_length(trained, format="onnx"):
 
 
 def layout_of(trained, part, format="onnx"):
-    """The layout of a part of a utils.Trained; its length is "T" where that is any."""
+    """The layout of a part of a networks.Trained; its length is "T" where that is any."""
     encoder = trained.model.encoder
     length = "T" if any_length(trained, format) else trained.length
     return layout(part, encoder.transform, length, len(trained.classes), encoder.feature_dim)

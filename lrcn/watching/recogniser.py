@@ -142,7 +142,7 @@ class Recogniser:
     alone: Callable | None = None   # what each says by itself, float32 (n, names, C)
     extract: int | str | None = None    # how many frames of a video the run's clips hold, or "all"
     every: int | None = None    # see so many-th frames of a film, in the place of `rate`
-    trained: object = None      # the utils.Trained, of a run
+    trained: object = None      # the networks.Trained, of a run
     folder: Path | None = None  # the run folder
     background: int | None = None   # the class of what is none of the others
     min_probability: float | None = None    # from which on nine of ten validation answers were right
@@ -159,7 +159,7 @@ class Recogniser:
 
     @classmethod
     def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None, flow=None):
-        """Of a utils.Trained, on its own engine but for what is given. rate: None for that of its clips.
+        """Of a networks.Trained, on its own engine but for what is given. rate: None for that of its clips.
         flow: see made_by."""
         encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
         engine = backend or recipe.encoder_backend, precision or recipe.encoder_precision

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from runs import report_of
 
 import models
-import utils
+import networks
 from lrcn.base import files
 from lrcn.base.cli import UserError
 from lrcn.data.frames import ClipSampler
@@ -115,7 +115,7 @@ SMALL = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32)
                                          ({"modality": "flow", "flow_length": 2}, (4,))])
 def test_the_network_of_a_kept_encoder_is_the_one_that_was_built_at_once(seen, shape, tmp_path):
     recipe = replace(SMALL, sampled_data_path=str(tmp_path), **seen)
-    built, kept = (utils.new_encoder(recipe, []) for _ in range(2))
+    built, kept = (networks.new_encoder(recipe, []) for _ in range(2))
     frames = torch.randint(256, (2, *shape, 32, 32), dtype=torch.uint8)
     assert kept.weights_alone and not built.weights_alone and kept.spec() == built.spec()
     with torch.inference_mode():
@@ -124,16 +124,16 @@ def test_the_network_of_a_kept_encoder_is_the_one_that_was_built_at_once(seen, s
 
 def test_a_kept_encoder_that_is_damaged_or_of_another_name_is_built_anew(tmp_path):
     recipe = replace(SMALL, sampled_data_path=str(tmp_path))
-    built = utils.new_encoder(recipe, [])
+    built = networks.new_encoder(recipe, [])
     [path] = tmp_path.glob("features/encoders/*")
     good, every = path.read_bytes(), range(0, path.stat().st_size, path.stat().st_size // 10)
-    utils.new_encoder(replace(recipe, seed=2), [])
+    networks.new_encoder(replace(recipe, seed=2), [])
     [other] = set(path.parent.iterdir()) - {path}
     torch.save([1], tmp_path / "list")
     for damaged in (b"", good[:len(good) // 2], (tmp_path / "list").read_bytes(), other.read_bytes(),
                     *(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:] for at in every)):
         path.write_bytes(damaged)
-        again, kept = (utils.new_encoder(recipe, []) for _ in range(2))
+        again, kept = (networks.new_encoder(recipe, []) for _ in range(2))
         assert again.digest() == kept.digest() == built.digest() and again.spec() == built.spec()
         assert kept.weights_alone
 

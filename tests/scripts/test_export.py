@@ -14,6 +14,7 @@ from videos import write_video
 
 import export
 import models
+import networks
 import utils
 from lrcn.base.cli import UserError
 from lrcn.features import onnx, surgery
@@ -56,7 +57,7 @@ def test_every_family_says_the_same_as_onnx(tmp_path, name, head, modality):
     encoder = lively(models.build_encoder(name, None, 32, modality))
     sizes = {"latent_dim": 16, "hidden_size": 8, **head}
     network = models.LRCN(encoder, models.Head(encoder.feature_dim, 3, **sizes)).eval()
-    trained = utils.Trained(network, list("abc"), {}, Recipe(num_frames_video=4), None, tmp_path, 0)
+    trained = networks.Trained(network, list("abc"), {}, Recipe(num_frames_video=4), None, tmp_path, 0)
     *_, shape = exported.layout_of(trained, "model")[0]
     clips = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
     run = export.write_onnx(tmp_path / "model.onnx", *export.parts(trained)["model"],

@@ -30,7 +30,7 @@ from runs import (
 
 import dataset
 import models
-import utils
+import networks
 from lrcn.base import cli
 from lrcn.base.cli import UserError
 from lrcn.base.distributed import set_seed
@@ -156,7 +156,7 @@ def test_the_chosen_blocks_are_trained_and_all_else_is_bit_identical(demo, sampl
 def begun(*words):
     """(the Transform, {key: tensor}) of the network that train.py starts with."""
     recipe, _ = parse("", [str(word) for word in words])
-    model = utils.network_to_train(recipe, ["a", "b"], torch.device("cpu"))[0]
+    model = networks.network_to_train(recipe, ["a", "b"], torch.device("cpu"))[0]
     return model.encoder.transform, model.state_dict()
 
 

@@ -210,7 +210,7 @@ def main():
         return time_keys(folder)
     import torch
 
-    import utils
+    import networks
     from lrcn.base import files
     from lrcn.data.split_lists import read_lists
     from lrcn.features.features import Options
@@ -231,7 +231,7 @@ def main():
     recipe = Recipe(encoder="timm/tf_efficientnet_lite0", encoder_weights=weights,
                     sampled_data_path=str(folder / "session/frames"))
     (folder / "session").mkdir(exist_ok=True)
-    encoder = utils.new_encoder(recipe, [])
+    encoder = networks.new_encoder(recipe, [])
     options = Options(torch.device("cpu"), 1, backend="auto")
 
     def ready(names, order="diverse", seed=0):

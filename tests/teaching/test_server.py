@@ -10,6 +10,7 @@ from commands import call
 from runs import last_line, refused, table
 from videos import numbered, write_video
 
+import networks
 import utils
 from lrcn.base import files
 from lrcn.features.features import Options
@@ -216,7 +217,7 @@ def test_features_are_encoded_once_whatever_restarts(films, tmp_path, capsys):
             write_video(tmp_path / "new.mp4", 50)
             there["new.mp4"] = tmp_path / "new.mp4"
         session = Session(tmp_path, there, Choices())
-        session.encode(utils.new_encoder(recipe, []), Options(utils.choose_device("cpu"), 0))
+        session.encode(networks.new_encoder(recipe, []), Options(utils.choose_device("cpu"), 0))
         assert all(film.whole and film.known == session.count(film) for film in session.films)
         shown.append(np.stack(session.rows))
         said = capsys.readouterr().out

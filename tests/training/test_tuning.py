@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import other_value
 
-import utils
+import networks
 from lrcn import checkpoints
 from lrcn.base import files
 from lrcn.base.cli import UserError
@@ -131,7 +131,7 @@ TINY = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32, devic
 
 def test_every_flag_that_makes_another_encoder_is_in_its_key():
     def made(recipe):
-        encoder = utils.new_encoder(recipe, ["a"])
+        encoder = networks.new_encoder(recipe, ["a"])
         return encoder.spec(), encoder.digest()
     for name in KINDS.keys() & KNOWN.keys() - {"streams", "init_from", "encoder_weights"}:
         usual = replace(TINY, modality="flow") if name == "flow_length" else TINY
@@ -150,13 +150,13 @@ def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
     several = [Setting(replace(TINY, sampled_data_path=str(sampled), **more)) for more in
                ({}, {"augment": "heavy"}, {"views": 3}, {"clips_per_video": 2}, {"img_dim": 40},
                 {"modality": "rgbdiff"})]
-    together = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / "together")
+    together = CrossValidation(Trainer(plan, networks.network_to_train), tmp_path / "together")
     assert len(list(together.train(several))) == 2 * len(several)
     losses = [together.loss(setting) for setting in several]
     assert len(set(losses)) == len(losses)
     for i in (1, 5):
         validating._encoders.clear()
-        alone = CrossValidation(Trainer(plan, utils.network_to_train), tmp_path / f"alone{i}")
+        alone = CrossValidation(Trainer(plan, networks.network_to_train), tmp_path / f"alone{i}")
         assert len(list(alone.train([several[i]]))) == 2
         assert alone.loss(several[i]) == losses[i]
 
