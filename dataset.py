@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.data import fields, split_lists, splits
 from lrcn.data.chunks import require_rate
 from lrcn.data.frames import ClipSampler

@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.values import POSITIVE
 from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled

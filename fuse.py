@@ -23,10 +23,8 @@ import numpy as np
 
 import dataset
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.distributed import ranks
-from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE
 from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores

@@ -17,8 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli
 from lrcn.checkpoints import HEAD, check_spec
 from lrcn.data.chunks import chunk_of
 from lrcn.data.frames import Transform

@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrcn import checkpoints
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli
 from lrcn.base.distributed import choose_device, set_seed
-from lrcn.base.lazy import Lazy
 from lrcn.base.values import Number
 from lrcn.data.frames import CHUNK
 from lrcn.data.learned import Learned

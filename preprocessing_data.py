@@ -45,10 +45,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lrcn.base import cli, files, workers
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, files, workers
 from lrcn.base.distributed import rank_and_world
-from lrcn.base.lazy import Lazy
 from lrcn.base.values import POSITIVE, Number, number_or_all, number_or_source
 from lrcn.data import fields
 from lrcn.data.chunks import chunk_of

@@ -34,10 +34,8 @@ from pathlib import Path
 
 import networks
 import utils
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, files, inference_mode
 from lrcn.base.distributed import alone_environment
-from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.values import Names, Number, Text
 from lrcn.data.manifest import sampling_settings
 from lrcn.features.features import Options, softmax

@@ -18,8 +18,7 @@ from pathlib import Path
 import dataset
 import utils
 from lrcn import checkpoints
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT
 from lrcn.data.frames import ClipSampler

@@ -23,8 +23,7 @@ import numpy as np
 import dataset
 import networks
 import utils
-from lrcn.base import cli, files, workers
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files, workers
 from lrcn.base.distributed import rank_and_world
 from lrcn.base.values import POSITIVE, Number
 from lrcn.data import splits

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import dataset
 from lrcn import checkpoints
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli
 from lrcn.base.distributed import Rank, alone_environment, choose_device
-from lrcn.base.lazy import Lazy
 from lrcn.base.values import COUNT, POSITIVE, Number, number_or_all
 from lrcn.data import fields
 from lrcn.features.engines import BACKENDS, PRECISIONS

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError
 from lrcn.data.fields import flow_of, source_fields
 from lrcn.data.manifest import SampledVideo
 from lrcn.video.reader import VideoError, read_frames

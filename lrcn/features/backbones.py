@@ -8,8 +8,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError
 from lrcn.data.chunks import PREFIX, chunk_of
 from lrcn.data.frames import CHUNK, Transform
 

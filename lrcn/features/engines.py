@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy, inference_mode
+from lrcn.base import Lazy, UserError, cli, inference_mode
 from lrcn.base.values import shown
 from lrcn.features import onnx
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lrcn.base import cli
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, inference_mode
 from lrcn.base.distributed import Rank
-from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.workers import in_threads
 from lrcn.features.engines import FrameEncoder, attempt, block, choose, judged
 from lrcn.features.rows import Blocks, entries_of, unique_rows

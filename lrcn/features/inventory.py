@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.data.fields import flow_path
 from lrcn.data.frames import Clip
 from lrcn.data.manifest import read_sampled

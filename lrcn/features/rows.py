@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, files
 from lrcn.data.fields import flow_path
 from lrcn.data.frames import Clip, Cut, clip_frames
 from lrcn.features.engines import block

@@ -9,11 +9,9 @@ import itertools
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.distributed import Rank
 from lrcn.base.files import composed
-from lrcn.base.lazy import Lazy
 from lrcn.base.values import Number
 from lrcn.base.workers import in_threads
 from lrcn.data.frames import ClipSampler, clip_frames

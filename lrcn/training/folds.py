@@ -19,9 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lrcn import checkpoints, runs
-from lrcn.base import files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, files
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
 from lrcn.data.frames import ClipSampler

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, inference_mode
 from lrcn.base.distributed import Rank, set_seed
-from lrcn.base.lazy import Lazy, inference_mode
 from lrcn.base.signals import Stop
 from lrcn.base.values import Number, Numbers, check
 from lrcn.training.feeds import epoch_steps

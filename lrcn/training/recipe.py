@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lrcn import checkpoints, runs
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.values import (
     COUNT,
     POSITIVE,

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lrcn import checkpoints
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.signals import Stop
 from lrcn.data import fields, splits
 from lrcn.data.frames import ClipSampler

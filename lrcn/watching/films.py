@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, cli, files
 from lrcn.base.workers import ahead
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli
-from lrcn.base.lazy import Lazy, inference_mode
+from lrcn.base import Lazy, cli, inference_mode
 from lrcn.base.workers import ahead
 from lrcn.data.frames import as_modality, change_at, differences, plain_box, to_flow_input, to_input
 from lrcn.drawing.labels import flow_colors
