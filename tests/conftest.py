@@ -2,11 +2,8 @@
 
 Command lines are in commands.py, tiny trainings in runs.py, videos in videos.py, browsers in browsers.py.
 """
-import inspect
 import os
 import shutil
-import subprocess
-import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch is imported: a worker is one core's work
@@ -16,43 +13,15 @@ import commands
 import pytest
 from commands import call
 
-import export
-from lrcn.base import files, workers
-from lrcn.study import graphs
-
-SLOW = (commands.call, commands.run, commands.start, subprocess.run, subprocess.Popen, browsers.chromium,
-        workers.results, workers.pool, graphs.draw, export.write_onnx)
-
-
-def _slow(function, seen):
-    """Whether a function of the tests gets to one of SLOW, through whatever else it names."""
-    if any(function is one for one in SLOW):
-        return True
-    if isinstance(function, types.FunctionType):
-        function = inspect.unwrap(function)
-        function = getattr(getattr(function, "hypothesis", None), "inner_test", function)
-    if not isinstance(function, types.FunctionType) or function in seen or \
-            not function.__code__.co_filename.startswith(os.path.dirname(__file__)):
-        return False
-    seen.add(function)
-    codes = [function.__code__]
-    for code in codes:
-        codes += [one for one in code.co_consts if isinstance(one, types.CodeType)]
-    names = {name for code in codes for name in code.co_names}
-    values = [function.__globals__.get(name) for name in names]
-    values += [vars(one).get(name) for one in values if isinstance(one, types.ModuleType) for name in names]
-    return any(_slow(value, seen) for value in values)
+from lrcn.base import files
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as slow what runs a script or starts a process, itself or in a fixture, reads real clips, draws
-    figures, exports a network or is a state machine. What `refused` runs ends before there is work."""
-    from runs import refused
+    """Mark as slow the scripts' tests, what is made of their outputs, draws or reads real clips, and state
+    machines."""
     for item in items:
-        made = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
-        seen = {commands.end_all, refused}
-        if {"ucf101", "checked"} & {*item.fixturenames} or item.name == "runTest" or \
-                any(_slow(one, seen) for one in (item.function, *made)):
+        if {"once", "ucf101", "checked", "browser"} & {*item.fixturenames} or item.name == "runTest" or \
+                item.path.parent.name == "scripts":
             item.add_marker("slow")
 
 

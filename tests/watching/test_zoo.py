@@ -87,7 +87,6 @@ def check_played(browser, films):
             assert not error and time > 0.2 and width == probe(film).width, (film, error, time, width)
 
 
-@pytest.mark.slow
 def test_a_browser_plays_what_is_written(browser, tmp_path):
     sources = [make(tmp_path / name, name) for name in ("variable_mp4", "hdr", "anamorphic")]
     sources += [beeping(tmp_path / codec / f"{codec}{ending}", sound=codec, count=80)
@@ -95,7 +94,6 @@ def test_a_browser_plays_what_is_written(browser, tmp_path):
     check_played(browser, [copy(source, tmp_path / f"{source.stem}.mp4") for source in sources])
 
 
-@pytest.mark.slow
 def test_a_browser_plays_the_movie_of_a_study_and_the_videos_of_a_test(browser, trained, tmp_path):
     model = shutil.copytree(trained, tmp_path / "run")
     flags = ("--model_dir", model, "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch")
