@@ -75,7 +75,7 @@ def confidence_words(metrics):
         line += f" ({metrics['ece_before']:.3f} before temperature {metrics['temperature']:.3g})"
     if apart and apart["classes_videos"]:
         top1 = scores.with_interval(apart["top1"], apart["ci95"])
-        line += (f"\nbackground {apart['class']} apart: top-1 {top1} of {apart['classes_videos']} videos of "
+        line += (f"; background {apart['class']} apart: top-1 {top1} of {apart['classes_videos']} videos of "
                  f"the other classes, {apart['called_background']} of them called {apart['class']}; "
                  f"{apart['called_a_class']} of its {apart['background_videos']} videos called a class")
     return line
