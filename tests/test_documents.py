@@ -53,7 +53,7 @@ def test_every_flag_that_is_named_belongs_to_a_script():
 
 
 def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):
-    [cell] = [block for language, block in BLOCKS if language == "python"]
+    [cell] = [block for language, block in BLOCKS if language == "python" and "torch.hub" in block]
     film = next((demo / "UCF-101").rglob("*.avi"))
     for said, here in (("path/to/this/clone", ROOT), ("20261121-110128", trained), ("holiday.mp4", film)):
         assert f'"{said}"' in cell
@@ -61,6 +61,16 @@ def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):
     (tmp_path / "cell.py").write_text(cell)
     said = call(tmp_path / "cell.py").out.splitlines()
     assert said[0].count("'") == 2 * 6 and said[1].startswith("0.0 to "), said    # the demo has six classes
+
+
+def test_the_features_that_go_out_are_those_of_the_documents_classifier(trained, sampled, tmp_path):
+    key, *_ = (path.parent.name for path in sampled.glob("features/*/key.json")
+               if "resnet18" in path.read_text())
+    call("lrcn/features/inventory.py", sampled, "--export", tmp_path / "features.npz", "--key", key)
+    [cell] = [block for language, block in BLOCKS if language == "python" and "features.npz" in block]
+    (tmp_path / "cell.py").write_text(cell)
+    said = call(tmp_path / "cell.py", cwd=tmp_path).out
+    assert len(said.split()) == 5 and all(0 <= float(x.strip("[]")) <= 1 for x in said.split()), said
 
 
 def slugs(path):
