@@ -54,7 +54,7 @@ async function show(news, anew) {
   const { mode, progress = {} } = state, [title, panel] = { films: ["Teach", "films"], clips: ["Clips", "review"], candidates: ["Candidates", "review"] }[mode];
   byId("bar").hidden = !progress.total || progress.done >= progress.total;
   byId("bar").value = progress.total ? progress.done / progress.total : 0;
-  tell("note", progress.note || "");
+  tell(panel === "films" ? "note" : "table", progress.note || "");
   if (byId(panel).hidden) {
     byId(panel).hidden = false;
     document.title = title;
