@@ -99,8 +99,6 @@ def check(args):
     if args.model_dir and (args.encoder or args.encoder_weights != "DEFAULT" or args.modality != "rgb"):
         raise UserError("--model_dir: the encoder is that of the run; leave --encoder, --encoder_weights and "
                         "--modality out")
-    if args.encoder_weights not in ("DEFAULT", "none"):
-        cli.file("encoder_weights", args.encoder_weights, "give the path of a checkpoint file")
     out, source = Path(args.output_dir).expanduser(), Path(args.video_path).expanduser().resolve()
     if source.is_dir() and out.resolve().is_relative_to(source):
         raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
@@ -232,6 +230,8 @@ def show(args, address):
 
 def main():
     args = make_parser().parse_args()
+    if args.encoder_weights not in ("DEFAULT", "none"):
+        cli.file("encoder_weights", args.encoder_weights, "give the path of a checkpoint file")
     if args.sampled_data_path or args.candidates:
         return look_through(args)
     films, out = check(args)

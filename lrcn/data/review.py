@@ -77,9 +77,12 @@ class Decision:
 
 
 def read_review(folder, name=TABLE):
-    """[Decision] of the table in a folder, [] where there is none; UserError names the line that is none."""
+    """[Decision] of the table in a folder, [] where there is none, or another program's; UserError names the
+    line that is none."""
     path, decisions = Path(folder, name), []
     names, rows = files.read_table(path, COLUMNS) if path.is_file() else (COLUMNS, [])
+    if name == TABLE and not {"action", "was"} & set(names):
+        return []
     if missing := [name for name in COLUMNS[:-1] if name not in names]:
         raise UserError(f"{path} line 1: column {', '.join(missing)} is missing; is this teach.py's table?")
     for line, row in rows:

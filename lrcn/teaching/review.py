@@ -124,22 +124,22 @@ class Review:
         is on the disk. ValueError, UserError: it cannot be so; LookupError: no such clip."""
         entry = self.entry(asked.get("number"))
         old, action = entry.decision, asked.get("action", entry.decision.action)
-        name = composed(" ".join(str(asked.get("class", old.cls)).split()))
-        if action not in ACTIONS:
-            raise ValueError(f"action: one of {', '.join(ACTIONS)}")
+        name, start, end = (old_value if asked.get(key) is None else asked[key] for key, old_value in
+                            (("class", old.cls), ("start", old.start), ("end", old.end)))
+        if action not in ACTIONS or not isinstance(name, str):
+            raise ValueError(f"expected a class, and an action of {', '.join(ACTIONS)}")
         if name not in self.names:
+            name = composed(" ".join(name.split()))
             check_class(name, "class")
-            if not name.isprintable() or name.lower() in RESERVED:
+            if not name.isprintable() or name.lower() in RESERVED or len(name.encode()) > 200:
                 raise ValueError(f"class: no folder of clips can be called {name[:60]!r}")
-        start, end = (own if asked.get(key) is None else float(asked[key])
-                      for key, own in (("start", old.start), ("end", old.end)))
         if (start, end) != (old.start, old.end):
             if entry.film is None:
                 raise ValueError("its ends can be moved where its film is there: give --video_path")
-            end = min(end, entry.seconds)
-            if not 0 <= start < end:
+            if not all(type(value) in (int, float) for value in (start, end)) or not 0 <= start < (
+                    end := min(end, entry.seconds)):
                 raise ValueError("it has to end after its start, within its film")
-            start, end = round(start, 3), round(end, 3)
+            start, end = round(float(start), 3), round(float(end), 3)
         with self.changed:
             same = (name, start, end) == (old.cls, old.start, old.end)
             entry.decision = replace(old, action=action, cls=name, start=start, end=end,

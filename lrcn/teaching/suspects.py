@@ -4,8 +4,8 @@
     doubt = 1 - said[np.arange(len(labels)), labels]
 
 The network is ridge regression on the features: what it would say of a group without having learned from it
-follows from one fit of all (the rows of the hat matrix that are the group's), so that every group is held out
-by itself, exactly, at the price of one training.
+follows from one fit of all, so that every group is held out by itself at the price of one training. What
+asking.hold_out trains anew for parts of the films suits few labels.
 """
 import numpy as np
 
@@ -19,42 +19,25 @@ def suspicion(features, labels, groups):
     int (N,) from 0 to C - 1; groups: N names. Penalty and sharpness are those with the lowest cross-entropy
     of what is held out."""
     labels, part = np.asarray(labels), np.unique(groups, return_inverse=True)[1]
-    count = np.bincount(part)
-    if len(count) < 2:
-        return np.full((len(labels), labels.max(initial=0) + 1), np.nan)
-    truth = np.eye(labels.max() + 1)[labels]
+    truth, best, least = np.eye(labels.max() + 1)[labels], None, np.inf
+    if part.max() < 1:
+        return np.full_like(truth, np.nan)
     values = np.asarray(features, np.float64)
     values = values - values.mean(0)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    values = np.hstack([values, np.ones((len(values), 1))])     # the last is what the others add to
-    squares, axes = np.linalg.eigh(values.T @ values if values.shape[1] < len(values) else values @ values.T)
-    kept = squares > 1e-9 * squares[-1]
-    squares, axes = squares[kept], axes[:, kept]
-    # left: orthonormal (N, R), the values' left singular vectors
-    left = values @ axes / np.sqrt(squares) if values.shape[1] < len(values) else axes
-    members = np.split(np.argsort(part, kind="stable"), np.cumsum(count)[:-1])
-    held = [_held_out(left, squares / (squares + strength * len(values)), truth, members)
-            for strength in STRENGTHS]
-    right = np.arange(len(labels)), labels
-    return min((_softmax(sharp * scores) for scores in held for sharp in SHARPNESS),
-               key=lambda said: -np.log(np.maximum(said[right], 1e-6)).mean())
-
-
-def _held_out(left, shrunk, truth, members):
-    """Scores (N, C) of every group by the fit of the others: truth less (I - H_gg)^-1 times what the whole
-    fit leaves of it, H = left diag(shrunk) left'."""
-    rest, scores = truth - (left * shrunk) @ (left.T @ truth), np.empty_like(truth)
-    for rows in members:
-        own = left[rows]
-        if len(rows) <= len(shrunk):
-            whole = np.linalg.solve(np.eye(len(rows)) - (own * shrunk) @ own.T, rest[rows])
-        else:       # the same, by a matrix of the features' size
-            inner = np.linalg.solve(np.diag(1 / shrunk) - own.T @ own, own.T @ rest[rows])
-            whole = rest[rows] + own @ inner
-        scores[rows] = truth[rows] - whole
-    return scores
-
-
-def _softmax(logits):
-    values = np.exp(logits - logits.max(1, keepdims=True))
-    return values / values.sum(1, keepdims=True)
+    left, sizes, _ = np.linalg.svd(np.hstack([values, np.ones((len(values), 1))]), full_matrices=False)
+    members = np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1])
+    for strength in STRENGTHS:
+        shrunk, scores = sizes ** 2 / (sizes ** 2 + strength * len(values)), np.empty_like(truth)
+        rest = truth - (left * shrunk) @ (left.T @ truth)
+        for rows in members:    # truth less (I - H)^-1 rest, H the group's block of the hat matrix
+            own = left[rows]
+            hat = (own * shrunk) @ own.T
+            scores[rows] = truth[rows] - np.linalg.solve(np.eye(len(rows)) - hat, rest[rows])
+        for sharp in SHARPNESS:
+            said = np.exp(sharp * (scores - scores.max(1, keepdims=True)))
+            said /= said.sum(1, keepdims=True)
+            loss = -np.log(np.maximum(said[np.arange(len(labels)), labels], 1e-6)).mean()
+            if loss < least:
+                best, least = said, loss
+    return best

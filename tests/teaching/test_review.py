@@ -18,11 +18,13 @@ from lrcn.data.manifest import read_sampled
 from lrcn.data.review import Decision, followed, read_review
 from lrcn.data.sources import Job
 from lrcn.features.features import Options
+from lrcn.teaching import server
 from lrcn.teaching.review import Entry, Review, of_candidates, of_clips
 from lrcn.teaching.suspects import SHARPNESS, STRENGTHS, suspicion
 from lrcn.training.recipe import Recipe
 from lrcn.video.reader import probe, read_frames
 
+testclient = pytest.importorskip("starlette.testclient", reason="pip install -r requirements-app.txt")
 KEYS = list(itertools.product("AB", ("1", "2", "v_A_g01_c01")))
 SAID = st.tuples(st.integers(1, len(KEYS)), st.sampled_from(("keep", "drop")),
                  st.sampled_from(("A", "B", "new")))
@@ -60,6 +62,8 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path, row, words):
     (tmp_path / "review.csv").write_text(f"number,source,start,end,class,part,group,action,was\n{row}\n")
     with pytest.raises(UserError, match=words):
         read_review(tmp_path)
+    (tmp_path / "review.csv").write_text("film,stars\nholiday,5\n")     # somebody's own
+    assert read_review(tmp_path) == []
 
 
 @given(st.integers(0, 99), st.integers(2, 9), st.sampled_from((6, 60)))
@@ -198,12 +202,20 @@ def test_candidates_are_moved_relabelled_and_dropped_and_cut_again(tmp_path):
     tiles = np.split(picture[:, :, ::-1], range(133, picture.shape[1], 133), axis=1)
     assert [number_of(tile) for tile in tiles] == [50 + int(100 * (i + 0.5) / len(tiles) + 0.99)
                                                    for i in range(len(tiles))]
+    before = (out / "review.csv").read_bytes()
+    page = testclient.TestClient(server.make_app(review, "token", 8000), base_url="http://127.0.0.1:8000")
     for asked in ({"start": 5.0}, {"class": "../x"}, {"class": "candidates.csv"}, {"action": "buy"},
-                  {"class": ""}, {"start": "soon"}, {"start": float("nan")}, {"end": 1e9, "start": 1e8}):
-        with pytest.raises((ValueError, UserError)):
-            review.item({"number": 1, **asked})
-    with pytest.raises(LookupError):
-        review.item({"number": 9})
+                  {"class": ""}, {"start": "soon"}, {"start": []}, {"start": True}, {"end": 1e9, "start": 99},
+                  {"start": -1}, {"class": "x" * 300}, {"class": ["Run"]}, {"number": None}, {"number": 9}):
+        answer = page.post("/token/api/item", json={"number": 1, **asked})
+        assert answer.status_code == (404 if asked == {"number": 9} else 400) and answer.json()["error"]
+    for address in ("thumb/9.mp4", "thumb/..%2f1.mp4", "thumb/-1.mp4", "film/1.jpg",
+                    "film/1.jpg?from=nan&to=1", "film/1.jpg?from=0&to=1e9", "film/1.jpg?from=3&to=2",
+                    "film/%2e%2e/review.csv"):
+        assert page.get(f"/token/{address}").status_code in (400, 404)
+    assert page.get("/token/thumb/1.mp4").headers["content-type"] == "video/mp4"
+    assert page.get("/token/api/state").json()["mode"] == "candidates"
+    assert before == (out / "review.csv").read_bytes()
 
     refused("preprocessing_data.py", "--row_data_dir", out, "--sampled_data_dir", tmp_path / "sampled",
             says=("number 1 of review.csv was moved", "find_clips.py --from"))
