@@ -83,10 +83,10 @@ def test_the_interval_beside_the_page_holds_the_accuracy_on_other_films():
     held = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        moments, true = clouds(rng, 10, 25, 4)
+        moments, true = clouds(rng, 10, 25, 4, spread=0.5)
         model = ask(moments, true, "diverse", 60)
         asking.hold_out(model)
-        others, truth = clouds(rng, 60, 25, 4)
+        others, truth = clouds(rng, 60, 25, 4, spread=0.5)
         there = np.flatnonzero(model.labels >= 0)
         network = asking.fitted(moments.points[there], model.labels[there], model.classes)
         right = (network(moments.project(others.features)).argmax(1) == truth).mean()
