@@ -2,7 +2,7 @@
 
     model = learn(moments, labels, passed, classes)     # Model
     model.ranking("diverse", 30)                        # [(moment, why)], the one that teaches most first
-    hold_out(model); accuracy(model)                    # an Estimate, over films held out
+    hold_out(model); accuracy(model)                    # over films held out, with its interval
 
 The network is a multinomial logistic regression on a moment's features, the mean over its frames and the
 deviation, reduced to principal components. "None of these" is a class of its own to it, the last one.
@@ -197,13 +197,18 @@ def hold_out(model, stop=lambda: False):
 
 
 def accuracy(model):
-    """The scores.Estimate of how often networks that have not seen the film are right, over the share of the
-    moments that is drawn at random, films as groups; None where there is none yet."""
-    if model is None or model.held is None:
+    """{value, low, high, n, films}: how often networks that have not seen the film are right, over the share of
+    the moments that is drawn at random, with its 95% interval, films as groups; None where there is none yet.
+    No interval is narrower than that of n independent answers: a few films hardly tell how they differ."""
+    if model.held is None:
         return None
     share = model.share()
     share = share[np.isfinite(model.held[share]).all(1)]
     if not len(share):
         return None
-    right = model.held[share].argmax(1) == model.labels[share]
-    return scores.share_of(right, model.moments.films[share])
+    right, films = model.held[share].argmax(1) == model.labels[share], model.moments.films[share]
+    estimate = scores.share_of(right, films)
+    variance, freedom, groups = estimate.units.variance(estimate.errors.mean(0), estimate.counts > 0)
+    value, n = estimate.value, len(share)
+    low, high = scores.wilson(value, max(variance, value * (1 - value) / n), freedom, groups, n)
+    return {"value": value, "low": low, "high": high, "n": n, "films": groups}

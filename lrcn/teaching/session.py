@@ -298,10 +298,7 @@ class Session:
         """Keep what networks that have not seen the film say, unless that was not waited for."""
         with self.changed:
             if model.held is not None:
-                estimate, self.held_at = asking.accuracy(model), self.learned[0]
-                self.accuracy = estimate and {
-                    "value": estimate.value, "low": estimate.ci95[0], "high": estimate.ci95[1],
-                    "n": int(estimate.n), "films": len(np.unique(model.moments.films[model.share()]))}
+                self.accuracy, self.held_at = asking.accuracy(model), self.learned[0]
                 pairs = Counter((int(true), int(said)) for true, said in model.pairs() if true != said)
                 self.confusions = [[self.names[true], self.names[said], n]
                                    for (true, said), n in pairs.most_common(CONFUSIONS)]

@@ -90,7 +90,7 @@ def test_the_interval_beside_the_page_holds_the_accuracy_on_other_films():
         there = np.flatnonzero(model.labels >= 0)
         network = asking.fitted(moments.points[there], model.labels[there], model.classes)
         right = (network(moments.project(others.features)).argmax(1) == truth).mean()
-        low, high = asking.accuracy(model).ci95
-        assert high - low < 0.9
-        held += low <= right <= high
+        said = asking.accuracy(model)
+        assert said["high"] - said["low"] < 0.9 and 12 <= said["n"] <= 40
+        held += said["low"] <= right <= said["high"]
     assert held >= 18

@@ -233,7 +233,6 @@ def test_a_film_that_cannot_be_read_costs_no_other_one(films, tmp_path):
     assert "cannot read text.mp4" in session.note and len(session.rows) == 2
 
 
-@pytest.mark.slow
 def test_keys_become_a_run(films, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
