@@ -197,9 +197,9 @@ def hold_out(model, stop=lambda: False):
 
 
 def accuracy(model):
-    """{value, low, high, n, films}: how often networks that have not seen the film are right, over the share of
-    the moments that is drawn at random, with its 95% interval, films as groups; None where there is none yet.
-    No interval is narrower than that of n independent answers: a few films hardly tell how they differ."""
+    """{value, low, high, n, films}: how often networks that have not seen the film are right, over the moments
+    that are drawn at random, with its 95% interval, films as groups; None where there is none yet. None is
+    narrower than that of n independent answers: a few films hardly tell how they differ."""
     if model.held is None:
         return None
     share = model.share()
