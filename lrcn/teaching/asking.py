@@ -197,8 +197,8 @@ def hold_out(model, stop=lambda: False):
 
 
 def accuracy(model):
-    """{value, low, high, n, films}: how often networks that have not seen the film are right, over the moments
-    that are drawn at random, with its 95% interval, films as groups; None where there is none yet. None is
+    """{value, low, high, n, films}: how often networks that have not seen the film are right, over the
+    moments drawn at random, with its 95% interval, films as groups; None where there is none yet. None is
     narrower than that of n independent answers: a few films hardly tell how they differ."""
     if model.held is None:
         return None
