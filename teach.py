@@ -56,7 +56,7 @@ MODALITIES = ("rgb", "rgbdiff", "rgb+rgbdiff")
 
 def make_parser():
     parser = cli.Parser(__doc__)
-    films, page, done = (parser.group(title) for title in ("films", "page", "what is made of the labels"))
+    films, page, done = (parser.group(title) for title in ("films", "page", "from labels to a run"))
     films.add_argument("--video_path", metavar="X", help="a film, or a folder of films")
     films.add_argument("--sampled_data_path", "--sampled_data_dir", metavar="DIR",
                        help="look through the clips of this folder of preprocessing_data.py")
@@ -95,7 +95,7 @@ def check(args):
     for name in args.classes or ():
         check_class(name, f"--classes {name}")
         if name == args.background:
-            raise UserError(f"--background {name}: it stands among --classes too; leave it out there")
+            raise UserError(f"--background {name}: it is also in --classes; remove it there")
     if args.model_dir and (args.encoder or args.encoder_weights != "DEFAULT" or args.modality != "rgb"):
         raise UserError("--model_dir: the encoder is that of the run; leave --encoder, --encoder_weights and "
                         "--modality out")

@@ -61,10 +61,10 @@ def _read_row(line, where):
         film, start, end, label, kind, moment = row
         start, end, moment = map(float, (start, end, moment))
     except (ValueError, csv.Error):
-        raise UserError(f"{where}: expected {','.join(COLUMNS)}; mend or delete this line") from None
+        raise UserError(f"{where}: expected {','.join(COLUMNS)}; correct or delete this line") from None
     if kind not in KINDS or (kind == "class") != bool(label) or \
             not (0 <= start < end <= LAST_SECOND and 0 <= moment <= LAST_SECOND):
-        raise UserError(f"{where}: this is no label of a moment; mend or delete this line")
+        raise UserError(f"{where}: this is no label of a moment; correct or delete this line")
     return Label(film, start, end, label, kind, moment)
 
 
@@ -135,7 +135,7 @@ class Labels:
         name = composed(" ".join(str(name).split()))
         check_class(name, where)
         if not name.isprintable() or not can_be_named(name):
-            raise UserError(f"{where}: {name[:60]!r} holds letters that cannot be shown")
+            raise UserError(f"{where}: {name[:60]!r} contains characters that cannot be shown")
         if name not in self.classes:
             if len(self.classes) >= MOST_CLASSES:
                 raise UserError(f"{where}: there are {MOST_CLASSES} classes already")

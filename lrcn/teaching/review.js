@@ -178,7 +178,7 @@ let judging = false;
 modes.clips = {
   choose: relabel, start: startReview,
   show() {      // what networks say of the clips comes a while after the clips
-    if (judging && !state.training) startReview().then(() => tell("said", "Sorted anew, by what networks say that have not seen a clip's group."));
+    if (judging && !state.training) startReview().then(() => tell("said", "Sorted again, by networks that have not seen a clip's group."));
     judging = state.training;
   },
   actions: [["k", "Keep", () => change(chosen, { action: "keep" })], ["d", "Drop", () => change(chosen, { action: "drop" })],

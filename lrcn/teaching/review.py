@@ -209,7 +209,7 @@ class Review:
                 note = f"the network's suspicions are missing: {error}"
                 cli.say(note)
             self.touch(training=False, note=note)
-        self.touch(training=True, note="a network looks at all clips; then they are sorted by its doubts")
+        self.touch(training=True, note="networks look at all clips; then the clips are sorted by suspicion")
         threading.Thread(target=work, daemon=True).start()
 
     def judge(self, encoder, options):
@@ -233,7 +233,7 @@ class Review:
                 entry.guess = [[names[i], round(float(shares[i]), 4)] for i in best]
                 doubt = 1 - float(shares[label])
                 if best[0] != label:
-                    entry.suspect(doubt, f"networks of other groups say {names[best[0]]}")
+                    entry.suspect(doubt, f"networks that have not seen it say {names[best[0]]}")
                 entry.suspicion = max(entry.suspicion, doubt)
 
 

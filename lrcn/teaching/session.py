@@ -98,7 +98,7 @@ class Session:
                       enumerate(zip(named.items(), unique_names(named), strict=True))]
         self.by_name = {film.name: film for film in self.films}
         self.note = "" if len(named) == len(films) else \
-            f"{len(films) - len(named)} films are left out: their names hold ends of lines"
+            f"{len(films) - len(named)} films are left out: their names contain line breaks"
         # Of the moments that are encoded: {(film's number, moment's number): its row}, features, what a run
         # says, what each is drawn by, [(that, key)] in order
         self.place, self.rows, self.priors, self.drawn, self.lots = {}, [], [], [], []
@@ -208,7 +208,7 @@ class Session:
                 done.append(times)
                 yield len(done) - 1, times
             if not done:
-                raise VideoError("not one frame of it can be decoded")
+                raise VideoError("no frame of it can be decoded")
             film.seconds = source.time + 1 / source.info.fps
         files.write_json(about, {"stamp": stamp, "seconds": film.seconds, "times": done})
         yield len(done), []

@@ -40,7 +40,7 @@ async function watch() {
       gone = false;
     } catch (error) {
       if (!error.status) console.info(error.message);
-      tell("gone", error.status === 404 || error.status === 403 ? "teach.py was started anew: open the address that it printed." :
+      tell("gone", error.status === 404 || error.status === 403 ? "teach.py was restarted: open the address that it printed." :
         "teach.py does not answer. What you said is on disk. Start it again with the same command: this page tries again every 2 seconds.");
       gone = true;
       state.version = null;
@@ -167,7 +167,7 @@ const queue = () => found ? found.moments : moments;
 const clips = new Map();    // address -> its <video>: that on screen and the next ones
 const address = ({ id, start, end }) => `clip/${encodeURIComponent(id)}.mp4?start=${start}&end=${end}`;
 const onScreen = () => byId("stage").querySelector("video.on");
-const WHY = { random: "drawn at random: such moments alone count for the accuracy", unsure: "the network is unsure of it", unlike: "unlike what has been labelled", chosen: "you chose it" };
+const WHY = { random: "drawn at random: only such moments count for the accuracy", unsure: "the network is unsure of it", unlike: "unlike what has been labelled", chosen: "you chose it" };
 
 function clip(moment) {
   const path = address(moment);
@@ -384,7 +384,7 @@ function howWell() {
     ["Not known yet: it takes labels of moments drawn at random in two films or more. "], make("small", `${labels} labels${training ? "; training" : ""}.`));
   byId("confusions").previousElementSibling.hidden = !confusions.length;
   byId("confusions").replaceChildren(...confusions.slice(0, 8).map(([label, said, count]) =>
-    make("li", null, {}, swatch(colorOf(label)), ` ${called(label)} taken for `, swatch(colorOf(said)), ` ${called(said)}: ${count}`)));
+    make("li", null, {}, swatch(colorOf(label)), ` ${called(label)} predicted as `, swatch(colorOf(said)), ` ${called(said)}: ${count}`)));
   byId("finish").disabled = finish.state === "running";
   const [lines, run] = byId("finishing").children;
   lines.hidden = !finish.lines?.length;

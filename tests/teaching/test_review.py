@@ -137,7 +137,7 @@ def test_clips_are_judged_and_preprocessing_follows_what_is_decided(made, tmp_pa
     ranked = sorted(review.items(), key=lambda item: -item["suspicion"])
     wrong, black = (next(item for item in ranked if item["name"] == name)
                     for name in ("v_A_g03_c1", "v_C_g05_c0"))
-    assert wrong in ranked[:2] and wrong["reasons"][-1] == "networks of other groups say B"
+    assert wrong in ranked[:2] and wrong["reasons"][-1] == "networks that have not seen it say B"
     assert wrong["guess"][0][0] == "B" and "black" in black["reasons"] and black["suspicion"] == 1
     numbers = {item["name"]: item["number"] for item in ranked}
     odd = table(sampled / "data_report/odd.csv")
