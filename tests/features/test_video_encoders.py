@@ -25,11 +25,11 @@ from lrcn.video.writer import write_clip
 CPU = torch.device("cpu")
 STORE = Options(CPU, num_workers=0, dtype="float32")    # random weights give features below float16's
 # Frames of a chunk that keep a test short, and, of one that takes any size, pixels
-SMALL = {"r3d_18": (4, 112), "mc3_18": (3, 112), "r2plus1d_18": (4, 112), "s3d": (14, 224),
+SMALL = {"r3d_18": (2, 112), "mc3_18": (4, 112), "r2plus1d_18": (4, 112), "s3d": (14, 224),
          "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "swin3d_t": (2, 224), "swin3d_s": (2, 224),
          "swin3d_b": (2, 224)}
-LARGE = ("mvit_v1_b", "mvit_v2_s", "swin3d_s", "swin3d_b")
-VIDEO = ("--encoder", "video/r3d_18", "--img_dim", 16, "--chunk_frames", 4, "--num_frames_video", 2)
+LARGE = ("r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_s", "swin3d_b")
+VIDEO = ("--encoder", "video/mc3_18", "--img_dim", 16, "--chunk_frames", 4, "--num_frames_video", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +183,7 @@ def test_chunks_hold_their_frames_the_last_one_repeated_and_each_is_decoded_once
 
 
 def test_a_view_crops_all_frames_of_all_chunks_of_a_clip_alike(fifteen):
-    transform = small("r3d_18", 2).transform
+    transform = small("mc3_18", 2).transform
     video = read_sampled(fifteen)[0]
     whole = clip_frames(fifteen, Clip(video, (0, 2), 3), transform, 42)
     assert (whole[0, 2:] == whole[1, :2]).all()
@@ -198,7 +198,7 @@ def test_a_chunk_is_encoded_once_for_all_lengths_strides_and_orders_of_clips(fif
     videos = read_sampled(folder)[:3]
 
     def encode(stride, length, number=1):
-        encoder = small("r3d_18", stride, img_dim=16)
+        encoder = small("mc3_18", stride, img_dim=16)
         sampler = ClipSampler(length, chunk=4, chunk_stride=stride)
         clips = [clip for v in videos for clip in sampler.windows(v, number)]
         return np.asarray(encode_clips(encoder, clips, folder, STORE)), clips
@@ -234,12 +234,14 @@ def test_a_run_on_chunks_is_tested_and_its_features_serve_others(demo, fifteen, 
     encoded.clear()
     report_of(chunked)
     data = "--sampled_data_path", fifteen, *TINY, *VIDEO, "--epochs", 1, "--local_dir", tmp_path
-    call("train.py", *data, "--num_frames_video", 2, "--ucf_list_dir", demo / "ucfTrainTestlist")
-    assert not encoded      # the second test, and a run of its own seed
+    lists = demo / "ucfTrainTestlist"
+    call("train.py", *data, "--num_frames_video", 1, "--split", 2, "--ucf_list_dir", lists)
+    assert not encoded      # the second test, and a run of another split and T
 
 
 def test_all_or_the_last_blocks_of_a_video_network_are_trained(fifteen, chunked, tmp_path):
-    data = "--sampled_data_path", fifteen, *TINY[2:], "--epochs", 1, "--parts", chunked / "splits.csv"
+    data = "--sampled_data_path", fifteen, *TINY[2:], "--epochs", 1, "--smaller_dataset", "--parts", \
+        chunked / "splits.csv"
     before = load(chunked, "best")["encoder"]
     for i, part in enumerate(("last:1", "all")):
         run = last_line(call("train.py", *data, "--init_from", chunked, "--num_frames_video", 2,
@@ -264,7 +266,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(sampled, fifteen, chun
             (("--encoder", "video/mvit_v2_s"), "--for video/mvit_v2_s")):
         refused("train.py", *data, *words, says=says)
     refused("train.py", "--sampled_data_path", sampled, *TINY, *VIDEO, "--local_dir", tmp_path,
-            says=("2.5 frames a second", "wants 15", "preprocessing_data.py --for video/r3d_18"))
+            says=("2.5 frames a second", "wants 15", "preprocessing_data.py --for video/mc3_18"))
     refused("test.py", "--model_dir", chunked, "--sampled_data_path", sampled, says="2.5 frames a second")
 
 
