@@ -13,6 +13,7 @@ from runs import flags, last_line, load, refused, table, train
 from sklearn import metrics
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
+from videos import write_video
 
 import models
 from lrcn.checkpoints import PROJECTIONS, READOUTS
@@ -183,8 +184,9 @@ def test_a_run_on_whole_videos_goes_through_the_scripts(demo, long, tmp_path, ki
         assert len({re.sub(r'.*("command"|seconds).*', "", text) for text in kept}) == 1
         pytest.importorskip("onnxscript")
         assert "(B, T, 3, 32, 32)" in call("export.py", folder).out
+        film = write_video(tmp_path / "short.avi", 40)      # of fewer frames than the median
         rows = [table(last_line(call("test_on_video.py", "--video_path", film, "--no-video", "--output_dir",
-                                     tmp_path / words[1].name, *words, *PLAIN)) / "segments.csv")
+                                     tmp_path / words[1].name, *words, *PLAIN)) / "predictions.csv")
                 for words in (("--model_dir", folder), ("--model", folder / "export" / "model.onnx"))]
         assert rows[0] == rows[1]
     if kind == "spread":    # each frame was encoded once, and no view of another crop was

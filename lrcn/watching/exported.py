@@ -108,6 +108,7 @@ class File:
             if "flow" in self.transform.parts else None
         self.takes, self.gives = ([part for end in side for part in (end.type, *end.shape)]
                                   for side in (session.get_inputs(), session.get_outputs()))
+        self.any_length = self.part != "encoder" and any(isinstance(side, str) for side in self.takes[2:3])
         if self.length * math.prod(self.transform.shape) > LARGEST:
             raise UserError(f"{source}: one window of {self.length} frames takes more than "
                             f"{files.gigabytes(LARGEST)}; give a network of fewer or smaller frames")

@@ -145,6 +145,7 @@ class Recogniser:
     folder: Path | None = None  # the run folder
     background: int | None = None   # the class of what is none of the others
     min_probability: float | None = None    # from which on nine of ten validation answers were right
+    mask_short: bool = False    # a video shorter than a window is read at its own length
     chunk: tuple = (1, 1)       # frames of a moment, and from the first one of a moment to that of the next
 
     def __post_init__(self):
@@ -169,7 +170,7 @@ class Recogniser:
                    lambda windows: softmax(torch.stack(encoder.answers(windows.float()), 1).float()),
                    trained.settings.get("num_frames_to_extract"), every, trained, trained.folder,
                    trained.recipe.background_of(trained.classes),
-                   trained.model.head.spec["min_probability"], trained.chunk)
+                   trained.model.head.spec["min_probability"], trained.recipe.mask_short, trained.chunk)
 
     @classmethod
     def of_file(cls, path, sampling_rate=None, flow=None):
@@ -178,7 +179,8 @@ class Recogniser:
         rate = Rate(file.about["FPS"], sampling_rate or file.about["sampling_rate"])
         return cls([encoder], head, file.about["classes"], file.length, rate, flow=made_by(file.flow, flow),
                    folder=RunFolder.of(path).path, background=file.about["background"],
-                   min_probability=file.about["min_probability"],
+                   min_probability=file.about["min_probability"], mask_short=file.any_length,
+                   extract="all" if file.any_length else None,
                    chunk=(file.transform.chunk or 1, file.transform.chunk_stride or 1))
 
     @property
@@ -274,7 +276,7 @@ class Recogniser:
             history.times, history.spans = [], []
             moments = self._moments(zip(times, map(self.crop, frames, fields), strict=True), self.chunks,
                                     history)
-        if short > 0 and self.trained and self.trained.recipe.mask_short:
+        if short > 0 and self.mask_short:
             history.length = len(dict.fromkeys(history.spans))
             history.times, moments = history.times[:history.length], moments[:history.length]
             self.restart(history.length)
