@@ -189,7 +189,8 @@ class Review:
 
     def strip(self, number, start, end):
         """The Path of a picture of frames of a candidate's film, evenly from `start` to `end` (seconds)."""
-        entry, start, end = self.entry(number), float(start), float(end)
+        entry = self.entry(number)
+        start, end = (float("nan" if value is None else value) for value in (start, end))
         if entry.film is None:
             raise LookupError(number)
         if not 0 <= start < end <= start + LONGEST:

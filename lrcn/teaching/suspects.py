@@ -4,8 +4,8 @@
     doubt = 1 - said[np.arange(len(labels)), labels]
 
 The network is ridge regression on the features: what it would say of a group without having learned from it
-follows from one fit of all, so that every group is held out by itself at the price of one training. What
-asking.hold_out trains anew for parts of the films suits few labels.
+follows from one fit of all, so that every group is held out by itself at the price of one training: no
+other group of its class is missing, as in the parts of asking.hold_out.
 """
 import numpy as np
 
