@@ -12,7 +12,7 @@ share that is drawn at random is those with the lowest numbers, up to the first 
 for them, they are a random sample.
 """
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -91,7 +91,7 @@ class Model:
     classes: int
     prior: np.ndarray | None = None
     probabilities: np.ndarray | None = None
-    held: np.ndarray | None = field(default=None)
+    held: np.ndarray | None = None
 
     @property
     def free(self):
