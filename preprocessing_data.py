@@ -71,13 +71,11 @@ def make_parser():
     parser = cli.Parser(__doc__)
     data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
     data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
-                      help="folder with the raw videos, one folder per class (row: the original's spelling "
-                           "of raw) (row: the original's spelling of raw)")
+                      help="folder with the raw videos, a folder a class (row: the original's spelling of raw)")
     data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
-                      help="folder with the split lists (trainlist01.txt, ...); without it every video is "
-                           "taken")
+                      help="folder with the split lists (trainlist01.txt, ...); else all videos are taken")
     data.add_argument("--classes", type=class_names, default=None, metavar="A,B,...",
                       help="take these classes only")
     data.add_boolean("--keep", default=None,
@@ -109,8 +107,7 @@ def make_parser():
     flow.add_argument("--flow", choices=BACKENDS, default=None,
                       help="optical flow beside the clips, by this method (default: what the folder has)")
     flow.add_argument("--flow_length", type=KINDS["length"], default=1, metavar="L",
-                      help="flow flow fields of each sampled frame: to the next source frame, and on to the "
-                           "L-th")
+                      help="fields of each sampled frame: to the next source frame, and on to the L-th")
     flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
                       help="motions are clamped to this many pixels a source frame")
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
