@@ -71,7 +71,7 @@ def make_parser():
     parser = cli.Parser(__doc__)
     data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
     data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
-                      help="folder with the raw videos, a folder a class (row: the original's spelling of raw)")
+                      help="the raw videos, a folder a class (row: the original's spelling of raw)")
     data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
