@@ -108,7 +108,7 @@ def test_names_that_might_be_parts_and_classes_of_one_part_alone_are_asked_about
     found = find_sources(folder(tmp_path / "b", "train/Jump/1.avi", "train/Run Fast/1.avi", "test/Jump/2.avi",
                                 "test/Run_Fast/2.avi", "test/jump/2.avi"))
     [said] = [words for words in found.notes if "one side" in words]
-    assert "Run Fast in the training alone; Run_Fast, jump in the test alone" in said
+    assert "Run Fast in the training only; Run_Fast, jump in the test only" in said
 
 
 @pytest.mark.parametrize("junk", ["$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX",

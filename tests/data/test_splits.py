@@ -239,7 +239,7 @@ def test_classes_that_one_side_alone_has_are_named(tmp_path, capsys):
     files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
     files.write_json(tmp_path / "settings.json", {"FPS": 25, "sampling_rate": 10})
     dataset.training_samples(Recipe(sampled_data_path=str(tmp_path)))
-    assert "classes of one side: Run Fast in the training alone; Run_Fast in the test alone" in \
+    assert "classes of one side: Run Fast in the training only; Run_Fast in the test only" in \
         capsys.readouterr().err
 
 

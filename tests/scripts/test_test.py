@@ -79,7 +79,7 @@ def test_a_folder_of_classes_that_was_not_sampled_is_tested_as_it_lies(copied, d
         with mock.patch.object(results, "draw"):
             result = call("test.py", "--model_dir", copied, "--labelled_folder", folder, *FAST)
         assert last_line(result) == copied / "test_on_folder" / "more" and not (copied / "test").exists()
-        assert "Jump in the test alone" in result.out and "in the training alone" in result.out
+        assert "Jump in the test only" in result.out and "in the training only" in result.out
         rows = table(last_line(result) / "predictions.csv")
         assert [(row["class"], row["video"]) for row in rows] == [
             (cls, f"new_{i}") for cls in ("Grow", "Shrink") for i in range(3)]
