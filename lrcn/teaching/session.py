@@ -286,7 +286,13 @@ class Session:
             self.queue = self.queue[:FIXED]
             self.touch()
         if hold:
-            asking.hold_out(model, lambda: self.closed or self.is_due() and self.keys < self.held_at + STALE)
+            def later():
+                """Whether a network of a newer key comes first."""
+                return self.closed or self.is_due() and self.keys < self.held_at + STALE
+
+            with self.changed:      # what is seen next comes first
+                self.changed.wait_for(lambda: later() or not self.threads or not self.uncut())
+            asking.hold_out(model, later)
         self.tell_accuracy(model)
 
     def place_of(self, label):
@@ -441,9 +447,11 @@ class Session:
     def cut(self):
         """Cut the next moments ahead."""
         for film, number in self.uncut():
-            self.cuts.add((film, number))
             with contextlib.suppress(UserError, ValueError, OSError):
                 self.clip(f"{film}-{number}")
+            with self.changed:
+                self.cuts.add((film, number))
+                self.changed.notify_all()
 
     def clip(self, id, start=None, end=None):
         """The Path of a moment as a small H.264 film, cut if need be."""

@@ -171,6 +171,7 @@ def time_keys(folder, moments=2000, keys=120, pause=0.5):
     from lrcn.teaching import server
     folder.mkdir(parents=True, exist_ok=True)
     whole, films, rng = folder / "whole.mp4", {}, np.random.default_rng(0)
+    centres = rng.normal(size=(6, 1280))
     if not whole.is_file():
         write_video(whole, [numbered(i // 25, 320, 240) for i in range(25 * moments // 5)])
     for n in range(10):
@@ -180,7 +181,8 @@ def time_keys(folder, moments=2000, keys=120, pause=0.5):
     session = opened(folder, films, classes=["a", "b", "c", "d", "e", "f"])
     for film in session.films:
         film.times, film.whole = (np.arange(int(film.seconds * 2.5)) / 2.5).tolist(), True
-        film.values = [rng.normal(size=(len(film.times), 1280)).astype(np.float16)]
+        clouds = centres[(np.array(film.times) / 20).astype(int) % 6]
+        film.values = [(clouds + 2 * rng.normal(size=clouds.shape)).astype(np.float16)]
         session.add_moments(film)
     for film, number in list(session.place)[::10]:      # as after 200 keys
         session.label({"id": f"{film}-{number}", "label": "abcdef"[number // 10 % 6]})
@@ -191,9 +193,9 @@ def time_keys(folder, moments=2000, keys=120, pause=0.5):
     page, took = httpx.Client(base_url="http://127.0.0.1:8123/token/", timeout=60), []
     time.sleep(10)
     [moment, *_] = page.get("api/next").json()["moments"]
-    for key in range(keys):
+    for _ in range(keys):
         begin = time.perf_counter()
-        words = {"id": moment["id"], "label": "abcdef"[key % 6]}
+        words = {"id": moment["id"], "label": "abcdef"[int(moment["start"] / 20) % 6]}
         [moment, *_] = page.post("api/label", json=words).json()["moments"]
         clip = page.get(f"clip/{moment['id']}.mp4?start={moment['start']}&end={moment['end']}")
         took.append(time.perf_counter() - begin)
