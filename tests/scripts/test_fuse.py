@@ -219,9 +219,9 @@ def test_streams_that_do_not_suit_train_py_are_one_line(fused, two_runs, demo, s
                         (("--streams", both, "--no-feature_cache"), "--no-feature_cache"),
                         (("--streams", both, "--classes", "Grow,Shrink"), "train all on the same"),
                         (("--streams", both, "--parts", tmp_path / "no.csv"), "does not exist"),
-                        (("--streams", both), "--encoder squeezenet1_1: the encoders of --streams"),
+                        (("--streams", both), "--encoder squeezenet1_1: --streams uses the encoders"),
                         (("--streams", both, "--encoder", "resnet152", "--encoder_weights", "DEFAULT",
-                          "--img_dim", "none", "--augment", "heavy"), "--augment heavy: the encoders of")):
+                          "--img_dim", "none", "--augment", "heavy"), "--augment heavy: --streams uses the")):
         refused("train.py", *data_flags(demo, sampled), *HEAD, "--encoder", "squeezenet1_1",
                 "--encoder_weights", "none", "--img_dim", 32, "--local_dir", tmp_path / "x", *words,
                 says=says)
