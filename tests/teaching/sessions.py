@@ -159,7 +159,7 @@ def find_suspects(ready, films, truth, sessions=3, wrong=0.05):
               f"{len(first)} suspects of {len(keys)}", flush=True)
 
 
-def time_keys(folder, moments=2000, keys=120, pause=0.5):
+def time_keys(folder, moments=2000, keys=80, pause=1.0):
     """Print the seconds from a key to the next moment's clip, by a server, with features of real size."""
     import threading
     import time
