@@ -211,8 +211,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(videos=SOME)
     def encode(self, videos):
         entries = self.entries(videos)
-        found = encode_clips(SimpleNamespace(transform=SimpleNamespace(parts=("rgb",))), entries, self.folder,
-                             CPU)
+        encoder = SimpleNamespace(transform=SimpleNamespace(parts=("rgb",), unit="frames"))
+        found = encode_clips(encoder, entries, self.folder, CPU)
         self.during = None      # nothing was missing: it must not happen under another rule's lock
         self.check(entries, found)
         self.readers = [*self.readers[-4:], (entries, found)]
