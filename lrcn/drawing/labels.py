@@ -125,7 +125,7 @@ def stream_panels(frame, streams, classes, colors, most=3):
     canvas = np.full((high + high % 2, wide, 3), DARK, np.uint8)
     widths = [1 if picture is None else 1.6 for *_, picture in streams]
     ends = (np.cumsum([0, *widths]) / sum(widths) * wide).astype(int)
-    for (name, shares, picture), left, right in zip(streams, ends, ends[1:], strict=False):
+    for (name, probabilities, picture), left, right in zip(streams, ends, ends[1:], strict=False):
         inner = right - left - 2 * edge
         if picture is not None:
             side = min(high - 2 * edge, inner * 2 // 5)
@@ -133,8 +133,9 @@ def stream_panels(frame, streams, classes, colors, most=3):
                 picture, (side, side), interpolation=cv2.INTER_AREA)
             inner -= side + edge
         put_text(canvas, name, left + edge, edge, inner, size)
-        for row, i in enumerate(np.argsort(-shares, kind="stable")[:most], 1):
-            _ranked(canvas, classes[i], shares[i], colors[i], left + edge, edge + row * line, inner, size)
+        for row, i in enumerate(np.argsort(-probabilities, kind="stable")[:most], 1):
+            _ranked(canvas, classes[i], probabilities[i], colors[i], left + edge, edge + row * line, inner,
+                    size)
     return canvas
 
 

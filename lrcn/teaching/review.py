@@ -227,12 +227,12 @@ class Review:
         alone = {name for name in names
                  if len({g for e, g in zip(there, groups, strict=True) if e.decision.cls == name}) < 2}
         with self.changed:
-            for entry, label, shares in zip(there, labels, said, strict=True):
+            for entry, label, probabilities in zip(there, labels, said, strict=True):
                 if names[label] in alone:       # who has not seen its group does not know its class
                     continue
-                best = np.argsort(-shares, kind="stable")[:3]
-                entry.guess = [[names[i], round(float(shares[i]), 4)] for i in best]
-                doubt = 1 - float(shares[label])
+                best = np.argsort(-probabilities, kind="stable")[:3]
+                entry.guess = [[names[i], round(float(probabilities[i]), 4)] for i in best]
+                doubt = 1 - float(probabilities[label])
                 if best[0] != label:
                     entry.suspect(doubt, f"networks that have not seen it say {names[best[0]]}")
                 entry.suspicion = max(entry.suspicion, doubt)

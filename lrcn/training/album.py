@@ -64,11 +64,12 @@ class Album:
 
     def label_grid(self, run):
         """The shown clips with what the last validation said of them: a step of TensorBoard's slider."""
-        (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
+        (chosen, clips), probabilities = self.shown, run.val_logits.softmax(1)
         self.picture(
             "validation_labels", labels.label_grid, [clip[0] for clip in clips],
             [self.classes[self.val[i].label] for i in chosen],
-            [self.classes[shares[i].argmax()] for i in chosen], [shares[i].max().item() for i in chosen],
+            [self.classes[probabilities[i].argmax()] for i in chosen],
+            [probabilities[i].max().item() for i in chosen],
             title="Validation clips: first frame, predicted and true class",
             note=f"The weights of epoch {run.progress.epoch}. {self.note}")
 
@@ -88,10 +89,10 @@ class Album:
         if run.val_logits is None:      # resumed when all was done
             run.validate()
             self.label_grid(run)
-        (chosen, clips), shares = self.shown, run.val_logits.softmax(1)
+        (chosen, clips), probabilities = self.shown, run.val_logits.softmax(1)
         true = [self.classes[self.val[i].label] for i in chosen]
         for n in range(min(MOVING, len(chosen))):
-            name, predicted = f"validation_clip_{n + 1}", self.classes[shares[chosen[n]].argmax()]
+            name, predicted = f"validation_clip_{n + 1}", self.classes[probabilities[chosen[n]].argmax()]
             path = self.folder.figures / f"{name}.gif"
             labels.clip_gif(path, (labels.label_frame(frame, true[n], predicted) for frame in clips[n]),
                             Rate.of(run.settings).per_second)

@@ -92,12 +92,12 @@ class Labeller:
         def draw(sampled, until):
             """Draw the frames before `until` seconds with what a sampled frame shows."""
             nonlocal frame
-            shares, beside = history.at(sampled), history.beside(sampled, names)
-            color = out.color(shares)
+            probabilities, beside = history.at(sampled), history.beside(sampled, names)
+            color = out.color(probabilities)
             while frame and frame[0] < until and not self.stop.signal:
                 progress = out.frames / total
                 labels.paint_timeline(out.strip, progress, progress + 1 / total, color)
-                out.draw(frame[1], shares, progress, seconds=frame[0], beside=beside)
+                out.draw(frame[1], probabilities, progress, seconds=frame[0], beside=beside)
                 frame = next(frames, None)
                 bar.update()
 
@@ -178,17 +178,17 @@ class Labeller:
                 continue
             frame, known = newer, classifier.known
             out.catch_up(history, known)
-            shares = history.windows[known - 1] if known else none
+            probabilities = history.windows[known - 1] if known else none
             alone = history.alone[known - 1] if known else [none] * len(names)
             passed = int(frame.seconds * len(out.strip) / LIVE_STRIP)
             new = min(passed - columns, len(out.strip))
             if new > 0:     # the timeline moves to the left
                 out.strip = np.roll(out.strip, -new, axis=0)
-                out.strip[-new:] = out.color(shares)
+                out.strip[-new:] = out.color(probabilities)
             columns = passed
             beside = [(stream, own, None) for stream, own in zip(names, alone, strict=True)]
             times = max(0, round(frame.seconds * source.fps) + 1 - out.frames)
-            picture = out.draw(frame.image, shares, 1, times, beside=beside)
+            picture = out.draw(frame.image, probabilities, 1, times, beside=beside)
             if window:
                 window.show(picture)
             bar.set_postfix_str(f"delay {classifier.delay:.2f} s, {classifier.skipped} of {source.sampled} "
