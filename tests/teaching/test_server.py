@@ -11,6 +11,7 @@ from runs import last_line, refused, table
 from videos import numbered, write_video
 
 import networks
+import teach
 import utils
 from lrcn.base import files
 from lrcn.features.features import Options
@@ -23,8 +24,6 @@ from lrcn.watching.films import find_films
 
 testclient = pytest.importorskip("starlette.testclient", reason="pip install -r requirements-app.txt")
 HERE, HOSTILE = "http://127.0.0.1:8000", "<b>\"x\", & ü<i>.mp4"
-TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--device", "cpu", "--num_workers", 0,
-        "--encoder_backend", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +232,8 @@ def test_a_film_that_cannot_be_read_costs_no_other_one(films, tmp_path):
     assert "cannot read text.mp4" in session.note and len(session.rows) == 2
 
 
-def test_keys_become_a_run(films, tmp_path):
+def test_keys_become_a_run(films, trained, tmp_path):
+    """That begins with the network of another run; without one: test_teach_page.py."""
     out = tmp_path / "out"
     out.mkdir()
     (out / "settings.json").write_text('{"teach": "films", "clip_seconds": 2.0}')
@@ -242,14 +242,28 @@ def test_keys_become_a_run(films, tmp_path):
         for start, name in ((0.0, "jump"), (2.0, "wave"), (4.0, "")):
             labels.add(Label(film, start, start + 2, name, "class" if name else "none", start))
     labels.close()
-    words = ("--video_path", films, "--output_dir", out, *TINY)
+    words = ("--video_path", films, "--output_dir", out, "--model_dir", trained, "--device", "cpu",
+             "--num_workers", 0, "--encoder_backend", "torch")
     run = last_line(call("teach.py", *words, "--finish", "--background", "nothing"))
+    assert files.read_json(run / "settings.json")["init_from"] == str(trained)
     assert {(row["film"], row["class"], row["start"]) for row in table(out / "clips.csv")} == {
         (film, name, f"{2 * n:.3f}") for film in find_films(films)
         for n, name in enumerate(("jump", "wave", "nothing"))}
     assert {row["class"] for row in table(run / "splits.csv")} == {"jump", "wave", "nothing"}
     groups = {(row["group"], row["part"]) for row in table(run / "splits.csv")}
     assert len(groups) == 4 and files.read_json(run / "test/metrics.json")["videos"] >= 3
+
+
+def test_a_run_guesses_before_the_first_key(films, trained, tmp_path):
+    args = teach.make_parser().parse_args(["--model_dir", str(trained), "--device", "cpu"])
+    encoder, options, known, rate, prior = teach.make_encoder(args, tmp_path / "frames")
+    session = Session(tmp_path, find_films(films), Choices([], 2.0, rate, None, known), None, prior)
+    session.encode(encoder, options)
+    session.learn()
+    [moment] = session.next(1)
+    assert known == utils.load_recogniser(trained).classes == [c["name"] for c in session.state()["classes"]]
+    assert {name for name, _ in moment["guess"]} <= {*known} and len(moment["guess"]) == 3
+    session.close()
 
 
 def test_flags_say_what_is_wrong(films, trained, tmp_path, monkeypatch):
