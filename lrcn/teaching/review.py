@@ -25,7 +25,7 @@ from lrcn.data.overview import look_over
 from lrcn.data.review import ACTIONS, TABLE, Decision, read_review, write_review
 from lrcn.drawing import style
 from lrcn.features.features import encode_clips
-from lrcn.teaching.session import play
+from lrcn.teaching.session import News, play
 from lrcn.teaching.suspects import suspicion
 from lrcn.video.cut import SLACK
 from lrcn.video.reader import Video, VideoError, fit_frame, probe
@@ -62,35 +62,24 @@ class Entry:
         self.reasons.append(reason)
 
 
-class Review:
+class Review(News):
     """entries: [Entry]; others: rows of the table that are not shown, and stay; after: the command that
     follows the table."""
 
     def __init__(self, folder, mode, entries, after, others=()):
+        super().__init__()
         self.folder, self.mode, self.others, self.after = Path(folder), mode, list(others), after
         self.entries = {entry.decision.number: entry for entry in sorted(
             entries, key=lambda entry: entry.decision.number)}
         self.names = sorted({name for e in entries for name in (e.decision.cls, e.decision.origin[0])})
         self.pictures = self.folder / ".review"
-        self.changed, self.making = threading.Condition(threading.RLock()), threading.Lock()
-        self.version, self.training, self.note = 1, False, ""
+        self.making, self.training, self.note = threading.Lock(), False, ""
         self.write()
 
     def write(self):
         write_review(self.folder, [*(entry.decision for entry in self.entries.values()), *self.others])
 
     # ------------------------------------------------------------ news
-
-    def touch(self, **news):
-        with self.changed:
-            vars(self).update(news)
-            self.version += 1
-            self.changed.notify_all()
-
-    def wait(self, version, seconds):
-        """Return when there is news since `version`, or after so many seconds."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.version != version, seconds)
 
     def state(self):
         """What the page shows, of plain containers, beside items()."""

@@ -84,13 +84,33 @@ class Film:
     whole: bool = False
 
 
-class Session:
+class News:
+    """What an open page waits for. `changed` guards what it shows; `version` grows with every change."""
+
+    def __init__(self):
+        self.version, self.changed = 1, threading.Condition(threading.RLock())
+
+    def touch(self, **news):
+        """Set what changed: who waits for news gets it."""
+        with self.changed:
+            vars(self).update(news)
+            self.version += 1
+            self.changed.notify_all()
+
+    def wait(self, version, seconds):
+        """Return when there is news since `version`, or after so many seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.version != version, seconds)
+
+
+class Session(News):
     """folder: of labels.csv, of what the films were sampled to, and of the features; this process's alone.
     finisher: called with [Label] and say(line), makes a run of them and gives its folder; prior: what a run
     says of features float32 (T, D), probabilities (C,) of the classes choices.known."""
     mode = "films"
 
     def __init__(self, folder, films, choices, finisher=None, prior=None):
+        super().__init__()
         self.folder, self.choices, self.finisher, self.prior = Path(folder), choices, finisher, prior
         self.labels = Labels(folder, [*choices.known, *choices.classes])
         named = {name: path for name, path in films.items() if can_be_named(name)}
@@ -106,8 +126,8 @@ class Session:
         self.queue, self.ranking, self.timelines = [], [], {}
         self.keys, self.learned, self.held_at = 0, None, 0
         self.training, self.accuracy, self.confusions = False, None, []
-        self.version, self.finished, self.lines, self.run = 1, "idle", [], None
-        self.changed, self.cutting = threading.Condition(threading.RLock()), threading.Lock()
+        self.finished, self.lines, self.run = "idle", [], None
+        self.cutting = threading.Lock()
         self.closed, self.threads, self.cuts = False, [], set()
         shutil.rmtree(self.playing, ignore_errors=True)
         self.playing.mkdir(parents=True)
@@ -328,17 +348,6 @@ class Session:
         return lines
 
     # ------------------------------------------------------------ news
-
-    def touch(self):
-        """Something changed: who waits for news gets it."""
-        with self.changed:
-            self.version += 1
-            self.changed.notify_all()
-
-    def wait(self, version, seconds):
-        """Return when there is news since `version`, or after so many seconds."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.version != version, seconds)
 
     def state(self):
         """What the page shows, of plain containers."""
