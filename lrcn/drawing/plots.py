@@ -70,11 +70,11 @@ def _bars_by_class(path, classes, highest, bars, title, caption):
 def reliability(path, tables, note=""):
     """The share of right answers by their confidence, and how many there are. tables: {name: (mean
     confidence, share right, how many), each (bins,)}, the first of them the bars."""
-    fig = style.figure(6, 5.4, "How often an answer is right that is so sure", note)
+    fig = style.figure(6, 5.4, "Accuracy of the answers by their confidence", note)
     top, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     _, right, n = next(iter(tables.values()))
     middles, wide = (np.arange(len(n)) + 0.5) / len(n), 0.9 / len(n)
-    top.plot([0, 1], [0, 1], color="black", lw=1, label="as sure as right")
+    top.plot([0, 1], [0, 1], color="black", lw=1, label="confidence = accuracy")
     top.bar(middles, np.nan_to_num(right), wide, color=style.unit(style.BLUE), alpha=0.35)
     for (name, (confidence, share, _)), color, marker in zip(
             tables.items(), (style.BLUE, style.ORANGE), "oD", strict=False):
