@@ -71,9 +71,14 @@ class Person:
     def moment(self):
         """(film, start, end) of the moment on the screen, once its own picture is there."""
         until(self.browser, "return !document.getElementById('caption').hidden")
-        film, times = self.text("#caption strong"), re.findall(r"0:(\d+\.\d)", self.text("#caption span"))
-        begin, end = map(float, times)
-        until(self.browser, f"{NUMBER} === arguments[0]", 30, 100 * int(film[-5]) + int(begin // 2))
+        end_of_wait = time.monotonic() + 60
+        while True:     # a restart may bring another moment than was there
+            film, times = self.text("#caption strong"), re.findall(r"0:(\d+\.\d)", self.text("#caption span"))
+            begin, end = map(float, times)
+            if self.browser.execute_script(f"{NUMBER} === arguments[0]",
+                                           100 * int(film[-5]) + int(begin // 2)):
+                break
+            assert time.monotonic() < end_of_wait, f"not the picture of {film}, {begin} s"
         return film, begin, end
 
     def answer(self, label, *keys, moved=(0, 0)):
