@@ -111,7 +111,8 @@ def test_thirty_keys_a_kill_and_the_finish_leave_what_the_keys_said(browser, tmp
     person.answer("wave", "2")
     person.answer("wave", keys.ARROW_RIGHT, keys.ARROW_RIGHT, "+" + keys.ARROW_RIGHT, "2", moved=(0.4, 0.2))
     while len(person.rows) < 14:
-        person.answer(*ANSWERS[len(person.rows) % 2])
+        film = person.moment()[0]           # every class in every film: train.py holds out whole films
+        person.answer(*ANSWERS[sum(known == film for known, _ in person.rows) % 2])
     person.visit(address)               # reloaded
     said = Counter(row[3] for row in person.rows.values())
     counts = browser.find_elements("css selector", "#classes .count")
