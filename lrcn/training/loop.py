@@ -105,7 +105,7 @@ class Learner:
         self.network, self.recipe, self.device = network, recipe, device
         self.feed, self.rank, self.weights = feed, rank, weights
         self.plain = getattr(network, "module", network)    # without DistributedDataParallel's wrapper
-        self.optimizer = plain_optimizer(groups, recipe, fused=device.type == "cuda")
+        self.optimizer = plain_optimizer(groups, recipe, fused=device.type in ("cpu", "cuda"))
         self.parameters = [p for group in groups for p in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
