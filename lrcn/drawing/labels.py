@@ -186,7 +186,7 @@ def clip_gif(path, frames, fps, wide=320):
         if frame.shape[1] > wide:
             high = max(1, round(frame.shape[0] * wide / frame.shape[1]))
             frame = cv2.resize(frame, (wide, high), interpolation=cv2.INTER_AREA)
-        return Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE)
+        return Image.fromarray(frame).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
     frames = iter(frames)
     first = next(frames, None)

@@ -243,6 +243,6 @@ def write_picture(path, rgb):
     if path is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 92} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {}
+    options = {"quality": 92} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {"compress_level": 1}
     with files.atomic(path) as temporary:
         Image.fromarray(rgb).save(temporary, **options)
