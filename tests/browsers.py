@@ -6,6 +6,7 @@
 """
 import contextlib
 import os
+import re
 import shutil
 import time
 
@@ -36,6 +37,15 @@ def chromium(folder):
         with webdriver.Chrome(options=options, service=service) as driver:
             driver.set_script_timeout(30)
             yield driver
+
+
+def address_of(process):
+    """The address of the page that a script serves (commands.Process), once it says so."""
+    end = time.monotonic() + 120
+    while not (said := re.search(r"open (http\S+)", process.out)):
+        assert process.poll() is None and time.monotonic() < end, process.wait()
+        time.sleep(0.05)
+    return said[1]
 
 
 def until(browser, script, seconds=30, *values):

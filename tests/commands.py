@@ -7,17 +7,17 @@
     process = start("train.py", ...); process.kill(); result = process.wait()
 
 `call` runs the script in the test's own process, in a third of the time: for all that needs no process to
-be shown. Importing torch, its friends and the package takes 5 s. So `run` forks the scripts from one helper
-process (this file as a script) that has imported them once and computed nothing: every run is a process of
-its own, with its own pid, process group, argv, folder, environment, random state and exit status. Where
-fork is unsafe after such imports (macOS), and with fork=False, it is an ordinary new process.
+be shown. Importing torch, its friends and the package takes 5 s. So `run` forks the scripts from a server of
+multiprocessing that has imported them once and computed nothing: every run is a process of its own, with its
+own pid, process group, argv, folder, environment, random state and exit status. Where fork is unsafe after
+such imports (macOS), and with fork=False, it is an ordinary new process.
 """
 import atexit
 import concurrent.futures
 import contextlib
 import functools
 import io
-import json
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -33,9 +33,10 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
 # lrcn before OpenCV, which reads the environment that it sets; the own modules compute nothing at import.
-PRELOADED = ("lrcn", "torch", "torchvision", "cv2", "av", "numpy", "scipy.stats", "scipy.optimize",
-             "matplotlib.pyplot", "sklearn.metrics", "torch.utils.tensorboard", "tqdm", "timm", "jinja2",
-             "plotly.graph_objects", "lrcn.training.run", "lrcn.pages.page", "lrcn.watching.films", "utils")
+PRELOADED = ["commands", "lrcn", "torch", "torchvision", "cv2", "av", "numpy", "scipy.stats",
+             "scipy.optimize", "matplotlib.pyplot", "sklearn.metrics", "torch.utils.tensorboard", "tqdm",
+             "timm", "jinja2", "plotly.graph_objects", "lrcn.training.run", "lrcn.pages.page",
+             "lrcn.watching.films", "utils"]
 
 
 @dataclass
@@ -64,8 +65,9 @@ class Process:
 
     def kill(self, number=signal.SIGKILL, group=False):
         """Send a signal to the process, or to it and its workers; nothing happens after its end."""
-        if self.poll() is None:
-            (os.killpg if group else os.kill)(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):   # it may end now, or not have its group yet
+            if self.poll() is None:
+                (os.killpg if group else os.kill)(self.pid, number)
 
     @property
     def out(self):
@@ -89,17 +91,13 @@ class Process:
 
 
 @functools.cache
-def _server():
-    """The helper process, started when it is first needed; it ends with this one."""
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            text=True, start_new_session=True, cwd=ROOT, env=environment({}))
-
-
-def _ask(request):
-    helper = _server()
-    helper.stdin.write(json.dumps(request) + "\n")
-    helper.stdin.flush()
-    return json.loads(helper.stdout.readline())
+def _forks():
+    """The context of processes that are forked from the server, which is started when it is first needed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with mock.patch.dict(os.environ, environment({"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}), clear=True):
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 # A shell starts its background jobs deaf to Ctrl-C, and children inherit that: a run must not.
@@ -119,7 +117,6 @@ def environment(changes):
     """This process's environment, made fit for tests; a change to None takes a variable out."""
     env = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0",
            "TF_CPP_MIN_LOG_LEVEL": "3"}
-    env.setdefault("OMP_NUM_THREADS", "1")
     env.update({key: None if value is None else str(value) for key, value in changes.items()})
     return {key: value for key, value in env.items() if value is not None}
 
@@ -136,8 +133,9 @@ def start(script, *flags, env=None, cwd=None, fork=None):
     if fork is None:
         fork = sys.platform == "linux" and script not in WITHOUT_TORCH
     if fork:
-        pid = _ask({"argv": argv, "env": env, "cwd": str(cwd), "folder": folder})
-        poll = functools.partial(_ask, {"pid": pid})
+        child = _forks().Process(target=_run_and_leave, args=(argv, env, cwd, folder))
+        child.start()
+        pid, poll = child.pid, lambda: child.exitcode
     else:
         with open(Path(folder, "out"), "wb") as out, open(Path(folder, "err"), "wb") as err:
             child = subprocess.Popen([sys.executable, *argv], env=env, cwd=cwd, stdout=out, stderr=err,
@@ -188,70 +186,37 @@ def call(script, *flags, ok=True, env=None, cwd=None):
 
 
 def end_all():
-    """Kill what a failed test left running, and the helper."""
+    """Kill what a failed test left running."""
     for process in _started:
         process.kill(group=True)
-    if _server.cache_info().currsize:
-        with _server() as helper:       # which waits, and closes its pipes
-            helper.stdin.close()
-        _server.cache_clear()
     _scratch().cleanup()
 
 
-def _serve():
-    """Read requests, fork, answer; returns the request in the child alone."""
-    sys.path.insert(0, str(ROOT))
-    for name in PRELOADED:
-        try:
-            __import__(name)
-        except ImportError:
-            if name != "timm":
-                raise
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "pid" in request:
-            pid, status = os.waitpid(request["pid"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        else:
-            answer = os.fork()
-            if answer == 0:
-                return request
-            with contextlib.suppress(OSError):  # the child says so too: whoever comes first
-                os.setpgid(answer, answer)
-        print(json.dumps(answer), flush=True)
-    sys.exit()
-
-
-def _become(request):
+def _become(argv, env, cwd, folder):
     """Turn this fresh child into the process that was asked for."""
     os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for handle, path, flags in ((0, os.devnull, os.O_RDONLY),
-                                (1, request["folder"] + "/out", os.O_WRONLY),
-                                (2, request["folder"] + "/err", os.O_WRONLY)):
+    for handle, path, flags in ((0, os.devnull, os.O_RDONLY), (1, folder + "/out", os.O_WRONLY),
+                                (2, folder + "/err", os.O_WRONLY)):
         source = os.open(path, flags)
         os.dup2(source, handle)
         os.close(source)
     os.environ.clear()
-    os.environ.update(request["env"])
-    os.chdir(request["cwd"])
-    sys.argv = request["argv"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
-    # OpenMP read its variable when torch was imported; a test may ask for another count.
-    threads = request["env"].get("OMP_NUM_THREADS", "")
-    if threads.isdigit():
-        import torch
-        torch.set_num_threads(int(threads))
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = argv
+    sys.path[0] = os.path.dirname(argv[0])
 
 
-def _run_and_leave(path):
-    """Run a script as __main__ and leave as Python does, but without taking the borrowed modules
-    apart, which costs 1.5 s a run."""
+def _run_and_leave(argv, *more):
+    """Run a script as __main__ in a fresh child and leave as Python does, but without taking the borrowed
+    modules apart, which costs 1.5 s a run."""
+    _become(argv, *more)
     code = 0
     try:
-        runpy.run_path(path, run_name="__main__")
+        runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
     if not isinstance(code, int | None):
@@ -262,8 +227,3 @@ def _run_and_leave(path):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
-
-
-if __name__ == "__main__":
-    _become(_serve())
-    _run_and_leave(sys.argv[0])

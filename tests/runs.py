@@ -28,11 +28,11 @@ TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 
 HEAD = ("--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--epochs", 3, "--val_check_interval", 1,
         "--no-pictures", "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch",
         "--encoder_precision", "float32")
-ONE_THREAD = {"OMP_NUM_THREADS": 1}
 
 
 def data_flags(demo, sampled):
-    return "--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist"
+    """The words for a folder of clips; without lists where `demo` is None."""
+    return "--sampled_data_path", sampled, *(("--ucf_list_dir", demo / "ucfTrainTestlist") if demo else ())
 
 
 def flags(demo, sampled, local_dir, *more):
@@ -69,15 +69,15 @@ def answered_run(folder, said, classes=("A", "B"), **metrics):
     return folder
 
 
-def launched(script, *words, count=2, ok=True, env=None):
-    """Result of a launch on the CPU: `count` processes that find in their environment what torchrun tells
-    its own, and that need not import torch anew. code: the worst; out: the first one's; err: everybody's."""
+def launched(script, *words, ok=True):
+    """Result of a launch on the CPU: two processes, with the environment that torchrun gives, which need not
+    import torch anew. code: the worst; out: the first one's; err: both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**ONE_THREAD, "CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-           "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, **(env or {})}
-    processes = [start(script, *words, env={**env, "RANK": i, "LOCAL_RANK": i}) for i in range(count)]
+    env = {"CUDA_VISIBLE_DEVICES": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2,
+           "LOCAL_WORLD_SIZE": 2}
+    processes = [start(script, *words, env={**env, "RANK": i, "LOCAL_RANK": i}) for i in range(2)]
     results = [process.wait() for process in processes]
     result = Result(max(abs(r.code) for r in results), results[0].out, "".join(r.err for r in results))
     assert result.code == 0 or not ok, result

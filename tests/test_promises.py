@@ -18,7 +18,6 @@ import pytest
 import torch
 from commands import call, run, start
 from runs import (
-    ONE_THREAD,
     assert_same_run,
     flags,
     half_files,
@@ -111,7 +110,7 @@ def test_promise_1_a_kill_leaves_whole_files_and_the_next_run_goes_on(whole, dem
     again = "--resume", "auto", "--local_dir", local_dir
     outs = []
     for words, moment in ((first, "pwrite 8"), (first, "save 7"), (again, "replace 4")):
-        result = run(script, *words, ok=False, env=ONE_THREAD | {"KILL_AT": moment})
+        result = run(script, *words, ok=False, env={"KILL_AT": moment})
         assert result.code == -signal.SIGKILL, moment
         check_what_is_there(local_dir)
         outs.append(result.out)
@@ -186,7 +185,7 @@ def test_promise_3_a_signal_finishes_the_step_saves_and_says_how_to_go_on(whole,
     script = patched(tmp_path, "train.py", SIGNALLED)
     words = flags(demo, sampled, tmp_path / "runs", "--epochs", 6, *HARD)
     for number, code, steps, place in ((signal.SIGTERM, 143, 8, (2, 3)), (signal.SIGINT, 130, 4, (3, 2))):
-        result = run(script, *words, ok=False, env=ONE_THREAD | {"STEPS": steps, "SIGNAL": int(number)})
+        result = run(script, *words, ok=False, env={"STEPS": steps, "SIGNAL": int(number)})
         assert result.code == code and "Traceback" not in result.err, result
         said = result.err.splitlines()[-1]
         assert "go on with: python train.py --resume " in said
@@ -295,10 +294,10 @@ def test_promise_8_a_step_that_cannot_fit_is_refused_with_both_numbers(whole, de
     full = ("import shutil\n"
             "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000)")
     script = patched(tmp_path, "train.py", full)
-    result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False, env=ONE_THREAD)
+    result = run(script, *flags(demo, mine, tmp_path / "runs"), ok=False)
     one_line(result, "the feature store needs 0.13 MB", "0.02 MB are free")
     # what `whole` needs is in the store
-    result = run(script, *flags(demo, sampled, tmp_path / "runs", *HARD), ok=False, env=ONE_THREAD)
+    result = run(script, *flags(demo, sampled, tmp_path / "runs", *HARD), ok=False)
     one_line(result, "the checkpoints need", "0.02 MB are free")
 
 
@@ -337,7 +336,7 @@ def test_promise_8_a_full_disk_ends_with_one_line_and_no_half_file(whole, demo, 
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
     for patch in FAULTS:
-        result = run(patched(tmp_path, "train.py", patch), *command, ok=False, env=ONE_THREAD)
+        result = run(patched(tmp_path, "train.py", patch), *command, ok=False)
         one_line(result, "the disk is full", code=1)
         assert not half_files(tmp_path)
         check_what_is_there(tmp_path / "runs")
@@ -371,7 +370,7 @@ def test_promise_11_two_runs_of_a_second_get_two_folders_and_share_the_work(whol
     mine = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     script = patched(tmp_path, "train.py", same)
     command = flags(demo, mine, tmp_path / "runs", "--epochs", 6, *HARD)
-    processes = [start(script, *command, env=ONE_THREAD) for _ in range(2)]
+    processes = [start(script, *command) for _ in range(2)]
     folders = [last_line(process.wait()) for process in processes]
     assert sorted(f.name for f in folders) == ["20261121-110000", "20261121-110000-2"]
     for folder in folders:

@@ -29,7 +29,7 @@ def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowi
     rows = {(row["class"], row["video"]): row for row in fields.files.read_csv(
         flowing / "manifest.csv", ("class", "video", "source", "start", "stride"))}
     flow = fields.flow_of(flowing)
-    assert flow == Flow("dis", length=2)
+    assert flow == Flow("dis", preset="ultrafast", length=2)
     for video in read_sampled(flowing)[::20]:
         row = rows[video.cls, video.name]
         indices = [int(row["start"]) + int(row["stride"]) * i for i in range(5)]
@@ -119,7 +119,7 @@ def test_a_folder_without_flow_or_with_other_flow_is_refused(sampled, flowing, t
         modality, flow_length = "rgb+flow", 2
     assert fields.require(sampled, type("Plain", (), {"modality": "rgb", "flow_length": 1})) is None
     saved = fields.require(flowing, Recipe)
-    assert saved == Flow("dis", length=2).settings() and fields.require(flowing, Recipe, saved) == saved
+    assert saved == fields.flow_of(flowing).settings() and fields.require(flowing, Recipe, saved) == saved
     with pytest.raises(UserError, match="--flow dis"):
         fields.require(sampled, Recipe)
     with pytest.raises(UserError, match="trained on bound 10"):

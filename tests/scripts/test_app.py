@@ -8,9 +8,9 @@ from urllib.parse import unquote
 from urllib.request import urlopen
 
 import pytest
-from browsers import chromium, requested, until
+from browsers import address_of, requested, until
 from commands import start
-from runs import ONE_THREAD, refused
+from runs import refused
 from videos import numbered, write_video
 
 import app as app_script
@@ -22,13 +22,8 @@ def app(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("visitors")
     pytest.importorskip("gradio", reason="no gradio here: pip install -r requirements-app.txt")
     process = start("app.py", "--model_dir", trained, "--port", 0, "--max_seconds", 12, "--max_megabytes", 30,
-                    "--device", "cpu", "--encoder_backend", "torch", fork=False,
-                    env={**ONE_THREAD, "TMPDIR": folder})
-    end = time.monotonic() + 120
-    while "open http" not in process.out:
-        assert process.poll() is None and time.monotonic() < end, process.wait()
-        time.sleep(0.1)
-    yield process.out.split("open ")[1].split()[0], folder
+                    "--device", "cpu", "--encoder_backend", "torch", env={"TMPDIR": folder})
+    yield address_of(process), folder
     assert any(folder.glob("lrcn-app-*"))
     # As when the terminal is closed; what runs under nohup, as these tests may, stays deaf to that
     process.kill(signal.SIGHUP if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else signal.SIGTERM)
@@ -56,24 +51,6 @@ def done(browser, seconds=90):
     return until(browser, "return document.querySelector('#said textarea, #said input')?.value", seconds)
 
 
-def test_a_film_comes_back_labelled_with_its_table_and_files(browser, app, tmp_path):
-    address, _ = app
-    visit(browser, address, film(tmp_path / "ünser <b>film</b> 😀.MP4"))
-    label(browser)
-    assert "segments in 2.0 s" in done(browser)
-    labelled = until(browser, "const v = document.querySelector('#labelled video'); return v && v.src")
-    assert until(browser, "const v = document.querySelector('#labelled video'); return v.videoWidth") == 128
-    until(browser, "return document.querySelector('#timeline img') !== null")
-    cells = until(browser, "const t = document.querySelector('#segments'); return t && t.innerText")
-    assert "from (s)" in cells and "probability" in cells and "0" in cells
-    links = browser.execute_script("return [...document.querySelectorAll('#files a')].map((a) => a.href)")
-    (table,) = {link for link in links if unquote(link).endswith("segments.csv")}
-    assert urlopen(table).read().decode().startswith("start,end,label,probability\n0.000,")
-    assert any(link.endswith(".srt") for link in links) and urlopen(labelled).read(8)[4:] == b"ftyp"
-    asked = requested(browser)
-    assert all(name.startswith((address, "blob:", "data:")) for name in asked), asked
-
-
 def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browser, app, tmp_path):
     address, _ = app
     (tmp_path / "text.mp4").write_text("no film\n" * 100)
@@ -91,24 +68,41 @@ def test_a_text_named_mp4_and_a_huge_and_a_long_film_are_refused_in_words(browse
     assert done(browser) == "The film is longer than 12 s."
 
 
-def test_two_visitors_with_films_of_one_name_get_each_the_own_and_nobody_elses(browser, app, tmp_path):
-    address, folder = app
-    with chromium(tmp_path / "profile") as other:
-        for visitor, part, seconds in ((browser, "a", 11), (other, "b", 2)):
-            (tmp_path / part).mkdir()
-            visit(visitor, address, film(tmp_path / part / "CAM.MTS", seconds))
+def test_two_visitors_with_films_of_one_name_each_get_their_own_with_table_and_files(browser, app, tmp_path):
+    (address, folder), films, tabs = app, {"a": 5, "b": 2}, {}
+    for part, seconds in films.items():
+        (tmp_path / part).mkdir()
+        if tabs:
+            browser.switch_to.new_window("tab")
+        tabs[browser.current_window_handle] = seconds
+        visit(browser, address, film(tmp_path / part / "ünser <b>film</b> 😀.MP4", seconds))
+    for tab in tabs:
+        browser.switch_to.window(tab)
         label(browser)
-        label(other)
-        for visitor, seconds in ((browser, 11), (other, 2)):
-            assert f"in {seconds}.0 s" in done(visitor, 120)
-            length = until(visitor, "return document.querySelector('#labelled video')?.duration")
-            assert length == pytest.approx(seconds, abs=0.1)
-            toasts = visitor.find_elements("css selector", ".toast-body, [data-testid=toast-body]")
-            assert not any(one.is_displayed() for one in toasts)
+    for tab, seconds in tabs.items():
+        browser.switch_to.window(tab)
+        assert f"segments in {seconds}.0 s" in done(browser, 120)
+        length = until(browser, "return document.querySelector('#labelled video')?.duration")
+        assert length == pytest.approx(seconds, abs=0.1)
+        toasts = browser.find_elements("css selector", ".toast-body, [data-testid=toast-body]")
+        assert not any(one.is_displayed() for one in toasts)
+    labelled = browser.execute_script("return document.querySelector('#labelled video').src")
+    assert until(browser, "return document.querySelector('#labelled video').videoWidth") == 128
+    until(browser, "return document.querySelector('#timeline img') !== null")
+    cells = until(browser, "const t = document.querySelector('#segments'); return t && t.innerText")
+    assert "from (s)" in cells and "probability" in cells and "0" in cells
+    links = browser.execute_script("return [...document.querySelectorAll('#files a')].map((a) => a.href)")
+    (table,) = {link for link in links if unquote(link).endswith("segments.csv")}
+    assert urlopen(table).read().decode().startswith("start,end,label,probability\n0.000,")
+    assert any(link.endswith(".srt") for link in links) and urlopen(labelled).read(8)[4:] == b"ftyp"
+    asked = requested(browser)
+    assert all(name.startswith((address, "blob:", "data:")) for name in asked), asked
+    browser.close()
+    browser.switch_to.window(next(iter(tabs)))
     written = [path for path in folder.rglob("labelled.mp4") if "written" in path.parts]
     assert len({path.parent.parent for path in written}) == len(written) >= 2
     served = next(path for path in folder.rglob("served"))
-    for guess in (*written, f"{served}/../written", "https://127.0.0.1/", served / "CAM" / "labelled.mp4",
+    for guess in (*written, f"{served}/../written", "https://127.0.0.1/", served / "film" / "labelled.mp4",
                   f"{served}/%2e%2e/written/{written[0].parent.parent.name}/film/labelled.mp4"):
         with pytest.raises(HTTPError):
             urlopen(f"{address}gradio_api/file={guess}")

@@ -10,27 +10,37 @@ from runs import answered_run, last_line, refused, table
 from lrcn.evaluation import scores
 
 
-def made_up_run(folder, right, videos=None, **metrics):
-    """A run folder with nothing but the test results that compare.py --no-speed reads."""
+def made_up_run(folder, right, videos=None, settings=None, **metrics):
+    """A run folder with nothing but the test results, and the settings, that compare.py --no-speed reads."""
     videos = videos or [f"v_A_g{i // 2:02}_c{i % 2:02}" for i in range(len(right))]
-    return answered_run(folder, {video: ("A", (int(hit), int(not hit)))
-                               for video, hit in zip(videos, right, strict=True)}, **metrics)
+    said = {video: ("A", (int(hit), int(not hit))) for video, hit in zip(videos, right, strict=True)}
+    answered_run(folder, said, **metrics)
+    if settings:
+        (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
 
 
-def test_two_runs_are_compared_video_by_video(tmp_path):
+def compare(folder, *words):
+    """(rows of comparison.csv, the lines on the terminal below the heading)."""
+    result = call("compare.py", *words, "--output", folder / "out", "--no-speed")
+    return table(last_line(result) / "comparison.csv"), result.out.splitlines()[1:]
+
+
+def test_runs_are_compared_video_by_video_and_a_leaky_one_is_called_so(tmp_path):
     random = np.random.default_rng(0)
     one, other = random.random(60) < 0.6, random.random(60) < 0.8
-    runs = [made_up_run(tmp_path / name, right) for name, right in (("one", one), ("other", other))]
-    result = call("compare.py", *runs, "--output", tmp_path / "out", "--no-speed", "--names", "frames",
-                  "lrcn")
-    first, second = table(last_line(result) / "comparison.csv")
+    runs = [made_up_run(tmp_path / name, right, leaky=name == "leaky")
+            for name, right in (("one", one), ("other", other), ("leaky", one))]
+    rows, lines = compare(tmp_path, *runs, "--names", "frames", "lrcn", "leaky")
+    first, second, _ = rows
     assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
     assert float(first["top1"]) == pytest.approx(one.mean())
     assert float(second["minus_first"]) == pytest.approx(other.mean() - one.mean())
     _, ends, p = scores.paired(one[None], other[None], np.arange(60) // 2)
     assert float(second["mcnemar_p"]) == pytest.approx(p)
     assert [float(second["minus_first_low"]), float(second["minus_first_high"])] == pytest.approx(ends)
-    assert "minus frames [95%]" in result.out and first["remark"] == second["remark"] == ""
+    assert ["LEAKY" in row["remark"] for row in rows] == [False, False, True]
+    assert ["LEAKY" in line for line in lines[:3]] == [False, False, True]
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).std() > 1
 
 
@@ -38,48 +48,25 @@ def test_runs_of_several_seeds_are_averaged_and_other_videos_are_not_paired(tmp_
     right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]], bool)
     seeds = [made_up_run(tmp_path / f"seed{i}", row) for i, row in enumerate(right)]
     others = made_up_run(tmp_path / "others", right[0], videos=[f"v_A_g{i}9_c01" for i in range(4)])
-    result = call("compare.py", f"{seeds[0]},{seeds[1]}", seeds[1], others, "--output", tmp_path / "out",
-                  "--no-speed")
-    rows = table(last_line(result) / "comparison.csv")
+    rows, lines = compare(tmp_path, f"{seeds[0]},{seeds[1]}", seeds[1], others)
     assert [(row["runs"], row["top1"]) for row in rows] == [("2", "0.375"), ("1", "0.25"), ("1", "0.5")]
     assert float(rows[1]["minus_first"]) == pytest.approx(-0.125) and rows[1]["mcnemar_p"] == ""
     assert rows[2]["minus_first"] == "" == rows[2]["minus_first_low"]
     remark = "tested on other videos than seed0 (0 of its 4 in common): no paired difference"
-    assert rows[2]["remark"] == remark and remark in result.out
-
-
-def test_a_leaky_run_is_called_so_in_the_table_and_on_the_terminal(tmp_path):
-    fair, leaky = (made_up_run(tmp_path / name, [True, False] * 9, leaky=name == "leaky")
-                   for name in ("fair", "leaky"))
-    result = call("compare.py", fair, leaky, "--output", tmp_path / "out", "--no-speed")
-    assert ["LEAKY" in row["remark"] for row in table(last_line(result) / "comparison.csv")] == [False, True]
-    assert ["LEAKY" in line for line in result.out.splitlines()[1:3]] == [False, True]
-
-
-def test_one_run_or_one_seed_twice_is_no_two_seeds(tmp_path):
-    one, again = (with_settings(made_up_run(tmp_path / name, [True, False]), seed=3)
-                  for name in ("one", "again"))
-    for word, says in ((f"{one},{one}", "folder"), (f"{one},{again}", "seed 3")):
-        refused("compare.py", again, word, "--output", tmp_path / "out", "--no-speed", says=says)
-
-
-def with_settings(folder, **settings):
-    (folder / "settings.json").write_text(json.dumps(settings))
-    return folder
+    assert rows[2]["remark"] == remark and any(remark in line for line in lines)
 
 
 def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else_differs(tmp_path):
-    random = np.random.default_rng(0)
-    one, two, wide = (with_settings(made_up_run(tmp_path / name, random.random(40) < 0.7), **settings)
-                      for name, settings in (("one", {"seed": 1, "local_dir": "a", "hidden_size": 8}),
-                                             ("two", {"seed": 2, "local_dir": "b", "hidden_size": 8}),
-                                             ("wide", {"seed": 1, "epochs": 7, "hidden_size": 16})))
-    result = call("compare.py", f"{one},{two}", wide, "--output", tmp_path / "out", "--no-speed")
-    first, second = table(last_line(result) / "comparison.csv")
+    one, two, again, wide = (
+        made_up_run(tmp_path / name, [True, False],
+                    settings={"local_dir": name, "seed": seed, "hidden_size": size, "epochs": size - 5})
+        for name, seed, size in (("one", 1, 8), ("two", 2, 8), ("again", 1, 8), ("wide", 1, 12)))
+    (first, second), lines = compare(tmp_path, f"{one},{two}", wide)
     assert (first["runs"], first["flags"]) == ("2", "")
-    assert second["flags"] == "hidden_size 16, epochs 7" and "hidden_size 16, epochs 7" in result.out
-    refused("compare.py", f"{one},{wide}", "--output", tmp_path / "out", "--no-speed",
-            says="wide has hidden_size 16, epochs 7")
+    assert second["flags"] == "hidden_size 12, epochs 7" and any(second["flags"] in line for line in lines)
+    for word, says in ((f"{one},{wide}", "wide has hidden_size 12, epochs 7"), (f"{one},{one}", "folder"),
+                       (f"{one},{again}", "seed 1")):
+        refused("compare.py", two, word, "--output", tmp_path / "out", "--no-speed", says=says)
 
 
 @pytest.mark.parametrize("name, text, says", [
@@ -90,7 +77,7 @@ def test_runs_pool_that_differ_in_their_seed_alone_and_the_table_names_what_else
     ("settings.json", '{"seed": 1, "hidden_size": "5"}', "hidden_size: expected a whole number"),
     ("settings.json", "[]", "settings.json")])
 def test_a_damaged_file_is_one_line(tmp_path, name, text, says):
-    folder = with_settings(made_up_run(tmp_path / "one", [True, False]), seed=1)
+    folder = made_up_run(tmp_path / "one", [True, False], settings={"seed": 1})
     (folder / name).write_text(text)
     refused("compare.py", folder, "--output", tmp_path / "out", "--no-speed", says=says)
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from commands import call
-from runs import TINY, last_line, refused, report_of, table
+from runs import TINY, last_line, refused, report_of, table, train
 from videos import write_video
 
 import utils
@@ -31,50 +31,32 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def mine(source, tmp_path):
-    """(a copy of the source to be changed, times kept; its folder of clips)."""
-    raw, out = shutil.copytree(source, tmp_path / "raw"), tmp_path / "out"
-    preprocess(raw, out)
-    return raw, out
-
-
 def names(out):
     return {f"{cls}/{name}" for cls, name in manifest(out)}
 
 
-def test_a_removed_video_is_taken_out_and_said_and_kept_if_asked(mine):
-    raw, out = mine
-    (raw / "jump/a.avi").unlink()
-    kept = preprocess(raw, out, "--keep")
-    assert "jump/a" in names(out) and (out / "jump/a.avi").exists() and "taken out" not in kept.out
-    result = preprocess(raw, out)
-    assert "taken out: 1 clips" in result.out and "jump/a" in result.out and "--keep" in result.out
-    assert "jump/a" not in names(out) and len(names(out)) == 5
-    assert not (out / "jump/a.avi").exists()
-    assert {v.name for v in read_sampled(out) if v.cls == "jump"} == {"b", "c"}
-    shutil.rmtree(raw / "wave")
-    preprocess(raw, out)
-    assert names(out) == {"jump/b", "jump/c"} and not (out / "wave").exists()
-
-
-def test_most_of_a_folder_is_not_taken_out_unasked(tmp_path):
+def test_what_is_gone_is_taken_out_and_said_but_most_of_a_folder_not_unasked(tmp_path):
+    """With --keep it stays: test_journal.py."""
     raw, out = tmp_path / "raw", tmp_path / "out"
     for i in range(18):
         write_video(raw / "AB"[i % 2] / f"{i}.avi", 12)
     preprocess(raw, out)
-    for i in range(12):
-        (raw / "AB"[i % 2] / f"{i}.avi").unlink()
+    (raw / "A" / "0.avi").unlink()
+    said = preprocess(raw, out).out
+    assert "taken out: 1 clips" in said and "A/0" in said and "--keep" in said and "A/0" not in names(out)
+    for path in (raw / "A" / "2.avi", raw / "A" / "4.avi", *(raw / "B").glob("*")):
+        path.unlink()
     before = snapshot(out)
     result = preprocess(raw, out, ok=False)
-    assert result.code == 2 and "12 of the 18" in result.err and "--no-keep" in result.err
+    assert result.code == 2 and "11 of the 17" in result.err and "--no-keep" in result.err
     assert snapshot(out) == before
     preprocess(raw, out, "--no-keep")
-    assert len(names(out)) == 6
+    assert len(names(out)) == 6 and not (out / "B").exists()
 
 
-def test_a_damaged_table_is_one_line_at_the_report_and_clips_of_a_lost_one_are_sampled_again(mine):
-    raw, out = mine
+def test_a_damaged_table_is_one_line_and_clips_of_a_lost_one_are_sampled_again(source, tmp_path):
+    out = tmp_path / "out"
+    preprocess(source, out)
     before = snapshot(out)
     for name, column in (("clips.csv", "light"), ("clips.csv", "hashes"), ("manifest.csv", "source_fps")):
         header, first, *rest = (out / name).read_text().splitlines()
@@ -84,8 +66,7 @@ def test_a_damaged_table_is_one_line_at_the_report_and_clips_of_a_lost_one_are_s
         refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
         (out / name).write_bytes(before[name])
     (out / "clips.csv").unlink()
-    refused(SCRIPT, "--report", "--sampled_data_dir", out, says=("clips.csv", "jump/"))
-    assert "6 of them differ in their time only" in preprocess(raw, out).out
+    assert "6 of them differ in their time only" in preprocess(source, out).out
     assert snapshot(out) == before
 
 
@@ -99,8 +80,7 @@ def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, 
                 shutil.copy(source / cls / f"{name}.avi", target)
     said = preprocess(raw, tmp_path / "out")
     assert "parts by folder: 4 train, 2 val, 4 test" in said.out
-    folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "out", *TINY, "--epochs", 1,
-                            "--split_size", 0.5, "--local_dir", tmp_path / "runs"))
+    folder = train(None, tmp_path / "out", tmp_path / "runs", "--epochs", 1, "--split_size", 0.5)
     assert {(row["part"], row["class"], row["video"]) for row in table(folder / "splits.csv")} == {
         (part, cls, f"{name}_{part}") for part, found in (("train", "ab"), ("val", "c"), ("test", "ab"))
         for cls in ("jump", "wave") for name in found}
@@ -127,8 +107,7 @@ def test_consecutive_pictures_of_videos_in_a_class_folder_train_as_videos(tmp_pa
     assert len([*(tmp_path / "frames").rglob("*.jpg")]) == 72
     assert "72 pictures are 12 sequences" in said and "parts by folder: 4 train, 4 val, 4 test" in said
     assert {(v.frames, v.step) for v in read_sampled(tmp_path / "out")} == {(6, 1 / 25)}
-    folder = last_line(call("train.py", "--sampled_data_path", tmp_path / "out", *TINY, "--epochs", 1,
-                            "--num_frames_video", 6, "--local_dir", tmp_path, "--no-pictures"))
+    folder = train(None, tmp_path / "out", tmp_path, "--epochs", 1, "--num_frames_video", 6)
     assert utils.load_trained(folder).rate.step == 1 / 25     # its settings are read
 
 

@@ -57,7 +57,7 @@ def server(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         httpd.requests, httpd.www, httpd.ranges = [], www, True
         write_archives(www)
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
         yield httpd
         httpd.shutdown()
 

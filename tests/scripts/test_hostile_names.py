@@ -1,14 +1,11 @@
 """Names that a terminal would obey, through every script: what is printed shows them and does nothing."""
-
 import pytest
 from commands import call
-from runs import table
+from runs import flags, table
 from videos import write_video
 
 CLASSES = ("a\x1b[31mred\x1b[2J", "b\u202egpj", "c\nnew\tline", "=cmd|'calc'!A0 -x", "d..\u200b\x07",
            "'q\"uo`te\\$(id);\U0001f3ac\U0001f468\u200d\U0001f4bb")
-TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--device", "cpu",
-        "--encoder_backend", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +26,19 @@ def checked(result):
 
 
 def test_what_scripts_print_of_hostile_names_is_shown_escaped(hostile):
-    def said(script, *flags, **options):
-        return checked(call(script, *flags, cwd=hostile, **options)).out
+    def said(script, *words, **options):
+        return checked(call(script, *words, cwd=hostile, **options)).out
 
     result = checked(call("preprocessing_data.py", "--row_data_dir", "raw", "--sampled_data_dir", "sampled",
                           cwd=hostile))
     assert "broken\\x1b[31m\\n.avi" in result.out + result.err
-    out = said("train.py", "--sampled_data_path", "sampled", *TINY, "--epochs", 1, "--num_workers", 0,
-               "--local_dir", "run\x1b[2J", "--open_new_folder", False, "--no-pictures")
+    out = said("train.py", *flags(None, "sampled", "run\x1b[2J", "--epochs", 1, "--open_new_folder", False))
     assert "a\\x1b[31mred\\x1b[2J, b\\u202egpj, c\\nnew\\tline" in out
     assert out.splitlines()[-1] == "run\\x1b[2J"
-    for script, flags in (("test.py", ("--num_videos", 3)),
+    for script, words in (("test.py", ("--num_videos", 3)),
                           ("test_continues_movie.py", ("--num_movies", 2, "--no-pictures")),
                           ("test_on_video.py", ("--video_path", f"raw/{CLASSES[0]}"))):
-        said(script, "--model_dir", "run\x1b[2J", "--device", "cpu", "--num_workers", 0, *flags,
+        said(script, "--model_dir", "run\x1b[2J", "--device", "cpu", "--num_workers", 0, *words,
              ok=script != "test_on_video.py")
     named = f"{CLASSES[3]}\x1b[31m {CLASSES[5]}"
     out = said("compare.py", "run\x1b[2J", "run\x1b[2J", "--names", named, CLASSES[5], "--no-speed",

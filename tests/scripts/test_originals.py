@@ -1,10 +1,11 @@
 """What the documents of five other systems print, as a user types it here; the rest: docs/originals.md."""
+import shutil
 import sys
 from unittest import mock
 
 import pytest
 from commands import call
-from runs import TINY, last_line, read_json, refused, report_of, table
+from runs import TINY, last_line, read_json, refused, table
 
 import test_continues_movie
 from lrcn.base import cli
@@ -16,17 +17,17 @@ DEFAULTS = """--epochs 100 --batch-size 32 --lr 5e-4 -num_workers 4 --split_size
     --seed 42 --smaller_dataset False --latent_dim 512 --hidden_size 256 --lstm_layers 2 --bidirectional True
     --load_checkpoint False --checkpoint_path= --checkpoint_interval 5 --val_check_interval 5
     --number_of_classes None"""
-ENCODER = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--device", "cpu",
-           "--no-pictures")
 
 
-@pytest.fixture(scope="module")
-def original(demo, sampled, tmp_path_factory):
-    """(run folder, the words of its flags): the first document's train.py, all defaults spelled out."""
-    folder = tmp_path_factory.mktemp("original")
-    words = ("--sampled_data_path", sampled, "--ucf_list_dir", demo / "ucfTrainTestlist", *DEFAULTS.split(),
-             "--epochs", 2, "-num_workers", 0, "--local_dir", folder, "--open_new_folder", "'True’")
-    return last_line(call("train.py", *words, *ENCODER)), words
+@pytest.fixture
+def original(tested, tmp_path):
+    """(a tested run to be changed, the words that the first document's train.py would have had for it)."""
+    settings = read_json(tested / "settings.json")
+    own = ("sampled_data_path", "ucf_list_dir", "epochs", "batch_size", "lr", "latent_dim", "hidden_size",
+           "checkpoint_interval", "local_dir")
+    return (shutil.copytree(tested, tmp_path / "run"),
+            (*DEFAULTS.split(), *(f"--{name}={settings[name]}" for name in own), "-num_workers", 0,
+             "--device", "cpu"))
 
 
 def test_the_firsts_flags_have_the_firsts_defaults():
@@ -38,25 +39,26 @@ def test_the_firsts_flags_have_the_firsts_defaults():
 
 def test_flags_of_the_training_are_taken_and_where_they_disagree_the_runs_values_count(original, tmp_path):
     folder, words = original
-    plain = read_json(report_of(folder) / "metrics.json")
+    before = read_json(folder / "test" / "metrics.json")
     with mock.patch.object(results, "draw"):
         agreeing = call("test.py", *words, "--model_dir", folder / "Saved_model_checkpoint", "--model_name",
-                        "epoch_2.pth.tar", "--device", "cpu")
-        other = read_json(last_line(agreeing) / "metrics.json")
-        result = call("test.py", *words, "--model_dir", folder, "--device", "cpu", "--epochs", 100,
-                      "--hidden_size", 8, "--bidirectional", "False", "--local_dir", tmp_path)
-    assert "warning" not in agreeing.err and {**other, "checkpoint": plain["checkpoint"]} == plain
+                        "best.pth.tar")
+        assert "warning" not in agreeing.err
+        assert read_json(last_line(agreeing) / "metrics.json") == before
+        result = call("test.py", *words, "--model_dir", folder, "--epochs", 100, "--hidden_size", 8,
+                      "--bidirectional", "False", "--local_dir", tmp_path)
     [said] = [line for line in result.err.splitlines() if "warning" in line]
-    assert said.endswith(f"the run was trained with --epochs 2 (not 100), --hidden_size 256 (not 8), "
-                         f"--bidirectional True (not False), --local_dir {folder.parent} (not {tmp_path}): "
+    place = read_json(folder / "settings.json")["local_dir"]
+    assert said.endswith(f"the run was trained with --epochs 20 (not 100), --hidden_size 16 (not 8), "
+                         f"--bidirectional True (not False), --local_dir {place} (not {tmp_path}): "
                          f"the run's values count")
-    assert read_json(last_line(result) / "metrics.json") == plain
+    assert read_json(last_line(result) / "metrics.json") == before
 
 
 def test_a_movie_is_of_as_many_clips_as_the_batch_size_says(original, monkeypatch):
     folder, words = original
     result = call("test_continues_movie.py", *words, "--model_dir", folder, "--batch_size", 3,
-                  "--lstm_layers", 1, "--num_movies", 2, "--no-pictures", "--device", "cpu")
+                  "--lstm_layers", 1, "--num_movies", 2, "--no-pictures")
     assert "--lstm_layers 2 (not 1): the run's values count" in result.err
     assert read_json(last_line(result) / "metrics.json")["measured_on"]["movie_clips"] == 3
     for more, clips in (("", 16), ("--batch_size 64", 64), ("--batch_size 64 --movie_clips 3", 3)):
@@ -65,35 +67,18 @@ def test_a_movie_is_of_as_many_clips_as_the_batch_size_says(original, monkeypatc
     refused("test_continues_movie.py", "--model_dir", folder, "--batch_size", 1, says="--batch_size 1")
 
 
-def test_the_seconds_lines_train_a_network_to_the_letter_and_label_a_video(demo, sampled, tmp_path):
-    folder = last_line(call(
-        "train.py", *TINY, "--dataset_path", sampled, "--split_path", demo / "ucfTrainTestlist",
-        "--num_epochs", 1, "--sequence_length", 5, "--img_dim", 32, "--latent_dim", 16, "--split_number", 1,
-        "--projection", "batchnorm", "--classifier_hidden", 12, "--readout", "attention", "--dropout", 0,
-        "--lstm_layers", 1, "--resize", "squeeze", "--local_dir", tmp_path))
-    best = folder / "Saved_model_checkpoint" / "best.pth.tar"
-    film = next((demo / "UCF-101").rglob("*.avi"))
-    labelled = last_line(call("test_on_video.py", "--video_path", film, "--checkpoint_model", best,
-                              "--no-video", "--device", "cpu"))
-    assert table(labelled / "segments.csv")
-    call("train.py", "--checkpoint_model", folder, "--num_epochs", 2)
-    assert len(table(folder / "metrics.csv")) == 2
-
-
-def test_the_fourths_lines_train_and_go_on(demo, sampled, tmp_path):
-    words = (*TINY[4:], "--data-dir", sampled, "--annots-dir", demo / "ucfTrainTestlist",
-             "--local-dir", tmp_path, "--feature-extractor", "squeezenet1_1", "--encoder-weights", "none",
-             "--frames-per-clip", 5,
-             "--batch-size", 4, "--learning-rate", "3e-4", "--rnn-units", 8, "--fusion-mode", "mean",
-             "--grad-accum-steps", 2, "--optimizer", "SGD", "--scheduler", "OneCycle", "--epochs", 2)
-    folder = last_line(call("train.py", *words))
-    settings = read_json(folder / "settings.json")
-    assert (settings["optimizer"], settings["scheduler"]) == ("sgd", "onecycle")
-    assert (settings["hidden_size"], settings["accumulate"], settings["lr"]) == (8, 2, 3e-4)
-    for other in ("Adam", "AdamW"):
-        refused("train.py", "--resume", folder, "--optimizer", other, says="--optimizer")
-    call("train.py", "--resume_checkpoint", folder, "--epochs", 3)
-    assert len(table(folder / "metrics.csv")) == 3
+@pytest.mark.parametrize("theirs, ours", [
+    ("--dataset_path s --split_path l --num_epochs 2 --sequence_length 40 --split_number 1",
+     "--sampled_data_path s --ucf_list_dir l --epochs 2 --num_frames_video 40 --split 1"),
+    ("--data-dir s --annots-dir l --feature-extractor densenet121 --frames-per-clip 16 --learning-rate 3e-4",
+     "--sampled_data_path s --ucf_list_dir l --encoder densenet121 --num_frames_video 16 --lr 3e-4"),
+    ("--rnn-units 8 --fusion-mode mean --grad-accum-steps 2 --optimizer SGD --scheduler OneCycle",
+     "--hidden_size 8 --readout mean --accumulate 2 --optimizer sgd --scheduler onecycle"),
+    ("--checkpoint_model auto", "--resume auto"), ("--resume_checkpoint auto", "--resume auto")])
+def test_the_others_flags_are_flags_of_here(theirs, ours):
+    parser = cli.Parser("")
+    add_flags(parser)
+    assert parser.parse_args(theirs.split()) == parser.parse_args(ours.split())
 
 
 def test_a_frame_classifier_labels_films_finds_clips_and_starts_an_lrcn(demo, sampled, tmp_path):

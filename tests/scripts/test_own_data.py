@@ -1,7 +1,7 @@
 """A data set of one's own: class folders without lists, groups, other lists, other endings and depths."""
 import csv
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from unittest import mock
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import call
-from runs import TINY, last_line, read_json, report_of, table
+from runs import flags, last_line, read_json, report_of, table
 from videos import write_video
 
 import dataset
@@ -18,10 +18,10 @@ from lrcn.data.learned import Learned
 from lrcn.data.manifest import SampledVideo
 from lrcn.data.splits import PARTS
 from lrcn.evaluation import results
-from lrcn.training.recipe import Recipe
 
 CLASSES = {"Jumping Jack": (200, 60, 60), "run": (60, 200, 60), "wave_hands": (60, 60, 200)}
 ROOMS, ENDINGS = ("attic", "garden", "kitchen", "yard"), (".mp4", ".avi", ".mov", ".mkv", ".webm")
+ROOM = ("--group_pattern", r"([a-z]+)_\d+$")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,8 @@ def clips(videos, tmp_path_factory):
     return folder
 
 
-def train(clips, folder, *flags, epochs=1):
-    result = call("train.py", "--sampled_data_path", clips, *TINY, "--epochs", epochs, "--local_dir", folder,
-                  *flags)
+def train(clips, folder, *words):
+    result = call("train.py", *flags(None, clips, folder, "--epochs", 1, *words))
     return last_line(result), result
 
 
@@ -57,16 +56,13 @@ def parts_of_groups(rows):
     return parts
 
 
-def test_every_format_is_sampled_and_the_class_is_the_folder(clips):
+def test_from_class_folders_to_a_labelled_video(videos, clips, tmp_path):
     rows = table(clips / "manifest.csv")
     assert len(rows) == 36 and {row["class"] for row in rows} == set(CLASSES)
     assert {Path(row["source"]).suffix for row in rows} == set(ENDINGS)
     assert {row["frames"] for row in rows} == {"5"} and not (clips / "failed.csv").exists()
-
-
-def test_from_class_folders_to_a_labelled_video(videos, clips, tmp_path):
-    folder, result = train(clips, tmp_path, "--group_pattern", r"([a-z]+)_\d+$", "--lr", 0.01, "--latent_dim",
-                           64, "--hidden_size", 32, epochs=15)
+    folder, result = train(clips, tmp_path, *ROOM, "--lr", 0.01, "--latent_dim", 64, "--hidden_size", 32,
+                           "--epochs", 15)
     assert "warning: " not in result.err
     rows = table(folder / "splits.csv")
     parts = parts_of_groups(rows)
@@ -86,25 +82,6 @@ def test_from_class_folders_to_a_labelled_video(videos, clips, tmp_path):
     assert [row["label"] for row in table(out / "segments.csv")] == ["run"]
 
 
-def test_without_groups_every_file_is_its_own_and_look_alikes_are_warned_of(clips, tmp_path, capsys):
-    samples, _ = dataset.training_samples(Recipe(sampled_data_path=str(clips)))
-    said = capsys.readouterr().err
-    assert said.count("warning: ") == 1 and "--group_pattern" in said
-    assert all(sample.group.endswith(sample.name) for sample in samples)
-    counts = Counter((sample.cls, sample.part) for sample in samples)
-    for cls in CLASSES:
-        assert [counts[cls, part] for part in PARTS] == [8, 2, 2]
-    assert dataset.training_samples(Recipe(sampled_data_path=str(clips)))[0] == samples
-    capsys.readouterr()
-    (tmp_path / "groups.csv").write_text("video,group\n" + "".join(
-        f"{s.cls}/{s.name},{s.name.split('_')[-2]}\n" for s in samples))
-    recipe = Recipe(sampled_data_path=str(clips), groups=str(tmp_path / "groups.csv"))
-    samples, _ = dataset.training_samples(recipe)
-    parts = parts_of_groups({"group": s.group, "part": s.part} for s in samples)
-    assert set(parts) == set(ROOMS) and all(len(p) == 1 for p in parts.values())
-    assert "warning: " not in capsys.readouterr().err
-
-
 def edited(run_folder, change):
     """Change best.pth.tar of a run as `change` does it to the dict."""
     path = run_folder / "Saved_model_checkpoint/best.pth.tar"
@@ -114,11 +91,12 @@ def edited(run_folder, change):
 
 
 def test_what_an_encoder_has_learned_is_held_out_by_no_later_run(clips, tmp_path):
-    first, _ = train(clips, tmp_path, "--train_encoder", "last:1")
+    first, said = train(clips, tmp_path, "--train_encoder", "last:1")
+    assert said.err.count("warning: ") == 1 and "--group_pattern" in said.err
 
     def leaks(start, seed):     # said behind the warning of names that look alike
-        result = call("train.py", "--sampled_data_path", clips, *TINY, "--local_dir", tmp_path, "--init_from",
-                      start, "--seed", seed, ok=False)
+        words = flags(None, clips, tmp_path, "--init_from", start, "--seed", seed)
+        result = call("train.py", *words, ok=False)
         said = result.err.splitlines()[-1]
         return result.code == 2 and f"--init_from {start}: it was trained on " in said and "--parts" in said
     assert leaks(first, 7)
@@ -158,8 +136,7 @@ def test_a_run_that_is_tested_on_what_it_began_with_is_called_leaky(clips, tmp_p
 
 def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
     mine = shutil.copytree(clips, tmp_path / "clips")
-    rooms = ("--group_pattern", r"([a-z]+)_\d+$")
-    folder, _ = train(mine, tmp_path, *rooms)
+    folder, _ = train(mine, tmp_path, *ROOM)
     before = {(r["class"], r["video"]): r for r in table(folder / "splits.csv")}
     tested = next(r["group"] for r in before.values() if r["part"] == "test")
     rows = table(mine / "manifest.csv")
@@ -172,7 +149,7 @@ def test_a_data_set_that_grows_keeps_its_test(clips, tmp_path):
         shutil.copy(places[one], places[other])
     with open(mine / "manifest.csv", "a", newline="") as f:
         csv.DictWriter(f, rows[0].keys()).writerows(added)
-    again, said = train(mine, tmp_path, *rooms, "--seed", 9, "--parts", folder / "splits.csv")
+    again, said = train(mine, tmp_path, *ROOM, "--seed", 9, "--parts", folder / "splits.csv")
     after = {(r["class"], r["video"]): r for r in table(again / "splits.csv")}
     assert {key: r for key, r in after.items() if key in before} == before and len(after) == 39
     assert after["run", f"more_{tested}_9"]["part"] == "test"       # its group is tested

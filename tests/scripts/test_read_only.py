@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 from commands import ROOT, run
-from runs import ONE_THREAD, flags, last_line, one_line, report_of, train
+from runs import flags, last_line, one_line, report_of, train
 
 from lrcn.base import files
 
@@ -32,7 +32,7 @@ def reading(tmp_path):
     path.write_text(READ_ONLY)
 
     def reading(folder, script, *words, env=None):
-        result = run(path, folder, script, *words, ok=False, fork=True, env=ONE_THREAD | (env or {}))
+        result = run(path, folder, script, *words, ok=False, fork=True, env=env)
         if result.code == 77:
             pytest.skip("needs the right to mount")
         return result

@@ -1,4 +1,5 @@
 """report.py: its page in a real browser, clicked through; hostile names; what it says of absent things."""
+import functools
 import json
 import os
 import re
@@ -21,10 +22,7 @@ from lrcn.runs import RunFolder
 HOSTILE = ["<script>alert(1)</script>", "a \"quoted\" & 'b'", "танец 😀", "$x^2$ %{y} {{ 7*7 }}",
            "<b>bold</b>"]
 READY = "return document.documentElement.dataset.ready === '1'"
-
-
-def report(*words, **options):
-    return call("report.py", *words, **options)
+report = functools.partial(call, "report.py")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def test_it_compares_runs_as_scores_does_and_gives_each_a_page(two):
 
 def test_the_same_run_gives_the_same_page_and_what_is_absent_is_left_out(two, tmp_path):
     before = two[0].report.read_bytes()
-    report(*(found for found in two))
+    report(*two)
     assert two[0].report.read_bytes() == before
     bare = tmp_path / "bare"
     bare.mkdir()

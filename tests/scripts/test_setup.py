@@ -69,27 +69,21 @@ def setup(machine, *args):
     return done
 
 
-def test_set_up_installs_once_and_not_again_until_the_requirements_change(machine):
+def test_set_up_installs_what_is_needed_once_and_again_when_the_requirements_change(machine):
+    def of_the_tests(target):
+        """How often the packages of the tests were installed, after `make target`."""
+        done = setup(machine, "make", target)
+        assert done.returncode == 0, done.stderr
+        return (machine / "calls").read_text().count("-r requirements-dev.txt")
+
+    (machine / "demo.py").touch()
     makefile = (machine / "Makefile").read_text()
     (machine / "Makefile").write_text(re.sub(r"\t\.venv/bin/python -m pytest.*\n", "\t@true\n", makefile))
-    for expected in (1, 1):
-        done = setup(machine, "make", "test")
-        assert done.returncode == 0, done.stderr
-        calls = (machine / "calls").read_text()
-        assert calls.count("-r requirements-dev.txt") == expected
+    assert of_the_tests("demo") == 0 and "-r requirements.txt" in (machine / "calls").read_text()
+    assert of_the_tests("test") == of_the_tests("test") == 1
     later = (machine / ".venv/ready-for-tests").stat().st_mtime + 10
     os.utime(machine / "requirements.txt", (later, later))
-    assert setup(machine, "make", "test").returncode == 0
-    assert (machine / "calls").read_text().count("-r requirements-dev.txt") == 2
-
-
-def test_the_demo_installs_what_the_scripts_need_and_no_more(machine):
-    (machine / "demo.py").touch()
-    assert setup(machine, "make", "demo").returncode == 0
-    calls = (machine / "calls").read_text()
-    assert "-r requirements.txt" in calls and "requirements-dev.txt" not in calls
-    assert setup(machine).returncode == 0
-    assert "-r requirements-dev.txt" in (machine / "calls").read_text(), "the tests add theirs"
+    assert of_the_tests("test") == 2
 
 
 @pytest.mark.parametrize("changes, advice", [

@@ -7,6 +7,7 @@ import pytest
 import torch
 from commands import call
 from runs import (
+    HEAD,
     TINY,
     flags,
     last_line,
@@ -24,13 +25,13 @@ from runs import (
 import utils
 from lrcn.base.cli import UserError
 from lrcn.data import split_lists
-from lrcn.video.flow import Flow
+from lrcn.video.flow import Flow, fields_at
+from lrcn.video.reader import read_frames
 from lrcn.watching.recogniser import Recogniser
 
 # The README's commands for four systems: what makes each one what it is, and every other option at once.
 # Encoder and size are replaced by tiny ones, so that a system trains in a second.
 SYSTEMS = {
-    "the original": ("--readout", "last", "--lstm_layers", 2),
     "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1,
                                          "--readout", "attention"),
     "a prediction at every step": ("--num_frames_video", 16, "--lstm_layers", 1, "--no-bidirectional",
@@ -145,26 +146,32 @@ def test_what_cannot_be_trained_is_refused_in_one_line(demo, sampled, flowing, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("more", [("--modality", "rgb+flow"), (*STACK, "--train_encoder", "all"),
-                                  (*STACK, "--train_encoder", "last:1")], ids=lambda m: " ".join(map(str, m)))
-def test_a_run_on_flow_trains_tests_goes_on_and_labels_a_film(demo, flowing, tested, tmp_path, more, capsys):
-    folder = train(demo, flowing, tmp_path, *more, "--epochs", 1)
+def test_a_run_on_frames_and_flow_trains_and_tests_without_a_store(demo, flowing, tmp_path):
+    folder = train(demo, flowing, tmp_path, "--modality", "rgb+flow", "--train_encoder", "all", "--epochs", 1)
     assert load(folder)["settings"]["flow"]["backend"] == "dis"
     assert read_json(report_of(folder) / "metrics.json")["videos"] == 42
-    assert last_line(call("train.py", "--resume", folder, "--epochs", 2)) == folder
+
+
+def test_a_run_on_flow_goes_on_labels_a_film_and_is_a_stream_of_a_fusion(demo, flowing, two_runs, tmp_path,
+                                                                         capsys):
+    rgb = two_runs / "rgb"
+    flow = train(demo, flowing, tmp_path, *STACK, "--train_encoder", "last:1", "--epochs", 1)
+    report_of(flow)
+    assert last_line(call("train.py", "--resume", flow, "--epochs", 2)) == flow
     film = next((demo / "UCF-101").rglob("*.avi"))
-    result = call("test_on_video.py", "--model_dir", folder, "--video_path", film, "--no-video",
-                  "--flow", "dis", "--encoder_backend", "torch")
+    result = call("test_on_video.py", "--model_dir", flow, "--video_path", film, "--no-video")
     assert table(last_line(result) / "predictions.csv")
-    if more[-1] != "last:1":
-        return
-    call("fuse.py", tested, folder, "--output_dir", tmp_path / "mean")
+    call("fuse.py", rgb, flow, "--output_dir", tmp_path / "mean")
     assert read_json(tmp_path / "mean" / "test" / "metrics.json")["videos"] == 42
-    both = last_line(call("fuse.py", "--train", tested, folder, "--sampled_data_path", flowing,
-                          "--epochs", 1, "--rnn", "gru", "--readout", "attention", "--no-pictures",
-                          "--device", "cpu", "--num_workers", 0, "--encoder_backend", "torch", "--local_dir",
-                          tmp_path / "both"))
+    both = last_line(call("fuse.py", "--train", rgb, flow, *HEAD, "--sampled_data_path", flowing, "--rnn",
+                          "gru", "--readout", "attention", "--local_dir", tmp_path / "both"))
     assert read_json(report_of(both) / "metrics.json")["videos"] == 42
+    joined, *apart = (utils.load_recogniser(run, None, "cpu") for run in (both, rgb, flow))
+    frames, fields = read_frames(film, [0, 10, 20]), fields_at(film, [0, 10, 20], joined.flow)
+    parts = [apart[0].features(frames), apart[1].features(frames, fields)]
+    torch.testing.assert_close(joined.features(frames, fields), torch.cat(parts, 1))
+    with pytest.raises(ValueError, match="expected flow uint8 .3, H, W, 4."):
+        apart[1].features(frames)
     fused = utils.load_trained(both)
     fused.settings["flow"].update(backend="tvl1", preset="default")
     if not hasattr(cv2, "optflow"):

@@ -1,10 +1,9 @@
 """test_on_video.py against the truth, and at the speed of the training clips."""
 
-
 import numpy as np
 import pytest
 from commands import call
-from runs import TINY, last_line, one_line, read_json, table
+from runs import one_line, read_json, table, train
 from videos import join, write_video
 
 import utils
@@ -63,8 +62,7 @@ def short_clips(tmp_path_factory):
             write_video(folder / "raw" / cls / f"v_{cls}_g{i:02d}_c01.avi", 64 if i else 200)
     call("preprocessing_data.py", "--row_data_dir", folder / "raw", "--sampled_data_dir", folder / "clips",
          "--num_frames_to_extract", 16, "--no-report")
-    return last_line(call("train.py", "--sampled_data_path", folder / "clips", *TINY, "--num_frames_video",
-                          16, "--epochs", 1, "--local_dir", folder))
+    return train(None, folder / "clips", folder, "--num_frames_video", 16, "--epochs", 1)
 
 
 def starts(folder):

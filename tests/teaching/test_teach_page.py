@@ -8,9 +8,9 @@ from pathlib import Path
 from queue import Queue
 
 import pytest
-from browsers import requested, resize, until
+from browsers import address_of, requested, resize, until
 from commands import call, start
-from runs import ONE_THREAD, read_json, table
+from runs import read_json, table
 from videos import numbered, write_video
 
 from lrcn.data.review import read_review
@@ -30,12 +30,8 @@ ANSWERS = ("<b>jump", "1"), ("wave", "2"), (None, "0")
 def teach(*words):
     """(process, address of its page)"""
     pytest.importorskip("uvicorn", reason="no uvicorn here: pip install -r requirements-app.txt")
-    process = start("teach.py", "--no-open", "--device", "cpu", *words, env=ONE_THREAD)
-    end = time.monotonic() + 120
-    while not (found := re.search(r"open (http\S+)", process.out)):
-        assert process.poll() is None and time.monotonic() < end, process.wait()
-        time.sleep(0.05)
-    return process, found[1]
+    process = start("teach.py", "--no-open", "--device", "cpu", *words)
+    return process, address_of(process)
 
 
 class Person:

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from commands import run
-from runs import ONE_THREAD, last_line
+from runs import last_line
 from videos import served
 from zoo import ZOO, beeping, beeps, make, numbers_and_times, times_of
 
@@ -98,7 +98,7 @@ def test_a_browser_plays_the_movie_of_a_study_and_the_videos_of_a_test(browser, 
     model = shutil.copytree(trained, tmp_path / "run")
     flags = ("--model_dir", model, "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch")
     study = last_line(run("test_continues_movie.py", *flags, "--num_movies", 2, "--movie_clips", 3,
-                          "--pictures", env=ONE_THREAD))
-    report = last_line(run("test.py", *flags, "--num_videos", 1, env=ONE_THREAD))
+                          "--pictures"))
+    report = last_line(run("test.py", *flags, "--num_videos", 1))
     (video,) = (report / "videos").rglob("*.mp4")
     check_played(browser, [study / "movie.mp4", video])
