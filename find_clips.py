@@ -10,11 +10,11 @@ writes into --output_dir (default: <model_dir>/find_clips)
     <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy a fast
                       copy from the key frame before the start; with --frames its sampled frames as
                       pictures, <film>_<seconds>.jpg
-    candidates.csv    film,class,start,end,probability (seconds),number: delete the rows that are none, or
-                      decide in teach.py --candidates, and give it, or review.csv, as --from: what has
-                      no row any more is taken out
+    candidates.csv    film,class,start,end,probability (seconds),number: delete wrong rows, or decide in
+                      teach.py --candidates, and give it, or review.csv, as --from: clips without a row
+                      are deleted
     candidates.png    a picture of every candidate
-    films.csv         film,bytes,modified,seconds,candidates,reason: what was done, and what cannot be read
+    films.csv         film,bytes,modified,seconds,candidates,reason: films that are done or cannot be read
     settings.json     flags
 
 and prints that folder as the last line. It is a data set: preprocessing_data.py --row_data_dir takes it,
@@ -76,7 +76,7 @@ def make_parser():
 
 
 def table_of(args, films):
-    """([Stretch], by films those that are there, {name of a film: why it is not there}) of --from."""
+    """([Stretch] of --from, those of films that are there first, {name of a missing film: why})."""
     rows = read_stretches(cli.file("from", args.table, "give a table of stretches"), "from")
     classes = dict.fromkeys(row.cls for row in rows)
     wanted = chosen_classes(args.classes, classes, f"--from {args.table} does not know")
@@ -90,7 +90,7 @@ def table_of(args, films):
 
 
 def check_run(args, trained):
-    """The numbers of --classes, or of all but the background; UserError: a run does not fit the flags."""
+    """The numbers of --classes, or of all without the background; UserError: the run and the flags differ."""
     source = f"--model_dir {args.model_dir}"
     for cls in trained.classes:
         check_class(cls, source)
@@ -99,7 +99,7 @@ def check_run(args, trained):
     if background is not None:
         if args.classes and trained.classes[background] in wanted:
             raise UserError(f"--classes {','.join(args.classes)}: {trained.classes[background]} is the run's "
-                            f"--background, what is none of its classes; leave it out")
+                            f"--background, for everything else; leave it out")
         wanted = [cls for cls in wanted if cls != trained.classes[background]]
     if args.every and trained.frames > 1:
         raise UserError(f"--every {args.every}: the run reads clips of {trained.frames} frames, as far apart "
@@ -108,8 +108,8 @@ def check_run(args, trained):
 
 
 def find(folder, films, names, args, absent, recogniser, wanted):
-    """Look through every film, unless `recogniser` is None, and write its candidates, in an output folder
-    that is held by this process; the exit status. wanted: the numbers of --classes."""
+    """Look through every film, unless `recogniser` is None, and write its candidates into a folder that this
+    process holds; the exit status. wanted: the numbers of --classes."""
     failed, written = 0, 0
     with cli.progress(total=len(films), unit="film", desc="films", dynamic_ncols=True) as bar:
         for film, path in films.items():

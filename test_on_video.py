@@ -31,7 +31,6 @@ Smoothing: the probabilities of a moment are the mean over all windows that cont
 --min_segment join a neighbour. The network knows its own classes only: something else may still look
 like one of them. Ctrl-C keeps the tables and a playable video of what was done.
 """
-import errno
 import re
 import signal
 import sys
@@ -73,14 +72,14 @@ def make_parser():
 
 
 def live_name(source):
-    """A folder's name for a camera or an address without its password, another one each second."""
+    """A folder's name for a camera, or for an address without its password; another one each second."""
     address = urlsplit(source)
     name = re.sub(r"\W+", "_", f"{address.hostname}{address.path}").strip("_")[:80] or "stream"
     return (name if "://" in source else f"camera_{source}") + time.strftime("_%Y%m%d-%H%M%S")
 
 
 def read_truth(path, films):
-    """{film: [(start, end, class)]} of a table, by the names that it has for the films."""
+    """{film: [(start, end, class)]} of a table."""
     table = cli.file("truth", path, "give a table with the columns video,start,end,class")
     by_film, absent = of_films(read_stretches(table, "truth"), films)
     if not by_film:
@@ -94,19 +93,19 @@ def read_truth(path, films):
 
 
 def label_films(films, root, labeller, truth):
-    """Label film after film; (folder of what was done, how many failed). A bad one is reported, the rest go
-    on. films: those of find_films; truth: {film: [(start, end, class)]} of those whose truth is known."""
+    """Label film after film; (folder of the outputs, how many films failed). A bad one is reported, and the
+    others go on. films: of find_films; truth: {film: [(start, end, class)]}, perhaps not of all."""
     done, failed, verdict = [], 0, Verdict(labeller.recogniser.known)
     for (film, path), name in zip(films.items(), unique_names(films), strict=True):
         try:
             result = labeller.film(path, name, root / name, truth.get(film))
-        except (VideoError, OSError, UserError) as error:    # it cannot be read, or its outputs not written
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (VideoError, OSError, UserError) as error:
+            if getattr(error, "errno", None) in cli.FULL:
                 raise
             if len(films) == 1:
-                reason = f"cannot read this video ({error}); try another, or convert it"
-                raise UserError(f"--video_path {path}: "
-                                f"{reason if isinstance(error, VideoError) else error}") from None
+                reason = f"cannot read this video ({error}); try another, or convert it" if isinstance(
+                    error, VideoError) else error
+                raise UserError(f"--video_path {path}: {reason}") from None
             cli.say(f"cannot read {path}: {error}", file=sys.stderr)
             failed += 1
             continue

@@ -1,4 +1,6 @@
 """Odd films of numbered frames, made with PyAV: encode(path, codec, ...), and ZOO, a maker by name."""
+import contextlib
+import math
 import os
 from fractions import Fraction
 
@@ -7,6 +9,7 @@ import numpy as np
 from videos import number_of, numbered
 
 from lrcn.video.reader import Video
+from lrcn.video.writer import Writer, even_sides
 
 TICK, RATE = Fraction(1, 90_000), 48_000      # of frames' times; samples a second
 GAP = [k / 25 for k in range(40)] + [2 + k / 25 for k in range(40, 80)]     # two seconds without a picture
@@ -90,7 +93,7 @@ ZOO = {
     "b_frames_h264_avi": (".avi", dict(bf="2", g="20")),
     "transport": (".ts", dict(bf="2")),
     "one": (".mp4", dict(count=1)),
-    "four_k": (".mp4", dict(count=12, width=3840, height=2160, preset="ultrafast")),
+    "four_k": (".mp4", dict(count=5, width=3840, height=2160, preset="ultrafast")),
     "odd": (".mkv", dict(codec="ffv1", width=63, height=47, pix_fmt="yuv444p")),
     **{f"fps_{fps}": (".mp4", dict(fps=rate)) for fps, rate in
        ((24, 24), (23, Fraction(24000, 1001)), (12, 12), (7, 7), (4, 4))},
@@ -111,6 +114,17 @@ def times_of(name):
     options = ZOO[name][1]
     return np.array(options.get("times") or
                     [k / float(options.get("fps", 25)) for k in range(options.get("count", 80))])
+
+
+def written_again(source, target, until=math.inf):
+    """A film written again as labelling does, every frame at its time, with its sound; the path."""
+    with Video(source) as video, contextlib.ExitStack() as stack:
+        out = None
+        while video.grab() and video.time < until:
+            frame = even_sides(video.frame())
+            out = out or stack.enter_context(Writer(target, video.info.fps, *frame.shape[1::-1], source))
+            out.write(frame, video.time)
+    return target
 
 
 def numbers_and_times(path):

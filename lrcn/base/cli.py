@@ -1,12 +1,12 @@
-"""Flags, words, errors and the way out, the same in every script.
+"""Flags, messages, errors and exit statuses, the same in every script.
 
     parser = cli.Parser(__doc__)
     parser.group("network").add_boolean("--bidirectional", default=True, help="read the frames both ways")
     if __name__ == "__main__":
         cli.run(main)
 
-Names of files and classes reach the terminal through `printable` alone: it is the data's author who
-chose them, and a terminal obeys what it is sent. Nothing here imports torch: preprocessing starts at once.
+Names of files and classes reach the terminal through `printable` only: a stranger may have chosen them, and
+a terminal obeys what it is sent. Nothing here imports torch: preprocessing starts at once.
 """
 import argparse
 import difflib
@@ -22,12 +22,13 @@ from pathlib import Path
 
 from lrcn.base import signals
 
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # what a folder says that may not be written
+FULL = (errno.ENOSPC, errno.EDQUOT)                  # errors of a full disk
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # and of a folder that may not be written
 
 
 class UserError(Exception):
-    """Something that the caller can mend, printed as one line on stderr that names the flag, its value and
-    what to do; exit status 2."""
+    """Something that the caller can mend: one line on stderr with the flag, its value and what to do; exit
+    status 2."""
 
 
 def true_or_false(text):
@@ -82,24 +83,23 @@ class _Group(argparse._ArgumentGroup):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with every flag accepted in underscores or dashes, and one line for an error. A dash that a
-    document turned into a typographic one (–-row_data_dir) is read as a dash, as that of -num_workers is."""
+    """argparse; flags may have underscores or dashes, and an error is one line. Typographic dashes
+    (–-row_data_dir) and single ones (-num_workers) are read as two dashes."""
 
     add_boolean = _Group.add_boolean
 
     def __init__(self, description):
         super().__init__(description=(description or "").strip(), formatter_class=_Help,
                          allow_abbrev=False)
-        self.leading = None     # the flag whose name may be left out where its value is the first word
+        self.leading = None     # the flag whose name may be left out before the first word
         self._given = []
 
     def group(self, title):
-        """The flags that --help shows under `title`: the same group whenever it is asked for."""
-        for group in self._action_groups:
-            if group.title == title:
-                return group
-        self._action_groups.append(_Group(self, title))
-        return self._action_groups[-1]
+        """The group of flags that --help shows under `title`, made when it is first asked for."""
+        groups = {group.title: group for group in self._action_groups}
+        if title not in groups:
+            self._action_groups.append(_Group(self, title))
+        return groups.get(title, self._action_groups[-1])
 
     def format_help(self):
         self._action_groups.sort(key=lambda group: group.title == "machine")    # last
@@ -150,17 +150,17 @@ def file(flag, value, hint):
 
 
 def printable(text):
-    """`text` on one line, what a terminal would obey instead of show as its code: \\x1b, \\n, \\u202e."""
+    """`text` on one line; characters that a terminal would obey become codes: \\x1b, \\n, \\u202e."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def say(*words, **options):
-    """print, every word `printable`, flushed, so that a log shows each line when it was said."""
+    """print `printable` words and flush, so that a log shows each line at once."""
     print(*map(printable, words), **options, flush=True)
 
 
 def progress(*iterable, desc="", show=True, **options):
-    """tqdm's bar on a terminal, nothing in a log. show: False for all processes but the first."""
+    """A tqdm bar on a terminal, nothing in a log. show: False for all processes but the first."""
     from tqdm import tqdm
     return tqdm(*iterable, desc=printable(desc), disable=None if show else True, **options)
 
@@ -172,7 +172,7 @@ def first(names, most):
 
 
 def command():
-    """This process's command line, as a shell takes it: "train.py --seed 1"."""
+    """This process's command line for a shell: "train.py --seed 1"."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -187,21 +187,20 @@ def run_script(script, *words, **options):
 
 
 def run(main):
-    """Call main() and leave with its exit status; errors of the caller's take one line. 0: done, 1: failed,
-    2: a wrong flag, path or file, 130: Ctrl-C, 143: SIGTERM; a second signal ends it at once."""
+    """Call main() and exit with its status; the user's errors are one line. 0: done, 1: failed, 2: a wrong
+    flag, path or file, 130: Ctrl-C, 143: SIGTERM; a second signal ends the process at once."""
     def terminate(number, frame):
         raise signals.Terminated
 
-    name = Path(sys.argv[0]).name
+    name, what = Path(sys.argv[0]).name, None
     signal.signal(signal.SIGTERM, terminate)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")   # a terminal that lacks a letter gets its code
+        stream.reconfigure(errors="backslashreplace")   # for a terminal that lacks a letter
     try:
         status = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        status = 2
-        say(f"{name}: error: {str(error).strip()}", file=sys.stderr)
+        status, what = 2, str(error).strip()
     except KeyboardInterrupt as stop:
         for number in signals.ASKED:
             signal.signal(number, signal.SIG_DFL)
@@ -209,11 +208,11 @@ def run(main):
         if sys.stderr.isatty():
             print(file=sys.stderr)      # a bar may stand on this line
         say(f"{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
-    except BrokenPipeError:  # `script | head`: nobody reads on, and that is no error
+    except BrokenPipeError:  # `script | head` stopped reading, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             status, what = 1, (f"the disk is full ({error.filename or error.strerror}); "
                                f"free some space and run the same command again")
         elif error.errno in CLOSED and error.filename:
@@ -221,5 +220,6 @@ def run(main):
                                f"choose another folder, or ask its owner")
         else:
             raise
+    if what:
         say(f"{name}: error: {what}", file=sys.stderr)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""The processes that torchrun started together: their numbers, what they tell each other, and seeds."""
+"""The processes that torchrun started together: ranks, messages between them, devices and seeds."""
 import contextlib
 import os
 import signal
@@ -11,11 +11,11 @@ from lrcn.base.signals import handled
 
 torch = Lazy("torch")
 
-MEET, WAIT = timedelta(minutes=5), timedelta(minutes=30)    # until the others have come; until they answer
+MEET, WAIT = timedelta(minutes=5), timedelta(minutes=30)    # for the others to start; for their answers
 
 
 def set_seed(*numbers):
-    """Seed torch by any whole numbers, e.g. the run's seed and the epoch."""
+    """Seed torch by whole numbers, such as the run's seed and the epoch."""
     value = 0
     for n in numbers:
         value = (value * 1_000_003 + n + 1) % 2**63
@@ -43,7 +43,7 @@ def choose_device(name="auto"):
 
 
 def rank_and_world():
-    """This process's number and how many there are, as torchrun says, or (0, 1)."""
+    """torchrun's number of this process and count of processes, or (0, 1)."""
     number, world = 0, 0
     with contextlib.suppress(ValueError):
         number, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -54,7 +54,7 @@ def rank_and_world():
 
 
 def alone_environment():
-    """The environment without torchrun's numbers, for a script that one process starts by itself."""
+    """The environment without torchrun's variables, for a script that one process starts."""
     return {key: value for key, value in os.environ.items()
             if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
             and not key.startswith(("MASTER_", "TORCHELASTIC_", "GROUP_", "ROLE_"))}
@@ -62,17 +62,17 @@ def alone_environment():
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among those that torchrun started; alone it is 0 of 1."""
+    """This process among those of torchrun; 0 of 1 without it."""
     number: int = 0
     world: int = 1
     first = property(lambda rank: rank.number == 0)
 
     def barrier(self):
-        """Until all ranks are here."""
+        """Wait for all ranks."""
         self.gather(None)
 
     def all_reduce_max(self, value):
-        """The largest of all ranks' whole numbers (or truths); they must all ask."""
+        """The largest of all ranks' whole numbers (or truth values)."""
         if self.world == 1:
             return value
         box = torch.tensor(int(value), device=torch.accelerator.current_accelerator()
@@ -95,8 +95,8 @@ class Rank:
 
 @contextlib.contextmanager
 def ranks(device):
-    """The Rank of this process; under torchrun its group is joined and left again. UserError: the others did
-    not come, or one of them was lost."""
+    """The Rank of this process; under torchrun it joins the group, and leaves it at the end. UserError: the
+    others did not start, or one was lost."""
     number, world = rank_and_world()
     if world == 1:
         yield Rank()

@@ -28,10 +28,10 @@ except ImportError:  # Windows: no lock, the rest works
     fcntl = None
 
 
-# What is wrong with the name of one file, or with its rights, and not with the disk
+# Errors of one file's name or rights, not of the disk
 OF_ONE_FILE = {errno.EFBIG, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ,
                errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
-# Hidden files, and what systems and network disks leave in folders
+# Hidden files, and files that systems and network disks leave in folders
 SYSTEM = re.compile(r"\..*|(?:eh)?thumbs.*\.db.*|desktop\.ini|icon\r|\$recycle\.bin|recycle[dr]|"
                     r"system volume information|__macosx|@(?:eadir|tmp|recycled?|recently-snapshot|__thumb)|"
                     r"#(?:recycle|snapshot)|lost\+found|lost\.dir|found\.\d{3}|temporary items|"
@@ -39,12 +39,12 @@ SYSTEM = re.compile(r"\..*|(?:eh)?thumbs.*\.db.*|desktop\.ini|icon\r|\$recycle\.
 
 
 def composed(name):
-    """A name as most write it: a Mac stores é as e and an accent, which compares as another name."""
+    """A name in its usual form (NFC): a Mac stores é as e and an accent, which compares as another name."""
     return unicodedata.normalize("NFC", name)
 
 
 def shortened(name, most=200):
-    """A name of at most `most` bytes: a longer one loses its end, for a mark that tells it from others."""
+    """A name of at most `most` bytes; the end of a longer one is replaced by a digest of the whole."""
     whole = name.encode("utf-8", "surrogateescape")
     if len(whole) <= most:
         return name
@@ -52,13 +52,13 @@ def shortened(name, most=200):
 
 
 def temporary_name(path, who=None):
-    """The hidden name beside `path` that it has until it is whole; its ending stays, because OpenCV and
-    matplotlib choose the format by it. who: writes it (default: this process)."""
+    """The hidden name beside `path` while it is written; the ending stays, because OpenCV and matplotlib
+    choose the format by it. who: the writer (default: this process's number)."""
     return path.with_name(f".{path.stem}.{who or os.getpid()}.tmp{path.suffix}")
 
 
 def output_folder(flag, path):
-    """The folder of a flag as a Path, made if need be; UserError: it cannot be."""
+    """The folder of a flag as a Path, made if it is missing; UserError: it cannot be made."""
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def output_folder(flag, path):
 
 
 def walk(top, flag, leave_out=None):
-    """(folder, its folders, its files) from `top` down, names sorted, what is SYSTEM's passed over. Links are
-    followed, but not in circles, nor to the folder `leave_out`. UserError: a folder may not be listed."""
+    """os.walk with sorted names and without those of SYSTEM. Links are followed, but not in circles, nor to
+    the folder `leave_out`. UserError: a folder may not be listed."""
     def refuse(error):
         raise UserError(f"--{flag} {top}: cannot look into {error.filename} ({error.strerror}); make this "
                         f"folder readable, or move it away") from None
@@ -84,8 +84,8 @@ def walk(top, flag, leave_out=None):
 
 @contextlib.contextmanager
 def atomic(path, lasting=True, who=None):
-    """with atomic(path) as temporary: write to `temporary`; it becomes `path` when all went well. lasting:
-    through a power cut too; False for many small files that are quickly made anew."""
+    """with atomic(path) as temporary: write to `temporary`; it becomes `path` at the end, unless there was an
+    error. lasting: it survives a power cut; False for many small files that are quickly made again."""
     path = Path(path)
     temporary = temporary_name(path, who)
     try:
@@ -102,10 +102,13 @@ def atomic(path, lasting=True, who=None):
 
 
 @contextlib.contextmanager
-def _opened(folder):
-    """A handle of a folder, to be flushed or locked by; None on Windows, which has none."""
+def _opened(folder, lock=False):
+    """A handle of a folder, None on Windows. lock: wait until its lock is free, and hold it."""
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
+        if lock and fcntl:
+            with contextlib.suppress(OSError):      # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
     finally:
         if fcntl:
@@ -129,7 +132,7 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The object in a JSON file; a UserError names the file when it holds anything else."""
+    """The object in a JSON file; UserError: it holds anything else."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -140,9 +143,9 @@ def read_json(path):
 
 
 def claim(folder, flag, settings, compared):
-    """Begin a folder for what is made with these `settings` alone, which its settings.json keeps, or go on.
-    Returns the first (name of `compared`, value there) that a folder that was begun has otherwise, else None.
-    UserError: the folder holds other files. Whose settings.json it is, the first of `compared` tells."""
+    """Begin a folder whose contents are all made with `settings`, and keep these in its settings.json; or
+    compare them with that file: the first (name of `compared`, value there) that differs, else None. A
+    settings.json without the first of `compared` is another program's. UserError: there are other files."""
     path = Path(folder, "settings.json")
     before = read_json(path) if path.is_file() else {}
     if next(iter(compared)) in before:
@@ -155,17 +158,17 @@ def claim(folder, flag, settings, compared):
 
 
 def append_lines(path, values):
-    """Append JSON values to a journal, a line and a check sum each, and see them safe on the disk."""
+    """Append JSON values to a journal, each a line with a check sum, and flush them to the disk."""
     lines = [json.dumps(value) for value in values]
     with open(path, "a", encoding="utf-8") as f:
-        # A line that a kill cut off must not swallow the next.
+        # A line that was cut off must not join the next one.
         f.write("\n" + "".join(f"{zlib.crc32(line.encode()):08x}\t{line}\n" for line in lines))
         f.flush()
         os.fsync(f.fileno())
 
 
 def read_lines(path):
-    """The values in a journal without lines that were cut off or altered; older ones have no check sum."""
+    """The values in a journal; damaged lines are left out, and older journals have no check sums."""
     values = []
     for line in Path(path).read_bytes().split(b"\n"):
         check, tab, text = line.partition(b"\t")
@@ -184,8 +187,8 @@ def write_csv(path, header, rows):
 
 
 def read_text(path):
-    """The text of a file that a person wrote: UTF-8, else what Windows' programs write, UTF-16 or cp1252.
-    OSError, UnicodeDecodeError: it cannot be read as any of these."""
+    """The text of a file in UTF-8, or in UTF-16 or cp1252 as Windows' programs write. OSError,
+    UnicodeDecodeError: none of these."""
     whole = Path(path).read_bytes()
     if whole[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return whole.decode("utf-16")
@@ -198,18 +201,17 @@ def read_text(path):
 
 
 def read_table(path, columns):
-    """(names of the columns, [(line, {column: text})]) of a table, divided by what its first line has between
-    `columns`: commas, semicolons, tabs or bars. UserError: no table."""
+    """(names of the columns, [(line, {column: text})]) of a table with commas, semicolons, tabs or bars
+    between its cells: whatever stands between `columns` in the first line. UserError: no table."""
     try:
         text = read_text(path)
         first, _, rest = text.partition("\n")
-        stated = re.fullmatch(r"sep=(.)\s*", first)     # Excel's way to say it
+        stated = re.fullmatch(r"sep=(.)\s*", first)     # Excel states its mark
         text, head = (rest, rest.partition("\n")[0]) if stated else (text, first)
         names = {mark: {name.strip(' "\r') for name in head.split(mark)} for mark in ",;\t|"}
         mark = stated[1] if stated else max(names, key=lambda mark: len(names[mark] & set(columns)))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
-        names = [name.strip() for name in next(rows, [])]
-        more = bool(stated)
+        names, more = [name.strip() for name in next(rows, [])], bool(stated)
         return names, [(rows.line_num + more, dict(zip(names, row, strict=False))) for row in rows if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from None
@@ -229,14 +231,14 @@ def read_csv(path, columns):
 
 @contextlib.contextmanager
 def replaced_folder(folder, own=()):
-    """with replaced_folder(folder) as new: write into `new`; it becomes `folder` when all went well.
-    Until then, and after an error or a kill, `folder` is as it was. What else stood in it stays, but for what
-    matches the patterns `own` ("*.png"): what an earlier run of the same script may have left. UserError: it
-    cannot be written, or another process is writing it."""
-    folder = Path(folder).resolve()     # the place that a link leads to, so that the link stays
+    """with replaced_folder(folder) as new: write into `new`; it becomes `folder` at the end. Until then, and
+    after an error or a kill, `folder` is as it was. Its other files are kept, but not those that match the
+    patterns `own` ("*.png"): an earlier run of the same script may have left them. UserError: it cannot be
+    written, or another process is writing it."""
+    folder = Path(folder).resolve()     # a link stays a link
     new, before = temporary_name(folder), folder.with_name(f".{folder.name}.before")
 
-    def left(inside, names):    # what is not carried over
+    def left(inside, names):    # names that are not carried over
         return [name for name in names if Path(inside) == folder
                 and ((new / name).exists() or any(map(Path(name).match, own)))]
 
@@ -249,13 +251,13 @@ def replaced_folder(folder, own=()):
     with contextlib.ExitStack() as held:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _held(folder.parent):      # of two that begin at once, one sees the other
+            with _opened(folder.parent, lock=True):     # of two that begin at once, one sees the other
                 _clear_up(folder, before)
                 if folder.exists() and not folder.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, "it is a file")
                 new.mkdir()
                 held.callback(shutil.rmtree, new, ignore_errors=True)
-                held.enter_context(_held(new))
+                held.enter_context(_opened(new, lock=True))
         except OSError as error:
             raise UserError(f"{folder}: cannot write there ({error.strerror})") from None
         yield new
@@ -266,17 +268,8 @@ def replaced_folder(folder, own=()):
         flush_folder(folder.parent)
 
 
-@contextlib.contextmanager
-def _held(folder):
-    """Lock a folder itself, once it is free, while its process lives; without such locks, do without."""
-    with _opened(folder) as handle:
-        with contextlib.suppress(OSError, AttributeError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _clear_up(folder, before):
-    """Remove what killed processes left beside `folder`; bring back what one was about to replace.
+    """Delete leftovers of killed processes beside `folder`; bring back a folder that was to be replaced.
     UserError: a living process is writing it."""
     for path in sorted(folder.parent.glob(temporary_name(Path(glob.escape(folder.name)), "*").name)):
         # Gone meanwhile, no locks, or not ours to delete
@@ -294,7 +287,7 @@ def _clear_up(folder, before):
 
 
 def _exchange(new, folder, before):
-    """Put `new` in the place of `folder`: at once where the system can, else by two renames."""
+    """Put `new` in the place of `folder`: in one step where the system can, else by two renames."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         at_cwd, exchange = -100, 2          # Linux: AT_FDCWD, RENAME_EXCHANGE
         if ctypes.CDLL(None).renameat2(at_cwd, os.fsencode(new), at_cwd, os.fsencode(folder), exchange) == 0:
@@ -318,9 +311,9 @@ def remove_leftovers(folder):
 
 @contextlib.contextmanager
 def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
-    """Hold `folder` for one process, while it lives; a second one gets a UserError, as who cannot write does.
-    shared: others that share it may hold it too. wait: the second one waits its turn instead, and gets an
-    OSError where it cannot write. name: that of the lock's file."""
+    """Hold `folder` for this process. UserError: another one holds it, or it cannot be written. shared: other
+    sharing processes may hold it too. wait: wait for the other process; OSError: it cannot be written. name:
+    of the lock's file."""
     while True:
         try:
             f = open(Path(folder, name), "a+")      # noqa: SIM115
@@ -344,12 +337,12 @@ def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
                     f.flush()
                 yield
                 return
-        if wait:    # its file was deleted meanwhile, and another process may have a new one
+        if wait:    # the lock's file was deleted meanwhile
             Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _flock(handle, shared=False):
-    """Lock an open file or folder without waiting; False where it is taken, or there are no locks."""
+    """Lock an open file without waiting; False: it is locked already, or there are no locks."""
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
@@ -358,7 +351,7 @@ def _flock(handle, shared=False):
 
 
 def _leads_to(path, handle):
-    """Whether the file of an open handle is still the one at `path`."""
+    """Whether an open file is still the one at `path`."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except FileNotFoundError:
@@ -366,8 +359,8 @@ def _leads_to(path, handle):
 
 
 def take(path):
-    """The handle of a file, made if need be, that is this process's alone while it is open; None where
-    another process has it, it may not be written, or the file system has no locks."""
+    """The handle of a file, made if it is missing, which is locked while it is open; None: another process
+    has it, it may not be written, or the file system has no locks."""
     with contextlib.suppress(PermissionError):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if _flock(handle) and _leads_to(path, handle):
@@ -381,7 +374,7 @@ def gigabytes(size):
 
 
 def require_space(folder, needed, what):
-    """Refuse a step whose files cannot fit. needed: bytes."""
+    """UserError: the disk has not the `needed` bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{what} needs {gigabytes(needed)} in {folder}, and {gigabytes(free)} are "

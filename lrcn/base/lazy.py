@@ -1,6 +1,5 @@
-"""Modules that take seconds to import, loaded when something of them is first used.
-
-So a wrong flag is told at once. A module whose classes derive from torch's is itself Lazy where it is named.
+"""Modules that take seconds to import, imported at their first use: a wrong flag is reported at once. A
+module whose classes derive from torch's is itself Lazy where it is named.
 """
 import functools
 import gc
@@ -16,20 +15,20 @@ class Lazy:
 
     def __getattr__(self, attribute):
         if self._module is None:
-            searched = self._name not in sys.modules and gc.isenabled()
-            if searched:
-                gc.disable()    # an import makes no garbage, and looking for it takes a fifth of the time
+            collecting = self._name not in sys.modules and gc.isenabled()
+            if collecting:
+                gc.disable()    # an import makes no garbage, and collecting takes a fifth of its time
             try:
                 self._module = importlib.import_module(self._name)
             finally:
-                if searched:
-                    gc.freeze()     # nor is it looked at later
+                if collecting:
+                    gc.freeze()
                     gc.enable()
         return getattr(self._module, attribute)
 
 
 def inference_mode(function):
-    """torch.inference_mode() round a function, which does not import torch before it is called."""
+    """A decorator: torch.inference_mode(), which imports torch when the function is called."""
     @functools.wraps(function)
     def call(*args, **kwargs):
         with Lazy("torch").inference_mode():

@@ -8,7 +8,7 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a script as Ctrl-C does, with its own exit status."""
+    """SIGTERM: it ends a script as Ctrl-C does, with another exit status."""
 
 
 @contextlib.contextmanager
@@ -23,8 +23,8 @@ def handled(handler):
 
 
 class Stop(contextlib.ExitStack):
-    """SIGINT and SIGTERM as a flag that a loop looks at between two steps: `signal` is the number that came,
-    or None. A second one ends the process at once."""
+    """SIGINT and SIGTERM as a flag for a loop: `signal` is the number that came, or None. A second signal
+    ends the process at once."""
 
     def __init__(self):
         super().__init__()
@@ -39,8 +39,8 @@ class Stop(contextlib.ExitStack):
 
 
 def quiet():
-    """Leave signals to the parent: Ctrl-C reaches every process of the terminal, and SIGTERM often a whole
-    group. The parent may still want the worker's next answer, and ends it by a SIGTERM of its own."""
+    """Leave signals to the parent: Ctrl-C and often SIGTERM reach all processes at once, and the parent may
+    still want the worker's next answer. It ends the worker by a SIGTERM of its own."""
     for one in ASKED:
         signal.signal(one, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):      # macOS and Windows do not say who sent a signal

@@ -1,4 +1,4 @@
-"""What a value may be, said once: for a word of the command line and for what a file tells.
+"""What a value may be: one definition for words of the command line and for values in files.
 
 A checkpoint may come from a stranger: what is read from one passes `fault` before anything is built from it.
 """
@@ -16,26 +16,30 @@ shown = reprlib.repr    # a value in a few words, however large or deep it is
 
 
 class _Kind:
-    """What all kinds have: `fault` says what is wrong with a value of a file, calling one reads a word."""
-    none = False    # whether None is one too
+    """`fault` checks a value of a file; calling a kind reads a word of the command line."""
+    none = False    # whether None is allowed too
 
     def __str__(self):
         return self.what
 
     def __call__(self, text):
-        if not self._right(text):
+        value = self._read(text)
+        if self.fault(value):
             raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
+        return value
+
+    def _read(self, text):
         return text
 
     def fault(self, value):
-        """None, or why the value is none of this kind."""
+        """None, or what is wrong with the value."""
         right = value is None and self.none or self._right(value)
         return None if right else f"expected {self}, not {shown(value)}"
 
 
 @dataclass(frozen=True)
 class Number(_Kind):
-    """A finite number of `kind` with low <= x <= high and above < x < below; none: None is one too."""
+    """A finite number of `kind` with low <= x <= high and above < x < below."""
     kind: type
     low: Any = None
     high: Any = None
@@ -47,21 +51,13 @@ class Number(_Kind):
     def __name__(self):     # what argparse calls a word that is no number at all
         return "whole number" if self.kind is int else "number"
 
-    def __call__(self, text):
-        if self.none and text.lower() == "none":
-            return None
-        value = self.kind(text)
-        if not self._inside(value):
-            raise argparse.ArgumentTypeError(f"expected {self}, not {text}")
-        return value
+    def _read(self, text):
+        return None if self.none and text.lower() == "none" else self.kind(text)
 
-    def _inside(self, x):
-        return (math.isfinite(x)
+    def _right(self, x):
+        return ((type(x) is int or self.kind is float and type(x) is float) and math.isfinite(x)
                 and (self.low is None or x >= self.low) and (self.high is None or x <= self.high)
                 and (self.above is None or x > self.above) and (self.below is None or x < self.below))
-
-    def _right(self, value):
-        return (type(value) is int or self.kind is float and type(value) is float) and self._inside(value)
 
     def __str__(self):
         signs = ((">=", self.low), ("<=", self.high), (">", self.above), ("<", self.below))
@@ -72,8 +68,8 @@ class Number(_Kind):
 class NumberOrAll(Number):
     """A Number, or the word all."""
 
-    def __call__(self, text):
-        return text if text == "all" else super().__call__(text)
+    def _read(self, text):
+        return text if text == "all" else super()._read(text)
 
     def _right(self, value):
         return value == "all" or super()._right(value)
@@ -131,16 +127,13 @@ class Text(_Kind):
 
 @dataclass(frozen=True)
 class Names(_Kind):
-    """Different names, none of them empty; on the command line with commas between."""
+    """Different names, none of them empty; on the command line separated by commas."""
     none: bool = False
     longest: int = 255
     what = "a list of different names"
 
-    def __call__(self, text):
-        names = [name.strip() for name in text.split(",")]
-        if self.fault(names):
-            raise argparse.ArgumentTypeError(f"expected different names with commas between, not {text}")
-        return names
+    def _read(self, text):
+        return [name.strip() for name in text.split(",")]
 
     def _right(self, value):
         return (isinstance(value, list) and 0 < len(value) <= 100_000
@@ -151,7 +144,7 @@ class Names(_Kind):
 
 @dataclass(frozen=True)
 class Numbers(_Kind):
-    """As many numbers as `count`, each as `each` says."""
+    """`count` numbers, each as `each` says."""
     count: int
     each: Number
 
@@ -165,7 +158,7 @@ class Numbers(_Kind):
 
 @dataclass(frozen=True)
 class Either(_Kind):
-    """What one of some kinds says."""
+    """A value of one of some kinds."""
     kinds: tuple
 
     def _right(self, value):
@@ -184,8 +177,8 @@ class Switch(_Kind):
 
 
 def check(described, table, source):
-    """described {name: value} against table {name: what it may be}; a UserError names the first fault. Names
-    that are not in the table are passed over; one that is missing is a fault."""
+    """Compare described {name: value} with table {name: kind}; a UserError names the first fault. Names that
+    are not in the table are ignored; one that is missing is a fault."""
     if not isinstance(described, dict):
         raise cli.UserError(f"{source}: expected names and values, not {shown(described)}")
     for name, kind in table.items():

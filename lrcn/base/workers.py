@@ -1,8 +1,8 @@
-"""Workers that may hang or crash: one costs its own task and no other. results, pool: processes; in_threads,
+"""Workers that may hang or crash, which costs only their own task. results, pool: processes; in_threads,
 ahead: threads.
 
-A process is fresh (no fork: it holds no lock and no file of its parent's) and gets a task ahead through a
-pipe of its own. The oldest task without an answer is the one it is at, and so the one to blame.
+A process is new, not forked (it holds no lock or file of its parent), and gets a task ahead through its own
+pipe. The oldest task without an answer is the one that it works on.
 """
 import concurrent.futures
 import contextlib
@@ -18,7 +18,7 @@ from collections import deque
 from lrcn.base.signals import quiet
 
 PATIENCE = 5    # seconds for the end of a process that was killed
-AHEAD = 2   # tasks that a worker holds, so that it does not wait for its parent
+AHEAD = 2   # tasks of a worker at once, so that it does not wait for its parent
 
 
 def cores():
@@ -31,8 +31,8 @@ class Lost(Exception):
 
 
 def results(function, tasks, count, limit):
-    """Yields (task, function(task)), or (task, Lost), in the order in which they get done. function, tasks:
-    picklable; it returns its errors, it does not raise them. count: processes; limit: seconds for a task."""
+    """Yields (task, function(task)), or (task, Lost), as they are done. function, tasks: picklable; it
+    returns errors, and raises none. count: processes; limit: seconds for a task."""
     pending = deque(tasks)
     workers = [_Worker(function) for _ in range(min(count, len(pending)))]
     try:
@@ -47,7 +47,7 @@ def results(function, tasks, count, limit):
                 if answered:
                     yield answered
                 if reason:
-                    # The tasks behind the one to blame go to others.
+                    # Its later tasks go to other workers.
                     task, *others = worker.tasks or [None]
                     pending.extendleft(reversed(others))
                     workers[i] = _Worker(function)
@@ -60,7 +60,7 @@ def results(function, tasks, count, limit):
 
 @contextlib.contextmanager
 def pool(count):
-    """A ProcessPoolExecutor of `count` fresh processes, which leave signals to this one and end with it."""
+    """A ProcessPoolExecutor of `count` new processes, which ignore signals and end with this one."""
     executor = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"),
                                                       initializer=_begin)
     try:
@@ -68,7 +68,7 @@ def pool(count):
         executor.shutdown()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        # Not by SIGTERM: one that is pending already, from somebody whom a worker does not hear, swallows it.
+        # Not by SIGTERM: a worker may have another one pending, which it ignores.
         for child in multiprocessing.active_children():
             child.kill()
             child.join(PATIENCE)
@@ -92,7 +92,7 @@ class _Worker:
             self.connection.send(task)
 
     def receive(self):
-        """((task, answer) or None: it has started; None, or why there is no answer because it died)."""
+        """((task, answer), or None: it has started; None, or how it died)."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
@@ -104,7 +104,7 @@ class _Worker:
         return answered, None
 
     def overdue(self, limit):
-        """End the worker if its task takes longer than `limit` seconds; the reason then."""
+        """End the worker if its task takes over `limit` seconds; the reason, or None."""
         if not self.tasks or self.since is None or time.monotonic() - self.since < limit:
             return None
         self.end()
@@ -127,7 +127,7 @@ def _serve(function, connection):
 
 
 def _begin():
-    """In a fresh worker: leave signals to the parent, and die with it, also while a task hangs."""
+    """In a new worker: leave signals to the parent, and end with it even if a task hangs."""
     def follow():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -136,8 +136,8 @@ def _begin():
 
 
 def in_threads(function, tasks, count):
-    """function(task) of every task, in order, by `count` threads a few tasks ahead of the reader; 0: by none.
-    For work that lets other threads run, as decoding does: nothing has to be sent between processes."""
+    """function(task) of every task, in order, by `count` threads a few tasks ahead of the reader (0: by
+    none): for work that does not block other threads, such as decoding."""
     if not count:
         yield from map(function, tasks)
         return
@@ -154,8 +154,8 @@ def in_threads(function, tasks, count):
 
 
 def ahead(items, depth, limit, lost):
-    """The items of a generator, made by a thread that is at most `depth` of them ahead of the reader. limit:
-    seconds for one item of a decoder; then a `lost` is raised, and the thread left to itself."""
+    """The items of a generator, from a thread that is at most `depth` of them ahead of the reader. limit:
+    seconds for one item; after that `lost` is raised, and the thread is abandoned."""
     box, room, closed = queue.SimpleQueue(), threading.Semaphore(depth), threading.Event()
 
     def work():

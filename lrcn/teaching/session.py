@@ -33,11 +33,11 @@ from lrcn.data.manifest import SampledVideo, clip_path
 from lrcn.drawing import style
 from lrcn.teaching import asking
 from lrcn.teaching.labels import Label, Labels, can_be_named
-from lrcn.video.cut import frames_between
+from lrcn.video.cut import cut
 from lrcn.video.flow import sample_video
-from lrcn.video.reader import Video, VideoError, fit_frame, probe
+from lrcn.video.reader import Video, VideoError, probe
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer, write_clip
+from lrcn.video.writer import write_clip
 from lrcn.watching.candidates import LAST_SECOND
 from lrcn.watching.films import unique_names
 
@@ -573,13 +573,5 @@ class Session(News):
 
 def play(source, target, start, end):
     """Write a stretch of a film as a small H.264 film for the page, without its sound."""
-    with Video(source) as film, contextlib.ExitStack() as stack:
-        out = None
-        for seconds, frame in frames_between(film, start, end):
-            if out is None:
-                scale, first = min(1, SHOWN / max(frame.shape[:2])), seconds
-                wide, high = (max(2, round(side * scale / 2) * 2) for side in frame.shape[1::-1])
-                out = stack.enter_context(Writer(target, film.info.fps, wide, high))
-            out.write(fit_frame(frame, wide, high), seconds - first)
-        if out is None:
-            raise VideoError(f"no frame from {start:.3f} to {end:.3f} s")
+    for _ in cut(source, target, start, end, SHOWN):
+        pass

@@ -1,4 +1,4 @@
-"""The AVI container: bytes of Motion JPEG files, written frame by frame and read again by their numbers."""
+"""Motion JPEG in AVI files: frames are written one by one, and read by their numbers."""
 import errno
 import os
 import struct
@@ -10,14 +10,13 @@ from lrcn.base.lazy import Lazy
 
 cv2 = Lazy("cv2")
 
-EMPTY = 8   # bytes of a chunk that is no picture: the one before stays
+EMPTY = 8   # bytes of a chunk without a picture: the one before it stays
 INDEX = [("id", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")]
 
 
 class Writer:
-    """Motion JPEG in an AVI file, 4.5 times as fast as OpenCV's own writer, and every error is seen.
-    stream: a seekable binary file; release() fills in the head's sizes, which tell frames_in() that it is
-    whole."""
+    """4.5 times as fast as OpenCV's writer, and it reports every error. stream: a seekable binary file;
+    release() writes the head's sizes, by which frames_in() knows a whole file."""
 
     HEAD = 224
     LIMIT = 2 ** 32 - 2 ** 24
@@ -41,7 +40,7 @@ class Writer:
         self.stream.write(bytes(len(jpeg) % 2))
 
     def again(self, number):
-        """The frame of this number once more, which takes an entry of the index alone."""
+        """Repeat the frame of this number, by an entry of the index."""
         self.entries.append(self.entries[number])
 
     def release(self):
@@ -72,9 +71,8 @@ def _chunk(name, content):
 
 
 def pictures(path, numbers):
-    """[uint8 (H, W)] of the numbered frames of a file that Writer finished, grey, as they were written; one
-    that is asked for again and again is decoded once. ValueError: there is no such frame, or the file is
-    damaged."""
+    """[uint8 (H, W)] of grey frames by number of a file that Writer finished; each is decoded once.
+    ValueError: there is no such frame, or the file is damaged."""
     coded = jpegs(path, numbers)
     decoded = {jpeg: cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE) for jpeg in set(coded)}
     if any(picture is None for picture in decoded.values()):
@@ -83,7 +81,7 @@ def pictures(path, numbers):
 
 
 def jpegs(path, numbers):
-    """The bytes of the numbered frames of such a file, each a JPEG file of its own. ValueError as above."""
+    """[bytes of a JPEG file] of such frames. ValueError as above."""
     found = []
     with open(path, "rb") as f:
         start, head = Writer.HEAD - 4, f.read(Writer.HEAD)
@@ -105,7 +103,7 @@ def jpegs(path, numbers):
 
 
 def frames_in(path):
-    """The count of frames in a file that Writer finished, or None where it is absent or cut off."""
+    """The count of frames in a file that Writer finished; None: it is missing or cut off."""
     try:
         with open(path, "rb") as f:
             head, size = f.read(52), os.fstat(f.fileno()).st_size

@@ -1,17 +1,15 @@
-"""A stretch of a film as a film of its own, with its sound: coded anew, exact to the frame (cut), or as it is
+"""A stretch of a film as a film with its sound: encoded again, exact to the frame (cut), or copied as it is
 stored, from a key frame on (copy).
 
-Seconds count from the film's first frame. A frame is in a stretch if its time is from the start until
-before the end.
+Seconds count from the film's first frame. A frame is in a stretch if start <= its time < end.
 """
 import contextlib
-import errno
 import functools
 import itertools
 import os
 
-from lrcn.base import Lazy, files
-from lrcn.video.reader import Video, VideoError, has_index, on_one_line, open_container
+from lrcn.base import Lazy, cli, files
+from lrcn.video.reader import Video, VideoError, fit_frame, has_index, on_one_line, open_container
 from lrcn.video.writer import Sound, Writer, even_sides
 
 av = Lazy("av")
@@ -20,34 +18,38 @@ SLACK = 0.0006      # seconds: stretches are written down in milliseconds
 
 
 def frames_between(film, start, end):
-    """Yields (seconds, frame uint8 (H, W, 3)) of an open Video from `start` until before `end`."""
+    """Yields (seconds, frame uint8 (H, W, 3)) of a stretch of an open Video. VideoError: there is none."""
+    empty = True
     film.skip_to(start)
     while film.grab() and film.time < end - SLACK:
         if film.time >= start - SLACK:
+            empty = False
             yield film.time, film.frame()
+    if empty:
+        raise VideoError(f"no frame from {start:.3f} to {end:.3f} s")
 
 
-def cut(source, target, start, end):
-    """Write the stretch into `target`, an .mp4 of H.264 and AAC; yields the count of frames so far.
-    VideoError: no frame is there."""
+def cut(source, target, start, end, most=None):
+    """Write the stretch into `target`, an .mp4 of H.264 and AAC; yields the count of frames so far. most:
+    pixels of the long side, at most, of a small film without sound. VideoError: no frame is there."""
     with contextlib.ExitStack() as stack:
         film, out = stack.enter_context(Video(source)), None
         for seconds, frame in frames_between(film, start, end):
+            if most:
+                scale = min(1, most / max(frame.shape[:2]))
+                frame = fit_frame(frame, *(max(2, round(side * scale)) for side in frame.shape[1::-1]))
             frame = even_sides(frame)
             if out is None:
-                first, size = seconds, frame.shape[1::-1]
-                out = stack.enter_context(Writer(target, film.info.fps, *size, source, (first, end)))
+                first, sound = seconds, () if most else (source, (seconds, end))
+                out = stack.enter_context(Writer(target, film.info.fps, *frame.shape[1::-1], *sound))
             out.write(frame, seconds - first)
             yield out.frames
-        if out is None:
-            raise VideoError(f"no frame from {start:.3f} to {end:.3f} s")
 
 
 def copy(source, target, start, end):
-    """Write the stretch as its pictures are stored, from the last key frame before it; (start, end) of
-    what is in the file, in seconds. The sound is that of the same time. VideoError: pictures that an .mp4
-    cannot hold, or that are not stored with their times, or where recordings were joined, so that a time
-    does not say which picture is meant."""
+    """Copy the stretch, its pictures as they are stored, from the last key frame before it; (start, end) of
+    the copy, in seconds. The sound is that of the same time. VideoError: pictures that an .mp4 cannot hold,
+    or that are stored without times, or joined recordings, in which a time may be that of two pictures."""
     with Video(source) as film:
         if film.is_avi and film.stream.codec_context.has_b_frames:
             raise VideoError("its frames are stored without their times; leave --copy out")
@@ -61,7 +63,7 @@ def copy(source, target, start, end):
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as out:
                 span = _copy_packets(container, stream, out, source, key, origin, end)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(error, "errno", None) in cli.FULL:
                 raise
             span = None
         with contextlib.suppress(VideoError), Video(temporary) as written:
@@ -75,13 +77,13 @@ def copy(source, target, start, end):
 
 
 def _shown(packet):
-    """When a packet's picture is shown, in ticks; None for one without a time, as the last, empty one."""
+    """When a packet's picture is shown, in ticks; None for the last, empty packet."""
     return packet.dts if packet.pts is None else packet.pts
 
 
 @functools.lru_cache(maxsize=16)
 def _starts_over(source, _changed, number):
-    """Whether the time stamps of the pictures jump somewhere; those of formats with an index do not."""
+    """Whether the pictures' time stamps jump somewhere; in formats with an index they do not."""
     with open_container(source) as container:
         if has_index(container):
             return False
@@ -91,11 +93,11 @@ def _starts_over(source, _changed, number):
 
 
 def _go_to_key(container, stream, origin, start):
-    """Seek to, or before, the last key frame that is shown by `start`; its time in ticks. origin: that of the
-    first picture."""
+    """Seek to, or before, the last key frame that is shown by `start`; its ticks. origin: those of the first
+    picture."""
     key = None
     wanted = origin + round((start + SLACK) / stream.time_base)
-    for back in (0, 10, start):     # some files' indexes lead behind what was asked for
+    for back in (0, 10, start):     # some files' indexes lead behind the wanted place
         place = max(origin, wanted - round(back / stream.time_base))
         container.seek(place, stream=stream, backward=True)
         for packet in container.demux(stream):
@@ -111,10 +113,10 @@ def _go_to_key(container, stream, origin, start):
 
 
 def _from_key(packets, key):
-    """Packets from that of `key` on, each with the time of its decoding; a file may leave out the first."""
+    """Packets from that of `key` on, each with its time of decoding; a file may leave out the first ones."""
     early = []
     for packet in itertools.dropwhile(lambda packet: _shown(packet) != key, packets):
-        if _shown(packet) is None:      # the last one, which is empty
+        if _shown(packet) is None:
             break
         early.append(packet)
         if packet.dts is not None:
@@ -125,7 +127,7 @@ def _from_key(packets, key):
 
 
 def _copy_packets(container, stream, out, source, key, origin, end):
-    """Put the pictures' packets from that of `key` on and the sound into an open file; (start, end)."""
+    """Copy the pictures' packets from that of `key` on, and the sound, into an open file; (start, end)."""
     base, last = stream.time_base, 0.0
     begin, into = float((key - origin) * base), out.add_stream_from_template(stream)
     sound = Sound(source, out, (begin, end))

@@ -2,8 +2,7 @@
 
 A field is in pixels from one source frame to the next, u to the right and v down, clamped to +-bound and
 coded as 255 (v + bound) / (2 bound). Sampled frame s has the L fields s -> s+1, ..., s+L-1 -> s+L, as
-planes u1 ... uL, v1 ... vL; where the video ends, its last field is repeated. All on frames as they are
-shown: turned as a phone's rotation says.
+planes u1 ... uL, v1 ... vL; at the video's end its last field is repeated. Frames are turned as shown.
 """
 import functools
 import hashlib
@@ -36,8 +35,8 @@ KINDS = {"backend": Choice(BACKENDS), "length": Number(int, low=1, high=LONGEST)
 
 @dataclass(frozen=True)
 class Flow:
-    """How fields are made. weights: of raft, a state dict file, or None for the library's; digest: its
-    fingerprint, which a folder and a run keep."""
+    """How fields are made. weights: raft's state dict file, or None for the library's; digest: of this file,
+    kept by a folder and a run."""
     backend: str = BACKENDS[0]
     length: int = 1
     bound: float = BOUND
@@ -51,7 +50,7 @@ class Flow:
 
     @classmethod
     def of(cls, settings, source):
-        """The Flow that a file describes; UserError names the value that is none."""
+        """The Flow that a file describes; UserError names a wrong value."""
         check_values(settings, KINDS, source)
         flow = cls(**{name: settings[name] for name in KINDS})
         if flow.preset not in PRESETS[flow.backend]:
@@ -63,12 +62,12 @@ class Flow:
         return asdict(self)
 
     def require(self):
-        """This Flow; UserError where its backend is not to be had."""
+        """This Flow; UserError: its backend is not available."""
         _estimator(self)
         return self
 
     def prepare(self, frame):
-        """A frame uint8 (H, W, 3) RGB as `between` takes it: grey, but for raft."""
+        """A frame uint8 (H, W, 3) RGB for `between`: grey, but RGB for raft."""
         return frame if self.backend == "raft" else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
     def between(self, before, after):
@@ -100,7 +99,7 @@ def _estimator(flow):
 
 
 def _raft(preset, weights, digest):
-    """RAFT of torchvision (Teed and Deng 2020), on CUDA where there is one."""
+    """RAFT of torchvision (Teed and Deng 2020), on CUDA if there is a GPU."""
     import torch
     from torchvision.models import get_model
     try:
@@ -131,7 +130,7 @@ def _raft(preset, weights, digest):
 
 
 def weights_digest(path):
-    """A fingerprint of a weights file, 16 hex digits; UserError where there is none."""
+    """A digest of a weights file, 16 hex digits; UserError: no such file."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -141,13 +140,13 @@ def weights_digest(path):
 # ---------------------------------------------------------------- fields of sampled frames
 
 def flowing(frames, flow):
-    """Yields (item, frame, planes uint8 (H, W, 2L)) of the sampled ones of `frames`, (position, frame, item;
-    None of those that are not sampled): all from a sampled one to the L-th behind it, and the one before the
-    last. Where they end too early, the last field is repeated."""
+    """Yields (item, frame, planes uint8 (H, W, 2L)) of the sampled frames among `frames`: (position, frame,
+    item, or None if it is not sampled), each from a sampled one to the L-th behind it, and the last but one.
+    If they end too early, the last field is repeated."""
     waiting, position, before, last = deque(), None, None, None     # waiting: (item, frame, fields until now)
 
     def newest():
-        """Planes of the newest pair; of a lone frame, those of no motion."""
+        """Planes of the newest pair; of no motion for a single frame."""
         if before is None:
             return np.full((*last.shape[:2], 2), ZERO, np.uint8)
         return flow.code(flow.between(before, last))
@@ -179,7 +178,7 @@ def flowing(frames, flow):
 
 def sample_video(video, rate, flow=None):
     """Yields (source frame index, seconds from the first frame, frame uint8 (H, W, 3), planes uint8
-    (H, W, 2L), or None without a flow) of an open Video: memory stays the same however long it is."""
+    (H, W, 2L), or None without a flow) of an open Video, in constant memory."""
     beat = rate.beat(video.info.fps)
     places = ((video.position, video.time) if beat.keep(video.time) else None
               for _ in iter(video.grab, False))
@@ -204,7 +203,7 @@ def fields_at(path, indices, flow):
 
 
 def fields_of(before, frame, after, flow):
-    """Planes uint8 (H, W, 2L) of a frame, up to L of those behind it, and the one before it or None."""
+    """Planes uint8 (H, W, 2L) of a frame, from up to L frames behind it, and the one before it or None."""
     known = [] if before is None else [before]
     frames = ((i, picture, True if i == len(known) else None)
               for i, picture in enumerate([*known, frame, *after]))

@@ -1,9 +1,9 @@
 """A video that lies on disk as pictures: a folder of numbered frames, read like a file.
 
 A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
-in the order of their numbers, whatever the first is. The one series of a folder is the video; flow_x_ and
-flow_y_ beside it are its optical flow; other files are passed over. How many frames a second nobody can tell.
-`<folder>/<word>*` is one of several series of a folder.
+in the order of their numbers, from any number on. A folder's only series is its video; flow_x_ and flow_y_
+beside it are its optical flow; other files are ignored. Its frame rate is unknown. `<folder>/<word>*` is one
+of several series of a folder.
 """
 import functools
 import os
@@ -25,8 +25,8 @@ PLANES = {"x": "y", "u": "v"}
 
 @dataclass(frozen=True)
 class Series:
-    """The pictures of a folder, {number: name} in order. frames: of its video; flow: (right, down),
-    both empty where there is none; fault: why there are no frames, "" where there are."""
+    """Pictures of a folder, {number: name} in order. frames: of its video; flow: (right, down), perhaps both
+    empty; fault: why there are no frames, or ""."""
     frames: dict
     flow: tuple
     fault: str = ""
@@ -36,11 +36,12 @@ def series(names):
     """The Series of a folder's files."""
     numbered, twice, others = defaultdict(dict), [], 0
     for name in names:
-        match = NUMBERED.fullmatch(name) if PICTURE.fullmatch(name) else None
-        if match:
+        if not PICTURE.fullmatch(name):
+            continue
+        if match := NUMBERED.fullmatch(name):
             there = numbered[match[1].lower()].setdefault(int(match[2]), name)
             twice += [f"{there} and {name}"] * (there != name)
-        elif PICTURE.fullmatch(name):
+        else:
             others += 1
     words = {word: dict(sorted(found.items())) for word, found in numbered.items()}
     flow = next(((word, other) for word in words if (match := FLOW.fullmatch(word)) and match[2] in PLANES
@@ -53,10 +54,9 @@ def series(names):
     if twice:
         fault = f"two pictures have one number ({sorted(twice)[0]})"
     elif len(long) > 1:
-        shown = [long[word] for word in sorted(long)][:3]
-        fault = ("several series of numbered pictures, "
-                 + ", ".join(f"{next(iter(names.values()))} (of {len(names)})" for names in shown)
-                 + ": which is the video? Leave one of them")
+        shown = [f"{next(iter(long[word].values()))} (of {len(long[word])})" for word in sorted(long)[:3]]
+        fault = (f"several series of numbered pictures, {', '.join(shown)}: which is the video? Leave one of "
+                 f"them")
     elif not long:
         fault = "optical flow alone, no frames" if words else "no numbered pictures in it"
     elif others >= len(*long.values()):
@@ -66,7 +66,7 @@ def series(names):
 
 
 def holds_frames(path):
-    """Whether a path is that of a folder of frames, or of one series in a folder."""
+    """Whether a path is a folder, or one series of pictures in it."""
     return os.path.isdir(path) or os.fspath(path).endswith("*")
 
 
@@ -80,7 +80,7 @@ def _pictures(path):
 
 @functools.lru_cache(4)
 def _words(folder, _modified):
-    """{word: names of its numbered pictures} of a folder, listed once as long as nothing in it changes."""
+    """{word: names of its numbered pictures} of a folder, listed again when it has changed."""
     words = defaultdict(list)
     for name in os.listdir(folder):
         if match := NUMBERED.fullmatch(name):
@@ -89,13 +89,13 @@ def _words(folder, _modified):
 
 
 def frame_files(path):
-    """{number: path} of the pictures of a folder's video, in the order of their numbers."""
+    """{number: path} of the pictures of a folder's video, in order."""
     folder, found = _pictures(path)
     return {i: os.path.join(folder, name) for i, name in found.frames.items()}
 
 
 def flow_files(folder):
-    """[{number: path} of the flow to the right, that of the flow down] that lie in a folder."""
+    """[{number: path} of a folder's flow to the right, the same of its flow down]."""
     return [{i: os.path.join(folder, name) for i, name in plane.items()}
             for plane in series(os.listdir(folder)).flow]
 
@@ -106,7 +106,7 @@ def opened(path, fps):
 
 
 class FrameFolder(Video):
-    """Numbered pictures as a Video: the same methods, and no more than one picture in memory."""
+    """Numbered pictures as a Video, with one of them in memory."""
 
     def __init__(self, path, fps):
         folder, found = _pictures(path)
@@ -130,7 +130,7 @@ class FrameFolder(Video):
         return self.advance(self.position + 1)
 
     def advance(self, index, exact=True):
-        """Go forward to picture `index`; False when there are no more."""
+        """Go forward to picture `index`; False if there are not so many."""
         if index >= len(self.files):
             return False
         self.position, self.time = index, index / self.info.fps

@@ -4,10 +4,10 @@
         while film.grab():
             film.position, film.time, film.frame()
 
-As they are shown: turned and mirrored as a phone's matrix says, with square pixels, all of the first one's
-size, on one line of time where recordings were joined. A frame counts only if the decoder gave a whole
-one. A video that cannot be read raises VideoError, whose text is the reason in one line. Nothing but the
-file itself is read: no playlist, address or device that its content names.
+As they are shown: turned and mirrored by a phone's matrix, with square pixels, all of the first one's size,
+and with increasing times even where recordings were joined. Damaged frames are left out. A video that cannot
+be read raises VideoError, whose text is the reason in one line. Only the file itself is read: no playlist,
+address or device that it names.
 """
 import contextlib
 import itertools
@@ -36,15 +36,15 @@ EXTENSIONS = (
     ".h264", ".264", ".h26l", ".avc", ".26l", ".h265", ".265", ".hevc", ".av1", ".obu", ".ivf",
     ".vc1", ".lrv", ".lrf", ".insv", ".360", ".nut", ".nsv", ".y4m", ".amv", ".bik", ".bk2",
     ".smk", ".roq", ".swf", ".cavs", ".gif")
-# The demuxers of those; others read playlists, or frames from somewhere else.
+# Their demuxers; others read playlists, or frames from elsewhere.
 FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,dv,mxf,h264,"
            "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
-INDEXED = ("avi", "mov", "matroska")    # files that say where their key frames lie
-NEAR = 12       # frames that are decoded sooner than a key frame is looked for
+INDEXED = ("avi", "mov", "matroska")    # formats with an index of key frames
+NEAR = 12       # frames; it takes longer to seek than to decode so many
 # Seconds by which time stamps jump where another recording begins: back, and in broadcast formats, whose
 # packets are in order, also by little, or ahead.
 BACK, SLIP, AHEAD = 0.5, 0.1, 10
-CALM = 100      # pictures after a jump, by which the sound jumps too where another recording began
+CALM = 100      # pictures after a jump, until which the sound jumps too if another recording began
 
 
 class VideoError(Exception):
@@ -54,7 +54,7 @@ class VideoError(Exception):
 @dataclass
 class VideoInfo:
     fps: float
-    frames: int     # what the file says; 0: unknown, as in an AVI that was cut off
+    frames: int     # by the file's head; 0: unknown, as in an AVI that was cut off
     width: int      # as shown
     height: int
 
@@ -70,7 +70,7 @@ class Video(contextlib.AbstractContextManager):
         if not streams:
             self.close()
             raise VideoError("no video in it that can be decoded")
-        # The film itself: not a picture of its cover, and of several the largest
+        # Of several the largest
         self.stream = max(streams, key=lambda s: s.codec_context.width * s.codec_context.height)
         # One thread: files are read in parallel, and several threads would each hold frames back.
         self.stream.codec_context.thread_count = 1
@@ -83,11 +83,9 @@ class Video(contextlib.AbstractContextManager):
             raise VideoError(f"the file gives no frame rate ({fps})")
         self.is_avi = self.container.format.name == "avi"
         self.key_frames, count = _index(self.stream, self.is_avi)
-        first, coded = self._next(), self.stream.codec_context
-        size = _squared(first.width, first.height, self.stream.sample_aspect_ratio) if first else \
-            (coded.width, coded.height)
-        size = size[::-1] if first and _orientation(first)[0] else size
-        self.info = VideoInfo(float(fps), count, *size)
+        first = self._next()
+        size = self._squared(first or self.stream.codec_context)
+        self.info = VideoInfo(float(fps), count, *(size[::-1] if first and _orientation(first)[0] else size))
 
     def __exit__(self, *_):
         self.close()
@@ -96,7 +94,7 @@ class Video(contextlib.AbstractContextManager):
         self.container.close()
 
     def _decode(self):
-        """The decoder's whole frames; packets and frames that are damaged are passed over."""
+        """The decoder's frames, without damaged ones."""
         with contextlib.suppress(av.FFmpegError):       # a file that breaks off
             for packet in on_one_line(self.container, self.stream):
                 try:
@@ -118,7 +116,7 @@ class Video(contextlib.AbstractContextManager):
         if frame is None:
             return False
         self._frame = frame
-        if frame.key_frame or self._shown is None:      # what a frame carries takes long to ask for
+        if frame.key_frame or self._shown is None:      # reading a frame's side data takes long
             self._shown = _orientation(frame)
         self.position += 1
         seconds = self._seconds(frame)
@@ -131,8 +129,8 @@ class Video(contextlib.AbstractContextManager):
         return True
 
     def _counted(self):
-        """Whether frames have to be counted from the first: with B-frames the numbers of an AVI's chunks
-        are not those of its frames, and a key frame may be shown after some that are stored behind it."""
+        """Whether frames have to be counted from the first one: with B-frames an AVI's chunks are not in the
+        order of its frames."""
         return self.is_avi and self.stream.codec_context.has_b_frames
 
     def _seconds(self, frame):
@@ -142,23 +140,25 @@ class Video(contextlib.AbstractContextManager):
 
     def frame(self):
         """The frame last grabbed, uint8 (H, W, 3) RGB."""
-        frame = self._frame
-        width, height = _squared(frame.width, frame.height, self.stream.sample_aspect_ratio)
+        size = self._squared(self._frame)
         try:
-            picture = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+            picture = self._reformatter.reformat(self._frame, *size, "rgb24", threads=1).to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"frame {self.position} cannot be decoded ({error})") from None
         turned, flip = self._shown
         picture = (picture.swapaxes(0, 1) if turned else picture)[flip]
         return fit_frame(np.ascontiguousarray(picture), self.info.width, self.info.height)
 
+    def _squared(self, frame):
+        return _squared(frame.width, frame.height, self.stream.sample_aspect_ratio)
+
     # ------------------------------------------------------------ going forward
 
     def advance(self, index, exact=True):
-        """Go forward to frame `index`; False when the video ends before it. exact: jump only where the
-        file's index says that no frame is missing before it."""
-        indexed = self.key_frames is not None
-        if index - self.position > NEAR and not self._counted() and (indexed or not exact):
+        """Go forward to frame `index`; False if the video ends before it. exact: jump only if the file's
+        index lists all frames before it."""
+        may_jump = self.key_frames is not None or not exact
+        if index - self.position > NEAR and not self._counted() and may_jump:
             self._jump(index)
         while self.position < index:
             if not self.grab():
@@ -166,8 +166,8 @@ class Video(contextlib.AbstractContextManager):
         return True
 
     def _jump(self, index):
-        """Go to the last key frame before `index`, by the file's index or else by time. Where that leads
-        behind it, or to a frame whose time is not that of a number, start again from the first frame."""
+        """Go to the last key frame before `index`, by the file's index or else by time; from the first frame
+        again if that leads behind it, or to a frame whose time is not that of a number."""
         if self.origin is None and not self.grab():
             return
         fps, target = self.info.fps, index
@@ -186,8 +186,8 @@ class Video(contextlib.AbstractContextManager):
             self.time = self.position / fps
 
     def skip_to(self, seconds):
-        """Go to the last key frame before this moment, where the file has an index to find it by. grab()
-        then gives the frames from there on with their right times; `position` counts from there."""
+        """Go to the last key frame before this moment, if the file has an index. grab() then gives the frames
+        from there on with their right times; `position` counts from there."""
         if seconds < NEAR / self.info.fps or not has_index(self.container) or self._counted() or \
                 not self.grab():
             return
@@ -196,8 +196,8 @@ class Video(contextlib.AbstractContextManager):
             self.time = None
 
     def _seek(self, ticks, right):
-        """Go to a key frame; the seconds of the next frame, or None where this cannot be done. right: says
-        of those seconds whether that frame will do; else all goes on from the first one again."""
+        """Go to a key frame; the seconds of the next frame, or None if this fails. right: whether the frame
+        of these seconds is wanted; if not, go on from the first one again."""
         try:
             self.container.seek(ticks, stream=self.stream, backward=True)
         except av.FFmpegError:
@@ -219,23 +219,23 @@ class Video(contextlib.AbstractContextManager):
 
 
 def has_index(container):
-    """Whether files of this format say where their key frames lie."""
+    """Whether files of this format have an index of key frames."""
     return any(name in INDEXED for name in container.format.name.split(","))
 
 
 def on_one_line(container, picture, sound=None):
-    """The packets of a film's pictures, and of its sound, on one line of time: where recordings were joined
-    end to end, what follows is moved to where the pictures before it end, the sound as much as they are."""
+    """The packets of a film's pictures, and of its sound, with times that go on where recordings were joined:
+    the later recording, pictures and sound alike, is moved to the end of the pictures before."""
     broadcast = container.format.flags & av.format.Flags.ts_discont.value
     back, limit = (SLIP, AHEAD) if broadcast else (BACK, math.inf)
-    shifts, last, part, waiting = [0.0], {}, {}, deque()    # seconds by recording; of each stream: its place
-    latest, since = -math.inf, 0    # of the recording's pictures, as the last may be lost; since a jump
+    shifts, last, part, waiting = [0.0], {}, {}, deque()    # by recording; by stream: its time, recording
+    latest, since = -math.inf, 0    # time of the recording's pictures so far; pictures since a jump
     streams = [s for s in (picture, sound) if s is not None]
     tick = {s.index: float(s.time_base or 0) for s in streams}
     for packet in container.demux(streams):
         index, ticks = packet.stream_index, packet.pts if packet.dts is None else packet.dts
         if ticks is not None:
-            # Of the sound alone a jump is a pause, which the pictures need not share
+            # A jump of the sound only is a pause
             now, number = ticks * tick[index], part.get(index, 0) if since < CALM else len(shifts) - 1
             before, shown = last.get(index, now), now if packet.pts is None else packet.pts * tick[index]
             if not before - back <= now <= before + limit:
@@ -265,8 +265,8 @@ def _moved(packet, seconds):
 
 def _orientation(frame):
     """How a frame is shown: (whether rows and columns change places, the slices that mirror it then). The
-    display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); of any other angle the nearest of these
-    eight is taken (ISO/IEC 14496-12, section 6.2.2)."""
+    display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); other angles count as the nearest of the
+    eight (ISO/IEC 14496-12, section 6.2.2)."""
     for data in frame.side_data:
         if data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
@@ -291,15 +291,14 @@ def fit_frame(frame, wide, high):
 
 def _squared(width, height, ratio):
     """(width, height) in square pixels of a picture whose pixels have this ratio of width to height."""
-    if not ratio or ratio.numerator == ratio.denominator or abs(ratio - 1) < 0.01 or not 0.1 < ratio < 10:
+    if not ratio or abs(ratio - 1) < 0.01 or not 0.1 < ratio < 10:
         return width, height
     return max(1, round(width * float(ratio))), height
 
 
 def _index(stream, is_avi):
-    """(key frames (K,) or None, number of frames or 0) by the index that came with the file's head. None
-    unless the index lists every frame at one rate: a place holder for a dropped frame in an AVI is no
-    picture, and a seek behind it would be off by one."""
+    """(key frames (K,) or None, number of frames or 0) by the index in the file's head. None unless it lists
+    every frame at one rate: a seek behind the place holder of a dropped frame would be off by one."""
     entries = stream.index_entries
     listed = len(entries)
     count = listed if is_avi else stream.frames
@@ -314,7 +313,7 @@ def _index(stream, is_avi):
 
 
 def open_container(path):
-    """The container; VideoError in one line for whatever is none."""
+    """The opened container; VideoError: it is none."""
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -326,7 +325,7 @@ def open_container(path):
                           (not os.access(path, os.R_OK), "no permission to read the file")):
         if wrong:
             raise VideoError(reason)
-    # discardcorrupt: the frame at which a damaged file breaks off is left out, not patched up with grey.
+    # discardcorrupt: a frame at which the file breaks off is left out, not completed with grey.
     options = {"fflags": "discardcorrupt", "protocol_whitelist": "file", "format_whitelist": FORMATS}
     try:
         return av.open(_name(path), options=options)
@@ -335,8 +334,8 @@ def open_container(path):
 
 
 def _name(path):
-    """What PyAV opens: the absolute path, lest "http:x.avi" is taken for an address; an open file where
-    the name is not UTF-8."""
+    """What PyAV opens: the absolute path, as "http:x.avi" would be an address; or an open file, if the name
+    is not UTF-8."""
     whole = os.path.abspath(path)
     try:
         whole.encode()
@@ -346,27 +345,27 @@ def _name(path):
 
 
 def probe(path):
-    """VideoInfo of a file; VideoError when it cannot be opened."""
+    """VideoInfo of a file; VideoError: it cannot be opened."""
     with Video(path) as video:
         return video.info
 
 
 def read_frames(path, indices):
-    """Exactly these frames, uint8 (N, H, W, 3) RGB, and nothing after them is decoded. indices: ascending,
-    repeats allowed. VideoError when one of them cannot be had."""
+    """Exactly these frames, uint8 (N, H, W, 3) RGB; later ones are not decoded. indices: ascending, repeats
+    allowed. VideoError: one of them is missing."""
     indices = [int(i) for i in indices]
     if not indices or indices[0] < 0 or indices != sorted(indices):
         raise ValueError(f"indices must be ascending and not negative: {indices}")
-    found = _of_our_own(path, indices)
-    if found is not None:
-        return found
-    with Video(path) as video:
-        return np.stack(frames_at(video, indices))
+    frames = _of_our_own(path, indices)
+    if frames is None:
+        with Video(path) as video:
+            frames = np.stack(frames_at(video, indices))
+    return frames
 
 
 def _of_our_own(path, indices):
-    """What read_frames gives of a file that avi.Writer finished, without opening it as a container, which
-    takes as long as decoding three frames of it; None for other files, and where a frame is not whole."""
+    """read_frames of a file that avi.Writer finished, without opening its container, which takes as long as
+    decoding three frames; None for other files, and if a frame is damaged."""
     decoder, reformatter = av.CodecContext.create("mjpeg", "r"), av.video.reformatter.VideoReformatter()
     decoder.thread_count, decoder.options = 1, {"err_detect": "explode"}
     wanted = sorted(set(indices))
@@ -384,7 +383,7 @@ def _of_our_own(path, indices):
 
 
 def frames_at(video, indices):
-    """[uint8 (H, W, 3)] of an open Video at ascending indices; VideoError when one is not there."""
+    """[uint8 (H, W, 3)] of an open Video at ascending indices; VideoError: one is missing."""
     frames = []
     for index in indices:
         repeated = frames and index == video.position

@@ -1,4 +1,4 @@
-"""Which frames of a video are kept: so many a second, whatever the video's own rate."""
+"""Which frames of a video are kept: so many a second, for any frame rate of the video."""
 import math
 from dataclasses import dataclass
 
@@ -7,23 +7,21 @@ import numpy as np
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError, frames_at
 
-# Kept frames may be this many source frames off the beat before a video counts as one of
-# variable rate: files of constant rate drop a frame here and there.
-TOLERANCE = 1.5
-FAR = 300       # frames into a file, from which a jump by time stamp is worth its risk
+TOLERANCE = 1.5     # source frames off the beat, at a constant rate: files drop a frame here and there
+FAR = 300       # frames into a file, from which jumps are by time stamp
 
 
 @dataclass(frozen=True)
 class Rate:
-    """FPS / sampling_rate frames of every second: the one home of these two flags and their defaults. With
-    sampling_rate 0 ("source") every frame of the source, whatever its rate."""
+    """FPS / sampling_rate frames a second, the two flags and their defaults; sampling_rate 0 ("source"):
+    every frame of the source."""
     FPS: float = 25
     sampling_rate: float = 10
 
     @classmethod
     def of(cls, settings):
-        """The rate that a settings.json or a checkpoint's settings tell, or the usual one; that of the
-        training clips themselves where they tell it, `frame_step`: many were too short for the one asked."""
+        """The rate in a settings.json or a checkpoint, or the usual one; if there is a `frame_step`, that of
+        the training clips themselves: many were too short for the flags' rate."""
         FPS, rate = settings.get("FPS") or cls.FPS, settings.get("sampling_rate")
         rate = cls.sampling_rate if rate is None else rate
         step = settings.get("frame_step")
@@ -40,9 +38,9 @@ class Rate:
         return self.sampling_rate / self.FPS
 
     def spacing(self, source_fps):
-        """Source frames from one kept frame to the next, on average; at least 1. A whole number where that
-        is right to half a percent (25 fps -> 10, 29.97 -> 12), so that a header's rounding moves no frame;
-        elsewhere not (24 -> 9.6): the frames nearest in time are taken."""
+        """Source frames from one kept frame to the next, on average; at least 1. A whole number if this is
+        right to half a percent (25 fps -> 10, 29.97 -> 12), so that a header's rounding does not matter;
+        else not (24 -> 9.6): the frames nearest in time are taken."""
         exact = source_fps * self.step
         whole = max(1, math.floor(exact + 0.5))
         return whole if abs(exact - whole) <= 0.005 * exact or exact < 1 else exact
@@ -52,8 +50,8 @@ class Rate:
         return Beat(source_fps, self.spacing(source_fps), self.seconds(source_fps))
 
     def seconds(self, source_fps):
-        """Seconds from one kept frame to the next: those of the spacing, and those of this rate where the
-        file tells fewer frames a second, as an average over pauses: its bursts may hold more."""
+        """Seconds from one kept frame to the next: by the spacing, or by this rate if the file's is lower, as
+        it may be an average over pauses."""
         if not self.sampling_rate:
             return 0
         return min(self.step, 1 / source_fps) if source_fps < self.per_second else \
@@ -71,8 +69,8 @@ def offsets(spacing, count):
 
 class Beat:
     """Decides, frame by frame, which frames of a video to keep: one every `step` seconds. At a constant rate
-    that is the frame nearest to each multiple of the spacing. Once the time stamps leave the beat, they
-    decide: the first frame that is due, to half a frame."""
+    it is the one nearest to each multiple of the spacing; when the time stamps leave the beat, the first that
+    is due, to half a frame."""
 
     def __init__(self, fps, spacing, step=None):
         self.fps, self.spacing = fps, spacing
@@ -95,8 +93,8 @@ class Beat:
             self.constant = abs(late) <= TOLERANCE
         if not self.constant and late < -self.slack:
             return False
-        # The beat goes on through a frame that came late, unless a whole beat was missed. At a
-        # constant rate it gives way a little, because file headers round their rates.
+        # A late frame does not move the beat, unless a whole beat was missed; at a constant rate it does a
+        # little, because file headers round their rates.
         if late >= self.spacing:
             self.last = seconds
         else:
@@ -157,8 +155,7 @@ def read_clip(path, count, rate, fraction):
 
 
 def _at_constant_rate(video, indices):
-    """The frames, or None when the video ends early or its time stamps are off the beat: far into a file
-    the jump may be by time stamp, and the frame that it finds must have the time of its number."""
+    """The frames; None: the video ends early, or the time stamps are off the beat, as after a wrong jump."""
     fps, begin = video.info.fps, indices[0]
     frames, first = [], None
     for index in indices:

@@ -1,7 +1,4 @@
-"""Writing videos that are whole or absent. Frames are uint8 (H, W, 3) RGB.
-
-A full disk raises OSError.
-"""
+"""Writes videos that are whole or absent. Frames are uint8 (H, W, 3) RGB. OSError: the disk is full."""
 import contextlib
 import errno
 import itertools
@@ -20,18 +17,16 @@ cv2 = Lazy("cv2")
 av = Lazy("av")
 
 TICK = Fraction(1, 90_000)      # of the time stamps: 25, 29.97 and 24 frames a second are whole numbers of it
-# The same frames give the same file: mbtree reads memory that was never written, and what is coded depends on
-# how many threads there are.
+# The same frames give the same file: mbtree reads uninitialised memory, and the code depends on the threads.
 H264 = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0:threads=4"}
-COPIED = ("aac", "mp3")         # sound that MP4 files and browsers take as it is
-RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, whose packets may begin before it
+COPIED = ("aac", "mp3")         # sound that MP4 files and browsers support
+RUN_UP = 1.0    # seconds of sound that are decoded before a stretch, as its packets may begin earlier
 
 
 class Writer(contextlib.AbstractContextManager):
     """An .mp4 of H.264 frames, or an .avi of MPEG-4 ones (XVID); it appears under its name when closed. fps:
-    frames a second, where write() is given no times. sound: a file whose sound goes along, from its first
-    picture to the last one written; span: (start, end) of a stretch of that file, in seconds from its first
-    picture, whose sound it is instead, to the sample."""
+    frames a second, if write() is given no times. sound: a file whose sound is added, from its first picture
+    to the last one written; span: (start, end) in seconds from its first picture: this stretch of it."""
 
     def __init__(self, path, fps, width, height, sound=None, span=None):
         self.path, self.size, self.frames = Path(path), (int(width), int(height)), 0
@@ -49,7 +44,7 @@ class Writer(contextlib.AbstractContextManager):
                 raise ValueError(f"H.264 counts pixels in pairs, and {self.size} is odd")
             else:
                 stream = self._out.add_stream("libx264", rate=self.fps, options=H264)
-                # BT.601 is how pixels are converted; without a word, players take BT.709 for large films.
+                # Pixels are converted by BT.601; players assume BT.709 for large films.
                 stream.codec_context.colorspace = stream.codec_context.color_primaries = 6
                 stream.codec_context.color_trc, stream.codec_context.color_range = 6, 1
                 stream.codec_context.time_base = TICK
@@ -61,14 +56,13 @@ class Writer(contextlib.AbstractContextManager):
         self._last, self._shown = -1, 0.0       # ticks, and seconds, of the last frame
 
     def write(self, frame, seconds=None):
-        """frame: uint8 (height, width, 3) RGB; seconds: when it is shown, from 0 on (None: by the rate)."""
+        """frame: uint8 (height, width, 3) RGB; seconds: its time, from 0 on (None: by the rate)."""
         if frame.shape != (self.size[1], self.size[0], 3) or frame.dtype != np.uint8:
             raise ValueError(f"expected uint8 {self.size[1]} x {self.size[0]} x 3, "
                              f"not {frame.dtype} {frame.shape}")
-        if seconds is None:
-            seconds = self.frames / self.fps
+        seconds = self.frames / self.fps if seconds is None else seconds
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        # One thread: several leave other pixels where their slices meet, from run to run.
+        # One thread: with several the pixels between their slices differ from run to run.
         picture = self._reformatter.reformat(picture, format="yuv420p", threads=1)
         base = self._stream.codec_context.time_base or 1 / self.fps
         picture.time_base = base
@@ -81,7 +75,7 @@ class Writer(contextlib.AbstractContextManager):
             self._sound.until(self._shown)
 
     def close(self, keep=True):
-        """Put the finished file in its place; nothing is left without a frame, or with keep=False."""
+        """Put the finished file in its place, or delete it if there is no frame, or keep is False."""
         stack, self._stack = self._stack, None
         if stack and not (keep and self.frames):
             with contextlib.suppress(av.FFmpegError, OSError):
@@ -94,7 +88,7 @@ class Writer(contextlib.AbstractContextManager):
                 if self._sound:
                     self._sound.finish(self._shown + 1 / self.fps)
                 self._out.close()
-                # A muxer says little of a full disk: what cannot be opened again was not written.
+                # A muxer may not report a full disk: a file that cannot be opened was not written.
                 try:
                     written = probe(self._temporary).frames
                 except VideoError:
@@ -105,7 +99,7 @@ class Writer(contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def _told(self):
-        """The muxer's errors as an OSError that names the file."""
+        """Raise the muxer's errors as an OSError with the file's name."""
         try:
             yield
         except av.FFmpegError as error:
@@ -116,40 +110,39 @@ class Writer(contextlib.AbstractContextManager):
 
 
 class Sound:
-    """The sound of a source, put into a film as its pictures are: copied, or as AAC. What of it cannot be
-    read or written is left out: it never costs the pictures. span: (start, end) of the stretch whose sound
-    it is; coded as AAC then, for a copied packet begins at no given moment and needs those before it."""
+    """The sound of a source, added to a film beside its pictures: copied, or as AAC. Sound that cannot be
+    read or written is left out, the pictures stay. span: (start, end) of a stretch; its sound is always
+    encoded: a copied packet does not begin at a given moment, and needs those before it."""
 
     def __init__(self, source, out, span=None):
         with Video(source) as film:
-            # Times count from the first picture that can be decoded: broadcasts begin between key frames.
+            # Times count from the first picture that can be decoded: broadcasts may begin between key frames.
             film.grab()
             self.begin, number = (film.origin or 0) + (span[0] if span else 0), film.stream.index
         self.container, self.out, self.stream = open_container(Path(source)), out, None
         self.early = 0.001 if span is None else RUN_UP
         self.end = math.inf if span is None else span[1] - span[0]
-        self.next, self.put = None, 0       # samples that were given to the encoder end here
-        if not self.container.streams.audio:
-            self.packets = iter(())
+        self.packets = self.next = None
+        self.put = 0        # samples that the encoder has
+        mine = next(iter(self.container.streams.audio), None)
+        if mine is None or mine.codec_context is None:
             return
-        mine, picture = self.container.streams.audio[0], self.container.streams[number]
-        self.copied = span is None and mine.codec_context is not None and mine.codec_context.name in COPIED
+        self.copied = span is None and mine.codec_context.name in COPIED
         if self.copied:
             self.stream = out.add_stream_from_template(mine)
-        elif mine.codec_context is not None:
+        else:
             rate = mine.codec_context.sample_rate
             self.stream = out.add_stream("aac", rate=rate if rate in (44_100, 48_000) else 48_000)
             self.stream.layout = "mono" if mine.codec_context.channels == 1 else "stereo"
             self.resampler = av.AudioResampler("fltp", self.stream.layout, self.stream.rate)
-        self.packets = self._packets(mine, picture) if self.stream else iter(())
+        self.packets = self._packets(mine, self.container.streams[number])
         self.next = next(self.packets, None)
 
     def _packets(self, stream, picture):
-        """(seconds from the first picture, packet) of all sound that does not come before it, in order of
-        time: where recordings were joined, the sound of the later one counts."""
+        """(seconds from the first picture, packet) of the sound from it on, in order of time: where
+        recordings were joined, the sound of the later one counts."""
         held = deque()
-        with contextlib.suppress(av.FFmpegError):
-            # Elsewhere time stamps may start over on the way
+        with contextlib.suppress(av.FFmpegError):       # without an index time stamps may start over
             if self.begin > 4 * RUN_UP and has_index(self.container):
                 self.container.seek(round((self.begin - 2 * RUN_UP) / stream.time_base), stream=stream)
         with contextlib.suppress(av.FFmpegError):
@@ -167,8 +160,8 @@ class Sound:
         yield from held
 
     def until(self, seconds):
-        """Put in what sounds before this moment."""
-        while self.stream and self.next and self.next[0] < seconds:
+        """Add the sound before this moment."""
+        while self.next and self.next[0] < seconds:
             at, packet = self.next
             with contextlib.suppress(av.FFmpegError, ValueError):
                 self._put(at, packet)
@@ -193,12 +186,12 @@ class Sound:
                     self.out.mux(self.stream.encode(part))
 
     def _inside(self, part, first):
-        """What of a part that begins at sample `first` lies in the span, and where that begins."""
+        """The samples of a part, which begins at sample `first`, that are in the span, and their first."""
         last = first + part.samples
         low, high = max(first, 0), min(last, self.end * part.sample_rate)
         if self.early < RUN_UP or (low, high) == (first, last):
             return part, first
-        low, high = int(low), int(high)
+        high = int(high)
         if high <= low:
             return None, low
         samples = np.ascontiguousarray(part.to_ndarray()[:, low - first:high - first])
@@ -207,7 +200,7 @@ class Sound:
         return piece, low
 
     def finish(self, seconds):
-        """Put in the rest: to the end of the span, or until this moment."""
+        """Add the rest: to the end of the span, or until this moment."""
         self.until(seconds if self.end == math.inf else self.end)
         if self.stream and not self.copied:
             with contextlib.suppress(av.FFmpegError, ValueError):
@@ -216,7 +209,7 @@ class Sound:
 
 
 def even_sides(frame):
-    """uint8 (H, W, 3) as H.264 takes it, which counts pixels in pairs: the last row or column twice."""
+    """uint8 (H, W, 3) with even sides for H.264: the last row or column is repeated."""
     high, wide = frame.shape[0] % 2, frame.shape[1] % 2
     return np.pad(frame, ((0, high), (0, wide), (0, 0)), "edge") if high or wide else frame
 
@@ -224,10 +217,9 @@ def even_sides(frame):
 # ---------------------------------------------------------------- sampled clips
 
 def write_clip(path, frames, fps, who=None):
-    """Write `frames` (any iterable; uint8 (H, W, 3), or (H, W) of grey ones, or the number of one before, to
-    be there once more) as a Motion JPEG .avi; how many.
-    It is not flushed to the disk: who writes many files flushes them together. who: as of files.atomic.
-    ValueError: no frame at all."""
+    """Write `frames` (an iterable of uint8 (H, W, 3), of grey (H, W), or of numbers of earlier frames, which
+    are repeated) as a Motion JPEG .avi; how many. It is not flushed to the disk: the caller may flush many
+    files together. who: see files.atomic. ValueError: there is no frame."""
     frames = iter(frames)
     first = next(frames, None)
     if first is None:

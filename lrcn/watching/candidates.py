@@ -1,8 +1,7 @@
-"""Candidates: stretches of films that a run proposes as clips of its classes, tables of them, and the folder
-that find_clips.py fills.
-
-A stretch's name, <film>_<start>-<end>, tells its film: lrcn.data.groups takes it for the group.
+"""Candidates: stretches of films that a run proposes as clips of its classes, their tables, and the folder of
+find_clips.py. Clips are called <film>_<start>-<end>, so that lrcn.data.groups takes the film as their group.
 """
+import contextlib
 import functools
 import os
 import re
@@ -36,18 +35,18 @@ class Stretch:
     cls: str
     start: float
     end: float
-    probability: float | None = None    # None where nobody said one
+    probability: float | None = None
     address: str | None = None          # of the film in Kinetics' tables
     number: int | None = field(default=None, compare=False)     # in candidates.csv and on candidates.png
 
     def name(self, film):
-        """Of its file, without an ending. film: the name of the film's file."""
+        """The name of its clip, without an ending; film: the name of the film's file."""
         if self.address:
             return f"{self.address}_{int(self.start):06d}_{int(self.end):06d}"
         return f"{film}_{self.start:09.3f}-{self.end:09.3f}"
 
     def frame_name(self, film, seconds):
-        """Of the picture of one of its frames."""
+        """The name of the picture of a frame."""
         return f"{self.address or film}_{seconds:09.3f}"
 
 
@@ -56,8 +55,8 @@ def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.
 
     times (F,), probabilities (F, C): of the sampled frames; end: of the film. A stretch lies around a sampled
     frame, or at the film's ends; its probability is the mean of its frames', its class the most probable one.
-    The best comes first, and what has more than the fraction `overlap` in common with a chosen one is passed
-    over. least: the lowest probability; wanted: the numbers of the classes to look for (None: all)."""
+    They are chosen in order of probability; at most the fraction `overlap` of one is in another.
+    least: the lowest probability; wanted: the numbers of the classes to look for (None: all)."""
     times, length = np.asarray(times), min(seconds, end)
     starts = np.clip(times - length / 2, 0, end - length)
     first, last = np.searchsorted(times, starts - 1e-6), np.searchsorted(times, starts + length - 1e-6)
@@ -82,8 +81,7 @@ def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.
 
 def read_stretches(path, flag):
     """[Stretch] of a table: film (or video),class,start,end and perhaps probability, or Kinetics' columns, or
-    teach.py's review.csv, of which the dropped ones are left out.
-    UserError: another table, or a row that is no stretch of a film."""
+    teach.py's review.csv without its dropped rows. UserError: another table, or a wrong row."""
     try:
         there, rows = files.read_table(path, {*COLUMNS, "video", "source", *KINETICS_COLUMNS})
     except UserError as error:
@@ -92,17 +90,16 @@ def read_stretches(path, flag):
     names = ("youtube_id", "label", "time_start", "time_end") if kinetics else \
         (next((name for name in ("film", "video", "source") if name in there), "video"),
          "class", "start", "end")
-    for name in names:
-        if name not in there:
-            raise UserError(f"--{flag} {path} line 1: column {name} is missing; expected "
-                            f"{','.join(names)} or {','.join(KINETICS_COLUMNS)}")
+    if missing := [name for name in names if name not in there]:
+        raise UserError(f"--{flag} {path} line 1: column {missing[0]} is missing; expected "
+                        f"{','.join(names)} or {','.join(KINETICS_COLUMNS)}")
     for line, row in rows:
         if row.get("action", "").strip() == "drop":
             continue
         where = f"--{flag} {path} line {line}"
         film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
         try:
-            start, end = (float(text.replace(",", ".")) for text in seconds)    # 1,5 where semicolons divide
+            start, end = (float(text.replace(",", ".")) for text in seconds)    # 1,5 between semicolons
         except ValueError:
             raise UserError(f"{where}: {seconds[0][:20]!r} to {seconds[1][:20]!r} are not seconds") from None
         if not 0 <= start < end <= LAST_SECOND:
@@ -111,23 +108,21 @@ def read_stretches(path, flag):
             raise UserError(f"{where}: no film is named")
         for name in (cls, film) if kinetics else (cls,):
             check_class(name, where)
-        try:
-            probability = float(row.get("probability", "").replace(",", ".") or "nan")
-        except ValueError:
-            probability = np.nan
-        number = row.get("number", "").strip()
+        probability, number = np.nan, row.get("number", "").strip()
+        with contextlib.suppress(ValueError):
+            probability = float(row.get("probability", "").replace(",", "."))
         stretches.append(Stretch(film, cls, start, end, probability if 0 <= probability <= 1 else None,
                                  film if kinetics else None,
                                  int(number) if re.fullmatch("[0-9]{1,9}", number) else None))
     return stretches
 
 
-# What lies beside the class folders that find_clips.py fills
+# find_clips.py's files beside the class folders
 OWN_FILES = re.compile(r"(?:candidates|films)\.csv|candidates(?:_\d+)?\.png|settings\.json", re.IGNORECASE)
 
 
 def check_class(cls, where):
-    """A UserError for a name that cannot be that of a folder: it comes out of a file."""
+    """UserError: a name, from a file, that no class's folder can have."""
     if not cls or cls.startswith(".") or re.search(r"[/\\\0]", cls) or len(cls) > 200:
         raise UserError(f"{where}: {cls[:60]!r} cannot be the name of a folder or a file")
     if OWN_FILES.fullmatch(cls):
@@ -141,15 +136,14 @@ def write_stretches(path, stretches):
 
 
 def of_films(stretches, films):
-    """({film: [Stretch]}, {name of a film that is not there: why}). films: paths below the folder. A table
-    names a film by path, file name or stem; Kinetics' by the address, the file's whole name or its end."""
+    """({film: [Stretch]}, {name of a missing film: why}). films: paths below the folder. A table names a film
+    by path, file name or stem; Kinetics' by its address, which is the file's whole name or its end."""
     known, there, absent = defaultdict(list), defaultdict(list), {}
     for film in films:
         path = PurePosixPath(film)
         for name in {film, path.name, path.stem}:
             known[composed(name)].append(film)
-        match = re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem)
-        if match:
+        if match := re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem):
             known[match[1]].append(film)
     for stretch in stretches:
         named = [stretch.film] if stretch.film in films else dict.fromkeys(
@@ -164,10 +158,9 @@ def of_films(stretches, films):
 
 class ClipFolder:
     """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate: the
-    sampling.Rate of these; every: or one of so many frames, counted, for a file's rate may be a guess.
+    sampling.Rate of these; every: instead of it, one of so many frames, as a file's rate may be a guess.
 
-    What is on the disk is whole: the tables are replaced after every film, a clip or picture appears under
-    its name when it is done, and the same command goes on from there."""
+    Files are whole or absent: the tables are replaced after every film, and the same command goes on."""
 
     def __init__(self, out, kind, rate, every=None):
         self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
@@ -175,12 +168,11 @@ class ClipFolder:
         self.stretches, self.films, self.early = [], {}, 0.0
 
     def check(self, choices, table=None, films=None):
-        """Take up a folder that was made with these choices, or begin one; UserError for another folder.
-        table: [Stretch] that are wanted, in the place of the folder's own; films: where these are."""
+        """Begin a folder, or go on with one that was made with these choices; UserError: another folder.
+        table: the wanted [Stretch] instead of the folder's own; films: their folder."""
         choices = {"output": self.kind, **choices}
-        other = files.claim(self.out, "output_dir", {**choices, "video_path": films},
-                            choices if table is None else ("output",))
-        if other:
+        if other := files.claim(self.out, "output_dir", {**choices, "video_path": films},
+                                choices if table is None else ("output",)):
             name, before = other
             raise UserError(f"--output_dir {self.out}: it was made with {name} {before}, not "
                             f"{choices[name]}; choose another folder or the same flags")
@@ -195,14 +187,14 @@ class ClipFolder:
             self.stretches = read_stretches(self.table, "output_dir")
 
     def knows(self, film, path):
-        """Was this film looked through, as it is now?"""
+        """Whether this film, as it is now, was looked through."""
         return film in self.films and self.films[film][1:3] == _stamp(path)
 
     def of(self, film):
         return [stretch for stretch in self.stretches if stretch.film == film]
 
     def propose(self, film, name, path, stretches, seconds):
-        """Keep the stretches of a film, in the place of those before."""
+        """Replace the stretches of a film."""
         for stretch in self.of(film) if film in self.films else ():
             for old in self._there(stretch, name):      # another film lay there
                 old.unlink()
@@ -210,13 +202,12 @@ class ClipFolder:
         self.note(film, path, f"{seconds:.3f}", len(stretches))
 
     def note(self, film, path, seconds="", candidates="", reason=""):
-        """What films.csv says of a film."""
+        """Write a film's row of films.csv."""
         self.films[film] = [film, *_stamp(path), seconds, candidates, reason]
         self.save()
 
     def save(self):
-        """Write the tables: a film whose row is there has its candidates there. A candidate keeps its number,
-        and new ones get the next ones."""
+        """Write the tables. A candidate keeps its number, and new ones get the next numbers."""
         last, taken = max((s.number or 0 for s in self.stretches), default=0), set()
         for i, stretch in enumerate(self.stretches):
             if stretch.number is None or stretch.number in taken:
@@ -226,45 +217,39 @@ class ClipFolder:
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
 
     def write(self, stretches, name, path, time_limit):
-        """Write the stretches of one film that are not there yet; yields each that was written. name: of the
+        """Write the missing clips of a film's stretches; yields each stretch that was written. name: of the
         film in the clips' names. VideoError: the film cannot be read there."""
         for stretch in stretches:
             there = self._there(stretch, name)
-            if there and self.kind == "frames":     # written in order of time: where the last is, all are
+            if there and self.kind == "frames":     # in order of time: with the last one all are there
                 step = self.every / 25 if self.every else self.rate.step
                 there = float(there[-1].stem.rsplit("_", 1)[1]) >= stretch.end - 2 * step - SLACK
-            if there:
-                continue
-            (self.out / stretch.cls).mkdir(exist_ok=True)
-            for _ in ahead(self._write(stretch, name, path), 4, time_limit, VideoError):
-                pass
-            yield stretch
+            if not there:
+                (self.out / stretch.cls).mkdir(exist_ok=True)
+                for _ in ahead(self._write(stretch, name, path), 4, time_limit, VideoError):
+                    pass
+                yield stretch
 
     def _clip(self, stretch, name):
         return self.out / stretch.cls / f"{stretch.name(name)}.mp4"
 
     def _write(self, stretch, name, path):
-        """The clip of a stretch, exact or copied, or its sampled frames as pictures; yields as it goes."""
+        """Write the clip of a stretch, exact or copied, or its sampled frames as pictures; yields counts."""
         if self.kind == "clips":
             return (yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end))
         if self.kind == "copies":
             start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
             self.early = max(self.early, stretch.start - start)
             return
-        count = 0
         with Video(path) as film:
             beat = self.rate.beat(film.info.fps)
             for number, (seconds, frame) in enumerate(frames_between(film, stretch.start, stretch.end)):
                 if number % self.every == 0 if self.every else beat.keep(seconds):
                     target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
-                    with files.atomic(target) as temporary:
-                        # not imwrite, which says nothing of a full disk
+                    with files.atomic(target) as temporary:     # imwrite does not report a full disk
                         quality = cv2.IMWRITE_JPEG_QUALITY, 95
                         temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], quality)[1])
-                    count += 1
-                yield count
-        if not count:
-            raise VideoError(f"no frame from {stretch.start:.3f} to {stretch.end:.3f} s")
+                yield number
 
     def _there(self, stretch, name):
         """The files of a stretch, in order of time."""
@@ -278,8 +263,8 @@ class ClipFolder:
                 if stretch.start - SLACK <= seconds < stretch.end - SLACK]
 
     def tidy(self, named, names):
-        """Take out the clips and pictures of the films `names` whose row is gone; how many. named: [(Stretch,
-        film's name)] of what is kept."""
+        """Delete clips and pictures of the films `names` that have no row any more; how many. named:
+        [(Stretch, film's name)] of those that are kept."""
         kept = {path for stretch, name in named for path in self._there(stretch, name)}
         names = {*names, *(stretch.address for stretch, _ in named)}
         gone = [path for path in self.out.glob("*/*") if path.suffix in (".mp4", ".jpg") and path not in kept
@@ -293,7 +278,7 @@ class ClipFolder:
         return len(gone)
 
     def draw(self, named):
-        """candidates.png, and more of them where there are many: a picture of every stretch, by class."""
+        """Draw candidates.png, and more of them for many: a picture of every stretch, by class."""
         for old in self.out.glob("candidates*.png"):
             old.unlink()
         rows = sorted(((s.cls, s.film, s.start), s, name) for s, name in named)
@@ -320,7 +305,7 @@ class ClipFolder:
 
 @functools.lru_cache(maxsize=4096)
 def _stamp(path):
-    """[bytes, time of change (ns)] of a file, as text; empty where there is none ("")."""
+    """[bytes, time of change (ns)] of a file, as text; empty if it is missing."""
     try:
         known = os.stat(path)
     except OSError:

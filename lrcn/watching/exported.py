@@ -1,7 +1,7 @@
-"""What an ONNX file of export.py says of itself, and such a file in the place of a run.
+"""ONNX files of export.py: what they hold, and how they are checked and run instead of a run's network.
 
-Where encoder.onnx and head.onnx of the same network lie beside model.onnx, each frame is encoded once;
-model.onnx alone computes every window whole.
+With encoder.onnx and head.onnx of the same network beside model.onnx each frame is encoded once; model.onnx
+alone computes whole windows.
 """
 import json
 import math
@@ -20,7 +20,7 @@ from lrcn.video.flow import Flow
 torch = Lazy("torch")
 surgery = Lazy("lrcn.features.surgery")
 
-FORMAT, KEY = 1, "lrcn"     # the key under which an ONNX file keeps it; lrcn.json in PyTorch's
+FORMAT, KEY = 1, "lrcn"     # KEY: of the description in an ONNX file; lrcn.json in PyTorch's
 PARTS = ("model", "encoder", "head")
 LARGEST = 4_000_000_000     # bytes of one window's frames
 SAMPLING = Number(float, above=1e-6, high=1e6)
@@ -31,8 +31,8 @@ TRANSFORM = {name: kind for name, kind in ENCODER.items() if name != "name"}
 
 
 def layout(part, transform, length, classes, features=None):
-    """((name, type, shape of one) of what a part of the network takes, the same of what it gives). features:
-    how many the encoder gives, None where that is not known."""
+    """((name, type, shape without batch) of the input of a part of the network, the same of its output).
+    features: how many the encoder gives, None: unknown."""
     *modalities, high, wide, channels = transform.shape
     frames = (*modalities, channels, high, wide)    # (3, S, S), or (M, 3, S, S), (K, 3, S, S)
     probabilities = ("probabilities", "float32", (classes,))
@@ -42,19 +42,19 @@ def layout(part, transform, length, classes, features=None):
 
 
 def any_length(trained, format="onnx"):
-    """Whether a file takes clips of any length: of a run on whole videos, unless torch.export unrolls it."""
+    """Whether a file takes clips of any length: for a run on whole videos, but not with torch.export."""
     return trained.recipe.num_frames_video == "all" and format == "onnx"
 
 
 def layout_of(trained, part, format="onnx"):
-    """The layout of a part of a networks.Trained; its length is "T" where that is any."""
+    """The layout of a part of a networks.Trained; its length is "T" if it may be any."""
     encoder = trained.model.encoder
     length = "T" if any_length(trained, format) else trained.length
     return layout(part, encoder.transform, length, len(trained.classes), encoder.feature_dim)
 
 
 def describe(trained, part, format="onnx"):
-    """What a file says of itself: which part of which network it is, and all that one needs to use it."""
+    """The description in a file: which part of which network it is, and what is needed to use it."""
     encoder, rate = trained.model.encoder, trained.rate
     entry, output = (f"{name}: {kind} (B, {', '.join(map(str, shape))})"
                      + (f", {encoder.transform.modality} from 0 to 255" if name == "frames" else "")
@@ -69,22 +69,22 @@ def describe(trained, part, format="onnx"):
 
 
 class File:
-    """An ONNX file of export.py, checked: `about` is what `describe` put into it. UserError: it is none."""
+    """An ONNX file of export.py, checked; `about`: its description. UserError: it is no such file."""
 
     def __init__(self, path, source=None):
         self.source = source = source or f"--model {path}"
+        again = "write it again with export.py"
         if onnx.lacking("onnxruntime"):
             raise UserError(f"{source}: onnxruntime is not installed; pip install onnxruntime")
         raw = path.read_bytes()
         if onnx.broken(raw):
-            raise UserError(f"{source}: its check sum does not match: the file is damaged; write it again "
-                            "with export.py")
+            raise UserError(f"{source}: its check sum does not match: the file is damaged; {again}")
         try:
             loops = onnx.may_loop(raw)
             self._run = None if loops else onnx.runner(raw, torch.get_num_threads(), limited=True)
         except Exception:   # there are as many ways to fail as damages
             raise UserError(f"{source}: onnxruntime cannot load it: it is cut off, damaged, or not an ONNX "
-                            "file; write it again with export.py") from None
+                            f"file; {again}") from None
         if loops:
             raise UserError(f"{source}: its network has loops or branches (Loop, If, Scan), which may never "
                             f"end and export.py does not write; take another file")
@@ -92,8 +92,8 @@ class File:
         try:
             self.about = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
         except (KeyError, ValueError, RecursionError):
-            raise UserError(f"{source}: it does not hold its classes, transform and frame rate; write it "
-                            "with export.py") from None
+            raise UserError(f"{source}: it does not hold its classes, transform and frame rate; "
+                            f"{again}") from None
         check_values(self.about, WHAT, source)
         later = {"background": Number(int, low=0, high=len(self.about["classes"]) - 1, none=True),
                  "min_probability": Number(float, low=0, high=1, none=True)}
@@ -115,15 +115,15 @@ class File:
         sides = layout(self.part, self.transform, self.length, len(self.about["classes"]))
         for there, (_, kind, shape) in zip((self.takes, self.gives), sides, strict=True):
             kind = "tensor(float)" if kind == "float32" else "tensor(uint8)"
-            # a batch of any size, clips of any length too, and any number where None is told
+            # a batch of any size, perhaps clips of any length; None: any number
             if not (there[:1] == [kind] and len(there) == 2 + len(shape) and isinstance(there[1], str)
                     and all(isinstance(a, int) if b is None else a == b or isinstance(a, str)
                             for a, b in zip(there[2:], shape, strict=True))):
                 raise UserError(f"{source}: its network has other inputs or outputs than the file says; "
-                                "write it again with export.py")
+                                f"{again}")
 
     def run(self, values):
-        """numpy (B, ...) -> numpy (B, ...); UserError where the network cannot be computed."""
+        """numpy (B, ...) -> numpy (B, ...); UserError: the network cannot be computed."""
         try:
             return self._run(values)
         except Exception as error:      # of onnxruntime, which has one for every kind

@@ -1,4 +1,4 @@
-"""Films, cameras and streams labelled: analysed ahead, drawn as their windows are known."""
+"""Labels films, cameras and streams: a film's frames are drawn as soon as their windows are known."""
 import contextlib
 import math
 import re
@@ -14,14 +14,15 @@ from lrcn.base.workers import ahead
 from lrcn.drawing import labels
 from lrcn.video.reader import EXTENSIONS, Video, VideoError, probe
 from lrcn.watching import live, outputs
-from lrcn.watching.recogniser import History, Recogniser
+from lrcn.watching.history import History
+from lrcn.watching.recogniser import Recogniser
 
 LIVE_STRIP = 60     # seconds on the timeline of a live source
 
 
 def find_films(path, advice="give a film or a folder of films"):
-    """{path below the folder, with slashes: Path} of all videos in it, hidden ones passed over, or
-    {name: Path} of one film. path: --video_path; UserError where there is none."""
+    """{path below the folder, with slashes: Path} of all videos in it but hidden ones, or {name: Path} of one
+    film. path: --video_path; UserError: there is none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return {folder.name: cli.file("video_path", path, advice)}
@@ -34,7 +35,7 @@ def find_films(path, advice="give a film or a folder of films"):
 
 
 def unique_names(paths):
-    """The names, without endings, of files; with folder and ending where two would be the same."""
+    """The names of files without endings; with folder and ending where two would be the same."""
     paths = [Path(path) for path in paths]
     stems = [p.stem.lower() for p in paths]
     return [files.shortened(p.stem if stems.count(p.stem.lower()) == 1 else
@@ -43,8 +44,8 @@ def unique_names(paths):
 
 @dataclass(frozen=True)
 class Done:
-    """What was done of a film. segments: [(start, end, label, probability)]; seconds: how far it was seen;
-    times: of its sampled frames."""
+    """A labelled film. segments: [(start, end, label, probability)]; seconds: how far it was seen; times: of
+    its sampled frames."""
     sentence: str
     segments: list
     seconds: float
@@ -55,9 +56,8 @@ class Done:
 class Labeller:
     """Labels films, and what cameras and streams show.
 
-    choices: min_probability, min_segment, video, gif, time_limit and display as the flags of
-    test_on_video.py say. stop: a signals.Stop; a film that is stopped is labelled as far as it was seen.
-    progress: what shows how far it is, called as cli.progress is.
+    choices: flags of test_on_video.py: min_probability, min_segment, video, gif, time_limit, display. stop: a
+    signals.Stop; a film that is stopped is labelled as far as it was seen. progress: like cli.progress.
     """
     recogniser: Recogniser
     choices: object
@@ -65,7 +65,7 @@ class Labeller:
     progress: Callable = cli.progress
 
     def film(self, path, name, folder, truth=None):
-        """All outputs of one film in `folder`; Done. truth: [(start, end, class)] of it, where that is known.
+        """Write all outputs of one film into `folder`; Done. truth: its [(start, end, class)], or None.
         VideoError: it cannot be read."""
         info, begin = probe(path), time.monotonic()
         if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
@@ -85,21 +85,22 @@ class Labeller:
 
     def _watch(self, path, history, out, bar, info):
         """Fill the history, the table and the film; how many windows are known."""
-        choices, names, known, drawn = self.choices, self.recogniser.names, 0, 0
+        choices, names, known = self.choices, self.recogniser.names, 0
         half = self.recogniser.rate.spacing(info.fps) / info.fps / 2 * self.recogniser.chunk[1]
         total, drawing = max(1, info.frames), choices.video or choices.gif
 
-        def draw(sampled, until):
-            """Draw the frames before `until` seconds with what a sampled frame shows."""
-            nonlocal frame
-            probabilities, beside = history.at(sampled), history.beside(sampled, names)
-            color = out.color(probabilities)
-            while frame and frame[0] < until and not self.stop.signal:
-                progress = out.frames / total
-                labels.paint_timeline(out.strip, progress, progress + 1 / total, color)
-                out.draw(frame[1], probabilities, progress, seconds=frame[0], beside=beside)
-                frame = next(frames, None)
-                bar.update()
+        def moments(steps):
+            """(number, seconds until which it is shown) of every moment, when its windows are known."""
+            nonlocal known
+            for newest in steps:
+                out.catch_up(history, newest)
+                yield from ((moment, history.times[moment] + half) for moment in range(known, newest))
+                known = newest
+                if self.stop.signal:
+                    return
+            last = known + history.length - 2
+            yield from ((moment, history.times[moment] + half) for moment in range(known, last))
+            yield last, math.inf
 
         with contextlib.ExitStack() as stack:
             steps = ahead(self.recogniser.watch(path, history), 2, choices.time_limit, VideoError)
@@ -108,29 +109,24 @@ class Labeller:
                 frames = ahead(every_frame(path), 4, choices.time_limit, VideoError)
                 stack.callback(frames.close)
                 frame = next(frames, None)
-            for known in steps:
-                out.catch_up(history, known)
-                for sampled in range(drawn, known if drawing else 0):
-                    draw(sampled, history.times[sampled] + half)
-                drawn = known
+            for moment, until in moments(steps):
                 if not drawing:
                     history.seen.clear()
-                    bar.update(round(history.times[known - 1] * info.fps) - bar.n)
-                if self.stop.signal:
-                    break
-            if not known:
-                raise KeyboardInterrupt("nothing was done yet")
-            last = known + history.length - 2
-            for sampled in range(known, last + 1 if drawing else 0):
-                draw(sampled, history.times[sampled] + half)
-            if drawing:
-                draw(last, math.inf)
-            elif not self.stop.signal:
-                bar.update((info.frames or bar.n) - bar.n)
+                    seen = round(history.times[moment] * info.fps) if until < math.inf else info.frames
+                    bar.update(max(seen, bar.n) - bar.n)
+                    continue
+                probabilities, beside = history.at(moment), history.beside(moment, names)
+                color = out.color(probabilities)
+                while frame and frame[0] < until and not self.stop.signal:
+                    progress = out.frames / total
+                    labels.paint_timeline(out.strip, progress, progress + 1 / total, color)
+                    out.draw(frame[1], probabilities, progress, seconds=frame[0], beside=beside)
+                    frame = next(frames, None)
+                    bar.update()
         return known
 
     def live(self, address, name, folder):
-        """Record and show a live source until it ends, Esc, q or Ctrl-C; a sentence about it."""
+        """Record and show a live source until it ends, or Esc, q or Ctrl-C; a sentence about it."""
         shown, recogniser = re.sub(r"//[^/@]*@", "//", address), self.recogniser    # without its password
         try:
             source = live.Source(address, recogniser.rate, recogniser)
@@ -156,9 +152,8 @@ class Labeller:
                 if thread.error:
                     raise thread.error
             if not classifier.known:
-                what = f"sampled {recogniser.unit}"
-                raise UserError(f"--video_path {shown}: it ended after {source.sampled} {what}, "
-                                f"before a window of {recogniser.length} was full")
+                raise UserError(f"--video_path {shown}: it ended after {source.sampled} sampled "
+                                f"{recogniser.unit}, before a window of {recogniser.length} was full")
             out.summarise(history.cut(classifier.known))
         return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
                 f"{count / max(seconds, 1e-3):.1f} frames a second shown, {recogniser.encoded} classified, "
@@ -166,8 +161,8 @@ class Labeller:
                 f"mean delay {classifier.delays / max(1, len(history.times)):.2f} s")
 
     def _show(self, source, classifier, out, window, bar):
-        """Draw the newest frame with the newest labels, again and again; (seconds of the last frame, how
-        many). The recording follows the clock: a frame stands in it for as long as it was the newest one."""
+        """Draw the newest frames with the newest labels; (seconds of the last frame, how many frames). The
+        recording follows the clock: a frame is in it for as long as it was the newest one."""
         frame, columns, count, history = None, 0, 0, classifier.history
         names, none = self.recogniser.names, np.zeros(0, np.float32)
         while not (self.stop.signal or (window and window.closed)):

@@ -1,8 +1,7 @@
-"""A camera or stream as it comes: the newest frame is shown, the newest sampled frame classified.
+"""A camera or stream as it comes: the newest frame is shown, the newest sampled frame is classified.
 
-Nothing is queued: a thread reads every frame that the source gives and keeps the newest one alone,
-another takes the newest moment, a sampled frame or a chunk of them, as soon as it is done with the last, and
-counts those that it had to leave out.
+There is no queue: one thread reads every frame and keeps the newest one. Another takes the newest moment, a
+sampled frame or a chunk of them, when it has finished the one before; it counts those that it skips.
 """
 import contextlib
 import math
@@ -25,8 +24,8 @@ from lrcn.watching.recogniser import Chunks
 cv2 = Lazy("cv2")
 
 PAGES = re.compile(r"(^|\.)(youtube(-nocookie)?\.com|youtu\.be|vimeo\.com|twitch\.tv|bilibili\.com)$")
-FILES = ("http", "https", "ftp", "file")    # schemes at which a film lies, more often than a camera
-PATIENCE = (1, 2, 4)    # seconds before a stream that dropped is opened again, and again
+FILES = ("http", "https", "ftp", "file")    # schemes of films, more often than of cameras
+PATIENCE = (1, 2, 4)    # seconds before each attempt to open a dropped stream again
 TITLE = "test_on_video (Esc or q ends)"
 
 
@@ -38,12 +37,12 @@ class Frame:
     taken: float        # time.monotonic() when it was read
     image: np.ndarray | None    # uint8 (H, W, 3) RGB
     before: np.ndarray | None = None            # the image before it
-    behind: list = field(default_factory=list)  # of a sampled frame: those that its flow needs
-    crop: list | None = None    # of a chunk's: what a Recogniser sees of it, in the place of the image
+    behind: list = field(default_factory=list)  # of a sampled frame: the images behind it for its flow
+    crop: list | None = None    # of a frame in a chunk: Recogniser.crop of it, instead of the image
 
 
 class _Thread(threading.Thread):
-    """A loop in a thread of its own, with one condition to wait on; ends when the block does."""
+    """A loop in a thread of its own, until the end of a with block; `changed`: a condition to wait for."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -66,14 +65,14 @@ class _Thread(threading.Thread):
         self.join(timeout=5)    # a camera that hangs is left to hang
 
     def end(self):
-        """Ask the loop to end, and wake up who waits for it."""
+        """Ask the loop to end, and wake those who wait."""
         with self.changed:
             self.ended = True
             self.changed.notify_all()
 
 
 def open_live(source):
-    """cv2.VideoCapture of a camera's number or a stream's address; VideoError when there is none."""
+    """cv2.VideoCapture of a camera's number or a stream's address; VideoError: there is none."""
     if "://" in source:
         if PAGES.search(urlsplit(source).hostname or ""):
             raise VideoError("this is the address of a page, not of a stream; give the stream's own, which "
@@ -87,13 +86,12 @@ def open_live(source):
 
 
 class Source(_Thread):
-    """Reads a camera's number or a stream's address. VideoError when there is none.
+    """Reads a camera, by its number, or a stream, by its address. VideoError: there is none.
 
-    The time of a frame is the clock's; a file at an address (or HLS, which comes in bursts) is played by its
-    time stamps. A live stream at such an address tells no length, as some films: it comes no faster than its
-    time stamps say, and whoever opens it again sees other pictures. `due` is the newest moment of a
-    recogniser's, a list of sampled frames (without one, of a single frame): for optical flow, when the frames
-    behind it have come.
+    A frame's time is the clock's; a file at an address (or HLS, which comes in bursts) is played by its time
+    stamps. A live stream at such an address may give no length, like some films: it comes no faster than its
+    time stamps, and has other pictures when it is opened again. `due`: the newest moment, a list of sampled
+    frames (of one without a recogniser); for optical flow, when the frames behind it have come.
     """
 
     def __init__(self, source, rate, recogniser=None):
@@ -142,8 +140,10 @@ class Source(_Thread):
             self.capture.release()
 
     def opened_again(self):
-        """Whether a stream that dropped is there again and gives a frame, and is no film that begins anew."""
-        for number, seconds in enumerate(PATIENCE if self.may_drop else (), 1):
+        """Whether a stream that dropped gives frames again, and is not a film that starts again."""
+        if not self.may_drop:
+            return False
+        for number, seconds in enumerate(PATIENCE, 1):
             cli.say(f"the stream dropped or ended; opened again in {seconds} s ({number} of "
                     f"{len(PATIENCE)})", file=sys.stderr)
             with self.changed:
@@ -153,19 +153,18 @@ class Source(_Thread):
             with contextlib.suppress(VideoError):
                 self.capture = open_live(self.source)
                 if self.capture.grab():
-                    if self.may_be_film and np.array_equal(self.capture.retrieve()[1], self.opening):
-                        cli.say("it starts again from the beginning: it is a film that "
-                                "had ended", file=sys.stderr)
-                        return False
-                    return True
-        if self.may_drop:
-            cli.say("the stream did not come back: it counts as ended", file=sys.stderr)
+                    film = self.may_be_film and np.array_equal(self.capture.retrieve()[1], self.opening)
+                    if film:
+                        cli.say("it starts again from the beginning: it is a film that had ended",
+                                file=sys.stderr)
+                    return not film
+        cli.say("the stream did not come back: it counts as ended", file=sys.stderr)
         return False
 
     def take(self, frame):
-        """The newest frame; a moment is due when the frames behind it have come."""
+        """Keep the newest frame; a moment is due when the frames behind it have come."""
         sampled = frame if self.beat.keep(frame.seconds) else None
-        if sampled and self.chunks.size > 1:    # many are held: in the size that is looked at
+        if sampled and self.chunks.size > 1:    # many are kept, so in the encoder's size
             sampled = replace(frame, image=None, crop=self.recogniser.crop(frame.image))
         with self.changed:
             self.newest = frame
@@ -179,7 +178,7 @@ class Source(_Thread):
             self.changed.notify_all()
 
     def newer_than(self, index, timeout=0.1):
-        """The newest frame after number `index`, or None when none came within the time."""
+        """The newest frame after number `index`, or None if none comes within `timeout` seconds."""
         with self.changed:
             self.changed.wait_for(lambda: self.ended or (self.newest and self.newest.index > index),
                                   timeout)
@@ -187,7 +186,7 @@ class Source(_Thread):
 
 
 class Classifier(_Thread):
-    """Takes moments from a Source, as many as it manages, into a History."""
+    """Classifies moments of a Source, as many as it can, into a History."""
 
     def __init__(self, recogniser, history, source):
         super().__init__()
@@ -198,7 +197,7 @@ class Classifier(_Thread):
 
     @property
     def skipped(self):
-        """Moments that were left out, because others were still at work."""
+        """Count of moments that came while others were at work."""
         return self.source.sampled - len(self.history.times)
 
     def loop(self):
@@ -220,7 +219,7 @@ class Classifier(_Thread):
 
 
 def has_display():
-    """Whether OpenCV can open a window, tried in another process: without a display, Qt ends it."""
+    """Whether OpenCV can open a window; tried in another process, which Qt ends without a display."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
     try:
@@ -232,7 +231,7 @@ def has_display():
 
 
 class Window:
-    """Shows frames; `closed` once Esc or q was pressed or the window was closed."""
+    """Shows frames until Esc, q or the user closes it (`closed`)."""
 
     def __init__(self):
         cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)

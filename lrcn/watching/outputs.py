@@ -1,5 +1,4 @@
-"""What test_on_video.py leaves of one video: its tables, its labelled video, its pictures. choices: of
-films.Labeller."""
+"""The tables, the labelled film and the pictures that test_on_video.py writes for one film."""
 import contextlib
 import csv
 from collections import Counter
@@ -22,35 +21,29 @@ GIF_FRAMES, GIF_FPS, GIF_WIDE = 100, 10, 320
 
 @contextlib.contextmanager
 def opened(folder, name, recogniser, choices, fps, sound=None):
-    """The Outputs of one film; they take their place in `folder` when all went well, and what an earlier run
-    left and this one does not write stays. fps: of labelled.mp4; sound: a file whose sound it gets."""
+    """The Outputs of one film, which become `folder` at the end; other files in it stay. choices: of
+    films.Labeller; fps: of labelled.mp4; sound: a file whose sound it gets."""
     with files.replaced_folder(folder, own=("truth.json", "wrong.csv")) as new, \
-            open(FilmFolder(new).predictions, "w", newline="", encoding="utf-8") as table:
-        outputs = Outputs(FilmFolder(new), name, recogniser, choices, fps, sound, table)
-        try:
-            yield outputs
-            if outputs.writer:
-                outputs.writer.close()
-            if outputs.gif:
-                labels.clip_gif(outputs.film.gif, outputs.gif, GIF_FPS, GIF_WIDE)
-        except BaseException:
-            if outputs.writer:
-                outputs.writer.close(keep=False)
-            raise
+            open(FilmFolder(new).predictions, "w", newline="", encoding="utf-8") as table, \
+            contextlib.ExitStack() as stack:
+        outputs = Outputs(FilmFolder(new), name, recogniser, choices, fps, sound, table, stack)
+        yield outputs
+        if outputs.gif:
+            labels.clip_gif(outputs.film.gif, outputs.gif, GIF_FPS, GIF_WIDE)
 
 
 class Outputs:
-    """A film's table, as its windows come, and its labelled frames. table: predictions.csv, open."""
+    """table: predictions.csv, open; stack: closes labelled.mp4."""
 
-    def __init__(self, film, name, recogniser, choices, fps, sound, table):
+    def __init__(self, film, name, recogniser, choices, fps, sound, table, stack):
         self.film, self.name, self.recogniser, self.choices = film, name, recogniser, choices
-        self.fps, self.sound, self.classes = fps, sound, recogniser.shown
+        self.fps, self.sound, self.stack, self.classes = fps, sound, stack, recogniser.shown
         self.colors, self.strip = style.class_colors(recogniser.classes), labels.empty_timeline()
         if recogniser.background is not None:
             self.colors[recogniser.background] = style.UNSURE
         self.least = recogniser.least(choices.min_probability)
         self.writer, self.size = None, None
-        self.windows, self.frames = 0, 0    # that were written
+        self.windows, self.frames = 0, 0    # counts of those that were written
         self.gif, self.gif_every = [], max(1, round(fps / GIF_FPS))
         self.top, self.table = min(5, len(self.classes)), csv.writer(table, lineterminator="\n")
         self.table.writerow(["start", "end", *(f"{what}_{i}" for i in range(1, self.top + 1)
@@ -67,7 +60,7 @@ class Outputs:
         self.windows = max(self.windows, known)
 
     def unsure(self, p):
-        """Whether the best label is too improbable, or none is known yet."""
+        """Whether the best label is too improbable, or there is none yet."""
         return not len(p) or p.max() < self.least
 
     def color(self, p):
@@ -80,19 +73,19 @@ class Outputs:
                                    self.strip, progress, self.unsure(p))
 
     def draw(self, frame, p, progress, times=1, seconds=None, beside=()):
-        """Label a frame and write it `times` times, or once at its time; returns the picture. beside: of
-        History.beside: bars of a fusion's streams, below."""
+        """Label a frame and write it `times` times, or once at its seconds; the picture. beside: of
+        History.beside, drawn as bars below the frame."""
         frame = even_sides(frame)
         self.size = self.size or frame.shape[1::-1]
-        if frame.shape[1::-1] != self.size:
-            frame = labels.fit_frame(frame, *self.size)
+        frame = labels.fit_frame(frame, *self.size)
         picture = self.overlay(frame, p, progress)
         if beside:
             panels = [*beside, ("fusion", p, None)]
-            below = labels.stream_panels(frame, panels, self.classes, self.colors)
-            picture = np.concatenate([picture, below])
+            picture = np.concatenate([picture, labels.stream_panels(frame, panels, self.classes,
+                                                                    self.colors)])
         if self.choices.video and self.writer is None:
-            self.writer = Writer(self.film.film, self.fps, *picture.shape[1::-1], self.sound)
+            self.writer = self.stack.enter_context(
+                Writer(self.film.film, self.fps, *picture.shape[1::-1], self.sound))
         for _ in range(times):
             if self.writer:
                 self.writer.write(picture, seconds)
@@ -107,8 +100,8 @@ class Outputs:
         return picture
 
     def summarise(self, history, truth=None):
-        """Write segments.csv, segments.srt and timeline.png, and where the truth, [(start, end, class)], is
-        known, truth.json and wrong.csv; the segments of Recogniser.segments."""
+        """Write segments.csv, segments.srt and timeline.png, and with the truth, [(start, end, class)], also
+        truth.json and wrong.csv; the segments of Recogniser.segments."""
         film, classes, least = self.film, self.classes, self.least
         segments = self.recogniser.segments(history, least, self.choices.min_segment)
         files.write_csv(film.segments, ["start", "end", "label", "probability"],
@@ -134,7 +127,7 @@ class Outputs:
 
 
 def subtitles(segments):
-    """The segments as SubRip text, which players show under the film."""
+    """The segments as SubRip text."""
     def clock(seconds):
         whole = round(seconds * 1000)
         return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02},{whole % 1000:03}"
@@ -144,24 +137,24 @@ def subtitles(segments):
 
 
 def write_summary(path, films):
-    """One row a film, most confident first. films: [(file, films.Done)]; label: what a film shows for the
-    longest time, probability: the mean of its segments by length."""
+    """One row a film, the most confident first. films: [(file, films.Done)]; label: of the longest time in
+    the film; probability: the mean of its segments, weighted by length."""
     rows = []
     for file, done in films:
-        spans = {}
+        lengths, totals = Counter(), Counter()
         for start, end, label, probability in done.segments:
-            length, total = spans.get(label, (0.0, 0.0))
-            spans[label] = length + end - start, total + (end - start) * probability
-        label, (length, total) = max(spans.items(), key=lambda item: item[1])
-        rows.append((total / max(length, 1e-9), printable(file), label, length, done))
+            lengths[label] += end - start
+            totals[label] += (end - start) * probability
+        label, length = max(lengths.items(), key=lambda item: (item[1], totals[item[0]]))
+        rows.append((totals[label] / max(length, 1e-9), printable(file), label, length, done))
     files.write_csv(path, ["file", "label", "probability", "label_seconds", "seconds", "segments"],
                     [(file, label, f"{p:.4f}", f"{length:.3f}", f"{done.seconds:.3f}", len(done.segments))
                      for p, file, label, length, done in sorted(rows, key=lambda row: -row[0])])
 
 
 def leading(classes, times, p, segments, most=6, points=1200):
-    """(names, seconds, probabilities) of the classes to draw: those of long segments, then the most
-    probable ones. A long video is averaged to `points` moments."""
+    """(names, seconds, probabilities) of the classes to draw: those with the longest segments, then the most
+    probable ones. A long film is averaged to `points` moments."""
     long = Counter()
     for start, end, label, _ in segments:
         long[label] += end - start

@@ -2,15 +2,12 @@
 
     Recogniser.of_run(trained, device).predict("film.mp4").segments     # [(start, end, label, probability)]
 
-A window slides over the film by one moment: a sampled frame or, of a video encoder, a chunk of them. Each
-is sampled, cropped and encoded once, as in training. A moment's probabilities are the mean of those of all
-windows that contain it: moment m lies in the windows m - T + 1 to m, so that it is known once T - 1 more
-have been seen.
+A window slides over the film by one moment: a sampled frame, or a chunk of them for a video encoder. Each
+is sampled, cropped and encoded once, as in training.
 """
-import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +23,26 @@ from lrcn.video.flow import ZERO, Flow, fields_at, sample_video
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.sampling import Rate, read_clip
 from lrcn.watching.exported import read_exported
+from lrcn.watching.history import NONE, UNSURE, History, find_segments
 
 torch = Lazy("torch")
 
-UNSURE, NONE = "unsure", "none"     # what films show where no class is sure enough, and for the background
-LEAST = 0.4     # the lowest probability that is not unsure, of a run whose validation does not tell it
+LEAST = 0.4     # the lowest probability that is not unsure, if the run's validation gives none
 
 
 class Chunks:
-    """Sampled frames as they come, made into moments as in data.chunks: `size` neighbours each, one every
-    `stride` frames; of an image encoder every frame by itself."""
+    """Makes moments of sampled frames as they come, as data.chunks does: `size` neighbours each, one every
+    `stride` frames; for an image encoder single frames."""
 
     def __init__(self, size, stride):
         self.size, self.stride, self.count, self.frames = size, stride, 0, deque(maxlen=size)
 
     def push(self, frame):
-        """The moment that ends in this frame, a list, or None."""
+        """The moment that ends with this frame, a list, or None."""
         self.frames.append(frame)
         self.count += 1
-        behind = self.count - self.size
-        return list(self.frames) if behind >= 0 and behind % self.stride == 0 else None
+        first = self.count - self.size
+        return list(self.frames) if first >= 0 and first % self.stride == 0 else None
 
     def of(self, frames):
         """The moments of a whole video's frames; one that is shorter than a moment repeats its last frame."""
@@ -54,21 +51,21 @@ class Chunks:
 
 
 class Stream:
-    """One encoder on moments as they come: each is encoded once, however many windows share it. encoder: an
-    engines.FrameEncoder. `encoded` counts the moments that went through it."""
+    """One encoder, an engines.FrameEncoder, on moments as they come: each is encoded once, though several
+    windows share it. `encoded`: how many were."""
 
     def __init__(self, encoder, length):
         self.encoder, self.transform = encoder, encoder.transform
         self.restart(length)
 
     def restart(self, length):
-        """Forget the frames so far: the next ones are of another video, and windows hold `length` of them."""
+        """Begin another film, with windows of `length` moments."""
         self.length = length
         self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
 
     def crop(self, frame, flow=None):
-        """{"rgb", "flow": uint8 (S, S, C)}, as far as the encoder sees them, of a frame uint8 (H, W, 3) and
-        its fields uint8 (H, W, 2L)."""
+        """{"rgb", "flow": uint8 (S, S, C)}, those that the encoder needs, of a frame uint8 (H, W, 3) and its
+        fields uint8 (H, W, 2L)."""
         box, parts = plain_box(*frame.shape[:2], self.transform), self.transform.parts
         seen = {}
         if parts != ["flow"]:
@@ -78,12 +75,12 @@ class Stream:
         return seen
 
     def moment(self, crops):
-        """What the encoder sees of a moment's frames (see `crop`): its chunk of them, or the first one."""
+        """A moment of the `crop` of its frames: a chunk, or the first one for an image encoder."""
         chunk = crops[:self.transform.chunk]
         return {name: np.stack([crop[name] for crop in chunk]) for name in crops[0]} if chunk else crops[0]
 
     def inputs(self, crops):
-        """n successive moments as the encoder takes them, like frames.clip_frames: (n, [M or K,] S, S, C)."""
+        """n successive moments as the encoder reads them, like frames.clip_frames: (n, [M or K,] S, S, C)."""
         seen = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
         if "rgbdiff" in self.transform.parts:
             frames = seen["rgb"]
@@ -94,10 +91,10 @@ class Stream:
         return as_modality(seen, self.transform)
 
     def push(self, crops):
-        """Encode moments (see `moment`); features (n, T, D) of the windows that end in them, or None."""
+        """Encode moments; features (n, T, D) of the windows that end with them, or None."""
         crops = [*self.waiting, *crops]
         if "rgbdiff" in self.transform.parts and self.last is None and len(crops) == 1 and self.length > 1:
-            self.waiting = crops    # its difference is that of the second, which has not come yet
+            self.waiting = crops    # its difference is that of the second frame, which has not come yet
             return None
         self.waiting = []
         values = self.encoder(torch.from_numpy(self.inputs(crops)))
@@ -109,7 +106,7 @@ class Stream:
 
 
 def made_by(flow, backend):
-    """How the fields of films are made: as those of a run's training, or by --flow, which is said."""
+    """The Flow of films: that of the run's training, or by --flow."""
     if flow and backend not in (None, flow.backend):
         cli.say(f"--flow {backend}: computes the flow of films; the training used {flow.backend}")
         flow = replace(flow, backend=backend, preset=None, weights=None, digest=None)
@@ -120,8 +117,8 @@ def made_by(flow, backend):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a video shows. segments: [(start, end, label, probability)], seconds and class names;
-    times (F,) of the middles of its moments in seconds; probabilities float32 (F, C)."""
+    """segments: [(start, end, label, probability)], seconds and class names; times (F,): seconds of the
+    middles of the moments; probabilities float32 (F, C)."""
     segments: list
     times: np.ndarray
     probabilities: np.ndarray
@@ -134,16 +131,16 @@ class Recogniser:
     head: Callable              # (n, T, ...) of all encoders side by side to probabilities float32 (n, C)
     classes: list
     length: int                 # T
-    rate: Rate                  # at which films are seen
-    block: int = BLOCK["cpu"]   # moments that are encoded at once, where so many are there
-    flow: Flow | None = None    # that the encoders see
+    rate: Rate                  # of the sampled frames
+    block: int = BLOCK["cpu"]   # moments that are encoded at once
+    flow: Flow | None = None    # for encoders that see it
     names: tuple = ()           # of the streams of a fusion
-    alone: Callable | None = None   # what each says by itself, float32 (n, names, C)
+    alone: Callable | None = None   # the answers of each stream, float32 (n, names, C)
     extract: int | str | None = None    # how many frames of a video the run's clips hold, or "all"
-    every: int | None = None    # see so many-th frames of a film, in the place of `rate`
-    trained: object = None      # the networks.Trained, of a run
+    every: int | None = None    # use every so many-th frame of a film, instead of `rate`
+    trained: object = None      # the networks.Trained of a run
     folder: Path | None = None  # the run folder
-    background: int | None = None   # the class of what is none of the others
+    background: int | None = None   # label of the class of everything else
     min_probability: float | None = None    # from which on nine of ten validation answers were right
     mask_short: bool = False    # a video shorter than a window is read at its own length
     chunk: tuple = (1, 1)       # frames of a moment, and from the first one of a moment to that of the next
@@ -159,8 +156,7 @@ class Recogniser:
 
     @classmethod
     def of_run(cls, trained, device, backend=None, precision=None, rate=None, every=None, flow=None):
-        """Of a networks.Trained, on its own engine but for what is given. rate: None for that of its clips.
-        flow: see made_by."""
+        """Of a networks.Trained. backend, precision, rate, flow (its backend): None for those of the run."""
         encoder, head, recipe = trained.model.encoder, trained.model.head.eval(), trained.recipe
         engine = backend or recipe.encoder_backend, precision or recipe.encoder_precision
         encoders = [fastest(one, device, *engine) for one in getattr(encoder, "streams", [encoder])]
@@ -185,55 +181,48 @@ class Recogniser:
 
     @property
     def shown(self):
-        """What films show for each class: its name, or NONE for the background."""
+        """The labels of the classes in films: their names, and NONE for the background."""
         return [NONE if i == self.background else cls for i, cls in enumerate(self.classes)]
 
     @property
     def known(self):
-        """The classes but for the background."""
+        """The classes without the background."""
         return [cls for i, cls in enumerate(self.classes) if i != self.background]
 
     def least(self, min_probability=None):
         """The lowest probability that is not unsure: the one given, that of the validation, or LEAST."""
-        told = [p for p in (min_probability, self.min_probability) if p is not None]
-        return told[0] if told else LEAST
+        return next((p for p in (min_probability, self.min_probability) if p is not None), LEAST)
 
     @property
     def encoded(self):
-        """Moments that were encoded since the last start, by each stream."""
+        """Moments that each stream has encoded since the last restart."""
         return max(stream.encoded for stream in self.streams)
 
     @property
     def chunks(self):
-        """What makes moments of sampled frames."""
         return Chunks(*self.chunk)
 
     @property
     def unit(self):
         return "chunks" if any(stream.transform.chunk for stream in self.streams) else "frames"
 
-    @property
-    def moments_per_second(self):
-        """Of a film that is seen at `rate`."""
-        return self.rate.per_second / self.chunk[1]
-
     def restart(self, length=None):
-        """Forget the frames so far: the next ones are of another video. length: of windows, where not T."""
+        """Begin another film. length: of its windows, None for T."""
         for stream in self.streams:
             stream.restart(length or self.length)
 
     def crop(self, frame, flow=None):
-        """What every stream sees of a frame uint8 (H, W, 3) and its fields uint8 (H, W, 2L)."""
+        """Stream.crop of every stream."""
         return [stream.crop(frame, flow) for stream in self.streams]
 
     def moment(self, crops):
-        """What every stream sees of a moment, of the crops of its frames."""
+        """Stream.moment of every stream, of `crop` of the moment's frames."""
         return [stream.moment([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
 
     @inference_mode
     def answers(self, crops):
-        """Encode moments (see `moment`); probabilities float32 (n, 1 + names, C) of the windows that end in
-        them, and what each stream of a fusion says alone."""
+        """Encode moments (see `moment`); probabilities float32 (n, 1 + names, C) of the windows that end with
+        them: of the whole network, and of each stream of a fusion."""
         windows = [stream.push([crop[i] for crop in crops]) for i, stream in enumerate(self.streams)]
         if windows[0] is None:
             return np.empty((0, 1 + len(self.names), len(self.classes)), np.float32)
@@ -246,8 +235,8 @@ class Recogniser:
 
     def watch(self, path, history):
         """Fill `history` from a video file; yields how many windows are known. VideoError: it cannot be read.
-        A video shorter than a window is seen as in training: with a smaller stride, but for a run on clips
-        that hold all of their videos, and the last frame repeated where there are too few."""
+        A video shorter than a window is read as in training: with a smaller stride, unless the run's clips
+        hold all of their videos, and with its last frame repeated if there are too few."""
         self.restart()
         chunks, moments, last = self.chunks, [], None
         wanted = chunks.size + (self.length - 1) * chunks.stride        # frames of a window
@@ -284,8 +273,8 @@ class Recogniser:
             yield history.add(self.answers(moments))
 
     def _moments(self, frames, chunks, history):
-        """The moments (see `moment`) that frames, (seconds, `crop` of it), complete; the history hears when
-        they are."""
+        """The moments (see `moment`) that end with frames [(seconds, its `crop`)]; they are noted in the
+        history."""
         made = []
         for chunk in filter(None, map(chunks.push, frames)):
             made.append(self.moment([crop for _, crop in chunk]))
@@ -296,23 +285,23 @@ class Recogniser:
         return made
 
     def look_through(self, path, limit=None):
-        """The History of a whole video file. VideoError: unreadable, or not within `limit` seconds a step."""
+        """The History of a video file. VideoError: it cannot be read, or a step took over `limit` seconds."""
         history = History(self.length)
         for _ in ahead(self.watch(path, history), 2, limit, VideoError):
             history.seen.clear()
         return history
 
     def segments(self, history, min_probability, min_segment):
-        """[(start, end, label, probability)]: a moment whose best label has less than min_probability is
-        UNSURE, the background is NONE; runs of a label shorter than min_segment seconds join a neighbour."""
-        runs = find_segments(history.times, history.end, history.smoothed(), min_probability,
-                             min_segment * self.moments_per_second)
-        return [(start, end, self.shown[label] if label >= 0 else UNSURE, probability)
-                for start, end, label, probability in runs]
+        """[(start, end, label, probability)]: moments below min_probability are UNSURE, the background is
+        NONE; runs of a label shorter than min_segment seconds join a neighbour."""
+        least = min_segment * self.rate.per_second / self.chunk[1]      # moments
+        labels = [*self.shown, UNSURE]      # the last one is -1
+        return [(start, end, labels[label], probability) for start, end, label, probability in find_segments(
+            history.times, history.end, history.smoothed(), min_probability, least)]
 
     def predict(self, video, min_probability=None, min_segment=1.0):
-        """The Prediction of a video file, as test_on_video.py makes it. min_probability: by default that of
-        `least`. VideoError: it cannot be read."""
+        """The Prediction of a video file, as of test_on_video.py. min_probability: see `least`. VideoError:
+        it cannot be read."""
         try:
             history = self.look_through(Path(video))
         except VideoError as error:
@@ -322,9 +311,9 @@ class Recogniser:
 
     @inference_mode
     def features(self, frames, flow=None):
-        """What the head reads of successive sampled frames uint8 (T, H, W, 3) RGB: float (T, D), of a video
-        encoder (chunks, D), the features of a fusion's streams side by side. flow: their fields, uint8 (T, H,
-        W, 2L), of lrcn.video.flow.fields_at. ValueError: a run on optical flow without these."""
+        """Features, float (T, D), (chunks, D) of a video encoder, of successive sampled frames uint8 (T, H,
+        W, 3) RGB; those of a fusion's streams side by side. flow: the frames' fields, uint8 (T, H, W, 2L),
+        from lrcn.video.flow.fields_at. ValueError: a run on optical flow without these."""
         planes, shape = self.flow and 2 * self.flow.length, np.shape(flow)
         if planes and (shape[:1], shape[3:]) != ((len(frames),), (planes,)):
             raise ValueError(f"this run sees optical flow: expected flow uint8 ({len(frames)}, H, W, "
@@ -336,97 +325,3 @@ class Recogniser:
         crops = [self.moment(chunk) for chunk in self.chunks.of(crops)]
         return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
                           .float().cpu() for i, stream in enumerate(self.streams)], 1)
-
-
-# ---------------------------------------------------------------- what was seen
-
-@dataclass
-class History:
-    """What has been seen of a video. Small: two bytes a class and moment."""
-    length: int
-    times: list = field(default_factory=list)       # seconds of every moment: of its middle
-    windows: list = field(default_factory=list)     # float16 (C,) of the window from moment i on
-    end: float = 0.0                                # seconds at which the video ends
-    alone: list = field(default_factory=list)       # float16 (S, C): what each stream of a fusion says of it
-    # {frame: [colours of its flow uint8 (S, S, 3), or None, of each stream]} of a fusion, until it is drawn
-    seen: dict = field(default_factory=dict)
-    spans: list = field(default_factory=list)       # seconds of the first and the last frame of every moment
-
-    def saw(self, first, last):
-        """A moment from its first frame to its last one, in seconds, will be among the next answers."""
-        self.times.append((first + last) / 2 if last > first else first)
-        self.spans.append((first, last))
-
-    def add(self, answers):
-        """Take up Recogniser.answers (n, 1 + S, C); how many windows there are."""
-        answers = answers.astype(np.float16)
-        self.windows += list(answers[:, 0])
-        self.alone += list(answers[:, 1:])
-        return len(self.windows)
-
-    def cut(self, known):
-        """What the first `known` windows have seen, with its end where more was coming."""
-        times = self.times[:known + self.length - 1]
-        whole = self.end and len(times) == len(self.times)
-        end = self.end if whole else self.spans[len(times) - 1][1]
-        return History(self.length, times, self.windows[:known], end, spans=self.spans[:len(times)])
-
-    def at(self, frame, answers=None):
-        """The mean, float32 (C,), of the windows, or of their `answers`, that contain a moment."""
-        return np.mean((answers or self.windows)[max(0, frame - self.length + 1):frame + 1], 0,
-                       dtype=np.float32)
-
-    def beside(self, frame, names):
-        """[(name, probabilities float32 (C,), picture or None)] of each stream; ask for frames in order."""
-        if not names:
-            return []
-        self.seen.pop(frame - 1, None)
-        seen = self.seen.get(frame, [None] * len(names))
-        return list(zip(names, self.at(frame, self.alone), seen, strict=True))
-
-    def smoothed(self):
-        """at() of every moment that a window contains, float32 (moments, C)."""
-        n = len(self.windows)
-        total = np.zeros((n + self.length - 1, len(self.windows[0])), np.float32)
-        count = np.zeros((len(total), 1), np.float32)
-        windows = np.stack(self.windows)
-        for place in range(self.length):
-            total[place:place + n] += windows
-            count[place:place + n] += 1
-        return total / count
-
-
-def find_segments(times, end, probabilities, min_probability, least):
-    """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
-
-    times (F,), probabilities (F, C) of the moments, `end` of the video. A moment's label is its most probable
-    class, or unsure where that is under min_probability. Runs of fewer than `least` moments then join the
-    neighbour that is the more probable one during the run, the shortest runs first. A segment begins and ends
-    halfway between two moments' middles. The probability of an unsure one is that of its best classes."""
-    # Unsure takes part as class 0, whose probability is always min_probability.
-    limit = np.full((len(probabilities), 1), min_probability, np.float32)
-    extended = np.concatenate([limit, probabilities], 1)
-    best = probabilities.max(1)
-    labels = np.where(best >= min_probability, probabilities.argmax(1) + 1, 0)
-    cuts = np.flatnonzero(np.diff(labels)) + 1
-    runs = [[int(a), int(b), int(labels[a])] for a, b in itertools.pairwise([0, *cuts, len(labels)])]
-    while len(runs) > 1 and (shortest := min(last - first for first, last, _ in runs)) < least:
-        runs = _join(runs, extended, shortest)
-    edges = np.concatenate([[0], (np.array(times[:-1]) + times[1:]) / 2, [end]])
-    return [(float(edges[first]), float(edges[last]), int(label) - 1,
-             float((probabilities[first:last, label - 1] if label else best[first:last]).mean()))
-            for first, last, label in runs]
-
-
-def _join(runs, probabilities, size):
-    """Give every run of `size` frames or fewer to a neighbour, from left to right: at least one run less."""
-    kept = []
-    for i, (first, last, label) in enumerate(runs):
-        if last - first <= size:
-            beside = [run[2] for run in kept[-1:] + runs[i + 1:i + 2]]
-            label = max(beside, key=lambda c: probabilities[first:last, c].mean())
-        if kept and kept[-1][2] == label:
-            kept[-1][1] = last
-        else:
-            kept.append([first, last, label])
-    return kept

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcn.watching.recogniser import NONE, UNSURE
+from lrcn.watching.history import NONE, UNSURE
 
 OVERLAPS = (0.3, 0.5, 0.7)
 HALF = 0.5

@@ -133,8 +133,3 @@ def test_a_signal_to_the_whole_group_leaves_one_line_and_no_worker(number):
         while time.monotonic() < end:
             os.killpg(process.pid, 0)
             time.sleep(0.02)
-
-
-def test_the_demo_helps_when_it_is_asked_to(tmp_path):
-    result = call("demo.py", "--help", cwd=tmp_path)
-    assert "usage: demo.py" in result.out and not list(tmp_path.iterdir())

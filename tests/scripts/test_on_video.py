@@ -29,8 +29,9 @@ from lrcn.video.reader import Video, VideoError, probe, read_frames
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import write_clip
 from lrcn.watching import films, live
-from lrcn.watching import recogniser as joining
-from lrcn.watching.recogniser import Chunks, History, Recogniser, find_segments
+from lrcn.watching import history as joining
+from lrcn.watching.history import History, find_segments
+from lrcn.watching.recogniser import Chunks, Recogniser
 
 
 def label(model, source, *flags, **options):

@@ -58,9 +58,10 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path):
         video.frame()
 
 
-@pytest.fixture
-def layouts(tmp_path):
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
     """Two classes of videos, and their frames and flow in the layout of UCF-101's public pictures."""
+    tmp_path = tmp_path_factory.mktemp("layouts")
     raw = class_folders(tmp_path / "raw", classes=("Jump", "Run"), videos=2, frames=50)
     for path in raw.rglob("*.avi"):
         with Video(path) as video:
@@ -117,19 +118,19 @@ def test_public_pictures_give_the_clips_and_the_flow_of_the_videos(layouts):
         [(r["class"], r["video"], "5", "1") for r in one]
 
 
-def test_flow_that_is_not_there_is_said(layouts):
-    flow = layouts / "tvl1_flow"
+def test_flow_that_is_not_there_is_said(layouts, tmp_path):
+    flow = shutil.copytree(layouts / "tvl1_flow", tmp_path / "flow")
     shutil.rmtree(flow / "u" / "v_Run_g02_c01")
     (flow / "u" / "v_Run_g01_c01" / "frame000003.jpg").unlink()
     for plane in "uv":
         (flow / plane / "v_Jump_g01_c01" / "frame000001.jpg").unlink()
     for number in range(25, 50):
         (flow / "v" / "v_Jump_g02_c01" / f"frame{number:06d}.jpg").unlink()
-    places = (layouts / "jpegs_256", layouts / "out", "--flow_dir", flow)
+    places = (layouts / "jpegs_256", tmp_path / "out", "--flow_dir", flow)
     one_line(sample(*places, ok=False), "--flow_dir", "--flow tvl1")
     result = sample(*places, "--flow", "tvl1", ok=False)
     assert result.code == 1
     for words in ("v_Run_g02_c01: no u/v_Run_g02_c01/", "has no picture of number 3 (1 of 49",
                   "begin with number 1, and its flow", "has no picture of number 25 (25 of 49"):
         assert words in result.err
-    assert not list((layouts / "out").rglob("optical_flow/*/*.avi"))
+    assert not list((tmp_path / "out").rglob("optical_flow/*/*.avi"))

@@ -130,7 +130,7 @@ def test_a_file_that_is_no_video_has_a_reason_and_no_noise(tmp_path, capfd, make
     assert capfd.readouterr() == ("", "")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_gives_right_frames_or_a_video_error(folder, data):
     path = folder / "whole.avi"
@@ -180,7 +180,7 @@ def test_a_sampled_clip_is_read_by_its_index_as_its_container_says(own, monkeypa
 
 
 @given(st.integers(1, 29_000), st.lists(st.integers(0, 12), min_size=1, max_size=4).map(sorted))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_sampled_clip_that_was_cut_off_gives_right_frames_or_an_error(own, lost, wanted):
     path = own.with_name("cut_off.avi")
     path.write_bytes(own.read_bytes()[:-lost])
@@ -190,7 +190,7 @@ def test_a_sampled_clip_that_was_cut_off_gives_right_frames_or_an_error(own, los
 @given(st.lists(st.tuples(st.integers(0, 29_000), st.integers(1, 255)), min_size=1, max_size=3),
        st.lists(st.integers(0, 12), min_size=1, max_size=4).map(sorted))
 @example([(8531, 1)], [3])     # a picture that breaks off halfway, which the decoder alone would pass on
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_damaged_sampled_clip_gives_frames_of_one_size_or_an_error(own, flips, wanted):
     data = bytearray(own.read_bytes())
     for place, flip in flips:

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lrcn.watching.recogniser import UNSURE
+from lrcn.watching.history import UNSURE
 from lrcn.watching.truth import Verdict, matched, overlap, sentence, wrong_places
 
 # One film of 20 s: a frame every second, at 0.5, 1.5, ...
