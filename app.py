@@ -31,7 +31,7 @@ MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
 HIGH = 420          # pixels of a film on the page: a portrait one does not fill it
 KEPT, SWEEP = 3600, 600     # seconds that a visitor's files are kept, and between two looks at their age
-# Whatever gradio's page would like to have from elsewhere, the browser does not ask for it
+# The browser loads nothing from elsewhere
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
 SCRIPT = Path(__file__).with_name("lrcn") / "pages/app.js"      # takes films of all kinds
@@ -53,8 +53,8 @@ def make_parser():
 
 
 class Desk:
-    """What one visitor's film goes through; visitors come one after another (concurrency_limit). folder: of
-    what is written for them, where the server does not reach; gradio takes copies."""
+    """Labels visitors' films, one after another (concurrency_limit). folder: of the outputs, which the server
+    cannot reach; gradio makes copies."""
 
     def __init__(self, recogniser, args, folder):
         self.recogniser, self.args, self.folder = recogniser, args, folder
@@ -84,14 +84,14 @@ class Desk:
                 [str(left.segments), str(left.predictions), str(left.subtitles)], sentence)
 
     def forget(self):
-        """Delete what was written for films of more than an hour ago."""
+        """Delete outputs that are more than an hour old."""
         for old in self.folder.iterdir():
             if old.stat().st_mtime < time.time() - KEPT:
                 shutil.rmtree(old, ignore_errors=True)
 
 
 class Bar:
-    """The progress of a film, told to its visitor; it stops the film after `most` frames."""
+    """The progress of a film on the page; it stops the film after `most` frames."""
 
     def __init__(self, report, stop, most, total):
         self.report, self.stop, self.most, self.total, self.n = report, stop, most, total, 0
@@ -132,16 +132,16 @@ def make_page(gradio, desk, args):
             try:
                 return *desk.label(film, report), gradio.update(visible=True)
             except (VideoError, UserError) as error:
-                said = f"Cannot read this film ({error}). Try another, or convert it."
-                return (None, None, [], [], said if isinstance(error, VideoError) else str(error),
-                        gradio.update(visible=False))
+                reason = f"Cannot read this film ({error}). Try another, or convert it."
+                reason = reason if isinstance(error, VideoError) else str(error)
+                return None, None, [], [], reason, gradio.update(visible=False)
         button.click(label, film, [labelled, timeline, table, tables, sentence, results], concurrency_limit=1,
                      api_visibility="private", show_progress_on=sentence)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
 def policy(app):
-    """The ASGI app, its answers with POLICY; addresses elsewhere are not fetched for anybody."""
+    """The ASGI app with POLICY in its answers; it fetches no addresses elsewhere."""
     async def call(scope, receive, send):
         async def headed(message):
             if message["type"] == "http.response.start":
@@ -154,7 +154,7 @@ def policy(app):
 
 
 def serve(gradio, page, args):
-    """Start the server; the address. UserError where it cannot listen there."""
+    """Start the server; its address. UserError: it cannot listen there."""
     from starlette.middleware import Middleware
     try:
         return page.launch(
@@ -173,7 +173,7 @@ def main():
     recogniser = utils.load_recogniser(args.model_dir, args.model_name, args.device, args.encoder_backend,
                                        args.encoder_precision, flow=args.flow)
     utils.say_least(args, recogniser)
-    # The terminal is closed: what visitors brought goes all the same, unless nohup keeps the app at work
+    # Visitors' films are deleted when the terminal is closed too, unless nohup keeps the app running
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="lrcn-app-", ignore_cleanup_errors=True) as folder:

@@ -4,10 +4,10 @@
     python convert.py ConvLSTM_150.pth --classes ucfTrainTestlist/classInd.txt    (ConvLSTM, of 40 frames)
 
 The two networks are the same here, layer by layer. Frames are squeezed and normalised as there. The file is
-read, never unpickled.
-Leaves <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv and Saved_model_checkpoint/best.pth.tar,
-for test.py (--sampled_data_path and --ucf_list_dir), test_on_video.py, train.py --init_from and the others,
-and prints it as the last line. It is not known which videos it was trained on, and test.py says so.
+read, never unpickled. Leaves <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv and
+Saved_model_checkpoint/best.pth.tar, for test.py (--sampled_data_path and --ucf_list_dir), test_on_video.py,
+train.py --init_from and the others, and prints it as the last line. It is not known which videos it was
+trained on, and test.py says so.
 """
 import re
 
@@ -53,7 +53,7 @@ def make_parser():
 
 
 def renamed(path):
-    """({part: {name here: tensor}}, whether it is ConvLSTM) of a checkpoint; UserError: it is neither's."""
+    """({part: {name here: tensor}}, whether it is ConvLSTM) of a checkpoint; UserError: neither program's."""
     state = checkpoints.load_file(path, "checkpoint")
     state = state.get("model_state_dict", state)
     checkpoints.check_weights(state, f"--checkpoint {path}")
@@ -70,7 +70,7 @@ def renamed(path):
 
 
 def sizes(parts, convlstm):
-    """(classes, {flag of train.py: value} of the network), by the names and shapes of its weights."""
+    """(classes, {flag of train.py: value}) of a network, by the names and shapes of its weights."""
     head, learned = parts["head"], [n for n in parts["encoder"] if n.endswith(("weight", "bias"))]
     both, each = "lstm.weight_ih_l0_reverse" in head, convlstm and "score.weight" not in head
     flags = dict(encoder=f"resnet{RESNETS[len(learned)]}", latent_dim=head["projection.0.weight"].shape[0],

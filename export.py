@@ -32,7 +32,7 @@ surgery = Lazy("lrcn.features.surgery")
 nn = Lazy("torch.nn")
 models = Lazy("models")
 
-LARGEST = 1e-3      # difference of a probability with which a file is still the same network
+LARGEST = 1e-3      # difference of a probability that is accepted
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
 
@@ -50,7 +50,7 @@ def make_parser():
 
 
 def parts(trained, format="onnx"):
-    """{part: (module, example input of two, names of what it takes and gives, of its axes of any size)}."""
+    """{part: (module, input for a batch of 2, names of input and output, names of axes of any size)}."""
     head, encoder = trained.model.head, surgery.for_inference(trained.model.encoder)
     modules, examples = {"model": models.LRCN(encoder, head), "encoder": encoder, "head": head}, {}
     for part, module in modules.items():
@@ -64,7 +64,7 @@ def parts(trained, format="onnx"):
 
 
 def write_onnx(path, module, example, names, axes, about):
-    """The file, and what runs it, numpy -> numpy: as test_on_video.py reads it, with all of its checks."""
+    """Write the file; the function that runs it, numpy -> numpy, with all checks of test_on_video.py."""
     graph = onnx.exported(module, example, *names, axes)
     graph.metadata_props.add(key=exported.KEY, value=json.dumps(about))
     path.write_bytes(onnx.sealed(graph.SerializeToString()))
@@ -72,7 +72,7 @@ def write_onnx(path, module, example, names, axes, about):
 
 
 def write_torch(path, module, example, names, axes, about):
-    """The same of torch.export."""
+    """The same with torch.export."""
     with torch.no_grad(), onnx.without_words():
         program = torch.export.export(module, (example,), dynamic_shapes=onnx.any_size(*axes))
         torch.export.save(program, path, extra_files={f"{exported.KEY}.json": json.dumps(about)})
@@ -85,7 +85,7 @@ def write_torch(path, module, example, names, axes, about):
 
 
 def comparison_clips(trained, args):
-    """(uint8 (N, T, [M,] 3, S, S) of clips spread over a folder of sampled data, what they are, as text)."""
+    """(uint8 (N, T, [M,] 3, S, S): clips spread over a folder of sampled data, their origin in words)."""
     folder = args.sampled_data_path or trained.settings.get("sampled_data_path")
     length, transform = trained.length, trained.model.encoder.transform
     try:
@@ -103,8 +103,8 @@ def comparison_clips(trained, args):
 
 
 def differences(run, clips, shorter, trained):
-    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches and
-    for the shorter clips, if any."""
+    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches, and
+    with shorter clips if there are any."""
     model = trained.model.eval()
     largest = {"model": 0.0, "encoder and head": 0.0}
     for batch in filter(len, (clips[:1], clips[1:], shorter)):

@@ -53,9 +53,8 @@ from lrcn.watching.truth import Verdict, sentence
 def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser, required=False)
-    parser.group("network").add_argument("--model", metavar="FILE.onnx", help="instead of --model_dir: the "
-                                                                              "model.onnx of export.py, run "
-                                                                              "by onnxruntime")
+    parser.group("network").add_argument(
+        "--model", metavar="FILE.onnx", help="a model.onnx of export.py, instead of --model_dir")
     add, switch = parser.add_argument, parser.add_boolean
     add("--video_path", required=True, metavar="X",
         help="a file, a folder of files, a camera's number, or a stream's address")
@@ -103,8 +102,8 @@ def label_films(films, root, labeller, truth):
             if getattr(error, "errno", None) in cli.FULL:
                 raise
             if len(films) == 1:
-                reason = f"cannot read this video ({error}); try another, or convert it" if isinstance(
-                    error, VideoError) else error
+                reason = f"cannot read this video ({error}); try another, or convert it"
+                reason = reason if isinstance(error, VideoError) else error
                 raise UserError(f"--video_path {path}: {reason}") from None
             cli.say(f"cannot read {path}: {error}", file=sys.stderr)
             failed += 1

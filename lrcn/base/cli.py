@@ -70,8 +70,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Group(argparse._ArgumentGroup):
-    """Flags under a heading of their own."""
-
     def add_boolean(self, *names, default, help):
         """A switch for which --name, --no-name and --name True|False all work."""
         dest = names[0].lstrip("-")
@@ -89,8 +87,7 @@ class Parser(argparse.ArgumentParser):
     add_boolean = _Group.add_boolean
 
     def __init__(self, description):
-        super().__init__(description=(description or "").strip(), formatter_class=_Help,
-                         allow_abbrev=False)
+        super().__init__(description=(description or "").strip(), formatter_class=_Help, allow_abbrev=False)
         self.leading = None     # the flag whose name may be left out before the first word
         self._given = []
 

@@ -89,7 +89,6 @@ def number_or_source(text):
 
 @dataclass(frozen=True)
 class Choice(_Kind):
-    """One of some words."""
     words: tuple
 
     def _right(self, value):
@@ -158,7 +157,6 @@ class Numbers(_Kind):
 
 @dataclass(frozen=True)
 class Either(_Kind):
-    """A value of one of some kinds."""
     kinds: tuple
 
     def _right(self, value):
@@ -169,7 +167,6 @@ class Either(_Kind):
 
 
 class Switch(_Kind):
-    """True or False."""
     what, __call__ = "True or False", staticmethod(cli.true_or_false)
 
     def _right(self, value):

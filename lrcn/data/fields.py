@@ -18,7 +18,7 @@ from lrcn.data.manifest import FLOW
 from lrcn.data.sampler import is_picture, moments
 from lrcn.video import avi
 from lrcn.video.flow import Flow
-from lrcn.video.framefolder import flow_files, frame_files, holds_frames
+from lrcn.video.framefolder import holds_frames, series_at
 from lrcn.video.reader import VideoError
 
 cv2 = Lazy("cv2")
@@ -96,7 +96,7 @@ def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
     source = Path(raw, job.source)
     if is_picture(job.source):
         raise VideoError("a picture shows no motion")
-    elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and flow_files(source)
+    elsewhere = _pictures(pictures, job) if pictures else lies_beside(source) and series_at(source).flow
     with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
         fields = ((number, planes) for number, _, planes in frames)
         if elsewhere:
@@ -120,7 +120,7 @@ def _each_once(fields, length):
 
 def lies_beside(source):
     """Whether a source is a folder of frames with their flow, flow_x_ and flow_y_, in it."""
-    return os.path.isdir(source) and all(flow_files(source))
+    return os.path.isdir(source) and all(series_at(source).flow)
 
 
 def _pictures(folder, job):
@@ -131,10 +131,10 @@ def _pictures(folder, job):
     for plane in "uv":
         there = _subfolders(folder, plane) if os.path.isdir(Path(folder, plane)) else {}
         path = there.get(job.video.lower()) or there.get(Path(job.source).stem.lower())
-        planes.append(frame_files(path) if path else {})
+        planes.append(series_at(path).frames if path else {})
     for place in (job.source, os.path.splitext(job.source)[0], f"{job.cls}/{job.video}", job.video):
         if not all(planes) and os.path.isdir(Path(folder, place)):
-            planes = flow_files(Path(folder, place))
+            planes = series_at(Path(folder, place)).flow
     if not all(planes):
         raise VideoError(f"no u/{job.video}/ and v/{job.video}/ with numbered pictures in {folder}, nor "
                          f"flow_x_ and flow_y_ pictures in its {job.source}/")
@@ -147,7 +147,7 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
     A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
     first field's of a film. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
-    numbers = list(frame_files(source) if holds_frames(source) else range(first, first + frames))
+    numbers = list(series_at(source).frames if holds_frames(source) else range(first, first + frames))
     if numbers[0] != first:
         raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
     last = max(len(numbers) - 2, 0)     # the last frame has no field of its own

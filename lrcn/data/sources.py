@@ -23,7 +23,7 @@ from lrcn.data.manifest import RESERVED, part_folders, part_named
 from lrcn.data.review import LONGEST, TABLE, followed
 from lrcn.data.sampler import PICTURES, is_picture
 from lrcn.data.splits import counted
-from lrcn.video.framefolder import NUMBERED, frame_files, holds_frames, series
+from lrcn.video.framefolder import NUMBERED, holds_frames, series, series_at
 from lrcn.video.reader import EXTENSIONS
 
 LEAST = 4           # pictures of a sequence
@@ -173,7 +173,8 @@ def _stat(raw, source):
     """(bytes, time of change in ns) of a file or of a folder's frames; zeros for a link to nothing."""
     path = os.path.join(raw, source)
     try:
-        known = [os.stat(name) for name in (frame_files(path).values() if holds_frames(path) else [path])]
+        paths = series_at(path).frames.values() if holds_frames(path) else [path]
+        known = list(map(os.stat, paths))
     except OSError:
         return 0, 0
     return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)

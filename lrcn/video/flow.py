@@ -79,8 +79,6 @@ class Flow:
         return cv2.addWeighted(field, 127.5 / self.bound, field, 0, 127.5, dtype=cv2.CV_8U)
 
 
-# ---------------------------------------------------------------- backends
-
 @functools.lru_cache(2)
 def _estimator(flow):
     """A function of two prepared frames: their field float32 (H, W, 2)."""
@@ -136,8 +134,6 @@ def weights_digest(path):
     except OSError as error:
         raise UserError(f"--flow_weights {path}: {error.strerror}; give the file of RAFT's weights") from None
 
-
-# ---------------------------------------------------------------- fields of sampled frames
 
 def flowing(frames, flow):
     """Yields (item, frame, planes uint8 (H, W, 2L)) of the sampled frames among `frames`: (position, frame,

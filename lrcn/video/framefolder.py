@@ -25,15 +25,15 @@ PLANES = {"x": "y", "u": "v"}
 
 @dataclass(frozen=True)
 class Series:
-    """Pictures of a folder, {number: name} in order. frames: of its video; flow: (right, down), perhaps both
+    """Pictures of a folder, {number: path} in order. frames: of its video; flow: (right, down), perhaps both
     empty; fault: why there are no frames, or ""."""
     frames: dict
     flow: tuple
     fault: str = ""
 
 
-def series(names):
-    """The Series of a folder's files."""
+def series(names, folder=""):
+    """The Series of the files of a folder, by paths that begin with it."""
     numbered, twice, others = defaultdict(dict), [], 0
     for name in names:
         if not PICTURE.fullmatch(name):
@@ -43,7 +43,8 @@ def series(names):
             twice += [f"{there} and {name}"] * (there != name)
         else:
             others += 1
-    words = {word: dict(sorted(found.items())) for word, found in numbered.items()}
+    words = {word: {number: os.path.join(folder, name) for number, name in sorted(found.items())}
+             for word, found in numbered.items()}
     flow = next(((word, other) for word in words if (match := FLOW.fullmatch(word)) and match[2] in PLANES
                  and (other := f"{match[1]}{PLANES[match[2]]}{match[3]}") in words), ())
     frames = {word: found for word, found in words.items() if word not in flow
@@ -54,7 +55,8 @@ def series(names):
     if twice:
         fault = f"two pictures have one number ({sorted(twice)[0]})"
     elif len(long) > 1:
-        shown = [f"{next(iter(long[word].values()))} (of {len(long[word])})" for word in sorted(long)[:3]]
+        shown = [f"{os.path.basename(next(iter(long[word].values())))} (of {len(long[word])})"
+                 for word in sorted(long)[:3]]
         fault = (f"several series of numbered pictures, {', '.join(shown)}: which is the video? Leave one of "
                  f"them")
     elif not long:
@@ -70,12 +72,12 @@ def holds_frames(path):
     return os.path.isdir(path) or os.fspath(path).endswith("*")
 
 
-def _pictures(path):
-    """(folder, its Series) of such a path."""
+def series_at(path):
+    """The Series of such a path."""
     if os.path.isdir(path):
-        return path, series(os.listdir(path))
+        return series(os.listdir(path), path)
     folder, word = os.path.split(os.fspath(path)[:-1])
-    return folder, series(_words(folder, os.stat(folder).st_mtime_ns).get(word, ()))
+    return series(_words(folder, os.stat(folder).st_mtime_ns).get(word, ()), folder)
 
 
 @functools.lru_cache(4)
@@ -88,18 +90,6 @@ def _words(folder, _modified):
     return words
 
 
-def frame_files(path):
-    """{number: path} of the pictures of a folder's video, in order."""
-    folder, found = _pictures(path)
-    return {i: os.path.join(folder, name) for i, name in found.frames.items()}
-
-
-def flow_files(folder):
-    """[{number: path} of a folder's flow to the right, the same of its flow down]."""
-    return [{i: os.path.join(folder, name) for i, name in plane.items()}
-            for plane in series(os.listdir(folder)).flow]
-
-
 def opened(path, fps):
     """The Video of a file, or the FrameFolder of a folder of `fps` pictures a second."""
     return FrameFolder(path, fps) if holds_frames(path) else Video(path)
@@ -109,10 +99,10 @@ class FrameFolder(Video):
     """Numbered pictures as a Video, with one of them in memory."""
 
     def __init__(self, path, fps):
-        folder, found = _pictures(path)
+        found = series_at(path)
         if found.fault:
             raise VideoError(found.fault)
-        self.path, self.files = Path(path), [os.path.join(folder, name) for name in found.frames.values()]
+        self.path, self.files = Path(path), list(found.frames.values())
         self.position, self.time = -1, None
         height, width = self._read(0).shape[:2]
         self.info = VideoInfo(float(fps), len(self.files), width, height)

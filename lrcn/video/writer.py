@@ -214,8 +214,6 @@ def even_sides(frame):
     return np.pad(frame, ((0, high), (0, wide), (0, 0)), "edge") if high or wide else frame
 
 
-# ---------------------------------------------------------------- sampled clips
-
 def write_clip(path, frames, fps, who=None):
     """Write `frames` (an iterable of uint8 (H, W, 3), of grey (H, W), or of numbers of earlier frames, which
     are repeated) as a Motion JPEG .avi; how many. It is not flushed to the disk: the caller may flush many

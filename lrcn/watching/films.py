@@ -78,7 +78,7 @@ class Labeller:
             history = history.cut(known)
             segments = out.summarise(history, truth)
         took = time.monotonic() - begin
-        sentence = (f"{name}: {history.end:.1f} s, {self.recogniser.encoded} {self.recogniser.unit} "
+        sentence = (f"{name}: {history.end:.1f} s, {len(history.times)} {self.recogniser.unit} "
                     f"encoded, {known} windows, {len(segments)} segments, in {took:.1f} s "
                     f"({history.end / took:.1f} times real time)")
         return Done(sentence, segments, history.end, history.times)
@@ -156,7 +156,7 @@ class Labeller:
                                 f"{recogniser.unit}, before a window of {recogniser.length} was full")
             out.summarise(history.cut(classifier.known))
         return (f"{name}: {seconds:.1f} s, {out.frames} frames written, "
-                f"{count / max(seconds, 1e-3):.1f} frames a second shown, {recogniser.encoded} classified, "
+                f"{count / max(seconds, 1e-3):.1f} frames a second shown, {len(history.times)} classified, "
                 f"{classifier.skipped} skipped, "
                 f"mean delay {classifier.delays / max(1, len(history.times)):.2f} s")
 

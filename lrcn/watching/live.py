@@ -31,7 +31,6 @@ TITLE = "test_on_video (Esc or q ends)"
 
 @dataclass
 class Frame:
-    """One frame of a live source."""
     index: int
     seconds: float      # since the first frame
     taken: float        # time.monotonic() when it was read
@@ -97,7 +96,7 @@ class Source(_Thread):
     def __init__(self, source, rate, recogniser=None):
         super().__init__()
         self.source, self.recogniser = source, recogniser
-        self.chunks = recogniser.chunks if recogniser else Chunks(1, 1)
+        self.chunks = Chunks(*recogniser.chunk) if recogniser else Chunks(1, 1)
         self.behind = recogniser.flow.length if recogniser and recogniser.flow else 0
         self.open = []      # moments that wait for frames behind them
         self.capture = open_live(source)
@@ -180,8 +179,7 @@ class Source(_Thread):
     def newer_than(self, index, timeout=0.1):
         """The newest frame after number `index`, or None if none comes within `timeout` seconds."""
         with self.changed:
-            self.changed.wait_for(lambda: self.ended or (self.newest and self.newest.index > index),
-                                  timeout)
+            self.changed.wait_for(lambda: self.ended or self.newest and self.newest.index > index, timeout)
             return self.newest if self.newest and self.newest.index > index else None
 
 
@@ -224,8 +222,7 @@ def has_display():
         return False
     try:
         return subprocess.run([sys.executable, "-c", "import cv2; cv2.namedWindow('x')"], timeout=20,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL).returncode == 0
+                              stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

@@ -52,7 +52,7 @@ class Chunks:
 
 class Stream:
     """One encoder, an engines.FrameEncoder, on moments as they come: each is encoded once, though several
-    windows share it. `encoded`: how many were."""
+    windows share it."""
 
     def __init__(self, encoder, length):
         self.encoder, self.transform = encoder, encoder.transform
@@ -61,7 +61,7 @@ class Stream:
     def restart(self, length):
         """Begin another film, with windows of `length` moments."""
         self.length = length
-        self.tail, self.last, self.encoded, self.waiting = None, None, 0, []
+        self.tail, self.last, self.waiting = None, None, []
 
     def crop(self, frame, flow=None):
         """{"rgb", "flow": uint8 (S, S, C)}, those that the encoder needs, of a frame uint8 (H, W, 3) and its
@@ -98,7 +98,6 @@ class Stream:
             return None
         self.waiting = []
         values = self.encoder(torch.from_numpy(self.inputs(crops)))
-        self.encoded += len(values)
         if self.tail is not None:
             values = torch.cat([self.tail, values])
         self.tail = values[max(0, len(values) - self.length + 1):]
@@ -151,7 +150,7 @@ class Recogniser:
         side = max(encoder.transform.crop for encoder in self.encoders)
         fields = self.flow and np.full((side, side, 2 * self.flow.length), ZERO, np.uint8)
         blank = self.crop(np.zeros((side, side, 3), np.uint8), fields)
-        self.answers([self.moment([blank] * self.chunks.size)] * 2)      # warm up
+        self.answers([self.moment([blank] * self.chunk[0])] * 2)      # warm up
         self.restart()
 
     @classmethod
@@ -194,15 +193,6 @@ class Recogniser:
         return next((p for p in (min_probability, self.min_probability) if p is not None), LEAST)
 
     @property
-    def encoded(self):
-        """Moments that each stream has encoded since the last restart."""
-        return max(stream.encoded for stream in self.streams)
-
-    @property
-    def chunks(self):
-        return Chunks(*self.chunk)
-
-    @property
     def unit(self):
         return "chunks" if any(stream.transform.chunk for stream in self.streams) else "frames"
 
@@ -238,7 +228,7 @@ class Recogniser:
         A video shorter than a window is read as in training: with a smaller stride, unless the run's clips
         hold all of their videos, and with its last frame repeated if there are too few."""
         self.restart()
-        chunks, moments, last = self.chunks, [], None
+        chunks, moments, last = Chunks(*self.chunk), [], None
         wanted = chunks.size + (self.length - 1) * chunks.stride        # frames of a window
         with Video(path) as source:
             rate = Rate(source.info.fps, self.every) if self.every else self.rate
@@ -263,8 +253,8 @@ class Recogniser:
                 times = source.times()[indices].tolist()
             fields = fields_at(path, indices, self.flow) if self.flow else [None] * len(frames)
             history.times, history.spans = [], []
-            moments = self._moments(zip(times, map(self.crop, frames, fields), strict=True), self.chunks,
-                                    history)
+            moments = self._moments(zip(times, map(self.crop, frames, fields), strict=True),
+                                    Chunks(*self.chunk), history)
         if short > 0 and self.mask_short:
             history.length = len(dict.fromkeys(history.spans))
             history.times, moments = history.times[:history.length], moments[:history.length]
@@ -322,6 +312,6 @@ class Recogniser:
         self.restart()
         crops = [self.crop(*seen) for seen in
                  zip(frames, flow if planes else [None] * len(frames), strict=True)]
-        crops = [self.moment(chunk) for chunk in self.chunks.of(crops)]
+        crops = [self.moment(chunk) for chunk in Chunks(*self.chunk).of(crops)]
         return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
                           .float().cpu() for i, stream in enumerate(self.streams)], 1)

@@ -1,10 +1,9 @@
-"""What a film really shows, from when to when, against the segments that a network gave it.
+"""The segments that a network gave a film, compared with the truth.
 
-truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE or NONE
-where nothing is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation
-of temporal detection): the mean over a class's true stretches of the precision at each that is found, in
-order of probability. A true stretch takes the free segment that it shares most with (intersection over
-union).
+truth: [(start, end, class)]; segments: [(start, end, label, probability)], label UNSURE or NONE where no
+class is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 2014, evaluation of temporal
+detection): the mean over a class's true stretches of the precision at each that is found, in order of
+probability. A true stretch takes the free segment with the largest intersection over union.
 """
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from lrcn.watching.history import NONE, UNSURE
 
 OVERLAPS = (0.3, 0.5, 0.7)
 HALF = 0.5
-AMBIGUOUS = "Ambiguous"     # THUMOS'14's class of stretches that count neither as right nor as wrong
+AMBIGUOUS = "Ambiguous"     # THUMOS'14's class of stretches that do not count
 NOTHING = {UNSURE, NONE}    # labels that claim no class
 
 
@@ -26,7 +25,7 @@ def overlap(one, other):
 
 
 def matched(truth, segments, least):
-    """Numbers of the segments of one class that find a true stretch of it, one each, in one film."""
+    """Numbers of one class's segments in a film that find true stretches, one each."""
     free = dict.fromkeys(range(len(segments)))
     for stretch in sorted(truth):
         best = max(free, key=lambda i: overlap(stretch, segments[i]), default=None)
@@ -37,19 +36,19 @@ def matched(truth, segments, least):
 
 @dataclass
 class Verdict:
-    """The figures of one film or of many. classes: those that the network knows; a true stretch of another
-    one is nothing to it, and "unsure" or "none" is right there."""
+    """The figures of one film or of many. classes: those of the network; in true stretches of other classes
+    "unsure" or "none" is right."""
     classes: list
     films: list = field(default_factory=list)       # [(true stretches, segments, ambiguous)]
     frames: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
 
     def known(self, truth):
-        """The true stretches of classes that the network knows."""
+        """The true stretches of the network's classes."""
         return [row for row in truth if row[2] in self.classes]
 
     def add(self, truth, segments, times):
-        """Take in a film. times: seconds of its sampled frames."""
+        """Add a film. times: seconds of its sampled frames."""
         known = self.known(truth)
         unclear = [row for row in truth if row[2] == AMBIGUOUS]
         self.unknown.update(row[2] for row in truth if row not in known and row not in unclear)
@@ -107,8 +106,8 @@ def labels_at(rows, seconds):
 
 
 def wrong_places(truth, segments, end, least=0.02):
-    """[(start, end, truth, label)], in order of time, where the label is not the truth. Of several classes
-    any is right, and the wrong place names all; shorter ones than `least` seconds are none."""
+    """[(start, end, truth, label)], in order of time, where the label is wrong: it is none of the true
+    classes, all of which are named. Places shorter than `least` seconds do not count."""
     edges = sorted({0.0, end, *(min(max(0.0, t), end) for row in [*truth, *segments] for t in row[:2])})
     places = []
     for start, stop in zip(edges, edges[1:], strict=False):

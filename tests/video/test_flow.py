@@ -10,7 +10,6 @@ from lrcn.base.cli import UserError
 from lrcn.video.flow import ZERO, Flow, fields_at, fields_of, flowing, sample_video
 from lrcn.video.reader import Video
 from lrcn.video.sampling import Rate
-from lrcn.video.writer import Writer
 
 
 def moving(frames, motion=(3, -2), size=(160, 120)):
@@ -21,13 +20,6 @@ def moving(frames, motion=(3, -2), size=(160, 120)):
     clouds = clouds.astype(np.uint8)
     at = [(t if u < 0 else n - t, t if v < 0 else n - t) for t in range(frames)]
     return [np.ascontiguousarray(clouds[abs(v) * y:, abs(u) * x:][:height, :width]) for x, y in at]
-
-
-def film(path, frames):
-    with Writer(path, 25, frames[0].shape[1], frames[0].shape[0]) as out:
-        for frame in frames:
-            out.write(frame)
-    return path
 
 
 def pixels(planes, bound=20):
@@ -94,7 +86,7 @@ def test_fields_are_those_behind_each_frame_and_the_last_is_repeated(length):
 
 def test_a_file_read_at_once_by_indices_and_frame_by_frame_has_the_same_flow(tmp_path):
     frames = moving(25, (2, 1))
-    path, flow = film(tmp_path / "film.mp4", frames), Flow(length=2)
+    path, flow = write_video(tmp_path / "film.mp4", frames), Flow(length=2)
     with Video(path) as video:
         streamed = list(sample_video(video, Rate(25, 8), flow))
     indices = [index for index, *_ in streamed]
@@ -107,7 +99,7 @@ def test_a_file_read_at_once_by_indices_and_frame_by_frame_has_the_same_flow(tmp
     np.testing.assert_array_equal(fields_of(None, shown[8], shown[9:11], flow), at_once[1])
     np.testing.assert_array_equal(fields_of(shown[23], shown[24], [], flow), at_once[3])
     assert np.abs(pixels(at_once).mean((1, 2)) - (2, 2, 1, 1)).max() < 0.25
-    assert (fields_at(film(tmp_path / "one.mp4", frames[:1]), [0, 0], flow) == ZERO).all()
+    assert (fields_at(write_video(tmp_path / "one.mp4", frames[:1]), [0, 0], flow) == ZERO).all()
 
 
 def test_a_video_that_a_phone_has_turned_has_turned_flow(tmp_path):
