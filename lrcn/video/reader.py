@@ -26,7 +26,11 @@ from lrcn.video import avi
 cv2 = Lazy("cv2")
 av = Lazy("av")
 
-EXTENSIONS = tuple(f".{name}" for name in ["avi", "mp4", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "mpe", "mpv", "m1v", "m2v", "mpv2", "mp2v", "m2p", "m2t", "m2ts", "mts", "ts", "tp", "trp", "tod", "mod", "vob", "vro", "evo", "wmv", "asf", "wm", "wtv", "dvr-ms", "flv", "f4v", "3gp", "3gpp", "3g2", "3gp2", "k3g", "ogv", "ogm", "ogg", "ogx", "dv", "dif", "mxf", "qt", "mqv", "hdmov", "mp4v", "mpg4", "m4p", "ismv", "ism", "cmfv", "mj2", "mjp2", "mjpg", "mjpeg", "mk3d", "divx", "xvid", "rm", "rmvb", "rv", "h264", "264", "h26l", "avc", "26l", "h265", "265", "hevc", "av1", "obu", "ivf", "vc1", "lrv", "lrf", "insv", "360", "nut", "nsv", "y4m", "amv", "bik", "bk2", "smk", "roq", "swf", "cavs", "gif"])
+NAMES = ("avi mp4 mov mkv webm m4v mpg mpeg mpe mpv m1v m2v mpv2 mp2v m2p m2t m2ts mts ts tp trp tod mod vob "
+         "vro evo wmv asf wm wtv dvr-ms flv f4v 3gp 3gpp 3g2 3gp2 k3g ogv ogm ogg ogx dv dif mxf qt mqv "
+         "hdmov mp4v mpg4 m4p ismv ism cmfv mj2 mjp2 mjpg mjpeg mk3d divx xvid rm rmvb rv h264 264 h26l avc "
+         "26l h265 265 hevc av1 obu ivf vc1 lrv lrf insv 360 nut nsv y4m amv bik bk2 smk roq swf cavs gif")
+EXTENSIONS = tuple(f".{name}" for name in NAMES.split())
 # Their demuxers; others read playlists, or frames from elsewhere.
 FORMATS = ("avi,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,gif,ogg,dv,mxf,h264,"
            "hevc,m4v,ivf,obu,mjpeg,nut,rm,swf,wtv,bink,amv,yuv4mpegpipe,nsv,roq,smk,vc1,cavsvideo,av1")
