@@ -107,7 +107,7 @@ def check_run(args, trained):
     return {trained.classes.index(cls) for cls in wanted}
 
 
-def find(folder, films, names, args, absent, recogniser, wanted):
+def find(folder, films, args, absent, recogniser, wanted):
     """Look through every film, unless `recogniser` is None, and write its candidates into a folder that this
     process holds; the exit status. wanted: the numbers of --classes."""
     failed, written = 0, 0
@@ -121,12 +121,12 @@ def find(folder, films, names, args, absent, recogniser, wanted):
                                    args.clips_per_class, args.max_overlap, args.min_probability, wanted)
                     stretches = [Stretch(film, recogniser.classes[cls], start, end, p)
                                  for start, end, cls, p in best]
-                    folder.propose(film, names[film], path, stretches, history.end)
+                    folder.propose(film, path, stretches, history.end)
                     kinds = ", ".join(f"{n} {cls}" for cls, n in Counter(s.cls for s in stretches).items())
                     bar.clear()
                     cli.say(f"{film}: {history.end:.1f} s, {len(stretches)} candidates"
                             + (f" ({kinds})" if kinds else ""))
-                for _ in folder.write(folder.of(film), names[film], path, args.time_limit):
+                for _ in folder.write(film, path, args.time_limit):
                     written += 1
             except (VideoError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in files.OF_ONE_FILE:
@@ -139,15 +139,14 @@ def find(folder, films, names, args, absent, recogniser, wanted):
     for film, reason in absent.items():
         folder.note(film, "", reason=reason)
     folder.save()
-    named = [(stretch, names[stretch.film]) for stretch in folder.stretches if stretch.film in names]
-    gone = folder.tidy(named, names.values())
-    folder.draw(named)
+    there, gone = folder.of(folder.names), folder.tidy()
+    folder.draw()
     kind = "candidates' frames" if folder.kind == "frames" else "clips"
-    cli.say(f"{len(named)} candidates of {len({s.cls for s, _ in named})} classes in "
-            f"{len({s.film for s, _ in named})} of {len(films)} films; {written} {kind} written"
+    cli.say(f"{len(there)} candidates of {len({s.cls for s in there})} classes in "
+            f"{len({s.film for s in there})} of {len(films)} films; {written} {kind} written"
             + (f", {gone} files removed that have no row" if gone else "")
             + (f"; copies begin up to {folder.early:.2f} s early" if folder.early else ""))
-    if not named:
+    if not there:
         cli.say(f"no stretch of --clip_seconds {args.clip_seconds:g} has a mean probability of "
                 f"--min_probability {args.min_probability:g} or more", file=sys.stderr)
     if failed or absent:
@@ -190,12 +189,12 @@ def main():
     out = files.output_folder("output_dir", out)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
-        folder = ClipFolder(out, kind, rate, args.every)
+        folder = ClipFolder(out, kind, names, rate, args.every)
         folder.check(choices, table, str(source))
         if not args.table:      # last, for its engine takes a while
             recogniser = Recogniser.of_run(trained, trained.device, args.encoder_backend,
                                            args.encoder_precision, rate, args.every, args.flow)
-        return find(folder, films, names, args, absent, recogniser, wanted)
+        return find(folder, films, args, absent, recogniser, wanted)
 
 
 if __name__ == "__main__":

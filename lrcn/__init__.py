@@ -25,8 +25,8 @@ them; everything else is here, by topic, and never imports the root.
     training/   recipe (one dataclass of a run's choices), feeds, loop (epochs), run (what it starts from, its
                 epochs and files), album (its pictures), folds (cross-validation), tuning (which settings, and
                 their table)
-    watching/   recogniser (a run, or the ONNX file of one, on films: windows, moments, segments), exported
-                (such a file), films (labelled, and cameras recorded), live, outputs, truth: what
+    watching/   recogniser (a run, or the ONNX file of one, on films), history (windows, moments, segments),
+                exported (such a file), films (labelled, and cameras recorded), live, outputs, truth: what
                 test_on_video.py stands on; candidates: find_clips.py
     study/      movies, figures, network, results_table, graphs: what
                 test_continues_movie.py stands on

@@ -157,13 +157,13 @@ def of_films(stretches, films):
 
 
 class ClipFolder:
-    """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. rate: the
-    sampling.Rate of these; every: instead of it, one of so many frames, as a file's rate may be a guess.
+    """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. names: {film: its
+    part of the clips' names}. rate: the sampling.Rate of pictures; or every: one of so many frames.
 
     Files are whole or absent: the tables are replaced after every film, and the same command goes on."""
 
-    def __init__(self, out, kind, rate, every=None):
-        self.out, self.kind, self.rate, self.every = Path(out), kind, rate, every
+    def __init__(self, out, kind, names, rate, every=None):
+        self.out, self.kind, self.names, self.rate, self.every = Path(out), kind, names, rate, every
         self.table = self.out / "candidates.csv"
         self.stretches, self.films, self.early = [], {}, 0.0
 
@@ -190,13 +190,13 @@ class ClipFolder:
         """Whether this film, as it is now, was looked through."""
         return film in self.films and self.films[film][1:3] == _stamp(path)
 
-    def of(self, film):
-        return [stretch for stretch in self.stretches if stretch.film == film]
+    def of(self, films):
+        return [stretch for stretch in self.stretches if stretch.film in films]
 
-    def propose(self, film, name, path, stretches, seconds):
+    def propose(self, film, path, stretches, seconds):
         """Replace the stretches of a film."""
-        for stretch in self.of(film) if film in self.films else ():
-            for old in self._there(stretch, name):      # another film lay there
+        for stretch in self.of([film]) if film in self.films else ():
+            for old in self._there(stretch):      # of another film by this name
                 old.unlink()
         self.stretches = [s for s in self.stretches if s.film != film] + list(stretches)
         self.note(film, path, f"{seconds:.3f}", len(stretches))
@@ -216,57 +216,56 @@ class ClipFolder:
         write_stretches(self.table, self.stretches)
         files.write_csv(self.out / "films.csv", FILMS, [self.films[film] for film in sorted(self.films)])
 
-    def write(self, stretches, name, path, time_limit):
-        """Write the missing clips of a film's stretches; yields each stretch that was written. name: of the
-        film in the clips' names. VideoError: the film cannot be read there."""
-        for stretch in stretches:
-            there = self._there(stretch, name)
+    def write(self, film, path, time_limit):
+        """Write the missing clips of a film; yields each stretch that was written. VideoError: unreadable."""
+        for stretch in self.of([film]):
+            there = self._there(stretch)
             if there and self.kind == "frames":     # in order of time: with the last one all are there
                 step = self.every / 25 if self.every else self.rate.step
                 there = float(there[-1].stem.rsplit("_", 1)[1]) >= stretch.end - 2 * step - SLACK
             if not there:
                 (self.out / stretch.cls).mkdir(exist_ok=True)
-                for _ in ahead(self._write(stretch, name, path), 4, time_limit, VideoError):
+                for _ in ahead(self._write(stretch, path), 4, time_limit, VideoError):
                     pass
                 yield stretch
 
-    def _clip(self, stretch, name):
-        return self.out / stretch.cls / f"{stretch.name(name)}.mp4"
+    def _clip(self, stretch):
+        return self.out / stretch.cls / f"{stretch.name(self.names[stretch.film])}.mp4"
 
-    def _write(self, stretch, name, path):
+    def _write(self, stretch, path):
         """Write the clip of a stretch, exact or copied, or its sampled frames as pictures; yields counts."""
         if self.kind == "clips":
-            return (yield from cut(path, self._clip(stretch, name), stretch.start, stretch.end))
+            return (yield from cut(path, self._clip(stretch), stretch.start, stretch.end))
         if self.kind == "copies":
-            start, _ = copy(path, self._clip(stretch, name), stretch.start, stretch.end)
+            start, _ = copy(path, self._clip(stretch), stretch.start, stretch.end)
             self.early = max(self.early, stretch.start - start)
             return
         with Video(path) as film:
             beat = self.rate.beat(film.info.fps)
             for number, (seconds, frame) in enumerate(frames_between(film, stretch.start, stretch.end)):
                 if number % self.every == 0 if self.every else beat.keep(seconds):
-                    target = self.out / stretch.cls / f"{stretch.frame_name(name, seconds)}.jpg"
-                    with files.atomic(target) as temporary:     # imwrite does not report a full disk
-                        quality = cv2.IMWRITE_JPEG_QUALITY, 95
+                    name = stretch.frame_name(self.names[stretch.film], seconds)
+                    with files.atomic(self.out / stretch.cls / f"{name}.jpg") as temporary:
+                        quality = cv2.IMWRITE_JPEG_QUALITY, 95      # imwrite does not report a full disk
                         temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], quality)[1])
                 yield number
 
-    def _there(self, stretch, name):
+    def _there(self, stretch):
         """The files of a stretch, in order of time."""
         if self.kind != "frames":
-            clip = self._clip(stretch, name)
+            clip = self._clip(stretch)
             return [clip] if clip.is_file() else []
-        title = re.escape(stretch.frame_name(name, 0)[:-len("00000.000")])
+        title = re.escape(stretch.frame_name(self.names[stretch.film], 0)[:-len("00000.000")])
         there = [(float(match[1]), path) for path in (self.out / stretch.cls).glob("*.jpg")
                  if (match := re.fullmatch(rf"{title}(\d+\.\d+)", path.stem))]
         return [path for seconds, path in sorted(there)
                 if stretch.start - SLACK <= seconds < stretch.end - SLACK]
 
-    def tidy(self, named, names):
-        """Delete clips and pictures of the films `names` that have no row any more; how many. named:
-        [(Stretch, film's name)] of those that are kept."""
-        kept = {path for stretch, name in named for path in self._there(stretch, name)}
-        names = {*names, *(stretch.address for stretch, _ in named)}
+    def tidy(self):
+        """Delete clips and pictures of the films that have no row any more; how many."""
+        stretches = self.of(self.names)
+        kept = {path for stretch in stretches for path in self._there(stretch)}
+        names = {*self.names.values(), *(stretch.address for stretch in stretches)}
         gone = [path for path in self.out.glob("*/*") if path.suffix in (".mp4", ".jpg") and path not in kept
                 and (match := FILM_NAME.fullmatch(path.stem) or KINETICS_NAME.fullmatch(path.stem))
                 and match[1] in names]
@@ -277,16 +276,16 @@ class ClipFolder:
                 folder.rmdir()
         return len(gone)
 
-    def draw(self, named):
+    def draw(self):
         """Draw candidates.png, and more of them for many: a picture of every stretch, by class."""
         for old in self.out.glob("candidates*.png"):
             old.unlink()
-        rows = sorted(((s.cls, s.film, s.start), s, name) for s, name in named)
-        counts = Counter(s.cls for _, s, _ in rows)
+        rows = sorted(self.of(self.names), key=lambda s: (s.cls, s.film, s.start))
+        counts = Counter(stretch.cls for stretch in rows)
         for page, first in enumerate(range(0, len(rows), ON_A_SHEET)):
             tiles = []
-            for _, stretch, name in rows[first:first + ON_A_SHEET]:
-                there, frame, mark = self._there(stretch, name), None, ""
+            for stretch in rows[first:first + ON_A_SHEET]:
+                there, frame, mark = self._there(stretch), None, ""
                 try:
                     if not there:
                         mark = "not cut"
@@ -297,8 +296,8 @@ class ClipFolder:
                 except VideoError:
                     mark = "cannot be read"
                 p = "" if stretch.probability is None else f" {stretch.probability:.2f}"
-                text = f"{stretch.number} {stretch.cls}{p}\n{name} {stretch.start:.1f}-{stretch.end:.1f} s"
-                tiles.append((frame, text, mark))
+                place = f"{self.names[stretch.film]} {stretch.start:.1f}-{stretch.end:.1f} s"
+                tiles.append((frame, f"{stretch.number} {stretch.cls}{p}\n{place}", mark))
             title = f"{len(rows)} candidates: " + ", ".join(f"{n} {cls}" for cls, n in sorted(counts.items()))
             contact_sheet(self.out / f"candidates{f'_{page + 1}' if page else ''}.png", title, tiles)
 
