@@ -39,22 +39,27 @@ class _Kind:
 
 @dataclass(frozen=True)
 class Number(_Kind):
-    """A finite number of `kind` with low <= x <= high and above < x < below."""
+    """A finite number of `kind` with low <= x <= high and above < x < below, or `word`."""
     kind: type
     low: Any = None
     high: Any = None
     above: Any = None
     below: Any = None
     none: bool = False
+    word: str = ""
 
     @property
     def __name__(self):     # what argparse calls a word that is no number at all
         return "whole number" if self.kind is int else "number"
 
     def _read(self, text):
-        return None if self.none and text.lower() == "none" else self.kind(text)
+        if self.none and text.lower() == "none":
+            return None
+        return text if text == self.word else self.kind(text)
 
     def _right(self, x):
+        if isinstance(x, str):
+            return x and x == self.word
         return ((type(x) is int or self.kind is float and type(x) is float) and math.isfinite(x)
                 and (self.low is None or x >= self.low) and (self.high is None or x <= self.high)
                 and (self.above is None or x > self.above) and (self.below is None or x < self.below))
@@ -62,24 +67,12 @@ class Number(_Kind):
     def __str__(self):
         signs = ((">=", self.low), ("<=", self.high), (">", self.above), ("<", self.below))
         bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)
-        return f"a {self.__name__} {bounds}".strip() + (" or None" if self.none else "")
-
-
-class NumberOrAll(Number):
-    """A Number, or the word all."""
-
-    def _read(self, text):
-        return text if text == "all" else super()._read(text)
-
-    def _right(self, value):
-        return value == "all" or super()._right(value)
-
-    def __str__(self):
-        return f"{super().__str__()}, or all"
+        return (f"a {self.__name__} {bounds}".strip() + " or None" * self.none
+                + (f", or {self.word}" if self.word else ""))
 
 
 COUNT, POSITIVE, POSITIVE_OR_NONE = Number(int, low=0), Number(int, low=1), Number(int, low=1, none=True)
-number_or_all = NumberOrAll(int, low=1)
+number_or_all = Number(int, low=1, word="all")
 
 
 def number_or_source(text):

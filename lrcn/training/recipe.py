@@ -13,7 +13,6 @@ from lrcn.base.values import (
     Choice,
     Names,
     Number,
-    NumberOrAll,
     Pattern,
     Switch,
     Text,
@@ -102,8 +101,8 @@ class Recipe:
     streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
                             "runs' encoders, side by side, folders with commas between (fuse.py --train)",
                             "RUN,RUN,...")
-    num_frames_video: int = network(5, NumberOrAll(int, low=1, high=100_000), "frames in a clip; all: every "
-                                    "frame of a video, however many", "N|all",
+    num_frames_video: int = network(5, Number(int, low=1, high=100_000, word="all"), "frames in a clip; all: "
+                                    "every frame of a video, however many", "N|all",
                                     names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
                                     decides="clips")
     spread: bool = network(False, Switch(), "spread the frames of a clip over the whole video, one in each "
