@@ -80,7 +80,7 @@ class Person:
     def answer(self, label, *keys, moved=(0, 0)):
         """Press the keys that give the moment on the screen this label, and wait until the page says so."""
         film, begin, end = key = self.moment()
-        begin, end = begin + moved[0], end + moved[1]
+        begin, end = begin + moved[0], min(end + moved[1], 20)      # where the film ends
         self.rows[key[:2]] = film, begin, end, label
         self.press(*keys)
         self.told("said", f"{label or 'none of these'}: {film}, 0:{begin:04.1f} to 0:{end:04.1f}.")
