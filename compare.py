@@ -17,8 +17,8 @@ import utils
 from lrcn import checkpoints
 from lrcn.base import Lazy, UserError, cli, files
 from lrcn.drawing import plots
-from lrcn.evaluation.answers import read_answers, read_metrics
-from lrcn.evaluation.scores import compare
+from lrcn.evaluation.answers import LEAKY, read_answers, read_metrics
+from lrcn.evaluation.intervals import compare, differing
 from lrcn.runs import RunFolder
 from lrcn.training.recipe import read_flags
 from lrcn.watching.recogniser import Recogniser
@@ -28,7 +28,6 @@ torch = Lazy("torch")
 COLUMNS = ("run", "runs", "encoder", "readout", "split", "videos", "top1", "ci95_low", "ci95_high",
            "top1_sd_of_runs", "parameters", "frames_per_second", "minus_first", "minus_first_low",
            "minus_first_high", "mcnemar_p", "flags", "checkpoint", "remark")
-LEAKY = "LEAKY random split by video"
 
 
 def make_parser():
@@ -58,10 +57,10 @@ class Tested:
         self.right, self.groups = np.array([test.right for test in tests]), tests[0].groups
         self.flags, known = read_flags(runs[0]), {}     # no folder or seed may stand twice in the word
         for run in runs:
-            other = other_flags(read_flags(run), self.flags)
+            other = differing(read_flags(run), self.flags)
             if other:
-                raise UserError(f"{word}: these runs differ in more than their seed ({run} has {other}); put "
-                                "a space in the place of the comma")
+                raise UserError(f"{word}: these runs differ in more than their seed ({run} has "
+                                f"{listed(other)}); put a space in the place of the comma")
             settings = files.read_json(run.settings) if run.settings.is_file() else {}
             for what in (f"folder {run.path.resolve()}", f"seed {settings.get('seed', run)}"):
                 before = known.setdefault(what, run)
@@ -71,10 +70,8 @@ class Tested:
         self.remarks = [LEAKY] if any(metrics.get("leaky") for metrics in self.metrics) else []
 
 
-def other_flags(flags, first):
-    """What `flags` has other than `first`, as text; a flag unknown to `first` says nothing."""
-    return ", ".join(f"{name} {value}" for name, value in flags.items()
-                     if name in first and value != first[name])
+def listed(flags):
+    return ", ".join(f"{name} {value}" for name, value in flags.items())
 
 
 def frames_per_second(folder, device):
@@ -110,13 +107,14 @@ def main():
               (t.metrics[0].get("parameters"), None) for t in tested]
     compared, rows, lines, wide = [], [], [], max(map(len, names))
     for name, t, (parameters, fps) in zip(names, tested, speeds, strict=True):
-        if t.names != first.names:
+        paired = t.names == first.names
+        if not paired:
             common = len(set(t.names) & set(first.names))
             t.remarks.append(f"tested on other videos than {names[0]} ({common} of its {len(t.names)} in "
                              f"common): no paired difference")
-        paired = t is not first and t.names == first.names
-        figures, metrics = compare(t.right, t.groups, first.right if paired else None), t.metrics[0]
-        flags, remark = other_flags(t.flags, first.flags), "; ".join(t.remarks)
+        figures = compare(t.right, t.groups, first.right if paired and t is not first else None)
+        metrics, flags = t.metrics[0], listed(differing(t.flags, first.flags))
+        remark = "; ".join(t.remarks)
         compared.append(figures)
         rows.append((name, len(t.right), metrics.get("encoder"), metrics.get("readout"), metrics.get("split"),
                      len(t.names), figures.top1, *figures.ci95, figures.sd, parameters, fps, figures.minus,
@@ -127,8 +125,7 @@ def main():
         lines.append(f"{name:<{wide}}  {len(t.right):>4}  {len(t.names):>6}  {figures}   "
                      f"{parameters or '-':>12}  {speed:>8}  {against}".rstrip())
     folder = files.output_folder("output", args.output)
-    files.write_csv(folder / "comparison.csv", COLUMNS,
-                    [["" if cell is None else cell for cell in row] for row in rows])
+    files.write_csv(folder / "comparison.csv", COLUMNS, rows)
     alike = all(t.names == first.names for t in tested)
     notes = [f"some runs use a {LEAKY}"] * any(LEAKY in t.remarks for t in tested)
     notes += [] if alike else ["the runs were tested on different videos"]

@@ -29,7 +29,7 @@ from lrcn.base.values import COUNT, POSITIVE
 from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
-from lrcn.evaluation.scores import compare
+from lrcn.evaluation.intervals import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, check_name, new_run_folder
 from lrcn.training.recipe import FROM_ZERO, Recipe, add_flags, parse

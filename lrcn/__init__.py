@@ -19,9 +19,9 @@ them; everything else is here, by topic, and never imports the root.
                 onnxruntime; precision), onnx (its files), rows (which pictures clips need, and what
                 videos hold), features (of clips, and what a model says of them), store (of features),
                 inventory (what the store holds, and less of it)
-    evaluation/ scores (top-k, losses, intervals, paired tests, runs side by side), answers (videos with
-                labels and answers: of a test, a tested run, folds), results (tables and pictures): what
-                test.py and fuse.py leave
+    evaluation/ scores (top-k, losses, figures of each class, confidence), intervals (how sure one can be of
+                a figure, paired tests, runs side by side), answers (videos with labels and answers: of a
+                test, a tested run, folds), results (tables and pictures): what test.py and fuse.py leave
     training/   recipe (one dataclass of a run's choices), feeds, loop (epochs), run (what it starts from, its
                 epochs and files), album (its pictures), folds (cross-validation), tuning (which settings, and
                 their table)

@@ -5,8 +5,8 @@ Tests run single cells of the tables of docs/experiments/statistics.md, with few
 import numpy as np
 from scipy import stats
 
-from lrcn.evaluation import scores
-from lrcn.evaluation.scores import Units
+from lrcn.evaluation import intervals
+from lrcn.evaluation.intervals import Units
 from lrcn.study import figures
 from lrcn.study.movies import draw_movies, find_cuts, play
 from lrcn.study.network import late_margins
@@ -33,7 +33,7 @@ def accuracy(groups, truth, correlation, replicates, seed=0):
         n, a = rng.integers(4, 8, groups), 1 / correlation - 1
         own = rng.beta(truth * a, (1 - truth) * a, groups)
         right = rng.random(n.sum()) < np.repeat(own, n)
-        held += holds(scores.share_of(right, np.repeat(np.arange(groups), n)).ci95, truth)
+        held += holds(intervals.share_of(right, np.repeat(np.arange(groups), n)).ci95, truth)
     return held / replicates
 
 
@@ -60,7 +60,7 @@ def difference(groups, size, first, other, agreement, within, replicates, runs=1
     group = np.repeat(np.arange(groups), size)
     for _ in range(replicates):
         truths = [np.clip(p + spread * rng.normal(size=(runs, 1)), 0.01, 0.99) for p in (first, other)]
-        _, ends, _ = scores.paired(*two_recipes(rng, group, truths, runs, agreement, within), group)
+        _, ends, _ = intervals.paired(*two_recipes(rng, group, truths, runs, agreement, within), group)
         held += holds(ends, other - first)
     return held / replicates
 

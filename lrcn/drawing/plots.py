@@ -248,7 +248,7 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, f
 @style.styled
 def runs_table_picture(path, names, compared, parameters, frames_per_second, n=None, note=""):
     """One line a run: its accuracy with the interval, parameters, frames a second. compared:
-    scores.Figures; parameters and frames_per_second hold None where they are not known."""
+    intervals.Figures; parameters and frames_per_second hold None where they are not known."""
     accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
     caption = f"n = {n} test videos. {note}".strip() if n is not None else note
     fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)

@@ -6,7 +6,8 @@ from lrcn.data.frames import source_frames
 from lrcn.data.manifest import sampling_settings
 from lrcn.drawing import labels, plots
 from lrcn.evaluation import scores
-from lrcn.evaluation.answers import COLUMN, RANDOM
+from lrcn.evaluation.answers import COLUMN, LEAKY, RANDOM
+from lrcn.evaluation.intervals import with_interval
 from lrcn.runs import TestFolder
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
@@ -19,10 +20,9 @@ def write(test, data, more, num_videos, seed):
     leak = data.leak or (RANDOM if data.split == "random" else "")
     metrics = {"split": data.split, "leaky": bool(leak), "leak": leak,
                **scores.summarise(data.probabilities, data.labels, data.groups), **more, **confidence(data)}
-    split = "LEAKY random split by video" if leak == RANDOM else f"split {data.split}"
-    split += f", LEAKY: {leak}" if leak and leak != RANDOM else ""
+    split = LEAKY if leak == RANDOM else f"split {data.split}" + (f", LEAKY: {leak}" if leak else "")
     note = (f"{split}, n = {metrics['videos']} videos in {metrics['groups']} groups, top-1 "
-            f"{scores.with_interval(metrics['top1'], metrics['ci95'])}, seed {metrics['seed']}")
+            f"{with_interval(metrics['top1'], metrics['ci95'])}, seed {metrics['seed']}")
     with files.replaced_folder(test.path) as new:
         folder = TestFolder(new)
         for sub in (folder.figures, folder.videos):
@@ -30,9 +30,9 @@ def write(test, data, more, num_videos, seed):
         files.write_json(folder.metrics, metrics)
         files.write_text(folder.command, cli.command() + "\n")
         classes, probabilities, predicted = data.classes, data.probabilities, data.predicted
-        accuracy, n = scores.per_class(predicted == data.labels, data.labels, len(classes))
-        few = scores.under_represented(data.train_counts)
         by_class = scores.by_class(probabilities, data.labels)
+        few = scores.under_represented(data.train_counts)
+        accuracy, n = by_class["recall"], by_class.pop("videos")
         files.write_csv(folder.confusion, ["true \\ predicted", *classes],
                         [(cls, *row) for cls, row in zip(classes, data.matrix().tolist(), strict=True)])
         files.write_csv(folder.accuracy,
@@ -74,7 +74,7 @@ def confidence_words(metrics):
     if metrics.get("temperature", 1) != 1:
         line += f" ({metrics['ece_before']:.3f} before temperature {metrics['temperature']:.3g})"
     if apart and apart["classes_videos"]:
-        top1 = scores.with_interval(apart["top1"], apart["ci95"])
+        top1 = with_interval(apart["top1"], apart["ci95"])
         line += (f"; background {apart['class']} apart: top-1 {top1} of {apart['classes_videos']} videos of "
                  f"the other classes, {apart['called_background']} of them called {apart['class']}; "
                  f"{apart['called_a_class']} of its {apart['background_videos']} videos called a class")

@@ -7,7 +7,7 @@ import numpy as np
 
 from lrcn.base.lazy import Lazy
 from lrcn.drawing import plots, style
-from lrcn.evaluation import scores
+from lrcn.evaluation import intervals
 
 go = Lazy("plotly.graph_objects")
 
@@ -100,7 +100,7 @@ def points(x, estimates, name, i):
     """Figures of the study's metrics.json with their intervals; what has no value is left out."""
     known = [(at, e["value"], e.get("ci95"), e.get("n")) for at, e in zip(x, estimates, strict=True)
              if isinstance(e, dict) and e.get("value") is not None]
-    texts = [f"{plain(name)}: {scores.with_interval(value, ends) if ends else f'{value:.3f}'}, n = {n}"
+    texts = [f"{plain(name)}: {intervals.with_interval(value, ends) if ends else f'{value:.3f}'}, n = {n}"
              for _, value, ends, n in known]
     bars = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
             "array": [max(ends[1] - value, 0) if ends else 0 for _, value, ends, _ in known],

@@ -97,7 +97,8 @@ def page_data(run, clips, compared, runs):
                                    [[k, round(p[k], 4)] for k in best[i].tolist()], round(p[label], 4),
                                    quote(clips[i]) if i in clips else 0,
                                    quote(f"{stills.name}/{i}.jpg") if (stills / f"{i}.jpg").is_file() else 0])
-        accuracy, n = scores.per_class(tested.right, tested.labels, len(tested.classes))
+        by_class = scores.by_class(tested.probabilities, tested.labels)
+        accuracy, n = by_class["recall"], by_class["videos"]
         few = scores.under_represented(counts)
         data.update(classes=tested.classes, matrix=matrix.tolist(), n=n.tolist(), few=few.tolist(),
                     accuracy=[None if np.isnan(a) else round(float(a), 4) for a in accuracy],

@@ -9,7 +9,7 @@ from lrcn import checkpoints
 from lrcn.base import UserError, files
 from lrcn.data.splits import read_splits
 from lrcn.evaluation import answers
-from lrcn.evaluation.scores import compare
+from lrcn.evaluation.intervals import compare, differing
 from lrcn.runs import FilmFolder, RunFolder
 
 TOP = 5
@@ -142,9 +142,7 @@ def side_by_side(runs, choices):
         tested, same = run.tested, set(run.tested.names) == set(first.names)
         if same:
             tested = tested.of(first.names)
-        other = {name: value for name, value in flags.items()      # a flag that the first lacks says nothing
-                 if name in choices[0] and value != choices[0][name]}
-        row = {"name": run.name, "n": len(tested.videos), "flags": other,
+        row = {"name": run.name, "n": len(tested.videos), "flags": differing(flags, choices[0]),
                **vars(compare(tested.right, tested.groups, first.right if rows and same else None))}
         if same:    # answers: the class that it gives to each of the first's videos
             row["answers"] = [tested.classes[i] for i in tested.predicted]

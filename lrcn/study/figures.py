@@ -3,14 +3,14 @@
     margin   of a window of two actions, the later one's logit minus the other's
     r        of their probabilities the later one's share, p2 / (p1 + p2), the logistic of the margin
 
-Arrays only, as in movies.py. units: scores.Units.
+Arrays only, as in movies.py. units: intervals.Units.
 """
 from dataclasses import dataclass
 
 import numpy as np
 
 from lrcn.base.lazy import Lazy
-from lrcn.evaluation.scores import Estimate, combined, difference, ratio
+from lrcn.evaluation.intervals import Estimate, combined, difference, ratio
 from lrcn.study.movies import mixes
 
 optimize = Lazy("scipy.optimize")

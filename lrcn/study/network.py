@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrcn.base.lazy import Lazy, inference_mode
-from lrcn.evaluation.scores import Units, difference
+from lrcn.evaluation.intervals import Units, difference
 from lrcn.study import figures
 from lrcn.study.figures import by_column
 from lrcn.study.movies import CONTROLS, find_cuts, play, slide
@@ -28,14 +28,14 @@ class Clips:
     grey: "torch.Tensor"      # (1, D), those of a grey frame
 
     def units(self, videos):
-        """The scores.Units of what shows `videos` (N,) or (N, S), -1 for none."""
+        """The intervals.Units of what shows `videos` (N,) or (N, S), -1 for none."""
         group = np.unique(self.groups, return_inverse=True)[1]
         return Units(np.where(videos >= 0, group[videos], -1))
 
 
 @dataclass
 class Study:
-    """One network's study. figures: scores.Estimates and containers of them, by their names in metrics.json:
+    """One network's study. figures: Estimates and containers of them, by their names in metrics.json:
         accuracy_by_phase   by the frames between the start of the window's first clip and its own start
         switching           {control: figures.Switching}, and "both ways" (late_margins), as recency_index
         hard_minus_mixed    r of the hard cut minus r of the mixed one, {k: Estimate} for k = 0 ... T

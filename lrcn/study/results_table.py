@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lrcn.evaluation.scores import pool, with_interval
+from lrcn.evaluation.intervals import pool, with_interval
 from lrcn.study import figures
 from lrcn.study.movies import mixes
 

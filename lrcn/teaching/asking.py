@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from lrcn.base.lazy import Lazy
-from lrcn.evaluation import scores
+from lrcn.evaluation import intervals
 
 linear_model = Lazy("sklearn.linear_model")
 
@@ -207,8 +207,8 @@ def accuracy(model):
     if not len(share):
         return None
     right, films = model.held[share].argmax(1) == model.labels[share], model.moments.films[share]
-    estimate = scores.share_of(right, films)
+    estimate = intervals.share_of(right, films)
     variance, freedom, groups = estimate.units.variance(estimate.errors.mean(0), estimate.counts > 0)
     value, n = estimate.value, len(share)
-    low, high = scores.wilson(value, max(variance, value * (1 - value) / n), freedom, groups, n)
+    low, high = intervals.wilson(value, max(variance, value * (1 - value) / n), freedom, groups, n)
     return {"value": value, "low": low, "high": high, "n": n, "films": groups}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from lrcn.base.cli import UserError
 from lrcn.base.values import Choice, Number, Switch, number_or_all
-from lrcn.evaluation.scores import Figures, compare
+from lrcn.evaluation.intervals import Figures, compare
 from lrcn.training.recipe import Recipe
 
 KNOWN = {f.name: f.metadata for f in fields(Recipe)}

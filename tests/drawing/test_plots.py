@@ -11,7 +11,7 @@ from PIL import Image
 
 from lrcn.base import cli
 from lrcn.drawing import labels, plots, style
-from lrcn.evaluation.scores import Figures
+from lrcn.evaluation.intervals import Figures
 from lrcn.study import graphs
 from lrcn.study.figures import Switching
 from lrcn.video.reader import Video

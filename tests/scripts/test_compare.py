@@ -7,7 +7,7 @@ import pytest
 from commands import call
 from runs import answered_run, last_line, refused, table
 
-from lrcn.evaluation import scores
+from lrcn.evaluation import intervals
 
 
 def made_up_run(folder, right, videos=None, settings=None, **metrics):
@@ -36,7 +36,7 @@ def test_runs_are_compared_video_by_video_and_a_leaky_one_is_called_so(tmp_path)
     assert (first["run"], second["run"]) == ("frames", "lrcn") and first["minus_first"] == ""
     assert float(first["top1"]) == pytest.approx(one.mean())
     assert float(second["minus_first"]) == pytest.approx(other.mean() - one.mean())
-    _, ends, p = scores.paired(one[None], other[None], np.arange(60) // 2)
+    _, ends, p = intervals.paired(one[None], other[None], np.arange(60) // 2)
     assert float(second["mcnemar_p"]) == pytest.approx(p)
     assert [float(second["minus_first_low"]), float(second["minus_first_high"])] == pytest.approx(ends)
     assert ["LEAKY" in row["remark"] for row in rows] == [False, False, True]

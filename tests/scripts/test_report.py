@@ -15,7 +15,7 @@ from videos import join
 from lrcn.base.cli import UserError
 from lrcn.data import splits
 from lrcn.data.manifest import SampledVideo
-from lrcn.evaluation import scores
+from lrcn.evaluation import intervals
 from lrcn.pages.reading import read_run
 from lrcn.runs import RunFolder
 
@@ -60,7 +60,7 @@ def hostile(two, tmp_path_factory):
 
 def test_it_compares_runs_as_scores_does_and_gives_each_a_page(two):
     one, other = (read_run(found.path).tested for found in two)
-    value, ends, p = scores.paired(one.right[None], other.right[None], one.groups)
+    value, ends, p = intervals.paired(one.right[None], other.right[None], one.groups)
     text = two[1].report.read_text("utf-8")
     assert f"{100 * value:+.1f} points" in text and f"{ends[0]:+.1%} to {ends[1]:+.1%}" in text
     assert f"{p:.2g}" in text and "<code>hidden_size 8</code>" in text

@@ -10,7 +10,7 @@ from simulations import near
 
 import models
 from lrcn.checkpoints import READOUTS
-from lrcn.evaluation.scores import Units
+from lrcn.evaluation.intervals import Units
 from lrcn.study import figures, graphs, results_table
 from lrcn.study.movies import CONTROLS, draw_movies
 from lrcn.study.network import Clips, analyse, cell_memory, gate_means, unroll, window_logits

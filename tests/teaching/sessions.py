@@ -14,7 +14,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from lrcn.evaluation import scores
+from lrcn.evaluation import intervals
 from lrcn.teaching import asking
 from lrcn.teaching.session import Choices, Session
 
@@ -119,7 +119,7 @@ def compare_orders(ready, films, others, truth, seeds=3):
     print(f"{len(films)} films, {total} moments; {len(others)} held out, {len(answers)} moments")
     whole = np.mean(curves["random", total])
     for order in asking.ORDERS:     # means over the seeds, intervals over seeds and films
-        cells = [f"{n}: " + scores.with_interval(np.mean(r), scores.share_of(np.array(r), number).ci95)
+        cells = [f"{n}: " + intervals.with_interval(np.mean(r), intervals.share_of(np.array(r), number).ci95)
                  for (own, n), r in curves.items() if own == order]
         first = next(n for (own, n), r in curves.items() if own == order and np.mean(r) >= 0.9 * whole)
         print(order, "0.9 of all labels' from", first, "|", "; ".join(cells), flush=True)
@@ -138,7 +138,7 @@ def cover_intervals(ready, truth, sessions=20, keys=60):
         true = right(session.model, there, truth_of(there, person)).mean()
         held += said["low"] <= true <= said["high"]
         rows.append((said["value"], said["low"], said["high"], said["n"], true))
-        print(scores.with_interval(said["value"], (said["low"], said["high"])), f"of {said['n']}, true "
+        print(intervals.with_interval(said["value"], (said["low"], said["high"])), f"of {said['n']}, true "
               f"{true:.3f}", flush=True)
     print(f"{held} of {sessions} intervals hold the truth; mean said and true", np.mean(rows, 0).round(3))
 
