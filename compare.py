@@ -11,15 +11,12 @@ compared: a leaky split, or other test videos.
 import statistics
 import time
 
-import numpy as np
-
 import utils
 from lrcn import checkpoints
 from lrcn.base import Lazy, UserError, cli, files
 from lrcn.drawing import plots
-from lrcn.evaluation.answers import LEAKY, read_answers, read_metrics
+from lrcn.evaluation.answers import LEAKY, read_tested
 from lrcn.evaluation.intervals import compare, differing
-from lrcn.runs import RunFolder
 from lrcn.training.recipe import read_flags
 from lrcn.watching.recogniser import Recogniser
 
@@ -44,19 +41,15 @@ class Tested:
     """The test results of runs of one recipe: right bool (runs, videos), in the order of `names`."""
 
     def __init__(self, word):
-        self.folders = [cli.folder("runs", part, "give run folders of train.py") for part in word.split(",")]
-        runs = [RunFolder(folder) for folder in self.folders]
-        self.metrics = [read_metrics(run.test) for run in runs]
-        tests = [read_answers(run.test) for run in runs]
-        self.names = sorted(tests[0].names)
-        for i, folder in enumerate(self.folders):
+        runs, self.metrics, tests = zip(*map(read_tested, word.split(",")), strict=True)
+        self.folder, self.names = runs[0].path, sorted(tests[0].names)
+        self.groups, self.right = tests[0].of(self.names).groups, []
+        self.flags, known = read_flags(runs[0]), {}     # no folder or seed may be given twice
+        for run, test in zip(runs, tests, strict=True):
             try:
-                tests[i] = tests[i].of(self.names)
+                self.right.append(test.of(self.names).right)
             except ValueError:
-                raise UserError(f"{folder}: tested on other videos than {self.folders[0]}") from None
-        self.right, self.groups = np.array([test.right for test in tests]), tests[0].groups
-        self.flags, known = read_flags(runs[0]), {}     # no folder or seed may stand twice in the word
-        for run in runs:
+                raise UserError(f"{run}: tested on other videos than {runs[0]}") from None
             other = differing(read_flags(run), self.flags)
             if other:
                 raise UserError(f"{word}: these runs differ in more than their seed ({run} has "
@@ -100,10 +93,10 @@ def main():
     if args.names and len(args.names) != len(args.runs):
         raise UserError(f"--names: {len(args.names)} names for {len(args.runs)} runs")
     first, *_ = tested = [Tested(word) for word in args.runs]
-    names = args.names or [t.folders[0].name for t in tested]
+    names = args.names or [t.folder.name for t in tested]
     device = utils.choose_device(args.device)
     # What fuse.py made of several runs has no network of its own to be timed
-    speeds = [frames_per_second(t.folders[0], device) if args.speed and "streams" not in t.metrics[0] else
+    speeds = [frames_per_second(t.folder, device) if args.speed and "streams" not in t.metrics[0] else
               (t.metrics[0].get("parameters"), None) for t in tested]
     compared, rows, lines, wide = [], [], [], max(map(len, names))
     for name, t, (parameters, fps) in zip(names, tested, speeds, strict=True):

@@ -23,18 +23,16 @@ import numpy as np
 
 import dataset
 import utils
-from lrcn.base import Lazy, UserError, cli, files
+from lrcn.base import UserError, cli, files
 from lrcn.base.distributed import ranks
 from lrcn.base.values import COUNT, POSITIVE
 from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores
-from lrcn.evaluation.answers import RANDOM, read_answers, read_metrics
+from lrcn.evaluation.answers import RANDOM, read_tested
 from lrcn.evaluation.intervals import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, check_name, new_run_folder
 from lrcn.training.recipe import FROM_ZERO, Recipe, add_flags, parse
-
-models = Lazy("models")
 
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
@@ -72,9 +70,7 @@ class Stream:
     """
 
     def __init__(self, folder, first=None):
-        self.run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
-        self.metrics = read_metrics(self.run.test)
-        self.answers = read_answers(self.run.test)
+        self.run, self.metrics, self.answers = read_tested(folder)
         if first is None:
             return
         split, other = (s.metrics.get("split") for s in (self, first))
@@ -85,11 +81,11 @@ class Stream:
         if mine != theirs:
             raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is in "
                             "only one of them); train both on the same")
-        mine, theirs = (set(s.answers.names) for s in (self, first))
-        if mine != theirs:
-            raise UserError(f"{self.run}: tested on other videos than {first.run} ({len(mine)} and "
-                            f"{len(theirs)}, {len(mine & theirs)} of both); test both on the same")
-        self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
+        try:
+            self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
+        except ValueError:
+            raise UserError(f"{self.run}: tested on other videos than {first.run}; test both on the same") \
+                from None
 
 
 def choose_weights(words, streams, args):
@@ -99,12 +95,12 @@ def choose_weights(words, streams, args):
         return np.ones(len(streams)), "equal"
     if words == ["tuned"]:
         device = utils.choose_device(args.device or "auto")
-        said = [on_validation(stream, args, device) for stream in streams]
-        common = sorted(set.intersection(*map(set, said)))
+        known = [on_validation(stream, args, device) for stream in streams]
+        common = sorted(set.intersection(*map(set, known)))
         if not common:
             raise UserError("--weights tuned: no video is in the validation part of all runs; train them "
                             "with one --seed and --split_size, or give numbers")
-        weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in said]))
+        weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in known]))
         cli.say(f"--weights tuned: {', '.join(f'{w:.3f}' for w in weights)}, chosen on {len(common)} "
                 f"validation videos")
         return weights, f"tuned on {len(common)} validation videos"
@@ -128,8 +124,9 @@ def on_validation(stream, args, device):
     data = dataset.validation_data(trained)
     cli.say(f"{stream.run}: {data.note}")
     options = utils.encoding_options(args, trained)
-    said = predict_videos(trained.model, ClipSampler.of(trained.recipe), data, options, windows, flip)
-    return dict(zip(data.names, said[np.arange(len(said)), data.labels], strict=True))
+    probabilities = predict_videos(trained.model, ClipSampler.of(trained.recipe), data, options, windows,
+                                   flip)
+    return dict(zip(data.names, probabilities[np.arange(len(data.labels)), data.labels], strict=True))
 
 
 def fuse(streams, weights, origin, folder, args):
@@ -164,7 +161,7 @@ def train(args):
     """Train a head with --streams, as train.py does; its exit status."""
     runs = [utils.load_trained(folder, flag="runs") for folder in args.runs]
     for run in runs:
-        if isinstance(run.model.encoder, models.Streams):
+        if run.recipe.streams:
             raise UserError(f"runs {run.folder}: this is itself a fusion; give the runs that it is made of")
     first = runs[0]
     parts = RunFolder(first.folder).splits

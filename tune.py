@@ -34,9 +34,10 @@ from lrcn.training import tuning
 from lrcn.training.folds import TESTING, CrossValidation, Plan, Setting, Trainer
 from lrcn.training.recipe import Recipe
 from lrcn.training.run import starts
+from lrcn.training.tuning import KNOWN
 
-# What has no meaning here: the folds are the parts and nothing is held out within one, a training is not
-# stopped in the middle and leaves no run folder.
+# What has no meaning here: the folds are the parts, and a training is not stopped in the middle and leaves no
+# run folder.
 ASIDE = ("split_size", "parts", "stop_after", "local_dir", "open_new_folder", "name", "resume",
          "load_checkpoint", "checkpoint_path", "save_checkpoint")
 DRAWN = 60      # rows on the picture
@@ -71,7 +72,7 @@ def make_parser():
 
 
 def compare(args, base, space, validation):
-    """[Setting], trained: a bar on a terminal, a line a setting in a log, and how fast it was."""
+    """[Setting], trained, with a bar on a terminal, or a line a setting in a log; then how long it took."""
     plan, begun, settings = validation.plan, time.monotonic(), None
     if not args.trials:
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
@@ -88,17 +89,17 @@ def compare(args, base, space, validation):
     with validation.processes(), cli.progress(total=rows * args.folds * args.seeds, unit="training",
                                               desc="tuning") as bar:
         def train(settings):
-            left = {frozenset(t.key for t in validation.pending([s])): s for s in settings[::-1]}
-            ended, todo = set(), frozenset().union(*left)
-            bar.update(sum(len(validation.trainings(s)) for s in settings) - len(todo))
+            keys = [{t.key for t in validation.trainings(setting)} for setting in settings]
+            todo = set().union(*keys) - validation.done.keys()
+            bar.update(sum(map(len, keys)) - len(todo))
             for training in validation.train(settings):
-                ended.add(training.key)
+                todo.discard(training.key)
                 bar.update()
-                for keys in [keys for keys in left if keys and keys <= ended and bar.disable]:
-                    setting = left.pop(keys)
-                    right = validation.right(setting)
-                    cli.say(f"{tuning.title(setting, None)}: "
-                            f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
+                for setting, mine in zip(settings, keys, strict=True):
+                    if bar.disable and training.key in mine and not mine & todo:
+                        right = validation.right(setting)
+                        cli.say(f"{tuning.title(setting, None)}: "
+                                f"{validation.fault(setting) if right is None else f'{right.mean():.3f}'}")
 
         if args.trials:
             settings = tuning.search(base, space, args.trials, validation, train)
@@ -106,12 +107,10 @@ def compare(args, base, space, validation):
             train(settings)
     seconds, done = time.monotonic() - begun, validation.trained
     if done:
-        within = validation.seconds / seconds / validation.jobs
         cli.say(f"{done} trainings in {seconds:.1f} s, {60 * done / seconds:.1f} a minute, "
-                f"{validation.jobs} at once; {within:.0%} of that time within their epochs")
+                f"{validation.jobs} at once")
     total = len({t.key for s in settings for t in validation.trainings(s)})
-    cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or not at "
-            f"all")
+    cli.say(f"{len(settings)} settings, {total} trainings, {total - done} of them done before, or failed")
     return settings
 
 
@@ -128,14 +127,14 @@ def write_tables(out, rows, plan, against):
         chosen = dict(row.setting.chosen)
         cells = [row.name, *(str(chosen[name]) for name in flags), row.top1, *row.ci95, row.sd, row.loss,
                  row.minus, *row.minus_ci95, row.p, row.fault, *row.folds]
-        cells += [None] * (len(header) - len(cells))    # what is missing is empty
-        table.append(["" if x is None else f"{x:.6g}" if isinstance(x, float) else x for x in cells])
+        cells += [None] * (len(header) - len(cells))    # of one without folds
+        table.append([f"{x:.6g}" if isinstance(x, float) else x for x in cells])
     files.write_csv(out.table, header, table)
     files.write_text(out.text, "\n".join(["```", f"python {cli.command()}", "```", "", note + ".", "",
                                           *tuning.lines(rows, minus, markdown=True), ""]))
     there = [row for row in rows if row.top1 is not None]
-    best = [rows[0], *sorted(there, key=lambda row: -row.top1)[:DRAWN - 1]]
-    drawn = [row for row in there if any(row is one for one in best)]
+    best = sorted(there, key=lambda row: (row is not rows[0], -row.top1))[:DRAWN]
+    drawn = [row for row in there if row in best]
     if drawn:
         aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
         plots.changes_picture(out.picture, drawn, n=len(plan.videos), note=aside + note, minus_what=minus)
@@ -174,8 +173,7 @@ def main():
     args = recipes.parse_args(make_parser())
     if rank_and_world()[1] > 1:
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
-    known = {f.name for f in dataclasses.fields(Recipe)}
-    recipe = Recipe(split_size=0, **{name: value for name, value in vars(args).items() if name in known})
+    recipe = Recipe(split_size=0, **{name: value for name, value in vars(args).items() if name in KNOWN})
     if recipe.split in ("all", "random"):
         raise UserError(f"--split {recipe.split}: settings are compared by groups of one training list; give "
                         f"--split 1, 2 or 3")

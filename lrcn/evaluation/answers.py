@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import UserError, files
+from lrcn.base import UserError, cli, files
 from lrcn.base.values import Number
 from lrcn.data.manifest import SampledVideo
+from lrcn.runs import RunFolder
 
 RANDOM = "random split by video: near copies of the tested clips were trained on"     # why a test is leaky
 LEAKY = "LEAKY random split by video"       # the same, in a few words
@@ -69,18 +70,19 @@ class Answers:
                        probabilities=self.probabilities[:, place])
 
 
-def read_metrics(test):
-    """metrics.json of a TestFolder; UserError where there is none, or the file is not test.py's."""
-    if not test.metrics.is_file():
-        raise UserError(f"{test.path.parent}: no test/metrics.json in this run; run test.py on it first")
-    metrics = files.read_json(test.metrics)
+def read_tested(folder):
+    """(RunFolder, what metrics.json holds, Answers) of a tested run; UserError: it is not one, or damaged."""
+    run = RunFolder(cli.folder("runs", folder, "give run folders that test.py has tested"))
+    if not run.test.metrics.is_file():
+        raise UserError(f"{run}: no test/metrics.json in this run; run test.py on it first")
+    metrics = files.read_json(run.test.metrics)
     if type(metrics.get("parameters")) not in (int, type(None)):
-        raise UserError(f"{test.metrics}: parameters: expected a whole number; run test.py again")
-    return metrics
+        raise UserError(f"{run.test.metrics}: parameters: expected a whole number; run test.py again")
+    return run, metrics, read_answers(run.test)
 
 
 def read_answers(test):
-    """The Answers in a TestFolder's predictions.csv; UserError names the line that is not test.py's."""
+    """The Answers in a TestFolder's predictions.csv; UserError names a wrong line."""
     path = test.predictions
     rows = files.read_csv(path, ("video", "class", "group", "right"))
     if not rows or {r["right"] for r in rows} - {"0", "1"}:

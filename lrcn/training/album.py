@@ -54,27 +54,29 @@ class Album:
 
     @functools.cached_property
     def shown(self):
-        """(numbers of the validation videos that are shown, all through the run the same; their clips
-        as they were sampled, uint8 (T, H, W, 3))."""
+        """(numbers of the validation videos that are shown, the same all through the run; their clips as
+        they were sampled, uint8 (T, H, W, 3))."""
         random = np.random.default_rng(self.recipe.seed)
         chosen = random.choice(len(self.val), min(SHOWN, len(self.val)), replace=False).tolist()
         sampler = ClipSampler.of(self.recipe)
         return chosen, [source_frames(self.recipe.sampled_data_path, v, sampler.windows(v)[0].frames)
                         for v in (self.val[i] for i in chosen)]
 
+    def answers(self, run):
+        """(true classes, predicted ones, their probabilities) of the shown clips in the last validation."""
+        chosen = self.shown[0]
+        probabilities = run.val_logits.softmax(1)[chosen]
+        return ([self.classes[self.val[i].label] for i in chosen],
+                [self.classes[i] for i in probabilities.argmax(1)], probabilities.max(1).values.tolist())
+
     def label_grid(self, run):
-        """The shown clips with what the last validation said of them: a step of TensorBoard's slider."""
-        (chosen, clips), probabilities = self.shown, run.val_logits.softmax(1)
-        self.picture(
-            "validation_labels", labels.label_grid, [clip[0] for clip in clips],
-            [self.classes[self.val[i].label] for i in chosen],
-            [self.classes[probabilities[i].argmax()] for i in chosen],
-            [probabilities[i].max().item() for i in chosen],
-            title="Validation clips: first frame, predicted and true class",
-            note=f"The weights of epoch {run.progress.epoch}. {self.note}")
+        """The shown clips with their labels: a step of TensorBoard's slider."""
+        self.picture("validation_labels", labels.label_grid, [clip[0] for clip in self.shown[1]],
+                     *self.answers(run), title="Validation clips: first frame, predicted and true class",
+                     note=f"The weights of epoch {run.progress.epoch}. {self.note}")
 
     def final(self, run):
-        """Curves, validation frames and clips with their labels, attention; run: a run.Run that is done."""
+        """The pictures of a run.Run that is done."""
         progress, best = run.progress, run.progress.best
         self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes),
                      note=f"{loss_words(self.recipe.as_settings())} {self.note}".strip())
@@ -89,14 +91,13 @@ class Album:
         if run.val_logits is None:      # resumed when all was done
             run.validate()
             self.label_grid(run)
-        (chosen, clips), probabilities = self.shown, run.val_logits.softmax(1)
-        true = [self.classes[self.val[i].label] for i in chosen]
-        for n in range(min(MOVING, len(chosen))):
-            name, predicted = f"validation_clip_{n + 1}", self.classes[probabilities[chosen[n]].argmax()]
+        (chosen, clips), (true, predicted, _) = self.shown, self.answers(run)
+        for n, clip in enumerate(clips[:MOVING]):
+            name = f"validation_clip_{n + 1}"
             path = self.folder.figures / f"{name}.gif"
-            labels.clip_gif(path, (labels.label_frame(frame, true[n], predicted) for frame in clips[n]),
+            labels.clip_gif(path, (labels.label_frame(frame, true[n], predicted[n]) for frame in clip),
                             Rate.of(run.settings).per_second)
-            self.show(name, path, clips[n].shape[1:])
+            self.show(name, path, clip.shape[1:])
         if self.recipe.readout == "attention":
             number, network, head = torch.tensor([chosen[0]]), run.learner.plain, run.model.head.eval()
             x, *_ = next(iter(run.val_feed.batches([(number, torch.zeros_like(number))])))

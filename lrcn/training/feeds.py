@@ -1,8 +1,7 @@
 """What a training step is fed: clips' features from the store, or their frames, in an order of its own.
 
-The order of an epoch and its views depend on the seed and the epoch alone, so that a resumed run is
-the run that was never stopped. Features that fit lie on the device; of others a batch is read when
-its turn comes, so that memory does not grow with the data set.
+Features that fit lie on the device; of others a batch is read when it is needed, so that memory does not grow
+with the data set.
 """
 import argparse
 import itertools
@@ -20,7 +19,7 @@ from lrcn.features.features import Options, encode_clips
 torch = Lazy("torch")
 
 PINNED = 1 << 28        # bytes of features that are kept in a CPU's memory
-PINNED_SHARE = 1 / 4    # of what is free on another device
+PINNED_SHARE = 1 / 4    # of the free memory of another device
 CHUNK = 1 << 24         # bytes that are copied at once
 
 
@@ -104,10 +103,12 @@ class FrameFeed:
 
 
 def epoch_steps(feed, recipe, epoch, world=1):
-    """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view; or as
-    many, drawn so that the classes come equally often. Clips of several lengths lie beside such of theirs.
+    """An epoch's [(clip numbers, view numbers)]: all clips in a random order, each in a random view; or, by
+    --sampler balanced, as many clips, drawn so that all classes come equally often. Clips of similar lengths
+    share a batch.
 
-    No batch has fewer clips than there are ranks; a last one that would joins the one before it.
+    The order depends on the seed and the epoch alone. No batch has fewer clips than there are ranks: a
+    shorter last one joins the one before it.
     """
     size, count = max(recipe.batch_size, world), len(feed.labels)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
@@ -117,7 +118,7 @@ def epoch_steps(feed, recipe, epoch, world=1):
     else:
         order = torch.randperm(count, generator=generator)
     drawn = torch.randint(recipe.views, (count,), generator=generator)
-    if feed.lengths is not None:    # sorted within some batches, which leaves room for chance
+    if feed.lengths is not None:    # sorted within a few batches at a time, so that chance stays
         order = torch.cat([some[feed.lengths[some].argsort(stable=True)] for some in order.split(8 * size)])
     ends = list(range(size, count, size)) + [count]
     if len(ends) > 1 and ends[-1] - ends[-2] < world:
@@ -129,8 +130,8 @@ def epoch_steps(feed, recipe, epoch, world=1):
 
 
 def class_weights(recipe, labels, classes):
-    """float32 (C,): what the loss of a clip of each class counts, 1 in the mean over the clips with these
-    labels; None where all are alike. UserError for a table that is none, or leaves a class out."""
+    """float32 (C,): the weight of each class in the loss, 1 in the mean over the clips with these labels;
+    None where all are alike. UserError: not a table of weights, or a class is missing."""
     if recipe.class_weights == "none":
         return None
     counts = labels.bincount(minlength=len(classes)).float()
@@ -156,7 +157,7 @@ def encoding_options(recipe, device, **more):
 
 
 def make_feeds(recipe, model, encoder, samples, device, rank=Rank()):     # noqa: B008
-    """(training feed, validation feed): from the feature store what `encoder` gives, or, where that is None,
+    """(training feed, validation feed): features that `encoder` gives, from the store, or, where it is None,
     frames for the model's own encoder."""
     train = [s for s in samples if s.part == "train"]
     val = [s for s in samples if s.part == "val"]

@@ -1,8 +1,8 @@
 """Cross-validation: a recipe trained on all folds but one, and tested on that one, for every fold and seed.
 
-A held-out fold chooses nothing, not even the epoch: the last epoch's weights are tested, which is how the
-winner is trained afterwards, on all clips (--split_size 0). Each training is the one that train.py would
-do on these clips, with one thread, so that its answers do not depend on how many run at once.
+A held-out fold chooses nothing, not even the epoch: the last epoch's weights are tested, as the winner is
+trained afterwards, on all clips (--split_size 0). Each training is that of train.py on these clips, with one
+thread, so that its answers do not depend on how many run at once.
 """
 import contextlib
 import functools
@@ -11,7 +11,7 @@ import io
 import json
 from collections import namedtuple
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ REPLACED = "a file that it depends on was replaced meanwhile; run the same comma
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared: a recipe, and how held-out clips are tested. chosen: ((flag, value), ...) of it."""
+    """A recipe, and how held-out clips are tested. chosen: its ((flag, value), ...) that are compared."""
     recipe: Recipe
     test_windows: int | str = 1
     flip: bool = False
@@ -47,12 +47,12 @@ class Setting:
     def with_(self, chosen):
         """This setting with other values: {flag: value}."""
         tested = {name: chosen[name] for name in TESTING if name in chosen}
-        recipe = replace(self.recipe, **{k: v for k, v in chosen.items() if k not in tested})
+        recipe = replace(self.recipe, **{name: chosen[name] for name in chosen.keys() - tested})
         return replace(self, recipe=recipe, chosen=tuple(chosen.items()), **tested)
 
 
 TESTING = ("test_windows", "flip")
-# One training: the Setting, its recipe's seed set; the fold that is held out; what names it in the journal.
+# One training: a Setting with its seed; the fold that is held out; its key in the journal.
 Training = namedtuple("Training", "setting fold key")
 
 
@@ -65,7 +65,7 @@ class Plan(Answers):
     by_video = (*Answers.by_video, "folds")
 
     def samples(self, fold):
-        """[SampledVideo], to be trained on, of all other folds."""
+        """[SampledVideo] of all other folds, to be trained on."""
         return [replace(v, label=int(label), part="train") for v, label, held in
                 zip(self.videos, self.labels, self.folds, strict=True) if held != fold]
 
@@ -80,10 +80,8 @@ class Plan(Answers):
 # ---------------------------------------------------------------- what it depends on
 
 def depends(recipe, *stages):
-    """{flag: value} of those that decide these stages (see recipe.flag), of files what they hold.
-
-    The key of whatever is kept is made of this.
-    """
+    """{flag: value} that decide these stages (see recipe.flag), for the keys of what is kept; of a file, what
+    it holds."""
     named = {"encoder_weights": [Path(recipe.encoder_weights).expanduser()], "streams": _streams(recipe),
              "init_from": recipe.init_from and [runs.checkpoint_path(recipe.init_from, flag="init_from")]}
     return {**recipe.deciding(*stages),
@@ -121,16 +119,12 @@ _encoders = {}      # the last frozen one of this process
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a process of its own needs for a training on a plan's clips.
-
-    build(recipe, classes, device, encoder or None): (model, network that is trained, what encodes for its
-    features or None, optimiser groups).
-    """
+    """What a process needs for a training on a plan's clips. build: networks.network_to_train."""
     plan: Plan
     build: Callable
 
     def _built(self, recipe):
-        """build's answer, a frozen encoder made once."""
+        """What build returns; a frozen encoder is made once."""
         key = _digest(depends(recipe, "encoder"))
         built = self.build(recipe, self.plan.classes, self.plan.device, _encoders.get(key))
         if recipe.frozen and key not in _encoders:
@@ -139,7 +133,7 @@ class Trainer:
         return built
 
     def encode(self, setting):
-        """See to it that the store has what the trainings of this setting read, where it can be kept."""
+        """Put what the trainings of this setting read into the store, where it can be kept."""
         recipe, plan = setting.recipe, self.plan
         model, _, encoder, _ = self._built(recipe)
         if encoder is None:
@@ -150,10 +144,8 @@ class Trainer:
                           setting.test_windows, setting.flip)
 
     def train(self, training):
-        """{right: "0110...", loss, seconds} of the held-out clips in list order, or {fault: in words}.
-
-        seconds: those within the epochs.
-        """
+        """{right: "0110...", loss, seconds} of the held-out clips in list order, or {fault: in words};
+        seconds: within the epochs."""
         setting, plan, threads = training.setting, self.plan, torch.get_num_threads()
         recipe = setting.recipe
         torch.set_num_threads(1)
@@ -166,7 +158,7 @@ class Trainer:
                 for _ in epochs(learner, feed, progress, recipe.epochs):
                     progress.finish_epoch(learner, None)
                 held = plan[plan.held_out(training.fold)]
-                # Features of an encoder that was trained here are of no use to anybody else.
+                # The features of an encoder that was trained here are used once.
                 options = encoding_options(recipe, plan.device, cache=recipe.frozen and recipe.feature_cache)
                 with learner.averaged():
                     probabilities = predict_videos(model.eval(), ClipSampler.of(recipe), held, options,
@@ -182,17 +174,17 @@ class Trainer:
 
 
 class CrossValidation:
-    """The trainings of settings on a Plan, each done once and for all.
+    """The trainings of settings on a Plan, each done once.
 
-    journal: the path of a file with a JSON line for each, so that a kill costs those that were under way.
-    A line that a kill cut off counts as not there. `done`: {key: {right, loss, ...}}.
+    journal: a file with a JSON line for each, so that a kill costs only those under way; a line that a kill
+    cut off does not count. `done`: {key: {right, loss, ...}}.
     """
 
     def __init__(self, trainer, journal, jobs=1):
         self.plan, self.trainer, self.journal, self.jobs = trainer.plan, trainer, Path(journal), jobs
         self.clips = {}     # {is flow seen?: a digest of each fold's clips}
         self.done, self.faults, self.encoded, self.executor = {}, {}, set(), None
-        self.trained, self.seconds = 0, 0.0     # of this call: trainings, and within their epochs
+        self.trained = 0    # trainings of this call
         for entry in files.read_lines(self.journal) if self.journal.is_file() else ():
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 if not set(entry["right"]) - {"0", "1"} and np.isfinite(entry["loss"]):
@@ -218,20 +210,17 @@ class CrossValidation:
                         "device": plan.device.type, "test": [setting.test_windows, setting.flip],
                         "clips": self.clips[flow][fold]})
 
-    def pending(self, settings):
-        return [t for setting in settings for t in self.trainings(setting) if t.key not in self.done]
-
     def train(self, settings):
         """Do what the journal does not have, and yield each Training when it is done."""
-        todo = list({t.key: t for t in self.pending(settings)}.values())    # two settings may be one
+        todo = {t.key: t for setting in settings for t in self.trainings(setting)}  # two settings may be one
+        todo = [t for key, t in todo.items() if key not in self.done]
         for t in todo:
             key = _digest([depends(t.setting.recipe, "encoder", "clips"), t.setting.test_windows,
                            t.setting.flip])
             if key not in self.encoded:
                 self.encoded.add(key)
                 self.trainer.encode(t.setting)
-        outcomes = self._at_once(todo) if self.jobs > 1 else ((t, self.trainer.train(t)) for t in todo)
-        for t, outcome in outcomes:
+        for t, outcome in self._outcomes(todo):
             key = self._key(t.setting, t.fold)
             if key != t.key:
                 outcome = {"fault": REPLACED}
@@ -242,19 +231,17 @@ class CrossValidation:
                                     "setting": dict(t.setting.chosen), **outcome}
                 files.append_lines(self.journal, [self.done[t.key]])
                 self.trained += 1
-                self.seconds += outcome["seconds"]
             yield t
 
-    def _at_once(self, todo):
+    def _outcomes(self, todo):
         """(training, its outcome) in the order in which they end."""
-        running = {}
+        if self.jobs == 1:
+            yield from ((t, self.trainer.train(t)) for t in todo)
+            return
         try:
-            while todo or running:
-                while todo and len(running) < 2 * self.jobs:    # one ahead for each
-                    t = todo.pop(0)
-                    running[self.executor.submit(self.trainer.train, t)] = t
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
+            running = {self.executor.submit(self.trainer.train, t): t for t in todo}
+            for future in as_completed(running):
+                yield running[future], future.result()
         except BrokenProcessPool:
             raise UserError(f"--jobs {self.jobs}: a training's process died, perhaps because memory ran out; "
                             "run the same command again to go on, with fewer --jobs") from None
@@ -269,12 +256,11 @@ class CrossValidation:
 
     def fault(self, setting):
         """Why a training of this setting has no answers."""
-        return next((self.faults[t.key] for t in self.trainings(setting) if t.key in self.faults),
-                    REPLACED)
+        return next((self.faults[t.key] for t in self.trainings(setting) if t.key in self.faults), REPLACED)
 
     def right(self, setting):
-        """bool (seeds, videos): whether each clip was told rightly when its fold was held out; None where a
-        training is missing."""
+        """bool (seeds, videos): whether the answer on each clip was right when its fold was held out; None
+        where a training is missing."""
         right = np.zeros((len(self.plan.seeds), len(self.plan.videos)), bool)
         for i, t in enumerate(self.trainings(setting)):
             entry, held = self.done.get(t.key), self.plan.held_out(t.fold)

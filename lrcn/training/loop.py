@@ -1,7 +1,7 @@
-"""Training and evaluation: batches in, weights and figures out.
+"""Training and prediction: batches in, weights and logits out.
 
 The order of an epoch, its views and its dropout depend on the seed, the epoch and the rank alone, so
-that a resumed run is the run that was never stopped. Nothing waits for the device within an epoch:
+that a resumed run equals one that was never stopped. Nothing waits for the device within an epoch:
 loss and hits are summed there and read once.
 """
 import contextlib
@@ -33,10 +33,8 @@ STOPPED, NOT_FINITE = 1, 2      # why an epoch was broken off
 
 @inference_mode
 def predict(network, feed, count):
-    """Logits float32 (count, classes) on the CPU, every clip in its plain view.
-
-    The batches are of one size whatever --batch_size says, so that the result never depends on it.
-    """
+    """Logits float32 (count, classes) on the CPU, every clip in its plain view. The batches have one size, so
+    that the result does not depend on --batch_size."""
     network.eval()
     steps = [(clips, torch.zeros_like(clips)) for clips in torch.arange(count).split(64)]
     return torch.cat([network(x, lengths).float().cpu() for x, _, lengths in feed.batches(steps)])
@@ -54,7 +52,7 @@ class Progress:
 
     @classmethod
     def of(cls, state, source):
-        """The progress that a checkpoint tells; UserError names the value that is none."""
+        """The progress in a checkpoint; UserError names a wrong value."""
         count, real = Number(int, low=0), Number(float)
         check(state, {"epoch": count, "step": count, "sums": Numbers(3, real),
                       "seconds": Number(float, low=0)}, f"{source}: progress")
@@ -81,8 +79,8 @@ class Progress:
 # ---------------------------------------------------------------- learning
 
 def plain_optimizer(groups, recipe, **more):
-    """The optimiser of a recipe, without what torch wraps round its methods for torch.compile, which is not
-    used on them and takes more than a second to import. What torch does not wrap so stays as it is."""
+    """The optimiser of a recipe, without torch's wrappers for torch.compile: they are not needed here, and
+    take more than a second to import. Methods that torch does not wrap stay as they are."""
     for method in vars(torch.optim.Optimizer).values():
         if inspect.isfunction(inner := getattr(method, "__wrapped__", None)):
             vars(inner).setdefault("__dynamo_disable", inner)
@@ -96,9 +94,9 @@ def plain_optimizer(groups, recipe, **more):
 class Learner:
     """A network, its optimiser and its schedule; what a step changes, and what a checkpoint keeps.
 
-    network: what is trained and run on a batch; groups: optimiser groups of its parameters;
-    recipe: a training.recipe.Recipe; feed: of the training clips, whose number decides how long the schedule
-    is. weights: float (C,), what the loss of a clip of each class counts; None where all are alike.
+    network: is trained and run on a batch. groups: of its parameters, for the optimiser. feed: the training
+    clips, whose number decides how long the schedule is. weights: float (C,), of the classes in the loss;
+    None where all are alike.
     """
 
     def __init__(self, network, groups, recipe, feed, device, rank=Rank(), weights=None):    # noqa: B008
@@ -108,13 +106,13 @@ class Learner:
         self.optimizer = plain_optimizer(groups, recipe, fused=device.type in ("cpu", "cuda"))
         self.parameters = [p for group in groups for p in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        # What the validation loss takes off the learning rate, as the rate of an optimiser of its own
+        # The factor by which --scheduler plateau lowers the rate: that of an optimiser of its own
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             torch.optim.SGD([torch.zeros(1)], lr=1.0), factor=0.3, patience=3)
         an_epoch = -(-len(self.steps(1)) // recipe.accumulate)
         self.total, self.updates = an_epoch * recipe.epochs, 0
         self.warm = recipe.warmup_epochs * an_epoch if recipe.scheduler != "onecycle" else 0
-        if recipe.scheduler in ("cosine", "step"):  # the other courses do not depend on --epochs at all
+        if recipe.scheduler in ("cosine", "step"):  # the others do not depend on --epochs
             self.warm = min(self.warm, self.total / 5)
         self.amp = device.type == "cuda" and recipe.amp != "none"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and recipe.amp == "float16")
@@ -137,13 +135,13 @@ class Learner:
             group["lr"] = peak * (course * self.plateau.optimizer.param_groups[0]["lr"])
 
     def validated(self, loss):
-        """Let a validation loss lower the rate, where the schedule is the plateau."""
+        """Let a validation loss lower the rate, with --scheduler plateau."""
         if self.recipe.scheduler == "plateau":
             self.plateau.step(loss)
             self._set_rates()
 
     def loss(self, x, labels, lengths=None):
-        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup; lengths: as of
+        """(mean cross-entropy, logits (B, C)) of a batch, with label smoothing and mixup; lengths: see
         models.Head."""
         mix = None
         if self.recipe.mixup:
@@ -165,7 +163,7 @@ class Learner:
         return loss, logits.mean(1) if logits.dim() == 3 else logits
 
     def _cross_entropy(self, logits, labels, lengths):
-        """The mean over clips; of a prediction a time step each clip's mean over its own."""
+        """The mean over clips; with a prediction a time step, each clip's mean over its own steps."""
         smoothing = self.recipe.label_smoothing
         if self.weights is None and lengths is None:
             steps = logits.unbind(1) if logits.dim() == 3 else [logits]
@@ -189,7 +187,7 @@ class Learner:
         self.updates += 1
         self._set_rates()
         if self.average is not None:
-            # Young averages are short, or the first random weights would last for ages.
+            # A short average at first, else the random first weights would last long
             decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
             for key, value in self.plain.state_dict().items():
                 kept = self.average[key]
@@ -226,12 +224,12 @@ class Learner:
                 "raw": self.average, "random": random[0], "random_of_ranks": random}
 
     def restore(self, state, source):
-        """Take up a checkpoint's state() again; whether this rank's random state was in it."""
+        """Take up a checkpoint's state(); whether this rank's random state was in it."""
         try:
             _check_optimizer(state["optimizer"], self.optimizer.state_dict(),
                              OPTIMIZERS[self.recipe.optimizer][2])
             self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:   # which has those of before
+            for group in self.optimizer.param_groups:   # which came from the checkpoint
                 group["weight_decay"] = self.recipe.weight_decay
             self.plateau.load_state_dict(state["plateau"])
             self.plateau.optimizer.param_groups[0]["lr"] = float(state["plateau"]["_last_lr"][0])
@@ -251,16 +249,14 @@ class Learner:
                 torch.cuda.set_rng_state_all(random["cuda"])
             return True
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-            words = " ".join(str(error).split())[:100]
-            raise UserError(f"{source}: learner: its optimiser's or random state is damaged ({words}); go on "
+            fault = " ".join(str(error).split())[:100]
+            raise UserError(f"{source}: learner: its optimiser's or random state is damaged ({fault}); go on "
                             f"from another checkpoint") from None
 
 
 def _check_optimizer(saved, own, kept):
-    """Raise a ValueError unless `saved` has the groups of `own`, and each parameter the moments in `kept`."""
-    count = [len(group["params"]) for group in own["param_groups"]]
-    if [len(group["params"]) for group in saved["param_groups"]] != count:
-        raise ValueError("other parameter groups")
+    """Raise a ValueError unless each parameter has the moments in `kept`, and each group its numbers. (torch
+    checks how many there are.)"""
     for number, moments in saved["state"].items():
         for name in kept:
             if not isinstance(moments[name], torch.Tensor) or not torch.isfinite(moments[name]).all():
@@ -293,12 +289,10 @@ def schedule_factor(name, step, warm, total):
 # ---------------------------------------------------------------- epochs
 
 def epochs(learner, feed, progress, last, stop=None, show=lambda step, sums: None):
-    """Train until epoch `last` is done. After each, yields whether it is complete: a signal breaks one off.
-
-    Whoever is told so calls progress.finish_epoch. stop, show: see train_epoch.
-    """
+    """Train until epoch `last` is done. Yields after each whether it is complete (a signal breaks it off);
+    the caller then calls progress.finish_epoch. stop, show: see train_epoch."""
     while progress.epoch < last or progress.step:
-        if progress.step == 0:      # else one was broken off: that one goes on
+        if progress.step == 0:      # else one was broken off, and goes on
             progress.epoch += 1
             number = learner.rank.number
             set_seed(learner.recipe.seed, progress.epoch, *([number] if number else []))
@@ -314,7 +308,7 @@ def train_epoch(learner, feed, progress, stop, show):
     accumulate, on_cpu = learner.recipe.accumulate, learner.device.type == "cpu"
     rank, steps = learner.rank, learner.steps(progress.epoch)
     learner.network.train()
-    # Of an epoch so far, on the device; what a broken-off one summed up over all ranks is rank 0's to add.
+    # Of the epoch so far, on the device; rank 0 adds the sums over all ranks of one that was broken off
     sums = torch.tensor(progress.sums if rank.first else [0.0] * 3, device=learner.device,
                         dtype=torch.float64 if learner.device.type != "mps" else torch.float32)
     first_bad = torch.full((), -1, dtype=torch.int64, device=learner.device)
@@ -334,7 +328,7 @@ def train_epoch(learner, feed, progress, stop, show):
         sums += torch.stack([loss * len(labels), hits, hits.new_tensor(len(labels))])
         progress.step += 1
         if progress.step % accumulate == 0 or progress.step == len(steps):
-            # On a CPU the look costs nothing; elsewhere it is taken when the epoch is over.
+            # On a CPU this check is free; on a device it waits for the end of the epoch
             why = rank.all_reduce_max(NOT_FINITE if on_cpu and bad else STOPPED if stop.signal else 0)
             if why == NOT_FINITE:
                 break
@@ -345,7 +339,7 @@ def train_epoch(learner, feed, progress, stop, show):
         if why:
             break
     step = int(first_bad)
-    if rank.all_reduce_max(step >= 0):      # on every rank, where it was not finite on one
+    if rank.all_reduce_max(step >= 0):      # then every rank ends
         where = f"the loss is not finite in epoch {progress.epoch}"
         if step < 0:
             raise UserError(f"{where}, on another process")

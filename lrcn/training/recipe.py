@@ -31,14 +31,14 @@ def flag(group, default, kind, help, metavar=None, names=(), decides=None):
     """A field of Recipe and its flag. names: of the flag, where the field's own is not enough.
 
     decides: the first of these that its value changes, from which every key and refusal follows:
-      place     nothing: where data lie that are known by what they hold
+      place     nothing: where data lie that are known by their content
       parts     which videos there are, and in which part
       encoder   the encoder, its weights, and the views and features that it gives
       clips     which clips of a video are seen
       head      the head, or the optimiser, whose state a checkpoint holds
       steps     how it is trained
       nothing   neither weights nor answers
-    Without the word the earliest of its group, so that a flag that is new is in every key.
+    By default the earliest of its group, so that a new flag is in every key.
     """
     usual = {"data": "parts", "network": "encoder", "training": "encoder"}
     return field(default=default, metadata=dict(group=group, kind=kind, help=help, metavar=metavar,
@@ -47,18 +47,19 @@ def flag(group, default, kind, help, metavar=None, names=(), decides=None):
 
 data, network, training, output, machine = (
     partial(flag, group) for group in ("data", "network", "training", "output", "machine"))
-head, steps = partial(network, decides="head"), partial(training, decides="steps")
+place, steps = partial(data, decides="place"), partial(training, decides="steps")
+clips, head = partial(network, decides="clips"), partial(network, decides="head")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a training run, by the names of train.py's flags."""
-    sampled_data_path: str = data(None, Text(none=True), "folder that preprocessing_data.py wrote", "DIR",
-                                  names=("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
-                                         "--data_dir"), decides="place")
-    ucf_list_dir: str = data(None, Text(none=True), "folder of the split lists; without it the split is "
-                             "drawn by group from the sampled data", "DIR",
-                             names=("--ucf_list_dir", "--split_path", "--annots_dir"), decides="place")
+    sampled_data_path: str = place(None, Text(none=True), "folder that preprocessing_data.py wrote", "DIR",
+                                   names=("--sampled_data_path", "--sampled_data_dir", "--dataset_path",
+                                          "--data_dir"))
+    ucf_list_dir: str = place(None, Text(none=True), "folder of the split lists; without it the split is "
+                              "drawn by group from the sampled data", "DIR",
+                              names=("--ucf_list_dir", "--split_path", "--annots_dir"))
     split: str = data("1", Choice(("1", "2", "3", "all", "random")), "official split; all: train and test on "
                       "the three in turn; random: the leaky protocol, by video instead of group, for "
                       "comparison only", names=("--split", "--split_number"))
@@ -75,8 +76,8 @@ class Recipe:
                            "test.py reports it apart", "CLASS", decides="nothing")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
-    allow_pictures: bool = data(False, Switch(), "allow a network of several frames to train on single "
-                                "pictures", decides="place")
+    allow_pictures: bool = place(False, Switch(), "allow a network of several frames to train on single "
+                                 "pictures")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = network("resnet152", Text(), "torchvision model, timm/NAME, or video/NAME, one of "
@@ -96,25 +97,23 @@ class Recipe:
                           "squeezed")
     chunk_frames: int = network(None, CHUNK, "frames that a video encoder reads at once (default: as its "
                                 "weights were measured)", "K")
-    chunk_stride: int = network(None, CHUNK, "of a video encoder: frames from one chunk's start to the next "
-                                "(default: --chunk_frames)", "N", decides="clips")
+    chunk_stride: int = clips(None, CHUNK, "of a video encoder: frames from one chunk's start to the next "
+                              "(default: --chunk_frames)", "N")
     streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
                             "runs' encoders, side by side, folders with commas between (fuse.py --train)",
                             "RUN,RUN,...")
-    num_frames_video: int = network(5, Number(int, low=1, high=100_000, word="all"), "frames in a clip; all: "
-                                    "every frame of a video, however many", "N|all",
-                                    names=("--num_frames_video", "--sequence_length", "--frames_per_clip"),
-                                    decides="clips")
-    spread: bool = network(False, Switch(), "spread the frames of a clip over the whole video, one in each "
-                           "of as many equal parts: in the middle of it, or at random in --views",
-                           decides="clips")
-    stride: str = network("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"),
-                          "distance between the frames of a clip, in sampled frames; random: from 1 to the "
-                          "largest that fits, which the test uses", "N|random", decides="clips")
-    max_frames: int = network(300, POSITIVE, "with --num_frames_video all: at most this many frames of a "
-                              "video, spread over it", decides="clips")
-    mask_short: bool = network(True, Switch(), "read a video with fewer frames than a clip at its own "
-                               "length, without repeating its last frame", decides="clips")
+    num_frames_video: int = clips(5, Number(int, low=1, high=100_000, word="all"), "frames in a clip; all: "
+                                  "every frame of a video, however many", "N|all",
+                                  names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
+    spread: bool = clips(False, Switch(), "spread the frames of a clip over the whole video, one in each of "
+                         "as many equal parts: in the middle of it, or at random in --views")
+    stride: str = clips("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "distance "
+                        "between the frames of a clip, in sampled frames; random: from 1 to the largest that "
+                        "fits, which the test uses", "N|random")
+    max_frames: int = clips(300, POSITIVE, "with --num_frames_video all: at most this many frames of a "
+                            "video, spread over it")
+    mask_short: bool = clips(True, Switch(), "read a video with fewer frames than a clip at its own length, "
+                             "without repeating its last frame")
     latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = head(256, POSITIVE, "LSTM units a direction", names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = head(2, Number(int, low=1, high=100), "LSTM layers")
@@ -125,8 +124,8 @@ class Recipe:
                                   "(default: no such layer)")
     classifier_activation: str = head("relu", Choice(ACTIVATIONS), "activation of that layer; relu comes "
                                       "with a batch norm, selu without")
-    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True),
-                                     "share of units dropped before the classifier (default: --dropout)")
+    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "share of units dropped "
+                                     "before the classifier (default: --dropout)")
     bidirectional: bool = head(True, Switch(), "read the clip in both directions")
     readout: str = head("final", Choice(READOUTS), "how the LSTM's outputs become one vector; none: no LSTM, "
                         "the mean of the frames", names=("--readout", "--fusion_mode"))
@@ -190,8 +189,8 @@ class Recipe:
     val_check_interval: int = output(5, POSITIVE, "epochs between validations")
     pictures: bool = output(True, Switch(), "draw curves, labelled clips and the class distribution")
     resume: str = output(None, Text(none=True), "go on with this run folder; auto: with the newest one in "
-                         "local_dir", "RUN|auto", names=("--resume", "--checkpoint_model",
-                         "--resume_checkpoint"))
+                         "local_dir", "RUN|auto",
+                         names=("--resume", "--checkpoint_model", "--resume_checkpoint"))
     load_checkpoint: bool = output(False, Switch(), "go on from --checkpoint_path")
     checkpoint_path: str = output("", Text(), "checkpoint to go on from", "FILE")
     save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint, the whole model, to this "
@@ -212,8 +211,8 @@ class Recipe:
 
     @classmethod
     def of(cls, settings, source):
-        """The recipe in a checkpoint's settings; UserError names the value that is none. What an older run
-        did not know yet is by default."""
+        """The recipe in a checkpoint's settings; what an older run did not know has its default. UserError
+        names a wrong value."""
         if not isinstance(settings, dict):
             raise UserError(f"{source}: settings: expected names and values")
         known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
@@ -242,39 +241,33 @@ class Recipe:
 
     @property
     def chunk(self):
-        """chunks.chunk_of the encoder, by the flags, which tell it of --streams; (0, 0, 0) of one that reads
-        frames."""
+        """chunks.chunk_of the encoder; (0, 0, 0) of one that reads frames."""
         if self.streams:
             return self.chunk_frames or 0, self.chunk_stride or 0, 0
         return chunk_of(self.encoder, self.chunk_frames, self.chunk_stride, self.modality)
 
     def background_of(self, classes):
-        """The label of --background among class names, None without one; UserError: none is so called."""
+        """The label of --background among class names, None without one; UserError: no such class."""
         if self.background is None:
             return None
-        names = [files.composed(name) for name in classes]
-        if files.composed(self.background) not in names:
-            raise UserError(f"--background {self.background}: no such class; there are "
-                            f"{cli.first(classes, 10)}")
-        return names.index(files.composed(self.background))
+        name, names = files.composed(self.background), list(map(files.composed, classes))
+        if name not in names:
+            raise UserError(f"--background {name}: no such class; there are {cli.first(classes, 10)}")
+        return names.index(name)
 
     def as_settings(self):
-        """Names and values for a file, places as absolute paths: the folder a run was started in is gone."""
+        """Names and values for a file, with absolute paths: a later script runs in another folder."""
         settings = asdict(self)
-        for name in PLACES:
-            if settings[name]:
-                settings[name] = _place(settings[name])
-        if self.streams:
-            settings["streams"] = [_place(run) for run in self.streams]
-        return settings
+        settings |= {name: _absolute(settings[name]) for name in PLACES if settings[name]}
+        return settings | {"streams": self.streams and [_absolute(run) for run in self.streams]}
 
     def words(self, always=()):
-        """The command line of train.py for this recipe. always: flags to name where they are as usual."""
-        said = self.as_settings()
+        """The command line of train.py for this recipe. always: flags to name with their defaults too."""
+        values = self.as_settings()
         always = (*always, *OF_AN_ENCODER) if self.init_from else always    # else that run's count
-        told = [f for f in fields(self) if getattr(self, f.name) != f.default or (
-            f.name in always and not (said[f.name] is None and isinstance(f.metadata["kind"], Text | Names)))]
-        return [f"{(f.metadata['names'] or (f'--{f.name}',))[0]}={as_word(said[f.name])}" for f in told]
+        named = [f for f in fields(self) if getattr(self, f.name) != f.default or f.name in always and not (
+            values[f.name] is None and isinstance(f.metadata["kind"], Text | Names))]
+        return [f"{flag_names(f)[0]}={as_word(values[f.name])}" for f in named]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
@@ -290,9 +283,9 @@ class Recipe:
         return {name: getattr(self, name) for name, (_, decides) in DECIDED.items() if decides in stages}
 
     def compared(self):
-        """choices() for a comparison of runs: streams by what they were trained with, not by their folders,
-        so that fusions of other seeds are alike too."""
-        said = self.choices()
+        """choices() for a comparison of runs: streams by their own choices, not by their folders, so that
+        fusions of other seeds are alike too."""
+        choices = self.choices()
         if self.streams:
             usual, streams = Recipe().choices(), []
             for run in self.streams:    # the place of one that is gone
@@ -300,8 +293,8 @@ class Recipe:
                 own = Recipe.of(files.read_json(settings), settings).choices() if settings.is_file() else None
                 streams.append(run if own is None else ", ".join(
                     f"{k} {as_word(v)}" for k, v in own.items() if v != usual.get(k)) or "as given")
-            said["streams"] = " | ".join(streams)
-        return said
+            choices["streams"] = " | ".join(streams)
+        return choices
 
 
 def read_flags(run):
@@ -311,13 +304,17 @@ def read_flags(run):
     return Recipe.of(files.read_json(run.settings), run.settings).compared()
 
 
+def flag_names(field):
+    return field.metadata["names"] or (f"--{field.name}",)
+
+
 def as_word(value):
     """A value of a Recipe as the command line says it."""
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
-def _place(path):
-    """A path as an absolute one, where there is something."""
+def _absolute(path):
+    """A path as an absolute one, where it exists."""
     path = Path(path).expanduser()
     return str(path.resolve() if path.exists() else path)
 
@@ -341,19 +338,16 @@ USED_MOST = ("sampled_data_path", "ucf_list_dir", "encoder", "modality", "num_fr
 
 
 def add_flags(parser, leave_out=(), usual=None, group=None):
-    """The flags of Recipe's fields but for some; their words in any case, as in OneCycle or SGD.
+    """The flags of Recipe's fields but for some; a choice in any case, as in OneCycle or SGD.
 
-    usual: of a field's name whose value counts without its flag, where that is not the default.
-    group: one for all of them.
+    usual(name): whose value counts without the flag, where that is not the default. group: one for all.
     """
-    first = [f for f in fields(Recipe) if f.name in USED_MOST and not usual]
-    for f in (*first, *(f for f in fields(Recipe) if f not in first)):
-        m, whose = f.metadata, usual and usual(f.name)
-        if f.name in leave_out:
-            continue
-        names = m["names"] or (f"--{f.name}",)
+    flags = [f for f in fields(Recipe) if f.name not in leave_out]
+    first = [f for f in flags if f.name in USED_MOST and not usual]
+    for f in (*first, *(f for f in flags if f not in first)):
+        m, names = f.metadata, flag_names(f)
         into = parser.group(group or ("the flags that are used most" if f in first else m["group"]))
-        default, help = (None, f"{m['help']} (default: {whose})") if usual else (f.default, m["help"])
+        default, help = (None, f"{m['help']} (default: {usual(f.name)})") if usual else (f.default, m["help"])
         if isinstance(m["kind"], Switch):
             into.add_boolean(*names, default=default, help=help)
         else:
@@ -386,8 +380,7 @@ def say_disagreement(args, trained):
 
 
 def parse_args(parser, argv=None):
-    """The parser's flags, of which those of --init_from's run count where they are not given: its encoder,
-    and what that sees."""
+    """The parser's flags; with --init_from that run's encoder, and what it sees, are the defaults."""
     args = parser.parse_args(argv)
     if args.init_from:
         path = runs.checkpoint_path(args.init_from, flag="init_from")

@@ -28,9 +28,8 @@ STEPS = ("frame_step", "frame_step_low", "frame_step_high")     # the training c
 # ---------------------------------------------------------------- what it starts from
 
 def what_it_learned(state, path, flag, later=()):
-    """The Learned of a checkpoint. Of an older one, which says nothing of it, by the splits.csv beside it and
-    by the runs that it started from, as far as they are still there. later: checkpoints that started from it.
-    """
+    """The Learned of a checkpoint; of an older one, which does not hold it, from the splits.csv beside it and
+    the runs that it started from, if they still exist. later: checkpoints that started from it."""
     source = f"--{flag} {path}"
     if "learned" in state:
         return Learned.of(state["learned"], source)
@@ -46,12 +45,13 @@ def what_it_learned(state, path, flag, later=()):
 def starts(recipe, later=None):
     """[(flag and run, Learned of what is taken over from it)] of --init_from and --streams.
 
-    later: None for a new training; else the checkpoints that started from this recipe's, and a run that is
-    gone, or that is one of them, is one of which nothing is known.
+    later: None for a new training; else the checkpoints that started from this recipe's. Of a run that is
+    gone, or one of these, nothing is known.
     """
-    taken = [("init_from", recipe.init_from)] if recipe.init_from else []
     begun = []
-    for flag, run in [*taken, *(("streams", run) for run in recipe.streams or ())]:
+    for flag, run in [("init_from", recipe.init_from), *(("streams", run) for run in recipe.streams or ())]:
+        if run is None:
+            continue
         try:
             path = checkpoint_path(run, flag=flag)
             if path.resolve() in (later or ()):
@@ -61,8 +61,7 @@ def starts(recipe, later=None):
             if later is None:
                 raise
             learned = Learned(known=False)
-        # of a stream the encoder alone is used; of the other one the projection too
-        if flag == "streams":
+        if flag == "streams":   # whose encoder alone is used; of the other run the projection too
             learned = replace(learned, network=learned.encoder)
         begun.append((f"--{flag} {run}", learned))
     return begun
@@ -72,13 +71,11 @@ def starts(recipe, later=None):
 
 def saved_settings(recipe, samples, encoder):
     """What a checkpoint keeps: the recipe, which list tests it, and how its clips were sampled, so that
-    test_on_video.py samples alike, wherever the clips are by then.
+    test_on_video.py samples alike without them.
 
-    frame_step: the training clips' seconds between frames, their median; frame_step_low and _high: the
-    tenth and the ninetieth of a hundred. With the stride that was asked for they are all the same.
-    clip_frames: of clips that are not equally long by intent, the median of their frames.
-    chunk_step: of a video encoder, frames from one chunk of a clip to the next, their median; frame_step is
-    then that of the frames in a chunk.
+    frame_step, frame_step_low, frame_step_high: seconds between the frames of the training clips (with a
+    video encoder, of its chunks), their median, 10th and 90th percentile. clip_frames: the median length of
+    clips that may differ in it. chunk_step: the median of the frames from one chunk of a clip to the next.
     """
     sampler = ClipSampler.of(recipe)
     train = [v for v in samples if v.part == "train"]
@@ -99,7 +96,7 @@ def saved_settings(recipe, samples, encoder):
 
 
 def fill_folder(run, resumed, recipe, settings, classes, samples, model):
-    """Write into a RunFolder what a run, new or resumed, starts from; UserError: the disk is too small."""
+    """Write what a run, new or resumed, starts from into its RunFolder; UserError: the disk is too small."""
     cli.say(f"run folder: {run}")
     for folder in (run.path, run.checkpoints, run.figures):
         folder.mkdir(exist_ok=True)
@@ -109,17 +106,17 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
     size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
     files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
     older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
-    if older:   # first of all, lest a kill leaves them beside the new one's parts: they may be other parts
+    if older:   # first of all: after a kill they must not lie beside the new run's splits.csv
         cli.say(f"{len(older)} checkpoints of an older run in this folder are deleted")
         for path in older:
             path.unlink()
         run.metrics.unlink(missing_ok=True)
     if not resumed:
-        run.settings.unlink(missing_ok=True)    # it tells what an older splits.csv was
+        run.settings.unlink(missing_ok=True)    # it has the seal of an older splits.csv
         splits.write_splits(run.splits, samples)
         if recipe.frozen:
             checkpoints.save_file(run.checkpoint("encoder"), {
-                "encoder": model.encoder.state_dict(keep_vars=True)})   # which tells its parameters
+                "encoder": model.encoder.state_dict(keep_vars=True)})
     seal = {"splits": splits.splits_seal(run.splits)} if run.splits.is_file() else {}
     files.write_json(run.settings, {**settings, "classes": classes, **seal, "versions": versions()})
 
@@ -186,11 +183,11 @@ class Run:
         """All epochs that are left; False when a signal ended them early."""
         recipe, progress = self.recipe, self.progress
         last = min(recipe.epochs, recipe.stop_after or recipe.epochs)
-        if self.rank.first and progress.history:    # a kill, or a person, may have left another
+        if self.rank.first and progress.history:    # after a kill the file may be another
             self.write_metrics()
         if self.exhausted and not progress.step:
             last = progress.epoch
-        if progress.epoch >= last and not progress.step:    # nothing is left, but of which checkpoint?
+        if progress.epoch >= last and not progress.step:    # perhaps not of the newest checkpoint
             self.save("last")
         per_epoch = len(self.learner.steps(1))
         done = (progress.epoch - bool(progress.step)) * per_epoch + progress.step
@@ -264,7 +261,7 @@ class Run:
     # ------------------------------------------------------------ what is written
 
     def write_metrics(self):
-        rows = [["" if r[k] is None else r[k] for k in METRICS] for r in self.progress.history]
+        rows = [[row[key] for key in METRICS] for row in self.progress.history]
         files.write_csv(self.folder.metrics, METRICS, rows)
 
     def log(self, row):

@@ -1,4 +1,4 @@
-"""Which settings are compared, and what their folds say, as rows of a table."""
+"""Which settings are compared, and a table of how good they were in their folds."""
 import argparse
 import difflib
 import itertools
@@ -10,19 +10,19 @@ from lrcn.evaluation.intervals import Figures, compare
 from lrcn.training.recipe import Recipe
 
 KNOWN = {f.name: f.metadata for f in fields(Recipe)}
-# What may differ between settings: they share their clips, folds, seeds and machine.
+# What may differ between settings; they share their clips, folds, seeds and machine.
 KINDS = {name: m["kind"] for name, m in KNOWN.items()
          if m["group"] in ("network", "training") and name != "seed" and m["decides"] != "nothing"}
 KINDS |= {"test_windows": number_or_all, "flip": Switch()}
 ALIASES = {word.lstrip("-"): name for name, m in KNOWN.items() for word in m["names"]}
-LOGARITHMIC = 10    # a range of positive numbers from one to this many times it is searched by its logarithm
+LOGARITHMIC = 10    # a range of positive numbers whose ends have this ratio is searched by its logarithm
 COLUMNS = ("top1", "ci95_low", "ci95_high", "sd_of_seeds", "loss", "minus_first", "minus_first_low",
            "minus_first_high", "mcnemar_p", "fault")
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """What a flag may be: some values, or, where there are none, all numbers from low to high."""
+    """A flag and its values, or, without values, all numbers from low to high."""
     name: str
     values: tuple = ()
     low: float = None
@@ -51,7 +51,7 @@ def dimension(text):
 
 
 def flag_name(word, source):
-    """The field of Recipe (or flag of testing) that a word names; UserError says which is near."""
+    """The field of Recipe (or flag of testing) that a word names; UserError: none, and which is near."""
     word = word.strip().lstrip("-").replace("-", "_")
     name = ALIASES.get(word, word)
     if name in KINDS:
@@ -65,7 +65,7 @@ def flag_name(word, source):
 
 
 def value_of(name, word):
-    """The value that a word says, as its flag takes it."""
+    """The value of a word, as its flag takes it."""
     kind, word = KINDS[name], word.strip()
     try:
         return kind(word.lower() if isinstance(kind, Choice) else word)
@@ -75,15 +75,14 @@ def value_of(name, word):
 
 
 def check_space(space, trials, against=None):
-    """The name of the flag `against`; UserError where it is none of these, a flag is named twice, or a range
-    stands where no search is."""
+    """The name of the flag `against`. UserError: the space does not have it, has a flag twice, or has a range
+    without a search."""
     names = [d.name for d in space]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(f"--set {twice[0]}: given twice; put all its values into one, with commas")
-    ranges = [d.name for d in space if not d.values]
-    if ranges and not trials:
-        raise UserError(f"--set {ranges[0]}: a range is searched with --trials N; or give values with commas")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"--set {name}: given twice; put all its values into one, with commas")
+        if not space[i].values and not trials:
+            raise UserError(f"--set {name}: a range is searched with --trials N; or give values with commas")
     if trials and not space:
         raise UserError(f"--trials {trials}: there is nothing to search; give --set NAME=LOW..HIGH")
     if against is None:
@@ -102,22 +101,23 @@ def grid(base, space):
 
 
 def one_by_one(base, space):
-    """All first values, and then every other value with the first ones of the other flags."""
+    """All first values, then every other value with the first values of the other flags."""
     first = {d.name: d.values[0] for d in space}
     return [base.with_(first), *(base.with_({**first, d.name: value})
                                  for d in space for value in d.values[1:])]
 
 
 def title(setting, first):
-    """What a setting is called: all that was chosen, or, after a first row, what is other than there."""
-    before = dict(first.chosen) if first and setting is not first else {}
-    return ", ".join(f"{k} {v}" for k, v in setting.chosen if before.get(k, ...) != v) or "as given"
+    """The name of a setting: all that was chosen, or what differs from the first setting."""
+    before = first.chosen if first and setting is not first else ()
+    return ", ".join(f"{name} {value}" for name, value in setting.chosen
+                     if (name, value) not in before) or "as given"
 
 
 def search(base, space, trials, validation, train):
-    """[Setting]: the one as given, and what Optuna's tree of Parzen estimators asked for in `trials` turns.
-    train(settings) does the trainings. Nothing but the journal is kept: with the same seed the same answers
-    lead to the same questions, so that a search that was killed goes on where it was."""
+    """[Setting]: the one as given, and `trials` that Optuna's tree of Parzen estimators asked for.
+    train(settings) does the trainings. Only the journal is kept: with one seed the same answers lead to the
+    same questions, so that a search goes on after a kill."""
     try:
         import optuna
     except ImportError:
@@ -126,7 +126,7 @@ def search(base, space, trials, validation, train):
     study = optuna.create_study(direction="maximize",
                                 sampler=optuna.samplers.TPESampler(seed=base.recipe.seed))
     asked, first = {}, {d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space}
-    within = True       # is what is given one of those that are asked for?
+    within = True       # whether the setting as given is one of the space
     for d in space:
         if d.values:
             asked[d.name] = optuna.distributions.CategoricalDistribution(d.values)
@@ -148,7 +148,7 @@ def search(base, space, trials, validation, train):
     for _ in range(trials):
         trial = study.ask(asked)
         chosen = {d.name: trial.params[d.name] for d in space}
-        for d in space:     # three digits, so that it can be typed, and still within the range
+        for d in space:     # three digits, to type it again, and still within the range
             if not d.values and KINDS[d.name].kind is float:
                 chosen[d.name] = min(max(float(f"{chosen[d.name]:.3g}"), d.low), d.high)
         setting = base.with_(chosen)
@@ -161,8 +161,8 @@ def search(base, space, trials, validation, train):
 
 @dataclass(frozen=True)
 class Row(Figures):
-    """A setting's Figures over all held-out clips and seeds; folds: its mean accuracy in each; fault: why
-    there are no figures."""
+    """A setting's Figures over all held-out clips and seeds. folds: the accuracy in each. fault: why there
+    are no figures."""
     setting: object = None
     name: str = ""
     folds: tuple = ()
@@ -171,8 +171,8 @@ class Row(Figures):
 
 
 def table(settings, validation, against=None):
-    """[Row] of settings, in their order, each with its difference from the first, or from the one that is as
-    it is but for the first value of the flag `against`."""
+    """[Row] of settings, in their order, each with its difference from the first, or, by the flag `against`,
+    from the one that differs only in having its first value."""
     plan, rows = validation.plan, []
     for setting in settings:
         right, name = validation.right(setting), title(setting, None if against else settings[0])
@@ -197,7 +197,7 @@ def best(rows):
 
 
 def lines(rows, minus, markdown=False):
-    """The rows as text, or as a table of a document. minus: what differences are taken from, in words."""
+    """The rows as text, or as a table of a document. minus: what is subtracted in a difference, in words."""
     wide = max(len(row.name) for row in rows)
     table = [("setting", "accuracy [95%]", f"minus {minus} [95%]", "folds")]
     for row in rows:
