@@ -49,6 +49,7 @@ data, network, training, output, machine = (
     partial(flag, group) for group in ("data", "network", "training", "output", "machine"))
 place, steps = partial(data, decides="place"), partial(training, decides="steps")
 clips, head = partial(network, decides="clips"), partial(network, decides="head")
+engine = partial(machine, decides="encoder")
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class Recipe:
                            "test.py reports it apart", "CLASS", decides="nothing")
     parts: str = data(None, Text(none=True), "a table like a run's splits.csv that says which video is in "
                       "which part; others are drawn by group (default: all are drawn)", "CSV")
-    allow_pictures: bool = place(False, Switch(), "allow a network of several frames to train on single "
-                                 "pictures")
+    allow_pictures: bool = place(False, Switch(), "train a network of several frames on single pictures too")
     smaller_dataset: bool = data(False, Switch(), "a tenth of every class, for a quick look")
 
     encoder: str = network("resnet152", Text(), "torchvision model, timm/NAME, or video/NAME, one of "
@@ -91,56 +91,52 @@ class Recipe:
                             "differences from the frame before; flow: optical flow (see --flow of "
                             "preprocessing_data.py); several take as many times as long")
     flow_length: int = network(1, Number(int, low=1, high=LONGEST), "flow fields in an input: 1 gives a "
-                               "picture (x, y, magnitude), for any encoder; 10 the stack of 20 channels of "
-                               "two-stream networks, for an encoder that is trained")
-    resize: str = network("centre", Choice(FITS), "how a frame becomes a square: its centre, or all of it, "
-                          "squeezed")
+                               "picture (x, y, magnitude); 10 the 20 channels of two-stream networks, for an "
+                               "encoder that is trained")
+    resize: str = network("centre", Choice(FITS), "a frame's centre, or all of it squeezed into a square")
     chunk_frames: int = network(None, CHUNK, "frames that a video encoder reads at once (default: as its "
                                 "weights were measured)", "K")
     chunk_stride: int = clips(None, CHUNK, "of a video encoder: frames from one chunk's start to the next "
                               "(default: --chunk_frames)", "N")
-    streams: list = network(None, Names(none=True, longest=4096), "train a head over the features of these "
-                            "runs' encoders, side by side, folders with commas between (fuse.py --train)",
-                            "RUN,RUN,...")
+    streams: list = network(None, Names(none=True, longest=4096), "train a head over the encoders of these "
+                            "runs, folders with commas between (fuse.py --train)", "RUN,RUN,...")
     num_frames_video: int = clips(5, Number(int, low=1, high=100_000, word="all"), "frames in a clip; all: "
                                   "every frame of a video, however many", "N|all",
                                   names=("--num_frames_video", "--sequence_length", "--frames_per_clip"))
     spread: bool = clips(False, Switch(), "spread the frames of a clip over the whole video, one in each of "
                          "as many equal parts: in the middle of it, or at random in --views")
-    stride: str = clips("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "distance "
-                        "between the frames of a clip, in sampled frames; random: from 1 to the largest that "
-                        "fits, which the test uses", "N|random")
-    max_frames: int = clips(300, POSITIVE, "with --num_frames_video all: at most this many frames of a "
-                            "video, spread over it")
+    stride: str = clips("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "sampled frames "
+                        "from one frame of a clip to the next; random: 1 to the largest that fits, which the "
+                        "test uses", "N|random")
+    max_frames: int = clips(300, POSITIVE, "with --num_frames_video all: at most so many frames, spread over "
+                            "the video")
     mask_short: bool = clips(True, Switch(), "read a video with fewer frames than a clip at its own length, "
-                             "without repeating its last frame")
+                             "not repeating its last frame")
     latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
     hidden_size: int = head(256, POSITIVE, "LSTM units a direction", names=("--hidden_size", "--rnn_units"))
     lstm_layers: int = head(2, Number(int, low=1, high=100), "LSTM layers")
     rnn: str = head("lstm", Choice(RNNS), "recurrent network that reads the frame features")
     projection: str = head("norm", Choice(PROJECTIONS), "layers between encoder and LSTM: layer norm, linear "
                            "and ReLU; linear only; linear and batch norm; or only dropout")
-    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a hidden layer of the classifier "
-                                  "(default: no such layer)")
+    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a hidden layer in the classifier "
+                                  "(default: none)")
     classifier_activation: str = head("relu", Choice(ACTIVATIONS), "activation of that layer; relu comes "
                                       "with a batch norm, selu without")
-    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "share of units dropped "
-                                     "before the classifier (default: --dropout)")
+    classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "dropout before the "
+                                     "classifier (default: --dropout)")
     bidirectional: bool = head(True, Switch(), "read the clip in both directions")
     readout: str = head("final", Choice(READOUTS), "how the LSTM's outputs become one vector; none: no LSTM, "
                         "the mean of the frames", names=("--readout", "--fusion_mode"))
     dropout: float = head(0.5, BELOW_ONE, "share of units dropped")
     loss_per_step: bool = head(False, Switch(), "predict at every time step and average (LRCN paper)")
-    init_from: str = network(None, Text(none=True), "start from another run's encoder (with its img_dim, "
-                             "resize and modality, unless you give them) and, where it fits, its projection",
-                             "RUN")
+    init_from: str = network(None, Text(none=True), "start from another run's encoder and, where it fits, "
+                             "its projection; its img_dim, resize and modality are the defaults", "RUN")
 
     train_encoder: str = training("none", Pattern("none|all|last:[1-9][0-9]{0,4}", "none, all or last:K"),
-                                  "encoder blocks that are fine-tuned; none: the encoder stays frozen",
+                                  "encoder blocks that are fine-tuned; none: it stays frozen",
                                   "none|last:K|all")
     encoder_lr: float = steps(0.0001, ABOVE_ZERO, "peak learning rate of the encoder blocks that are trained")
-    train_batch_norm: bool = steps(False, Switch(), "update the batch-norm statistics of the blocks that are "
-                                   "trained")
+    train_batch_norm: bool = steps(False, Switch(), "update the batch-norm statistics of the trained blocks")
     recompute: bool = training(False, Switch(), "gradient checkpointing in the encoder: less memory, slower",
                                decides="nothing")
     epochs: int = steps(100, POSITIVE, "epochs in all", names=("--epochs", "--num_epochs"))
@@ -150,15 +146,13 @@ class Recipe:
     accumulate: int = steps(1, POSITIVE, "mini-batches whose gradients are added up for one update",
                             names=("--accumulate", "--grad_accum_steps"))
     lr: float = steps(0.0005, ABOVE_ZERO, "peak learning rate", names=("--lr", "--learning_rate"))
-    weight_decay: float = steps(0.01, FROM_ZERO, "weight decay: decoupled for AdamW, added to the gradient "
-                                "for the others")
+    weight_decay: float = steps(0.01, FROM_ZERO, "weight decay: decoupled for AdamW, else in the gradient")
     optimizer: str = training("adamw", Choice(("adamw", "adam", "sgd")), "optimiser; sgd with momentum 0.9",
                               decides="head")
     scheduler: str = steps("cosine", Choice(("cosine", "step", "plateau", "constant", "onecycle")),
                            "learning-rate schedule after the warm-up; onecycle has its own warm-up")
     warmup_epochs: float = steps(2, FROM_ZERO, "epochs of linear warm-up")
-    label_smoothing: float = steps(0.1, BELOW_ONE, "label smoothing: share of the target spread over all "
-                                   "classes")
+    label_smoothing: float = steps(0.1, BELOW_ONE, "share of the target spread over all classes")
     mixup: float = steps(0, FROM_ZERO, "mix pairs of clips, shares from Beta(a, a); 0 is off")
     class_weights: str = steps("none", Text(), "weights of the classes in the loss; balanced: all classes "
                                "count the same; or a CSV file with the columns class and weight",
@@ -171,43 +165,35 @@ class Recipe:
                        "validated and tested; 0 is off")
     views: int = training(1, POSITIVE, "views of a training clip: 1 plain, the others with a random crop, "
                           "flip and window", decides="clips")
-    augment: str = training("crop", Choice(tuple(AUGMENT)), "augmentation of all views but the plain one: "
-                            "crop (a random crop and flip), none (only another moment), or light, medium, "
-                            "heavy (crops of each side, flips, colours and blur; on flow only crops and "
-                            "flips)")
+    augment: str = training("crop", Choice(tuple(AUGMENT)), "change of all views but the plain one: crop (a "
+                            "random crop and flip), none (only another moment), or light, medium, heavy "
+                            "(crops of each side, flips, colours, blur; on flow crops and flips)")
     clips_per_video: int = training(1, POSITIVE, "clips of each training video in an epoch, at random "
                                     "places; fewer of a short one", decides="clips")
     amp: str = steps("bfloat16", Choice(("bfloat16", "float16", "none")), "precision of training on CUDA")
     seed: int = training(42, COUNT, "seed of the split, the views, the weights and the order")
 
     local_dir: str = output(".", Text(), "where run folders are made", "DIR")
-    name: str = output(None, Text(none=True), "name of the new run folder in local_dir (default: the time, "
-                       "as 20261121-110128)")
+    name: str = output(None, Text(none=True), "name of the new run folder (default: the time)")
     open_new_folder: str = output("True", Text(), "False: write into local_dir itself; debug: into "
                                   "local_dir/debug", "True|False|debug")
     checkpoint_interval: int = output(5, POSITIVE, "epochs between checkpoints")
     val_check_interval: int = output(5, POSITIVE, "epochs between validations")
     pictures: bool = output(True, Switch(), "draw curves, labelled clips and the class distribution")
-    resume: str = output(None, Text(none=True), "go on with this run folder; auto: with the newest one in "
-                         "local_dir", "RUN|auto",
-                         names=("--resume", "--checkpoint_model", "--resume_checkpoint"))
+    resume: str = output(None, Text(none=True), "go on with this run folder; auto: the newest in local_dir",
+                         "RUN|auto", names=("--resume", "--checkpoint_model", "--resume_checkpoint"))
     load_checkpoint: bool = output(False, Switch(), "go on from --checkpoint_path")
     checkpoint_path: str = output("", Text(), "checkpoint to go on from", "FILE")
-    save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint, the whole model, to this "
-                                  "file at the end", "FILE")
+    save_checkpoint: str = output(None, Text(none=True), "copy the best checkpoint to this file", "FILE")
 
-    feature_cache: bool = machine(True, Switch(), "encode every clip once and keep the features on disk",
-                                  decides="encoder")
-    encoder_backend: str = machine("auto", Choice(BACKENDS), "library that runs a frozen encoder; auto: the "
-                                   "fastest that is installed, suits the machine and agrees with PyTorch",
-                                   decides="encoder")
-    encoder_precision: str = machine("auto", Choice(PRECISIONS), "precision of a frozen encoder; auto: "
-                                     "bfloat16 where the CPU has instructions for it, else float32",
-                                     decides="encoder")
+    feature_cache: bool = engine(True, Switch(), "encode every clip once and keep the features on disk")
+    encoder_backend: str = engine("auto", Choice(BACKENDS), "library that runs a frozen encoder; auto: the "
+                                  "fastest one here that agrees with PyTorch")
+    encoder_precision: str = engine("auto", Choice(PRECISIONS), "precision of a frozen encoder; auto: "
+                                    "bfloat16 where the CPU has instructions for it")
     device: str = machine("auto", Text(), "auto, cpu, cuda, cuda:1, mps")
     num_workers: int = machine(4, COUNT, "workers that decode frames")
-    compile: bool = machine(False, Switch(), "torch.compile the encoder: slow start, faster on long jobs",
-                            decides="encoder")
+    compile: bool = engine(False, Switch(), "torch.compile the encoder: slow start, then faster")
 
     @classmethod
     def of(cls, settings, source):
