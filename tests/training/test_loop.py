@@ -48,7 +48,7 @@ def test_every_schedule_warms_up_and_never_rises_again(name):
     assert (course[-1] < 0.02) == (name in ("cosine", "step"))
 
 
-@pytest.mark.parametrize("total", [10, 33, 1000])
+@pytest.mark.parametrize("total", [10, 33])
 def test_one_cycle_is_torchs(total):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total)
@@ -62,12 +62,10 @@ def test_one_cycle_is_torchs(total):
 
 
 @pytest.mark.parametrize("wrap", [None, inspect.unwrap, lambda method: lambda *args: method(*args)])
-@pytest.mark.parametrize("name, kind, options", [
-    ("adamw", torch.optim.AdamW, {}), ("adam", torch.optim.Adam, {}),
-    ("sgd", torch.optim.SGD, {"momentum": 0.9})])
-def test_an_optimiser_is_torchs_also_where_its_methods_are_wrapped_otherwise(name, kind, options, wrap,
-                                                                             monkeypatch):
+@pytest.mark.parametrize("name", loop.OPTIMIZERS)
+def test_an_optimiser_is_torchs_also_where_its_methods_are_wrapped_otherwise(name, wrap, monkeypatch):
     ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    kind, options = getattr(torch.optim, loop.OPTIMIZERS[name][0]), loop.OPTIMIZERS[name][1]
 
     def train(weight, optimizer):
         for _ in range(3):
@@ -112,15 +110,12 @@ def test_the_average_of_the_weights_is_used_for_testing_and_put_back():
     assert ((between > low) & (between < high)).all()
 
 
-CPU = torch.device("cpu")
-
-
 def steps_of(count, size, views, seed, epoch, world=1):
     feed = SimpleNamespace(labels=torch.zeros(count), lengths=None)
     return epoch_steps(feed, Recipe(batch_size=size, views=views, seed=seed), epoch, world)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 200), size=st.integers(1, 40), views=st.integers(1, 4),
        seed=st.integers(0, 2**31), epoch=st.integers(1, 50), world=st.integers(1, 4))
 def test_an_epochs_order_depends_on_seed_and_epoch_alone(count, size, views, seed, epoch, world):
@@ -146,7 +141,7 @@ def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(m
     rows = random.standard_normal((40, 6)).astype(np.float16)
     views = [Features(rows.__getitem__, random.integers(0, 40, (12, 3)), (6,), rows.dtype) for _ in range(3)]
     samples = [SampledVideo(f"v{i}", "c", "g", 5, "train", label=i % 4) for i in range(12)]
-    feed = FeatureFeed(views, samples, CPU)
+    feed = FeatureFeed(views, samples, torch.device("cpu"))
     assert isinstance(feed.views[0], torch.Tensor) == bool(pinned)
     steps = steps_of(12, 5, 3, 0, 1)
     for (clips, drawn), (x, labels, _) in zip(steps, feed.batches(steps), strict=True):
@@ -157,11 +152,10 @@ def test_a_batch_has_every_clip_in_its_view_whether_it_is_in_memory_or_on_disk(m
 
 @given(frames=st.integers(1, 40), length=st.integers(1, 8), view=st.integers(0, 3), number=st.integers(2, 12))
 def test_the_clips_of_a_video_are_different_and_as_many_as_asked_or_there_are(frames, length, view, number):
-    video = SampledVideo("v", "A", "g", frames)
-    clips = ClipSampler(length).training(video, view, 42, number)
-    assert clips == ClipSampler(length).training(SampledVideo("v", "A", "g", frames), view, 42, number)
+    sampler, video = ClipSampler(length), SampledVideo("v", "A", "g", frames)
+    clips = sampler.training(video, view, 42, number)
+    assert clips == sampler.training(replace(video), view, 42, number)
     assert all(clip.view == view and len(clip.frames) == length for clip in clips)
     assert len({clip.frames for clip in clips}) == len(clips) == min(number, max(1, frames - length + 1))
     assert all(np.diff(clip.frames[:frames - clip.frames[0]]).tolist() == [1] * (min(length, frames) - 1)
                for clip in clips if frames >= length)
-    assert len(ClipSampler(length).training(video, view, 42)) == 1
