@@ -2,11 +2,10 @@
 
     python compare.py RUN_A RUN_B RUN_C --output comparison
 
-reads each run's test/metrics.json and test/predictions.csv (run test.py first), times each model,
-and writes comparison.csv and comparison.png into the output folder, which is the last printed line. Runs
-that differ only in their seed are joined by commas: RUN_A1,RUN_A2,RUN_A3; their figures are averaged. The
-column `flags` lists the flags that differ from the first run's; `remark` says why two rows cannot be
-compared: a leaky split, or other test videos.
+reads what test.py wrote for each run, times each model, and writes comparison.csv and comparison.png into the
+output folder, which is the last printed line. Runs that differ only in their seed are joined by commas
+(RUN_A1,RUN_A2,RUN_A3), and their figures averaged. The column `flags` lists the flags that differ from the
+first run's; `remark` says why two rows cannot be compared: a leaky split, or other test videos.
 """
 import statistics
 import time

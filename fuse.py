@@ -4,10 +4,10 @@
     python fuse.py RUN_A RUN_B --weights 1 2
     python fuse.py RUN_A RUN_B --weights tuned      # weights with the smallest validation loss
 
-averages what test.py wrote for each run (encoders, modalities, lengths and windows may differ; test videos,
-classes and split may not) and writes <local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. Its
-metrics.json also has every stream's accuracy, and the gain over it with its interval and McNemar's p.
-compare.py takes the folder like a run. Prints it as the last line.
+averages what test.py wrote for each run (only test videos, classes and split have to be the same) and writes
+<local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. Its metrics.json also has every stream's accuracy,
+and the gain over it with its interval and McNemar's p. compare.py takes the folder like a run. Prints it as
+the last line.
 
     python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
 
@@ -47,15 +47,12 @@ def make_parser():
     parser = cli.Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that test.py has tested")
     parser.add_argument("--weights", nargs="+", default=None, metavar="W",
-                        help="a weight for every run, or `tuned`: chosen on the validation part alone "
-                             "(default: equal)")
+                        help="a weight for every run (default: equal), or `tuned` on the validation part")
     # no add_boolean: a RUN follows it
-    parser.add_argument("--train", action="store_true", help="train a head over the features of the runs' "
-                                                             "encoders")
+    parser.add_argument("--train", action="store_true", help="train a head over the runs' encoders")
     output = parser.group("output")
     output.add_argument("--output_dir", metavar="DIR", help="folder of a mean (default: a new run folder)")
-    output.add_argument("--num_videos", type=COUNT, default=30, help="labelled test clips to write, for a "
-                                                                     "mean")
+    output.add_argument("--num_videos", type=COUNT, default=30, help="labelled clips to write, for a mean")
     add_flags(parser, NOT_OF_A_FUSION,
               lambda name: "the first run's" if name in OF_THE_FIRST else "train.py's")
     return parser
@@ -64,10 +61,8 @@ def make_parser():
 # ---------------------------------------------------------------- streams
 
 class Stream:
-    """A tested run: what its test/ says. answers: answers.Answers in the order of the first stream's.
-
-    UserError where it was tested on something else than the first.
-    """
+    """A tested run; its `answers` are in the order of the first stream's. UserError: it was tested on
+    something else than the first."""
 
     def __init__(self, folder, first=None):
         self.run, self.metrics, self.answers = read_tested(folder)
@@ -89,8 +84,8 @@ class Stream:
 
 
 def choose_weights(words, streams, args):
-    """(weights (S,), where they are from) of --weights. `tuned`: those of the least cross-entropy on the
-    videos that all runs held out for validation."""
+    """(weights (S,), where they are from) of --weights. `tuned`: the least cross-entropy on the videos that
+    all runs held out for validation."""
     if words is None:
         return np.ones(len(streams)), "equal"
     if words == ["tuned"]:
@@ -115,7 +110,7 @@ def choose_weights(words, streams, args):
 
 
 def on_validation(stream, args, device):
-    """{(class, video): a stream's probability of the true class} of its run's validation part."""
+    """{(class, video): a stream's probability of the true class} in its run's validation part."""
     windows, flip = stream.metrics.get("windows", 1), stream.metrics.get("flip") is True
     fault = windows != "all" and POSITIVE.fault(windows)
     if fault:
@@ -169,12 +164,12 @@ def train(args):
         raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which "
                         f"videos were held out")
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
-    recipe = replace(Recipe(), **{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
+    recipe = Recipe(**{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
     chunk = max(run.chunk for run in runs)      # a stream without chunks sees the first frame of each
-    # What the encoders see, in the words of a Recipe: the data have to hold it.
+    # What the encoders see together: the data have to hold it.
     transforms = [run.model.encoder.transform for run in runs]
-    wanted = {part for transform in transforms for part in transform.parts}
-    [modality] = [one for one in MODALITIES if set(one.split("+")) == wanted]
+    parts_seen = {part for transform in transforms for part in transform.parts}
+    [modality] = [one for one in MODALITIES if set(one.split("+")) == parts_seen]
     recipe = replace(recipe, **given, encoder=" + ".join(run.model.encoder.name for run in runs),
                      modality=modality, flow_length=max(t.flow_length for t in transforms),
                      parts=str(parts), streams=[str(run.folder) for run in runs],

@@ -9,9 +9,9 @@ and videos/<Class>/. An earlier test/ stays until the new one is complete. The l
 
     python test.py --model_dir 20261121-110128 --labelled_folder more_videos
 
-tests it on a folder of raw videos, one folder per class. They are sampled as the run's own clips were, into
-<model_dir>/test_on_folder/more_videos/sampled, and the report is written beside that. Only videos of
-classes that the run knows count; the other classes are named.
+tests it on a folder of raw videos, one folder per class: sampled as the run's own clips were, into
+<model_dir>/test_on_folder/more_videos/sampled, with the report beside that. Only videos of classes that the
+run knows count; the other classes are named.
 """
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The report on a test: figures, tables and pictures of the probabilities that videos were given."""
+"""The report on a test: figures, tables and pictures."""
 import numpy as np
 
 from lrcn.base import cli, files
@@ -15,8 +15,8 @@ from lrcn.video.writer import Writer
 
 def write(test, data, more, num_videos, seed):
     """Write everything into a TestFolder, whole or not at all; the main figures in a sentence. data: a
-    dataset.TestData with its probabilities; where its folder is None, the pictures of frames are left out.
-    more: what metrics.json holds beside the figures, `seed` among it."""
+    dataset.TestData with its probabilities; without its folder there are no pictures of frames. more: what
+    metrics.json holds beside the figures, `seed` among it."""
     leak = data.leak or (RANDOM if data.split == "random" else "")
     metrics = {"split": data.split, "leaky": bool(leak), "leak": leak,
                **scores.summarise(data.probabilities, data.labels, data.groups), **more, **confidence(data)}
@@ -58,7 +58,7 @@ def write(test, data, more, num_videos, seed):
 
 
 def confidence(data):
-    """What metrics.json says of the background, and of the confidence at temperature 1."""
+    """Figures of the background, and of the confidence at temperature 1, for metrics.json."""
     figures = {}
     if data.uncalibrated is not None:
         figures["ece_before"] = scores.expected_error(scores.reliability(data.uncalibrated, data.labels))
@@ -69,7 +69,7 @@ def confidence(data):
 
 
 def confidence_words(metrics):
-    """The same in words."""
+    """The confidence, and the background, in words."""
     line, apart = f"; expected calibration error {metrics['ece']:.3f}", metrics.get("background")
     if metrics.get("temperature", 1) != 1:
         line += f" ({metrics['ece_before']:.3f} before temperature {metrics['temperature']:.3g})"
