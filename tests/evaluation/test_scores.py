@@ -29,7 +29,7 @@ def answers(seed, n, classes, factor):
     return logits * factor, np.array([random.choice(classes, p=p) for p in shares])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 9), st.floats(0.2, 8))
 def test_the_temperature_is_that_of_the_least_loss_and_changes_no_label(seed, n, classes, factor):
     logits, labels = map(torch.from_numpy, answers(seed, n, classes, factor))
@@ -60,7 +60,7 @@ def test_reliability_is_scikit_learns_and_its_error_by_hand():
     assert scores.summarise(p, labels, labels)["ece"] == scores.expected_error((confidence, right, n))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(5, 10), st.booleans()), min_size=1, max_size=40))
 def test_nine_of_ten_is_the_lowest_threshold_that_keeps_so_many_right(told):
     confidence, right = np.array([c / 10 for c, _ in told]), np.array([ok for _, ok in told])
@@ -72,19 +72,16 @@ def test_nine_of_ten_is_the_lowest_threshold_that_keeps_so_many_right(told):
 def test_the_background_is_counted_apart():
     labels, said = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 2, 1, 0, 2, 1, 0])
     got = scores.apart(said, labels, np.arange(7), 2)
-    assert got["top1"] == 0.5 and got["ci95"] == intervals.share_of([1, 0, 1, 0], np.arange(4)).ci95
-    assert {name: got[name] for name in got if name not in ("top1", "ci95")} == {
-        "classes_videos": 4, "called_background": 1, "background_videos": 3, "called_a_class": 2}
+    assert got == {"classes_videos": 4, "called_background": 1, "background_videos": 3, "called_a_class": 2,
+                   "top1": 0.5, "ci95": intervals.share_of([1, 0, 1, 0], np.arange(4)).ci95}
     assert scores.apart(said[4:], labels[4:], np.arange(3), 2)["top1"] is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 9))
 def test_an_interval_holds_its_estimate_and_is_never_a_point(right, size):
-    groups = np.arange(len(right)) // size
-    low, high = intervals.share_of(np.array(right), groups).ci95
-    assert 0 <= low <= np.mean(right) <= high <= 1
-    assert high - low > 1 / (len(right) + 3)
+    low, high = intervals.share_of(np.array(right), np.arange(len(right)) // size).ci95
+    assert 0 <= low <= np.mean(right) <= high <= 1 and high - low > 1 / (len(right) + 3)
 
 
 @pytest.mark.parametrize("right, n, apart", [(371, 700, 3e-3), (666, 700, 3e-3), (699, 700, 3e-3),
@@ -148,12 +145,10 @@ def test_mcnemars_p_is_statsmodels_with_half_of_what_was_seen():
     assert (low > 0) == (p < 0.05)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 300))
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 300))
 def test_tangos_interval_ends_where_a_score_test_begins_to_refuse(won, lost, more):
     n = won + lost + more
-    if not n:
-        return
     low, high = intervals.tango(won, lost, n, Z)
     assert -1 <= low <= (won - lost) / n <= high <= 1
     assert intervals.tango(lost, won, n, Z) == pytest.approx([-high, -low])
@@ -169,21 +164,21 @@ def test_tangos_interval_ends_where_a_score_test_begins_to_refuse(won, lost, mor
         assert (low > 0 or high < 0) == (p < 0.05)
 
 
-def check_coverage(covered, low, high, replicates):
-    """Of several cells: each within chance, and all together as strictly as one of all their replicates."""
-    assert all(near(share, low, high, replicates) for share in covered), covered
-    assert near(np.mean(covered), low, high, replicates * len(covered)), covered
+def check_coverage(covered, high, replicates):
+    """Each cell within chance, and all together as strictly as one cell of all their replicates."""
+    assert all(near(share, 0.94, high, replicates) for share in covered), covered
+    assert near(np.mean(covered), 0.94, high, replicates * len(covered)), covered
 
 
 def test_the_interval_of_an_accuracy_covers_as_often_as_it_says():
     cells = (10, 0.5), (10, 0.9), (40, 0.9), (40, 0.99), (700, 0.5), (700, 0.99)
-    check_coverage([simulations.accuracy(*cell, 0.3, 100) for cell in cells], 0.94, 0.97, 100)
+    check_coverage([simulations.accuracy(*cell, 0.3, 100) for cell in cells], 0.97, 100)
 
 
 def test_the_paired_interval_covers_as_often_as_it_says():
     cells = (10, 4, 1, 0), (100, 4, 1, 0), (400, 1, 1, 0), (28, 4, 3, 0), (111, 1, 3, 0.02)
     check_coverage([simulations.difference(groups, size, 0.5, 0.6, 0.5, 0.3, 80, *seeds)
-                    for groups, size, *seeds in cells], 0.94, 0.975, 80)
+                    for groups, size, *seeds in cells], 0.975, 80)
 
 
 def test_26_of_101_classes_are_under_represented_on_the_official_split_1(ucf101):
@@ -210,7 +205,7 @@ def test_answers_keep_together_what_is_of_one_video_in_any_order(order, classes)
     other = data.of([data.names[i] for i in order])
     assert other.names == data[order].names and other.groups == [videos[i].group for i in order]
     assert other.right.tolist() == data.right[order].tolist()
-    assert other.train_counts is data.train_counts, "of classes, of which there are as many as videos"
+    assert other.train_counts is data.train_counts, "they are of classes, not of videos"
     turned = other.with_classes(classes)
     assert [turned.classes[i] for i in turned.labels] == [other.classes[i] for i in other.labels]
     assert [turned.classes[i] for i in turned.predicted] == [other.classes[i] for i in other.predicted]
