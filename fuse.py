@@ -70,8 +70,7 @@ class Stream:
             return
         split, other = (s.metrics.get("split") for s in (self, first))
         if split != other:
-            raise UserError(f"{self.run}: tested on split {split}, and {first.run} on split {other}; test "
-                            f"both on one")
+            raise UserError(f"{self.run}: tested on split {split}, {first.run} on {other}; test both on one")
         mine, theirs = (set(s.answers.classes) for s in (self, first))
         if mine != theirs:
             raise UserError(f"{self.run}: knows other classes than {first.run} ({min(mine ^ theirs)} is in "
@@ -161,8 +160,7 @@ def train(args):
     first = runs[0]
     parts = RunFolder(first.folder).splits
     if not parts.is_file():
-        raise UserError(f"runs {first.folder}: its splits.csv is missing; without it nobody can tell which "
-                        f"videos were held out")
+        raise UserError(f"runs {first.folder}: its splits.csv is missing, which says what was held out")
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
     recipe = Recipe(**{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
     chunk = max(run.chunk for run in runs)      # a stream without chunks sees the first frame of each
@@ -197,8 +195,7 @@ def main():
     else:
         folder = RunFolder(Path(args.output_dir).expanduser())
         if folder.checkpoints.exists():
-            raise UserError(f"--output_dir {folder}: this is a run of train.py, whose test would be "
-                            f"replaced; choose another")
+            raise UserError(f"--output_dir {folder}: this is a run of train.py; choose another folder")
         files.output_folder("output_dir", folder.path)
     fuse(streams, weights, origin, folder, args)
     cli.say(folder)

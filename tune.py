@@ -78,8 +78,7 @@ def compare(args, base, space, validation):
         settings = (tuning.one_by_one if args.one_by_one else tuning.grid)(base, space)
     asked = settings or [base, *(base.with_({d.name: v}) for d in space for v in d.values)]
     for flag in filter(None, (s.recipe.validated for s in asked)):
-        raise UserError(f"{flag}: it needs a validation, and held-out folds must not choose anything; leave "
-                        "the flag out")
+        raise UserError(f"{flag}: it needs a validation, and held-out folds choose nothing; leave it out")
     for start, learned in sorted(dict(start for s in asked for start in starts(s.recipe)).items()):
         dataset.refuse_leaks(start, learned.network, plan.videos,
                              "each is held out once; give a run of other clips, or leave it out")
@@ -145,8 +144,8 @@ def write_tables(out, rows, plan, against):
 def refit(out, args, setting, plan):
     """Train the best setting on the whole training list, with every seed, and test each run once."""
     if not setting.recipe.ucf_list_dir and len(plan.seeds) > 1:
-        raise UserError(f"--refit --seeds {args.seeds}: without --ucf_list_dir another seed draws another "
-                        f"test part, of clips that the choice was made by; give one seed")
+        raise UserError(f"--refit --seeds {args.seeds}: without --ucf_list_dir each seed draws a test part, "
+                        f"also of clips that the folds held; give one seed")
     for seed in plan.seeds:
         run = out.refit(seed)
         recipe = dataclasses.replace(setting.recipe, seed=seed, split_size=0, local_dir=str(run),
@@ -175,8 +174,7 @@ def main():
         raise UserError("tune.py is one process that starts others: run it without torchrun, with --jobs")
     recipe = Recipe(split_size=0, **{name: value for name, value in vars(args).items() if name in KNOWN})
     if recipe.split in ("all", "random"):
-        raise UserError(f"--split {recipe.split}: settings are compared by groups of one training list; give "
-                        f"--split 1, 2 or 3")
+        raise UserError(f"--split {recipe.split}: settings share one training list; give --split 1, 2 or 3")
     base = Setting(recipe, args.test_windows, args.flip)    # before any --set
     space = [tuning.dimension(text) for text in args.set]
     against = tuning.check_space(space, args.trials, args.against)

@@ -400,8 +400,7 @@ def parse(description, argv=None):
         if not isinstance(state.get("settings"), dict) or "learner" not in state:
             raise UserError(f"{source}: not a checkpoint that training can go on from")
         if state["settings"].get("cross_fit"):
-            raise UserError(f"{source}: a fusion that was cross-fitted, which this version cannot go on "
-                            f"with; it can be tested, or train a new one with fuse.py --train")
+            raise UserError(f"{source}: a cross-fitted fusion cannot be resumed; make a new one")
         saved = Recipe.of(state["settings"], source)
         parser.set_defaults(**{k: v for k, v in saved.as_settings().items() if k not in OF_THE_CALL})
         recipe = Recipe(**vars(parser.parse_args(argv)))
@@ -415,8 +414,8 @@ def parse(description, argv=None):
     if recipe.spread and recipe.num_frames_video == "all":
         raise UserError("--spread: --num_frames_video all reads every frame of a video; give a number")
     if recipe.stride != "1" and (recipe.spread or recipe.num_frames_video == "all"):
-        raise UserError(f"--stride {recipe.stride}: with --spread or --num_frames_video all the clip is of "
-                        "the whole video, and has no stride; leave one of the flags out")
+        raise UserError(f"--stride {recipe.stride}: a clip of the whole video (--spread, --num_frames_video "
+                        "all) has no stride; leave one of the flags out")
     stack = recipe.flow_length > 1 and not recipe.streams   # of --streams, each run's own encoder takes it
     if stack and recipe.modality != "flow":
         raise UserError(f"--flow_length {recipe.flow_length}: --modality {recipe.modality} shows one encoder "

@@ -38,8 +38,7 @@ def dimension(text):
     low, dots, high = values.partition("..")
     if dots:
         if not isinstance(KINDS[name], Number):
-            raise UserError(f"--set {text}: {name} is not a number and cannot have a range; give values with "
-                            "commas")
+            raise UserError(f"--set {text}: {name} is not a number and has no range; give values, as A,B")
         low, high = value_of(name, low), value_of(name, high)
         if None in (low, high) or low >= high:
             raise UserError(f"--set {text}: the first number of a range is the smaller one")
