@@ -28,6 +28,7 @@ from lrcn.base.distributed import rank_and_world
 from lrcn.base.values import POSITIVE, Number
 from lrcn.data import splits
 from lrcn.drawing import plots
+from lrcn.evaluation.intervals import differing
 from lrcn.runs import TuningFolder, versions
 from lrcn.training import recipe as recipes
 from lrcn.training import tuning
@@ -151,9 +152,8 @@ def refit(out, args, setting, plan):
         recipe = dataclasses.replace(setting.recipe, seed=seed, split_size=0, local_dir=str(run),
                                      open_new_folder="False")
         if run.settings.is_file():
-            there, wanted = Recipe.of(files.read_json(run.settings), run.settings).choices(), recipe.choices()
-            differ = [name for name, value in wanted.items()
-                      if name not in recipes.PLACES and there.get(name) != value]
+            there = Recipe.of(files.read_json(run.settings), run.settings).choices()
+            differ = [name for name in differing(recipe.choices(), there) if name not in recipes.PLACES]
             if differ:
                 raise UserError(f"--refit: {run} was trained with another {', '.join(differ)}; move it away, "
                                 f"or give another --output")

@@ -69,21 +69,21 @@ def _take(values, clips):
 class FrameFeed:
     """Frames decoded anew in every epoch, by threads: uint8 (B, T, 3, S, S)."""
 
-    def __init__(self, folder, samples, sampler, transform, seed, device, num_workers, clips_per_video=1):
-        self.folder, self.sampler, self.transform, self.seed = folder, sampler, transform, seed
-        self.device, self.num_workers, self.number = device, num_workers, clips_per_video
+    def __init__(self, recipe, samples, transform, device, clips_per_video=1):
+        self.recipe, self.transform, self.device = recipe, transform, device
+        self.sampler, self.number = ClipSampler.of(recipe), clips_per_video
         self.places = [(v, k) for v in samples for k in range(len(self._clips(v, 0)))]
         self.labels = torch.tensor([v.label for v, _ in self.places])
         self.names = [v.path for v, _ in self.places]
-        lengths = torch.tensor([sampler.count(video) for video, _ in self.places])
+        lengths = torch.tensor([self.sampler.count(video) for video, _ in self.places])
         self.lengths = lengths if len(lengths.unique()) > 1 else None
 
     def _clips(self, video, view):
-        return self.sampler.training(video, view, self.seed, self.number)
+        return self.sampler.training(video, view, self.recipe.seed, self.number)
 
     def batches(self, steps):
         steps = list(steps)
-        decoded = in_threads(self._decode, steps, self.num_workers)
+        decoded = in_threads(self._decode, steps, self.recipe.num_workers)
         for (numbers, _), frames in zip(steps, decoded, strict=True):
             yield (frames.to(self.device, non_blocking=True).movedim(-1, -3),
                    self.labels[numbers].to(self.device),
@@ -94,7 +94,8 @@ class FrameFeed:
         frames = []
         for i, view in zip(*(numbers.tolist() for numbers in step), strict=True):
             video, k = self.places[i]
-            frames.append(clip_frames(self.folder, self._clips(video, view)[k], self.transform, self.seed))
+            frames.append(clip_frames(self.recipe.sampled_data_path, self._clips(video, view)[k],
+                                      self.transform, self.recipe.seed))
         longest = max(map(len, frames))
         frames = [np.pad(one, [(0, longest - len(one))] + [(0, 0)] * (one.ndim - 1), "edge")
                   if len(one) < longest else one for one in frames]
@@ -161,22 +162,20 @@ def make_feeds(recipe, model, encoder, samples, device, rank=Rank()):     # noqa
     frames for the model's own encoder."""
     train = [s for s in samples if s.part == "train"]
     val = [s for s in samples if s.part == "val"]
-    folder, sampler, seed = recipe.sampled_data_path, ClipSampler.of(recipe), recipe.seed
     if encoder is None:
-        source = (model.encoder.transform, seed, device, recipe.num_workers)
-        return (FrameFeed(folder, train, sampler, *source, recipe.clips_per_video),
-                FrameFeed(folder, val, sampler, *source))
+        return (FrameFeed(recipe, train, model.encoder.transform, device, recipe.clips_per_video),
+                FrameFeed(recipe, val, model.encoder.transform, device))
+    sampler, options = ClipSampler.of(recipe), encoding_options(recipe, device, rank=rank)
 
     def clips(view):
         for video in train:
-            yield from sampler.training(video, view, seed, recipe.clips_per_video)
+            yield from sampler.training(video, view, recipe.seed, recipe.clips_per_video)
 
-    takes = [s for s in train for _ in sampler.training(s, 0, seed, recipe.clips_per_video)]
-    options = encoding_options(recipe, device, rank=rank)
-    middle = (sampler.windows(s)[0] for s in val)
-    plain = encode_clips(encoder, itertools.chain(clips(0), middle), folder, options, "train and val")
-    views = [plain.part(slice(len(takes)))]
-    views += [encode_clips(encoder, clips(v), folder, options, f"view {v} of train")
-              for v in range(1, recipe.views)]
-    return (FeatureFeed(views, takes, device),
+    def encoded(clips, name):
+        return encode_clips(encoder, clips, recipe.sampled_data_path, options, name)
+
+    plain = encoded(itertools.chain(clips(0), (sampler.windows(s)[0] for s in val)), "train and val")
+    takes = [clip.video for clip in clips(0)]
+    views = [encoded(clips(v), f"view {v} of train") for v in range(1, recipe.views)]
+    return (FeatureFeed([plain.part(slice(len(takes))), *views], takes, device),
             FeatureFeed([plain.part(slice(len(takes), None))], val, device))
