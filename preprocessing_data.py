@@ -232,14 +232,9 @@ def write_frames(out, folder):
 def prepare(args, out, jobs, reviewed, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
     digest of what they were}). UserError: the folder was made with other flags, or flow cannot be made."""
-    flags = {name: getattr(args, name) for name in FIXED}
-    settings = {**flags, "time_limit": args.time_limit,
+    settings = {**{name: getattr(args, name) for name in FIXED}, "time_limit": args.time_limit,
                 "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
-    other = files.claim(out, "sampled_data_dir", settings, FIXED)
-    if other:
-        name, before = other
-        raise UserError(f"--{name} {flags[name]}: the clips in {out} were made with --{name} {before}; "
-                        f"choose another --sampled_data_dir or the same flags")
+    files.claim(out, "sampled_data_dir", settings, FIXED)
     flow = None
     if args.flow:
         if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:

@@ -238,11 +238,7 @@ def main():
     out = files.output_folder("output_dir", out)
     with files.lock(out, "output_dir", "another teach.py"):
         choices = {"teach": "films", "clip_seconds": args.clip_seconds}
-        other = files.claim(out, "output_dir", choices, choices)
-        if other:
-            name, before = other
-            raise UserError(f"--output_dir {out}: it was made with {name} {before}, not {choices[name]}; "
-                            f"choose another folder or the same flags")
+        files.claim(out, "output_dir", choices, choices)
         finish = finisher(args, films, out)
         if args.finish:
             cli.say(finish(list(Labels(out).now.values()), cli.say))

@@ -143,18 +143,20 @@ def read_json(path):
 
 
 def claim(folder, flag, settings, compared):
-    """Begin a folder whose contents are all made with `settings`, and keep these in its settings.json; or
-    compare them with that file: the first (name of `compared`, value there) that differs, else None. A
-    settings.json without the first of `compared` is another program's. UserError: there are other files."""
+    """Begin a folder that is made with these `settings`, which its settings.json keeps; or go on with one.
+    UserError: it was made with another value of a name in `compared`, or it holds other files; a
+    settings.json without the first of these names is another program's."""
     path = Path(folder, "settings.json")
     before = read_json(path) if path.is_file() else {}
-    if next(iter(compared)) in before:
-        return next(((name, before.get(name)) for name in compared
-                     if before.get(name) != settings[name]), None)
-    if any(not entry.name.startswith(".") for entry in path.parent.iterdir()):
-        raise UserError(f"--{flag} {folder}: this folder holds other files; choose a new or an empty one")
-    write_json(path, settings)
-    return None
+    if next(iter(compared)) not in before:
+        if any(not entry.name.startswith(".") for entry in path.parent.iterdir()):
+            raise UserError(f"--{flag} {folder}: this folder holds other files; choose a new or an empty one")
+        write_json(path, settings)
+        return
+    for name in compared:
+        if before.get(name) != settings[name]:
+            raise UserError(f"--{flag} {folder}: it was made with {name} {before.get(name)}, not "
+                            f"{settings[name]}; choose another folder or the same flags")
 
 
 def append_lines(path, values):

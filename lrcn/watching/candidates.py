@@ -171,11 +171,8 @@ class ClipFolder:
         """Begin a folder, or go on with one that was made with these choices; UserError: another folder.
         table: the wanted [Stretch] instead of the folder's own; films: their folder."""
         choices = {"output": self.kind, **choices}
-        if other := files.claim(self.out, "output_dir", {**choices, "video_path": films},
-                                choices if table is None else ("output",)):
-            name, before = other
-            raise UserError(f"--output_dir {self.out}: it was made with {name} {before}, not "
-                            f"{choices[name]}; choose another folder or the same flags")
+        files.claim(self.out, "output_dir", {**choices, "video_path": films},
+                    choices if table is None else ("output",))
         for folder in [self.out, *(p for p in self.out.iterdir() if p.is_dir())]:
             files.remove_leftovers(folder)
         path = self.out / "films.csv"
