@@ -4,6 +4,7 @@ The clip holds `count` frames, `rate` of a second, from a start that the seed an
 decide; of a picture, that one.
 """
 import contextlib
+import functools
 import hashlib
 import math
 import os
@@ -38,15 +39,8 @@ def attempt(make, job, out, rank, **options):
     (errno, text)). write(frames, fps) leaves the frames as its clip in `out`, and returns their count."""
     cv2.setNumThreads(1)
     target, who = clip_path(out, *job.key), f"{rank}-{os.getpid()}"
-
-    def write(frames, fps):
-        try:
-            return write_clip(target, frames, fps, who)
-        except ValueError:
-            raise VideoError("no frame of it can be decoded") from None
-
     try:
-        return "done", make(job, write, **options)
+        return "done", make(job, functools.partial(write_clip, target, who=who), **options)
     except (VideoError, UserError, av.FFmpegError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:

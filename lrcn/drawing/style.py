@@ -237,12 +237,13 @@ def save(fig, path):
     return rgb
 
 
-def write_picture(path, rgb):
-    """rgb: uint8 (H, W, 3); the format is that of the name's ending. None writes nothing."""
+def write_picture(path, rgb, quality=92):
+    """rgb: uint8 (H, W, 3); the name's ending is the format. quality: of .jpg. None writes nothing."""
     from PIL import Image
     if path is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    options = {"quality": 92} if Path(path).suffix.lower() in (".jpg", ".jpeg") else {"compress_level": 1}
+    jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
+    options = {"quality": quality} if jpeg else {"compress_level": 1}
     with files.atomic(path) as temporary:
         Image.fromarray(rgb).save(temporary, **options)

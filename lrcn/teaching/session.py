@@ -227,8 +227,6 @@ class Session(News):
                     break
                 done.append(times)
                 yield len(done) - 1, times
-            if not done:
-                raise VideoError("no frame of it can be decoded")
             film.seconds = source.time + 1 / source.info.fps
         files.write_json(about, {"stamp": stamp, "seconds": film.seconds, "times": done})
         yield len(done), []

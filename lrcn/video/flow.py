@@ -174,7 +174,7 @@ def flowing(frames, flow):
 
 def sample_video(video, rate, flow=None):
     """Yields (source frame index, seconds from the first frame, frame uint8 (H, W, 3), planes uint8
-    (H, W, 2L), or None without a flow) of an open Video, in constant memory."""
+    (H, W, 2L), or None without a flow) of an open Video, in constant memory. VideoError: it has no frame."""
     beat = rate.beat(video.info.fps)
     places = ((video.position, video.time) if beat.keep(video.time) else None
               for _ in iter(video.grab, False))
@@ -183,6 +183,8 @@ def sample_video(video, rate, flow=None):
         yield from ((*place, frame, planes) for place, frame, planes in flowing(frames, flow))
     else:
         yield from ((*place, video.frame(), None) for place in places if place)
+    if video.position < 0:
+        raise VideoError("no frame of it can be decoded")
 
 
 def fields_at(path, indices, flow):

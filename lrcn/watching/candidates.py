@@ -16,6 +16,7 @@ from lrcn.base.files import composed
 from lrcn.base.workers import ahead
 from lrcn.data.groups import FILM_NAME, KINETICS_NAME
 from lrcn.data.split_lists import KINETICS_COLUMNS
+from lrcn.drawing import style
 from lrcn.drawing.labels import contact_sheet
 from lrcn.video.cut import SLACK, copy, cut, frames_between
 from lrcn.video.reader import Video, VideoError, probe, read_frames
@@ -242,9 +243,7 @@ class ClipFolder:
             for number, (seconds, frame) in enumerate(frames_between(film, stretch.start, stretch.end)):
                 if number % self.every == 0 if self.every else beat.keep(seconds):
                     name = stretch.frame_name(self.names[stretch.film], seconds)
-                    with files.atomic(self.out / stretch.cls / f"{name}.jpg") as temporary:
-                        quality = cv2.IMWRITE_JPEG_QUALITY, 95      # imwrite does not report a full disk
-                        temporary.write_bytes(cv2.imencode(".jpg", frame[:, :, ::-1], quality)[1])
+                    style.write_picture(self.out / stretch.cls / f"{name}.jpg", frame, 95)
                 yield number
 
     def _there(self, stretch):

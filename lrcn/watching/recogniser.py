@@ -238,8 +238,6 @@ class Recogniser:
                 if len(moments) == self.block:    # a block is at least a window long
                     yield history.add(self.answers(moments))
                     moments = []
-            if not last:
-                raise VideoError("no frame of it can be decoded")
             history.end = source.time + 1 / source.info.fps
         missing, short = wanted - chunks.count, self.length - len(history.times)
         if missing > 0 and self.extract == "all":
