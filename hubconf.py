@@ -21,10 +21,9 @@ dependencies = ["torch", "torchvision", "cv2", "av", "numpy", "tqdm", "sklearn"]
 
 
 def lrcn(run, checkpoint=None, device="auto", flow=None):
-    """The lrcn.watching.recogniser.Recogniser of a run folder of train.py, as test_on_video.py makes it.
-    checkpoint: a name in it (default: the best one). flow: what makes the fields of films, where that is not
-    what made those of the training: dis, say. `trained.model` is the network itself, a models.LRCN.
-    ValueError: no run folder, a checkpoint that is none, or a device that is not there."""
+    """The lrcn.watching.recogniser.Recogniser of a run folder, as test_on_video.py makes it; `trained.model`
+    is the network, a models.LRCN. checkpoint: a name in the folder (default: the best one). flow: the method
+    of optical flow, if not that of the training. ValueError: a wrong folder, checkpoint or device."""
     try:
         return utils.load_recogniser(run, checkpoint, device, flow=flow)
     except UserError as error:

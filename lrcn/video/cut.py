@@ -1,7 +1,5 @@
 """A stretch of a film as a film with its sound: encoded again, exact to the frame (cut), or copied as it is
-stored, from a key frame on (copy).
-
-Seconds count from the film's first frame. A frame is in a stretch if start <= its time < end.
+stored, from a key frame on (copy). Its frames have start <= time < end, in seconds from the film's first.
 """
 import contextlib
 import functools

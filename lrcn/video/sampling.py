@@ -104,11 +104,10 @@ class Beat:
 
 
 def sample_by_time(times, fps, spacing, count, fraction, step=None):
-    """Which frames to take for one clip of a video whose frame times are known. times: seconds (N,), N >= 1;
-    fraction: where to start, in [0, 1) of the possible starts; step: seconds between the frames (default:
-    spacing / fps), see Rate.seconds. Returns (`count` ascending indices, the spacing between them): a smaller
-    one when the video is too short; with fewer frames than `count`, the last is repeated. At a variable rate,
-    each frame is the one on screen at its time."""
+    """(`count` ascending indices of the frames of one clip, their spacing). times: seconds (N,) of the
+    video's frames, N >= 1; fraction: where to start, in [0, 1) of the possible starts; step: seconds between
+    frames (default: spacing / fps), see Rate.seconds. If the video is too short, the spacing is smaller, and
+    the last frame is repeated. At a variable rate, each frame is the one on screen at its time."""
     length, step = len(times), spacing / fps if step is None else step
     slack = 0.5 / fps
     if step * fps < 0.99:       # an average over pauses: the frames that the beat keeps, one after another
@@ -130,11 +129,10 @@ def sample_by_time(times, fps, spacing, count, fraction, step=None):
 
 
 def read_clip(path, count, rate, fraction):
-    """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1).
-    path: a file, or a folder of rate.FPS pictures a second. Returns (list of frames (H, W, 3), VideoInfo,
-    indices (count,), spacing). info.frames is the count in the file's index, or of those that could be
-    decoded where the file had to be read through: its count was wrong, it is shorter than the clip, or
-    its rate varies."""
+    """One clip of `count` frames, evenly spaced in time, from a start drawn by `fraction` in [0, 1). path: a
+    file, or a folder of rate.FPS pictures a second. Returns ([frame (H, W, 3)], VideoInfo, indices (count,),
+    spacing). info.frames is the count in the file's index, or that of the decoded frames if the whole file
+    was read: its count was wrong, it is shorter than the clip, or its rate varies."""
     with opened(path, rate.FPS) as video:
         info = video.info
         spacing = rate.spacing(info.fps)

@@ -1,7 +1,5 @@
-"""ONNX files of export.py: what they hold, and how they are checked and run instead of a run's network.
-
-With encoder.onnx and head.onnx of the same network beside model.onnx each frame is encoded once; model.onnx
-alone computes whole windows.
+"""ONNX files of export.py: what they hold, and how they are checked and run instead of a run's network. With
+encoder.onnx and head.onnx beside model.onnx each frame is encoded once; it alone computes whole windows.
 """
 import json
 import math

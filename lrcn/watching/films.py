@@ -54,11 +54,9 @@ class Done:
 
 @dataclass
 class Labeller:
-    """Labels films, and what cameras and streams show.
-
-    choices: flags of test_on_video.py: min_probability, min_segment, video, gif, time_limit, display. stop: a
-    signals.Stop; a film that is stopped is labelled as far as it was seen. progress: like cli.progress.
-    """
+    """Labels films and live sources. choices: the flags min_probability, min_segment, video, gif, time_limit
+    and display of test_on_video.py. stop: a signals.Stop; a film that is stopped is labelled as far as it was
+    seen. progress: like cli.progress."""
     recogniser: Recogniser
     choices: object
     stop: object

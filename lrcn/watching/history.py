@@ -1,7 +1,5 @@
 """What was seen of a film: the probabilities of its windows and moments, and the segments of one label.
-
-Moment m lies in the windows m - T + 1 to m. Its probabilities are the mean of theirs, so that they are known
-once T - 1 more moments have been seen.
+Moment m lies in the windows m - T + 1 to m, and its probabilities are the mean of theirs.
 """
 import itertools
 from dataclasses import dataclass, field

@@ -1,7 +1,6 @@
-"""A camera or stream as it comes: the newest frame is shown, the newest sampled frame is classified.
-
-There is no queue: one thread reads every frame and keeps the newest one. Another takes the newest moment, a
-sampled frame or a chunk of them, when it has finished the one before; it counts those that it skips.
+"""A camera or stream as it comes: the newest frame is shown, the newest moment (a sampled frame or a chunk of
+them) is classified. There is no queue: one thread reads every frame and keeps the newest one, another takes
+the newest moment when it has finished the one before, and counts those that it skips.
 """
 import contextlib
 import math
@@ -85,13 +84,13 @@ def open_live(source):
 
 
 class Source(_Thread):
-    """Reads a camera, by its number, or a stream, by its address. VideoError: there is none.
+    """Reads a camera, by its number, or a stream, by its address. VideoError: there is none. `due`: the
+    newest moment, a list of sampled frames (of one without a recogniser), when its optical flow's frames have
+    come.
 
     A frame's time is the clock's; a file at an address (or HLS, which comes in bursts) is played by its time
-    stamps. A live stream at such an address may give no length, like some films: it comes no faster than its
-    time stamps, and has other pictures when it is opened again. `due`: the newest moment, a list of sampled
-    frames (of one without a recogniser); for optical flow, when the frames behind it have come.
-    """
+    stamps. A live stream may give no length, as some films do: it comes no faster than its time stamps, and
+    has other pictures when it is opened again."""
 
     def __init__(self, source, rate, recogniser=None):
         super().__init__()
