@@ -82,8 +82,7 @@ def read_truth(path, films):
     table = cli.file("truth", path, "give a table with the columns video,start,end,class")
     by_film, absent = of_films(read_stretches(table, "truth"), films)
     if not by_film:
-        raise UserError(f"--truth {path}: names none of these films, but "
-                        f"{', '.join(list(absent)[:3]) or 'nothing'}")
+        raise UserError(f"--truth {path}: names none of these films, but {cli.first(absent, 3) or 'nothing'}")
     lacking = [film for film in films if film not in by_film]
     if lacking:
         cli.say(f"--truth {path}: no rows for {len(lacking)} films, such as {lacking[0]}: they are not "

@@ -96,7 +96,7 @@ ZOO = {
     "four_k": (".mp4", dict(count=5, width=3840, height=2160, preset="ultrafast")),
     "odd": (".mkv", dict(codec="ffv1", width=63, height=47, pix_fmt="yuv444p")),
     **{f"fps_{fps}": (".mp4", dict(fps=rate)) for fps, rate in
-       ((24, 24), (23, Fraction(24000, 1001)), (12, 12), (7, 7), (4, 4))},
+       ((24, 24), (23, Fraction(24000, 1001)), (4, 4))},
 }
 
 
