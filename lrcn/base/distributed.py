@@ -5,8 +5,7 @@ import signal
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError
 from lrcn.base.signals import handled
 
 torch = Lazy("torch")

@@ -12,8 +12,7 @@ import re
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.base.files import composed
 from lrcn.data.groups import FILM_NAME, KINETICS_NAME
 

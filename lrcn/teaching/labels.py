@@ -15,8 +15,7 @@ import os
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
+from lrcn.base import UserError, files
 from lrcn.base.files import composed
 from lrcn.watching.candidates import LAST_SECOND, check_class
 

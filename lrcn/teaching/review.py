@@ -15,10 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.files import composed
-from lrcn.base.lazy import Lazy
 from lrcn.data import frames
 from lrcn.data.manifest import RESERVED, sampling_settings
 from lrcn.data.overview import look_over

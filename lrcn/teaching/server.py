@@ -15,9 +15,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from lrcn.base import files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, files
 
 applications, routing = Lazy("starlette.applications"), Lazy("starlette.routing")
 responses, concurrency = Lazy("starlette.responses"), Lazy("starlette.concurrency")

@@ -24,9 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn.base import cli, files
-from lrcn.base.cli import UserError
-from lrcn.base.lazy import Lazy
+from lrcn.base import Lazy, UserError, cli, files
 from lrcn.base.workers import ahead
 from lrcn.data.frames import Clip
 from lrcn.data.manifest import SampledVideo, clip_path

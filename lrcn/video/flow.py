@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lrcn.base import Lazy, UserError
-from lrcn.base.values import Choice, Number, Text
-from lrcn.base.values import check as check_values
+from lrcn.base.values import Choice, Number, Text, check
 from lrcn.video.framefolder import opened
 from lrcn.video.reader import VideoError
 
@@ -51,7 +50,7 @@ class Flow:
     @classmethod
     def of(cls, settings, source):
         """The Flow that a file describes; UserError names a wrong value."""
-        check_values(settings, KINDS, source)
+        check(settings, KINDS, source)
         flow = cls(**{name: settings[name] for name in KINDS})
         if flow.preset not in PRESETS[flow.backend]:
             raise UserError(f"{source}: preset: {flow.backend} has {', '.join(PRESETS[flow.backend])}")

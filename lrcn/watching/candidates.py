@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lrcn.base import Lazy, UserError, files
-from lrcn.base.files import composed
 from lrcn.base.workers import ahead
 from lrcn.data.groups import FILM_NAME, KINETICS_NAME
 from lrcn.data.split_lists import KINETICS_COLUMNS
@@ -98,7 +97,7 @@ def read_stretches(path, flag):
         if row.get("action", "").strip() == "drop":
             continue
         where = f"--{flag} {path} line {line}"
-        film, cls, *seconds = (composed(row.get(name, "").strip()) for name in names)
+        film, cls, *seconds = (files.composed(row.get(name, "").strip()) for name in names)
         try:
             start, end = (float(text.replace(",", ".")) for text in seconds)    # 1,5 between semicolons
         except ValueError:
@@ -143,12 +142,12 @@ def of_films(stretches, films):
     for film in films:
         path = PurePosixPath(film)
         for name in {film, path.name, path.stem}:
-            known[composed(name)].append(film)
+            known[files.composed(name)].append(film)
         if match := re.search(r"(?:\[|^|[-_ ])([\w-]{11})\]?$", path.stem):
             known[match[1]].append(film)
     for stretch in stretches:
         named = [stretch.film] if stretch.film in films else dict.fromkeys(
-            known.get(composed(stretch.film), ()))
+            known.get(files.composed(stretch.film), ()))
         if len(named) == 1:
             [film] = named
             there[film].append(replace(stretch, film=film))

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from lrcn.base import Lazy, UserError, cli, files
-from lrcn.base.values import Choice, Names, Number, Text
-from lrcn.base.values import check as check_values
+from lrcn.base.values import Choice, Names, Number, Text, check
 from lrcn.checkpoints import ENCODER, check_spec
 from lrcn.data.frames import Transform
 from lrcn.features import onnx
@@ -92,11 +91,11 @@ class File:
         except (KeyError, ValueError, RecursionError):
             raise UserError(f"{source}: it does not hold its classes, transform and frame rate; "
                             f"{again}") from None
-        check_values(self.about, WHAT, source)
+        check(self.about, WHAT, source)
         later = {"background": Number(int, low=0, high=len(self.about["classes"]) - 1, none=True),
                  "min_probability": Number(float, low=0, high=1, none=True)}
         self.about = {**dict.fromkeys(later), **self.about}     # of files that were written before
-        check_values(self.about, later, source)
+        check(self.about, later, source)
         self.part, self.length = self.about["part"], self.about["num_frames_video"]
         values = self.about.get("transform")
         check_spec(values, TRANSFORM, f"{source}: transform")

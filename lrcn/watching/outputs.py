@@ -5,8 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from lrcn.base import Lazy, files
-from lrcn.base.cli import printable
+from lrcn.base import Lazy, cli, files
 from lrcn.drawing import labels, plots, style
 from lrcn.runs import FilmFolder
 from lrcn.video.writer import Writer, even_sides
@@ -146,7 +145,7 @@ def write_summary(path, films):
             lengths[label] += end - start
             totals[label] += (end - start) * probability
         label, length = max(lengths.items(), key=lambda item: (item[1], totals[item[0]]))
-        rows.append((totals[label] / max(length, 1e-9), printable(file), label, length, done))
+        rows.append((totals[label] / max(length, 1e-9), cli.printable(file), label, length, done))
     files.write_csv(path, ["file", "label", "probability", "label_seconds", "seconds", "segments"],
                     [(file, label, f"{p:.4f}", f"{length:.3f}", f"{done.seconds:.3f}", len(done.segments))
                      for p, file, label, length, done in sorted(rows, key=lambda row: -row[0])])
