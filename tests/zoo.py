@@ -93,7 +93,7 @@ ZOO = {
     "b_frames_h264_avi": (".avi", dict(bf="2", g="20")),
     "transport": (".ts", dict(bf="2")),
     "one": (".mp4", dict(count=1)),
-    "four_k": (".mp4", dict(count=5, width=3840, height=2160, preset="ultrafast")),
+    "four_k": (".mp4", dict(count=9, width=3840, height=2160, preset="ultrafast")),
     "odd": (".mkv", dict(codec="ffv1", width=63, height=47, pix_fmt="yuv444p")),
     **{f"fps_{fps}": (".mp4", dict(fps=rate)) for fps, rate in
        ((24, 24), (23, Fraction(24000, 1001)), (4, 4))},
