@@ -1,7 +1,5 @@
-"""Which videos count: split lists and sampled clips -> the samples of a training, or of a test.
-
-Whatever is left out is counted, and said.
-"""
+"""Which videos count: split lists and sampled clips -> the samples of a training or a test. What is left out
+is counted and said."""
 import functools
 import sys
 from collections import Counter
@@ -25,7 +23,7 @@ from lrcn.training.run import starts, what_it_learned
 
 
 def silent(*_, **__):
-    """In the place of cli.say, for all ranks but the first."""
+    """cli.say for all ranks but the first."""
 
 
 _sampled_folder = functools.partial(cli.folder, "sampled_data_path",
@@ -40,8 +38,8 @@ def _sampled(folder, settings):
 
 
 def require_folders(recipe):
-    """UserError where a folder that the recipe names is not there, or has clips of a rate that its encoder
-    does not take; no clip is read."""
+    """UserError where a folder of the recipe is not there, or its clips have a rate that the encoder does not
+    take; no clip is read."""
     require_rate(_sampled_folder(recipe.sampled_data_path), recipe)
     if recipe.ucf_list_dir and recipe.split != "random":
         _list_folder(recipe.ucf_list_dir)
@@ -49,8 +47,8 @@ def require_folders(recipe):
 
 def training_samples(recipe, run=None, say=cli.say):
     """([SampledVideo] with label and part, of train, val and, where no list says it, test; class names in
-    label order). run: the RunFolder of a resumed run, whose splits.csv decides. Of --parts, what the table
-    knows keeps its part; what it does not know gets that of its group, or is drawn."""
+    label order). run: the RunFolder of a resumed run, whose splits.csv decides. With --parts the videos in
+    the table keep their part; others get that of their group, or are drawn."""
     folder, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     require_rate(folder, recipe)
     leaky, rows = recipe.split == "random", []
@@ -60,9 +58,8 @@ def training_samples(recipe, run=None, say=cli.say):
     known = splits.known_parts(rows, videos, by_video=leaky)
     pool, test, order, parted = _pool(recipe, videos, say, known)
     _say_short(recipe, pool, say, run is not None)
-    alike = None if leaky or recipe.group_pattern or recipe.groups else \
-        look_alike([v.key for v in [*pool, *test]])
-    if alike:
+    if not (leaky or recipe.group_pattern or recipe.groups) and (
+            alike := look_alike([v.key for v in [*pool, *test]])):
         say(f"warning: {alike}", file=sys.stderr)
     resumed = run is not None and run.splits.is_file()
     if resumed:
@@ -71,10 +68,9 @@ def training_samples(recipe, run=None, say=cli.say):
         return _as_written(table, flag, videos, [*pool, *test], say)
     labels = {row.cls: row.label for row in rows}
     classes = _classes(recipe, pool, sorted(order, key=lambda cls: labels.get(cls, len(labels))))
-    sided = split_lists.one_sided({v.cls for v in pool}, {v.cls for v in test}) if parted and test else ""
-    if sided:
+    if parted and test and (sided := split_lists.one_sided({v.cls for v in pool}, {v.cls for v in test})):
         say(f"warning: {sided}", file=sys.stderr)
-    pool = [v for v in pool if v.cls in set(classes)]
+    pool = [v for v in pool if v.cls in classes]
     train, val = pool, []
     if parted and recipe.split_size:
         train, val = ([v for v in pool if v.part == part] for part in ("train", "val"))
@@ -95,7 +91,7 @@ def training_samples(recipe, run=None, say=cli.say):
 
 
 def _say_short(recipe, pool, say, resumed=False):
-    """Say how many videos have fewer frames than a clip; UserError where a new run would see stills alone."""
+    """Say how many videos have fewer frames than a clip; UserError: a new run would see only pictures."""
     sampler = ClipSampler.of(recipe)
     needed, T = sampler.length or 1, recipe.num_frames_video
     if sampler.chunk:
@@ -115,7 +111,7 @@ def _say_short(recipe, pool, say, resumed=False):
 
 
 def _kept(rows, parts, table, say):
-    """`parts` ({part: [SampledVideo]}) as they were drawn, but what --parts knows as it stands there."""
+    """`parts` ({part: [SampledVideo]}) as drawn, but the videos in the table of --parts as they are there."""
     written, kept = {row.key: row.part for row in rows}, {part: [] for part in parts}
     for part, videos in parts.items():
         for v in videos:
@@ -131,22 +127,22 @@ def _kept(rows, parts, table, say):
 
 
 def training_pool(recipe, say=cli.say):
-    """([SampledVideo], class names in label order): all that a run of this recipe may learn from. For choices
-    between recipes: neither the test list nor a test video is looked at."""
+    """([SampledVideo], class names in label order): all that a run of this recipe may learn from. To choose
+    between recipes: neither the test list nor a test video is read."""
     _, videos = _sampled(recipe.sampled_data_path, recipe.as_settings())
     pool, _, order, _ = _pool(recipe, videos, say, blind=True)
     _say_short(recipe, pool, say)
     classes = _classes(recipe, pool, order)
-    pool = [v for v in pool if v.cls in set(classes)]
+    pool = [v for v in pool if v.cls in classes]
     return splits.smaller(pool) if recipe.smaller_dataset else pool, classes
 
 
 def _pool(recipe, videos, say, known=None, blind=False):
-    """(training videos, test videos, all classes in label order, whether folders say the parts). By an
-    official split, whose test videos are not looked for (blind: nor its test list); by the folders train/,
-    val/ and test/ of the sources, where without a test/ the videos of val/ are the test, and the validation
-    is cut from those of train/; else drawn by group, or by video for comparison. known: {group: its part in a
-    table that was given}; one without a test leaves all to the training."""
+    """(training videos, test videos, all classes in label order, whether folders say the parts): by an
+    official split, without its test videos (blind: nor is its test list read); by the folders train/, val/
+    and test/ of the sources, where without a test/ val/ is the test, and the validation is cut from train/;
+    else drawn by group, or by video for comparison. known: {group: part} of --parts; without a test there,
+    none is drawn."""
     leaky = recipe.split == "random"
     if recipe.ucf_list_dir and not leaky:
         lists = _list_folder(recipe.ucf_list_dir)
@@ -177,13 +173,13 @@ def _pool(recipe, videos, say, known=None, blind=False):
 
 
 def _classes(recipe, pool, order):
-    """The classes to train on, in label order; UserError for a chosen one that has no training video."""
+    """The classes to train on, in label order; UserError: a chosen one has no training video."""
     chosen = chosen_classes(recipe.chosen_classes, sorted({v.cls for v in pool}), "no training video of")
     return [cls for cls in order if cls in chosen][:recipe.number_of_classes]
 
 
 def _as_written(table, flag, videos, candidates, say):
-    """The samples and classes of a run's splits.csv: what came into the sampled data since is left out."""
+    """The samples and classes of a run's splits.csv, without what came into the sampled data later."""
     rows, there = splits.read_splits(table), {v.key: v for v in videos}
     samples = [replace(there[row.key], label=row.label, part=row.part) for row in rows if row.key in there]
     if len(samples) < len(rows):
@@ -202,12 +198,12 @@ def _as_written(table, flag, videos, candidates, say):
 
 
 UNKNOWN = ("it is not known what its weights were trained on before (by another program, or in an older run "
-           "whose splits.csv is gone): perhaps on the test videos")
+           "without its splits.csv): perhaps on the test videos")
 
 
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
-    """UserError where weights that a training starts from have learned what it holds out. start: the flag and
-    its value; marks: of a Learned; trained_on: see learned.leaked."""
+    """UserError where weights that a training starts from were trained on what it holds out. start: the flag
+    and its value; marks, trained_on: see learned.leaked."""
     seen = leaked(videos, marks, trained_on)
     if seen:
         raise UserError(f"{start}: it was trained on {len(seen)} of the {len(videos)} videos that are held "
@@ -215,9 +211,8 @@ def refuse_leaks(start, marks, videos, advice, trained_on=()):
 
 
 def before_training(recipe, state, checkpoint, samples, say):
-    """The Learned of the weights that a training starts from; UserError where these know what it holds out,
-    the videos of its test list included. A resumed run with its splits.csv has its own parts, and was asked
-    when it began."""
+    """The Learned of the weights that a training starts from; UserError: they were trained on what it holds
+    out, or on its test list. A resumed run with its splits.csv was checked when it began."""
     begun = [(f"--checkpoint_path {checkpoint}", what_it_learned(state, checkpoint, "checkpoint_path"))] \
         if state else starts(recipe)
     if begun and recipe.split != "random" and not (state and RunFolder.of(checkpoint).splits.is_file()):
@@ -236,29 +231,24 @@ def before_training(recipe, state, checkpoint, samples, say):
 
 @dataclass
 class TestData(Answers):
-    """Test videos in list order, with what is known of them."""
+    """Test videos in list order."""
     split: str = ""         # 1, 2, 3, random or drawn
     note: str = ""          # what was left out, and what is not known
     train_counts: np.ndarray = None     # int64 (C,), training videos of each class
-    leak: str = ""          # why these are no unknown videos to the network
+    leak: str = ""          # why the network may know these videos
     background: int = None  # the label of --background
     uncalibrated: np.ndarray = None     # float64 (N, C), the probabilities at temperature 1
     by_video = (*Answers.by_video, "uncalibrated")
 
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
-    """The TestData of a run: the official test list, the test part that the run drew itself, or, where split
-    is "folder", all that --sampled_data_path holds. UserError: no such folders, no test video there, or one
-    that the model was trained on."""
+    """The TestData of a run: the official test list, the test part that the run drew, or, with split
+    "folder", all of --sampled_data_path. UserError: no such folders, no test video, or one that was trained
+    on."""
     saved, run = trained.settings, RunFolder(trained.folder)
     sampled_data_path = sampled_data_path or saved.get("sampled_data_path")
     ucf_list_dir = ucf_list_dir or saved.get("ucf_list_dir")
     split = split or saved.get("test_split", "drawn")
-    official = split in ("1", "2", "3")
-    if official and sampled_data_path and ucf_list_dir and not any(
-            Path(path).expanduser().exists() for path in (sampled_data_path, ucf_list_dir)):
-        raise UserError(f"--sampled_data_path {sampled_data_path} --ucf_list_dir {ucf_list_dir}: neither of "
-                        f"these folders exists; give both, the sampled clips and the split lists")
     folder, videos = _sampled(sampled_data_path, {} if split == "folder" else
                               {**saved, "ucf_list_dir": ucf_list_dir})
     fields.require(folder, trained.recipe, saved.get("flow"))
@@ -267,17 +257,17 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
         raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
-    if official:
+    if split in ("1", "2", "3"):
         _, listed = split_lists.official_lists(_list_folder(ucf_list_dir), split)
     else:
         listed = [row for row in rows if row.part == "test"]
     tested, note = (videos, f"{len(videos)} videos in the folder") if split == "folder" else \
         split_lists.present(listed, videos, "test")
-    known = [v for v in tested if v.cls in set(trained.classes)]
-    # Of folders train/ and test/, the run's table holds what it knows alone.
+    known = [v for v in tested if v.cls in trained.classes]
+    # Where folders are the parts, the run's table holds only its own classes.
     parted = split == "drawn" and ([v for v in videos if v.part == "test"]
                                    or [v for v in videos if v.part == "val"])
-    unknown = [v for v in parted or tested if v.cls not in set(trained.classes)]
+    unknown = [v for v in parted or tested if v.cls not in trained.classes]
     if unknown:
         note += f", {len(unknown)} {'more' if parted else 'of them'} of classes that the model does not know"
     sided = split_lists.one_sided(trained.classes, {v.cls for v in [*tested, *unknown]})
@@ -304,7 +294,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
 
 
 def validation_data(trained):
-    """The TestData of a run's validation part, as its splits.csv has it, where it was trained."""
+    """The TestData of a run's validation part, by its splits.csv, in the folder that it was trained on."""
     folder, videos = _sampled(trained.settings.get("sampled_data_path"), trained.settings)
     listed = [row for row in splits.read_splits(RunFolder(trained.folder).splits) if row.part == "val"]
     validated, note = split_lists.present(listed, videos, "validation")
@@ -313,8 +303,8 @@ def validation_data(trained):
 
 
 def tested_data(answers, run, split, leak):
-    """The TestData of answers.Answers that were written for a RunFolder. Its clips are those that the run was
-    trained with, where all are still there; else folder is None."""
+    """The TestData of the Answers of a RunFolder. Its clips are those that the run was trained with; where
+    they are not all there any more, folder is None."""
     trained_on = Counter(row.cls for row in (splits.read_splits(run.splits) if run.splits.is_file() else ())
                          if row.part == "train")
     folder, frames, background = None, {}, Recipe()

@@ -20,8 +20,7 @@ Kinetics) only the listed videos are sampled. Where there are no videos, the pic
     clips.csv             size and time of the source, and the hashes that find nearly equal clips
     failed.csv            source,reason: what could not be read (only where something failed)
     settings.json         flags and versions
-    review.csv            what was decided of its clips in teach.py, which this script follows: another class,
-                          or none
+    review.csv            decisions on clips, made in teach.py: another class, or none
     optical_flow/         with --flow: optical flow from every frame to the source's next ones, for
                           train.py --modality flow; it is added to clips that are there
     features/             features of its frames, written by the other scripts; safe to delete
@@ -35,7 +34,6 @@ added or changed in the source, and removes the clips of what was removed. Exit 
 tenth of the videos could not be read.
 """
 import contextlib
-import errno
 import functools
 import math
 import os
@@ -47,14 +45,14 @@ from pathlib import Path
 
 from lrcn.base import Lazy, UserError, cli, files, workers
 from lrcn.base.distributed import rank_and_world
-from lrcn.base.values import POSITIVE, Number, number_or_all, number_or_source
+from lrcn.base.values import POSITIVE, Names, Number, number_or_all, number_or_source
 from lrcn.data import fields
 from lrcn.data.chunks import chunk_of
 from lrcn.data.journal import Journal, digest, flush, follow, merge
 from lrcn.data.manifest import FLOW, clip_path, read_sampled, sampling_settings
 from lrcn.data.review import TABLE, read_review, write_review
 from lrcn.data.sampler import attempt, is_picture, remove_leftovers, sample
-from lrcn.data.sources import class_names, find_sources
+from lrcn.data.sources import find_sources
 from lrcn.data.split_lists import read_lists
 from lrcn.video import avi
 from lrcn.video.flow import BACKENDS, BOUND, KINDS, PRESETS, Flow, weights_digest
@@ -76,31 +74,27 @@ def make_parser():
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
                       help="folder with the split lists (trainlist01.txt, ...); else all videos are taken")
-    data.add_argument("--classes", type=class_names, default=None, metavar="A,B,...",
-                      help="take these classes only")
+    data.add_argument("--classes", type=Names(), metavar="A,B,...", help="take these classes only")
     data.add_boolean("--keep", default=None,
                      help="keep the clips of videos that were removed or changed in --row_data_dir (default: "
                           "remove them; refuse when that is more than half of all)")
-    data.add_boolean("--stills", default=False, help="treat every picture as a clip of its own, even where "
-                                                     "names and numbers look like frames of a video")
+    data.add_boolean("--stills", default=False,
+                     help="every picture is a clip, even where names and numbers look like frames of a video")
     data.add_argument("--review", default=None, metavar="CSV",
-                      help="follow this table of teach.py, and keep a copy of it (default: the review.csv in "
-                           "--sampled_data_dir, where there is one, and that in --row_data_dir)")
+                      help="follow this table of teach.py, and keep a copy of it (default: review.csv in "
+                           "--sampled_data_dir, and that in --row_data_dir)")
     data.add_boolean("--report", default=None,
-                     help="write the data report; without --row_data_dir nothing else is done (default: when "
-                          "clips came, changed or went)")
+                     help="write the data report, without --row_data_dir only that (default: after changes)")
     data.add_argument("--sheet_clips", type=number_or_all, default=60, metavar="N|all",
                       help="clips on each class's contact sheet")
     clips.add_argument("--for", dest="encoder", default=None, metavar="ENCODER",
                        help="sample as this video encoder of train.py wants it, such as video/r2plus1d_18: "
-                            "so many frames a second as its weights were measured with, and all of them")
-    clips.add_argument("--sampling_rate", type=number_or_source, default=None,
-                       metavar="X|source", help="down-sampling factor: FPS / sampling_rate frames a second "
-                       "are kept; source: every frame, whatever the video's own rate (default: "
-                       f"{Rate.sampling_rate})")
+                            "all frames, at the rate of its weights")
+    clips.add_argument("--sampling_rate", type=number_or_source, default=None, metavar="X|source",
+                       help="down-sampling factor: FPS / sampling_rate frames a second are kept; source: "
+                            f"every frame, whatever the video's rate (default: {Rate.sampling_rate})")
     clips.add_argument("--FPS", type=Number(float, above=0), default=Rate.FPS,
-                       help="frames a second to which sampling_rate refers; a video of another rate is "
-                            "sampled at the same times")
+                       help="frames a second to which sampling_rate refers, whatever the video's rate")
     clips.add_argument("--num_frames_to_extract", type=number_or_all, default=None, metavar="N|all",
                        help="frames of a clip, or all: the whole video (default: 5)")
     clips.add_argument("--seed", type=int, default=42, help="draws where a clip starts in its video")
@@ -111,18 +105,18 @@ def make_parser():
     flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
                       help="motions are clamped to this many pixels a source frame")
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
-                      help=f"dis: {', '.join(PRESETS['dis'])}; raft: {', '.join(PRESETS['raft'])} (default: "
-                           f"the first)")
+                      help=f"dis: {', '.join(PRESETS['dis'])}; raft: {', '.join(PRESETS['raft'])} "
+                           f"(default: the first)")
     flow.add_argument("--flow_dir", default=None, metavar="DIR",
-                      help="take fields that were made elsewhere by this method, the pictures "
-                           "u/<video>/<number>.jpg and v/<video>/<number>.jpg in this folder (of UCF-101's "
-                           "public tvl1_flow: --flow tvl1), or flow_x_<number>.jpg and flow_y_<number>.jpg "
-                           "in folders as those of the videos; beside frames they are taken without it")
+                      help="take fields that were made elsewhere by this method: u/<video>/<number>.jpg and "
+                           "v/<video>/<number>.jpg in this folder (UCF-101's public tvl1_flow: --flow tvl1), "
+                           "or flow_x_<number>.jpg and flow_y_<number>.jpg in folders as those of the "
+                           "videos; beside frames they are taken without this flag")
     flow.add_argument("--flow_weights", default=None, metavar="FILE",
                       help="weights of raft (default: the library's, downloaded once)")
     data.add_argument("--write_frames", default=None, metavar="DIR",
                       help="write the sampled frames there too, as <Class>/<video>/<number>.jpg from 0")
-    running.add_argument("--num_workers", type=POSITIVE, default=None, metavar="N",
+    running.add_argument("--num_workers", type=POSITIVE, metavar="N",
                          help="worker processes (default: one for each core)")
     running.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
                          help="give up a video that takes longer, and list it in failed.csv")
@@ -130,8 +124,8 @@ def make_parser():
 
 
 def settle_rate(args, say):
-    """Fill in --sampling_rate and --num_frames_to_extract: the usual ones, or what the encoder of --for
-    wants, which is said. UserError: it is no video encoder, or a flag contradicts."""
+    """Fill in --sampling_rate and --num_frames_to_extract where they were not given. UserError: --for is no
+    video encoder, or wants other values than were given."""
     usual = {"sampling_rate": Rate.sampling_rate, "num_frames_to_extract": 5}
     if args.encoder:
         frames, _, per_second = chunk_of(args.encoder)
@@ -143,24 +137,17 @@ def settle_rate(args, say):
             f"--FPS {args.FPS:g} --sampling_rate {usual['sampling_rate']:.6g} --num_frames_to_extract all")
     for name, wanted in usual.items():
         given = getattr(args, name)
-        shown = wanted if wanted == "all" else f"{wanted:.6g}"
-        same = given in (None, wanted) or "all" not in (given, wanted) and math.isclose(given, wanted,
-                                                                                        rel_tol=1e-3)
-        if args.encoder and not same:
-            raise UserError(f"--{name} {given}: --for {args.encoder} wants {shown}; leave one of the two "
-                            f"flags out")
-        setattr(args, name, wanted if given is None or args.encoder else given)
+        near = name == "sampling_rate" and given and math.isclose(given, wanted, rel_tol=1e-3)
+        if given is None or args.encoder and near:
+            setattr(args, name, wanted)
+        elif args.encoder and given != wanted:
+            shown = wanted if wanted == "all" else f"{wanted:.6g}"
+            raise UserError(f"--{name} {given}: --for {args.encoder} wants {shown}; leave out one of the two")
 
 
 def outcomes(function, jobs, out, rank, args, before=0, desc="sampling", **more):
-    """Yields (job, kind, detail) as sampler.attempt(function, job, ...) says it in a worker process.
-    before: jobs that were done in an earlier run, for the bar. OSError: the disk is full."""
-    for cls in {job.cls for job in jobs}:
-        try:
-            (out / cls).mkdir(exist_ok=True)
-        except OSError as error:    # a name that the disk cannot have: what is written there fails by itself
-            if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
-                raise
+    """Yields (job, kind, detail) of sampler.attempt(function, job, ...) in workers. before: jobs that an
+    earlier run did, for the bar. OSError: the disk is full."""
     work = functools.partial(attempt, function, out=str(out), rank=rank, raw=args.row_data_dir,
                              rate=Rate(args.FPS, args.sampling_rate), count=args.num_frames_to_extract,
                              seed=args.seed, **more)
@@ -181,7 +168,6 @@ def sample_missing(jobs, before, out, rank, world, args):
     journal, sizes = Journal(out, rank, jobs), []
     # The first come from all over the list: they say how much disk space it takes.
     first = dict.fromkeys(jobs[::max(1, len(jobs) // PILOT)][:PILOT])
-    remove_leftovers(out, rank, world)
     try:
         with contextlib.closing(outcomes(sample, [*first, *(job for job in jobs if job not in first)], out,
                                          rank, args, before)) as done:
@@ -199,7 +185,7 @@ def sample_missing(jobs, before, out, rank, world, args):
 
 
 def add_flow(jobs, out, rank, flow, args, say):
-    """Put the flow beside the sampled clips of `jobs` that have none yet; how many that failed for."""
+    """Write the flow of the sampled clips that have none yet; how many failed."""
     clips = {job.key: n for job in jobs if (n := avi.frames_in(clip_path(out, *job.key)))}
     missing = {key for key, frames in clips.items()
                if avi.frames_in(clip_path(out / FLOW, *key)) != 2 * flow.length * frames}
@@ -219,7 +205,7 @@ def add_flow(jobs, out, rank, flow, args, say):
 
 
 def write_frames(out, folder):
-    """The frames of all clips as pictures, the bytes that they have in the clips."""
+    """Write the frames of all clips as pictures, with the bytes that they have in the clips."""
     for video in read_sampled(out):
         place = folder / video.cls / video.name
         place.mkdir(parents=True, exist_ok=True)
@@ -229,30 +215,31 @@ def write_frames(out, folder):
     cli.say(f"frames as pictures: {folder}")
 
 
+def flow_of_flags(args):
+    """The Flow of --flow and the flags that go with it; UserError: they do not go together."""
+    if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
+        raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has {', '.join(PRESETS[args.flow])}")
+    if args.flow_weights and args.flow != "raft":
+        raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, or "
+                        f"give --flow raft")
+    weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
+    return Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
+                weights and weights_digest(weights))
+
+
 def prepare(args, out, jobs, reviewed, say):
     """(the folder's Flow or None, the clips that are done, those that were taken out, {those that changed:
     digest of what they were}). UserError: the folder was made with other flags, or flow cannot be made."""
-    settings = {**{name: getattr(args, name) for name in FIXED}, "time_limit": args.time_limit,
-                "versions": {"python": platform.python_version(), "opencv": cv2.__version__}}
-    files.claim(out, "sampled_data_dir", settings, FIXED)
-    flow = None
-    if args.flow:
-        if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
-            raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has "
-                            f"{', '.join(PRESETS[args.flow])}")
-        if args.flow_weights and args.flow != "raft":
-            raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, "
-                            f"or give --flow raft")
-        weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
-        flow = Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
-                    weights and weights_digest(weights))
-    flow = fields.settle(out, flow)
+    versions = {"python": platform.python_version(), "opencv": cv2.__version__}
+    files.claim(out, "sampled_data_dir", {name: getattr(args, name) for name in (*FIXED, "time_limit")}
+                | {"versions": versions}, FIXED)
+    flow = fields.settle(out, flow_of_flags(args) if args.flow else None)
     beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
     if beside and not args.flow_dir:
         say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "
             f"flow, as made by --flow {flow.backend}")
     if flow and not args.flow_dir and beside < len(jobs):
-        flow.require()      # what is not to be had is said before hours of sampling
+        flow.require()      # before hours of sampling
     done, gone, changed = follow(out, jobs, args.keep, reviewed)
     lost = ["/".join(key) for key in sorted(gone) if gone[key] not in reviewed]
     if lost:
@@ -267,8 +254,7 @@ def prepare(args, out, jobs, reviewed, say):
 
 
 def preprocess(args, out, rank, world, say):
-    """Sample what is missing, and leave the tables and the report. Returns the exit status: 1 when more than
-    a tenth failed."""
+    """Sample what is missing; write the tables and the report. Exit status 1: more than a tenth failed."""
     # One process of a torchrun launch reads or writes the tables; the others wait.
     alone = functools.partial(files.lock, out, "sampled_data_dir", "another process", wait=True,
                               name=".merge.lock")
@@ -346,13 +332,13 @@ def report(out, lists, left_out, args, say):
 def main():
     args = make_parser().parse_args()
     rank, world = rank_and_world()
+    say = cli.say if rank == 0 else lambda _: None
     args.num_workers = args.num_workers or max(1, workers.cores() // int(
         os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1))))
     if args.report and not args.row_data_dir:   # on the clips, and on their source where that is there
         out = cli.folder("sampled_data_dir", args.sampled_data_dir, "give the folder with the sampled clips")
         if not (out / "manifest.csv").is_file():
-            raise UserError(f"--sampled_data_dir {out}: no manifest.csv in this folder; give --row_data_dir "
-                            f"as well, to sample videos into it")
+            raise UserError(f"--sampled_data_dir {out}: no manifest.csv in it; give --row_data_dir as well")
         made = sampling_settings(out)
         raw, folder = made.get("row_data_dir"), made.get("ucf_list_dir")
         lists = read_lists(folder) if folder and Path(folder).is_dir() else None
@@ -365,7 +351,7 @@ def main():
             report(out, lists, left_out, args, cli.say)
         return cli.say(out)
     raw = cli.folder("row_data_dir", args.row_data_dir, "give the folder with the raw videos").resolve()
-    args.row_data_dir = str(raw)
+    args.row_data_dir, args.classes = str(raw), args.classes and sorted(args.classes)
     if args.ucf_list_dir:
         lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder with the split lists, "
                            "or leave the flag out to take every video")
@@ -377,19 +363,16 @@ def main():
     if not args.sampled_data_dir:
         raise UserError("--sampled_data_dir is missing: give the folder to write the clips to")
     out = Path(args.sampled_data_dir).expanduser()
-    inside = out.resolve()
-    if inside == raw:
-        raise UserError(f"--sampled_data_dir {out}: this is the folder of the raw videos; choose another")
-    if inside.is_relative_to(raw) or raw.is_relative_to(inside):    # clips would be taken for videos
-        raise UserError(f"--sampled_data_dir {out}: one of this folder and --row_data_dir {raw} lies inside "
-                        f"the other; choose a folder beside it")
-    settle_rate(args, cli.say if rank == 0 else lambda _: None)
+    if out.resolve().is_relative_to(raw) or raw.is_relative_to(out.resolve()):  # clips would pass for videos
+        raise UserError(f"--sampled_data_dir {out}: it is --row_data_dir {raw}, or one lies inside the "
+                        f"other; choose a folder beside it")
+    settle_rate(args, say)
     files.output_folder("sampled_data_dir", out)
     what = "another preprocessing run"
     number = files.lock(out, "sampled_data_dir", what, name=f".rank{rank}.lock")    # its own in a launch
     with files.lock(out, "sampled_data_dir", what, shared=world > 1), \
             number if world > 1 else contextlib.nullcontext():
-        return preprocess(args, out, rank, world, cli.say if rank == 0 else lambda _: None)
+        return preprocess(args, out, rank, world, say)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ a terminal obeys what it is sent. Nothing here imports torch: preprocessing star
 import argparse
 import difflib
 import errno
+import functools
 import itertools
 import os
 import re
@@ -154,6 +155,12 @@ def printable(text):
 def say(*words, **options):
     """print `printable` words and flush, so that a log shows each line at once."""
     print(*map(printable, words), **options, flush=True)
+
+
+@functools.cache
+def say_once(*words, **options):
+    """`say`, the first time that it gets these words."""
+    say(*words, **options)
 
 
 def progress(*iterable, desc="", show=True, **options):

@@ -13,9 +13,8 @@ from lrcn.data.manifest import read_sampled, sampling_settings
 from lrcn.video.sampling import Rate
 
 PREFIX = "video/"
-# torchvision's video networks: frames of a chunk and frames a second, with which its authors measured the
-# weights, as their documentation says (`clip_len`, `frame_rate`). It stands here so that flags are read
-# without torch; a test compares it.
+# torchvision's video networks: frames of a chunk and frames a second, with which the weights were measured
+# (`clip_len`, `frame_rate` in its documentation). A copy, so that flags are read without torch; tested.
 VIDEO_ENCODERS = {"r3d_18": (16, 15.), "mc3_18": (16, 15.), "r2plus1d_18": (16, 15.), "s3d": (128, 15.),
                   "mvit_v1_b": (16, 7.5), "mvit_v2_s": (16, 7.5),
                   "swin3d_t": (32, 15.), "swin3d_s": (32, 15.), "swin3d_b": (32, 15.)}
@@ -27,21 +26,20 @@ NEAR = 0.05     # a rate that is off by less is the same one: 29.97 is 30
 
 def chunk_of(encoder, frames=None, stride=None, modality="rgb"):
     """(frames of a chunk, frames from the start of one to that of the next, frames a second) of an encoder by
-    name, its weights' own where not given; (0, 0, 0) for an image encoder. UserError: there is no such video
-    network, or the flags --chunk_frames, --chunk_stride and --modality do not go with this encoder."""
+    name, by default those of its weights; (0, 0, 0) for an image encoder. UserError: no such video network,
+    or --chunk_frames, --chunk_stride or --modality does not go with it."""
     if not encoder.startswith(PREFIX):
         for flag, value in (("chunk_frames", frames), ("chunk_stride", stride)):
             if value is not None:
                 raise UserError(f"--{flag} {value}: --encoder {encoder} reads frames one by one; leave the "
                                 f"flag out, or take one of {NAMES}")
         return 0, 0, 0
-    if encoder.removeprefix(PREFIX) not in VIDEO_ENCODERS:
-        raise UserError(f"--encoder {encoder}: torchvision has no video network of this name; take one of "
-                        f"{NAMES}")
+    name = encoder.removeprefix(PREFIX)
+    if name not in VIDEO_ENCODERS:
+        raise UserError(f"--encoder {encoder}: torchvision has no such video network; take one of {NAMES}")
     if modality != "rgb":
         raise UserError(f"--modality {modality}: --encoder {encoder} reads chunks of frames, which show "
                         f"motion by themselves; leave the flag out, or take an image encoder")
-    name = encoder.removeprefix(PREFIX)
     usual, rate = VIDEO_ENCODERS[name]
     frames = frames or usual
     if frames != usual and name in ONLY or frames < LEAST.get(name, 1):
@@ -52,7 +50,7 @@ def chunk_of(encoder, frames=None, stride=None, modality="rgb"):
 
 def require_rate(folder, recipe):
     """UserError where the clips of a sampled folder hold another number of frames a second than the video
-    encoder of a training.recipe.Recipe wants. Clips of which nobody knows it are taken as they are."""
+    encoder of a training.recipe.Recipe wants; where it is not known, they are taken as they are."""
     wanted, settings = recipe.chunk[2], sampling_settings(folder)
     if not wanted or settings.get("sampling_rate") is None:
         return
@@ -62,7 +60,7 @@ def require_rate(folder, recipe):
         there = {1 / video.step for video in read_sampled(folder) if video.step}
     off = [rate for rate in there if abs(rate / wanted - 1) > NEAR]
     if off:
-        name = recipe.encoder
         raise UserError(f"--sampled_data_path {folder}: its clips hold {max(off):.3g} frames a second, and "
-                        f"--encoder {name} wants {wanted:g}; make a folder for it with: python "
-                        f"preprocessing_data.py --for {name} --row_data_dir VIDEOS --sampled_data_dir NEW")
+                        f"--encoder {recipe.encoder} wants {wanted:g}; make a folder for it with: "
+                        f"python preprocessing_data.py --for {recipe.encoder} --row_data_dir VIDEOS "
+                        f"--sampled_data_dir NEW")

@@ -25,12 +25,12 @@ cv2 = Lazy("cv2")
 
 
 def flow_path(video):
-    """Where a SampledVideo's flow lies, below the sampled folder."""
+    """The path of a SampledVideo's flow, below the sampled folder."""
     return f"{FLOW}/{video.path}"
 
 
 def flow_of(folder, may_lack=False):
-    """The Flow of a sampled folder. Where there is none, None if it may lack it, else a UserError."""
+    """The Flow of a sampled folder; without one a UserError, or None with may_lack."""
     path = Path(folder) / FLOW / "settings.json"
     if path.is_file():
         return Flow.of(files.read_json(path), path)
@@ -41,8 +41,8 @@ def flow_of(folder, may_lack=False):
 
 
 def require(folder, transform_or_recipe, saved=None):
-    """UserError unless a sampled folder holds the flow that a run sees; the settings to keep, None for a run
-    without. saved: those of the run's training, which the folder's have to be like."""
+    """The settings of the flow in a sampled folder, None for a run that does not see flow. UserError: it is
+    not there, too short, or other than that of the run's training, `saved`."""
     if "flow" not in transform_or_recipe.modality.split("+"):
         return None
     there, length = flow_of(str(folder)), transform_or_recipe.flow_length
@@ -76,23 +76,18 @@ def source_fields(folder, video, indices, length):
 
 
 def settle(out, flow):
-    """The Flow of a folder that is being made: `flow`, or what is there where it is None, or None. UserError
-    where the two differ."""
-    before = flow_of(out, may_lack=True)
-    if flow and before and flow != before:
-        name = next(n for n, v in flow.settings().items() if before.settings()[n] != v)
-        raise UserError(f"--flow: the flow in {out / FLOW} was made with {name} {before.settings()[name]}, "
-                        f"not {flow.settings()[name]}; remove this folder to make it anew, or give the same "
-                        f"flags")
-    if flow and not before:
-        (out / FLOW).mkdir(exist_ok=True)
-        files.write_json(out / FLOW / "settings.json", flow.settings())
-    return flow or before
+    """The Flow of a folder that is being made: `flow`, or where that is None the folder's own, or None.
+    UserError: the folder's is another one."""
+    if not flow:
+        return flow_of(out, may_lack=True)
+    (out / FLOW).mkdir(exist_ok=True)
+    files.claim(out / FLOW, "flow", flow.settings(), flow.settings())
+    return flow
 
 
 def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
-    """Write the flow of a sampled clip; see sampler.sample. pictures: the folder of its fields, where they
-    were made elsewhere; those beside a video's frames are taken by themselves."""
+    """Write the flow of a sampled clip; see sampler.sample. pictures: a folder of fields that were made
+    elsewhere; those beside a video's frames are taken in any case."""
     source = Path(raw, job.source)
     if is_picture(job.source):
         raise VideoError("a picture shows no motion")
@@ -107,9 +102,9 @@ def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
 
 
 def _each_once(fields, length):
-    """The planes of (source frame's number, planes (H, W, 2L)), one after another; a field that was there, in
-    the stack of a frame before or repeated where the video ends, by the place that it had."""
-    places = {}     # {(plane, source frame): where its picture is}
+    """The planes of [(source frame's number, planes (H, W, 2L))] one after another; one that was there
+    before, in the stack of an earlier frame or repeated at the video's end, as the number of its place."""
+    places = {}     # {(plane, source frame): the place of its picture}
     for place, (number, planes, k) in enumerate((*one, k) for one in fields for k in range(2 * length)):
         key, picture = (k // length, number + k % length), np.ascontiguousarray(planes[..., k])
         if key not in places and k % length and np.array_equal(picture, planes[..., k - 1]):
@@ -119,14 +114,13 @@ def _each_once(fields, length):
 
 
 def lies_beside(source):
-    """Whether a source is a folder of frames with their flow, flow_x_ and flow_y_, in it."""
+    """Whether a source is a folder of frames with their flow, flow_x_ and flow_y_."""
     return os.path.isdir(source) and all(series_at(source).flow)
 
 
 def _pictures(folder, job):
-    """[{number: path} of the flow to the right, that of the flow down] of a video: numbered pictures in
-    u/<video>/ and v/<video>/ of `folder`, or flow_x_ and flow_y_ in a folder that lies or is called as the
-    video. VideoError: neither is there."""
+    """[{number: path} of u, of v] of a video's flow: numbered pictures in u/<video>/ and v/<video>/ of
+    `folder`, or flow_x_ and flow_y_ in a folder with the path or name of the video. VideoError: neither."""
     planes = []
     for plane in "uv":
         there = _subfolders(folder, plane) if os.path.isdir(Path(folder, plane)) else {}
@@ -142,10 +136,9 @@ def _pictures(folder, job):
 
 
 def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
-    """(index, planes (H, W, 2L)) of some of a source's `frames`, from numbered pictures: [{number: path} of
-    u, of v].
-    A field has the number of the frame that it starts from: as in a folder of frames, or counted from the
-    first field's of a film. VideoError names a picture that is missing."""
+    """(index, planes (H, W, 2L)) of some of a source's `frames`. pictures: [{number: path} of u, of v]; a
+    field has the number of its first frame: that in a folder of frames, or counted from the first field of a
+    film. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
     numbers = list(series_at(source).frames if holds_frames(source) else range(first, first + frames))
     if numbers[0] != first:
@@ -167,5 +160,5 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
 
 @functools.lru_cache
 def _subfolders(folder, plane):
-    """{name in small letters: path} of what one plane's folder holds, listed once a process."""
+    """{name in small letters: path} of the folders of one plane, listed once a process."""
     return {entry.name.lower(): entry.path for entry in os.scandir(Path(folder, plane)) if entry.is_dir()}

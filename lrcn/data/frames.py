@@ -6,8 +6,7 @@ sees of a moment: the frame, its difference from the frame before, the optical f
     [clip] = sampler.training(video, view=1, seed=42)       # one random place, crop and flip
     frames = clip_frames("sampled", clip, transform, 42)    # uint8 (T, [M,] S, S, C)
 
-A field of flow comes as two 8-bit planes, see video/flow.py: uint8 (H, W, 2L) holds those of L neighbouring
-pairs of source frames, u1 ... uL and then v1 ... vL (u: to the right, v: down).
+Flow comes as 8-bit planes (video/flow.py): uint8 (H, W, 2L), u1 ... uL and v1 ... vL of L fields in a row.
 """
 import hashlib
 import threading
@@ -30,16 +29,13 @@ MODALITIES = ("rgb", "rgbdiff", "flow", "rgb+rgbdiff", "rgb+flow", "rgbdiff+flow
 class Transform:
     """How a frame becomes the encoder's input: short side to `resize`, then a centre crop, in pixels.
 
-    modality: what the encoder looks at, "rgb" the frame itself, "rgbdiff" its difference from the frame
-    before (Wang et al. 2016, Temporal Segment Networks, section 3.2), "flow" the optical flow to the frame
-    behind it, "rgb+rgbdiff" and the like several, one after the other: the feature is then as many times
-    as long.
-    fit: "centre" the centre crop, "squeeze" the whole frame, whatever its ratio.
-    augment: what views past the plain one do to a clip, see AUGMENT.
-    flow_length: of "flow" alone, the fields that one input holds, from one to the next source frame each.
-    resize: of a video encoder's weights also (height, width), to which a frame is squeezed before its crop.
-    chunk: frames of one input of a video encoder, 0 of an image encoder; chunk_stride: from the first frame
-    of one to that of the next; rate: frames a second that its weights were measured with (see chunks.py).
+    resize: for some video encoders (height, width), to which a frame is squeezed before its crop.
+    modality: what the encoder sees: "rgb" the frame, "rgbdiff" its difference from the frame before (Wang et
+    al. 2016, Temporal Segment Networks, section 3.2), "flow" the optical flow to the next frame, or several,
+    as "rgb+rgbdiff", whose features are joined.
+    flow_length: fields of flow in one input of "flow". fit: "centre", or "squeeze" for the whole frame.
+    augment: what random views do to a clip, see AUGMENT.
+    chunk, chunk_stride, rate: of a video encoder, see chunks.chunk_of; 0 for an image encoder.
     """
     resize: int | tuple
     crop: int
@@ -55,33 +51,29 @@ class Transform:
     rate: float = 0
 
     def spec(self):
-        """Names and values for a file. What came later is named where it is used alone, so that older
-        features are found again."""
+        """Names and values for a file. Newer ones are left out at their defaults: older features fit."""
         usual = {"flow_length": self.channels == 3, "fit": self.fit == "centre",
                  "augment": self.augment == "crop"} | dict.fromkeys(CHUNK, not self.chunk)
         return {name: value for name, value in asdict(self).items() if not usual.get(name)}
 
-    # What the encoder sees of a frame: some of rgb, rgbdiff and flow, in this order; how many pictures
     parts = property(lambda transform: transform.modality.split("+"))
     modalities = property(lambda transform: len(transform.parts))
+    # What one moment is, in words
+    unit = property(lambda transform: "chunks" if transform.chunk else "frames")
 
     @property
     def channels(self):
-        """Of each of these pictures: 3, or 2L of a stack of L > 1 fields."""
+        """Channels of one part: 3, or 2L of a stack of L > 1 fields."""
         return 2 * self.flow_length if self.modality == "flow" and self.flow_length > 1 else 3
 
     @property
     def shape(self):
-        """One moment's input, channels last: of a frame (S, S, C), or (M, S, S, 3) for M > 1 modalities; of a
-        chunk of K frames (K, S, S, 3)."""
+        """One moment's input: (S, S, C), (M, S, S, 3) for M > 1 modalities, (K, S, S, 3) for a chunk."""
         several = self.chunk or (self.modalities if self.modalities > 1 else 0)
         return (*([several] if several else []), self.crop, self.crop, self.channels)
 
-    # What one moment is, in words
-    unit = property(lambda transform: "chunks" if transform.chunk else "frames")
-
     def sized(self, crop):
-        """The same for another side of the crop, None: this one; `resize` in proportion."""
+        """The same Transform with another side of the crop (None: this one), and `resize` in proportion."""
         if crop in (None, self.crop):
             return self
         resize = self.resize
@@ -91,8 +83,8 @@ class Transform:
 
 
 CHUNK = ("chunk", "chunk_stride", "rate")   # of a Transform, for a video encoder alone
-# A random crop takes this part of the frame's area, at this ratio of width to height, as torchvision's
-# RandomResizedCrop does; narrower than for photographs, because the action fills the frame.
+# Of a random crop, as in torchvision's RandomResizedCrop: its part of the frame's area, and width to height;
+# narrower than for photographs, because the action fills the frame.
 CROP_AREA, CROP_RATIO = (0.4, 1.0), (3 / 4, 4 / 3)
 FITS = ("centre", "squeeze")
 _alone = threading.Lock()   # OpenCV's flow is one for all threads
@@ -100,9 +92,9 @@ _alone = threading.Lock()   # OpenCV's flow is one for all threads
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a clip, all its frames alike: in `chance` of the clips each side is cropped by up to
-    `most` of it (a normal deviate of that width where `normal`), half of the clips are flipped, and frames,
-    not flow, change their colours by `jitter` and are blurred by up to `blur` pixels."""
+    """What happens to a clip, all its frames alike: with probability `chance` each side is cropped by up to
+    `most` of it (normal: by a normal deviate), half of the clips are flipped, and frames, not flow, change
+    their colours by `jitter` and are blurred by up to `blur` pixels."""
     chance: float
     most: float
     jitter: float
@@ -110,8 +102,7 @@ class Augment:
     normal: bool = False
 
 
-# crop: a random crop (CROP_AREA) and flip, as for photographs; none: the moment alone is random. The
-# others follow three strengths of a two-stream network's training (docs/flow.md).
+# crop: a random crop (CROP_AREA) and flip; none: only the moment is random; the others: docs/flow.md
 AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
            "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
 LEFT = 0.4      # of each side, at the least
@@ -123,8 +114,8 @@ INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubi
 
 @dataclass(frozen=True)
 class Clip:
-    """Which frames of a sampled video (ascending, repeats allowed), in which view: 0 the plain one, -1 the
-    same flipped, above 0 random ones, or a Cut."""
+    """Frames of a sampled video (ascending, with repeats) in a view: 0 plain, -1 flipped, more: random, or a
+    Cut."""
     video: SampledVideo
     frames: tuple
     view: int = 0
@@ -132,13 +123,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class Cut:
-    """The view of frames behind each of which a movie goes on with `frame` of another sampled video: their
-    flow is the one across this cut, from picture to picture; all else is as in the plain view."""
+    """The view of frames behind which a movie goes on with `frame` of another sampled video: their flow leads
+    to that frame; all else is as in the plain view."""
     video: SampledVideo
     frame: int
 
 
 def _random(seed, video, view):
+    """numpy's generator of what a view of a video draws: it depends on these three alone."""
     digest = hashlib.sha256(f"{seed}/{video.cls}/{video.name}/{view}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
@@ -147,27 +139,28 @@ def _random(seed, video, view):
 class ClipSampler:
     """Which frames of a sampled video make a clip.
 
-    length: so many neighbouring frames or, spread, one frame of each of so many equal parts of the video
-    (Wang et al. 2016, Temporal Segment Networks, section 3.1). None: every frame of the video; where there
-    are more than max_frames, so many spread ones.
-    stride: how far neighbouring frames of a clip are apart, less where the video is too short for it;
-    "random": from 1 to the largest that fits in training, that largest one in a test.
-    repeat: a video of fewer frames repeats its last one; else its clip is shorter.
-    chunk, chunk_stride: of a video encoder (see chunks.py); what is said of frames is then said of its
-    chunks, each of which a clip names by its first frame.
+    length: so many neighbouring frames or, with spread, one frame of each of so many equal parts of the video
+    (Wang et al. 2016, Temporal Segment Networks, section 3.1). None: every frame of the video, or max_frames
+    spread ones.
+    stride: from one frame of a clip to the next, less where the video is too short; "random": in training
+    from 1 to the largest that fits, in a test that largest one.
+    repeat: a video that is too short repeats its last frame; else its clip is shorter.
+    plain: every view shows the pictures of view 0, at its own frames.
+    chunk, chunk_stride: of a video encoder: what is said of frames holds for its chunks, and a clip names
+    each by its first frame.
     """
     length: int | None
     spread: bool = False
     stride: int | str = 1
     repeat: bool = True
     max_frames: int = 300
-    plain: bool = False     # the pictures of every view are those of view 0; the frames are not
+    plain: bool = False
     chunk: int = 0
     chunk_stride: int = 0
 
     @classmethod
     def of(cls, recipe):
-        """That of a training.recipe.Recipe."""
+        """The ClipSampler of a training.recipe.Recipe."""
         length = None if recipe.num_frames_video == "all" else recipe.num_frames_video
         stride = recipe.stride if recipe.stride == "random" else int(recipe.stride)
         return cls(length, recipe.spread, stride, not recipe.mask_short, recipe.max_frames,
@@ -175,7 +168,7 @@ class ClipSampler:
 
     @property
     def whole(self):
-        """Whether a clip is of the whole video, so that there are no windows to choose from."""
+        """Whether a clip shows the whole video: there are no windows to choose from."""
         return self.spread or self.length is None
 
     def moments(self, video):
@@ -187,22 +180,20 @@ class ClipSampler:
         most = self.length or self.max_frames
         return most if self.repeat and self.length else min(most, self.moments(video))
 
-    def _parts(self, video, moments):
-        """A frame of each of T equal parts of a video; moments (T,): where in its part, from 0 to below 1."""
-        ends = np.arange(len(moments) + 1) * self.moments(video) // len(moments)
-        return self._frames(ends[:-1] + (moments * np.diff(ends)).astype(int))
+    def _clip(self, video, moments, view=0):
+        """The Clip of an array of moments of a video; past the end the last one repeats."""
+        frames = np.minimum(moments, self.moments(video) - 1) * (self.chunk_stride if self.chunk else 1)
+        return Clip(video, tuple(frames.tolist()), view)
 
-    def _frames(self, moments):
-        """The frames at which moments begin."""
-        return tuple((np.asarray(moments) * (self.chunk_stride if self.chunk else 1)).tolist())
-
-    def _window(self, video, start, stride):
-        """`count` frames from `start`; past the end the last one repeats."""
-        return self._frames([min(start + i * stride, self.moments(video) - 1)
-                             for i in range(self.count(video))])
+    def _spread(self, video, where, view=0):
+        """The Clip of a moment of each of T equal parts of a video; where (T,): in its part, in [0, 1)."""
+        ends = np.arange(len(where) + 1) * self.moments(video) // len(where)
+        return self._clip(video, ends[:-1] + (where * np.diff(ends)).astype(int), view)
 
     def _places(self, video, random=None):
-        """(the stride, how many windows of it a video has)."""
+        """(stride, number of different clips of a video)."""
+        if self.whole:      # as many as the largest part has moments
+            return 0, -(-self.moments(video) // self.count(video))
         last = self.moments(video) - 1
         fits = max(1, last // max(1, self.length - 1))
         stride = min(fits, self.stride) if self.stride != "random" else (
@@ -214,19 +205,14 @@ class ClipSampler:
         return self.moments(video) / self.count(video) if self.whole else self._places(video)[0]
 
     def windows(self, video, number=1):
-        """[Clip]: `number` windows of a video, evenly over it, or all of them (number "all"). Of the whole
-        video: `number` sets of frames, each at its own place in the parts, the middle for one."""
+        """[Clip]: `number` windows of a video, evenly over it, or "all". Of the whole video: `number` sets of
+        frames, each at its own place in the parts, the middle for one."""
+        count, (stride, places) = self.count(video), self._places(video)
+        number = places if number == "all" else min(number, places)
         if self.whole:
-            count = self.count(video)
-            sets = -(-self.moments(video) // count)     # as many as the largest part has frames
-            sets = sets if number == "all" else min(number, sets)
-            return [Clip(video, self._parts(video, np.full(count, (k + 0.5) / sets))) for k in range(sets)]
-        stride, places = self._places(video)
-        if number == "all" or number >= places:
-            starts = range(places)
-        else:
-            starts = ((np.arange(number) + 0.5) * places / number).astype(int)
-        return [Clip(video, self._window(video, int(start), stride)) for start in starts]
+            return [self._spread(video, np.full(count, (k + 0.5) / number)) for k in range(number)]
+        starts = ((np.arange(number) + 0.5) * places / number).astype(int)
+        return [self._clip(video, start + stride * np.arange(count)) for start in starts]
 
     def training(self, video, view, seed, number=1):
         """[Clip]: what view number `view` shows of a video: one clip, or `number` at different random places,
@@ -235,14 +221,12 @@ class ClipSampler:
             return self.windows(video)
         random = _random(seed, video, view if number == 1 else f"{view}, {number} clips")
         view = 0 if self.plain else view
+        count, (stride, places) = self.count(video), self._places(video, random)
         if self.whole:
-            count = self.count(video)
-            number = min(number, -(-self.moments(video) // count))
-            return [Clip(video, self._parts(video, random.random(count)), view) for _ in range(number)]
-        stride, places = self._places(video, random)
-        chosen = ([int(random.integers(places))] if number == 1 else
-                  sorted(random.choice(places, min(number, places), replace=False).tolist()))
-        return [Clip(video, self._window(video, start, stride), view) for start in chosen]
+            return [self._spread(video, random.random(count), view) for _ in range(min(number, places))]
+        starts = ([random.integers(places)] if number == 1 else
+                  sorted(random.choice(places, min(number, places), replace=False)))
+        return [self._clip(video, start + stride * np.arange(count), view) for start in starts]
 
 
 def plain_box(height, width, transform):
@@ -287,7 +271,7 @@ def _coloured(crops, transform, clip, seed):
         return crops
     import torch
     from torchvision.transforms.v2 import functional
-    # A generator of its own, because torch's usual one is drawn from by the training meanwhile.
+    # A generator of its own: the training draws from torch's usual one at the same time.
     generator = torch.Generator().manual_seed(
         int(_random(seed, clip.video, f"{clip.view}, colours").integers(2**62)))
 
@@ -324,18 +308,17 @@ def to_input(frames, box, transform):
 
 
 def _as_the_preset(frames, box, transform):
-    """to_input for a video encoder, whose weights know torchvision's VideoClassification alone: bilinear, and
-    not smoothed where it makes smaller. The centre is cut out behind the resizing, as it is there."""
+    """to_input for a video encoder, as torchvision's VideoClassification does it: bilinear, no antialiasing,
+    and the centre is cut out after the resizing."""
     import torch
     from torchvision.transforms import functional
     (x, y, w, h, flipped), size, out = box, transform.crop, []
     height, width = frames[0].shape[:2]
     centre = transform.fit == "centre" and box[:4] == plain_box(height, width, transform)[:4]
-    to = transform.resize if isinstance(transform.resize, tuple) else [transform.resize]
     for i in range(0, len(frames), PART):
         part = torch.from_numpy(np.stack(frames[i:i + PART])).movedim(-1, 1)
         if centre:
-            part = functional.center_crop(functional.resize(part, to, antialias=False), size)
+            part = functional.center_crop(functional.resize(part, transform.resize, antialias=False), size)
         else:
             part = functional.resize(part[..., y:y + h, x:x + w], [size, size], antialias=False)
         out.append((part.flip(-1) if flipped else part).movedim(1, -1))
@@ -344,24 +327,21 @@ def _as_the_preset(frames, box, transform):
 
 def differences(frames, earlier):
     """What changed from `earlier` to `frames`, both uint8 (T, S, S, 3): 128 where nothing did."""
-    out = np.empty_like(frames)
-    for before, after, d in zip(earlier, frames, out, strict=True):
-        cv2.addWeighted(after, 1, before, -1, 128, dst=d)
-    return out
+    after, before = (one.reshape(len(one), -1) for one in (frames, earlier))
+    return cv2.addWeighted(after, 1, before, -1, 128).reshape(frames.shape)
 
 
 def change_at(i, frames):
-    """(before, after): the two of `frames` sampled frames whose difference is that of frame i. It is from the
-    frame before; the very first frame has the second's."""
+    """(before, after): the two of `frames` sampled frames whose difference is that of frame i: the one before
+    and itself; the first frame has the second's."""
     after = min(max(i, 1), frames - 1)
     return max(after - 1, 0), after
 
 
 def to_flow_input(planes, box, transform):
-    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them: the flow picture of the LRCN
-    paper (section 4) for L = 1, x, y and magnitude as three channels; a stack of 2L channels (Simonyan and
-    Zisserman 2014, section 3) for more. The vectors stay in pixels of the source: a crop that is magnified
-    shows the same motion, as it does in the papers' networks."""
+    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them: for L = 1 x, y and magnitude
+    (LRCN paper, section 4), for more a stack of 2L channels (Simonyan and Zisserman 2014, section 3). Vectors
+    stay in pixels of the source, as in the papers."""
     there, length = planes.shape[-1] // 2, transform.flow_length
     if there > length:
         planes = np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)
@@ -391,8 +371,7 @@ def source_frames(folder, video, indices):
 
 
 def clip_frames(folder, clip, transform, seed):
-    """A clip as the encoder takes it: uint8 (T, S, S, C), (T, M, S, S, 3) for M > 1 modalities, (T, K, S, S,
-    3) for one that reads chunks of K frames. UserError names a file that cannot be read."""
+    """A clip as its encoder takes it, uint8 (T, *transform.shape). UserError names an unreadable file."""
     cv2.setNumThreads(1)    # clips are decoded side by side, by threads
     if transform.chunk:
         behind = np.array(clip.frames)[:, None] + np.arange(transform.chunk)
@@ -412,7 +391,7 @@ def clip_frames(folder, clip, transform, seed):
         seen["rgb"] = _crops(folder, clip, clip.frames, transform, seed)
     if "flow" in transform.parts:
         planes = source_fields(folder, clip.video, clip.frames, transform.flow_length)
-        if cut:     # from each of the clip's frames to the one behind the cut, by the folder's method
+        if cut:     # from each of the clip's frames to the one after the cut, by the folder's method
             flow, size = flow_of(str(folder)), planes.shape[2:0:-1]
             *before, after = (flow.prepare(cv2.resize(frame, size)) for video, frames in
                               ((clip.video, clip.frames), (cut.video, [cut.frame]))

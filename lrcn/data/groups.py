@@ -1,7 +1,5 @@
-"""Which clips were cut from one recording: their group, by what their names tell, a pattern, or a table.
-
-The clips of a group (gNN of v_<Class>_gNN_cNN.avi) show nearly the same picture.
-"""
+"""Which clips were cut from one recording, and show nearly the same picture: their group, by their names, a
+pattern, or a table."""
 import contextlib
 import re
 import signal
@@ -12,25 +10,24 @@ from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 
 MATCHING = 2    # seconds for a name, by --group_pattern
-# Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body
-# parts, motion, people, view, quality), Kinetics' YouTube address before the seconds, and the film before
-# those of find_clips.py.
-FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # behind it, where a clip is one picture of a video
+# Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body parts,
+# motion, people, view, quality), Kinetics' YouTube address and find_clips.py's film before the seconds.
+FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # after it, where a clip is one picture of a video
 UCF_NAME = re.compile(rf"_(g\d+)_c\d+{FRAME}$")
 HMDB_NAME = re.compile(rf"(.+_[fuhl]_[cn]m_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo))_\d+{FRAME}")
 KINETICS_NAME = re.compile(r"(.{11})_\d{6}_\d{6}")
 WHOLE_NAME = re.compile(r"v_(.+)_g\d+_c\d+")      # of UCF-101, which says the class too
 FILM_NAME = re.compile(r"(.+)_\d{5,}\.\d{3}(?:-\d{5,}\.\d{3})?")
-# What cameras and phones call their files: the number behind says nothing of the recording.
+# What cameras and phones call their files: the number after it says nothing of the recording.
 CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG|PXL|GOPR|G[HXLP]|DJI|MAH|"
                     r"CLIP|VIDEO|FILE|SCREEN.?RECORDING|SIGNAL|WHATSAPP.?VIDEO|WA)[\W_\d]*", re.IGNORECASE)
 
 
 def find_groups(names, pattern=None, table=None):
-    """{(class, video): group} of [(class, video)]. By `table` (path of a CSV file with columns video, group),
+    """{(class, video): group} of [(class, video)]: by `table` (path of a CSV file with columns video, group),
     else by `pattern` (a regular expression searched in the name; its first group, or all that matched), else
-    by the name of a clip of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video
-    itself. UserError: a pattern that is none, or matches not."""
+    by a name of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video itself.
+    UserError: the pattern is none, or does not match."""
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
         named = {composed(row["video"]): row["group"] for row in files.read_csv(table, ("video", "group"))}
@@ -63,8 +60,8 @@ def find_groups(names, pattern=None, table=None):
 
 @contextlib.contextmanager
 def _time_limit():
-    """TimeoutError after MATCHING seconds of the process's own work, in the main thread of a Unix system:
-    Python's regular expressions look for signals now and then, and so can be stopped by one."""
+    """TimeoutError after MATCHING seconds of the process's work, in the main thread of a Unix system: a
+    signal stops Python's regular expressions."""
     def stop(*_):
         raise TimeoutError
 
@@ -81,21 +78,20 @@ def _time_limit():
 
 
 def _recording(video):
-    """The recording that a name tells whatever the class: of HMDB-51, Kinetics, find_clips.py; else None."""
+    """The recording in a name of HMDB-51, Kinetics or find_clips.py, whatever the class; else None."""
     match = HMDB_NAME.fullmatch(video) or KINETICS_NAME.fullmatch(video) or FILM_NAME.fullmatch(video)
     return match and match[1]
 
 
 def tells_clip(name):
-    """Whether a name is that of a clip, or of a frame of it, of a data set whose names tell the recording."""
+    """Whether the name of a clip, or of a frame of it, tells the recording."""
     return bool(_recording(name) or UCF_NAME.search(name))
 
 
 def look_alike(names):
-    """A sentence on those of [(class, video)] that share their name up to its last number, or None. Such
-    clips are often cut from one recording. Names that tell their recording do not count, nor do those that a
-    camera gives, such as IMG_0001, nor a class whose names all differ in their number alone: that is how
-    people count files, and one group of all could not be split."""
+    """A sentence on those of [(class, video)] that share their name up to its last number, or None: such
+    clips are often cut from one recording. Passed over: names that tell their recording, a camera's, such as
+    IMG_0001, and classes in which all names differ only in their number: one group could not be split."""
     stems, of_class = defaultdict(list), defaultdict(set)
     for cls, name in names:
         stem = re.sub(r"\d+$", "", name)

@@ -8,33 +8,35 @@
 A kill at any moment costs at most the videos of the last two seconds: they are sampled again.
 """
 import contextlib
+import functools
 import hashlib
 import os
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from lrcn.base import UserError, files
 from lrcn.data.manifest import CLIP_COLUMNS, FACTS, FLOW, MANIFEST_COLUMNS, clip_path
 from lrcn.video import avi
 
-MANY = 10       # clips that are not taken out unasked, if they are more than half of all
+MANY = 10       # so many clips, if they are over half of all, are taken out only when asked
 
 
 class Journal:
     """What one process has done, until the manifest is written. Clips are flushed to the disk before their
-    lines are, many at a time: a line that can be read stands for a whole file, and a flush per file would
-    cost more than the sampling."""
+    lines, many at a time, because a flush for each would cost more than the sampling: a line that can be read
+    stands for a whole file."""
 
     def __init__(self, out, rank, jobs):
-        """jobs: those to come, told first: after a kill a clip may be there that has no line yet, and
-        whose source is gone by the next run."""
+        """jobs: those to come, written first: a kill may leave a clip without a line, and its source may be
+        gone in the next run."""
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
         if jobs:
             files.append_lines(self.path, [["begun", job.source, job.key] for job in jobs])
 
     def add(self, kind, job, detail):
-        """kind "done": detail is the row of the manifest and FACTS; "failed": the reason."""
+        """detail: for kind "done" the row of the manifest and FACTS, for "failed" the reason."""
         self.lines.append([kind, job.source, detail])
         if kind == "done":
             self.clips.append(clip_path(self.out, job.cls, job.video))
@@ -50,7 +52,7 @@ class Journal:
 
 
 def flush(paths):
-    """Files and their names safe on the disk, many at a time."""
+    """Make files and their names last through a power cut, many at a time."""
     def flush_file(path):
         with open(path, "rb") as f:
             os.fsync(f.fileno())
@@ -62,8 +64,8 @@ def flush(paths):
 
 
 def read_tables(out):
-    """([{column: text}] of manifest.csv, with the FACTS of clips.csv, blank where it has lost them;
-    {source: reason} of failed.csv); empty where there are none."""
+    """([{column: text}] of manifest.csv with the FACTS of clips.csv, blank where they are missing; {source:
+    reason} of failed.csv); empty where there is no file."""
     tables = {"manifest.csv": MANIFEST_COLUMNS, "clips.csv": CLIP_COLUMNS, "failed.csv": ("source", "reason")}
     rows, known, failed = (files.read_csv(out / name, columns) if (out / name).is_file() else []
                            for name, columns in tables.items())
@@ -74,37 +76,33 @@ def read_tables(out):
 
 
 def read_state(out):
-    """({(class, video): [row of read_tables, the latest last]} of the whole clips, {source: reason} of the
-    failed, {(class, video)} of the begun), with what journals tell."""
+    """({(class, video): [its rows, the latest last]} of the whole clips, {source: reason} of the failed,
+    {(class, video)} of the begun) of the tables and journals."""
     (rows, failed), begun = read_tables(out), set()
     for path in sorted(out.glob(".journal-*.jsonl")):
         for value in files.read_lines(path):
             with contextlib.suppress(ValueError, TypeError):    # no line of a journal
                 kind, source, detail = value
-                if kind == "failed" and isinstance(source, str) and isinstance(detail, str):
-                    failed[source] = detail
+                if kind == "failed":
+                    failed[source] = str(detail)
                 elif kind == "begun" and not {"/", "\0"} & set("".join(detail)):
                     cls, video = detail
                     begun.add((cls, video))
                 elif kind == "done":
                     rows.append(dict(zip(MANIFEST_COLUMNS + FACTS, map(str, detail), strict=True)))
-    whole, frames = {}, {}
+    whole, frames = defaultdict(list), functools.cache(lambda *key: str(avi.frames_in(clip_path(out, *key))))
     for row in rows:
         key = row["class"], row["video"]
-        if {"/", "\0"} & set("".join(key)):
-            continue
-        if key not in frames:
-            frames[key] = str(avi.frames_in(clip_path(out, *key)))
-        if frames[key] == row["frames"]:
-            whole.setdefault(key, []).append(row)
+        if not {"/", "\0"} & set("".join(key)) and frames(*key) == row["frames"]:
+            whole[key].append(row)
     return whole, failed, begun
 
 
 def follow(out, jobs, keep=None, reviewed=()):
-    """Let the folder follow its source: take out what is gone or changed there. Returns ({(class, video):
-    row} of what stays, {(class, video): its source} of what is gone, {(class, video): digest of its clip}
-    of what changed). keep: True keeps it, clips and rows; None takes it out, but for most of a folder asks
-    first. reviewed: sources of which a review.csv says what stays, whatever `keep` is."""
+    """Take out what is gone or changed in the source. Returns ({(class, video): row} of what stays, {(class,
+    video): source} of what is gone, {(class, video): digest of its clip} of what changed). keep: True keeps
+    all clips and rows; None takes them out, but refuses for most of a folder. reviewed: sources of which a
+    review.csv says what stays, whatever `keep` is."""
     state, _, begun = read_state(out)
     done, wanted = _current(state, jobs, keep, reviewed), {job.key for job in jobs}
     gone = {key: state[key][-1]["source"] for key in state if key not in done and key not in wanted}
@@ -113,24 +111,19 @@ def follow(out, jobs, keep=None, reviewed=()):
         raise UserError(f"--row_data_dir: {lost} of the {len(state)} videos sampled in {out} are not in "
                         f"it any more; add --keep to keep their clips, or --no-keep to take them out")
     changed = {key: digest(clip_path(out, *key)) for key in state if key not in done and key in wanted}
-    for key in begun - state.keys() - wanted:   # a clip of a run that was killed before it could tell
-        for folder in (out / FLOW, out):
-            _remove(clip_path(folder, *key))
-    if gone or changed:
-        # Flow first: without its clip it would pass for a new one's. Tables last: a row without its clip is
-        # nothing to the next run, a clip without its row would stay for ever.
-        for key in (*gone, *changed):
-            _remove(clip_path(out / FLOW, *key))
-        for key in gone:
-            _remove(clip_path(out, *key))
-        if (out / "manifest.csv").is_file():
-            _write_tables(out, done)
+    for key in begun - state.keys() - wanted:   # a clip of a run that was killed before its line was written
+        _remove(out, key)
+    # Tables last: a row without a clip is nothing to the next run, a clip without a row would stay for ever.
+    for key in (*gone, *changed):
+        _remove(out, key, clip=key in gone)
+    if (gone or changed) and (out / "manifest.csv").is_file():
+        _write_tables(out, done)
     return done, gone, changed
 
 
 def _current(state, jobs, keep, reviewed):
     """{(class, video): row} of the clips that count: the latest of the job's source as it is now, by path,
-    size and time of change; with `keep` the latest at all, also of a video that the source has no more."""
+    size and time of change; with `keep` the latest of all, also where the source is gone."""
     sources, done = {job.key: [job.source, str(job.bytes), str(job.modified)] for job in jobs}, {}
     for key, rows in state.items():
         as_it_is = [row for row in rows if [row["source"], row["bytes"], row["modified"]] == sources.get(key)]
@@ -143,20 +136,22 @@ def digest(path):
     return hashlib.blake2b(path.read_bytes()).digest() if path.is_file() else None
 
 
-def _remove(path):
-    """Delete a clip or its flow, where it is there, and its folder where nothing else is in it."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:                # a name that the disk cannot have
-        if error.errno not in files.OF_ONE_FILE or os.path.lexists(path):
-            raise
-    with contextlib.suppress(OSError):      # other clips lie in it, or there is none
-        path.parent.rmdir()
+def _remove(out, key, clip=True):
+    """Delete a clip's flow and the clip (clip=False: the flow alone), and folders that are empty then. Flow
+    first: without its clip it would pass for a new one's."""
+    for path in [clip_path(out / FLOW, *key), clip_path(out, *key)][:1 + clip]:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:                # a name that the disk cannot have
+            if error.errno not in files.OF_ONE_FILE or os.path.lexists(path):
+                raise
+        with contextlib.suppress(OSError):      # other clips lie in it, or there is none
+            path.parent.rmdir()
 
 
 def _write_tables(out, done):
-    # In this order: a row without its facts is looked at anew, facts without a row are nothing, and what
-    # settings.json counts before its rows are there is told as missing.
+    # settings.json first, so that a table that a kill left is seen to be old; clips.csv last, for a row
+    # without its facts is sampled again.
     settings = out / "settings.json"
     if settings.is_file() and (written := files.read_json(settings)).get("clips") != len(done):
         files.write_json(settings, {**written, "clips": len(done)})
@@ -165,9 +160,9 @@ def _write_tables(out, done):
 
 
 def merge(out, jobs, keep=None, reviewed=()):
-    """Write the tables once every job is done or failed, and drop the journals. Returns the failed [(source,
-    reason)], or None while other processes still have work to do. Whichever process comes last merges; to
-    merge twice does no harm."""
+    """Write the tables once every job is done or failed, and delete the journals. The failed [(source,
+    reason)]; None while other processes have work to do: the last one merges, and to merge twice does no
+    harm."""
     state, reasons, _ = read_state(out)
     done, failed = _current(state, jobs, keep, reviewed), []
     for job in jobs:
@@ -176,8 +171,7 @@ def merge(out, jobs, keep=None, reviewed=()):
         if job.source not in reasons:
             return None
         failed.append((job.source, reasons[job.source]))
-        for folder in (out / FLOW, out):
-            _remove(clip_path(folder, *job.key))
+        _remove(out, job.key)
     _write_tables(out, done)
     if failed:
         files.write_csv(out / "failed.csv", ("source", "reason"), failed)

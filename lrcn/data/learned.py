@@ -1,7 +1,7 @@
 """What the weights of a network were trained on, through any number of runs that started from one another.
 
-A video and its group are kept as eight bytes of a hash each: a checkpoint tells a stranger no names, and the
-9,537 videos of a training list take 110 KB of it.
+A video and its group are kept as eight bytes of a hash each: a checkpoint holds no names, and the 9,537
+videos of a training list take 110 KB.
 """
 import hashlib
 from dataclasses import dataclass
@@ -15,9 +15,8 @@ def _mark(*names):
 
 
 def leaked(videos, marks, trained_on=()):
-    """Those of `videos` that are in `marks`, or whose group is. trained_on: this run's own training videos.
-    Their groups do not count: a split that somebody published may cut through a group, and that is no fault
-    of the weights."""
+    """Those of `videos` that are in `marks`, or whose group is. trained_on: this run's own training videos,
+    whose groups do not count: a published split may cut through a group."""
     groups = marks - {_mark("group", group) for group in {v.group for v in trained_on}}
     return [v for v in videos if _mark("video", *v.origin) in marks or _mark("group", v.group) in groups]
 

@@ -21,7 +21,7 @@ _COSINES = _COSINES.astype(np.float32)
 
 
 def small(frame):
-    """uint8 (H, W, 3) RGB -> float32 (32, 32): its green, which is near to grey and cheap."""
+    """uint8 (H, W, 3) RGB -> float32 (32, 32): green, which is nearly grey, and cheap."""
     step = max(1, min(frame.shape[:2]) // 96)
     thin = np.ascontiguousarray(frame[::step, ::step, 1])
     return cv2.resize(thin, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -35,7 +35,7 @@ def perceptual_hash(picture):
 
 
 class Look:
-    """Sees the frames of a clip go by, and keeps small pictures of some, at most 64 of a long video."""
+    """Keeps small pictures of the frames of a clip as they come, HELD at most of a long video."""
 
     def __init__(self):
         self.shape, self.pictures, self.count, self.step = (0, 0), [], 0, 1
@@ -66,9 +66,9 @@ class Look:
 def clusters(hashes, nearest=6):
     """[[clip numbers]] of clips that are linked by nearly equal frames: at most `nearest` of 64 bits differ.
     hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the hash
-    differs in one bit at most: with up to seven bits between two hashes one of their four quarters does, so
-    that none is missed. What is linked already is not compared: the clips of one camera, all of them alike,
-    take little more time than others, and memory does not grow with the pairs."""
+    differs in one bit at most: up to seven bits between two hashes leave such a quarter. What is linked
+    already is not compared: clips that are all alike cost little time, and memory does not grow with
+    pairs."""
     owner = np.repeat(np.arange(len(hashes)), [len(h) for h in hashes])
     texts = [h for clip in hashes for h in clip]
     if not texts:
@@ -83,8 +83,8 @@ def clusters(hashes, nearest=6):
 
 
 def _near(values, nearest):
-    """int (N,): the component of each of `values`, different uint64 (N,), in the graph of those with at most
-    `nearest` bits between them."""
+    """int (N,): the component of each of `values`, different uint64 (N,), in the graph of those that differ
+    in at most `nearest` bits."""
     size, label = len(values), np.arange(len(values))
     for quarter in range(4):
         keys = (values >> np.uint64(16 * quarter) & np.uint64(0xFFFF)).astype(np.int64)

@@ -1,6 +1,5 @@
 """What lies in a folder of sampled clips: the tables' columns, the clips' paths, and the videos in it."""
 import contextlib
-import functools
 import math
 import os
 import re
@@ -18,8 +17,8 @@ from lrcn.video.reader import VideoError, probe
 from lrcn.video.sampling import Rate
 
 MANIFEST_COLUMNS = ("video", "class", "source", "source_fps", "source_frames", "start", "stride", "frames")
-# What else is known of a clip, in clips.csv: its source's bytes and time of change (ns), its size in
-# pixels, mean and spread of its brightness, the change between its frames, and perceptual hashes.
+# Of a clip, in clips.csv: its source's bytes and time of change (ns), its size in pixels, mean and spread of
+# its brightness, the change between its frames, and perceptual hashes.
 FACTS = ("bytes", "modified", "width", "height", "light", "contrast", "change", "hashes")
 CLIP_COLUMNS = ("video", "class", *FACTS)
 FLOW = "optical_flow"
@@ -38,8 +37,8 @@ SUFFIX = re.compile(r"(?<=.)(?=(?:set|split|data|videos?|clips)$)")
 @dataclass(frozen=True)
 class SampledVideo:
     """`<cls>/<name>.avi`, of `frames` frames: a row of the manifest, or, without frames, of a run's table.
-    part: train, val or test, as the folder of its source says, or a split; else None. step: seconds from one
-    of its frames to the next. label: 0, 1, ... of a run's classes. file: where it lies, if elsewhere."""
+    part: train, val or test, by a split or its source's folder. step: seconds between its frames. label: its
+    class's number in a run. file: its path, where that is another. was: its key before a review."""
     name: str
     cls: str
     group: str
@@ -54,7 +53,7 @@ class SampledVideo:
     path = property(lambda video: video.file or f"{video.cls}/{video.name}.avi")
 
     def in_table(self, table):
-        """What {(class, video): value} has for it, of before a review or after; None where it has nothing."""
+        """Its value in {(class, video): value}, by its key after a review or before; None: it has none."""
         return table.get(self.key, table.get(self.origin))
 
 
@@ -63,7 +62,7 @@ def clip_path(folder, cls, name):
 
 
 def part_named(folder):
-    """(part, the other words that say something) of a folder's name, (None, "") where no part is in it."""
+    """(part, the other words that say something) of a folder's name; (None, "") where it names no part."""
     words = [piece for word in re.findall(r"[^\W\d_]+|\d+", folder.lower()) for piece in SUFFIX.split(word)]
     parts = [word for word in words if word in PART_WORDS]
     if len(parts) != 1:
@@ -72,9 +71,9 @@ def part_named(folder):
 
 
 def part_folders(paths):
-    """{folder: part} of the folders that stand on top of `paths` (with slashes) where they are the parts of a
-    data set; empty where they are classes: what they are called besides their part is nothing, or the same
-    of several parts, and train/ is one of them, with another or alone."""
+    """{folder: part} of the top folders of `paths` (with slashes) where they are the parts of a data set,
+    else {}: their other words are none, or the same in several parts, and train/ is there, with others or
+    alone."""
     tops = {path.split("/")[0] for path in paths if "/" in path}
     told = {top: part_named(top) for top in {path.split("/")[0] for path in paths if path.count("/") > 1}}
     sure = {top: part for top, (part, rest) in told.items() if part and (
@@ -84,14 +83,14 @@ def part_folders(paths):
 
 
 def part_of(source, cls):
-    """The part that a source's path (with slashes) names: train, val, test, or None."""
+    """The part in a source's path (with slashes): train, val, test, or None."""
     head, _, rest = composed(source).partition("/")
     return part_named(head)[0] if rest.startswith(f"{composed(cls)}/") else None
 
 
 def _flat_rows(folder, lists):
-    """Rows as the manifest's, and the `file`, of clips that lie in a folder itself, without a table, as
-    another program sampled them: their class is the lists', or their name's, v_<Class>_g01_c01."""
+    """Rows as the manifest's, and the `file`, of another program's clips, which lie in the folder itself,
+    without a table: their class is that of the lists, or of their name, v_<Class>_g01_c01."""
     spelled = {row.video.lower(): row.key for pair in lists.values() for part in pair for row in part}
     rows, left_out = [], []
     for file in sorted(name for name in os.listdir(folder) if re.fullmatch(r"[^.].*\.avi", name, re.I)):
@@ -107,46 +106,38 @@ def _flat_rows(folder, lists):
         else:
             left_out.append(file)
     if rows:
-        frames = {int(row["frames"]) for row in rows}
-        _say_flat(str(folder), len(rows), (min(frames), max(frames)), tuple(left_out))
+        counts = {int(row["frames"]) for row in rows}
+        cli.say_once(f"{folder} has no manifest.csv: its {len(rows)} clips are taken as they are, of "
+                     f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} frames")
+        if left_out:
+            cli.say_once(f"warning: {len(left_out)} clips there are left out, because they are broken, on no "
+                         f"list, or not called v_<Class>_gNN_cNN: {cli.first(left_out, 3)}", file=sys.stderr)
     return rows
 
 
-@functools.cache
-def _say_flat(folder, count, frames, left_out):
-    """Say once which clips of a folder without a table are taken. frames: the fewest and the most of one."""
-    cli.say(f"{folder} has no manifest.csv: its {count} clips are taken as they are, of "
-            f"{' to '.join(map(str, sorted(set(frames))))} frames")
-    if left_out:
-        cli.say(f"warning: {len(left_out)} clips there are left out, because they are broken, not listed, or "
-                f"not called v_<Class>_gNN_cNN: {cli.first(left_out, 3)}", file=sys.stderr)
-
-
 def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
-    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order, or of clips that
-    lie in a folder without a manifest: list_dir has the split lists that tell their classes."""
-    path, flat = Path(folder) / "manifest.csv", []
-    if not path.is_file() and Path(folder).is_dir():
-        flat = _flat_rows(folder, read_lists(list_dir) if list_dir and Path(list_dir).is_dir() else {})
-    if not path.is_file() and not flat:
-        raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder; "
-                        f"make it with preprocessing_data.py: videos, or frames as pictures, are its "
-                        f"--row_data_dir (every frame of them: --sampling_rate source "
-                        f"--num_frames_to_extract all)")
-    rows = flat or files.read_csv(path, MANIFEST_COLUMNS)
+    """[SampledVideo] of a folder that preprocessing_data.py wrote, in the manifest's order, or of a folder of
+    clips without a manifest, whose classes the split lists in list_dir tell."""
+    path, rows = Path(folder) / "manifest.csv", []
+    if path.is_file():
+        rows = files.read_csv(path, MANIFEST_COLUMNS)
+    elif Path(folder).is_dir():
+        rows = _flat_rows(folder, read_lists(list_dir) if list_dir and Path(list_dir).is_dir() else {})
     if not rows:
-        raise UserError(f"--sampled_data_path {folder}: its manifest.csv lists no video")
+        raise UserError(f"--sampled_data_path {folder}: no manifest.csv in this folder, or no clip in it; "
+                        f"make it with preprocessing_data.py --row_data_dir FOLDER, of videos or frames as "
+                        f"pictures (every frame: --sampling_rate source --num_frames_to_extract all)")
     reviewed = {decision.source: decision.origin for decision in read_review(folder)}
     origins = [reviewed.get(r["source"], (r["class"], r["video"])) for r in rows]
     groups = find_groups(origins, group_pattern, group_table)
     settings = sampling_settings(folder)
-    _say_fewer(str(path), len(rows), settings.get("clips"))
-    rate, videos = Rate.of(settings), []
+    rate, written, videos = Rate.of(settings), settings.get("clips"), []
+    if isinstance(written, int) and len(rows) != written:
+        cli.say_once(f"warning: {path} lists {len(rows)} clips, and preprocessing_data.py wrote {written}: "
+                     f"unless you edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
     for line, (row, origin) in enumerate(zip(rows, origins, strict=True), 2):
-        inside = not {"/", os.sep, "\0"} & set(row["class"] + row["video"])
-        inside = inside and row["class"] not in ("", ".", "..")
-        count = row["frames"].isascii() and row["frames"].isdecimal() and len(row["frames"]) <= 9
-        if not count or int(row["frames"]) < 1 or not inside:
+        if {"/", os.sep, "\0"} & set(row["class"] + row["video"]) or row["class"] in ("", ".", "..") or \
+                not re.fullmatch("0*[1-9][0-9]{0,8}", row["frames"]):
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
         step = None     # where the row tells no stride or rate
         with contextlib.suppress(ValueError):
@@ -160,16 +151,7 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
     return videos
 
 
-@functools.cache
-def _say_fewer(path, rows, written):
-    """Say once that a table does not hold the rows that settings.json counts: it may have been cut off."""
-    if isinstance(written, int) and rows != written:
-        cli.say(f"warning: {path} lists {rows} clips, and preprocessing_data.py wrote {written}: unless you "
-                "edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
-
-
 def sampling_settings(folder):
-    """The flags with which the clips were sampled: FPS, sampling_rate, num_frames_to_extract; {} where no
-    file tells them."""
+    """The settings.json of sampled clips: FPS, sampling_rate, num_frames_to_extract ...; {} without one."""
     path = Path(folder) / "settings.json"
     return files.read_json(path) if path.is_file() else {}

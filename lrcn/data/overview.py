@@ -19,7 +19,7 @@ FOLDER = "data_report"
 @dataclass(frozen=True)
 class Clip(SampledVideo):
     """What the tables tell of a sampled video. seconds: of its source; marks: what is odd about it; number:
-    of review.csv, or its place in the manifest."""
+    in review.csv, or its place in the manifest."""
     source: str = ""
     rate: float = 0
     seconds: float = 0
@@ -32,26 +32,24 @@ class Clip(SampledVideo):
 
 @dataclass
 class DataReport:
-    """sheets: {class: (title, [(path of a clip, number of its frame, caption, what is odd or "")])}; tables:
-    {file name: (columns, rows)}."""
+    """tables: {file name: (columns, rows)}; sheets: {class: (title, [(path of a clip, number of its frame,
+    caption, what is odd or "")])}."""
     lines: list
     tables: dict
     sheets: dict
 
 
 def make_report(out, lists=None, left_out=(), tiles=60):
-    """DataReport of a folder of sampled clips. lists: {split: (training [Listed], test [Listed])}; left_out:
-    [(file of the source, reason)]; tiles: clips on a contact sheet, or "all"."""
+    """The DataReport of a folder of sampled clips. lists: {split: (training [Listed], test [Listed])};
+    left_out: [(file of the source, reason)]; tiles: clips on a contact sheet, or "all"."""
     out = Path(out)
     clips, failed, doubles = look_over(out)
     # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
     by_folder = {c.key: c.part for c in clips if c.part}
-    divisions = [("part", by_folder)] if by_folder else []
-    if lists:
-        listed = {n: {row.key: part for part, rows in zip(("train", "test"), pair, strict=True)
-                      for row in rows} for n, pair in lists.items()}
-        divisions = [(f"split {n}", {c.key: part for c in clips if (part := c.in_table(table))})
-                     for n, table in listed.items()]
+    divisions = [("part", by_folder)] if by_folder and not lists else []
+    for n, pair in (lists or {}).items():
+        table = {row.key: part for part, rows in zip(("train", "test"), pair, strict=True) for row in rows}
+        divisions.append((f"split {n}", {c.key: part for c in clips if (part := c.in_table(table))}))
     tables = {
         "classes.csv": _classes(clips, divisions),
         "sizes.csv": (("width", "height", "source_fps", "videos"),
@@ -73,49 +71,44 @@ def make_report(out, lists=None, left_out=(), tiles=60):
 
 def look_over(out):
     """([Clip], {source that could not be read: reason}, [[Clip] that share a nearly equal frame]) of a folder
-    of sampled clips."""
+    of sampled clips. Equal source files share a hash of the file too: their clips may show other frames."""
     rows, failed = read_tables(out)
-    clips = _read_clips(out, rows)
-    doubles = [[clips[i] for i in numbers] for numbers in likeness.clusters([c.hashes for c in clips])]
-    return clips, failed, doubles
-
-
-def _read_clips(out, rows):
-    """[Clip] of the tables' rows. Those of equal files have a hash of the file too: a copy shows other frames
-    if it starts elsewhere."""
-    settings, clips, same = sampling_settings(out), [], defaultdict(list)
-    videos = read_sampled(out)
+    settings, videos, same = sampling_settings(out), read_sampled(out), defaultdict(list)
     numbers = numbered([video.origin for video in videos], read_review(out))
-    for video, row in zip(videos, rows, strict=True):
-        try:
-            fps, frames = float(row["source_fps"]), int(row["source_frames"])
-            marks, hashes = [], row["hashes"].split()
-            if float(row["light"]) < likeness.BLACK and float(row["contrast"]) < likeness.FLAT:
-                marks.append("black")
-            elif video.frames > 1 and float(row["change"]) < likeness.FROZEN:
-                marks.append("frozen")
-            if frames < video.frames:
-                marks.append("its last frame is repeated")
-            elif int(row["stride"]) < Rate.of(settings).stride(fps):
-                marks.append("short: its frames are closer in time")
-            if any(len(bytes.fromhex(text)) != 8 for text in hashes):
-                raise ValueError("no hash")
-            clip = Clip(**vars(video), source=row["source"], rate=fps, seconds=frames / fps,
-                        bytes=row["bytes"], size=(row["width"], row["height"]), hashes=hashes, marks=marks,
-                        number=numbers[video.origin])
-        except (ValueError, ZeroDivisionError):
-            raise UserError(f"{out}: what manifest.csv and clips.csv say of {'/'.join(video.key)} are no "
-                            f"numbers; delete clips.csv and run preprocessing_data.py again, which makes "
-                            f"these clips anew, or restore manifest.csv") from None
-        clips.append(clip)
+    clips = [_read_clip(video, row, Rate.of(settings), numbers[video.origin], out)
+             for video, row in zip(videos, rows, strict=True)]
+    for clip in clips:
         same[clip.bytes, clip.rate, clip.seconds].append(clip)
     raw = settings.get("row_data_dir")
     for (size, *_), members in same.items():
-        if size and raw and len(members) > 1:       # files of one length alone are read
-            for clip in members:
-                whole = digest(Path(raw, clip.source))
-                clip.hashes.extend([whole[:8].hex()] if whole else [])
-    return clips
+        for clip in members if size and raw and len(members) > 1 else ():   # reads only files of one length
+            if whole := digest(Path(raw, clip.source)):
+                clip.hashes.append(whole[:8].hex())
+    doubles = [[clips[i] for i in cluster] for cluster in likeness.clusters([c.hashes for c in clips])]
+    return clips, failed, doubles
+
+
+def _read_clip(video, row, rate, number, out):
+    """The Clip of a SampledVideo and its row of the tables; UserError: there are no numbers in it."""
+    try:
+        fps, frames = float(row["source_fps"]), int(row["source_frames"])
+        marks, hashes = [], row["hashes"].split()
+        if float(row["light"]) < likeness.BLACK and float(row["contrast"]) < likeness.FLAT:
+            marks.append("black")
+        elif video.frames > 1 and float(row["change"]) < likeness.FROZEN:
+            marks.append("frozen")
+        if frames < video.frames:
+            marks.append("its last frame is repeated")
+        elif int(row["stride"]) < rate.stride(fps):
+            marks.append("short: its frames are closer in time")
+        if any(len(bytes.fromhex(text)) != 8 for text in hashes):
+            raise ValueError("no hash")
+        return Clip(**vars(video), source=row["source"], rate=fps, seconds=frames / fps, bytes=row["bytes"],
+                    size=(row["width"], row["height"]), hashes=hashes, marks=marks, number=number)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{out}: manifest.csv and clips.csv hold no numbers for {'/'.join(video.key)}; "
+                        f"restore manifest.csv, or delete clips.csv and run preprocessing_data.py again, "
+                        f"which makes the clips anew") from None
 
 
 def _classes(clips, divisions):
@@ -144,7 +137,7 @@ def _mended(clips, doubles):
 
 
 def _sheets(clips, doubles, out, most):
-    """The sheets of a DataReport, at most `most` clips each: what is odd first, then some from all over the
+    """The sheets of a DataReport, of at most `most` clips: odd ones first, then some from all over the
     class."""
     double = {c.key for cluster in doubles for c in cluster if len({d.group for d in cluster}) > 1}
     by_class = defaultdict(list)
@@ -171,12 +164,8 @@ def _shown(counts, most=4, form="{}"):
     return ", ".join(pieces) + (f" and {more} more" if more else "")
 
 
-def _many(n, what):
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 def _about_clips(clips, divisions):
-    """The lines on classes, groups, parts, sizes and lengths."""
+    """Yields the lines on classes, groups, parts, sizes and lengths."""
     counts = Counter(c.cls for c in clips)
     (most, n), (least, m) = counts.most_common(1)[0], counts.most_common()[-1]
     groups, seconds = len({c.group for c in clips}), [c.seconds for c in clips]
@@ -201,22 +190,21 @@ def _about_clips(clips, divisions):
 
 
 def _about_faults(clips, divisions, left_out, failed, doubles):
-    """The lines on what was left out, black and frozen clips, near doubles and leaks."""
+    """Yields the lines on what was left out, black and frozen clips, near doubles and leaks."""
     pieces = [_shown(Counter(why for _, why in left_out))] if left_out else []
     if failed:
         pieces.append(f"cannot be read ({len(failed)})")
-    yield (f"left out: {_many(len(left_out) + len(failed), 'file')}: {'; '.join(pieces)}: left_out.csv"
-           if pieces else "left out: nothing")
+    yield (f"left out: {len(left_out) + len(failed)} files: {'; '.join(pieces)}: left_out.csv" if pieces else
+           "left out: nothing")
     for what in ("black", "frozen"):
-        odd = [c for c in clips if what in c.marks]
+        odd = ["/".join(c.key) for c in clips if what in c.marks]
         if odd:
-            yield (f"{what}: {_many(len(odd), 'clip')}, such as "
-                   f"{', '.join('/'.join(c.key) for c in odd[:3])}: odd.csv")
-    line = f"near doubles: {sum(map(len, doubles))} clips in {_many(len(doubles), 'set')}: near_doubles.csv" \
-        if doubles else "near doubles: none"
-    parted = [(title, sum(len({parts[c.key] for c in cluster if c.key in parts}) > 1 for cluster in doubles))
-              for title, parts in divisions]
-    leaks = [f"{n} in {title}" for title, n in parted if n]
+            yield f"{what}: {len(odd)} clips, such as {', '.join(odd[:3])}: odd.csv"
+    line = "near doubles: none"
+    if doubles:
+        line = f"near doubles: {sum(map(len, doubles))} clips in {len(doubles)} sets: near_doubles.csv"
+    leaks = [f"{n} in {title}" for title, parts in divisions if (n := sum(
+        len({parts[c.key] for c in cluster if c.key in parts}) > 1 for cluster in doubles))]
     if leaks:
         line += f"; LEAK: sets across train and test: {', '.join(leaks)}"
     across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]

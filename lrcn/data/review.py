@@ -4,8 +4,8 @@ find_clips.py follow.
     decisions = read_review("my_clips")                     # [Decision]; [] where there is no table
     jobs, left_out, reviewed = followed(jobs, decisions)
 
-A clip is known by its origin, the class and the name that it has without a review: split lists, a run's
-splits.csv and its group know it by that whatever its class is now, so that a test clip stays one.
+A clip is known by its origin, the class and the name that it has without a review. Split lists, a run's
+splits.csv and groups use that, whatever its class is now: a test clip stays one.
 """
 import os
 import re
@@ -19,16 +19,15 @@ from lrcn.data.groups import FILM_NAME, KINETICS_NAME
 TABLE = "review.csv"
 COLUMNS = ("number", "source", "start", "end", "class", "part", "group", "action", "was", "probability")
 ACTIONS = ("keep", "drop")
-TIMES = re.compile(r"_(\d{5,}\.\d{3})-(\d{5,}\.\d{3})$")
-LAST = 1e6          # seconds
+TIMES = re.compile(r"_\d{5,}\.\d{3}-\d{5,}\.\d{3}$")
+LAST_SECOND = 1e6   # of a film
 LONGEST = 230       # bytes of a clip's name, with which its temporary file has one too
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A row. source: the clip's video below --row_data_dir, or a candidate's film; start, end: seconds of a
-    candidate, else None; cls: the class that it is to have; was: its origin, "class/name"; probability: of a
-    candidate, as text, or ""."""
+    """A row. source: the clip's video below --row_data_dir, or a candidate's film; cls: the class that it is
+    to have; was: its origin, "class/name". Of a candidate: start, end in seconds, probability as text."""
     number: int
     source: str
     start: float | None
@@ -43,17 +42,16 @@ class Decision:
 
     @property
     def moved(self):
-        """Whether a candidate's times are others than those in its clip's name."""
-        times = TIMES.search(self.was)
-        return bool(times and self.start is not None and
-                    (times[1], times[2]) != (f"{self.start:09.3f}", f"{self.end:09.3f}"))
+        """Whether a candidate's times differ from those in its clip's name."""
+        return (self.start is not None and TIMES.search(self.was) is not None
+                and not self.was.endswith(f"_{self.start:09.3f}-{self.end:09.3f}"))
 
     @classmethod
     def of(cls, row):
-        """Of {column: text}; ValueError says what is wrong with it."""
+        """The Decision of {column: text}; ValueError says what is wrong with it."""
         number, source, start, end, name, part, group, action, was, probability = (
             row.get(column, "") for column in COLUMNS)
-        if not (number.isascii() and number.isdecimal() and len(number) < 10):
+        if not re.fullmatch("[0-9]{1,9}", number):
             raise ValueError(f"{number[:20]!r} is no number of a clip")
         if action not in ACTIONS:
             raise ValueError(f"action {action[:20]!r} is none of {', '.join(ACTIONS)}")
@@ -63,10 +61,11 @@ class Decision:
                                  f"{was[:60]!r}")
         try:
             start, end = ((float(start), float(end)) if start or end else (None, None))
-            if start is not None and not 0 <= start < end < LAST:
-                raise ValueError
+            right = start is None or 0 <= start < end < LAST_SECOND
         except ValueError:
-            raise ValueError(f"from {start} to {end} s is no stretch of a film") from None
+            right = False
+        if not right:
+            raise ValueError(f"from {start} to {end} s is no stretch of a film")
         return cls(int(number), source, start, end, composed(name), part, group, action, composed(was),
                    probability)
 
@@ -76,8 +75,8 @@ class Decision:
 
 
 def read_review(folder, name=TABLE):
-    """[Decision] of the table in a folder, [] where there is none, or another program's; UserError names the
-    line that is none."""
+    """[Decision] of the table in a folder; [] where there is none, or another program's. UserError names the
+    line that is wrong."""
     path, decisions = Path(folder, name), []
     names, rows = files.read_table(path, COLUMNS) if path.is_file() else (COLUMNS, [])
     if name == TABLE and not {"action", "was"} & set(names):
@@ -96,13 +95,13 @@ def read_review(folder, name=TABLE):
 
 
 def write_review(folder, decisions):
-    """Write the table, in the order of the numbers, whole or not at all."""
+    """Write the table, in the order of the numbers."""
     rows = [decision.row() for decision in sorted(decisions, key=lambda decision: decision.number)]
     files.write_csv(Path(folder, TABLE), COLUMNS, rows)
 
 
 def numbered(origins, decisions):
-    """{origin: number} of some clips: as the table has it, and the next ones, in order, for the others."""
+    """{origin: number} of clips: those of the table, and the next ones, in order, for the others."""
     known = {decision.origin: decision.number for decision in decisions}
     last = max(known.values(), default=0)
     new = (origin for origin in origins if origin not in known)
@@ -111,8 +110,8 @@ def numbered(origins, decisions):
 
 def followed(jobs, decisions):
     """(the jobs that are kept, with the class that they are to have; [(source, why it is left out)]; the
-    sources that the table knows). Where another clip has the name, or would have it without the table, the
-    class of the origin comes before it. UserError: a candidate that was moved was not cut again."""
+    sources in the table). Where another clip has the name, or would have it without the table, the class of
+    the origin is put before it. UserError: a candidate was moved and not cut again."""
     table = {decision.origin: decision for decision in decisions}
     taken, kept, left_out, reviewed = {job.key for job in jobs}, [], [], set()
     for job in jobs:

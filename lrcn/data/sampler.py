@@ -36,18 +36,20 @@ SHORT_SIDE = 1080
 
 def attempt(make, job, out, rank, **options):
     """What a worker did for one video: ("done", make(job, write, ...)), ("failed", reason) or ("full",
-    (errno, text)). write(frames, fps) leaves the frames as its clip in `out`, and returns their count."""
+    (errno, text)). write(frames, fps) writes the job's clip in `out` and returns its count of frames."""
     cv2.setNumThreads(1)
     target, who = clip_path(out, *job.key), f"{rank}-{os.getpid()}"
+    own = map(str, (target, temporary_name(target, who), target.parent))
     try:
+        target.parent.mkdir(exist_ok=True)
         return "done", make(job, functools.partial(write_clip, target, who=who), **options)
     except (VideoError, UserError, av.FFmpegError) as error:
         return "failed", str(error)
     except UnicodeEncodeError:
         return "failed", "the file's name is not UTF-8"
     except OSError as error:
-        if error.filename and str(error.filename) not in (str(target), str(temporary_name(target, who))):
-            return "failed", str(error)     # the source's own
+        if error.filename and str(error.filename) not in own:
+            return "failed", str(error)     # an error of the source
         if error.errno in OF_ONE_FILE:
             return "failed", error.strerror
         return "full", (error.errno, error.strerror)
@@ -58,8 +60,8 @@ def attempt(make, job, out, rank, **options):
 @contextlib.contextmanager
 def moments(job, raw, count, rate, seed, flow=None):
     """(VideoInfo, spacing, first number, iterator of (number, frame, its fields of `flow` or None)) of the
-    source's frames that a clip holds: `count`, or "all", in constant memory; a picture is one in any case.
-    info.frames is how many the source has, whatever its head said, once the last was taken."""
+    source's frames that a clip holds: `count`, or "all" in constant memory; of a picture one. After the last
+    one info.frames is the number of frames that the source really has."""
     def every(video):
         for number, _, frame, fields in sample_video(video, rate, flow):
             yield number, frame, fields
@@ -105,8 +107,7 @@ def is_picture(path):
 
 def read_picture(path):
     """uint8 (H, W, 3) RGB, turned as its EXIF data say, its short side at most SHORT_SIDE, transparent parts
-    white. VideoError, one line: it is broken, or larger than Pillow thinks safe (89 megapixels), which is
-    said before its pixels take any memory."""
+    white. VideoError: it is broken, or, before any memory is taken, larger than Pillow's 89 megapixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -114,11 +115,10 @@ def read_picture(path):
                 frame = _as_rgb(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise VideoError(f"more than {Image.MAX_IMAGE_PIXELS // 1_000_000} megapixels are not read") from None
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError | PermissionError)
-        raise VideoError(error.strerror if missing else "a broken picture, or not a picture") from None
-    except Exception as error:      # Pillow's decoders raise almost anything for a broken file
-        raise VideoError(f"a broken picture ({' '.join(str(error).split())[:80]})") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise VideoError(error.strerror) from None
+    except Exception:       # Pillow's decoders raise almost anything for a broken file
+        raise VideoError("a broken picture, or not a picture") from None
     scale = SHORT_SIDE / min(frame.shape[:2])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in frame.shape[1::-1]]

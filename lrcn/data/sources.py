@@ -1,11 +1,11 @@
 """Which videos a folder of raw videos holds: their class, their clip's name, and what is left out, and why.
 
-The class is the first folder below the one that is given, however deep the video lies; where train/ and test/
-(or val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the
-folder that the list names, or what Kinetics' table says of the file's name. A data set is of videos or of
-pictures, which are clips of one frame; a folder of numbered pictures below a class's folder, or with a name
-like v_<Class>_g01_c01, is a video too, and so are pictures in a class's folder whose names tell sequences. A
-file in no class's folder has the class of its name, v_<Class>_g01_c01.avi.
+The class is the first folder below the given one, however deep the video lies; where train/ and test/ (or
+val/) stand on top, they are the parts, and the class is the folder below. With lists, the class is the folder
+that the list names, or what Kinetics' table says of the file's name. A file in no class folder has the class
+of its name, v_<Class>_g01_c01.avi. A data set is of videos, or of pictures, which are clips of one frame; but
+a folder of numbered pictures below a class folder, or with a name like v_<Class>_g01_c01, is a video, and so
+are pictures in a class folder whose names show sequences.
 """
 import hashlib
 import itertools
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
-from lrcn.data import split_lists
 from lrcn.data.groups import CAMERA, KINETICS_NAME, WHOLE_NAME, tells_clip
 from lrcn.data.manifest import RESERVED, part_folders, part_named
 from lrcn.data.review import LONGEST, TABLE, followed
 from lrcn.data.sampler import PICTURES, is_picture
+from lrcn.data.split_lists import one_sided, present
 from lrcn.data.splits import counted
 from lrcn.video.framefolder import NUMBERED, holds_frames, series, series_at
 from lrcn.video.reader import EXTENSIONS
@@ -33,8 +33,8 @@ OWN_NUMBER = re.compile(r"(?<!\d)\d{1,5}(?!\d)")     # of a video; a longer one 
 
 @dataclass(frozen=True)
 class Job:
-    """A video to sample. source: below --row_data_dir, with slashes; bytes, modified (ns): as it is now. was:
-    the key that it has without the review.csv that gives it another class."""
+    """A video to sample. source: its path below --row_data_dir, with slashes; bytes, modified (ns): of it
+    now; was: its key without a review.csv that gives it another class."""
     cls: str
     video: str
     source: str
@@ -54,15 +54,11 @@ class Sources:
 
 
 def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False, reviews=()):
-    """The Sources in a folder. leave_out: a folder not to look into (resolved). lists: {split: (training
-    [Listed], test [Listed])}; classes: names of those wanted; stills: whatever their names tell, pictures are
-    no sequences; reviews: the [Decision] of tables, which are followed one after the other. UserError where
-    nothing is left."""
+    """The Sources in a folder. leave_out: a folder not to look into (resolved); lists: {split: (training
+    [Listed], test [Listed])}; classes: names of those wanted; stills: pictures are no sequences; reviews: the
+    [Decision] of tables, to be followed one after the other. UserError where nothing is left."""
     raw = Path(raw)
     paths, left_out, unclear = _walk(raw, leave_out, lists or {})
-    if not paths and not unclear:
-        raise UserError(f"--row_data_dir {raw}: no class folder with videos or pictures in it "
-                        f"({' '.join((*EXTENSIONS[:6], *PICTURES))} and others)")
     paths, note = (paths, "") if stills else _sequences(paths)
     sources = _listed(paths, lists) if lists else _foldered(paths, raw)
     sources.left_out[:0] = left_out + unclear
@@ -77,14 +73,13 @@ def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False, re
                              f"and {len(dropped)} are left out")
     if unclear:
         sources.notes.append(f"warning: {len(unclear)} folders of pictures are left out, such as "
-                           f"{unclear[0][0]}: {unclear[0][1]}")
+                             f"{unclear[0][0]}: {unclear[0][1]}")
     if not sources.jobs:
         reasons = Counter(reason for _, reason in sources.left_out)
-        raise UserError(
-            f"--row_data_dir {raw}: none of the listed videos is in this folder; is --ucf_list_dir the list "
-            f"of these videos?" if lists else
-            f"--row_data_dir {raw}: nothing to sample in its class folders; "
-            + "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3)))
+        why = "; ".join(f"{number} left out: {reason}" for reason, number in reasons.most_common(3))
+        raise UserError(f"--row_data_dir {raw}: " + (
+            "none of the listed videos is in it; is --ucf_list_dir the list of these videos?" if lists else
+            f"no class folder with videos or pictures in it; {why}"))
     if classes:
         wanted = chosen_classes(classes, sorted({job.cls for job in sources.jobs}), "no video of")
         sources.left_out += [(j.source, "of another class") for j in sources.jobs if j.cls not in wanted]
@@ -94,23 +89,22 @@ def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False, re
         raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
                         f"that name); rename it")
     sources.jobs = [Job(*job.key, job.source, *_stat(raw, job.source), job.was)
-                  for job in sorted(sources.jobs, key=lambda job: (*job.key, job.source))]
+                    for job in sorted(sources.jobs, key=lambda job: (*job.key, job.source))]
     return sources
 
 
 def _walk(top, leave_out, lists):
-    """(relative paths, with slashes, of all videos and pictures; [(other file, reason)]; [(folder of
-    pictures of which the video cannot be told, reason)])."""
-    paths, others, unclear = [], [], []
-    endings = (*EXTENSIONS, *PICTURES)
-    walked = [("" if root == os.fspath(top) else f"{os.path.relpath(root, top)}/".replace(os.sep, "/"),
-               folders, names) for root, folders, names in files.walk(top, "row_data_dir", leave_out)]
+    """(paths below `top`, with slashes, of all videos and pictures; [(other file, reason)]; [(folder of
+    pictures, why their video is not clear)])."""
+    paths, others, unclear, endings = [], [], [], (*EXTENSIONS, *PICTURES)
+    walked = [("" if root == os.fspath(top) else f"{Path(root).relative_to(top).as_posix()}/", folders, names)
+              for root, folders, names in files.walk(top, "row_data_dir", leave_out)]
     parts = part_folders([f"{inside}{name}" for inside, _, names in walked for name in names
                           if name.lower().endswith(endings)])
     listed = {row.video for pair in lists.values() for rows in pair for row in rows}
     for inside, folders, names in walked:
         folder, called = inside[:-1], inside[:-1].rpartition("/")[2]
-        # a class's folder holds clips of one frame
+        # a class folder holds clips of one frame
         below_class = folder.count("/") > (folder.split("/")[0] in parts)
         may_be_video = below_class or WHOLE_NAME.fullmatch(called) or composed(called) in listed
         if may_be_video and any(map(NUMBERED.fullmatch, names)) and not any(
@@ -131,41 +125,40 @@ def _walk(top, leave_out, lists):
 
 
 def _sequences(paths):
-    """(paths, of which numbered pictures that are a sequence, `<folder>/<word>*`, are one; a note, or "").
+    """(the paths, in which `<folder>/<word>*` stands for the numbered pictures of a sequence; a note, or "").
 
-    A word that is a clip's name, as in v_Jump_g01_c01-0001.jpg, is that of a sequence; so are others that
-    have several numbers at one step, where there are more of them than folders: one word a folder numbers
-    stills, as a camera does, and find_clips.py's numbers are times. Nearly all pictures are, or none is.
+    The word before a picture's number names a sequence where it is a clip's name, as in
+    v_Jump_g01_c01-0001.jpg, or where its numbers have one step and there are more such words than folders:
+    one word a folder is a camera's, and find_clips.py's numbers are times. Nearly all pictures are in
+    sequences, or none is.
     """
-    words = defaultdict(lambda: defaultdict(list))      # {folder: {word: [(number, path)]}}
+    numbered, sequences, sure = defaultdict(list), {}, 0      # {(folder, word): [(number, path)]}
     for path in paths:
-        folder, slash, name = path.rpartition("/")
-        match = NUMBERED.fullmatch(name)
         if not is_picture(path):
             return paths, ""
-        if match:
-            words[folder + slash][match[1]].append((int(match[2]), path))
-    found, sure = {}, 0
-    for folder, named in words.items():
-        for word, pictures in named.items():
-            numbers = sorted(number for number, _ in pictures)
-            steps = {after - before for before, after in itertools.pairwise(numbers)}
-            told = tells_clip(_stem(f"{word}*"))
-            stills = tells_clip(_stem(pictures[0][1].rpartition("/")[2])) or (
-                CAMERA.fullmatch(word) and not OWN_NUMBER.search(word))
-            if (told or not stills) and len(numbers) >= LEAST and len(steps) == 1 and steps != {0}:
-                found[f"{folder}{word}*"] = [path for _, path in pictures]
-                sure += told
-    inside = {path for pictures in found.values() for path in pictures}
-    if len(inside) < 0.9 * len(paths) or len(found) <= (0 if sure == len(found) else len(words)):
+        folder, slash, name = path.rpartition("/")
+        if match := NUMBERED.fullmatch(name):
+            numbered[folder + slash, match[1]].append((int(match[2]), path))
+    for (folder, word), pictures in numbered.items():
+        numbers = sorted(number for number, _ in pictures)
+        steps = {after - before for before, after in itertools.pairwise(numbers)}
+        told = tells_clip(_stem(f"{word}*"))
+        stills = tells_clip(_stem(pictures[0][1].rpartition("/")[2])) or (
+            CAMERA.fullmatch(word) and not OWN_NUMBER.search(word))
+        if (told or not stills) and len(numbers) >= LEAST and len(steps) == 1 and steps != {0}:
+            sequences[f"{folder}{word}*"] = [path for _, path in pictures]
+            sure += told
+    inside = {path for pictures in sequences.values() for path in pictures}
+    folders = {folder for folder, _ in numbered}
+    if len(inside) < 0.9 * len(paths) or len(sequences) <= (0 if sure == len(sequences) else len(folders)):
         return paths, ""
-    return ([*found, *(path for path in paths if path not in inside)],
-            f"{len(inside)} pictures are {len(found)} sequences by their names and numbers, videos of --FPS "
-            f"pictures a second (--stills takes each by itself)")
+    return ([*sequences, *(path for path in paths if path not in inside)],
+            f"{len(inside)} pictures are {len(sequences)} sequences by their names and numbers, videos of "
+            f"--FPS pictures a second (--stills takes each by itself)")
 
 
 def _stem(path):
-    """A path without the ending of its file, or what a sequence's pictures have before their numbers."""
+    """A path without its file's ending, or what a sequence's pictures have before their numbers."""
     return JOINT.sub("", path[:-1]) if path.endswith("*") else os.path.splitext(path)[0]
 
 
@@ -180,17 +173,9 @@ def _stat(raw, source):
     return sum(one.st_size for one in known), max(one.st_mtime_ns for one in known)
 
 
-def class_names(text):
-    """--classes A,B,...: the names, sorted, each once."""
-    names = sorted({name.strip() for name in text.split(",")} - {""})
-    if not names:
-        raise ValueError(text)
-    return names
-
-
 def chosen_classes(classes, there, fault):
-    """Those of the names `there` that --classes gives, or all; UserError, `fault` before its name, for one
-    that is not there."""
+    """Those of the names `there` that --classes gives, or all; UserError with `fault` for one that is not
+    there."""
     called = {composed(cls): cls for cls in there}
     for cls in classes or ():
         if composed(cls) not in called:
@@ -225,9 +210,9 @@ def _foldered(paths, raw):
 
 
 def _name(jobs, parted):
-    """[Job] of [(class, path)]: a clip is called by its path below the class, without its ending. Where two
-    would have one name (a.mov beside a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the ending, or the
-    part, as well: whatever comes first, so that a name depends on the folder alone."""
+    """[Job] of [(class, path)]: a clip's name is its path below the class, without its ending. Where two
+    would have one name (a.mov and a.mp4, train/A/1.mp4 and test/A/1.mp4), both get the ending, or the part:
+    names do not depend on the order."""
     def whole(path, depth=1 + parted):
         return "_".join(path.split("/")[depth:]) or path
 
@@ -250,19 +235,17 @@ def _name(jobs, parted):
 
 
 def _notes(jobs, parts, raw):
-    """What the user should know of the folders that were taken for classes."""
+    """Notes for the user on the folders that were taken for classes."""
     parted = bool(parts)
     notes, deep = [], sum(job.source.count("/") > 1 + parted for job in jobs)
     tops = sorted({job.source.split("/")[0] for job in jobs})
     alike = [top for top in tops if part_named(top)[0]]
     if parted:
         part = {job: parts[job.source.split("/")[0]] for job in jobs}
-        classes = defaultdict(set)
-        for job in jobs:
-            classes["test" if part[job] == "test" else "train"].add(job.cls)
         notes.append(f"parts by folder: {', '.join(counted(part.values()))}")
-        if classes["test"] and classes["train"] != classes["test"]:
-            notes.append("warning: " + split_lists.one_sided(classes["train"], classes["test"]))
+        test = {job.cls for job in jobs if part[job] == "test"}
+        if test and (sided := one_sided({job.cls for job in jobs if part[job] != "test"}, test)):
+            notes.append(f"warning: {sided}")
     elif len({part_named(top)[0] for top in alike}) > 1 or (alike == tops and deep):
         notes.append(f"warning: the folders {', '.join(alike[:4])} are taken for classes; if they are parts "
                      f"of the data set, call them train, val and test")
@@ -277,12 +260,12 @@ def _notes(jobs, parts, raw):
 
 
 def _listed(paths, lists):
-    """The videos on any list; the notes say how many of each list's videos are there."""
+    """The Sources on any list; the notes count each list's videos that are there."""
     keys = {row.key for pair in lists.values() for part in pair for row in part}
     kinetics = [key for key in keys if KINETICS_NAME.fullmatch(key[1])]
     alone = _by_name(kinetics, lambda video: video)
     addresses = _by_name(kinetics, lambda video: video[:-len("_000000_000000")])
-    # Frames lie in no class's folder, and HandStandPushups is spelled HandstandPushups there.
+    # Frames lie in no class folder, and HandStandPushups is spelled HandstandPushups there.
     spelled = _by_name(keys, str.lower)
     jobs, left_out = {}, []
     for path in sorted(paths, key=lambda path: (is_picture(path), path)):
@@ -298,14 +281,10 @@ def _listed(paths, lists):
             left_out.append((path, f"the listed {'/'.join(key)} is {jobs[key].source}"))
         else:
             jobs[key] = Job(*key, path)
-    notes = []
-    for split, parts in lists.items():
-        counts = []
-        for part, what in zip(parts, ("training", "test"), strict=True):
-            keys = {row.key for row in part}
-            counts.append(f"{len(keys & jobs.keys())} of {len(keys)} listed {what} videos present")
-        notes.append(f"split {split}: {', '.join(counts)}")
-    return Sources(list(jobs.values()), left_out, notes)
+    jobs = list(jobs.values())
+    notes = [f"split {split}: {present(train, jobs, 'training')[1]}, {present(test, jobs, 'test')[1]}"
+             for split, (train, test) in lists.items()]
+    return Sources(jobs, left_out, notes)
 
 
 def _by_name(keys, name):

@@ -16,7 +16,7 @@ KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of a split list: class folder, file name without its ending; where: file and line."""
+    """A line of a split list: class folder, file name without its ending; where: the list and line."""
     cls: str
     video: str
     where: str = ""
@@ -24,8 +24,8 @@ class Listed:
 
 
 def _lines(path, pattern=".+", expected=""):
-    """(place, match of the pattern) of every line that is not blank; UserError where one is not as expected.
-    Windows line ends and a BOM are no matter."""
+    """Yields (file and line, match of the pattern) of every line that is not blank; UserError where there is
+    no match. Windows line ends and a BOM are passed over."""
     try:
         text = composed(files.read_text(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -39,14 +39,14 @@ def _lines(path, pattern=".+", expected=""):
 
 
 def whole_number(text, where):
-    """The whole number >= 0 that a text says; Python itself refuses thousands of digits."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+    """The whole number >= 0 of a text; UserError: it is none."""
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise UserError(f"{where}: {text[:20]!r} is not a label or count")
     return int(text)
 
 
 def read_class_index(folder, name="classInd.txt"):
-    """{class: label} of classInd.txt (labels from 1), or None where there is no such file."""
+    """{class: label} of classInd.txt (labels from 1), None without one."""
     path = Path(folder) / name
     if not path.is_file():
         return None
@@ -60,9 +60,9 @@ def read_class_index(folder, name="classInd.txt"):
 
 
 def read_list(path, class_index=None):
-    """[Listed] of a list of UCF-101's format: `Class/video.avi`, with or without a label behind. Only the
-    last folder of a deeper or absolute path counts. UserError, with file and line: no class folder, a path
-    with "..", a class or label that disagrees with classInd.txt."""
+    """[Listed] of a list of UCF-101's format: `Class/video.avi`, perhaps with a label. Of a deeper or
+    absolute path only the last folder counts. UserError, with file and line: no class folder, a path with
+    "..", a class or label that disagrees with classInd.txt."""
     rows = {}
     for where, match in _lines(path, r"(.+\.\w+)[\s,;]+(\d+)|.+"):
         line = match[0]
@@ -85,8 +85,8 @@ def read_list(path, class_index=None):
 
 
 def read_hmdb(folder, split):
-    """(train, test) of HMDB-51's format: one <class>_test_split<n>.txt a class, `video.avi 1` is
-    train, 2 test, 0 unused."""
+    """(train, test) of HMDB-51's format: a <class>_test_split<n>.txt for each class; `video.avi 1` is train,
+    2 test, 0 unused."""
     parts = {"0": [], "1": [], "2": []}
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
         cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))
@@ -96,9 +96,9 @@ def read_hmdb(folder, split):
 
 
 def read_kinetics(folder):
-    """(train, test) of Kinetics' format: .csv files with KINETICS_COLUMNS, a video a row, in files of any
-    name; the file of a video is called <youtube_id>_<start, 6 digits>_<end, 6 digits>. The videos of
-    "validate" are the test where "test" has none, or none with a label; else they are left out."""
+    """(train, test) of Kinetics' format: .csv files of any name with KINETICS_COLUMNS, a video a row, whose
+    file is <youtube_id>_<start, 6 digits>_<end, 6 digits>. "validate" is the test where "test" has no video
+    with a label; else it is left out."""
     parts = {"train": {}, "validate": {}, "test": {}}
     for path in sorted(Path(folder).glob("*.csv")):
         columns, rows = files.read_table(path, KINETICS_COLUMNS)
@@ -108,25 +108,22 @@ def read_kinetics(folder):
             if not row["label"] or part not in parts:
                 continue
             where, cls, address = f"{path} line {number}", row["label"], row["youtube_id"]
-            times = [re.fullmatch(r"(\d{1,6})([.,]\d*)?", row[name]) for name in ("time_start", "time_end")]
-            if not all(times):
-                raise UserError(f"{where}: {row['time_start'][:20]!r} to {row['time_end'][:20]!r} are not "
-                                "seconds")
-            if {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
-                raise UserError(f"{where}: {cls[:60]!r} and {address[:20]!r} name no video")
-            start, end = (int(t[1]) for t in times)
-            listed = Listed(cls, f"{address}_{start:06d}_{end:06d}", where)
-            parts[part][cls, listed.video] = listed
+            times = re.fullmatch(r"(\d{1,6})(?:[.,]\d*)? (\d{1,6})(?:[.,]\d*)?",
+                                 f"{row['time_start']} {row['time_end']}")
+            if not times or {"/", "\\", "\0"} & set(cls + address) or cls in (".", ".."):
+                raise UserError(f"{where}: no class, address, start and end in seconds, but {cls[:60]!r}, "
+                                f"{address[:20]!r}, {row['time_start'][:20]!r} and {row['time_end'][:20]!r}")
+            listed = Listed(cls, f"{address}_{int(times[1]):06d}_{int(times[2]):06d}", where)
+            parts[part][listed.key] = listed
     return list(parts["train"].values()), list((parts["test"] or parts["validate"]).values())
 
 
 def official_lists(folder, split):
-    """(train, test) lists of split 1, 2 or 3, as [Listed]; UserError if a video is on both. Of UCF-101's
-    format, HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv where there is
-    none, with a path and a label a line."""
+    """(train, test) lists, [Listed], of split 1, 2 or 3; UserError: a video is on both. Of UCF-101's format,
+    HMDB-51's, or (split 1) Kinetics' or SlowFast's: train.csv and test.csv, or val.csv where there is none,
+    with a path and a label a line."""
     folder = Path(folder)
-    train_path = folder / f"trainlist{int(split):02d}.txt"
-    test_path = folder / f"testlist{int(split):02d}.txt"
+    train_path, test_path = (folder / f"{part}list{int(split):02d}.txt" for part in ("train", "test"))
     if train_path.is_file() and test_path.is_file():
         index = read_class_index(folder)
         train, test = read_list(train_path, index), read_list(test_path, index)
@@ -134,10 +131,9 @@ def official_lists(folder, split):
         train, test = read_hmdb(folder, split)
         if not train and not test and int(split) == 1:
             train, test = read_kinetics(folder)
-            by_path = [path for path in (folder / "train.csv", folder / "test.csv", folder / "val.csv")
-                       if path.is_file()]
-            if not train and not test and len(by_path) > 1 and by_path[0].name == "train.csv":
-                train, test = map(read_list, by_path[:2])
+            tables = [path for part in ("train", "test", "val") if (path := folder / f"{part}.csv").is_file()]
+            if not train and not test and len(tables) > 1 and tables[0].name == "train.csv":
+                train, test = map(read_list, tables[:2])
         if not train or not test:
             raise UserError(f"--ucf_list_dir {folder}: no {train_path.name} and {test_path.name} in this "
                             f"folder (nor HMDB-51's *_test_split{split}.txt, nor Kinetics' or SlowFast's "
@@ -159,21 +155,20 @@ def read_lists(folder):
 
 
 def class_order(folder, rows):
-    """All class names in label order: that of classInd.txt, else of the alphabet."""
+    """All class names in label order: by classInd.txt, else by the alphabet."""
     index = (read_class_index(folder) if folder else None) or {}
     return sorted({row.cls for row in rows}, key=lambda cls: (index.get(cls, len(index) + 1), cls))
 
 
 def present(rows, videos, what):
-    """(the sampled videos on a list, in list order, and a sentence that counts the absent ones)."""
+    """(the sampled videos on a list, in list order, and a sentence that counts them)."""
     by_name = {tuple(map(composed, key)): v for v in videos for key in (v.key, v.origin)}
     sampled = [by_name[key] for row in rows if (key := tuple(map(composed, row.key))) in by_name]
     return sampled, f"{len(sampled)} of {len(rows)} listed {what} videos present"
 
 
 def one_sided(train, test):
-    """A sentence that names the classes that only the training, or only the test, has; "" where none is."""
-    only = [(what, sorted(one - set(other))) for what, one, other in
-            (("training", set(train), test), ("test", set(test), train))]
-    sides = [f"{cli.first(names, 8)} in the {what} only" for what, names in only if names]
+    """A sentence on the classes that only the training, or only the test, has; "" where there are none."""
+    sides = [f"{cli.first(sorted(only), 8)} in the {what} only" for what, only in
+             (("training", set(train) - set(test)), ("test", set(test) - set(train))) if only]
     return f"classes of one side: {'; '.join(sides)}; is one of them spelled differently?" if sides else ""

@@ -18,20 +18,20 @@ SPLIT_COLUMNS = ("video", "class", "label", "group", "part")
 
 
 def _order(items, *seed):
-    """A shuffle that depends on `seed` alone, the same on every machine and in every release."""
+    """The items shuffled by `seed` alone, alike on every machine and in every release."""
     return sorted(items, key=lambda x: hashlib.sha256(repr((*seed, x)).encode()).digest())
 
 
 def known_parts(rows, videos, by_video=False):
-    """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now. A group
-    that is in several parts, by another --group_pattern, is in the most held out of them."""
+    """{group: part} of the rows of read_splits, by their groups and by those that `videos` have now. Of a
+    group that is in several parts, by another --group_pattern, the most held out one."""
     group, parts = attrgetter("key" if by_video else "group"), {row.key: row.part for row in rows}
     now = [replace(v, part=part) for v in videos if (part := v.in_table(parts))]
     return {group(v): v.part for v in sorted([*now, *rows], key=lambda v: PARTS.index(v.part))}
 
 
 def _members(videos, group):
-    """({group: Counter of the classes of its videos}, {class: its groups})."""
+    """({group: Counter of its videos' classes}, {class: its groups})."""
     members, groups_of = defaultdict(Counter), defaultdict(set)
     for v in videos:
         members[group(v)][v.cls] += 1
@@ -41,8 +41,8 @@ def _members(videos, group):
 
 def hold_out(videos, fraction, seed, by_video=False, known=None):
     """(kept, held out): about `fraction` of every class's videos, whole groups, drawn by `seed`. No class
-    loses its last group. by_video=True takes every video for a group of its own: the leaky protocol, for
-    comparison only. known: {group: is it held out?} of groups that are not drawn."""
+    loses its last group. by_video: every video is a group, which leaks, for comparison only. known: {group:
+    is it held out?} of groups that are not drawn."""
     known, group = known or {}, attrgetter("key" if by_video else "group")
     left, total = Counter(v.cls for v in videos), Counter(v.cls for v in videos)
     members, groups_of = _members(videos, group)
@@ -61,8 +61,7 @@ def hold_out(videos, fraction, seed, by_video=False, known=None):
 
 def folds(videos, count, seed):
     """int array (videos,): the fold 0 to count - 1 of each video, whole groups, every class spread evenly,
-    drawn by `seed`. UserError: a class of one group, which no network could have learned when it is held out.
-    """
+    drawn by `seed`. UserError: too few groups, or a class of one, which no network could have learned."""
     members, groups_of = _members(videos, attrgetter("group"))
     if len(members) < count:
         raise UserError(f"--folds {count}: there are {len(members)} groups of clips; take fewer folds")
@@ -86,8 +85,7 @@ def smaller(videos, fraction=0.1, least=4):
 
 
 def make_samples(parts, classes):
-    """[SampledVideo] with label and part of {part: [SampledVideo]}, in that order; those of other classes are
-    left out."""
+    """[SampledVideo] with label and part of {part: [SampledVideo]}, in that order; without other classes."""
     label = {cls: i for i, cls in enumerate(classes)}
     return [replace(v, label=label[v.cls], part=part) for part, videos in parts.items() for v in videos
             if v.cls in label]
@@ -105,8 +103,8 @@ def splits_seal(path):
 
 
 def read_splits(path):
-    """[SampledVideo] with label and part of a run's splits.csv; UserError where it is not as settings.json
-    beside it says that it was written."""
+    """[SampledVideo] with label and part of a run's splits.csv; UserError where it is not as the run wrote
+    it, by settings.json beside it."""
     rows = files.read_csv(path, SPLIT_COLUMNS)
     settings = Path(path).with_name("settings.json")
     if Path(path).name == "splits.csv" and settings.is_file():
@@ -116,14 +114,15 @@ def read_splits(path):
             fault = "other rows than" if before == now["rows"] else f"{now['rows']} of the {before} rows"
             raise UserError(f"{path}: it holds {fault} the run wrote; put back a whole copy, or, where "
                             f"the change was meant, take \"splits\" out of {settings}")
+    videos = []
     for number, row in enumerate(rows, 2):
         if row["part"] not in PARTS:
             raise UserError(f"{path} line {number}: {row['part']!r} is none of {', '.join(PARTS)}")
-    return [SampledVideo(row["video"], row["class"], row["group"], part=row["part"],
-                         label=whole_number(row["label"], f"{path} line {number}"))
-            for number, row in enumerate(rows, 2)]
+        label = whole_number(row["label"], f"{path} line {number}")
+        videos.append(SampledVideo(row["video"], row["class"], row["group"], part=row["part"], label=label))
+    return videos
 
 
 def counted(parts):
-    """["3 train", "1 test"] of the parts of some videos."""
+    """["3 train", "1 test"] of the parts of videos."""
     return [f"{n} {part}" for part in PARTS if (n := list(parts).count(part))]

@@ -14,6 +14,7 @@ import numpy as np
 from lrcn.base import Lazy, UserError, files
 from lrcn.base.workers import ahead
 from lrcn.data.groups import FILM_NAME, KINETICS_NAME
+from lrcn.data.review import LAST_SECOND
 from lrcn.data.split_lists import KINETICS_COLUMNS
 from lrcn.drawing import style
 from lrcn.drawing.labels import contact_sheet
@@ -23,7 +24,6 @@ from lrcn.video.reader import Video, VideoError, probe, read_frames
 cv2 = Lazy("cv2")
 
 COLUMNS = ("film", "class", "start", "end", "probability", "number")
-LAST_SECOND = 1e6
 FILMS = ("film", "bytes", "modified", "seconds", "candidates", "reason")
 ON_A_SHEET = 200    # candidates
 

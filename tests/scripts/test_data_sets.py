@@ -139,7 +139,7 @@ def test_chosen_classes_alone_are_sampled_and_the_folder_remembers_them(source, 
     preprocess(source, tmp_path / "out", "--classes", "wave")
     assert {cls for cls, _ in manifest(tmp_path / "out")} == {"wave"}
     result = preprocess(source, tmp_path / "out", ok=False)
-    assert result.code == 2 and "--classes" in result.err and len(result.err.splitlines()) == 1
+    assert result.code == 2 and "classes ['wave']" in result.err and len(result.err.splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
