@@ -1,6 +1,6 @@
 """Videos with their labels, and what a network says of them: of a test, of a tested run that is read again,
 of the folds of a cross-validation."""
-import argparse
+import contextlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from lrcn.base import UserError, cli, files
-from lrcn.base.values import Number
 from lrcn.data.manifest import SampledVideo
 from lrcn.runs import RunFolder
 
 RANDOM = "random split by video: near copies of the tested clips were trained on"     # why a test is leaky
 LEAKY = "LEAKY random split by video"       # the same, in a few words
 COLUMN = "p_"    # before a class's name, the column of its probability
-PROBABILITY = Number(float, low=0, high=1.000001)
 
 
 @dataclass
@@ -91,11 +89,10 @@ def read_answers(test):
     label = {cls: i for i, cls in enumerate(classes)}
     probabilities = np.zeros((len(rows), len(classes)))
     for i, row in enumerate(rows):
-        try:
-            probabilities[i] = [PROBABILITY(row[COLUMN + cls]) for cls in classes]
-        except (TypeError, ValueError, argparse.ArgumentTypeError):
-            probabilities[i] = 0
-        if row["class"] not in label or abs(probabilities[i].sum() - 1) > 1e-3:
+        with contextlib.suppress(TypeError, ValueError):
+            probabilities[i] = [float(row[COLUMN + cls]) for cls in classes]
+        p = probabilities[i]
+        if row["class"] not in label or not abs(p.sum() - 1) < 1e-3 or p.min() < 0:
             raise UserError(f"{path} line {i + 2}: expected a class with a column of its own, and "
                             f"probabilities that add up to 1; run test.py again")
     videos = [SampledVideo(r["video"], r["class"], r["group"], 1) for r in rows]

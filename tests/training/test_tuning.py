@@ -1,4 +1,5 @@
 """What --set may say, which settings come of it, which folds, and which answers the journal has."""
+import functools
 import json
 import os
 from collections import Counter, defaultdict
@@ -129,6 +130,7 @@ TINY = Recipe(encoder="squeezenet1_1", encoder_weights="none", img_dim=32, devic
 
 
 def test_every_flag_that_makes_another_encoder_is_in_its_key():
+    @functools.cache
     def made(recipe):
         encoder = networks.new_encoder(recipe, ["a"])
         return encoder.spec(), encoder.digest()
