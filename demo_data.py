@@ -2,19 +2,12 @@
 
     python demo_data.py --output_dir demo/data
 
-Three pairs of classes: a disc that moves left or right, a target that grows or shrinks, a blade
-that turns clockwise or counter-clockwise. The second class of a pair shows the first one's frames
-backwards, and every motion goes round and round from a random phase. So within a pair a single
-frame, or the mean over the frames, is at chance, wherever in the video the frames are taken.
-It leaves UCF-101's layout and lists:
-
-    <output_dir>/UCF-101/<Class>/v_<Class>_gNN_cNN.avi    MPEG-4, 320x240, 25 fps, one group in six 29.97
-    <output_dir>/ucfTrainTestlist/                        classInd, trainlist01..03, testlist01..03
-    <output_dir>/settings.json                            the flags; the same ones again do nothing
-
-The clips of a group share a background, and as in UCF-101 the test list has groups 1-7 in split 1,
-8-14 in split 2, 15-21 in split 3, and the training list all others. The first motion of a pair
-passes about a fifth of its round between frames 0.4 s apart.
+Three pairs of classes: a disc that moves left or right, a target that grows or shrinks, a blade that turns
+clockwise or counter-clockwise. The second class of a pair shows the first one's frames backwards, and every
+motion is periodic with a random phase. So within a pair a single frame, or the mean of frames, is at
+chance. The folder has UCF-101's layout and lists: UCF-101/<Class>/v_<Class>_gNN_cNN.avi (MPEG-4, 320x240,
+25 frames a second, one group in six 29.97) and ucfTrainTestlist/, where groups 1-7, 8-14 and 15-21 are the
+tests of splits 1 to 3. The clips of a group share a background.
 """
 import itertools
 import json

@@ -1,27 +1,14 @@
 """Candidate clips for a new data set, out of long films.
 
-    python find_clips.py --model_dir 20261121-110128 --video_path my_films --clips_per_class 2
+    python find_clips.py RUN --video_path my_films --clips_per_class 2
     python find_clips.py --from my_candidates/candidates.csv --video_path my_films --output_dir my_candidates
 
-A trained run looks through every film as in test_on_video.py. The stretches of --clip_seconds with the
-highest mean probability of a class become clips of it; two clips do not overlap (--max_overlap). It
-writes into --output_dir (default: <model_dir>/find_clips)
-
-    <Class>/<film>_<start>-<end>.mp4    the clip, exact to the frame, with its sound; with --copy a fast
-                      copy from the key frame before the start; with --frames its sampled frames as
-                      pictures, <film>_<seconds>.jpg
-    candidates.csv    film,class,start,end,probability (seconds),number: delete wrong rows, or decide in
-                      teach.py --candidates, and give it, or review.csv, as --from: clips without a row
-                      are deleted
-    candidates.png    a picture of every candidate
-    films.csv         film,bytes,modified,seconds,candidates,reason: films that are done or cannot be read
-    settings.json     flags
-
-and prints that folder as the last line. It is a data set: preprocessing_data.py --row_data_dir takes it,
-and train.py takes the film as the group, so that two clips of one film are never in two parts.
-
---from cuts any table of stretches, without a model: film (or video),class,start,end, or
-Kinetics' label,youtube_id,time_start,time_end,split. The same command goes on where it was stopped.
+The run labels every film as test_on_video.py does; the stretches of --clip_seconds with the highest mean
+probability of a class become clips of it. --from cuts any table of stretches without a model: film (or
+video),class,start,end, or Kinetics' tables. Writes into --output_dir (default: RUN/find_clips) clips in
+class folders, candidates.csv and .png, films.csv and settings.json: a data set for preprocessing_data.py,
+in which the film is the group. The last line is that folder. The same command goes on where it was stopped
+(docs/films.md).
 """
 import sys
 from collections import Counter

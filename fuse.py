@@ -1,19 +1,13 @@
 """Several runs, one answer: the mean of their probabilities (late fusion), or a head over all of them.
 
     python fuse.py RUN_A RUN_B                      # Simonyan and Zisserman 2014, section 5
-    python fuse.py RUN_A RUN_B --weights 1 2
-    python fuse.py RUN_A RUN_B --weights tuned      # weights with the smallest validation loss
-
-averages what test.py wrote for each run (only test videos, classes and split have to be the same) and writes
-<local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. Its metrics.json also has every stream's accuracy,
-and the gain over it with its interval and McNemar's p. compare.py takes the folder like a run. Prints it as
-the last line.
-
+    python fuse.py RUN_A RUN_B --weights 1 2        # or tuned: the smallest validation loss
     python fuse.py --train RUN_A RUN_B --rnn gru --readout attention --epochs 30
 
-trains a head on the stored features of the runs' encoders, side by side for each frame: train.py --streams
-with the first run's data, split and parts, and the flags of train.py that are given here. It writes a run
-folder like any other, with the streams' own heads in its checkpoint.
+The first two average what test.py wrote for each run (test videos, classes and split have to be the same)
+and write <local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. The third trains a head on the features
+of the runs' encoders: train.py --streams with the first run's data, split and parts; all flags of train.py
+work. The last line is the folder (docs/fusion.md).
 """
 from argparse import ArgumentTypeError
 from dataclasses import fields, replace

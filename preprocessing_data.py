@@ -1,37 +1,18 @@
 """Raw videos or pictures -> sampled clips, the input of train.py and test.py, and a report on the data.
 
-    python preprocessing_data.py --row_data_dir UCF-101 --ucf_list_dir ucfTrainTestlist \\
+    python preprocessing_data.py --raw_data_dir my_videos --sampled_data_dir my_clips
+    python preprocessing_data.py --raw_data_dir UCF-101 --ucf_list_dir ucfTrainTestlist \\
                                  --sampled_data_dir sampled
-    python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips
+    python preprocessing_data.py --raw_data_dir my_videos --sampled_data_dir my_clips --flow dis
     python preprocessing_data.py --report --sampled_data_dir my_clips
-    python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --flow dis
-    python preprocessing_data.py --row_data_dir my_videos --sampled_data_dir my_clips --for video/r3d_18
     torchrun --nproc_per_node 4 preprocessing_data.py ...       (also over several machines)
 
-Keeps FPS / sampling_rate frames of every second (2.5 by default), whatever the video's frame rate, and
-num_frames_to_extract (5) of these, from a start that depends on the seed and the video's name only.
---row_data_dir (or --raw_data_dir) holds one folder of videos per class; folders train/ and test/ (or
-val/) above the classes are the parts. With --ucf_list_dir (lists of UCF-101, HMDB-51, SlowFast or
-Kinetics) only the listed videos are sampled. Where there are no videos, the pictures in class folders
-(.jpg .png .webp .bmp) are clips of one frame. --sampled_data_dir then holds
-
-    <Class>/<video>.avi   the clip: Motion JPEG, quality 95, the source's size
-    manifest.csv          video,class,source,source_fps,source_frames,start,stride,frames
-    clips.csv             size and time of the source, and the hashes that find nearly equal clips
-    failed.csv            source,reason: what could not be read (only where something failed)
-    settings.json         flags and versions
-    review.csv            decisions on clips, made in teach.py: another class, or none
-    optical_flow/         with --flow: optical flow from every frame to the source's next ones, for
-                          train.py --modality flow; it is added to clips that are there
-    features/             features of its frames, written by the other scripts; safe to delete
-    data_report/          classes, sizes, what was left out, black, frozen and nearly identical clips,
-                          a contact sheet of every class
-
-start and stride count source frames; frames is what the clip holds. A video that is too short for the
-stride gets a smaller one; one with fewer frames than the clip repeats its last frame. At a variable frame
-rate the frames are chosen by time. The same command goes on where it was stopped. It samples what was
-added or changed in the source, and removes the clips of what was removed. Exit status 1: more than a
-tenth of the videos could not be read.
+--raw_data_dir holds one folder of videos (or pictures) per class; with --ucf_list_dir only the listed
+videos are sampled. Of every video FPS / sampling_rate frames a second are kept (2.5 by default), and
+num_frames_to_extract (5) of these, from a start that depends on the seed and the video's name only. The
+same command goes on where it was stopped, samples what was added or changed, and removes the clips of what
+was removed. Exit status 1: more than a tenth of the videos could not be read. The folders and files are
+described in docs/data.md.
 """
 import contextlib
 import functools

@@ -1,29 +1,17 @@
-"""From films to a recogniser by watching them and pressing keys.
+"""Label films, or review clips, by pressing keys in a page; films become a trained network.
 
     pip install -r requirements-app.txt
     python teach.py --video_path my_films                           # then press keys in the page that opens
     python teach.py --video_path my_films --classes jump,wave --output_dir my_labels
     python teach.py --video_path my_films --output_dir my_labels --finish
-    python teach.py --sampled_data_path my_clips                    # look through the clips of a data set
-    python teach.py --candidates my_candidates/candidates.csv       # or through those of find_clips.py
+    python teach.py --sampled_data_path my_clips                    # review the clips of a data set
+    python teach.py --candidates my_candidates/candidates.csv       # or the candidates of find_clips.py
 
-A moment of a film plays in a loop; a key says its class. After each key a network learns what was said, and
-the next moment is one that it is unsure of. Leaves in --output_dir
-
-    labels.csv      film,start,end,label,kind,moment: a row a key, on the disk at once; of a moment the last
-                    row counts
-    classes.json    the classes, in the order of their keys
-    frames/         what the films were sampled to, and features: safe to delete
-    clips/ sampled/ runs/   of --finish, or the page's button: clips as find_clips.py cuts them, the data set,
-                    and its runs
-
-and prints the address of its page, which this machine alone can open; --finish prints the run folder as the
-last line. Ctrl-C ends it; the same command goes on.
-
-Of clips that are there already the same page shows every one, the most suspicious first: networks that have
-not seen its group contradict its class, it is black or frozen, or nearly the same as another. What is decided
-(keep, drop, another class; another start and end of a candidate) goes to review.csv beside them at once, and
-no file is touched: preprocessing_data.py follows the table, and find_clips.py --from review.csv cuts anew.
+Films: a moment plays in a loop, and a key gives its class; a network is trained again after each key, and
+asks next where its confidence is low. --output_dir holds labels.csv, and after --finish clips, a data set
+and runs; --finish prints the run folder as the last line (docs/teaching.md). Clips: the most suspicious
+come first, and decisions go to review.csv, which preprocessing_data.py and find_clips.py --from follow
+(docs/reviewing.md). Only this machine can open the page. Ctrl-C ends it; the same command goes on.
 """
 import importlib
 import importlib.util

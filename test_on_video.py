@@ -1,35 +1,15 @@
 """Label any video with a trained model: a file, a folder of files, a camera or a stream.
 
-    python test_on_video.py --model_dir 20261121-110128 --video_path holiday.mp4
-    python test_on_video.py --model_dir 20261121-110128 --video_path my_videos --no-video
-    python test_on_video.py --model_dir 20261121-110128 --video_path 0            (camera 0)
-    python test_on_video.py --model_dir 20261121-110128 --video_path rtsp://host/stream
-    python test_on_video.py --model 20261121-110128/export/model.onnx --video_path holiday.mp4
+    python test_on_video.py RUN --video_path holiday.mp4
+    python test_on_video.py RUN --video_path my_videos --no-video
+    python test_on_video.py RUN --video_path 0                          (camera 0; or rtsp://host/stream)
+    python test_on_video.py --model RUN/export/model.onnx --video_path holiday.mp4
+    python test_on_video.py RUN --video_path my_videos --truth labels.csv
 
-The video is sampled in time as the training clips were, a window slides over it by one sampled
-frame, and every frame is encoded once. It writes into <model_dir>/test_on_video/<name>/
-
-    predictions.csv   start and end of every window in seconds, and its five most probable labels
-    segments.csv      start,end,label,probability: stretches with one label, after smoothing
-    segments.srt      the same as subtitles
-    labelled.mp4      the video with its labels and its sound (H.264), every frame at its own time
-    timeline.png      probability of the leading classes over time
-    labelled.gif      with --gif, the whole video in ten seconds at most
-
-and prints that folder as the last line; for a folder of files also summary.csv, a row for each film,
-the most confident first. With --truth labels.csv (video,start,end,class: what the films really show,
-in seconds) also
-
-    truth.json        shares of frames and segments that are right, mean average precision at overlaps
-                      of 0.3, 0.5 and 0.7; for a folder one more of all its films
-    wrong.csv         start,end,truth,predicted: the wrong places, by time
-
-and timeline.png shows the truth above the prediction.
-
-Smoothing: the probabilities of a moment are the mean over all windows that contain it; under
---min_probability the label is "unsure", the class of --background is "none"; segments shorter than
---min_segment join a neighbour. The network knows its own classes only: something else may still look
-like one of them. Ctrl-C keeps the tables and a playable video of what was done.
+writes RUN/test_on_video/<name>/ with labelled.mp4, segments.csv and .srt, predictions.csv and timeline.png;
+for a folder also summary.csv; with --truth also how much was right. The last line is that folder. The video
+is sampled in time as the training clips were, and a window slides over it by one sampled frame. Ctrl-C
+keeps the tables and a playable video so far. Everything else is described in docs/films.md.
 """
 import re
 import signal

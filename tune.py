@@ -5,12 +5,10 @@
     python tune.py ... --set lr=1e-5..1e-3 --set dropout=0.2..0.7 --trials 50      # pip install optuna
 
 trains every combination (--one_by_one: one change at a time; --trials: what Optuna chooses) on all folds
-but one, and tests the last epoch on that one. Folds are made of whole groups. It writes into <output>/
-tune.csv, tune.md and tune.png (accuracy of each setting, its folds, and its paired difference from the
-first), folds.csv, settings.json and trainings.jsonl, from which the same command goes on after a kill. Any
-flag of train.py holds for all settings. The test list is not read, but by --refit, which trains the best
-setting on the whole training list (<output>/refit/seed_<n>, a run folder) and tests it once. Prints the
-output folder as the last line.
+but one, and tests the last epoch on that one. Writes <output>/tune.csv, .md and .png, folds.csv,
+settings.json and trainings.jsonl, from which the same command goes on after a kill. Any flag of train.py
+holds for all settings. Only --refit reads the test list. The last line is the output folder
+(docs/tuning.md).
 """
 import dataclasses
 import shlex
