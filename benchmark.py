@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import networks
 import utils
 from lrcn import runs
 from lrcn.base import Lazy, cli, files
-from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE
+from lrcn.base.values import POSITIVE
 from lrcn.data.frames import ClipSampler, clip_frames
 from lrcn.data.manifest import SampledVideo, read_sampled
 from lrcn.features.engines import BACKENDS, PRECISIONS, Engine, attempt, block, fastest, installed, judged
@@ -29,12 +30,14 @@ from lrcn.features.features import Options, encode_clips
 from lrcn.features.rows import unique_rows
 from lrcn.training import loop
 from lrcn.training.feeds import FeatureFeed
-from lrcn.training.recipe import Recipe
+from lrcn.training.recipe import DECIDED, Recipe, add_flags
 
 torch = Lazy("torch")
 models = Lazy("models")
 
 HERE = Path(__file__).resolve().parent
+OF_TRAIN = ("sampled_data_path", "ucf_list_dir", "encoder", "encoder_weights", "img_dim", "chunk_frames",
+            "epochs", "encoder_backend", "encoder_precision", "device", "num_workers", "compile")
 # {name in benchmark.json: (title, unit)}, in the order of measure_encoding's rows
 RATES = {"decode": ("decode and resize, one thread", "frames/s"),
          "encode_bare": ("the bare encoder", "frames/s"),
@@ -46,29 +49,16 @@ RATES = {"decode": ("decode and resize, one thread", "frames/s"),
 def make_parser():
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--sampled_data_path", "--sampled_data_dir", dest="sampled_data_path", required=True, metavar="DIR",
-        help="folder that preprocessing_data.py wrote")
-    add("--ucf_list_dir", metavar="DIR", default=None, help="folder of the split lists, for --end_to_end")
     add("--row_data_dir", "--raw_data_dir", dest="row_data_dir", metavar="DIR", default=None,
         help="folder of the raw videos, to time preprocessing_data.py")
-    add("--encoder", default="resnet152", help="torchvision model, timm/NAME, or video/NAME")
-    add("--encoder_weights", default="none", metavar="DEFAULT|none|PATH", help="weights; the speed does not "
-                                                                               "depend on them")
-    add("--img_dim", type=POSITIVE_OR_NONE, default=None, help="side of the encoder's input in pixels")
     add("--frames", type=POSITIVE, default=240,
         help="sampled frames, or chunks, to decode and encode in each repeat")
-    add("--chunk_frames", type=POSITIVE_OR_NONE, default=None, metavar="K",
-        help="frames in a chunk (default: as the weights were measured)")
     add("--clips", type=POSITIVE, default=288, help="clips of the head's timed epochs")
     add("--num_frames_video", type=POSITIVE, default=5, help="frames in a clip")
-    add("--epochs", type=POSITIVE, default=100, help="epochs of the whole job")
     add("--repeats", type=POSITIVE, default=3, help="measurements of each rate")
-    add("--num_workers", type=COUNT, default=2, help="how many decode frames at once")
-    add("--device", default="auto", help="auto, cpu, cuda, mps")
-    add("--encoder_backend", choices=BACKENDS, default="auto", help="what runs the encoder")
-    add("--encoder_precision", choices=PRECISIONS, default="auto", help="in which precision")
+    add_flags(parser, DECIDED.keys() - OF_TRAIN, group="flags of train.py")
+    parser.set_defaults(encoder_weights="none", num_workers=2)      # the speed does not depend on weights
     parser.add_boolean("--engines", default=False, help="time every engine that is installed, in turns")
-    parser.add_boolean("--compile", default=False, help="torch.compile the encoder")
     parser.add_boolean("--end_to_end", default=False,
                        help="time train.py and test.py, and one epoch with --no-feature_cache")
     add("--output", default="benchmark.json", metavar="FILE", help="where the figures go")
@@ -105,18 +95,14 @@ def linked_copy(folder, where):
     return where
 
 
-def measure_encoding(args, device, folder, scratch):
+def measure_encoding(recipe, args, device, folder, scratch):
     """Decoding alone, the bare encoder, and the encoder behind the store."""
-    length = args.num_frames_video
-    recipe = Recipe(encoder=args.encoder, encoder_weights=args.encoder_weights, img_dim=args.img_dim,
-                    chunk_frames=args.chunk_frames)
-    encoder = networks.new_encoder(recipe, None).to(device)
-    unit = encoder.transform.unit
-    sampler = ClipSampler(length, chunk=recipe.chunk[0], chunk_stride=recipe.chunk[1])
+    length, encoder = recipe.num_frames_video, networks.new_encoder(recipe, None).to(device)
+    unit, sampler = encoder.transform.unit, ClipSampler.of(recipe)
     clips = [clip for v in read_sampled(folder) for clip in sampler.windows(v, "all")[::length]]
     clips = clips[:max(2, args.frames // length)]       # --frames in all, none of them twice
-    bare = fastest(encoder, device, args.encoder_backend, args.encoder_precision, args.compile)
-    cli.say(f"{args.encoder}: {bare.engine}")
+    bare = fastest(encoder, device, recipe.encoder_backend, recipe.encoder_precision, recipe.compile)
+    cli.say(f"{recipe.encoder}: {bare.engine}")
     size = block(encoder.transform, device)
     batch = torch.randint(0, 256, (size, *encoder.transform.shape), dtype=torch.uint8).to(device)
     # An engine is judged by so many frames, or chunks, when it is first used
@@ -129,8 +115,8 @@ def measure_encoding(args, device, folder, scratch):
             clip_frames(folder, clip, encoder.transform, 0)
 
     def store(name, some):
-        options = Options(device, args.num_workers, compile=args.compile, backend=args.encoder_backend,
-                          precision=args.encoder_precision)
+        options = Options(device, recipe.num_workers, compile=recipe.compile, backend=recipe.encoder_backend,
+                          precision=recipe.encoder_precision)
         encode_clips(encoder, some, linked_copy(folder, scratch / name), options)
 
     rows = []
@@ -144,7 +130,7 @@ def measure_encoding(args, device, folder, scratch):
     kinds = [Engine(backend, precision) for backend in BACKENDS[1:] for precision in PRECISIONS[1:]
              if args.engines and installed(backend) and (backend, precision) != ("onnxruntime", "bfloat16")
              and (device.type == "cpu" or backend == "torch")]
-    ready = {kind: attempt(encoder, device, kind, batch.cpu(), args.compile)[0] for kind in kinds}
+    ready = {kind: attempt(encoder, device, kind, batch.cpu(), recipe.compile)[0] for kind in kinds}
     ready = {kind: encode for kind, encode in ready.items() if encode}
     turns = [[bare_rate(encode, batch, blocks) for encode in ready.values()] for _ in range(args.repeats)]
     engines = {str(kind): rate(f"{kind}, bare", f"{unit}/s", values)
@@ -160,34 +146,26 @@ def bare_rate(encode, batch, blocks):
     return blocks * len(batch) / timed(lambda: [values.cpu() for values in encode.each([batch] * blocks)])
 
 
-def measure_whole(args, folder, scratch):
+def measure_whole(recipe, folder, scratch):
     """train.py with its encoding and test.py; and one epoch that decodes and encodes every clip anew."""
-    fresh = linked_copy(folder, scratch / "whole")
-    common = ["--sampled_data_path", fresh, "--encoder", args.encoder,
-              "--encoder_weights", args.encoder_weights, "--device", args.device,
-              "--num_frames_video", args.num_frames_video, "--num_workers", args.num_workers,
-              "--encoder_backend", args.encoder_backend, "--encoder_precision", args.encoder_precision,
-              "--open_new_folder", "False"]
-    if args.ucf_list_dir:
-        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder of the split lists")
-        common += ["--ucf_list_dir", lists.resolve()]
-    if args.img_dim:
-        common += ["--img_dim", args.img_dim]
-    train = timed(script, "train.py", *common, "--local_dir", scratch / "cached", "--epochs", args.epochs)
+    fresh, epochs = linked_copy(folder, scratch / "whole"), recipe.epochs
+    words = replace(recipe, sampled_data_path=str(fresh), open_new_folder="False").words()
+    train = timed(script, "train.py", *words, "--local_dir", scratch / "cached")
     test = timed(script, "test.py", "--model_dir", scratch / "cached")
-    script("train.py", *common, "--no-feature_cache", "--epochs", 1, "--local_dir", scratch / "frames")
+    script("train.py", *words, "--no-feature_cache", "--epochs", 1, "--local_dir", scratch / "frames")
     epoch = float(files.read_csv(scratch / "frames" / "metrics.csv", ("seconds",))[0]["seconds"])
-    return {"train": rate(f"train.py, {args.epochs} epochs and encoding", "s", [train]),
+    return {"train": rate(f"train.py, {epochs} epochs and encoding", "s", [train]),
             "test": rate("test.py", "s", [test]),
             "epoch_without_cache": rate("an epoch with --no-feature_cache", "s", [epoch]),
-            "times_faster": rate(f"{args.epochs} epochs, faster by the cache", "times",
-                                 [args.epochs * epoch / train])}
+            "times_faster": rate(f"{epochs} epochs, faster by the cache", "times", [epochs * epoch / train])}
 
 
 def main():
     args = make_parser().parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
     device = utils.choose_device(args.device)
+    choices = {name: getattr(args, name) for name in (*OF_TRAIN, "num_frames_video")}
+    recipe = Recipe(**{**choices, "sampled_data_path": None})       # nothing is kept beside the clips
     result = {"machine": {**runs.versions(), "device": str(device), "threads": torch.get_num_threads()},
               "settings": vars(args)}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
@@ -200,10 +178,10 @@ def main():
             videos = len(files.read_csv(outputs[0] / "manifest.csv", ("video",)))
             result["sampling"] = rate("sampling, whole process", "videos/s", [videos / s for s in seconds],
                                       videos=videos)
-        encoding, width = measure_encoding(args, device, folder, scratch)
+        encoding, width = measure_encoding(recipe, args, device, folder, scratch)
         result |= encoding
         # Epochs of the default head on features that lie on the device
-        values = np.random.default_rng(0).standard_normal((args.clips, args.num_frames_video, width))
+        values = np.random.default_rng(0).standard_normal((args.clips, recipe.num_frames_video, width))
         samples = [SampledVideo(f"v{i}", "c", "g", 5, "train", label=i % 101) for i in range(args.clips)]
         feed = FeatureFeed([values.astype(np.float16)], samples, device)
         head = models.Head(width, 101).to(device)
@@ -215,7 +193,7 @@ def main():
             progress.finish_epoch(learner, None)
         result["head"] = rate(f"head, an epoch of {args.clips} clips", "s", seconds[1:], clips=args.clips)
         if args.end_to_end:
-            result |= measure_whole(args, folder, scratch)
+            result |= measure_whole(recipe, folder, scratch)
     files.write_json(args.output, result)
     cli.say(args.output)
 

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from lrcn.base import cli, files
 from lrcn.runs import RunFolder
@@ -39,8 +38,6 @@ def main():
     cli.Parser(__doc__).parse_args()
     begin = time.monotonic()
     shutil.rmtree("demo/runs", ignore_errors=True)
-    for _, folder in RUNS:
-        Path(folder).mkdir(parents=True)
     for command in COMMANDS:
         cli.say("", f"$ python {command}", sep="\n")
         status = cli.run_script(*shlex.split(command))

@@ -34,7 +34,7 @@ def main():
         clips, missing = write_clips(run, sampled, args.clips_per_cell) if run.tested else ({}, None)
         if missing:
             cli.say(f"warning: {missing}", file=sys.stderr)
-        size = write_page(run, clips, compared, runs, [missing] if missing else [])
+        size = write_page(run, clips, compared, runs, missing)
         cli.say(f"{run.folder.report}: {files.gigabytes(size)}, {len(clips)} clips that play in it")
     cli.say(runs[0].folder.report)
 

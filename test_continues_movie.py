@@ -37,8 +37,7 @@ PICTURES = ("*.png", "*.gif", "events.out.tfevents.*")     # of an earlier run, 
 
 def parse_args():
     parser = cli.Parser(__doc__)
-    utils.add_model_flags(parser, several=True,
-                          batch_size="clips in a movie, unless --movie_clips is given")
+    utils.add_model_flags(parser, several=True, batch_size="clips in a movie, unless --movie_clips is given")
     utils.add_data_flags(parser)
     recipe.add_compared_flags(parser)
     parser.set_defaults(batch_size=None)
@@ -189,18 +188,17 @@ def compare(studied, args):
     """Pool the runs that differ in their training seed alone, print and write the table and pictures."""
     measured_on, _, first, own = studied[0]
     for *_, study, folder in studied:
-        if study.clips.names != first.clips.names or not np.array_equal(study.clips.labels,
-                                                                        first.clips.labels):
+        clips, others = study.clips, first.clips
+        if clips.names != others.names or not np.array_equal(clips.labels, others.labels):
             raise UserError(f"--model_dir {folder.path.parent}: its test videos or classes are not those of "
                             f"the first run; compare runs of one data set and split")
     variants = results_table.variants([run[:3] for run in studied])
     beside = own.path.parent.parent / own.path.name
     folder = StudyFolder(files.output_folder("output_dir", args.output_dir or beside))
     files.write_csv(folder.comparison_table, *results_table.table(variants))
-    files.write_json(folder.comparison, {
-        "runs": [str(run.path.parent) for *_, run in studied],
-        "movies": args.num_movies, "windows": len(first.windows.movie),
-        "variants": {v.name: v.as_json() for v in variants}})
+    files.write_json(folder.comparison, {"runs": [str(run.path.parent) for *_, run in studied],
+                                         "movies": args.num_movies, "windows": len(first.windows.movie),
+                                         "variants": {v.name: v.as_json() for v in variants}})
     note = f"{TESTED.format(**measured_on)}, {args.num_movies} movies."
     graphs.show(folder.path, graphs.draw_comparison(variants, folder.path, note))
     cli.say(*results_table.printed_table(variants), sep="\n")
@@ -217,9 +215,7 @@ def main():
         measured_on, _, study, folder = studied[-1]
         cli.say(f"{results_table.variant_name(measured_on)}, seed {measured_on['training_seed']}: "
                 f"{results_table.sentence(study)}")
-    if len(studied) > 1:
-        folder = compare(studied, args)
-    cli.say(folder)
+    cli.say(compare(studied, args) if len(studied) > 1 else folder)
 
 
 if __name__ == "__main__":

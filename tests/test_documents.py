@@ -11,16 +11,6 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py")
                  if path.stem not in ("models", "networks", "dataset", "utils", "hubconf", "demo"))
 FOREIGN = {"--help", "--nproc_per_node", "--nnodes", "--rdzv_backend", "--rdzv_endpoint", "--logdir"}
-# Flags of the README of November 2026, before the package had folders, that no document prints today
-OLD = r"""
-test_on_video.py --model_dir RUN --video_path holiday.mp4 --gif --no-video --no-display
-test_on_video.py --model_dir RUN --video_path a.mp4 --min_probability 0.4 --min_segment 1
-train.py --sampled_data_path my_clips --group_pattern '^([a-z]+)_\d+$' --bidirectional False
-train.py --sampled_data_path sampled --split random --no-feature_cache --label_smoothing 0.2 --mixup 0.4
-benchmark.py --sampled_data_path sampled --ucf_list_dir ucfTrainTestlist --encoder resnet152
-test.py --model_dir RUN --test_windows all --model_name last --flip
-test_continues_movie.py --model_dir RUN1 RUN2 RUN3 --segment_frames 3 8
-""".strip().splitlines()
 
 
 def printed_commands():
@@ -33,7 +23,7 @@ def printed_commands():
     return sorted(line for line in found if line.split()[0] in SCRIPTS and "demo_data" not in line)
 
 
-@pytest.mark.parametrize("line", [*OLD, *printed_commands()])
+@pytest.mark.parametrize("line", printed_commands())
 def test_a_printed_command_line_is_understood(line):
     words = [word for word in shlex.split(line) if word not in ("...", "FILES")]
     result = call(*words, ok=False)

@@ -1,5 +1,6 @@
 """The plan of the code, read from it: imports run scripts -> modules -> lrcn, and never round."""
 import ast
+import collections
 import re
 from graphlib import TopologicalSorter
 
@@ -73,16 +74,14 @@ def takes(function, call):
 def test_the_calls_in_a_modules_docstring_are_calls_that_its_functions_take():
     broken = []
     for module, tree in TREES.items():
-        known = {}
+        known = collections.defaultdict(list)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                known.setdefault(node.name, []).append(node)
+                known[node.name].append(node)
             if isinstance(node, ast.ClassDef):
-                known.setdefault(node.name, []).extend(
-                    n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-        lines = [line for line in (ast.get_docstring(tree, clean=False) or "").split("\n")
-                 if line.startswith("    ")]
-        for piece in (part.strip() for line in lines for part in line.split("#")[0].rstrip(" :").split(";")):
+                known[node.name] += [n for n in node.body if getattr(n, "name", "") == "__init__"]
+        lines = re.findall(r"^    ([^#\n]*[^#\s:])", ast.get_docstring(tree, clean=False) or "", re.MULTILINE)
+        for piece in (part.strip() for line in lines for part in line.split(";")):
             try:
                 parsed = ast.parse(re.sub(r"^(with|if not|if|return) | as .*$", "", piece))
             except SyntaxError:

@@ -1,4 +1,4 @@
-"""Pictures of a training run, of a test, and of several runs side by side.
+"""Pictures of a training run, of a test, of several runs side by side, and of a film's labels.
 
 Every function writes the picture at `path` (None writes nothing) and returns it as uint8 (H, W, 3) RGB.
 Shares lie between 0 and 1; `note` is a line of small print for n, split, seed and the like.
@@ -7,7 +7,10 @@ import math
 
 import numpy as np
 
+from lrcn.base import Lazy
 from lrcn.drawing import style
+
+patches = Lazy("matplotlib.patches")
 
 # What stands for the few and the wrong: told apart without colours too
 HATCHED = {"facecolor": style.unit(style.ORANGE), "hatch": "///", "edgecolor": "black", "linewidth": 0}
@@ -33,19 +36,19 @@ def class_ticks(ax, classes, room, horizontal=True, n=None):
 @style.styled
 def class_distribution(path, classes, train_counts, val_counts, note=""):
     """Bars: how many training and validation videos each class has. counts: int (C,) each."""
-    train, val, x = np.asarray(train_counts, float), np.asarray(val_counts, float), np.arange(len(classes))
-    n = f"n = {int(train.sum())} training and {int(val.sum())} validation videos, {len(classes)} classes"
+    train, val, x = np.asarray(train_counts, int), np.asarray(val_counts, int), np.arange(len(classes))
+    caption = f"n = {train.sum()} training and {val.sum()} validation videos, {len(classes)} classes. {note}"
     return _bars_by_class(path, classes, max(1, *train, *val), [
         (x - 0.2, train, 0.4, {"color": style.unit(style.BLUE), "label": "training"}),
         (x + 0.2, val, 0.4, {"color": style.unit(style.ORANGE), "label": "validation"})],
-        "Videos per class in training and validation", f"{n}. {note}" if note else n)
+        "Videos per class in training and validation", caption)
 
 
 @style.styled
 def test_videos(path, classes, n, right, note=""):
     """Bars: how many test videos each class has, and how many of them are right. n, right: int (C,)."""
     n, right, x = np.asarray(n), np.asarray(right), np.arange(len(classes))
-    caption = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}".strip()
+    caption = f"n = {n.sum()} test videos, {right.sum()} right, {len(classes)} classes. {note}"
     return _bars_by_class(path, classes, max(1, *n), [
         (x, right, 0.75, {"color": style.unit(style.BLUE), "label": "right"}),
         (x, n - right, 0.75, {"bottom": right, "label": "wrong", **HATCHED})],
@@ -55,15 +58,14 @@ def test_videos(path, classes, n, right, note=""):
 def _bars_by_class(path, classes, highest, bars, title, caption):
     """Upright bars over the classes. bars: [(x (C,), height (C,), width, look)]."""
     wide = min(17.0, max(6.0, 1.2 + 0.3 * len(classes)))
-    fig = style.figure(wide, 4.2, title, caption)
-    ax = fig.add_subplot()
+    ax = style.axes(wide, 4.2, title, caption)
     for x, height, width, look in bars:
         ax.bar(x, height, width, **look)
     class_ticks(ax, classes, (wide - 1) / max(len(classes), 1))
     ax.set(xlim=(-0.7, len(classes) - 0.3), ylabel="videos", xlabel="class", ylim=(0, highest * 1.05))
     ax.yaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 @style.styled
@@ -115,9 +117,9 @@ def _line(ax, epochs, values, **look):
 
 
 @style.styled
-def curves(path, rows, best=None, classes=None, note=""):
+def curves(path, rows, best, classes, note=""):
     """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr; what is
-    missing or None is left out. best: the epoch to mark. classes: how many; the best 5 of 5 are not worth a
+    missing or None is left out. best: the epoch to mark, or None. classes: how many: the best 5 of 5 get no
     line."""
     epochs = column(rows, "epoch")
     fig = style.figure(11, 3.6, "Loss, accuracy and learning rate of every epoch", note)
@@ -127,7 +129,7 @@ def curves(path, rows, best=None, classes=None, note=""):
         _line(loss, epochs, column(rows, f"{part}_loss"), label=word, **look)
         _line(accuracy, epochs, column(rows, f"{part}_top1"), label=f"{word} top-1", **look)
     for k, color, ls in ((3, style.ORANGE, "-."), (5, style.PINK, ":")):
-        if classes is None or classes > k:
+        if classes > k:
             _line(accuracy, epochs, column(rows, f"val_top{k}"), label=f"validation top-{k}",
                   color=style.unit(color), ls=ls)
     top1 = column(rows, "val_top1")
@@ -156,7 +158,6 @@ def confusion_matrix(path, matrix, classes, note=""):
     matrix, count = np.asarray(matrix, float), len(classes)
     share, total = row_shares(matrix), matrix.sum(1)
     side = min(13.0, max(2.8, 0.42 * count))
-    wide, high = side + 3.2, side + 1.6
     cells = "share of the row and videos" if count <= 20 else "videos"
     wrong = matrix - np.diag(np.diag(matrix))
     places = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:3]
@@ -164,9 +165,8 @@ def confusion_matrix(path, matrix, classes, note=""):
     mistakes = ", ".join(f"{style.short(classes[t])} predicted as {style.short(classes[p])} ({wrong[t, p]:g} "
                          f"of {total[t]:g})" for t, p in places)
     caption = (f"n = {matrix.sum():g} videos; in the cells: {cells}. "
-             f"{f'Most frequent: {mistakes}.' if places else 'No mistakes.'} {note}")
-    fig = style.figure(wide, high, "Confusion matrix", caption.strip())
-    ax = fig.add_subplot()
+               f"{f'Most frequent: {mistakes}.' if places else 'No mistakes.'} {note}")
+    ax = style.axes(side + 3.2, side + 1.6, "Confusion matrix", caption)
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     class_ticks(ax, classes, side / count)
     class_ticks(ax, classes, side / count, horizontal=False, n=total)
@@ -177,21 +177,20 @@ def confusion_matrix(path, matrix, classes, note=""):
         value, n = share[row, column], f"{matrix[row, column]:g}"
         ax.text(column, row, f"{value:.2f}\n{n}" if count <= 20 else n, ha="center", va="center",
                 fontsize=size, linespacing=1.1, color="white" if value > 0.55 else "black")
-    fig.colorbar(image, ax=ax, shrink=0.6, label="share of the true class's videos")
-    return style.save(fig, path)
+    ax.figure.colorbar(image, ax=ax, shrink=0.6, label="share of the true class's videos")
+    return style.save(ax.figure, path)
 
 
 @style.styled
-def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represented", note=""):
+def accuracy_per_class(path, classes, accuracy, n, few, few_means, note=""):
     """Bars, best first. accuracy: (C,), NaN where n is 0; n: videos tested; few: bool (C,), the classes that
     had little to learn from; `few_means` says how little, in the legend."""
-    accuracy, n = np.asarray(accuracy, float), np.asarray(n)
-    few = np.asarray(few, bool)
+    accuracy, n, few = (np.asarray(values) for values in (accuracy, n, few))
     order = np.lexsort((np.arange(len(classes)), -np.nan_to_num(accuracy, nan=-1)))
     columns = 1 if len(classes) <= 40 else 2
     per = math.ceil(len(classes) / columns)
     mean = np.nanmean(accuracy) if np.isfinite(accuracy).any() else float("nan")
-    caption = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}".strip()
+    caption = f"n = {n.sum():g} videos; mean over the classes {mean:.3f} (dashed). {note}"
     high = 0.21 * per + 1.0 + 0.5 * few.any()       # room for the legend
     fig = style.figure(7.2 if columns == 1 else 13, max(1.6, high), "Accuracy per class", caption)
     axes = fig.subplots(1, columns, squeeze=False)[0]
@@ -209,22 +208,18 @@ def accuracy_per_class(path, classes, accuracy, n, few, few_means="under-represe
         ax.set_xticks(np.linspace(0, 1, 6))
         ax.axvline(mean, color="black", ls="--", lw=1)
     if few.any():
-        from matplotlib.patches import Patch
         style.legend(axes[0], above=True, handles=[
-            Patch(facecolor=style.unit(style.BLUE), label="other classes"),
-            Patch(label=style.wrap(few_means, 240, style.SMALL), **HATCHED)])
+            patches.Patch(facecolor=style.unit(style.BLUE), label="other classes"),
+            patches.Patch(label=style.wrap(few_means, 240, style.SMALL), **HATCHED)])
     return style.save(fig, path)
 
 
 @style.styled
-def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, few_means="under-represented",
-                         note=""):
+def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, few_means, note=""):
     """A point a class: its accuracy against its training videos, the worst ones named as far as their names
     do not touch. counts, accuracy, n, few: (C,); correlation: in words."""
-    counts, accuracy, n, few = (np.asarray(a) for a in (counts, accuracy, n, few))
-    fig = style.figure(7.6, 4.6, "Accuracy and number of training videos",
-                       f"{correlation}. n = {n.sum():g} test videos. {note}".strip())
-    ax = fig.add_subplot()
+    ax = style.axes(7.6, 4.6, "Accuracy and number of training videos",
+                    f"{correlation}. n = {n.sum():g} test videos. {note}")
     for color, marker, name, where in fewer_and_others(n, few):
         if len(where):
             name = style.wrap(few_means, 110, style.SMALL) if color == style.ORANGE else name
@@ -242,7 +237,7 @@ def accuracy_by_training(path, classes, counts, accuracy, n, few, correlation, f
     ax.set(xlabel="training videos of the class", ylabel="accuracy of the class", ylim=(-0.04, 1.04))
     ax.xaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 @style.styled
@@ -250,18 +245,18 @@ def runs_table_picture(path, names, compared, parameters, frames_per_second, n=N
     """One line a run: its accuracy with the interval, parameters, frames a second. compared:
     intervals.Figures; parameters and frames_per_second hold None where they are not known."""
     accuracy, (low, high) = [f.top1 for f in compared], np.transpose([f.ci95 for f in compared])
-    caption = f"n = {n} test videos. {note}".strip() if n is not None else note
+    caption = note if n is None else f"n = {n} test videos. {note}"
     fig = style.figure(10, 0.34 * len(names) + 1.2, "Runs compared: test accuracy with its interval", caption)
     ax, table = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     forest(ax, [style.short(name, 44) for name in names], accuracy, low, high, (0, 1), top=-0.9)
     ax.set_xlabel("top-1 accuracy")
     table.axis("off")
     table.set_xlim(0, 1)
-    for x, head in ((0.36, "accuracy [interval]"), (0.68, "parameters"), (1.0, "frames/s")):
+    for x, head, cells in ((0.36, "accuracy [interval]", map(str, compared)),
+                           (0.68, "parameters", map(_count, parameters)),
+                           (1.0, "frames/s", map(_count, frames_per_second))):
         table.text(x, -0.7, head, ha="right", va="bottom", fontsize=style.SMALL, fontweight="bold")
-    for i in range(len(names)):
-        cells = str(compared[i]), _count(parameters[i]), _count(frames_per_second[i])
-        for x, cell in zip((0.36, 0.68, 1.0), cells, strict=True):
+        for i, cell in enumerate(cells):
             table.text(x, i, cell, ha="right", va="center", fontsize=style.SMALL)
     return style.save(fig, path)
 
@@ -296,28 +291,25 @@ def _count(value):
 
 
 @style.styled
-def probability_timeline(path, seconds, probabilities, names, segments=(), colors=None,
-                         title="Probability of the leading classes over time", n=None, note="", truth=None):
+def probability_timeline(path, seconds, probabilities, names, segments, colors, title, n, note="",
+                         truth=None):
     """probabilities: (W, K) at `seconds` (W,), of the classes `names`; colors: 0..255 (K, 3). segments:
     (start, end, label) in seconds, drawn as a strip; a label that is not in `names` ("unsure") is grey. n:
-    how many windows there are, where that is not W. truth: a strip of its own above the segments'."""
-    colors = style.class_colors(names) if colors is None else colors
+    how many windows there are. truth: segments, in a strip of its own above the others."""
     drawn = [*segments, *(truth or ())]
     others = sorted({style.short(label) for _, _, label, *_ in drawn if label not in names})
     grey = f"Grey: {', '.join(others)}. " if others else ""
-    caption = f"n = {len(seconds) if n is None else n} windows. {grey}{note}".strip()
     strips = [segments] if truth is None else [truth, segments]
     last = max([*(end for _, end, *_ in drawn), *seconds[-1:]], default=1)
     first = min([*(start for start, *_ in drawn), *seconds[:1]], default=0)
     points = 8 * 72 * 0.9 / max(last - first, 1e-9)     # a second's width
     narrow = any(style.width(label, 6) > (end - start) * points > 8 for start, end, label, *_ in drawn)
     high = 2.5 if narrow else 1     # narrow segments are named upright
-    fig = style.figure(11, 4.2 + 0.4 * (high - 1) * len(strips), title, caption)
+    fig = style.figure(11, 4.2 + 0.4 * (high - 1) * len(strips), title, f"n = {n} windows. {grey}{note}")
     ax, *axes = fig.subplots(1 + len(strips), 1, sharex=True, height_ratios=(8, *[high] * len(strips)))
     for i, name in enumerate(names):
-        ax.plot(seconds, np.asarray(probabilities)[:, i], color=style.unit(colors[i]),
-                label=style.short(name), ls=("-", "--", "-.", ":")[i % 4],
-                marker=style.MARKERS[i % len(style.MARKERS)], markersize=5,
+        ax.plot(seconds, probabilities[:, i], color=style.unit(colors[i]), label=style.short(name),
+                ls=("-", "--", "-.", ":")[i % 4], marker=style.MARKERS[i % len(style.MARKERS)], markersize=5,
                 markevery=max(1, len(seconds) // 15))
     ax.set(ylabel="probability", ylim=(-0.03, 1.03))
     known = dict(zip(names, colors, strict=True))
@@ -338,11 +330,10 @@ def probability_timeline(path, seconds, probabilities, names, segments=(), color
         strip.set(ylim=(0, 1), yticks=[])
         strip.grid(False)
     if truth is not None:
-        axes[0].set_ylabel("truth", rotation=0, ha="right", va="center")
-        axes[1].set_ylabel("predicted", rotation=0, ha="right", va="center")
+        for strip, word in zip(axes, ("truth", "predicted"), strict=True):
+            strip.set_ylabel(word, rotation=0, ha="right", va="center")
     axes[-1].set_xlabel("time (s)")
-    if len(names):
-        style.legend(ax)
+    style.legend(ax)
     return style.save(fig, path)
 
 
@@ -354,8 +345,8 @@ def changes_picture(path, rows, n, minus_what, note=""):
         np.array([getattr(row, name) for row in rows], float)
         for name in ("folds", "top1", "ci95", "minus", "minus_ci95"))
     y = np.arange(len(rows))
-    caption = f"n = {n} held-out videos. Short lines: the folds. {note}".strip()
-    fig = style.figure(11, 0.24 * len(rows) + 1.3, "Settings compared by cross-validation", caption)
+    fig = style.figure(11, 0.24 * len(rows) + 1.3, "Settings compared by cross-validation",
+                       f"n = {n} held-out videos. Short lines: the folds. {note}")
     left, right = fig.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.plot(folds, np.repeat(y[:, None] + 0.28, folds.shape[1], 1), "|", color="#555555", markersize=6)
     forest(left, [style.short(row.name, 60) for row in rows], accuracy, *ends.T, (0, 1), zorder=3)

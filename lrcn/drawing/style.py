@@ -1,7 +1,6 @@
 """How every picture looks: colours, fonts, figures, and text that never leaves its room.
 
-matplotlib is used through its objects, never through pyplot, so that no state is shared and no
-display is needed. It is imported late: who draws nothing does not pay for it.
+matplotlib is used through its objects, never through pyplot: no state is shared, and no display is needed.
 """
 import functools
 import itertools
@@ -13,9 +12,10 @@ import numpy as np
 
 from lrcn.base import Lazy, cli, files
 
+Image, ImageFont = Lazy("PIL.Image"), Lazy("PIL.ImageFont")
 backend = Lazy("matplotlib.backends.backend_agg")
 figures = Lazy("matplotlib.figure")
-font_manager = Lazy("matplotlib.font_manager")
+font_manager, ft2font = Lazy("matplotlib.font_manager"), Lazy("matplotlib.ft2font")
 matplotlib = Lazy("matplotlib")
 cv2 = Lazy("cv2")
 
@@ -27,6 +27,7 @@ MARKERS = "osD^vPX*"
 # Right and wrong differ in lightness too, and a tick or a cross always stands beside them.
 RIGHT, WRONG = (0, 140, 80), (200, 16, 46)
 TICK, CROSS = "✓", "✗"
+VERDICT = {True: (TICK, RIGHT), False: (CROSS, WRONG)}      # by whether an answer is right
 UNSURE = (110, 110, 110)
 
 DPI = 130
@@ -51,11 +52,11 @@ def unit(color):
 
 @functools.lru_cache(maxsize=4)
 def _distinct_colors(n):
-    """Each colour is the one farthest (in Lab) from all before it, so the first ones never change."""
+    """uint8 (n, 3): each the farthest (in Lab) from all before it, so the first ones never change."""
     levels = np.linspace(0, 1, 12, dtype=np.float32)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
     lab = cv2.cvtColor(grid, cv2.COLOR_RGB2LAB).reshape(-1, 3)
-    # Neither near black nor near white nor grey: seen on both, and never taken for "unsure".
+    # Not near black, white or grey: it is seen on both, and never taken for "unsure".
     usable = (lab[:, 0] > 42) & (lab[:, 0] < 80) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
     grid, lab = grid.reshape(-1, 3)[usable], lab[usable]
     start = np.float32([BLUE, ORANGE, GREEN, RED, SKY, PINK])[:n] / 255
@@ -76,8 +77,8 @@ def class_colors(classes):
 
 @functools.cache
 def fonts():
-    """[(family, file, code points)] in the order in which they are asked for a letter: DejaVu Sans, which
-    matplotlib brings, MORE_FONTS, and behind them what a letter was found in."""
+    """[(family, file, code points)] in the order in which a letter is looked for: DejaVu Sans, which comes
+    with matplotlib, MORE_FONTS, and then the fonts that a letter was found in."""
     installed = {f.name for f in font_manager.fontManager.ttflist}
     names = ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
     return [_read_font(font_manager.findfont(name)) for name in names]
@@ -85,17 +86,16 @@ def fonts():
 
 def _read_font(path):
     """(family, path, code points) of a font file; no code points of one that cannot be drawn with."""
-    from matplotlib.ft2font import FT2Font
     try:
-        font = FT2Font(path)
+        font = ft2font.FT2Font(path)
         return font.family_name, path, frozenset(font.get_charmap() if font.scalable else ())
     except (OSError, RuntimeError):
         return "", path, frozenset()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _other_fonts():
-    """All fonts of the system, read when a letter is in none of `fonts`."""
+    """All fonts of the system, read when no font of `fonts` has a letter."""
     return list(map(_read_font, sorted(font_manager.findSystemFonts())))
 
 
@@ -107,12 +107,13 @@ def _font_of(letter):
             return path
     drawing = matplotlib.rcParams["font.family"] == _families()     # see `styled`
     for font in _other_fonts():
-        if ord(letter) in font[2]:
-            font_manager.fontManager.addfont(font[1])
+        _, path, points = font
+        if ord(letter) in points:
+            font_manager.fontManager.addfont(path)
             fonts().append(font)
             if drawing:
                 matplotlib.rcParams["font.family"] = _families()
-            return font[1]
+            return path
     _say_missing()
     return None
 
@@ -147,8 +148,7 @@ def short(name, limit=28):
 
 
 @functools.lru_cache(maxsize=256)
-def pil_font(path, size):
-    from PIL import ImageFont
+def _pil_font(path, size):
     return ImageFont.truetype(path, size)
 
 
@@ -156,7 +156,7 @@ def in_fonts(text, size):
     """[(font, part)] of `text` (already printable), cut where another font is needed."""
     default = fonts()[0][1]
     parts = itertools.groupby(text, lambda letter: _font_of(letter) or default)
-    return [(pil_font(path, size), "".join(letters)) for path, letters in parts]
+    return [(_pil_font(path, size), "".join(letters)) for path, letters in parts]
 
 
 @functools.lru_cache(maxsize=8192)
@@ -207,25 +207,28 @@ def styled(draw):
 
 
 def figure(wide, high, title, note=""):
-    """An empty figure of `wide` x `high` inches below its title and above its note."""
+    """An empty figure of `wide` x `high` inches below its title and above its note, both wrapped."""
     room = (wide - 0.3) * 72
     title = wrap(title, room / 1.13, TITLE)     # bold letters are wider than those measured
     note = wrap(note, room, SMALL)
     high += 0.22 * len(title.splitlines()) + 0.16 * len(note.splitlines())
     fig = figures.Figure(figsize=(wide, high), dpi=DPI, layout="constrained", facecolor="white")
     fig.get_layout_engine().set(w_pad=0.09, h_pad=0.06)
-    if title:
-        fig.suptitle(title, x=0.12 / wide, ha="left", fontsize=TITLE, fontweight="bold")
+    fig.suptitle(title, x=0.12 / wide, ha="left", fontsize=TITLE, fontweight="bold")
     if note:
         fig.supxlabel(note, x=0.12 / wide, ha="left", fontsize=SMALL)
     return fig
 
 
+def axes(*size_and_texts):
+    """The one pair of axes of a `figure`; axes.figure is that figure."""
+    return figure(*size_and_texts).add_subplot()
+
+
 def legend(ax, above=False, **options):
     """A legend right of the axes, or above them: never on the data, the title or the note."""
-    where = {"loc": "lower left", "bbox_to_anchor": (0, 1.0)} if above else \
-        {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-    ax.legend(**where, borderaxespad=0.3, **options)
+    loc, anchor = ("lower left", (0, 1.0)) if above else ("upper left", (1.01, 1.0))
+    ax.legend(loc=loc, bbox_to_anchor=anchor, borderaxespad=0.3, **options)
 
 
 def save(fig, path):
@@ -239,11 +242,8 @@ def save(fig, path):
 
 def write_picture(path, rgb, quality=92):
     """rgb: uint8 (H, W, 3); the name's ending is the format. quality: of .jpg. None writes nothing."""
-    from PIL import Image
     if path is None:
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
-    options = {"quality": quality} if jpeg else {"compress_level": 1}
     with files.atomic(path) as temporary:
-        Image.fromarray(rgb).save(temporary, **options)
+        Image.fromarray(rgb).save(temporary, quality=quality, compress_level=1)     # of a .jpg; of a .png

@@ -47,8 +47,8 @@ def curves(history):
     """{name: chart}: training and validation in one chart each for loss and accuracy; the learning rate."""
     epochs = [row["epoch"] for row in history]
     drawn = {}
-    for name, title, axis in (("loss", "Cross-entropy", "loss, mean "
-                                                        "over clips"), ("top1", "Accuracy", "accuracy")):
+    for name, title, axis in (("loss", "Cross-entropy", "loss, mean over clips"),
+                              ("top1", "Accuracy", "accuracy")):
         traces = [line(epochs, plots.column(history, f"{part}_{name}"), word, i,
                        hovertemplate=f"epoch %{{x}}: %{{y:.3f}}<extra>{word}</extra>")
                   for i, (part, word, *_) in enumerate(plots.PARTS)]
@@ -150,12 +150,12 @@ def gates(study):
     return drawn
 
 
-def timeline(film, most=6):
-    """Probability of a film's leading classes at the middle of every window; its segments underneath."""
+def timeline(film):
+    """Probability of a film's six leading classes at the middle of every window; its segments underneath."""
     total = Counter()
     for _, _, best in film.windows:
         total.update({label: p or 0 for label, p in best.items()})
-    leading = [label for label, _ in total.most_common(most)]
+    leading = [label for label, _ in total.most_common(6)]
     middles = [round((a + b) / 2, 3) for a, b, _ in film.windows]
     traces = [line(middles, [best.get(label, 0) for _, _, best in film.windows], plain(label, SHORT), i,
                    "lines", hovertemplate=f"%{{x:.1f}} s: %{{y:.2f}}<extra>{plain(label, SHORT)}</extra>")

@@ -1,15 +1,14 @@
-"""One page of a run, whole in one file: it opens from the disk, and asks no server for anything.
+"""One page of a run: a file that opens from the disk without a server, and small films of clips beside it.
 
-Small films of the test clips lie beside it. Its programs stand in it, plotly.js (MIT licence) among them;
-its Content-Security-Policy lets no other one run, by their hashes. Names of the data reach it as text:
-through Jinja2's escaping, as JSON, or through charts.plain.
+Its scripts are in it, plotly.js (MIT licence) too, and its Content-Security-Policy lets no others run, by
+their hashes. Names of the data reach it as text: through Jinja2's escaping, as JSON, or through charts.plain.
 """
 import base64
 import functools
 import hashlib
 import os
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,7 +22,7 @@ from lrcn.drawing import style
 from lrcn.evaluation import scores
 from lrcn.pages import charts, reading
 from lrcn.runs import loss_words
-from lrcn.video.reader import VideoError, fit_frame
+from lrcn.video.reader import fit_frame
 from lrcn.video.sampling import Rate
 from lrcn.video.writer import Writer
 
@@ -47,9 +46,9 @@ def interval(ends, sign=""):
     return f"{ends[0]:{sign}.1%} to {ends[1]:{sign}.1%}"
 
 
-def write_page(run, clips, compared, runs, warnings):
+def write_page(run, clips, compared, runs, warning):
     """Write <run>/report.html; its size in bytes. clips: {number of the tested video: path below the run}.
-    compared: rows of reading.side_by_side, of `runs` in their order, or []. warnings: for the reader."""
+    compared: rows of reading.side_by_side, of `runs` in their order, or []. warning: a sentence, or None."""
     own = "".join((HERE / name).read_text("utf-8") for name in ("shared.js", "page.js"))
     scripts = [markupsafe.Markup(offline.get_plotlyjs()), markupsafe.Markup(own)]
     tested = {"videos": "tested videos", "groups": "tested groups"}
@@ -58,9 +57,9 @@ def write_page(run, clips, compared, runs, warnings):
     facts += [(tested.get(name, name), run.metrics[name]) for name in
               ("videos", "groups", "windows", "note", "encoder", "parameters", "checkpoint", "epoch", "seed")
               if name in run.metrics]
-    versions = run.settings.get("versions")     # which hold the command line of the training
-    commands = [versions.get("command") if isinstance(versions, dict) else None, *run.commands,
-                f"report.py {shlex.quote(str(run.folder))}"]
+    versions = run.settings.get("versions")
+    trained = versions.get("command") if isinstance(versions, dict) else None
+    commands = [trained, *run.commands, f"report.py {shlex.quote(str(run.folder))}"]
     protocol, leaky = reading.protocol(run.metrics)
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined,
@@ -69,7 +68,7 @@ def write_page(run, clips, compared, runs, warnings):
                                url=lambda path: quote(os.fsencode(path)))
     text = environment.get_template("page.html").render(
         run=run, data=page_data(run, clips, compared, runs), compared=compared, runs=runs,
-        warnings=warnings, scripts=scripts,
+        warning=warning, scripts=scripts,
         hashes=["sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
                 for script in scripts],
         css=markupsafe.Markup((HERE / "page.css").read_text("utf-8")), protocol=protocol, leaky=leaky,
@@ -116,7 +115,7 @@ def page_data(run, clips, compared, runs):
     for i, film in enumerate(run.films):
         data["charts"][f"film{i}"] = charts.timeline(film)
         data["films"].append({"segments": film.segments, "plays": film.folder.film.is_file()})
-    if compared:    # A page knows its own run's videos by number: the answers are in the first run's order
+    if compared:    # the answers are in the first run's order; a page counts its own run's videos
         rows = [row for row in compared if "answers" in row]
         data["compared"] = {"names": [row["name"] for row in rows],
                             "videos": [[name, cls] for cls, name in runs[0].tested.names],
@@ -125,42 +124,40 @@ def page_data(run, clips, compared, runs):
 
 
 def write_clips(run, sampled, most):
-    """({number of the tested video: path below the run folder} of small films, of every cell of the confusion
-    matrix the `most` surest ones, or where the clips are gone test.py's; a sentence about that, or None). A
+    """({number of the tested video: path below the run folder} of small films, the `most` surest ones of each
+    cell of the confusion matrix, or test.py's where the clips are gone; a sentence about that, or None). A
     still of every tested video lies beside them."""
     tested, folder, there, missing = run.tested, run.folder, {}, None
     try:
         if sampled and most:
-            there = {(v.cls, v.name): v for v in read_sampled(sampled)}
             fps = Rate.of(sampling_settings(sampled)).per_second
+            there = {video.key: video for video in read_sampled(sampled)}
     except cli.UserError as error:
-        there = {}
         missing = f"the sampled clips cannot be read ({error}): the page plays the films that test.py left"
     if not there:
         paths = (folder.test.clip(*name, right) for name, right in
                  zip(tested.names, tested.right, strict=True))
         return {i: path.relative_to(folder.path).as_posix()
                 for i, path in enumerate(paths) if path.is_file()}, missing
-    drawn, cells, chosen = {}, Counter(), set()
+    drawn, surest = {}, defaultdict(list)
     for i in np.argsort(-tested.probabilities.max(1), kind="stable").tolist():
-        cell = tested.labels[i], tested.predicted[i]
-        cells[cell] += 1
-        if cells[cell] <= most:
-            chosen.add(i)
+        surest[tested.labels[i], tested.predicted[i]].append(i)
+    chosen = {i for cell in surest.values() for i in cell[:most]}
     with files.replaced_folder(folder.report_clips, own=("*",)) as new:
         for i in cli.progress(range(len(tested.videos)), desc="drawing clips", unit="clip"):
-            video = there.get((tested.videos[i].cls, tested.videos[i].name))
-            try:
-                seen = video and (range(min(video.frames, FRAMES)) if i in chosen else [video.frames // 2])
-                frames = source_frames(sampled, video, seen) if video else ()
-            except (VideoError, OSError, cli.UserError):
+            video = there.get(tested.names[i])
+            if video is None:
                 continue
-            if len(frames):
-                high, wide = frames[0].shape[:2]
-                small, size = ([max(2, round(side * most / max(high, wide) / 2) * 2) for side in (wide, high)]
-                               for most in (STILL, SIDE))
-                style.write_picture(new / f"{i}.jpg", fit_frame(frames[len(frames) // 2], *small))
-            if len(frames) and i in chosen:
+            seen = range(min(video.frames, FRAMES)) if i in chosen else [video.frames // 2]
+            try:
+                frames = source_frames(sampled, video, seen)
+            except (OSError, cli.UserError):
+                continue
+            high, wide = frames[0].shape[:2]
+            small, size = ([max(2, round(side * most / max(high, wide) / 2) * 2) for side in (wide, high)]
+                           for most in (STILL, SIDE))
+            style.write_picture(new / f"{i}.jpg", fit_frame(frames[len(frames) // 2], *small))
+            if i in chosen:
                 with Writer(new / f"{i}.mp4", fps, *size) as writer:
                     for frame in frames:
                         writer.write(fit_frame(frame, *size))

@@ -50,13 +50,13 @@ def logistic(x, point, slope, lapse=0.0):
 
 def fit_logistic(share, weight):
     """The logistic curve through share (K,) at x = 0 ... K-1 -> (point, slope, lapse). weight: (K,). NaN
-    where the curve does not rise, or by less than a fifth from end to end. A touch of ridge keeps the slope
+    where the curve does not rise, or by less than a fifth from end to end. A little ridge keeps the slope
     finite where no window is in doubt, and the point in the middle between the two sides."""
     x, weight = np.arange(len(share)), weight / max(weight.sum(), 1e-12)
     y = np.where(weight > 0, np.nan_to_num(share, nan=0.5), 0.5)
     if (weight * (x - (weight * x).sum()) * y).sum() <= 1e-6:
         return np.full(3, np.nan)
-    rise = np.clip((y[-1] - y[0]), 0.2, 1)
+    rise = np.clip(y[-1] - y[0], 0.2, 1)
     middle = np.clip(x[-1] + 0.5 - ((y[1:] - y[0]) / rise).sum(), 0, x[-1])
     fits = [_fit(y, weight, (middle, slope, lapse)) for slope in (0.5, 3) for lapse in (0.02, 0.25)]
     best = min(fits, key=lambda fit: fit.cost).x
@@ -70,15 +70,8 @@ def _fit(y, weight, start):
     def errors(fit):
         return np.append(root * (logistic(x, *fit) - y), np.sqrt(RIDGE) * fit[1])
 
-    def slopes(fit):
-        point, slope, lapse = fit
-        s = logistic(x, point, slope)
-        bend = (1 - 2 * lapse) * s * (1 - s)
-        table = np.stack([-slope * bend, (x - point) * bend, 1 - 2 * s], 1) * root[:, None]
-        return np.vstack([table, [0, np.sqrt(RIDGE), 0]])
-
     bounds = (-np.inf, -np.inf, 0), (np.inf, np.inf, 0.49)
-    return optimize.least_squares(errors, start, slopes, bounds, xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    return optimize.least_squares(errors, start, "3-point", bounds, xtol=1e-12, ftol=1e-12, gtol=1e-12)
 
 
 def fitted(curve):
@@ -88,7 +81,7 @@ def fitted(curve):
     if np.isfinite(best).all():
         weight = weight / weight.sum()
         again, free = _fit(np.nan_to_num(y), weight, best), best > (-np.inf, -np.inf, 1e-6)
-        slopes[:] = 0                                               # a lapse of nil stays so
+        slopes[:] = 0                                               # a lapse of nil stays nil
         slopes[free] = np.linalg.pinv(again.jac[:, free])[:, :-1] * np.sqrt(weight)
     return [combined(curve, value, np.nan_to_num(row)) for value, row in zip(best, slopes, strict=True)]
 

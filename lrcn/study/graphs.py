@@ -1,8 +1,10 @@
 """The pictures of the mixed-action study, as in plots.py, and its films; measured values are Estimates."""
+import itertools
 import math
 
 import numpy as np
 
+from lrcn.base import Lazy
 from lrcn.data.frames import source_frames
 from lrcn.data.manifest import sampling_settings
 from lrcn.drawing import labels, style
@@ -10,6 +12,9 @@ from lrcn.drawing.plots import class_ticks, forest, interval
 from lrcn.study.figures import logistic
 from lrcn.video.reader import Video
 from lrcn.video.sampling import Rate
+
+patches = Lazy("matplotlib.patches")
+colormaps = Lazy("matplotlib.colors")
 
 BARS = "Bars: 95% intervals."
 HALF = f"{BARS} Dashed: half of the frames."
@@ -23,14 +28,14 @@ def ends(estimates):
 
 def _points(ax, x, estimates, color, marker="o", line="-", label=None, crowded=False):
     """Measured points with their intervals, finer where the axes are crowded. color: 0..255 RGB."""
-    finer = {"elinewidth": 0.8, "capsize": 0, "markersize": 4} if crowded else {"markersize": 6}
+    look = {"elinewidth": 0.8, "capsize": 0, "markersize": 4} if crowded else {"markersize": 6}
     values = ends(estimates)
     ax.errorbar(x, values[0], yerr=interval(*values), color=style.unit(color), label=label, marker=marker,
-                ls=line, **finer)
+                ls=line, **look)
 
 
 def counted(points, wide):
-    """{x: the value with its n below} of {x: Estimate}, as many as do not touch in `wide` inches."""
+    """{x: x with its n below} of {x: Estimate}, as many as do not touch in `wide` inches."""
     widest = max(style.width(f"n={e.n:.0f}", style.SMALL) for e in points.values()) + 8
     step = math.ceil(len(points) * widest / (wide * 72 * 0.7))
     return {x: f"{x}\nn={points[x].n:.0f}" for x in list(points)[::step]}
@@ -40,14 +45,16 @@ def counted(points, wide):
 def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shares=True, legend=None,
                before="", note=""):
     """series: {name: {x: Estimate}}, three at most; ticks: {x: name}; before: first in the small print."""
-    ax = style.figure(*size, title, f"{before}{BARS} {note}".strip()).add_subplot()
-    if not shares:
+    ax = style.axes(*size, title, f"{before}{BARS} {note}")
+    if shares:
+        ax.set_ylim(-0.03, 1.03)
+    else:
         ax.axhline(0, color="black", lw=1)
     for i, (name, points) in enumerate(series.items()):
         x = np.array([*points]) + 0.06 * (i - (len(series) - 1) / 2)
         _points(ax, x, points.values(), *LOOKS[i], name)
     ax.set_xticks(list(ticks), list(ticks.values()))
-    ax.set(xlabel=xlabel, ylabel=ylabel, **({"ylim": (-0.03, 1.03)} if shares else {}))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
         style.legend(ax, title=legend)
     return style.save(ax.figure, path)
@@ -55,17 +62,16 @@ def point_plot(path, series, title, xlabel, ylabel, ticks, size=(7.6, 4.0), shar
 
 # ---------------------------------------------------------------- windows
 
-def _windows_image(cells, classes, inches, more, title, note, **look):
+def _windows_image(cells, classes, inches, more, ylabel, title, note, **look):
     """(axes, image, height in inches) of cells (K, W), class by window. inches: for the rows of many classes;
     more: for what stands around them."""
     n, row = cells.shape[1], max(0.16, min(0.24, inches / len(cells)))
     high = max(1.8, row * len(cells) + more)
-    fig = style.figure(min(15, max(7, 2.5 + 0.1 * n)), high, title, f"n = {n} windows; {note}".strip())
-    ax = fig.add_subplot()
+    ax = style.axes(min(15, max(7, 2.5 + 0.1 * n)), high, title, f"n = {n} windows; {note}")
     image = ax.imshow(cells, aspect="auto", interpolation="nearest", vmin=0, **look)
     class_ticks(ax, classes, row, horizontal=False)
     ax.grid(False)
-    ax.set_xlabel("window (its first frame)")
+    ax.set(xlabel="window (its first frame)", ylabel=ylabel)
     return ax, image, high
 
 
@@ -73,22 +79,20 @@ def _windows_image(cells, classes, inches, more, title, note, **look):
 def window_heat_map(path, p, truth, classes, note=""):
     """p: (C, W); truth: int (W,), the window's majority action, -1 for a tie, outlined in red. Of more than
     40 classes, the true ones and the most probable of the others are shown."""
-    from matplotlib.patches import Rectangle
-    true = set(truth[truth >= 0].tolist())
-    others = [i for i in np.argsort(-p.max(1), kind="stable").tolist() if i not in true]
-    rows = np.array(sorted([*true, *others[:max(0, 40 - len(true))]]))
+    true = np.unique(truth[truth >= 0])
+    others = np.setdiff1d(np.argsort(-p.max(1), kind="stable"), true, assume_unique=True)   # in that order
+    rows = np.sort([*true, *others[:max(0, 40 - len(true))]])
     left_out = f" {len(rows)} of {len(classes)} classes shown." if len(rows) < len(classes) else ""
     ax, image, high = _windows_image(
-        p[rows], [classes[i] for i in rows], 7, 0.9,
+        p[rows], [classes[i] for i in rows], 7, 0.9, "class",
         "Probability of every class in the windows of the first movie",
         f"red outline: the true class, by majority of frames.{left_out} {note}", cmap="viridis", vmax=1)
     truth = np.where(truth >= 0, np.searchsorted(rows, truth), -1)
     edges = np.flatnonzero(np.diff(truth, prepend=-2, append=-2))
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         if truth[start] >= 0:
-            ax.add_patch(Rectangle((start - 0.5, truth[start] - 0.5), end - start, 1, fill=False,
-                                   lw=1.6, ec=(1, 0.2, 0.1), clip_on=False))
-    ax.set_ylabel("class")
+            ax.add_patch(patches.Rectangle((start - 0.5, truth[start] - 0.5), end - start, 1, fill=False,
+                                           lw=1.6, ec=(1, 0.2, 0.1), clip_on=False))
     ax.figure.colorbar(image, ax=ax, label="probability", pad=0.01, shrink=min(1, 3 / high))
     return style.save(ax.figure, path)
 
@@ -103,8 +107,6 @@ CELLS = {TRUE: (style.SKY, "true, and another one predicted"), HIT: (style.GREEN
 def windows_by_class(path, predicted, actions, counts, classes, note=""):
     """Class by window, in order of appearance. predicted: int (W,). actions, counts: int (W, 3), a window's
     actions, -1 for none, and their frames. True is the action with the most frames: of a tie, both are."""
-    from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
     named = np.column_stack([actions, predicted]).ravel().tolist()
     shown = [label for label in dict.fromkeys(named) if label >= 0]
     cells = np.zeros((len(shown), len(predicted)), int)
@@ -113,38 +115,34 @@ def windows_by_class(path, predicted, actions, counts, classes, note=""):
         cells[[shown.index(action) for action in true], w] = TRUE
         cells[shown.index(label), w] = HIT if label in true else OTHER if label in row else NEITHER
     colors = ["white", *(style.unit(color) for color, _ in CELLS.values())]
-    ax, *_ = _windows_image(cells, [classes[i] for i in shown], 8, 1.3,
+    ax, *_ = _windows_image(cells, [classes[i] for i in shown], 8, 1.3, "class, in order of appearance",
                             "What is true and what is predicted, window by window",
-                            f"with a tie, both actions are true. {note}", cmap=ListedColormap(colors),
-                            vmax=len(CELLS))
+                            f"with a tie, both actions are true. {note}",
+                            cmap=colormaps.ListedColormap(colors), vmax=len(CELLS))
     ax.set_xticks(np.arange(cells.shape[1] + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(shown) + 1) - 0.5, minor=True)
     ax.grid(which="minor", lw=0.4)
     ax.tick_params(which="minor", length=0)
-    ax.set_ylabel("class, in order of appearance")
     style.legend(ax, above=True, ncols=2, handles=[
-        Patch(fc=style.unit(color), ec="black", lw=0.5, label=f"{name} ({(cells == kind).any(0).sum()})")
+        patches.Patch(fc=style.unit(color), ec="black", lw=0.5,
+                      label=f"{name} ({(cells == kind).any(0).sum()})")
         for kind, (color, name) in CELLS.items()])
     return style.save(ax.figure, path)
 
 
 # ---------------------------------------------------------------- switching curves
 
-CONTROLS = {
-    "hard cut": "as joined",
-    "backwards": "last frame first",
-    "shuffled": "in another order",
-    "both ways": "the cut as it is joined and played backwards, together",
-    "mixed": "as many frames of each action, but interleaved",
-    "run through": "the whole movie in one go, no restart at a window",
-}
+CONTROLS = {"hard cut": "as joined", "backwards": "last frame first", "shuffled": "in another order",
+            "both ways": "the cut as it is joined and played backwards, together",
+            "mixed": "as many frames of each action, but interleaved",
+            "run through": "the whole movie in one go, no restart at a window"}
 
 
-def _switching_axes(wide, high, title, caption, T):
-    ax = style.figure(wide, high, title, caption).add_subplot()
+def _switching_axes(wide, high, title, caption, T, xlabel="frames of the second action in the window"):
+    ax = style.axes(wide, high, title, caption)
     ax.axvline(T / 2, color="black", ls="--", lw=1)
     ax.axhline(0.5, color="black", ls=":", lw=1)
-    ax.set(ylabel="p(later action) / p(both actions), mean", ylim=(-0.03, 1.03))
+    ax.set(xlabel=xlabel, ylabel="p(later action) / p(both actions), mean", ylim=(-0.03, 1.03))
     return ax
 
 
@@ -165,14 +163,13 @@ def switching_curve(path, switching, note=""):
     if switching.has_fit:
         fit = (f"Logistic fit: equal at {point.value:.2f} frames [{point.ci95[0]:.2f}, {point.ci95[1]:.2f}] "
                f"(band), slope {switching.slope.value:.2f} a frame. ")
-    ax = _switching_axes(6.4, 4.0, "When does the second action win?", f"{HALF} {fit}{note}".strip(),
-                         len(curve) - 1)
+    ax = _switching_axes(6.4, 4.0, "When does the second action win?", f"{HALF} {fit}{note}", len(curve) - 1,
+                         "frames of the second action in the window (n windows)")
     _switching(ax, switching, style.BLUE)
     if switching.has_fit:
         ax.axvspan(*point.ci95, color=style.unit(style.BLUE), alpha=0.15, lw=0)
     ticks = counted(dict(enumerate(curve)), 6.4)
     ax.set_xticks(list(ticks), list(ticks.values()))
-    ax.set_xlabel("frames of the second action in the window (n windows)")
     return style.save(ax.figure, path)
 
 
@@ -180,7 +177,7 @@ def switching_curve(path, switching, note=""):
 def switching_curves(path, switchings, title, note=""):
     """switchings: [(name, figures.Switching)]; controls are explained."""
     known = "; ".join(f"{name}: {CONTROLS[name]}" for name, _ in switchings if name in CONTROLS)
-    ax = _switching_axes(9, 4.6, title, f"{known}{'. ' * bool(known)}{HALF} {note}".strip(),
+    ax = _switching_axes(9, 4.6, title, f"{known}{'. ' * bool(known)}{HALF} {note}",
                          max(len(s.curve) for _, s in switchings) - 1)
     colors = style.SERIES if len(switchings) <= len(style.SERIES) else style.class_colors(switchings)
     for i, (name, switching) in enumerate(switchings):
@@ -188,7 +185,6 @@ def switching_curves(path, switchings, title, note=""):
         line = ("-", "--", "-.", ":")[i // len(style.SERIES) % 4]
         _switching(ax, switching, colors[i], style.MARKERS[i % len(style.MARKERS)], line, label,
                    0.035 * (i - (len(switchings) - 1) / 2), crowded=len(switchings) > 3)
-    ax.set_xlabel("frames of the second action in the window")
     ax.xaxis.get_major_locator().set_params(integer=True)
     style.legend(ax)
     return style.save(ax.figure, path)
@@ -197,7 +193,7 @@ def switching_curves(path, switchings, title, note=""):
 @style.styled
 def intervals(path, names, estimates, title, xlabel, limits, null=None, note=""):
     """One line a name, value and interval; limits and null as in plots.forest."""
-    ax = style.figure(8, 0.3 * len(names) + 0.9, title, f"{BARS} {note}".strip()).add_subplot()
+    ax = style.axes(8, 0.3 * len(names) + 0.9, title, f"{BARS} {note}")
     forest(ax, [style.short(name, 44) for name in names], *ends(estimates), limits, null=null)
     ax.set_xlabel(xlabel)
     return style.save(ax.figure, path)
@@ -207,7 +203,7 @@ def intervals(path, names, estimates, title, xlabel, limits, null=None, note="")
 def states(path, time, traces, title, cut=None, ylabel="mean forget gate (0 forgets, 1 keeps)",
            ylim=(-0.03, 1.03), note=""):
     """traces: [layer][direction][time] Estimates, on the gate's whole range; cut: the new action's start."""
-    ax = style.figure(7.6, 4.0, title, note).add_subplot()
+    ax = style.axes(7.6, 4.0, title, note)
     lines = [(layer, direction, trace) for layer, ways in enumerate(traces)
              for direction, trace in enumerate(ways)]
     colors = style.SERIES if len(lines) <= len(style.SERIES) else style.class_colors(lines)
@@ -245,9 +241,8 @@ def draw(study, folder, note):
     bounds = "" if index.ci95 is None else " [{:+.2f}, {:+.2f}]".format(*index.ci95)
     add("switching_curve", switching_curve, switching["hard"],
         note=f"Recency index {index.value:+.2f}{bounds} (+1 the last frame decides, -1 the first). {note}")
-    add("controls", switching_curves,
-        [("hard cut" if name == "hard" else name, curve) for name, curve in switching.items()],
-        "The same windows played in other ways")
+    controls = [("hard cut" if name == "hard" else name, curve) for name, curve in switching.items()]
+    add("controls", switching_curves, controls, "The same windows played in other ways")
     costs = {f"by {name}": dict(enumerate(figures["influence_by_position"][kind], 1))
              for kind, name in (("mean frame", "the clip's mean frame"), ("grey", "grey"))}
     add("influence_by_position", point_plot, costs, "What each frame is worth to the network",
@@ -327,7 +322,6 @@ def show(folder, pictures):
 @style.styled
 def sliding_window_explained(path, T):
     """T frames of a disc that moves, T of a square that grows, and every window over the cut."""
-    from matplotlib.patches import Rectangle
     high, wide = 90, 120
     (y, x), strip = np.mgrid[:high, :wide], np.full((2 * T, high, wide, 3), 235, np.uint8)
     for t, done in enumerate((np.arange(T) + 0.5) / T):
@@ -342,18 +336,18 @@ def sliding_window_explained(path, T):
     unit = 9.0 / (2 * T)                            # inches a frame
     row, edge = 0.36 / unit, 0.03 if T <= 12 else 0
     total = top + row * (len(starts) + 0.9)
-    fig = style.figure(9.0 + 2.6, total * unit + 0.3, "The window slides over a cut, one frame a step")
-    ax = fig.add_subplot(anchor="W")
+    ax = style.axes(9.0 + 2.6, total * unit + 0.3, "The window slides over a cut, one frame a step")
+    ax.set_anchor("W")
     for place, i in enumerate(shown):
         left, right = place * cell + 0.04, (place + 1) * cell - 0.04
         ax.imshow(strip[i], extent=(left, right, top, 0.04), zorder=1)
-        ax.add_patch(Rectangle((left, 0.04), cell - 0.08, top - 0.04, fill=False, lw=3, ec=colors[i],
-                               zorder=2))
+        ax.add_patch(patches.Rectangle((left, 0.04), cell - 0.08, top - 0.04, fill=False, lw=3, ec=colors[i],
+                                       zorder=2))
     for i, start in enumerate(starts.tolist()):
         y = top + row * (i + 0.7)
         for j in range(start, start + T):
-            ax.add_patch(Rectangle((j + edge, y), 1 - 2 * edge, 0.6 * row, fc=colors[j], ec="black",
-                                   lw=0.8 if T <= 12 else 0, hatch=None if j < T else "//"))
+            ax.add_patch(patches.Rectangle((j + edge, y), 1 - 2 * edge, 0.6 * row, fc=colors[j], ec="black",
+                                           lw=0.8 if T <= 12 else 0, hatch=None if j < T else "//"))
         label = "a tie" if 2 * start == T else f"{'first' if 2 * start < T else 'second'} action"
         ax.text(2 * T + 0.12 / unit, y + 0.3 * row, f"{T - start} + {start}: {label}", va="center",
                 fontsize=style.SIZE)
@@ -362,31 +356,29 @@ def sliding_window_explained(path, T):
     ax.set(xlim=(-0.05, 2 * T + 2.5 / unit), ylim=(total, -0.05))
     ax.set_aspect("equal")
     ax.axis("off")
-    return style.save(fig, path)
+    return style.save(ax.figure, path)
 
 
 @style.styled
 def window_step(frames, actions, start, T, names, predicted):
     """One picture of the sliding window: uint8 (H, W, 3). frames: uint8 (N, H, W, 3), and the action of each.
     names: of the two actions; start: the window's first frame; predicted: the class."""
-    from matplotlib.patches import Rectangle
     high, wide = frames[0].shape[:2]
     tall = high / wide
-    fig = style.figure(8, 8 / len(frames) * tall + 0.9, "The window slides over a cut of your own clips")
-    ax = fig.add_subplot()
+    ax = style.axes(8, 8 / len(frames) * tall + 0.9, "The window slides over a cut of your own clips")
     for i, frame in enumerate(frames):
         ax.imshow(frame, extent=(i + 0.03, i + 0.97, tall, 0), zorder=1)
-        ax.add_patch(Rectangle((i + 0.03, 0), 0.94, tall, fill=False, lw=2.5, zorder=2,
-                               ec=style.unit(style.ORANGE if actions[i] else style.BLUE)))
-    ax.add_patch(Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3,
-                           clip_on=False))
+        ax.add_patch(patches.Rectangle((i + 0.03, 0), 0.94, tall, fill=False, lw=2.5, zorder=2,
+                                       ec=style.unit(style.ORANGE if actions[i] else style.BLUE)))
+    ax.add_patch(patches.Rectangle((start, -0.1), T, tall + 0.2, fill=False, lw=3.5, ec="black", zorder=3,
+                                   clip_on=False))
     late = sum(actions[start:start + T])
     mix = f"{T - late} + {late} frames of {style.short(names[0])} and {style.short(names[1])}"
     ax.set_title(f"{mix}; predicted: {style.short(predicted)}", fontsize=style.SIZE)
     ax.set(xlim=(-0.1, len(frames) + 0.1), ylim=(tall + 0.15, -0.15))
     ax.set_aspect("equal")
     ax.axis("off")
-    return style.save(fig, None)
+    return style.save(ax.figure, None)
 
 
 def write_films(folder, study, sampled, source, gif):

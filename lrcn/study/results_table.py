@@ -63,10 +63,9 @@ def sentence(study):
             f"accuracy {cell(accuracy)} (n = {accuracy.n}){text}")
 
 
-WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "frames_third", "first",
-                  "second", "third", "video_first", "video_second", "video_third", "majority",
-                  "majority_frames", "predicted", "right", "outcome", "p_first", "p_second", "p_third",
-                  "other", "p_other")
+WINDOW_COLUMNS = ("movie", "start", "mix", "frames_first", "frames_second", "frames_third", "first", "second",
+                  "third", "video_first", "video_second", "video_third", "majority", "majority_frames",
+                  "predicted", "right", "outcome", "p_first", "p_second", "p_third", "other", "p_other")
 
 
 def window_rows(study):
@@ -92,7 +91,7 @@ def window_rows(study):
 
 @dataclass
 class Variant:
-    """Networks that differ in their training seed alone; figures pooled over them."""
+    """Networks that differ in their training seed alone, and their figures, pooled."""
     name: str
     seeds: list
     figures: dict       # name: Estimate
@@ -133,15 +132,15 @@ def variants(studied):
 
 
 def table(variants):
-    """(header, rows) of comparison.csv; a figure that a variant lacks is left empty."""
+    """(header, rows) of comparison.csv; None for a figure that a variant lacks."""
     names = list(dict.fromkeys(key for v in variants for key in v.figures))
     header = ["variant", "runs", "seeds", "frames_that_count_more"]
     header += [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
-    rows = [[v.name, len(v.seeds), " ".join(map(str, v.seeds)), v.verdict] for v in variants]
-    for row, v in zip(rows, variants, strict=True):
-        for name in names:
-            figure = v.figures[name].as_json() if name in v.figures else {"value": None, "ci95": None}
-            row += ["" if x is None else x for x in (figure["value"], *(figure["ci95"] or (None, None)))]
+    rows = []
+    for v in variants:
+        rows.append([v.name, len(v.seeds), " ".join(map(str, v.seeds)), v.verdict])
+        for figure in (v.figures[name].as_json() if name in v.figures else {} for name in names):
+            rows[-1] += [figure.get("value"), *(figure.get("ci95") or (None, None))]
     return header, rows
 
 
