@@ -12,6 +12,7 @@ import browsers
 import commands
 import pytest
 from commands import call
+from runs import HEAD, last_line, report_of, sample, train
 
 from lrcn.base import files
 
@@ -65,8 +66,7 @@ def demo(once):
 def sampled(demo, once):
     """Folder of sampled clips, 5 frames each, of the `demo` videos. Do not change it: copy it."""
     def make(folder):
-        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
-             folder / "sampled", "--ucf_list_dir", demo / "ucfTrainTestlist")
+        sample(demo, folder / "sampled")
         return folder / "sampled"
     return once("sampled", make)
 
@@ -75,9 +75,7 @@ def sampled(demo, once):
 def long(demo, once):
     """Folder of sampled clips that hold 10 frames a second of all of their videos, which differ in length."""
     def make(folder):
-        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
-             folder / "long", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract", "all",
-             "--sampling_rate", 2.5, "--no-report")
+        sample(demo, folder / "long", "--num_frames_to_extract", "all", "--sampling_rate", 2.5, "--no-report")
         return folder / "long"
     return once("long", make)
 
@@ -88,9 +86,7 @@ def flowing(demo, sampled, once):
     def make(folder):
         out = shutil.copytree(sampled, folder / "sampled", ignore=shutil.ignore_patterns("features"))
         before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
-        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir", out,
-             "--ucf_list_dir", demo / "ucfTrainTestlist", "--no-report", "--flow", "dis", "--flow_preset",
-             "ultrafast", "--flow_length", 2)
+        sample(demo, out, "--no-report", "--flow", "dis", "--flow_preset", "ultrafast", "--flow_length", 2)
         assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.avi")}
         return out
     return once("flowing", make)
@@ -99,7 +95,6 @@ def flowing(demo, sampled, once):
 @pytest.fixture(scope="session")
 def trained(demo, sampled, once):
     """Run folder of a small head on a random ResNet-18 at 32 pixels. Do not change it: copy it."""
-    from runs import train
     return once("trained", lambda folder: train(
         demo, sampled, folder, "--encoder", "resnet18", "--epochs", 20, "--lr", 0.01, "--dropout", 0,
         "--latent_dim", 64, "--hidden_size", 16, "--label_smoothing", 0, "--checkpoint_interval", 20,
@@ -120,8 +115,6 @@ def tested(trained, once):
 @pytest.fixture(scope="session")
 def two_runs(demo, sampled, once):
     """A folder with two tiny tested runs of one seed: rgb/ and rgbdiff/. Do not change them."""
-    from runs import report_of, train
-
     def make(folder):
         for name in ("rgb", "rgbdiff"):
             report_of(train(demo, sampled, folder / name, "--epochs", 3, "--modality", name,
@@ -133,7 +126,6 @@ def two_runs(demo, sampled, once):
 @pytest.fixture(scope="session")
 def fused(two_runs, once):
     """Run folder of fuse.py --train over `two_runs`, a GRU. Do not change it: copy it."""
-    from runs import HEAD, last_line
     return once("fused", lambda folder: last_line(call(
         "fuse.py", "--train", two_runs / "rgb", two_runs / "rgbdiff", *HEAD, "--rnn", "gru", "--local_dir",
         folder)))
@@ -142,7 +134,6 @@ def fused(two_runs, once):
 @pytest.fixture(scope="session")
 def flow_run(demo, flowing, once):
     """Run folder of a tiny run of one epoch on the flow of `flowing`. Do not change it: copy it."""
-    from runs import train
     return once("flow_run", lambda folder: train(demo, flowing, folder, "--modality", "flow", "--epochs", 1))
 
 

@@ -12,11 +12,13 @@ import socket
 from pathlib import Path
 from unittest import mock
 
-import torch
 from commands import ROOT, Result, call, start
 
+from lrcn.base import Lazy
 from lrcn.evaluation import results
 from lrcn.training.recipe import Recipe
+
+torch = Lazy("torch")   # the process of pytest-xdist that runs no test needs none
 
 # SqueezeNet's random features differ from frame to frame; three quarters of a million weights
 TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 32, "--num_workers", 0,
@@ -28,6 +30,12 @@ TINY = ("--encoder", "squeezenet1_1", "--encoder_weights", "none", "--img_dim", 
 HEAD = ("--latent_dim", 16, "--hidden_size", 8, "--batch_size", 4, "--epochs", 3, "--val_check_interval", 1,
         "--no-pictures", "--num_workers", 0, "--device", "cpu", "--encoder_backend", "torch",
         "--encoder_precision", "float32")
+
+
+def sample(demo, folder, *more):
+    """Result of sampling the demo's videos, on its lists, into a folder."""
+    return call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--ucf_list_dir",
+                demo / "ucfTrainTestlist", "--sampled_data_dir", folder, *more)
 
 
 def data_flags(demo, sampled):
