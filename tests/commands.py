@@ -31,7 +31,6 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-WITHOUT_TORCH = {"preprocessing_data.py", "demo_data.py"}
 # lrcn before OpenCV, which reads the environment that it sets; the own modules compute nothing at import.
 PRELOADED = ["commands", "lrcn", "torch", "torchvision", "cv2", "av", "numpy", "scipy.stats",
              "scipy.optimize", "matplotlib.pyplot", "sklearn.metrics", "torch.utils.tensorboard", "tqdm",
@@ -121,17 +120,14 @@ def environment(changes):
     return {key: value for key, value in env.items() if value is not None}
 
 
-def start(script, *flags, env=None, cwd=None, fork=None):
+def start(script, *flags, env=None, cwd=None, fork=sys.platform == "linux"):
     """Process: `python <repository>/<script> <flags>`, its output in files, nothing on stdin. flags: anything
     that str() turns into a word. env: changes to the environment. cwd: an empty folder unless given."""
     folder = tempfile.mkdtemp(dir=_scratch().name)
     for name in ("out", "err"):
         Path(folder, name).touch()
     argv, env = [str(ROOT / script), *map(str, flags)], environment(env or {})
-    if cwd is None:
-        cwd = tempfile.mkdtemp(dir=folder)
-    if fork is None:
-        fork = sys.platform == "linux" and script not in WITHOUT_TORCH
+    cwd = cwd or tempfile.mkdtemp(dir=folder)
     if fork:
         child = _forks().Process(target=_run_and_leave, args=(argv, env, cwd, folder))
         child.start()

@@ -58,7 +58,7 @@ def test_the_readmes_notebook_runs_on_a_trained_run(trained, demo, tmp_path):
         assert f'"{said}"' in cell
         cell = cell.replace(f'"{said}"', repr(str(here)))
     (tmp_path / "cell.py").write_text(ELSEWHERE + cell)
-    said = run(tmp_path / "cell.py", fork=True).out.splitlines()
+    said = run(tmp_path / "cell.py").out.splitlines()
     assert said[0].count("'") == 2 * 6 and said[1].startswith("0.0 to "), said    # the demo has six classes
 
 

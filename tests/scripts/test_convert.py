@@ -86,7 +86,7 @@ def test_a_network_that_was_moved_over_gives_its_own_logits(name, demo, sampled,
         fit="squeeze")
     if name == "lrcn":
         film = next((demo / "UCF-101").rglob("*.avi"))
-        recogniser = Recogniser.of_run(trained, torch.device("cpu"), "torch")
+        recogniser = Recogniser.of_run(trained, torch.device("cpu"), "torch", "float32")
         assert recogniser.predict(film).probabilities.shape[1] == CLASSES
         report = report_of(folder, *data_flags(demo, sampled), "--encoder_backend", "torch")
         assert read_json(report / "metrics.json")["videos"] == 42

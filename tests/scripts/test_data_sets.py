@@ -5,10 +5,9 @@ import cv2
 import numpy as np
 import pytest
 from commands import call
-from runs import TINY, last_line, refused, report_of, table, train
+from runs import TINY, last_line, refused, table
 from videos import write_video
 
-import utils
 from dataset import training_samples
 from lrcn.data.manifest import read_sampled
 from lrcn.training.recipe import Recipe
@@ -71,29 +70,26 @@ def test_a_damaged_table_is_one_line_and_clips_of_a_lost_one_are_sampled_again(s
 
 
 def test_folders_of_parts_are_the_parts_of_the_training_and_of_the_test(source, tmp_path):
-    raw = tmp_path / "raw"
-    for part, clips in (("train", "ab"), ("val", "c"), ("test", "ab")):
-        for cls in ("jump", "wave"):
-            for name in clips:
-                target = raw / part / cls / f"{name}_{part}.avi"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source / cls / f"{name}.avi", target)
-    said = preprocess(raw, tmp_path / "out")
-    assert "parts by folder: 4 train, 2 val, 4 test" in said.out
-    folder = train(None, tmp_path / "out", tmp_path / "runs", "--epochs", 1, "--split_size", 0.5)
-    assert {(row["part"], row["class"], row["video"]) for row in table(folder / "splits.csv")} == {
-        (part, cls, f"{name}_{part}") for part, found in (("train", "ab"), ("val", "c"), ("test", "ab"))
-        for cls in ("jump", "wave") for name in found}
-    assert len(table(report_of(folder) / "predictions.csv")) == 4
-    for cls in ("jump", "wave"):
-        shutil.rmtree(raw / "test" / cls)
-    preprocess(raw, tmp_path / "out")
-    samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
-    assert {sample.name for sample in samples if sample.part == "test"} == {"c_val"}
-    assert {sample.part for sample in samples if sample.name.endswith("_train")} == {"train", "val"}
+    """A run on such parts: test_pictures.py."""
+    def sampled_parts():
+        preprocess(raw, tmp_path / "out")
+        samples, _ = training_samples(Recipe(sampled_data_path=str(tmp_path / "out"), split_size=0.5))
+        return {(sample.part, sample.cls, sample.name) for sample in samples}
+
+    raw, parts = tmp_path / "raw", {"train": "ab", "val": "c", "test": "ab"}
+    named = {(part, cls, f"{name}_{part}") for part, names in parts.items() for cls in ("jump", "wave")
+             for name in names}
+    for part, cls, name in named:
+        (raw / part / cls).mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / cls / f"{name[0]}.avi", raw / part / cls / f"{name}.avi")
+    assert sampled_parts() == named
+    shutil.rmtree(raw / "test")     # val becomes the test, and a part of train val
+    left = sampled_parts()
+    assert {name for part, _, name in left if part == "test"} == {"c_val"}
+    assert {part for part, _, name in left if name.endswith("_train")} == {"train", "val"}
 
 
-def test_consecutive_pictures_of_videos_in_a_class_folder_train_as_videos(tmp_path):
+def test_consecutive_pictures_of_videos_in_a_class_folder_are_videos(tmp_path):
     for part in ("train", "val", "test"):
         for place in range(4):
             folder = tmp_path / "raw" / part / f"action{place % 2}"
@@ -107,8 +103,6 @@ def test_consecutive_pictures_of_videos_in_a_class_folder_train_as_videos(tmp_pa
     assert len([*(tmp_path / "frames").rglob("*.jpg")]) == 72
     assert "72 pictures are 12 sequences" in said and "parts by folder: 4 train, 4 val, 4 test" in said
     assert {(v.frames, v.step) for v in read_sampled(tmp_path / "out")} == {(6, 1 / 25)}
-    folder = train(None, tmp_path / "out", tmp_path, "--epochs", 1, "--num_frames_video", 6)
-    assert utils.load_trained(folder).rate.step == 1 / 25     # its settings are read
 
 
 def test_clips_without_class_folders_and_table_are_trained_on_and_tested(tmp_path):

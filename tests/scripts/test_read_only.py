@@ -32,7 +32,7 @@ def reading(tmp_path):
     path.write_text(READ_ONLY)
 
     def reading(folder, script, *words, env=None):
-        result = run(path, folder, script, *words, ok=False, fork=True, env=env)
+        result = run(path, folder, script, *words, ok=False, env=env)
         if result.code == 77:
             pytest.skip("needs the right to mount")
         return result
