@@ -7,26 +7,10 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import runs
 import torch
 from commands import call
-from runs import (
-    TINY,
-    assert_same_run,
-    differences,
-    flags,
-    last_line,
-    launched,
-    load,
-    metrics,
-    one_line,
-    patched,
-    read_json,
-    refused,
-    report_of,
-    table,
-    train,
-    weights,
-)
+from runs import TINY, flags, last_line, load, metrics, read_json, refused, table, train, weights
 
 import dataset
 import models
@@ -88,45 +72,41 @@ def test_a_run_goes_where_open_new_folder_says(tmp_path):
         refused("train.py", *words.split(), "--local_dir", tmp_path, says=("--name", says))
 
 
-def test_absent_videos_are_counted_and_classes_without_any_are_left_out(demo, sampled, tmp_path):
+def samples_of(*words):
+    """(samples, classes) of train.py's flags."""
+    return dataset.training_samples(parse("", list(map(str, words)))[0])
+
+
+def test_absent_videos_are_counted_and_classes_are_those_that_have_any_and_are_chosen(demo, sampled, tmp_path,
+                                                                                      capsys):
     few = shutil.copytree(sampled, tmp_path / "few", ignore=shutil.ignore_patterns("features"))
     lines = (few / "manifest.csv").read_text().splitlines()
     gone = lines[1].split(",")[1]
     on_train = {row.video for row in split_lists.official_lists(demo / "ucfTrainTestlist", 1)[0]}
     left = [line for line in lines if line.split(",")[1] != gone or line.split(",")[0] not in on_train]
     (few / "manifest.csv").write_text("\n".join(left) + "\n")
-    result = call("train.py", *flags(demo, few, tmp_path / "runs", "--epochs", 1))
-    assert "20 of 24 listed training videos present" in result.out
-    folder = last_line(result)
-    assert len(read_json(folder / "settings.json")["classes"]) == 5
-    assert gone not in read_json(folder / "settings.json")["classes"]
-    assert load(folder)["head"]["classifier.1.weight"].shape[0] == 5
-
-
-def test_fewer_classes_and_a_smaller_data_set_are_flags(demo, sampled):
-    words = flags(demo, sampled, ".", "--number_of_classes", 2, "--smaller_dataset")
-    samples, classes = dataset.training_samples(parse("", list(map(str, words)))[0])
+    samples, classes = samples_of(*flags(demo, few, "."))
+    assert "20 of 24 listed training videos present" in capsys.readouterr().out
+    assert {sample.label for sample in samples} == {*range(5)} and len(classes) == 5 and gone not in classes
+    samples, classes = samples_of(*flags(demo, sampled, ".", "--number_of_classes", 2, "--smaller_dataset"))
     assert {sample.label for sample in samples} == {0, 1} and len(classes) == 2 and len(samples) <= 8
-    words = flags(demo, sampled, ".", "--classes", "Shrink,Grow")
-    assert dataset.training_samples(parse("", list(map(str, words)))[0])[1] == ["Grow", "Shrink"]
+    assert samples_of(*flags(demo, sampled, ".", "--classes", "Shrink,Grow"))[1] == ["Grow", "Shrink"]
+    samples_of(*flags(demo, sampled, ".", "--num_frames_video", 8))
+    assert "--num_frames_video 8: 24 of 24 sampled videos have fewer frames" in capsys.readouterr().out
 
 
-def test_without_lists_the_split_is_drawn_by_group_and_random_warns(sampled, tmp_path):
-    def drawn(*more):       # a group of all classes, so that videos of a group are many
-        result = call("train.py", "--sampled_data_path", sampled, *TINY, "--local_dir", tmp_path, "--epochs",
-                      1, "--group_pattern", r"_(g\d+)_", *more)
-        rows = table(last_line(result) / "splits.csv")
-        return result, [{r["group"] for r in rows if r["part"] == part} for part in ("train", "val", "test")]
-
-    _, parts = drawn()
-    assert all(parts) and sum(map(len, parts)) == len(set.union(*parts)) == 11
-    result, parts = drawn("--split", "random")
+def test_a_random_split_is_drawn_by_video_and_warns(sampled, tmp_path):
+    # a group of all classes, so that videos of a group are many
+    result = call("train.py", "--sampled_data_path", sampled, *TINY, "--local_dir", tmp_path, "--epochs", 1,
+                  "--group_pattern", r"_(g\d+)_", "--split", "random")
+    rows = table(last_line(result) / "splits.csv")
+    trained, tested = ({row["group"] for row in rows if row["part"] == part} for part in ("train", "test"))
     assert "warning: --split random draws by video" in result.err
-    assert parts[0] & parts[2], "by video, groups would cross"
-    assert read_json(report_of(last_line(result)) / "metrics.json")["leaky"] is True
+    assert trained & tested, "groups cross"
+    assert read_json(runs.report_of(last_line(result)) / "metrics.json")["leaky"] is True
 
 
-NORMS = ("--encoder", "shufflenet_v2_x0_5", "--epochs", 2, "--lr", 0.01, "--encoder_lr", 0.001)
+NORMS = ("--encoder", "shufflenet_v2_x0_5", "--epochs", 1, "--lr", 0.01, "--encoder_lr", 0.001)
 
 
 def fresh_encoder():
@@ -136,8 +116,8 @@ def fresh_encoder():
 
 
 @pytest.mark.parametrize("what, more", [
-    ("none", "--feature_cache"), ("none", "--no-feature_cache"), ("last:2", "--feature_cache"),
-    ("last:2", "--no-feature_cache"), ("all", "--no-train_batch_norm"), ("all", "--train_batch_norm")])
+    ("none", "--no-feature_cache"), ("last:2", "--feature_cache"), ("all", "--no-train_batch_norm"),
+    ("all", "--train_batch_norm")])
 def test_the_chosen_blocks_are_trained_and_all_else_is_bit_identical(demo, sampled, tmp_path, what, more):
     folder = train(demo, sampled, tmp_path, *NORMS, "--train_encoder", what, more)
     before, after = fresh_encoder(), weights(folder, "best")
@@ -237,26 +217,23 @@ def test_two_processes_give_the_features_and_the_accuracy_of_one(demo, sampled, 
     mine = [shutil.copytree(sampled, tmp_path / name, ignore=shutil.ignore_patterns("features"))
             for name in ("one", "two")]
     common = ("--epochs", 1, "--lr", 0.01, "--views", 2)
-    copied = tmp_path / "models" / "lrcn-ucf-101.pt"
-    one = train(demo, mine[0], tmp_path / "runs", *common, "--save-checkpoint", copied)
-    assert copied.read_bytes() == (one / "Saved_model_checkpoint" / "best.pth.tar").read_bytes()
-    two = last_line(launched("train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
+    one = train(demo, mine[0], tmp_path / "runs", *common)
+    two = last_line(runs.launched("train.py", *flags(demo, mine[1], tmp_path / "runs", *common)))
     assert len(list((tmp_path / "runs").iterdir())) == 2, "a rank beside the first has written"
     assert len(list(mine[1].glob("features/*/*.index"))) == 2, "one process did it alone"
-    assert_same_run(one, two)       # whose head the first process has trained on the features of both
-    script = patched(tmp_path, "test.py", "from lrcn.evaluation import results\nresults.draw = lambda *_: 0")
-    reports = [report_of(one), last_line(launched(script, "--model_dir", two, "--num_workers", 0))]
+    runs.assert_same_run(one, two)      # whose head the first process has trained on the features of both
+    undrawn = "from lrcn.evaluation import results\nresults.draw = lambda *_: 0"
+    result = runs.launched(runs.patched(tmp_path, "test.py", undrawn), "--model_dir", two, "--num_workers", 0)
+    reports = [runs.report_of(one), last_line(result)]
     assert table(reports[0] / "predictions.csv") == table(reports[1] / "predictions.csv")
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-@pytest.mark.parametrize("length", [5, "all"])
-def test_two_processes_that_train_the_encoder_agree_with_one(demo, long, tmp_path, length):
-    common = (*NORMS, "--num_frames_video", length, "--train_encoder", "all", "--dropout", 0, "--batch_size",
-              5, "--scheduler", "constant",
-              "--lr", 1e-3, "--epochs", 1)
+def test_two_processes_that_train_the_encoder_agree_with_one(demo, long, tmp_path):
+    common = (*NORMS, "--num_frames_video", "all", "--train_encoder", "all", "--dropout", 0, "--batch_size",
+              5, "--scheduler", "constant", "--lr", 1e-3)
     one = train(demo, long, tmp_path / "one", *common)
-    two = last_line(launched("train.py", *flags(demo, long, tmp_path / "two", *common)))
+    two = last_line(runs.launched("train.py", *flags(demo, long, tmp_path / "two", *common)))
     for a, b in zip(metrics(one), metrics(two), strict=True):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-3)
@@ -278,19 +255,15 @@ def test_weights_that_cannot_be_fetched_are_one_line_at_once(demo, sampled, tmp_
     monkeypatch.setattr(pytest.importorskip("timm"), "create_model", tried)
     words = flags(demo, sampled, tmp_path, "--encoder", "timm/resnet18", "--encoder_weights", "DEFAULT")
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": None}
-    one_line(call("train.py", *words, ok=False, env=nowhere), "--encoder_weights DEFAULT", "timm/resnet18")
+    result = call("train.py", *words, ok=False, env=nowhere)
+    runs.one_line(result, "--encoder_weights DEFAULT", "timm/resnet18")
     assert told == [(True, "1")]
 
 
 def test_without_a_validation_all_clips_train_and_the_last_weights_are_the_best(demo, sampled, tmp_path):
-    without = "--split_size", 0, "--epochs", 2
-    whole = train(demo, sampled, tmp_path / "whole", *without, "--pictures")
-    assert [row["part"] for row in table(whole / "splits.csv")] == ["train"] * 24
-    assert not differences(load(whole, "best")["head"], load(whole, "last")["head"])
-    assert {row["val_top1"] for row in table(whole / "metrics.csv")} == {""}
-    assert (whole / "figures" / "curves.png").is_file()
-    half = train(demo, sampled, tmp_path / "half", *without, "--stop_after", 1)
-    call("train.py", "--resume", half)
-    assert_same_run(whole, half)
-    refused("train.py", *flags(demo, sampled, tmp_path, *without, "--scheduler", "plateau"),
+    folder = train(demo, sampled, tmp_path, "--split_size", 0, "--epochs", 2)
+    assert [row["part"] for row in table(folder / "splits.csv")] == ["train"] * 24
+    assert not runs.differences(load(folder, "best")["head"], load(folder, "last")["head"])
+    assert {row["val_top1"] for row in table(folder / "metrics.csv")} == {""}
+    refused("train.py", *flags(demo, sampled, tmp_path, "--split_size", 0, "--scheduler", "plateau"),
             says=("--scheduler plateau", "--split_size"))
