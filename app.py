@@ -41,6 +41,7 @@ def make_parser():
     parser = cli.Parser(__doc__)
     utils.add_model_flags(parser)
     utils.add_label_flags(parser)
+    utils.add_film_flags(parser, speed=False)
     add = parser.add_argument
     add("--host", default="127.0.0.1",
         help="address to listen at; 0.0.0.0 lets every machine of the network in")

@@ -40,9 +40,7 @@ def make_parser():
     films.add_argument("--every", type=POSITIVE, default=None, metavar="N",
                        help="use every Nth frame of a film, for runs of single frames (default: FPS / "
                             "sampling_rate frames a second)")
-    utils.add_speed_flag(films)
-    utils.add_flow_flag(films)
-    utils.add_time_limit(films)
+    utils.add_film_flags(films)
     choice.add_argument("--clips_per_class", type=POSITIVE, default=2, metavar="N",
                         help="at most this many candidates of a class in a film")
     choice.add_argument("--clip_seconds", type=Number(float, above=0, high=3600), default=5.0,

@@ -24,11 +24,11 @@ from lrcn.data.frames import Transform
 from lrcn.features import backbones, surgery
 from lrcn.video.flow import ZERO
 
-# What a Head is made of, and by default
+# The choices of a Head and their defaults
 CHOICES = dict(latent_dim=512, hidden_size=256, lstm_layers=2, bidirectional=True, readout="final",
                dropout=0.5, per_step=False, projection="norm", classifier_hidden=None, rnn="lstm",
                classifier_activation="relu", classifier_dropout=None)
-# What a Head's confidence is worth, as long as no validation has told
+# Of a Head that no validation has calibrated
 UNCALIBRATED = dict(temperature=1.0, min_probability=None)
 
 
@@ -38,7 +38,7 @@ def within(lengths, steps):
 
 
 def each(network, steps, lengths=None):
-    """(B, T, ...) -> (B, T, ...) by a network that knows no time. Padding is not read, and nil behind it."""
+    """(B, T, ...) -> (B, T, ...) by a network for single steps. Padding is not read, and gives zeros."""
     if lengths is None:
         return network(steps.flatten(0, 1)).unflatten(0, steps.shape[:2])
     read = within(lengths, steps)
@@ -52,18 +52,18 @@ class Encoder(nn.Module):
     """An image network without its classifier: uint8 (N, 3, H, W), RGB -> float (N, feature_dim); or a video
     network, of chunks of K frames: uint8 (N, K, 3, H, W).
 
-    With M > 1 modalities uint8 (N, M, 3, H, W), and the features of each after one another. With stacks of
-    flow uint8 (N, 2L, H, W): the first convolution is made for them from the one that there is.
-    It stays in eval mode for good, so that no step of training moves a batch-norm statistic;
-    `moving_statistics` names the modules whose batch norms follow the data all the same.
-    feature_dim: given where the backbone holds weights alone (surgery.weights_alone), as is enough where all
-    features are in the store; `whole` has the network too.
+    With M > 1 modalities uint8 (N, M, 3, H, W) -> the features of each, side by side. With stacks of flow
+    uint8 (N, 2L, H, W), for which its first convolution is widened.
+    It stays in eval mode, so that training moves no batch-norm statistic, but for those of the modules that
+    `moving_statistics` names. up_to: of the part before this block, which gives activations (surgery.cut).
+    feature_dim: given where the backbone holds weights alone (surgery.weights_alone), which is enough where
+    all features are in the store; `whole` has the network too.
     """
 
     def __init__(self, name, backbone, transform, feature_dim=None):
         super().__init__()
         self.name, self.backbone, self.transform = name, backbone, transform
-        self.moving_statistics, self.feature_dim, self.notes = (), feature_dim, []
+        self.moving_statistics, self.feature_dim, self.notes, self.up_to = (), feature_dim, [], None
         mean, std = transform.mean, transform.std
         if transform.channels != 3 and not feature_dim:
             surgery.widen(backbone, transform.channels, name)
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
     @property
     def whole(self):
-        """The encoder with its network. UserError: it cannot be built, or other weights belong to it."""
+        """The encoder with its network. UserError: it cannot be built, or the weights do not fit."""
         if not self.weights_alone:
             return self
         encoder = encoder_from_spec(self.spec())
@@ -94,7 +94,11 @@ class Encoder(nn.Module):
         return encoder
 
     def forward(self, frames):
-        return surgery.seen(self, frames).flatten(1)
+        def one(frames):
+            x = torch.addcmul(self.shift, frames.float(), self.scale)   # mean 0 and deviation 1
+            return self.backbone(x.transpose(1, 2) if self.transform.chunk else x)
+        values = surgery.per_modality(one, frames, self.transform.modalities)
+        return values if self.up_to else values.flatten(1)
 
     def train(self, mode=True):
         super().train(False)
@@ -108,14 +112,12 @@ class Encoder(nn.Module):
 
     def spec(self):
         """What `encoder_from_spec` needs to build it again, in plain containers."""
-        return {"name": self.name, **self.transform.spec()}
+        return {"name": self.name, **self.transform.spec(), **({"up_to": self.up_to} if self.up_to else {})}
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over all but the last dimension, (B, D) or (B, T, D); momentum as in the head that has it.
-
-    A single row has no spread: it is normalised by the running statistics, in training too.
-    """
+    """Batch norm over all but the last dimension, (B, D) or (B, T, D). A single row has no spread: it is
+    normalised by the running statistics, in training too."""
 
     def __init__(self, features):
         super().__init__(features, momentum=0.01)
@@ -131,30 +133,28 @@ class BatchNorm(nn.BatchNorm1d):
 class Head(nn.Module):
     """All that follows the encoder: features (B, T, feature_dim) -> logits (B, classes).
 
-    Clips of several lengths, int64 (B,) on the CPU, are padded behind, with anything: it is never read.
+    lengths, int64 (B,) on the CPU: of clips of several lengths, padded at their end with anything.
 
-    readout says how the LSTM's outputs over time become one vector:
+    readout: how the LSTM's outputs over time become one vector:
       last       the outputs at the last step (its backward half has seen one frame only)
       final      the forward half at the last step and the backward half at the first
       mean, sum, max   over time
       attention  a learned softmax over time weighs the steps
       none       no LSTM: the mean of the frame features, the baseline that an LSTM must beat
-    per_step: every time step makes a prediction of its own, and their probabilities are averaged
-    (section 4 of the paper); the read-out then only says whether there is an LSTM.
-    rnn: lstm or gru, the one that reads the steps; either is the module `lstm`, as checkpoints call it.
-    projection: norm (layer norm, linear layer, ReLU), linear (the layer alone), batchnorm (the layer, then
-    a batch norm), or none: the features as they are, dropout apart.
-    classifier_hidden: units of a layer before the last one, with batch norm and ReLU, or with
-    classifier_activation selu (Klambauer et al. 2017) alone. classifier_dropout: before the classifier, where
-    it is not that of the projection.
-    temperature: what the logits are divided by, but in training, so that their softmax is as sure as it is
-    right (Guo et al. 2017); min_probability: from which confidence on nine of ten answers are right, or None.
-    Both are told by a validation, and stand in `spec` alone.
+    per_step: every time step makes a prediction, and their probabilities are averaged (section 4 of the
+    paper); of the read-out only counts whether it is none.
+    rnn: lstm or gru; either is the module `lstm`, as checkpoints call it.
+    projection: norm (layer norm, linear layer, ReLU), linear (the layer only), batchnorm (the layer and a
+    batch norm), or none; then dropout.
+    classifier_hidden: units of a layer before the last one, with batch norm and ReLU, or by
+    classifier_activation with SELU only (Klambauer et al. 2017). classifier_dropout: where it is not dropout.
+    temperature: divides the logits, except in training, so that confidence is accuracy (Guo et al. 2017).
+    min_probability: the confidence from which on nine of ten answers are right, or None. A validation sets
+    both, in `spec`.
     """
 
     def __init__(self, feature_dim, classes, **choices):
-        """choices: others than CHOICES and UNCALIBRATED have. UserError for a name that is none of them, or a
-        wrong value."""
+        """choices: what differs from CHOICES and UNCALIBRATED. UserError: an unknown name, a wrong value."""
         super().__init__()
         self.spec = {"feature_dim": feature_dim, "classes": classes, **CHOICES, **UNCALIBRATED, **choices}
         check_spec(self.spec, HEAD, "head")
@@ -183,12 +183,12 @@ class Head(nn.Module):
 
     @classmethod
     def of(cls, recipe, feature_dim, classes):
-        """The head that a training.recipe.Recipe tells."""
+        """The head of a training.recipe.Recipe."""
         choices = {name: getattr(recipe, name) for name in CHOICES if name != "per_step"}
         return cls(feature_dim, classes, per_step=recipe.loss_per_step, **choices)
 
     def steps(self, features, lengths=None):
-        """The LSTM's outputs over time, (B, T, width), nil in the padding; for `none` the projected mean,
+        """The LSTM's outputs over time, (B, T, width), zeros in the padding; for `none` the projected mean,
         (B, 1, latent_dim)."""
         if self.lstm is None:
             return self.projection(_mean(features, lengths)[:, None])
@@ -199,12 +199,6 @@ class Head(nn.Module):
         return rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True,
                                        total_length=features.shape[1])[0]
 
-    def attention(self, steps, lengths=None):
-        """Weights over time, (B, T), that sum to one; ValueError for another read-out."""
-        if self.readout != "attention":
-            raise ValueError(f"the read-out {self.readout} has no attention weights")
-        return _fill(self.score(steps), lengths).squeeze(-1).softmax(1)
-
     def read(self, steps, lengths=None):
         """(B, T, width) -> (B, width)."""
         if self.readout in ("last", "final"):
@@ -213,7 +207,8 @@ class Head(nn.Module):
                 return last
             return torch.cat([last[:, :self.hidden_size], steps[:, 0, self.hidden_size:]], 1)
         if self.readout == "attention":
-            return (self.attention(steps, lengths).unsqueeze(-1) * steps).sum(1)
+            weights = _fill(self.score(steps), lengths).softmax(1)      # (B, T, 1)
+            return (weights * steps).sum(1)
         if self.readout == "max":
             return _fill(steps, lengths).amax(1)
         return steps.sum(1) if self.readout == "sum" else _mean(steps, lengths)
@@ -224,7 +219,7 @@ class Head(nn.Module):
             lengths = None      # the mean, one step
         if not self.per_step:
             logits = self.classifier(self.read(steps, lengths))
-        else:       # their number as a tensor, which an exported network has of any length
+        else:       # their number as a tensor: an exported network takes clips of any length
             number = torch.ones_like(steps[0, :, 0]).sum() if lengths is None else lengths.to(steps)[:, None]
             logits = _fill(self.classifier(steps).log_softmax(2), lengths).logsumexp(1) - number.log()
         temperature = self.spec["temperature"]
@@ -247,15 +242,15 @@ def _mean(steps, lengths):
 
 
 def _fill(steps, lengths):
-    """(B, T, D) with minus infinity in the place of the padding."""
+    """(B, T, D), minus infinity in the padding."""
     return steps if lengths is None else steps.masked_fill(~within(lengths, steps)[..., None], -math.inf)
 
 
 class Streams(nn.Module):
-    """Several encoders on the same moments, each with the head that it was trained with.
+    """Several encoders on the same moments, frozen, each with the head that it was trained with.
 
-    frames: a list, what each encoder takes of N moments -> float (N, feature_dim), side by side. The heads
-    only say what each stream would answer alone. Frozen for good.
+    frames: a list with the input of each encoder for N moments -> float (N, feature_dim), side by side. The
+    heads give the answers of each stream alone.
     """
 
     def __init__(self, encoders, heads):
@@ -297,10 +292,7 @@ class Streams(nn.Module):
 
 
 class LRCN(nn.Module):
-    """frames uint8 (B, T, 3, H, W) -> logits (B, classes); ValueError for frames of another kind.
-
-    Of Streams: a list with the frames of each.
-    """
+    """frames uint8 (B, T, 3, H, W), of Streams a list of such -> logits (B, classes)."""
 
     def __init__(self, encoder, head):
         super().__init__()
@@ -329,10 +321,8 @@ class LRCN(nn.Module):
 
 
 class Tail(nn.Module):
-    """The trained blocks of an encoder and the head: activations (B, T, ...) -> logits.
-
-    The activations are those that surgery.cut's frozen part gives for every frame.
-    """
+    """The trained blocks of an encoder and the head: activations (B, T, ...) of surgery.cut's frozen part for
+    every frame -> logits."""
 
     def __init__(self, encoder, blocks, head):
         super().__init__()
@@ -364,14 +354,13 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
     videos.
 
     weights: "DEFAULT" (the library's best ImageNet weights, downloaded once), None, or a state dict.
-    img_dim: side of the crop in pixels, instead of the one that the weights came with.
-    modality: one of MODALITIES; flow_length, and more (fit, augment): see Transform.
-    chunk_frames, chunk_stride: of `video/NAME`, see lrcn.data.chunks; None: as its weights were measured.
-    UserError: no such model, weights that cannot be had or do not fit.
+    img_dim: side of the crop in pixels (default: that of the weights).
+    modality, flow_length, and more (fit, augment): see Transform. chunk_frames, chunk_stride: see chunk_of.
+    UserError: no such model, or its weights are not available or do not fit.
     """
-    chunk_of(name, chunk_frames, chunk_stride, modality)
+    chunk = chunk_of(name, chunk_frames, chunk_stride, modality)
     try:
-        backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim, chunk_frames, chunk_stride)
+        backbone, transform = backbones.build(name, weights == "DEFAULT", img_dim, chunk)
     except OSError as error:  # urllib and the hubs raise its children
         raise UserError(f"--encoder_weights DEFAULT: the weights of {name} could not be downloaded "
                         f"({str(error).splitlines()[0]:.120}); give a file with --encoder_weights PATH, or "
@@ -400,24 +389,25 @@ def build_encoder(name, weights="DEFAULT", img_dim=None, modality="rgb", flow_le
 
 
 def encoder_from_spec(spec, weights=None, feature_dim=None):
-    """The encoder, without weights, that `Encoder.spec()` or `Streams.spec()` described.
+    """The encoder, without weights, of an `Encoder.spec()` or `Streams.spec()`.
 
-    weights, feature_dim: a state dict that tells its parameters, for one of weights alone.
+    weights, feature_dim: a state dict with its parameters as such, for an encoder of weights alone.
     """
     if "streams" in spec:
-        with torch.device("meta"):  # they take memory when checkpoints.restore has seen how large they are
+        with torch.device("meta"):  # no memory before networks.build has checked their sizes
             heads = [Head(**one) for one in spec["heads"]]
         return Streams([encoder_from_spec(one) for one in spec["streams"]], heads)
     transform = Transform(**{k: tuple(v) if isinstance(v, (list, tuple)) else v
                              for k, v in spec.items() if k != "name"})
-    chunk = (transform.chunk, transform.chunk_stride) if transform.chunk else ()
-    if bool(chunk) != bool(chunk_of(spec["name"], *chunk, modality=transform.modality)[0]):
+    chunk = chunk_of(spec["name"], transform.chunk or None, transform.chunk_stride or None,
+                     transform.modality)
+    if bool(transform.chunk) != bool(chunk[0]):
         raise UserError(f"--model_dir: its encoder {spec['name']} reads chunks, of how many frames is not "
                         f"said; take another checkpoint")
     if weights and any(isinstance(value, nn.Parameter) for value in weights.values()):
-        with contextlib.suppress(KeyError, AttributeError):     # what no module can be called
+        with contextlib.suppress(KeyError, AttributeError):     # names that no module can have
             return Encoder(spec["name"], surgery.weights_alone(weights, "backbone."), transform, feature_dim)
-    backbone, usual = backbones.build(spec["name"], False, None, *chunk)
+    backbone, usual = backbones.build(spec["name"], False, None, chunk)
     if usual.crop != transform.crop:
-        backbone, _ = backbones.build(spec["name"], False, transform.crop, *chunk)
+        backbone, _ = backbones.build(spec["name"], False, transform.crop, chunk)
     return Encoder(spec["name"], backbone, transform)

@@ -1,5 +1,5 @@
-"""The networks of runs: read again from a checkpoint (load_trained), or made for a training
-(network_to_train), with an encoder that is built, kept, begun with another run's weights, or joined."""
+"""The networks of runs: read from a checkpoint (load_trained), or made for a training (network_to_train)
+with an encoder that is built, kept in the feature store, taken from another run, or joined from several."""
 import contextlib
 import hashlib
 import math
@@ -30,7 +30,7 @@ CHUNK_FLAGS = ("chunk_frames", "chunk_stride")
 
 @dataclass
 class Trained:
-    """A model from a run folder, in eval mode, and what it was trained with."""
+    """A model from a run folder, in eval mode, with all that belongs to it."""
     model: "models.LRCN"
     classes: list
     settings: dict      # the recipe's, and how the clips were sampled
@@ -46,7 +46,7 @@ class Trained:
 
     @property
     def length(self):
-        """Frames or chunks of a clip; where a video is read whole, as many as half of the training's had."""
+        """Frames or chunks of a clip; of a run on whole videos their median."""
         length = self.recipe.num_frames_video
         return self.settings["clip_frames"] if length == "all" else length
 
@@ -59,14 +59,19 @@ class Trained:
         return rate if rate.sampling_rate else Rate(rate.FPS, rate.FPS / self.sees.rate)
 
     @property
+    def transforms(self):
+        """Those of the encoder, or of its streams."""
+        encoder = self.model.encoder
+        return [one.transform for one in getattr(encoder, "streams", [encoder])]
+
+    @property
     def sees(self):
         """The Transform that says what a step of a clip is: of several streams a video encoder's."""
-        encoder = self.model.encoder
-        return max((one.transform for one in getattr(encoder, "streams", [encoder])), key=lambda t: t.chunk)
+        return max(self.transforms, key=lambda transform: transform.chunk)
 
     @property
     def chunk(self):
-        """(frames of a step, from the first of one to that of the next); (1, 1) of an image encoder."""
+        """(frames of a step, from the first of one to the first of the next); (1, 1) of an image encoder."""
         frames, stride, _ = self.recipe.chunk
         return (frames, self.settings.get("chunk_step") or stride) if frames else (1, 1)
 
@@ -83,16 +88,16 @@ class Trained:
     @property
     def flow(self):
         """The flow.Flow that the encoder sees, with as many fields; None where it sees none."""
-        encoder = self.model.encoder
-        lengths = [one.transform.flow_length for one in getattr(encoder, "streams", [encoder])
-                   if "flow" in one.transform.parts]
+        lengths = [transform.flow_length for transform in self.transforms if "flow" in transform.parts]
         return replace(Flow.of(self.settings["flow"], "flow"), length=max(lengths)) if lengths else None
 
 
-def build(state, source, stored=False):
-    """(LRCN without weights, classes, settings, Recipe) of a checkpoint; UserError for something else.
+def build(state, path, flag, stored=False):
+    """(LRCN, classes, settings, Recipe) of the state of a checkpoint, which lies at `path` and was named by
+    --flag; UserError for something else.
 
-    stored: its encoder is of weights alone, where those in the state tell enough (models.Encoder)."""
+    stored: its encoder is of weights alone, where those in the file tell enough (models.Encoder)."""
+    source = f"--{flag} {path}"
     checkpoints.check(state, source)
     settings = state.get("settings")
     recipe = Recipe.of(settings, source)
@@ -106,47 +111,44 @@ def build(state, source, stored=False):
         raise UserError(f"{source}: settings: clip_frames: {fault}")
     if "flow" in recipe.modality.split("+"):
         Flow.of(settings.get("flow"), f"{source}: settings: flow")
+    weights = checkpoints.encoder_weights(state, path, flag)
     checkpoints.check_weights(state.get("head"), f"{source}, head")
     with torch.device("meta"):      # one of other sizes than the weights is refused before it takes memory
         head = models.Head(**state["head_spec"])
     backbones.check_fit(head, state["head"], f"{source}, head,")
-    encoder = models.encoder_from_spec(state["encoder_spec"], stored and state["encoder"],
-                                       state["head_spec"]["feature_dim"])
+    encoder = models.encoder_from_spec(state["encoder_spec"], stored and weights, head.spec["feature_dim"])
     engines.keep(encoder, settings.get("engines"), source)
-    head = models.Head(**state["head_spec"])
-    if head.spec["feature_dim"] != encoder.feature_dim:
-        raise UserError(f"{source}: its head reads {head.spec['feature_dim']} features and its encoder "
-                        f"{encoder.name} gives {encoder.feature_dim}")
-    for stream, own in zip(getattr(encoder, "streams", ()), getattr(encoder, "heads", ()), strict=True):
-        if own.spec["feature_dim"] != stream.feature_dim:
-            raise UserError(f"{source}: the head of a stream reads {own.spec['feature_dim']} features and "
-                            f"its encoder {stream.name} gives {stream.feature_dim}")
+    heads = getattr(encoder, "heads", ())
+    for one, reader in ((encoder, head), *zip(getattr(encoder, "streams", ()), heads, strict=True)):
+        if reader.spec["feature_dim"] != one.feature_dim:
+            raise UserError(f"{source}: a head reads {reader.spec['feature_dim']} features and its encoder "
+                            f"{one.name} gives {one.feature_dim}")
+    backbones.check_fit(encoder, weights, f"{source}, encoder,")
+    for one in (head, *heads):
+        one.to_empty(device="cpu")
+    encoder.load_state_dict(weights)
+    head.load_state_dict(state["head"])
+    if encoder.digest() != state.get("encoder_digest"):
+        raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
     return models.LRCN(encoder, head), state["classes"], settings, recipe
 
 
 def load_trained(model_dir, model_name=None, device="cpu", flag=None, stored=False):
-    """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit.
-
-    stored: nothing but stored features is asked of its encoder, as long as there are."""
+    """The Trained of a run folder; UserError for a file that is no checkpoint or does not fit. stored: as of
+    `build`."""
     path = checkpoint_path(model_dir, model_name, flag)     # before torch is loaded
     device = choose_device(device)
     flag = flag or ("model_name" if model_name else "model_dir")
-    state, source = checkpoints.load_file(path, flag), f"--{flag} {path}"
-    if stored:
-        checkpoints.check(state, source)    # before it is told that its encoder is missing
-        state["encoder"] = checkpoints.encoder_weights(state, path, flag)
-    model, classes, settings, recipe = build(state, source, stored)
-    checkpoints.restore(model, state, path, flag)
+    state = checkpoints.load_file(path, flag)
+    model, classes, settings, recipe = build(state, path, flag, stored)
     epoch = state.get("epoch")
     return Trained(model.to(device).eval(), classes, settings, recipe, path, RunFolder.of(path).path,
                    epoch if isinstance(epoch, int) else 0, what_it_learned(state, path, flag))
 
 
 def new_encoder(recipe, classes):
-    """The encoder that a recipe names, with its weights.
-
-    The feature store keeps one that stays as it is: from then on it is of weights alone (models.Encoder).
-    """
+    """The encoder that a recipe names, with its weights. The feature store keeps a frozen one: the next time
+    it is of weights alone (models.Encoder)."""
     if recipe.streams:
         return joined_encoder(recipe, classes)
     set_seed(recipe.seed)
@@ -159,10 +161,9 @@ def new_encoder(recipe, classes):
         path = cli.file("encoder_weights", weights, "give the path of a checkpoint file")
     kept = None
     if recipe.frozen and recipe.feature_cache and recipe.sampled_data_path:
-        seen = {name: getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment")}
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else weights or recipe.seed
-        kept = store.kept_encoder(recipe.sampled_data_path, [
-            content, *(v for name, v in seen.items() if v is not None or name not in CHUNK_FLAGS)])
+        seen = (getattr(recipe, name) for name in (*recipes.OF_AN_ENCODER, "augment"))
+        kept = store.kept_encoder(recipe.sampled_data_path, [content, *seen])
         if encoder := read_kept(kept):
             return encoder
     weights = checkpoints.load_file(path, "encoder_weights") if path else weights
@@ -179,8 +180,8 @@ def new_encoder(recipe, classes):
 
 
 def read_kept(path):
-    """The encoder of weights alone in a file of the feature store; what building it said is said again. None
-    where there is no whole one of this name."""
+    """The encoder of weights alone in a file of the feature store, with the notes that building it gave; None
+    where the file is not whole or not of this name."""
     with contextlib.suppress(UserError, LookupError, TypeError, ValueError, AttributeError):
         state = checkpoints.load_file(path, "sampled_data_path")
         checkpoints.check_spec(state["encoder_spec"], checkpoints.ENCODER, "")
@@ -193,7 +194,7 @@ def read_kept(path):
 
 
 def begun_encoder(recipe):
-    """The encoder of --init_from's run, which sees what the recipe says."""
+    """The encoder of --init_from's run, with the recipe's transform."""
     run = f"--init_from {recipe.init_from}"
     other = load_trained(recipe.init_from, flag="init_from").model.encoder
     if other.name != recipe.encoder:
@@ -248,10 +249,9 @@ def joined_encoder(recipe, classes):
 def network_to_train(recipe, classes, device, encoder=None, model=None):
     """(LRCN, network that is trained, what encodes for its feature cache or None, optimiser groups).
 
-    Frozen encoder: the head, on cached features. last:K: the blocks and the head, on cached
-    activations of the part before them. Otherwise the whole network, on frames.
-    encoder, model: new_encoder's of this recipe, or the LRCN, where it is there already; else they are new,
-    with --init_from's weights where given.
+    Of a frozen encoder the head is trained, on cached features; of last:K the blocks and the head, on cached
+    activations of the part before them; else the whole network, on frames.
+    encoder: new_encoder's of this recipe, model: a resumed LRCN, where there is one.
     """
     if model is None:
         encoder = encoder or new_encoder(recipe, classes)

@@ -69,7 +69,7 @@ def load_clips(trained, args, options):
     of each clip's mean frame and of a grey one. UserError: --cut_flow needs one field of flow a frame."""
     encoder = trained.model.encoder.requires_grad_(False)
     if args.cut_flow:
-        transforms = [part.transform for part in getattr(encoder, "streams", [encoder])]
+        transforms = trained.transforms
         if any(t.flow_length > 1 for t in transforms if "flow" in t.parts):
             raise UserError("--cut_flow: a cut has one flow field, and this run uses a stack of them; give a "
                             "run of --flow_length 1")

@@ -42,7 +42,7 @@ def make_parser():
     utils.add_label_flags(parser)
     add("--truth", metavar="CSV",
         help="what the films show: a table with the columns video,start,end,class, in seconds")
-    utils.add_speed_flag(parser)
+    utils.add_film_flags(parser)
     switch("--video", default=True, help="write labelled.mp4; --no-video: the tables and the picture only")
     switch("--gif", default=False, help="write labelled.gif too")
     switch("--display", default=None,

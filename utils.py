@@ -28,20 +28,15 @@ SPREAD = 1.5    # times the low one: with a higher high one, no one speed is tha
 
 def load_recogniser(run, checkpoint=None, device="auto", backend=None, precision=None, sampling_rate=None,
                     flow=None):
-    """The Recogniser of a run, of films that are shown to it at the rate of its training clips, or as
-    --sampling_rate says; on the run's own engine, unless a backend or precision is given; with fields of flow
-    as in its training, or by --flow."""
+    """The Recogniser of a run. Rate, engine and flow are those of its training, but for what is given."""
     trained = load_trained(run, checkpoint, device)
     return Recogniser.of_run(trained, trained.device, backend, precision,
                              watching_rate(trained, sampling_rate), None, flow)
 
 
 def watching_rate(trained, sampling_rate=None):
-    """The Rate at which a film is shown to a run: that of its training clips, or --sampling_rate.
-
-    Says the speed where the clips' own is not the one that they were sampled for, and warns where it differs
-    from clip to clip.
-    """
+    """The Rate at which a film is shown to a run: that of its training clips, or --sampling_rate. Says where
+    the clips' rate is not the one asked for, and warns where it differs from clip to clip."""
     rate, asked = trained.rate, Rate.of({**trained.settings, "frame_step": None})
     if sampling_rate is not None:
         return Rate(rate.FPS, sampling_rate)
@@ -62,15 +57,13 @@ def watching_rate(trained, sampling_rate=None):
 
 
 def train(recipe, checkpoint=None, device=None, rank=None):
-    """Train a run, new or from a checkpoint; its exit status, as of Run.go. Says the run folder last.
-
-    recipe, checkpoint: those of recipe.parse. UserError: another training is at work in the folder.
-    """
+    """Train a run, new or from a checkpoint, both of recipe.parse; the exit status of Run.go. UserError:
+    another training is at work in the folder."""
     device, rank = device or choose_device(recipe.device), rank or Rank()
     before = RunFolder.of(checkpoint) if checkpoint else None
     resumed = before if before and checkpoint.parent == before.checkpoints else None
     with contextlib.ExitStack() as held:
-        if resumed and rank.first:  # before its checkpoint is read, which another training may go past
+        if resumed and rank.first:  # first: another training may write the checkpoint
             held.enter_context(resumed.lock("resume"))
         state = checkpoints.load_file(checkpoint, "checkpoint_path") if checkpoint else None
         say = cli.say if rank.first else dataset.silent
@@ -86,12 +79,10 @@ def train(recipe, checkpoint=None, device=None, rank=None):
                     f"classes: {', '.join(classes[:8])}{' ...' * (len(classes) > 8)}")
         model = None
         if state:
-            source = f"--checkpoint_path {checkpoint}"
-            model, known, *_ = build(state, source)
+            model, known, *_ = build(state, checkpoint, "checkpoint_path")
             if known != classes:
-                raise UserError(f"{source}: trained on {len(known)} classes, and the data has "
-                                f"{len(classes)}; give the flags and folders of that run")
-            checkpoints.restore(model, state, checkpoint, "checkpoint_path")
+                raise UserError(f"--checkpoint_path {checkpoint}: trained on {len(known)} classes, and the "
+                                f"data has {len(classes)}; give the flags and folders of that run")
         model, network, encoder, groups = network_to_train(recipe, classes, device, model=model)
         feeds = make_feeds(recipe, model, encoder, samples, device, rank)
         if network is model.head:   # a head on cached features trains in seconds: rank 0 does it alone
@@ -103,7 +94,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
         weights = class_weights(recipe, feeds[0].labels, classes)
         learner = Learner(network, groups, recipe, feeds[0], device, rank, weights)
         settings, folder, album = running.saved_settings(recipe, samples, model.encoder), None, None
-        if rank.first:  # after the encoding, lest one that was stopped leaves an empty run folder
+        if rank.first:  # after the encoding: stopped there, it leaves no empty run folder
             from lrcn.training.album import Album
             folder = resumed or RunFolder(new_run_folder(recipe.local_dir, recipe.open_new_folder, "",
                                                          recipe.name))
@@ -114,7 +105,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             album = Album(folder, recipe, classes, samples, state["progress"]["epoch"] if state else None)
         run = running.Run(model, learner, feeds, settings, classes, learned, folder, album)
         if state:
-            run.take_up(state, source)
+            run.take_up(state, f"--checkpoint_path {checkpoint}")
         return run.go()
 
 
@@ -153,27 +144,24 @@ def encoding_options(args, trained, **more):
                    precision=args.encoder_precision or trained.recipe.encoder_precision, **more)
 
 
-def add_speed_flag(parser):
-    """--sampling_rate of the scripts that show films to a run."""
-    parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
-                        help="sample FPS / X frames a second (default: as in the training clips)")
-
-
-def add_flow_flag(parser):
-    """--flow of the scripts that show films to a run."""
+def add_film_flags(parser, speed=True):
+    """How the scripts that show films to a run read them. speed: with --sampling_rate."""
+    if speed:
+        parser.add_argument("--sampling_rate", type=Number(float, above=0), default=None, metavar="X",
+                            help="sample FPS / X frames a second (default: as in the training clips)")
     parser.add_argument("--flow", choices=FLOWS, default=None, help="method of optical flow, for a run that "
                                                                     "uses it (default: as in the training)")
+    parser.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
+                        help="give up a film whose decoder takes longer than this for one step")
 
 
 def add_label_flags(parser):
-    """What the scripts that label films make of a moment's probabilities."""
+    """When a film's label is shown as unsure, and which segments are too short."""
     parser.add_argument("--min_probability", type=Number(float, low=0, high=1), default=None,
                         help="a less probable label is shown as unsure (default: the lowest at which nine of "
                              f"ten answers on the validation part were right, {LEAST} where none is)")
     parser.add_argument("--min_segment", type=Number(float, low=0), default=1.0,
                         help="seconds; a shorter segment joins a neighbour")
-    add_flow_flag(parser)
-    add_time_limit(parser)
 
 
 def say_least(args, recogniser):
@@ -182,11 +170,6 @@ def say_least(args, recogniser):
         cli.say(f"--min_probability {recogniser.least():.3g}: " + (
             "the lowest at which nine of ten answers on the validation part were right"
             if recogniser.min_probability is not None else "the default; this run's validation gives none"))
-
-
-def add_time_limit(parser):
-    parser.add_argument("--time_limit", type=Number(float, above=0), default=120, metavar="SECONDS",
-                        help="give up a film whose decoder takes longer than this for one step")
 
 
 def add_data_flags(parser):

@@ -1,7 +1,7 @@
 """Checkpoints: state dicts and plain containers only, read safely, written whole or not at all.
 
-What a checkpoint may say stands here once (ENCODER, HEAD) and in training's Recipe; `networks.build` makes
-the model again from it.
+ENCODER and HEAD here, and training's Recipe, say which values a checkpoint may have; `networks.build` makes
+the model from it.
 """
 import warnings
 import zipfile
@@ -12,7 +12,6 @@ from lrcn.base.values import Choice, Either, Names, Number, Numbers, Switch, Tex
 from lrcn.base.values import check as check_values
 from lrcn.data.chunks import LONGEST_CHUNK
 from lrcn.data.frames import AUGMENT, FITS, INTERPOLATION, MODALITIES
-from lrcn.features import backbones
 from lrcn.runs import RunFolder
 from lrcn.video.flow import LONGEST
 
@@ -40,37 +39,36 @@ HEAD = {"feature_dim": WIDTH, "classes": WIDTH, "latent_dim": WIDTH, "hidden_siz
         "classifier_dropout": Number(float, low=0, below=1, none=True),
         "temperature": Number(float, low=0.01, high=100),
         "min_probability": Number(float, low=0, high=1, none=True)}
-# Of an encoder where they are as usual, of the head of an older checkpoint
+# What a checkpoint may leave out: the usual value of an encoder's, and an older head's
 UNSAID = ("flow_length", "fit", "augment", "chunk", "chunk_stride", "rate", "temperature", "min_probability")
 MOST_STREAMS = 16
 
 
 def load_file(path, flag):
-    """What torch.save wrote, tensors and plain containers alone, on the CPU. UserError in one line, naming
-    --flag: no such file, truncated, not a checkpoint, a pickle that wants to run code, an archive that
-    unpacks to more than it is, a member that is not what its check sum says, a tensor that `check_tensors`
-    refuses."""
+    """The dict that torch.save wrote, of tensors and plain containers, on the CPU. UserError, naming --flag:
+    no such file, truncated or damaged, not a checkpoint, a pickle that wants to run code, an archive that
+    unpacks to more than its size, a tensor that `check_tensors` refuses."""
     path = cli.file(flag, path, "give the path of a checkpoint file")
     source = f"--{flag} {path}"
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                # torch stores without compression; a packed entry is no checkpoint of torch's
+                # torch stores without compression
                 unpacked = sum(entry.file_size for entry in archive.infolist())
                 if unpacked > path.stat().st_size:
                     raise UserError(f"{source}: a compressed archive that unpacks to "
                                     f"{files.gigabytes(unpacked)}, not a checkpoint; it was not read")
-                if archive.testzip():   # torch.load itself compares no check sum
+                if archive.testzip():   # torch.load compares no check sums
                     raise ValueError
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # of sparse tensors, which are refused below
+            warnings.simplefilter("ignore")     # about sparse tensors, which are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # torch.load raises almost anything for a broken file
         what = ("it holds more than tensors and plain containers, and was refused unread; if you trust it, "
                 "save its weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
-                if "GLOBAL" in str(error) else      # how the unpickler calls a function or a class
+                if "GLOBAL" in str(error) else      # the unpickler's word for a function or a class
                 "not a whole checkpoint: cut off, damaged, or something else")
         raise UserError(f"{source}: {what}; take another file") from None
     if not isinstance(state, dict):
@@ -80,8 +78,8 @@ def load_file(path, flag):
 
 
 def check_tensors(state, source):
-    """Refuse nested dicts, lists and tuples with a tensor that is none for a checkpoint, before a value is
-    read: dense, on the CPU, of NUMBERS, of which the file holds as many as its shape says."""
+    """Refuse nested dicts, lists and tuples with a tensor that is not dense, on the CPU and of NUMBERS, or of
+    which the file holds fewer than its shape says, before a value is read."""
     left, seen = [("", state)], set()
     while left:
         name, value = left.pop()
@@ -109,7 +107,7 @@ def save_file(path, state):
     with files.atomic(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch's archive writer says no more of a full disk
+        except RuntimeError as error:   # torch's archive writer on a full disk
             if any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream")):
                 raise OSError(28, "no space left on device", str(path)) from None
             raise
@@ -122,7 +120,7 @@ def describe(model, classes, settings):
 
 
 def check(state, source):
-    """Refuse a description that is not `describe`'s, in one line that names the first wrong value."""
+    """UserError that names the first wrong value of a description, which `describe` would not give."""
     if state.get("format") != FORMAT or isinstance(state["format"], bool):
         version = state["format"] if type(state.get("format")) is int else "unknown"
         raise UserError(f"{source}: not a checkpoint of this program, or of another version of it (format "
@@ -149,7 +147,7 @@ def check(state, source):
 
 
 def check_spec(spec, table, source):
-    """Refuse a spec whose names and values are not those of ENCODER or of HEAD."""
+    """UserError for a spec whose names or values are not those of the table, ENCODER or HEAD."""
     given = spec if isinstance(spec, dict) else ()
     check_values(spec, {k: kind for k, kind in table.items() if k in given or k not in UNSAID}, source)
     extra = [key for key in spec if key not in table]
@@ -158,7 +156,7 @@ def check_spec(spec, table, source):
 
 
 def check_weights(weights, source):
-    """Refuse what is no state dict. Their shapes and values: backbones.check_fit."""
+    """UserError for anything but a state dict. Its shapes and values: backbones.check_fit."""
     if not isinstance(weights, dict) or not weights:
         raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
     for name, tensor in weights.items():
@@ -167,7 +165,7 @@ def check_weights(weights, source):
 
 
 def encoder_weights(state, path, flag):
-    """The state dict of a checkpoint's encoder; that of a frozen one may lie in a file beside it."""
+    """The state dict of a checkpoint's encoder, which may lie in a file beside it where it is frozen."""
     source, encoder = f"--{flag} {path}", state.get("encoder")
     if encoder is None:
         sibling = Path(path).with_name(RunFolder("").checkpoint("encoder").name)
@@ -179,23 +177,9 @@ def encoder_weights(state, path, flag):
     return encoder
 
 
-def restore(model, state, path, flag):
-    """Take the weights of a checkpoint into its model."""
-    source, encoder = f"--{flag} {path}", encoder_weights(state, path, flag)
-    check_weights(state.get("head"), f"{source}, head")
-    for part, weights in (("encoder", encoder), ("head", state["head"])):
-        module = getattr(model, part)
-        backbones.check_fit(module, weights, f"{source}, {part},")
-        for head in getattr(module, "heads", ()):   # of streams: not in memory yet
-            head.to_empty(device="cpu")
-        module.load_state_dict(weights)
-    if model.encoder.digest() != state.get("encoder_digest"):
-        raise UserError(f"{source}: the encoder beside it is not the one that it was trained with")
-
-
 def take_over(model, other):
-    """Copy another model's projection into `model`, which has its encoder, what fits; returns lines that say
-    what was taken and what was not."""
+    """Copy another model's encoder and projection into `model`, as far as they fit; lines that say what was
+    taken."""
     theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
     theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
     own = model.state_dict()

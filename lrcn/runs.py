@@ -26,7 +26,7 @@ class _Folder:
 
 class TestFolder(_Folder):
     """What test.py leaves (and fuse.py, of several runs)."""
-    __test__ = False    # no test, says pytest otherwise
+    __test__ = False    # for pytest: this is no test
     metrics, predictions = _named("metrics.json"), _named("predictions.csv")
     mistakes, command = _named("mistakes.csv"), _named("command.txt")
     confusion, confusion_picture = _named("confusion_matrix.csv"), _named("confusion_matrix.png")
@@ -73,7 +73,7 @@ class RunFolder(_Folder):
     export = property(lambda run: ExportFolder(run.path / "export"))
 
     def test_on(self, name):
-        """What test.py leaves of a folder of classes by its name."""
+        """What test.py leaves of another folder of classes."""
         return TestFolder(self.path / "test_on_folder" / name)
 
     def film(self, name):
@@ -84,12 +84,12 @@ class RunFolder(_Folder):
         return self.checkpoints / f"{name}{ENDING}"
 
     def lock(self, flag):
-        """Hold this folder for one training; a second one gets a UserError that names the first."""
+        """Hold this folder for one training; UserError names another that holds it."""
         return files.lock(self.path, flag, "another training")
 
     @classmethod
     def of(cls, file):
-        """The run folder that a checkpoint or exported file lies in, also where it was copied out of it."""
+        """The run folder of a checkpoint or exported file, or the folder that it was copied to."""
         folder, own = Path(file).parent, cls("")
         return cls(folder.parent if folder.name in (own.checkpoints.name, own.export.path.name) else folder)
 
@@ -100,12 +100,12 @@ class TuningFolder(_Folder):
     settings, folds, journal = _named("settings.json"), _named("folds.csv"), _named("trainings.jsonl")
 
     def refit(self, seed):
-        """The run of the winner on the whole training list, by its training seed."""
+        """The run of the best setting on the whole training list, with this seed."""
         return RunFolder(self.path / "refit" / f"seed_{seed}")
 
 
 def check_name(name, local_dir, open_new_folder="True"):
-    """UserError where --name cannot be that of a new run folder."""
+    """UserError where a new run folder cannot have this --name."""
     if name in (".", "..") or Path(name).name != name:
         raise UserError(f"--name {name}: expected a name without slashes; --local_dir says where it is made")
     if str(open_new_folder).strip("'\"‘’").lower() != "true":
@@ -117,8 +117,8 @@ def check_name(name, local_dir, open_new_folder="True"):
 
 
 def new_run_folder(local_dir, open_new_folder, ending="", name=None):
-    """The run folder as --open_new_folder says, made: True a new one called `name`, or by the second (and
-    ending), 'debug' <local_dir>/debug, False local_dir itself."""
+    """Make the run folder by --open_new_folder: True a new one called `name`, or the time and `ending`; debug
+    <local_dir>/debug; False local_dir itself."""
     local_dir = Path(local_dir).expanduser()
     mode = str(open_new_folder).strip("'\"‘’").lower()
     if mode not in ("true", "debug", "false"):
@@ -149,9 +149,8 @@ def newest_run(local_dir):
 
 
 def checkpoint_path(model_dir, model_name=None, flag=None):
-    """The checkpoint that --model_dir (a run folder, its checkpoint folder, or a checkpoint itself) and
-    --model_name mean; without a name best.pth.tar, or last.pth.tar before there is a best one. flag: the
-    one that named the folder, where it was not --model_dir."""
+    """The checkpoint of --model_dir (a run folder, its checkpoint folder, or a checkpoint) and --model_name
+    (default: best.pth.tar, else last.pth.tar). flag: the one that named the folder (default: --model_dir)."""
     named = flag or "model_dir"
     if not model_name and Path(model_dir).expanduser().is_file():
         return Path(model_dir).expanduser()
@@ -171,7 +170,7 @@ def checkpoint_path(model_dir, model_name=None, flag=None):
 
 
 def versions():
-    """What a run was made with, for settings.json."""
+    """Versions, machine and command line, for settings.json."""
     import cv2
     import torch
     return {"python": platform.python_version(), "torch": torch.__version__,
@@ -180,8 +179,8 @@ def versions():
 
 
 def loss_words(settings):
-    """What the training loss of a run with these settings holds and its validation loss does not, as a
-    sentence; "" where they are one and the same."""
+    """A sentence on what the training loss of a run with these settings holds and its validation loss does
+    not; "" where they are the same."""
     held = [f"{word} ({settings[name]:g})" for name, word in (("label_smoothing", "label smoothing"),
                                                               ("mixup", "mixup"))
             if isinstance(settings.get(name), int | float) and settings[name] > 0]

@@ -93,6 +93,23 @@ def flowing(demo, sampled, once):
 
 
 @pytest.fixture(scope="session")
+def chunked(demo, once):
+    """A folder with clips/, sampled for mc3_18, 15 frames a second, and two tested runs on them: video/ of 3
+    chunks of 4 frames, each half in the next one, and image/. Do not change it: copy it."""
+    chunks = ("--encoder", "video/mc3_18", "--img_dim", 16, "--chunk_frames", 4, "--chunk_stride", 2)
+
+    def make(folder):
+        said = sample(demo, folder / "clips", "--classes", "Grow,Shrink", "--no-report", "--for",
+                      "video/mc3_18").out
+        assert "chunks of 16 frames at 15 a second: --FPS 25 --sampling_rate 1.66667" in said
+        for name, more in (("video", chunks), ("image", ("--stride", 2))):
+            report_of(train(demo, folder / "clips", folder / name, "--num_frames_video", 3, "--epochs", 2,
+                            "--open_new_folder", "False", *more))
+        return folder
+    return once("chunked", make)
+
+
+@pytest.fixture(scope="session")
 def trained(demo, sampled, once):
     """Run folder of a small head on a random ResNet-18 at 32 pixels. Do not change it: copy it."""
     return once("trained", lambda folder: train(

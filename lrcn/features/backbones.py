@@ -1,5 +1,4 @@
-"""Networks by name, of torchvision or timm, with their classifier taken off and weights put in."""
-
+"""Networks by name, of torchvision or timm, without their classifier; and the weights of files for them."""
 import math
 import os
 import socket
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from lrcn.base import Lazy, UserError
-from lrcn.data.chunks import PREFIX, chunk_of
+from lrcn.data.chunks import PREFIX
 from lrcn.data.frames import CHUNK, Transform
 
 torch = Lazy("torch")
@@ -21,10 +20,8 @@ CONVOLUTIONS = ".features"
 AUXILIARY = {"aux1", "aux2", "AuxLogits"}
 
 
-def build(name, download, img_dim, chunk_frames=None, chunk_stride=None):
-    """(network without its classifier, its Transform). chunk_frames, chunk_stride: of a video network, where
-    not as its weights were measured."""
-    chunk = chunk_of(name, chunk_frames, chunk_stride)
+def build(name, download, img_dim, chunk=(0, 0, 0)):
+    """(network without its classifier, its Transform). chunk: as of chunks.chunk_of."""
     if name.endswith(CONVOLUTIONS):
         whole = name.removesuffix(CONVOLUTIONS)
         if not whole.startswith(("vgg", "alexnet")) or whole.endswith(CONVOLUTIONS):
@@ -45,9 +42,9 @@ def _torchvision_model(name, download, img_dim, chunk):
     best = zoo.get_model_weights(name).DEFAULT
     options = {"image_size": img_dim} if img_dim and name.startswith("vit_") and not download else {}
     if name in ("googlenet", "inception_v3"):
-        options["transform_input"] = True  # as with weights: a checkpoint is built again without them
+        options["transform_input"] = True  # as with weights, which a checkpoint is built without
         if not download:
-            options["init_weights"] = True  # the default, said aloud to spare the user its warning
+            options["init_weights"] = True  # the default, without its warning
     preset = best.transforms()
     model = zoo.get_model(name, weights=best if download else None, **options)
     for extra in AUXILIARY & {child for child, _ in model.named_children()}:
@@ -64,17 +61,17 @@ def _torchvision_model(name, download, img_dim, chunk):
 
 
 def _timm_model(name, download, img_dim):
-    if download and not getproxies():   # behind a proxy nobody can tell whether the hub answers
+    if download and not getproxies():   # a proxy hides whether the hub answers
         address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         try:
             socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-        except OSError:     # else its library tries again for half a minute, in twelve lines
+        except OSError:     # else its library tries for half a minute
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import timm
     except ImportError:
         raise UserError(f"--encoder timm/{name}: timm is not installed; pip install timm") from None
-    if name not in timm.list_models() and name.split(".")[0] not in timm.list_models():
+    if name.split(".")[0] not in timm.list_models():
         today = timm.models.get_deprecated_models().get(name)
         raise UserError(f"--encoder timm/{name}: " + (
             f"timm calls it {today} today; take --encoder timm/{today}" if today else
@@ -82,7 +79,7 @@ def _timm_model(name, download, img_dim):
     try:
         model = timm.create_model(name, pretrained=download, num_classes=0,
                                   **({"img_size": img_dim} if img_dim else {}))
-    except TypeError:  # a convolutional network takes any size and knows no such option
+    except TypeError:  # a convolutional network takes any size and has no such option
         model = timm.create_model(name, pretrained=download, num_classes=0)
     config = timm.data.resolve_data_config({}, model=model)
     crop = img_dim or config["input_size"][-1]
@@ -91,12 +88,12 @@ def _timm_model(name, download, img_dim):
 
 
 def load_backbone(backbone, state):
-    """Take a file's state dict into the backbone -> names of what was left out: the classifier's entries."""
+    """Load a file's state dict into the backbone; the names of what was left out, a classifier's entries."""
     everything = state_of(state, backbone)
     state = {k: v for k, v in everything.items() if k.split(".")[0] not in AUXILIARY}
     own = backbone.state_dict()
     extra = [k for k in state if k not in own]
-    # What a classifier leaves behind is one weight and one bias; anything more is another network.
+    # A classifier is one weight and one bias; anything more is another network.
     state = {k: v for k, v in state.items() if k in own or len(extra) > 2}
     check_fit(backbone, state, "the file of --encoder_weights")
     backbone.load_state_dict(state)
@@ -104,8 +101,8 @@ def load_backbone(backbone, state):
 
 
 def state_of(state, backbone):
-    """The tensors of a file by the backbone's own names: without a wrapper, DataParallel's prefix, and the
-    numbers that nn.Sequential gave to the layers of its `features`, or to its children."""
+    """The tensors of a file by the backbone's own names: without a wrapper, DataParallel's prefix, and
+    nn.Sequential's numbers for the layers of its `features` or for its children."""
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), dict):
             state = state[key]
@@ -127,8 +124,8 @@ def convolutions_alone(name, backbone, state):
 
 
 def check_fit(module, state, source):
-    """A UserError that names the keys, shapes and kinds of numbers of a state dict that are not the module's,
-    or else the weights that are not finite."""
+    """UserError that names the keys, shapes and dtypes of a state dict that are not the module's, or else the
+    weights that are not finite."""
     own = module.state_dict()
     both = [k for k in own if k in state]
     floats = [k for k in both if own[k].is_floating_point() and state[k].is_floating_point()]

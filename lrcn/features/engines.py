@@ -1,8 +1,8 @@
-"""The encoder at its machine's speed: which engine runs it, in which precision, and that it agrees.
+"""Which engine runs the encoder, and in which precision: the fastest that agrees with PyTorch.
 
-OpenVINO and onnxruntime are optional packages for CPUs. What they or bfloat16 say of real frames is compared
-with PyTorch in float32 before anything of theirs is used: the error of a feature is measured against how
-much features differ from frame to frame, because that is what a head tells classes by.
+OpenVINO and onnxruntime are optional packages for CPUs. Their features, and those in bfloat16, are compared
+with PyTorch's in float32 on real frames before they are used. The error is measured against how much
+features differ from frame to frame, because a head tells classes apart by that.
 """
 import contextlib
 import functools
@@ -28,13 +28,13 @@ NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnxruntime": "onnxruntime
 # Frames the encoder takes at once, alone or in chunks: what fills the device, whatever --batch_size says.
 BLOCK = {"cpu": 8, "mps": 64, "cuda": 256}
 PART, PARTS = 4, 16     # frames that OpenVINO takes at once, and how many of these parts side by side
-# The largest error with which an engine serves, of nine in ten frames and of each modality: a fraction of the
-# features' deviation from their mean. On real clips bfloat16 has 0.10 of frames, where it moves a head's
-# probabilities by 0.013 on average, 0.15 of differences (0.027) and 0.44 of flow (0.143, up to 0.36).
+# The largest error of an engine that is used, for nine in ten frames and each modality: a fraction of the
+# features' deviation from their mean. On real clips bfloat16 has 0.10 on frames, which moves a head's
+# probabilities by 0.013 on average, 0.15 on differences (0.027) and 0.44 on flow (0.143, up to 0.36).
 AGREEMENT = {"float32": 0.01, "bfloat16": 0.25}
 JUDGED, QUANTILE = 32, 0.9      # frames that an engine is judged by, or a quarter as many chunks
 LEAST = 0.05    # the deviation counts as this fraction of a feature's length at least: frames may be alike
-RULE = 2        # by which engines are judged; what another one said of an engine counts no more
+RULE = 2        # version of this comparison: results of another one no longer count
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ def candidates(backend, precision, device):
                         "openvino or torch")
     if (backend, precision) == ("torch", "auto"):   # asked for by name, it is the plain one
         return [Engine()]
+    fast = precision
     if precision == "auto":
-        precision = "bfloat16" if cpu_has_bfloat16() and backend != "onnxruntime" else "float32"
-        last = [Engine()] if backend == "auto" else [Engine(backend, "float32")]
-    else:
-        last = [Engine("torch", precision)] if backend == "auto" else []
-    order = (["openvino", "torch"] if precision == "bfloat16" else ["onnxruntime", "openvino", "torch"])
-    first = [Engine(b, precision) for b in order if backend == b or backend == "auto" and installed(b)]
-    return [*first, *(engine for engine in last if engine not in first)]
+        fast = "bfloat16" if cpu_has_bfloat16() and backend != "onnxruntime" else "float32"
+    order = ["openvino", "torch"] if fast == "bfloat16" else ["onnxruntime", "openvino", "torch"]
+    engines = [Engine(one, fast) for one in order if backend == one or backend == "auto" and installed(one)]
+    if precision == "auto":
+        engines.append(Engine("torch" if backend == "auto" else backend))
+    return list(dict.fromkeys(engines))
 
 
 def block(transform, device):
@@ -145,8 +145,7 @@ class FrameEncoder:
             return self.encoder(frames)
 
     def fault(self, frames):
-        """None where the features of frames, as many as `judged` says and different ones, agree with
-        PyTorch's in float32, else how they differ."""
+        """None where the features of different frames agree with PyTorch's, else how they differ."""
         if self.engine == Engine():
             return None
         blocks = frames.split(block(self.transform, self.device))
@@ -164,14 +163,13 @@ class FrameEncoder:
 
 
 def kept(encoder):
-    """[[backend, precision, device] or None] of each stream of an encoder: what ran it here, else what ran
-    it in the run's training."""
+    """[[backend, precision, device] or None] of each stream of an encoder: what ran it, or did before."""
     return [getattr(one, "ran_on", getattr(one, "kept_engine", None))
             for one in getattr(encoder, "streams", [encoder])]
 
 
 def keep(encoder, engines, source):
-    """Give an encoder back what `kept` gave of it, or None; UserError for what is none."""
+    """Give an encoder back what `kept` returned, or None; UserError for anything else."""
     streams = getattr(encoder, "streams", [encoder])
     words = (BACKENDS[1:], PRECISIONS[1:], tuple(BLOCK))
     if engines is not None and not (isinstance(engines, list) and len(engines) == len(streams) and all(
@@ -183,21 +181,22 @@ def keep(encoder, engines, source):
         one.kept_engine = own
 
 
-_told = []
+@functools.cache
+def _say_once(text):
+    cli.say(text)
 
 
 def choose(encoder, backend, precision, device, judge):
-    """(Engine, value) of the first one that serves, as judge(engine) -> (value, fault) says with the fault
-    None; a fault in words is said. What ran the encoder in the run's training is first, where the flags allow
-    it. UserError: none serves."""
+    """(Engine, value) of the first engine without a fault by judge(engine) -> (value, fault); faults are
+    printed. The engine of the run's training is tried first, where the flags allow it. UserError: all have
+    faults."""
     engines, own = candidates(backend, precision, device), getattr(encoder, "kept_engine", None)
     if own and backend in ("auto", own[0]) and precision in ("auto", own[1]):
         if device.type == own[2] and installed(own[0]):
             engines = list(dict.fromkeys([Engine(*own[:2]), *engines]))
-        elif own not in _told:
-            _told.append(own)
-            cli.say(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not "
-                    f"available here ({device.type}): {engines[0]} comes first")
+        else:
+            _say_once(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not "
+                      f"available here ({device.type}): {engines[0]} comes first")
     for engine in engines:
         value, fault = judge(engine)
         if fault is None:
@@ -208,12 +207,12 @@ def choose(encoder, backend, precision, device, judge):
     raise UserError(f"--encoder_backend {backend}: it cannot run this encoder; take auto or torch")
 
 
-def attempt(encoder, device, engine, frames, compile=False):
-    """(FrameEncoder, None) of an engine that serves, else (None, why not)."""
+def attempt(encoder, device, engine, frames, compile=False, trusted=False):
+    """(FrameEncoder, None) of an engine that serves, else (None, why not). trusted: it need only run."""
     try:
         ready = FrameEncoder(encoder, device, compile, engine)
         ready(frames[:block(encoder.transform, device)])
-        fault = ready.fault(frames)
+        fault = None if trusted else ready.fault(frames)
     except UserError:
         raise
     except Exception as error:  # there are as many ways to fail as engines
@@ -233,29 +232,25 @@ def clouds(transform, number):
 
 
 def fastest(encoder, device, backend="auto", precision="auto", compile=False):
-    """The FrameEncoder of the fastest engine that serves: the one that a run was trained with, else compared
-    with PyTorch on coloured clouds, which tell of frames alone: other modalities get float32 where the
-    precision is left open."""
+    """The FrameEncoder of the fastest engine that serves: that of the run's training, else as compared with
+    PyTorch on coloured clouds. These stand for frames only: other modalities get float32 by default."""
     frames, own = clouds(encoder.transform, judged(encoder.transform)), getattr(encoder, "kept_engine", None)
 
     def judge(engine):
-        if own == [engine.backend, engine.precision, device.type] and engine.precision == "bfloat16":
-            with contextlib.suppress(Exception):    # judged on real frames, in training
-                ready = FrameEncoder(encoder, device, compile, engine)
-                ready(frames[:block(encoder.transform, torch.device("cpu"))])
-                return ready, None
-        if (engine.precision, precision, encoder.transform.modality != "rgb") == ("bfloat16", "auto", True):
+        half = engine.precision == "bfloat16"       # which training judged by real frames
+        trusted = half and own == [engine.backend, engine.precision, device.type]
+        if half and not trusted and precision == "auto" and encoder.transform.modality != "rgb":
             return None, ""
-        return attempt(encoder, device, engine, frames, compile)
+        return attempt(encoder, device, engine, frames, compile, trusted)
 
     return choose(encoder, backend, precision, device, judge)[1]
 
 
-# A runner begins a batch of frames, and what it gives back is called for the features. ahead: how many
-# batches it wants begun before the first is asked for; a device computes one while another is fetched.
+# A runner begins a batch of frames and returns a function that gives its features. ahead: how many more
+# batches it wants begun before the features of the first are asked for.
 
 def at_once(run):
-    """The runner of what runs a batch in one go, run: frames -> features."""
+    """The runner of run: frames -> features."""
     def runner(frames):
         values = run(frames)
         return lambda: values
@@ -263,9 +258,8 @@ def at_once(run):
 
 
 class OpenVINO:
-    """A network in OpenVINO: batches in parts, as many at once as there are threads, each of which runs the
-    network by itself. They wait for one another less than threads that share one network do, most of all
-    where decoding needs the same cores."""
+    """A network in OpenVINO: a batch in parts, and each thread computes parts of its own. Such threads wait
+    for one another less than those that share a part, above all where decoding needs the same cores."""
 
     def __init__(self, network, example, precision):
         import openvino
@@ -278,46 +272,36 @@ class OpenVINO:
         self.options = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
                         "INFERENCE_NUM_THREADS": self.threads}
         self.ahead = 1 + min(self.threads, PARTS) * self.part // (BLOCK["cpu"] if self.part > 1 else 1)
-        self.compiled, self.idle = {}, {}
+        self.compiled = {}
 
     def __call__(self, frames):
         frames = np.ascontiguousarray(frames.numpy())
         whole = len(frames) // self.part * self.part    # the rest, of a camera, one by one
-        begun = [self._begin(frames[a:a + size]) for start, stop, size in
+        begun = [self._begin(frames[a:a + size], size) for start, stop, size in
                  ((0, whole, self.part), (whole, len(frames), 1)) for a in range(start, stop, size)]
 
-        def features():
-            done = []
-            for part, request in begun:
+        def features(frames=frames):    # which are not copied
+            for request in begun:
                 request.wait()
-                done.append(request.get_output_tensor().data.copy())
-                self.idle[len(part)].append(request)
-            return torch.from_numpy(np.concatenate(done))
+            return torch.from_numpy(np.concatenate([one.get_output_tensor().data for one in begun]))
         return features
 
-    def _begin(self, part):
-        """(part, a request that computes it): of the network for one size, with which it is half as fast
-        again as for any. The part is kept until it is done, since it is not copied."""
-        size = len(part)
+    def _begin(self, part, size):
+        """A request that computes a part, by a network for this size, half as fast again as for any."""
         if size not in self.compiled:
             self.model.reshape([size, *self.shape])
             hint = {"PERFORMANCE_HINT": "LATENCY"} if size < self.part else \
                 {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": min(self.threads, PARTS)}
             self.compiled[size] = self.core.compile_model(self.model, "CPU", self.options | hint)
-            self.idle[size] = []
-        try:
-            request = self.idle[size].pop()
-        except IndexError:
-            request = self.compiled[size].create_infer_request()
+        request = self.compiled[size].create_infer_request()
         request.start_async([part], share_inputs=True)
-        return part, request
+        return request
 
 
 def _onnxruntime(network, example, precision):
     run = onnx.runner(onnx.traced(network, example, "frames"), torch.get_num_threads())
-    size = None if len(example) > 1 else 1
-    return at_once(lambda frames: torch.cat([torch.from_numpy(run(part.numpy()))
-                                             for part in frames.split(size or len(frames))]))
+    return at_once(lambda frames: torch.cat([torch.from_numpy(run(part.numpy())) for part in
+                                             frames.split(len(frames) if len(example) > 1 else 1)]))
 
 
 RUNNERS = {"openvino": OpenVINO, "onnxruntime": _onnxruntime}

@@ -1,7 +1,7 @@
-"""Encode every frame once: from clips to features, through the feature store.
+"""From clips to features, through the feature store, so that every frame is encoded once.
 
-Frames are encoded in batches of one fixed shape, the last one filled up, so that a feature depends
-neither on its neighbours nor on interruptions, ranks or the list of clips. See store.py.
+All batches have one shape, the last one filled up: a feature depends neither on its neighbours nor on
+interruptions, ranks or the list of clips. See store.py.
 """
 import contextlib
 import json
@@ -19,10 +19,11 @@ from lrcn.features.store import FORMAT, Segment, Store
 
 torch = Lazy("torch")
 
-# What a kill costs at the most; a store that is written more often slows the encoder.
+# A kill loses this much work at most; writing more often slows the encoder.
 KEEP_SECONDS = 2
-# Features larger than this on a probe are kept in float32: float16 ends at 65504.
+# An encoder with larger features on noise gets float32: float16 ends at 65504.
 FLOAT16_ROOM = 4096
+HEAD_BATCH = 256    # clips that a head takes at once
 
 
 @dataclass
@@ -40,10 +41,10 @@ class Options:
 
 
 class Features:
-    """Features of clips, (clips, T, ...), that are read when asked for: 4 bytes a frame in memory.
+    """Features of clips, (clips, T, ...), read from disk when they are indexed: 4 bytes a frame in memory.
 
     features[i], features[[3, 1]], features[5:9] are arrays; np.asarray(features) is all of them.
-    read: index (...) -> array (..., *shape). lengths: as of unique_rows.
+    read: index (...) -> array (..., *shape). lengths: see unique_rows.
     """
 
     def __init__(self, read, index, shape, dtype, lengths=None):
@@ -73,12 +74,11 @@ class Features:
 
 
 def encode_clips(encoder, clips, folder, options, what="frames"):
-    """Features of clips; every frame of a view is encoded once, in the life of a data set.
+    """Features of frames.Clips, kept in the store of `folder` unless options.cache is off; float32 where
+    float16 is too small.
 
-    float32 takes the place of float16 where the features would not fit into it.
-    encoder: a frozen models.Encoder (or what is left of one, see its `spec` and `digest`), or several
-    as `streams` of one, each of which has its features under a key of its own.
-    clips: frames.Clips. Kept in the store of `folder` unless options.cache is off.
+    encoder: a frozen models.Encoder, or models.Streams of several, each of which has its features
+    under a key of its own.
     """
     if hasattr(encoder, "streams"):
         clips = list(clips)
@@ -87,7 +87,7 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
                         np.arange(len(clips)), (*parts[0].shape[1:-1], sum(part.shape[-1] for part in parts)),
                         np.result_type(*(part.dtype for part in parts)), parts[0].lengths)
     rows, index, lengths = unique_rows(clips)
-    if not options.cache:   # the same features, kept nowhere
+    if not options.cache:
         def judge(engine):
             first = _first_use(encoder, engine, rows, folder, options)
             return first, first[1].get("refused")
@@ -99,10 +99,10 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
         _encode(ready, Blocks(rows, np.arange(len(rows)), folder, encoder.transform, options),
                 values.__setitem__, values.dtype, options, what)
         return Features(values.__getitem__, index, values.shape[1:], values.dtype, lengths)
-    for _ in range(3):      # features/ may be deleted under this run
+    for _ in range(3):      # somebody may delete features/ meanwhile
         store, numbers = _encode_missing(encoder, rows, folder, options, what)
         if (numbers >= 0).all():
-            for segment in store.segments:      # the rows that were found can still be read
+            for segment in store.segments:      # needed to find rows, not to read them
                 segment.entries = None
             index = numbers.astype(np.uint32 if len(numbers) < 2**32 else np.int64)[index]
             return Features(store.read, index, store.shape, store.dtype, lengths)
@@ -111,12 +111,12 @@ def encode_clips(encoder, clips, folder, options, what="frames"):
 
 
 def _encode_missing(encoder, rows, folder, options, what):
-    """(Store, the number of each row in it, int64): what was not there is encoded, by all ranks."""
+    """(Store, int64: the number of each row in it), once all ranks have encoded what was missing."""
     rank = options.rank
     with contextlib.ExitStack() as held:
         plan, ready, store = _plan(encoder, rows, folder, options, what, held) if rank.first else (None,) * 3
         engine, key, description, wanted, numbers, stamps = rank.broadcast(plan)
-        store = store or Store(folder, key).lay_out(description)
+        store = store or Store(folder, key, description)
         pending = np.flatnonzero(numbers < 0)
         if len(pending):
             mine = np.array_split(pending, rank.world)[rank.number]
@@ -127,19 +127,17 @@ def _encode_missing(encoder, rows, folder, options, what):
             rank.barrier()
             if rank.first:
                 numbers[pending] = store.open().find(wanted[pending])
-        seen = [(segment.path, segment.first, segment.count) for segment in store.segments]
-        numbers, seen = rank.broadcast((numbers, seen) if rank.first else None)
-        if not rank.first:      # the same numbers as the first process's
-            for path, first, count in seen:
-                store.add(Segment(path, store.row_bytes), first, count)
+        segments = [(segment.path, segment.count) for segment in store.segments]
+        numbers, segments = rank.broadcast((numbers, segments) if rank.first else None)
+        if not rank.first:      # the same numbers on all ranks
+            store.segments = [Segment(path, store.row_bytes, count) for path, count in segments]
     return store, numbers
 
 
 def _plan(encoder, rows, folder, options, what, held):
-    """(plan, FrameEncoder or None, Store); `held` keeps the store for this run.
+    """(plan, FrameEncoder or None, Store); `held` holds the store's lock.
 
-    plan: Engine, key, description, ENTRY of every row, its number in the store of this key (-1: it is to be
-    encoded), stamps of the files.
+    plan: Engine, key, description, ENTRY of every row, its number in the store (-1: missing), files' stamps.
     """
     wanted, stamps = entries_of(folder, rows, options.seed, encoder.transform.parts)
 
@@ -150,16 +148,15 @@ def _plan(encoder, rows, folder, options, what, held):
         before = store.look() or {}
         if before.get("judged_by") != engine.judged_by:
             ready, new = _first_use(encoder, engine, rows, folder, options)
-            # Its rows keep their shape.
-            kept = {name: before[name] for name in ("shape", "dtype") if ready and name in before}
-            store.describe(**(new | kept))
+            rows_keep = {name: before[name] for name in ("shape", "dtype") if ready and name in before}
+            store.describe(**(new | rows_keep))
         fault = store.description.get("refused")
         if fault:
             lock.close()
         return (store, ready), fault
 
     engine, (store, ready) = choose(encoder, options.backend, options.precision, options.device, judge)
-    numbers = store.lay_out(store.description).open().find(wanted)
+    numbers = store.open().find(wanted)
     missing, unit = int((numbers < 0).sum()), encoder.transform.unit
     if missing:
         store.require_space(missing)
@@ -173,19 +170,19 @@ def _plan(encoder, rows, folder, options, what, held):
 
 
 def store_key(encoder, engine, options):
-    """What a feature depends on beside its picture, in plain containers as they come back from JSON."""
+    """All that a feature depends on beside its picture, in plain containers as they come back from JSON."""
     spec = json.loads(json.dumps(encoder.spec()))
-    if spec.get("augment") == "none":   # its pictures are the plain ones
+    if spec.get("augment") == "none":   # which changes no picture
         del spec["augment"]
-    spec.pop("chunk_stride", None)      # says which chunks there are, and not what is in one
+    spec.pop("chunk_stride", None)      # nor does it change a chunk
     return {"format": FORMAT, "encoder": spec, "weights": encoder.digest(), "backend": engine.backend,
             "precision": engine.precision, "device": options.device.type,
             "batch": block(encoder.transform, options.device), "wanted_dtype": options.dtype}
 
 
 def _first_use(encoder, engine, rows, folder, options):
-    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves by frames from all over the rows,
-    else (None, {refused, judged_by}). Noise says how large features get."""
+    """(FrameEncoder, {shape, dtype, judged_by}) of an engine that serves on frames from all over the rows,
+    else (None, {refused, judged_by}). The features of noise decide the dtype."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, judged(encoder.transform)).astype(int))
     blocks = Blocks(rows, chosen, folder, encoder.transform, options)
     frames = torch.cat([blocks[i] for i in range(len(blocks))])[:len(chosen)]
@@ -195,13 +192,13 @@ def _first_use(encoder, engine, rows, folder, options):
     noise = torch.Generator().manual_seed(0)
     values = ready(torch.randint(0, 256, blocks[0].shape, dtype=torch.uint8, generator=noise))
     small = options.dtype == "float16" and bool(values.abs().max() < FLOAT16_ROOM)
-    # Deep networks without trained weights let their activations grow without bound.
+    # in deep networks without trained weights activations grow without bound
     return ready, {"shape": list(values.shape[1:]), "dtype": "float16" if small else "float32",
                    "judged_by": engine.judged_by}
 
 
 def _encode(frame_encoder, blocks, keep, dtype, options, what):
-    """Run blocks through the encoder; keep(rows' numbers, values) gets them in order, every few seconds."""
+    """Encode blocks; keep(numbers of rows, values) gets the features in order, every few seconds."""
     bar = cli.progress(total=len(blocks.chosen), unit=blocks.transform.unit[:-1], desc=f"encoding {what}",
                        show=options.rank.first, mininterval=0.5, smoothing=0.05)
     done, kept_at = [], time.monotonic()
@@ -224,10 +221,10 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
     finally:
         decoded.close()
         bar.close()
-        flush()  # what was encoded before a Ctrl-C is kept
+        flush()     # after a Ctrl-C too
 
 
-# ---------------------------------------------------------------- what a trained model says of videos
+# ---------------------------------------------------------------- answers of a trained model
 
 def clip_features(model, sampler, data, options, number=1, flip=False):
     """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows of a ClipSampler."""
@@ -241,20 +238,20 @@ def clip_features(model, sampler, data, options, number=1, flip=False):
 
 
 @inference_mode
-def head_logits(head, values, device="cpu", chunk=256):
-    """Logits float32 (clips, C) of features (clips, T, D), an array or Features, in chunks of one size."""
-    head, lengths = head.to(device).eval(), getattr(values, "lengths", None)
-
-    def part(i):
-        some = torch.from_numpy(np.ascontiguousarray(values[i:i + chunk]))
-        own = None if lengths is None else torch.from_numpy(lengths[i:i + chunk])
+def head_logits(head, values, device="cpu"):
+    """Logits float32 (clips, C) of features (clips, T, D), an array or Features."""
+    head, lengths, logits = head.to(device).eval(), getattr(values, "lengths", None), []
+    for i in range(0, len(values), HEAD_BATCH):
+        part = slice(i, i + HEAD_BATCH)
+        some = torch.from_numpy(np.ascontiguousarray(values[part]))
+        own = None if lengths is None else torch.from_numpy(lengths[part])
         some = some if own is None else some[:, :own.max()]
-        return head(some.to(device).float(), own).float().cpu()
-    return torch.cat([part(i) for i in range(0, len(values), chunk)])
+        logits.append(head(some.to(device).float(), own).float().cpu())
+    return torch.cat(logits)
 
 
 def softmax(logits):
-    """Probabilities (..., C) of logits; UserError where a damaged model gives what is no number."""
+    """Probabilities (..., C) of logits; UserError where a damaged model gives nan or inf."""
     if not torch.isfinite(logits).all():
         raise UserError("--model_dir: the answers of this model are not finite: its weights or its transform "
                         "are damaged; take another checkpoint")
@@ -262,8 +259,8 @@ def softmax(logits):
 
 
 def predict_videos(model, sampler, data, options, number=1, flip=False, temperature=None):
-    """Probabilities float64 (videos, C): the softmax, averaged over a video's windows. With a temperature
-    (probabilities, those that it would give in the place of the head's own)."""
+    """Probabilities float64 (videos, C): the mean softmax of a video's windows. With a temperature a pair:
+    these, and those with it in the place of the head's own."""
     values, owner = clip_features(model, sampler, data, options, number, flip)
     logits = head_logits(model.head, values, options.device).double()
 

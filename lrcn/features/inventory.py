@@ -5,8 +5,8 @@
     python -m lrcn.features.inventory sampled --remove KEY  # removes all features of one encoder
     python -m lrcn.features.inventory sampled --export features.npz [--key KEY]
 
-writes the features of all whole frames, in the plain view, for other programs: features (N, ...), and of
-each its video (class/name.avi), its frame's number in the sampled video and its label, a class's name.
+writes the features of all frames in the plain view for other programs: features (N, ...), and of each its
+video (class/name.avi), its frame's number in the sampled video and its label, the name of a class.
 """
 import contextlib
 import shutil
@@ -24,26 +24,25 @@ from lrcn.features.store import CHUNK, ENTRY, Store, Writer, read_description, w
 
 
 def keys(folder):
-    """({the folder of a key: its Store, laid out}, [folder of a key that cannot be read as one]), the user's
-    own first. With another shape or dtype than theirs --prune would take whole rows for damaged."""
-    stores, others = {}, []
+    """{the folder of a key: its Store, opened, or None where its key.json cannot be read}, the user's own
+    first. With a wrong shape or dtype --prune would take whole rows for damaged."""
+    stores = {}
     for root in dict.fromkeys((writable(folder), folder / "features")):
         for path in (file.parent for file in sorted(root.glob("*/key.json"))):
             store = None
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
                 description = read_description(path / "key.json")
-                store = Store(folder, description["key"])
-                if path in store.places and "shape" in description:
-                    store.path, store.places = path, [path]
-                    stores[path] = store.lay_out(description).open()
-            if path not in stores and any(path.glob("*.rows")):
-                others.append(path)
-    return stores, others
+                one = Store(folder, description["key"], description)
+                if path in one.places and "shape" in description:
+                    one.path, one.places = path, [path]
+                    store = one.open()
+            if store or any(path.glob("*.rows")):
+                stores[path] = store
+    return stores
 
 
 def needed_videos(folder):
-    """The fingerprints of the sampled videos, with and without flow, a set of (uint64, uint64); the grey
-    picture's among them."""
+    """Fingerprints of the sampled videos, with and without flow, and of the grey picture: {(int, int)}."""
     videos, needed = read_sampled(folder), {(0, 0)}
     moving = [video for video in videos if (folder / flow_path(video)).is_file()]
     for shown, parts in ((videos, ("rgb",)), (moving, ("rgb", "flow"))):
@@ -52,7 +51,7 @@ def needed_videos(folder):
 
 
 def sort_out(store, videos):
-    """(ENTRY of all rows, int64: the rows that are whole, of `videos`, and the only ones of their entry)."""
+    """(ENTRY of all rows, int64: of the whole ones of `videos`, one row an entry)."""
     entries = np.concatenate([s.entries for s in store.segments] or [np.zeros(0, ENTRY)])
     wanted = entries[np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)]
     bare = wanted[["video", "view", "frame"]]
@@ -62,8 +61,9 @@ def sort_out(store, videos):
 
 
 def prune(store, videos):
-    """Keep of a store what `videos` need; a kill leaves the old entries, the new ones or both."""
+    """Keep what `videos` need of a store; a kill leaves the old entries, the new ones or both."""
     with store.alone():
+        store.segments = []
         entries, rows = sort_out(store.open(), videos)
         if len(rows) == len(entries):
             return
@@ -74,21 +74,21 @@ def prune(store, videos):
                 writer.put(entries[rows[i:i + step]], store.read(rows[i:i + step]))
         for path in old:
             path.unlink()
-        store.segments, store.seen = [], {}
+        store.segments = []
         store.open()
 
 
 def export(stores, folder, name, target):
     """Write the features of a folder's sampled videos into a .npz file, without pickles. name: of the key,
-    None where there is only one. UserError: no such key, or nothing is stored under it."""
-    keys = {path.name: store for path, store in stores.items()}
+    None where there is only one. UserError: no such key, or it holds none of them."""
+    keys = {path.name: store for path, store in stores.items() if store}
     if name not in keys and (name or len(keys) != 1):
         raise UserError(f"--key {name}: choose one of {', '.join(keys) or 'none: nothing is stored yet'}")
     name, store = (name, keys[name]) if name else next(iter(keys.items()))
     parts = store.key["encoder"]["modality"].split("+")
     shown, _, _ = unique_rows(Clip(video, tuple(range(video.frames))) for video in read_sampled(folder)
                               if "flow" not in parts or (folder / flow_path(video)).is_file())
-    rows = store.open().find(entries_of(folder, shown, 0, parts)[0])
+    rows = store.find(entries_of(folder, shown, 0, parts)[0])
     there = rows >= 0
     videos = [shown.shots[i][0] for i in shown.owner[there]]
     if not there.any():
@@ -117,16 +117,15 @@ def main():
     parser.add_argument("--key", default=None, help="which ones (default: those of the only key)")
     args = parser.parse_args()
     folder = cli.folder("sampled_data_path", args.sampled_data_path, "make it with preprocessing_data.py")
-    videos, (stores, others) = needed_videos(folder), keys(folder)
-    root, names = folder / "features", {path.name for path in (*stores, *others)}
+    root, videos, stores = folder / "features", needed_videos(folder), keys(folder)
     if args.export:
         return export(stores, folder, args.key, Path(args.export).expanduser())
-    unknown = set(args.remove) - names
+    unknown = set(args.remove) - {path.name for path in stores}
     if unknown:
         raise UserError(f"--remove {' '.join(sorted(unknown))}: no such key in {root}; "
                         f"take the first word of a line of the list")
-    for path in (*stores, *others):
-        store, remove = stores.get(path), path.name in args.remove
+    for path, store in stores.items():
+        remove = path.name in args.remove
         try:
             if remove:
                 with store.alone() if store else contextlib.nullcontext():

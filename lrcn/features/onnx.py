@@ -19,7 +19,7 @@ torch = Lazy("torch")
 
 
 def lacking(*packages):
-    """Those of the packages that are not installed."""
+    """The packages that are not installed."""
     return [name for name in packages if not importlib.util.find_spec(name)]
 
 
@@ -37,7 +37,7 @@ def without_words():
 
 
 def traced(module, example, name):
-    """The file's bytes, by tracing once: fast, and right where the code does not ask how large a batch is."""
+    """The file's bytes, by tracing: fast, and right where the code does not ask how large a batch is."""
     file = io.BytesIO()
     with torch.no_grad(), without_words():
         torch.onnx.export(module, (example,), file, input_names=[name], dynamic_axes={name: {0: "batch"}},
@@ -46,13 +46,13 @@ def traced(module, example, name):
 
 
 def any_size(*axes):
-    """What torch's exporters call the shapes of an input whose first axes, named, may have any size."""
+    """For torch's exporters: the shapes of an input whose first axes, named here, have any size."""
     return ({i: torch.export.Dim(name) for i, name in enumerate(axes)},)
 
 
 def exported(module, example, name, output, axes=("batch",)):
-    """The onnx.ModelProto of a module in eval mode, for inputs of any size along the first axes, without what
-    it says of the code that it was made from (paths of source files too)."""
+    """The onnx.ModelProto of a module in eval mode, for inputs of any size along the first axes, without
+    metadata of the code that it was made from, such as paths."""
     with torch.no_grad(), without_words():
         program = torch.onnx.export(module, (example,), input_names=[name], output_names=[output],
                                     dynamic_shapes=any_size(*axes), dynamo=True, verbose=False)
@@ -72,19 +72,19 @@ SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
 
 
 def sealed(raw):
-    """An ONNX file's bytes with the digest of all of them behind."""
+    """An ONNX file's bytes and their digest."""
     return raw + SEAL + hashlib.sha256(raw).hexdigest().encode()
 
 
 def broken(raw):
-    """Whether a file has such a digest and it is not that of the bytes before."""
+    """Whether a file has a digest that is not its own."""
     body, seal = raw[:-len(SEAL) - 64], raw[-len(SEAL) - 64:]
     return seal.startswith(SEAL) and sealed(body) != raw
 
 
 def may_loop(raw):
-    """Whether a node of a file holds a graph of its own, as Loop, If and Scan do and no exported network's:
-    without one each node runs once, so that the run ends. protobuf's DecodeError: no ONNX file."""
+    """Whether a node of a file holds a graph of its own, as Loop, If and Scan do, and may run for ever; no
+    exported network has one. protobuf's DecodeError: no ONNX file."""
     from google.protobuf import empty_pb2, unknown_fields
 
     def fields(message, *numbers):
@@ -96,7 +96,7 @@ def may_loop(raw):
 
 
 def most_memory():
-    """Bytes that a stranger's network may take: half of the machine's."""
+    """Bytes that a network from a stranger may take: half of the machine's."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):   # Windows does not say
@@ -105,16 +105,15 @@ def most_memory():
 
 @functools.cache
 def _limited():
-    """Give onnxruntime a memory that ends, for the sessions that ask for it."""
+    """Give onnxruntime limited memory, for the sessions that ask for it."""
     import onnxruntime as ort
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(place, ort.OrtArenaCfg({"max_mem": most_memory()}))
 
 
 def runner(file, threads, limited=False):
-    """numpy -> numpy: the one output of a file with one input, computed by `run.session`, of onnxruntime on
-    the CPU. file: a path, or the file's bytes. limited: a run that wants more than `most_memory`, with all
-    others that are, raises."""
+    """run: numpy -> numpy, the one output of a file with one input, by onnxruntime's `run.session` on the CPU.
+    file: a path, or the file's bytes. limited: all such runs together get `most_memory`, else they raise."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4      # what it says is raised too

@@ -1,8 +1,7 @@
-"""Which pictures some clips need, each once: what the store knows them by, and the pictures in batches.
+"""Which pictures some clips need, each once: their entries in the store, and the pictures in batches.
 
-Content decides which features are a video's own. A file is read for its fingerprint once.
-<sampled>/features/videos.csv keeps that beside the file's size, times and inode; where one of these
-differs the file is read again.
+The store knows a video by the fingerprint of its content. <sampled>/features/videos.csv keeps that beside the
+file's size, times and inode; the file is read again only where one of these differs.
 """
 import contextlib
 import hashlib
@@ -23,14 +22,14 @@ torch = Lazy("torch")
 cv2 = Lazy("cv2")
 
 COLUMNS = ("video", "size", "mtime_ns", "ctime_ns", "inode", "fingerprint")
-# A file that changed this lately may change once more within one tick of the file system's clock.
+# A file that changed this recently may change again within one tick of the file system's clock.
 SETTLED_NS = 2_000_000_000
 
 
-# ---------------------------------------------------------------- what a sampled video holds
+# ---------------------------------------------------------------- fingerprints of sampled videos
 
 def fingerprints(folder, paths):
-    """(uint64 (paths, 2): 128 bits of a hash of each file's content, {path: what its stat said then}).
+    """(uint64 (paths, 2): 128 bits of a hash of each file's content, {path: its stamp, see _stamp}).
     UserError: a file is missing, or changed while it was read."""
     table, shared = writable(folder) / "videos.csv", Path(folder) / "features" / "videos.csv"
     known = _known(shared) | (_known(table) if table != shared else {})
@@ -52,7 +51,7 @@ def fingerprints(folder, paths):
 
 
 def require_unchanged(folder, stamps, paths):
-    """UserError where a file is no longer the one whose fingerprint was taken."""
+    """UserError where a file has changed since its fingerprint was taken."""
     for path in paths:
         if _stamp(folder, path) != stamps[path]:
             raise UserError(f"--sampled_data_path {folder}: {path} changed while it was read; let the script "
@@ -60,8 +59,8 @@ def require_unchanged(folder, stamps, paths):
 
 
 def contents(folder, videos, parts):
-    """(uint64 (videos, 2): the fingerprints of sampled videos, and of their flow where the encoder sees it,
-    their files' stamps as of `fingerprints`)."""
+    """`fingerprints` of sampled videos, together with their flow where that is among the `parts` that the
+    encoder sees."""
     prints, stamps = fingerprints(folder, [video.path for video in videos])
     if "flow" in parts:
         flows, more = fingerprints(folder, [flow_path(video) for video in videos])
@@ -93,7 +92,7 @@ def _stamp(folder, path):
 
 @dataclass(frozen=True)
 class MeanFrame:
-    """The view of a clip that is one picture, the mean of its frames; of no video: grey."""
+    """The view of a clip that is one picture, the mean of its frames; grey where it has no video."""
     frames: tuple = ()
 
 
@@ -116,11 +115,8 @@ class Rows:
 
 
 def unique_rows(clips):
-    """(Rows, index int32 (clips, T) into them, lengths) of clips, which may come one by one.
-
-    lengths: None, or, where the clips are not equally long, int64 (clips,): behind its end the index repeats
-    a clip's last frame.
-    """
+    """(Rows, index int32 (clips, T) into them, lengths) of clips. lengths: None where all are equally long,
+    else int64 (clips,); the index repeats the last frame of a shorter clip."""
     shots, owner, frames = {}, [], []
     for clip in clips:
         owner.append(shots.setdefault((clip.video, clip.view), len(shots)))
@@ -138,13 +134,13 @@ def unique_rows(clips):
 
 
 def entries_of(folder, rows, seed, parts=("rgb",)):
-    """(The store's ENTRY of every row, (rows,): what its video holds, its view, its frame; the files' stamps
-    as of `fingerprints`). parts: what the encoder sees of it; its flow counts where that is among them."""
+    """(ENTRY (rows,): the fingerprint of every row's video, its view and its frame; the files' stamps as of
+    `fingerprints`). parts: what the encoder sees."""
     shown = list({video for shot in rows.shots for video in _videos(*shot)})
     values, stamps = contents(folder, shown, parts)
     prints = {None: np.zeros(2, np.uint64), **dict(zip(shown, values, strict=True))}
     videos = np.array([prints[video] for video, _ in rows.shots], np.uint64)
-    views = np.zeros(len(rows.shots), np.uint64)    # all that pictures depend on beside what the video holds
+    views = np.zeros(len(rows.shots), np.uint64)    # all that pictures depend on beside the video
     for i, (video, view) in enumerate(rows.shots):
         if isinstance(view, MeanFrame):
             text = f"mean of {view.frames}"
@@ -166,8 +162,8 @@ def _videos(video, view):
 class Blocks:
     """The pictures, or chunks, of chosen rows in batches: i -> uint8 (size, [M or K,] S, S, C).
 
-    The last one is filled up with its last picture. UserError names a file that cannot be read, or that
-    is not what its stamp says when its pictures are there. stamps: see entries_of.
+    The last one is filled up with its last picture. UserError names a file that cannot be read, or that no
+    longer has its stamp. stamps: see entries_of.
     """
 
     def __init__(self, rows, chosen, folder, transform, options, stamps=None):
@@ -188,13 +184,13 @@ class Blocks:
         clips = self.rows[self.numbers(i)]
         for clip in clips:
             part, at = pictures[at:at + len(clip.frames)], at + len(clip.frames)
-            if not isinstance(clip.view, MeanFrame):
-                part[:] = clip_frames(self.folder, clip, self.transform, self.seed)
-            elif clip.video is None:
+            if clip.video is None:
                 part[:] = 128
-            else:
-                frames = Clip(clip.video, clip.view.frames)
-                part[:] = clip_frames(self.folder, frames, self.transform, self.seed).mean(0).round()
+                continue
+            mean = isinstance(clip.view, MeanFrame)
+            shown = Clip(clip.video, clip.view.frames) if mean else clip
+            frames = clip_frames(self.folder, shown, self.transform, self.seed)
+            part[:] = frames.mean(0).round() if mean else frames
         pictures[at:] = pictures[at - 1]
         sources = {path for clip in clips for video in _videos(clip.video, clip.view)
                    for path in (video.path, flow_path(video))}

@@ -1,5 +1,4 @@
 """Networks made fast and cut into a frozen and a trained part."""
-
 import copy
 import hashlib
 
@@ -16,15 +15,6 @@ def per_modality(network, x, modalities):
     return network(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def seen(module, frames):
-    """What the backbone of an Encoder or FrozenPart gives of frames uint8 (N, [M or K,] C, H, W). It sees
-    floats, mean 0 and deviation 1 by the statistics of its training set; of a chunk (N, 3, K, H, W)."""
-    def one(frames):
-        x = torch.addcmul(module.shift, frames.float(), module.scale)
-        return module.backbone(x.transpose(1, 2) if module.transform.chunk else x)
-    return per_modality(one, frames, module.transform.modalities)
-
-
 def weights_digest(module):
     digest = hashlib.sha256()
     for key, tensor in sorted(module.state_dict().items()):
@@ -34,8 +24,8 @@ def weights_digest(module):
 
 
 def weights_alone(state, prefix):
-    """A module with the tensors of a state dict under `prefix`, which computes nothing; nn.Parameters in it
-    are parameters, other tensors buffers."""
+    """A module that computes nothing, with the tensors of a state dict under `prefix`: nn.Parameters, and
+    others as buffers."""
     root = nn.Module()
     for key, value in state.items():
         *path, name = key.removeprefix(prefix).split(".")
@@ -52,7 +42,7 @@ def weights_alone(state, prefix):
 
 
 def move_statistics(module):
-    """Let the batch norms of a module in eval mode follow the data again."""
+    """Let the batch norms of a module in eval mode update their statistics."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.train()
@@ -61,8 +51,8 @@ def move_statistics(module):
 def for_inference(encoder):
     """A copy of a frozen encoder made for speed: batch norm folded into the convolutions, channels last.
 
-    Same features up to rounding: the copy is compared with the original on a random batch, in which it is
-    seen which batch norm reads a convolution's output, and given up if it differs.
+    A random batch shows which batch norms read a convolution's output. Where the copy's features of it differ
+    from the encoder's by more than rounding, nothing is folded.
     """
     fast = copy.deepcopy(encoder).requires_grad_(False)
     names = {module: name for name, module in fast.backbone.named_modules()}
@@ -75,7 +65,7 @@ def for_inference(encoder):
 
     for module in names:
         if isinstance(module, nn.Conv2d | nn.Conv3d):
-            hooks.append(module.register_forward_hook(      # the output is kept, or its id might come back
+            hooks.append(module.register_forward_hook(      # kept, or another output might get its id
                 lambda conv, inputs, output: producer.update({id(output): (conv, output)})))
         elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             hooks.append(module.register_forward_pre_hook(before_norm))
@@ -105,8 +95,8 @@ def for_inference(encoder):
 
 
 def widen(backbone, channels, name):
-    """Let a network take `channels` in the place of three: the first convolution's weights become their mean
-    over its three inputs, once for each channel (Wang et al. 2015, arXiv:1507.02159, section 3.1)."""
+    """Let a network take `channels` instead of three: each gets the mean of the first convolution's weights
+    over its three inputs (Wang et al. 2015, arXiv:1507.02159, section 3.1)."""
     first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.in_channels != 3 or first.groups != 1:
         raise UserError(f"--encoder {name}: its first layer is not a convolution over three channels, so "
@@ -119,7 +109,7 @@ def widen(backbone, channels, name):
 
 def units(backbone):
     """The blocks of a network in order, each a list of module names: `last:K` trains the last K. Containers,
-    and modules that hold more than half of all parameters, are opened; a norm belongs to the block before."""
+    and modules with more than half of all parameters, are opened; a norm belongs to the block before it."""
     total, blocks = sum(p.numel() for p in backbone.parameters()), []
 
     def walk(module, prefix):
@@ -140,7 +130,7 @@ def units(backbone):
 
 
 def unfreeze(encoder, last):
-    """Let the last `last` blocks of an encoder be trained (None: all); returns their parameters."""
+    """Make the last `last` blocks of an encoder (None: all) trainable; their parameters."""
     blocks = units(encoder.backbone)
     if last is not None and last > len(blocks):
         raise UserError(f"--train_encoder last:{last}: {encoder.name} has {len(blocks)} blocks; "
@@ -152,44 +142,24 @@ def unfreeze(encoder, last):
 
 
 def last_units(backbone, last):
-    """Names of the modules in the last `last` blocks; None: the backbone itself, "" to torch."""
+    """Names of the modules in the last `last` blocks; None: torch's name of the backbone itself, ""."""
     return sum(units(backbone)[-last:], []) if last else [""]
 
 
 def recompute_activations(encoder):
-    """Gradient checkpointing: every block is run again in the backward pass instead of kept in memory."""
+    """Gradient checkpointing: the backward pass computes every block again instead of keeping it."""
     from torch.utils.checkpoint import checkpoint
     for name in sum(units(encoder.backbone), []):
         module = encoder.backbone.get_submodule(name)
         module.forward = lambda x, run=module.forward: checkpoint(run, x, use_reentrant=False)
 
 
-class FrozenPart(nn.Module):
-    """What lies before the first trained block: uint8 (N, [M,] C, H, W) -> activations (N, [M,] ...)."""
-
-    def __init__(self, encoder, backbone, where):
-        super().__init__()
-        self.backbone, self.where, self.name = backbone, where, encoder.name
-        self.transform, self._spec = encoder.transform, encoder.spec()
-        self.register_buffer("scale", encoder.scale, persistent=False)
-        self.register_buffer("shift", encoder.shift, persistent=False)
-        self.eval()
-
-    def forward(self, frames):
-        return seen(self, frames)
-
-    def digest(self):
-        return weights_digest(self.backbone)
-
-    def spec(self):
-        return {**self._spec, "up_to": self.where}
-
-
 def cut(encoder, last):
-    """(FrozenPart, tail) of an encoder whose last `last` blocks are trained: tail(frozen(x)) is its feature.
+    """(frozen, tail) of an encoder whose last `last` blocks are trained: tail(frozen(x)) is its feature.
 
-    Both share the encoder's modules. None where the network cannot be traced, or where more than
-    one value flows from the frozen part into the trained one.
+    frozen: the encoder up to its first trained block, uint8 (N, [M,] C, H, W) -> activations (N, [M,] ...).
+    Both share the encoder's modules. None where the network cannot be traced, or where more than one value
+    flows from the frozen part into the trained one.
     """
     names, trained = sum(units(encoder.backbone), []), last_units(encoder.backbone, last)
     tracer = fx.Tracer()
@@ -206,12 +176,14 @@ def cut(encoder, last):
     if len(crossing) != 1:
         return None
     value = crossing.pop()
-    return (FrozenPart(encoder, _subgraph(encoder.backbone, early, None, value), trained[0]),
-            _subgraph(encoder.backbone, late, value, None))
+    frozen = copy.copy(encoder)
+    frozen._modules = {"backbone": _subgraph(encoder.backbone, early, None, value)}
+    frozen.up_to, frozen.moving_statistics = trained[0], ()
+    return frozen.eval(), _subgraph(encoder.backbone, late, value, None)
 
 
 def _subgraph(backbone, nodes, entry, exit):
-    """The nodes as a module: from the value `entry` (or the input) to `exit` (or the output)."""
+    """The nodes as a module, from the value `entry` (None: the input) to `exit` (None: the output)."""
     graph = fx.Graph()
     copies = {entry: graph.placeholder("x")} if entry is not None else {}
     for node in nodes:
@@ -222,7 +194,7 @@ def _subgraph(backbone, nodes, entry, exit):
 
 
 class ChannelsLast(nn.Module):
-    """The encoder on frames as they lie in memory, (N, [M,] S, S, C): the engine turns them around."""
+    """The encoder on frames as they lie in memory, (N, [M,] S, S, C): the engine moves the channels."""
 
     def __init__(self, encoder):
         super().__init__()

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 import models
-from lrcn.base import files
-from lrcn.base.cli import UserError
 from lrcn.data.frames import Clip, ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
 from lrcn.features import features
@@ -149,19 +147,3 @@ def test_features_too_large_for_float16_are_kept_in_float32(encoder, folder, cli
     values = np.asarray(encode_clips(loud, clips, folder, CPU))
     assert values.dtype == np.float32 and np.isfinite(values).all() and values.max() > 65504
     np.testing.assert_allclose(values, direct(loud, folder, clips), rtol=2e-3, atol=values.max() * 1e-4)
-
-
-def test_what_lies_under_anothers_key_is_never_read(encoder, folder, clips, encoded):
-    values = np.asarray(encode_clips(encoder, clips, folder, CPU))
-    [key] = folder.glob("features/*/*.json")
-    said = files.read_json(key)
-    files.write_json(key, said | {"key": said["key"] | {"weights": "0" * 16}})
-    assert np.array_equal(encode_clips(encoder, clips, folder, CPU), values) and encoded == [45, 45]
-
-
-def test_a_clip_that_cannot_be_read_is_named(encoder, folder, clips):
-    path = folder / clips[4].video.path
-    path.write_bytes(path.read_bytes()[:2000])
-    for workers in (0, 2):
-        with pytest.raises(UserError, match=f"cannot read {clips[4].video.path}"):
-            encode_clips(encoder, clips, folder, replace(CPU, num_workers=workers))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from commands import call
-from runs import TINY, last_line, load, refused, report_of
+from runs import TINY, last_line, load, refused
 
 import models
 from lrcn.base.cli import UserError
@@ -24,35 +24,20 @@ from lrcn.video.writer import write_clip
 
 CPU = torch.device("cpu")
 STORE = Options(CPU, num_workers=0, dtype="float32")    # random weights give features below float16's
-# Frames of a chunk that keep a test short, and, of one that takes any size, pixels
-SMALL = {"r3d_18": (2, 112), "mc3_18": (4, 112), "r2plus1d_18": (4, 112), "s3d": (14, 224),
-         "mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "swin3d_t": (2, 224), "swin3d_s": (2, 224),
-         "swin3d_b": (2, 224)}
-LARGE = ("r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_s", "swin3d_b")
-VIDEO = ("--encoder", "video/mc3_18", "--img_dim", 16, "--chunk_frames", 4, "--num_frames_video", 2)
-
-
-@pytest.fixture(autouse=True)
-def _quick_weights(monkeypatch):
-    """Drawing the usual ones of large transformers takes longer than computing with them."""
-    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda t, **_: t.data.uniform_(-0.04, 0.04))
+# Frames of a chunk, the fewest with which a test is short
+SMALL = {"r3d_18": 2, "mc3_18": 4, "r2plus1d_18": 4, "s3d": 14, "mvit_v1_b": 16, "mvit_v2_s": 16,
+         "swin3d_t": 2, "swin3d_s": 2, "swin3d_b": 2}
 
 
 def small(name, stride=None, **more):
     torch.manual_seed(0)
-    return models.build_encoder(f"video/{name}", None, chunk_frames=SMALL[name][0], chunk_stride=stride,
-                                **more)
+    return models.build_encoder(f"video/{name}", None, chunk_frames=SMALL[name], chunk_stride=stride, **more)
 
 
-@pytest.fixture(scope="module")
-def fifteen(demo, once):
+@pytest.fixture
+def clips(chunked):
     """Folder of sampled clips that hold 15 frames a second of all of their videos."""
-    def make(folder):
-        call("preprocessing_data.py", "--row_data_dir", demo / "UCF-101", "--sampled_data_dir",
-             folder / "fifteen", "--ucf_list_dir", demo / "ucfTrainTestlist", "--num_frames_to_extract",
-             "all", "--FPS", 15, "--sampling_rate", 1, "--num_workers", 1, "--no-report")
-        return folder / "fifteen"
-    return once("fifteen", make)
+    return chunked / "clips"
 
 
 @pytest.fixture
@@ -83,34 +68,42 @@ def test_the_table_names_all_of_torchvisions_video_networks_and_how_their_weight
     assert measured == VIDEO_ENCODERS
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_features_of_chunks_are_those_of_torchvisions_own_model_and_preset(fifteen, tmp_path, name):
-    """Of a clip through preprocessing, file, preset and network; of smaller ones through the store too."""
-    encoder, (length, side) = small(name, 9), SMALL[name]
-    assert encoder.transform.crop == side and encoder.transform.shape == (length, side, side, 3)
-    folder = shutil.copytree(fifteen, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
-    video = read_sampled(folder)[0]
-    if name in LARGE:
-        clip = Clip(video, (9,))
-        with torch.inference_mode():
-            ours = encoder(torch.from_numpy(clip_frames(folder, clip, encoder.transform, 42)).movedim(-1, -3))
-    else:
-        clip = Clip(video, (0, 9))
-        ours = torch.from_numpy(np.asarray(encode_clips(encoder, [clip], folder, STORE))[0])
+@pytest.fixture
+def chunk(clips):
+    """chunk(name, start): that of a clip, as the network's own preset prepares it, (1, 3, K, S, S)."""
+    def make(name, start=0):
+        path, frames = clips / read_sampled(clips)[0].path, range(start, start + SMALL[name])
+        preset = zoo.get_model_weights(name).DEFAULT.transforms()
+        return preset(torch.from_numpy(np.stack(read_frames(path, frames))).movedim(-1, 1))[None]
+    return make
 
-    with torch.device("meta"):      # without weights, which are the encoder's
-        whole = zoo.get_model(name).eval()
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_video_encoder_is_torchvisions_network_without_its_classifier_behind_its_preset(clips, chunk, name):
+    with torch.device("meta"):
+        encoder, whole = small(name), zoo.get_model(name)
     left = whole.load_state_dict(encoder.backbone.state_dict(), strict=False, assign=True).missing_keys
-    assert len(left) == 2 and all(whole.get_parameter(key).shape[0] == 400 for key in left)
-    whole.set_submodule(left[0].rpartition(".")[0], torch.nn.Identity())
-    preset = zoo.get_model_weights(name).DEFAULT.transforms()
-    source = torch.from_numpy(np.stack(read_frames(folder / video.path, range(9 + length)))).movedim(-1, 1)
+    assert [whole.get_parameter(key).shape[0] for key in left] == [400, 400]
+    assert encoder.feature_dim == whole.get_parameter(left[0]).shape[1]
+    sees = models.Encoder(name, torch.nn.Identity(), encoder.transform)     # gives what a network reads
+    frames = clip_frames(clips, Clip(read_sampled(clips)[0], (0,)), encoder.transform, 42)
+    ours, theirs = sees(torch.from_numpy(frames).movedim(-1, -3)), chunk(name).flatten(1)
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 1e-5
+
+
+def test_features_of_chunks_in_the_store_are_those_of_torchvisions_own_model(clips, chunk, tmp_path):
+    encoder, folder = small("r3d_18", 9), tmp_path / "sampled"
+    shutil.copytree(clips, folder, ignore=shutil.ignore_patterns("features"))
+    ours = encode_clips(encoder, [Clip(read_sampled(folder)[0], (0, 9))], folder, STORE)
+    whole = zoo.get_model("r3d_18").eval()
+    whole.load_state_dict(encoder.backbone.state_dict(), strict=False)
+    whole.fc = torch.nn.Identity()
     with torch.inference_mode():
-        theirs = whole(torch.stack([preset(source[a:a + length]) for a in clip.frames]))
-    assert ours.shape == theirs.shape == (len(clip.frames), encoder.feature_dim)
+        theirs = whole(torch.cat([chunk("r3d_18", start) for start in (0, 9)]))
+    ours = torch.from_numpy(np.asarray(ours)[0])
     assert (ours - theirs).abs().max() <= 1e-4 * min(theirs.abs().max(), 1)
-    if len(theirs) == 2:    # and that is far below what tells one chunk from another
-        assert (ours - theirs).norm() < 0.01 * (theirs[0] - theirs[1]).norm()
+    # and that is far below what tells one chunk from another
+    assert (ours - theirs).norm() < 0.01 * (theirs[0] - theirs[1]).norm()
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "swin3d_t"])
@@ -182,19 +175,19 @@ def test_chunks_hold_their_frames_the_last_one_repeated_and_each_is_decoded_once
     assert (mirrored == seen[:1, :, :, ::-1]).all()
 
 
-def test_a_view_crops_all_frames_of_all_chunks_of_a_clip_alike(fifteen):
+def test_a_view_crops_all_frames_of_all_chunks_of_a_clip_alike(clips):
     transform = small("mc3_18", 2).transform
-    video = read_sampled(fifteen)[0]
-    whole = clip_frames(fifteen, Clip(video, (0, 2), 3), transform, 42)
+    video = read_sampled(clips)[0]
+    whole = clip_frames(clips, Clip(video, (0, 2), 3), transform, 42)
     assert (whole[0, 2:] == whole[1, :2]).all()
-    assert (clip_frames(fifteen, Clip(video, (2,), 3), transform, 42)[0] == whole[1]).all()
-    assert (clip_frames(fifteen, Clip(video, (2,), 4), transform, 42)[0] != whole[1]).any()
+    assert (clip_frames(clips, Clip(video, (2,), 3), transform, 42)[0] == whole[1]).all()
+    assert (clip_frames(clips, Clip(video, (2,), 4), transform, 42)[0] != whole[1]).any()
 
 
 # ---------------------------------------------------------------- each once
 
-def test_a_chunk_is_encoded_once_for_all_lengths_strides_and_orders_of_clips(fifteen, tmp_path, encoded):
-    folder = shutil.copytree(fifteen, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
+def test_a_chunk_is_encoded_once_for_all_lengths_strides_and_orders_of_clips(clips, tmp_path, encoded):
+    folder = shutil.copytree(clips, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     videos = read_sampled(folder)[:3]
 
     def encode(stride, length, number=1):
@@ -217,34 +210,13 @@ def test_a_chunk_is_encoded_once_for_all_lengths_strides_and_orders_of_clips(fif
     assert encoded[1] == sum((v.frames - 4) // 2 - (v.frames - 4) // 4 for v in videos)
 
 
-@pytest.fixture(scope="module")
-def chunked(demo, fifteen, once):
-    """Run folder of a tiny head on chunks of `fifteen`."""
-    return once("chunk_run", lambda folder: last_line(call(
-        "train.py", "--sampled_data_path", fifteen, "--ucf_list_dir", demo / "ucfTrainTestlist", *TINY,
-        *VIDEO, "--epochs", 2, "--local_dir", folder)))
-
-
-def test_a_run_on_chunks_is_tested_and_its_features_serve_others(demo, fifteen, chunked, tmp_path, encoded):
-    settings = json.loads((chunked / "settings.json").read_text())
-    assert settings["chunk_step"] == 4 and settings["frame_step"] == pytest.approx(1 / 15, rel=0.3)
-    assert load(chunked)["encoder_spec"]["chunk"] == 4
-    metrics = json.loads((report_of(chunked) / "metrics.json").read_text())
-    assert metrics["videos"] == 42 and sum(encoded) > 0
-    encoded.clear()
-    report_of(chunked)
-    data = "--sampled_data_path", fifteen, *TINY, *VIDEO, "--epochs", 1, "--local_dir", tmp_path
-    lists = demo / "ucfTrainTestlist"
-    call("train.py", *data, "--num_frames_video", 1, "--split", 2, "--ucf_list_dir", lists)
-    assert not encoded      # the second test, and a run of another split and T
-
-
-def test_all_or_the_last_blocks_of_a_video_network_are_trained(fifteen, chunked, tmp_path):
-    data = "--sampled_data_path", fifteen, *TINY[2:], "--epochs", 1, "--smaller_dataset", "--parts", \
-        chunked / "splits.csv"
-    before = load(chunked, "best")["encoder"]
+def test_all_or_the_last_blocks_of_a_video_network_are_trained(chunked, tmp_path):
+    video = chunked / "video"
+    data = "--sampled_data_path", chunked / "clips", *TINY[2:], "--epochs", 1, "--smaller_dataset", \
+        "--parts", video / "splits.csv"
+    before = load(video, "best")["encoder"]
     for i, part in enumerate(("last:1", "all")):
-        run = last_line(call("train.py", *data, "--init_from", chunked, "--num_frames_video", 2,
+        run = last_line(call("train.py", *data, "--init_from", video, "--num_frames_video", 2,
                              "--train_encoder", part, "--local_dir", tmp_path / str(i)))
         after = load(run, "best")["encoder"]
         moved = {key for key in before if not torch.equal(before[key], after[key])}
@@ -255,8 +227,8 @@ def test_all_or_the_last_blocks_of_a_video_network_are_trained(fifteen, chunked,
 
 # ---------------------------------------------------------------- refusals
 
-def test_what_does_not_go_together_is_refused_in_one_line(sampled, fifteen, chunked, tmp_path):
-    data = "--sampled_data_path", fifteen, *TINY, "--local_dir", tmp_path
+def test_what_does_not_go_together_is_refused_in_one_line(sampled, chunked, tmp_path):
+    data = "--sampled_data_path", chunked / "clips", *TINY, "--local_dir", tmp_path
     for words, says in (
             (("--encoder", "video/resnet18"), "video/r3d_18"),
             (("--encoder", "video/r3d_18", "--modality", "rgbdiff"), "--modality rgbdiff"),
@@ -265,9 +237,10 @@ def test_what_does_not_go_together_is_refused_in_one_line(sampled, fifteen, chun
             (("--encoder", "video/s3d", "--chunk_frames", 8), "takes 14 or more"),
             (("--encoder", "video/mvit_v2_s"), "--for video/mvit_v2_s")):
         refused("train.py", *data, *words, says=says)
-    refused("train.py", "--sampled_data_path", sampled, *TINY, *VIDEO, "--local_dir", tmp_path,
-            says=("2.5 frames a second", "wants 15", "preprocessing_data.py --for video/mc3_18"))
-    refused("test.py", "--model_dir", chunked, "--sampled_data_path", sampled, says="2.5 frames a second")
+    refused("train.py", "--sampled_data_path", sampled, *TINY, "--encoder", "video/mc3_18", "--local_dir",
+            tmp_path, says=("2.5 frames a second", "wants 15", "preprocessing_data.py --for video/mc3_18"))
+    refused("test.py", "--model_dir", chunked / "video", "--sampled_data_path", sampled,
+            says="2.5 frames a second")
 
 
 def test_a_checkpoints_chunk_goes_with_its_encoder():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from commands import call
-from runs import HEAD, last_line, read_json, refused, report_of, sample, table, train
+from runs import HEAD, last_line, read_json, refused, table, train
 from torch import nn
 
 import export
@@ -18,23 +18,7 @@ from lrcn.video.reader import read_frames
 from lrcn.watching import exported
 from lrcn.watching.recogniser import Recogniser
 
-# Chunks of 4 frames, 15 a second, each half in the next one
-CHUNKS = ("--encoder", "video/mc3_18", "--img_dim", 16, "--chunk_frames", 4, "--chunk_stride", 2)
 PLAIN = ("--encoder_backend", "torch", "--encoder_precision", "float32", "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def chunked(demo, once):
-    """A folder with clips/, sampled for mc3_18, and two tested runs on them: video/ of 3 chunks, image/."""
-    def make(folder):
-        said = sample(demo, folder / "clips", "--classes", "Grow,Shrink", "--no-report", "--for",
-                      "video/mc3_18").out
-        assert "chunks of 16 frames at 15 a second: --FPS 25 --sampling_rate 1.66667" in said
-        for name, more in (("video", CHUNKS), ("image", ("--stride", 2))):
-            report_of(train(demo, folder / "clips", folder / name, "--num_frames_video", 3, "--epochs", 2,
-                            "--open_new_folder", "False", *more))
-        return folder
-    return once("chunked", make)
 
 
 def test_the_clips_are_sampled_as_the_encoder_wants(chunked, demo, tmp_path):
