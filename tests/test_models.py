@@ -41,7 +41,7 @@ def frames_for(encoder, number=2, seed=0):
 
 @torch.inference_mode()
 def test_every_read_out_is_what_it_says(features):
-    changed = torch.cat([features[:, :-1], features[:, -1:] + 1], 1)
+    changed = torch.cat([features[:, :-1], -features[:, -1:]], 1)
     for readout in READOUTS[:-1]:
         net = head(readout, lstm_layers=1)
         norm, linear = net.projection[:2]
@@ -170,10 +170,10 @@ def test_a_recipes_head_is_the_default_one_and_an_unknown_choice_is_refused():
 
 
 FAMILIES = [("alexnet", 64), ("convnext_tiny", 32), ("densenet121", 32), ("efficientnet_b0", 32),
-            ("efficientnet_v2_s", 32), ("googlenet", 32), ("inception_v3", 75), ("maxvit_t", 224),
-            ("mnasnet0_5", 32), ("mobilenet_v2", 32), ("mobilenet_v3_small", 32), ("regnet_x_400mf", 32),
-            ("regnet_y_400mf", 32), ("resnet18", 32), ("resnext50_32x4d", 32), ("shufflenet_v2_x0_5", 32),
-            ("squeezenet1_1", 32), ("swin_t", 32), ("swin_v2_t", 32), ("vgg11", 32), ("vit_b_32", 32),
+            ("googlenet", 32), ("inception_v3", 75), ("maxvit_t", 224),
+            ("mnasnet0_5", 32), ("mobilenet_v2", 32), ("mobilenet_v3_small", 32), ("regnet_y_400mf", 32),
+            ("resnet18", 32), ("shufflenet_v2_x0_5", 32), ("squeezenet1_1", 32), ("swin_t", 32),
+            ("vgg11", 32), ("vit_b_32", 32),
             ("timm/mobilenetv3_small_050", 32), ("timm/efficientnet_lite0", 32)]
 
 
@@ -205,7 +205,7 @@ def disturb_statistics(module):
 def test_an_encoder_of_every_family_is_built_again_cut_into_blocks_and_folded(name, img_dim):
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    large = name in ("alexnet", "efficientnet_v2_s", "maxvit_t", "swin_t", "swin_v2_t", "vgg11", "vit_b_32")
+    large = name in ("alexnet", "maxvit_t", "swin_t", "vgg11", "vit_b_32")
     with torch.device("meta" if large else "cpu"):
         encoder, frames = tiny_encoder(name, img_dim), torch.zeros(2, 3, img_dim, img_dim, dtype=torch.uint8)
         assert encoder(frames).shape == (2, encoder.feature_dim)

@@ -112,7 +112,7 @@ def _limited():
 
 
 def runner(file, threads, limited=False):
-    """run: numpy -> numpy, the one output of a file with one input, by onnxruntime's `run.session` on the CPU.
+    """run: numpy -> numpy, the one output of a file with one input, by onnxruntime's `run.session` on a CPU.
     file: a path, or the file's bytes. limited: all such runs together get `most_memory`, else they raise."""
     import onnxruntime
     options = onnxruntime.SessionOptions()

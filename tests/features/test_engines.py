@@ -21,13 +21,14 @@ OTHERS = [Engine("openvino"), Engine("openvino", "bfloat16"), Engine("onnxruntim
           Engine("torch", "bfloat16")]
 
 
-def small(modality="rgb"):
-    """An encoder of two blocks, which every engine takes in within a moment."""
+def small(modality="rgb", chunk=0):
+    """An encoder of two blocks, for frames or chunks, which every engine takes in within a moment."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, 2, 1),
-              nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    conv, norm, pool = (nn.Conv3d, nn.BatchNorm3d, nn.AdaptiveAvgPool3d) if chunk else \
+        (nn.Conv2d, nn.BatchNorm2d, nn.AdaptiveAvgPool2d)
+    layers = [conv(3, 16, 3, 2, 1), norm(16), nn.ReLU(), conv(16, 64, 3, 2, 1), norm(64), nn.ReLU(), pool(1)]
     return models.Encoder("small", nn.Sequential(*layers), Transform(
-        36, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), modality=modality))
+        36, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), modality=modality, chunk=chunk))
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +95,25 @@ def test_every_engine_agrees_with_pytorch_and_looks_at_no_neighbour(encoder, pic
         assert len(error) == len(few) and error.abs().max() / plain.abs().max() < 0.05
 
 
+@pytest.mark.parametrize("engine", [OTHERS[0], OTHERS[2]], ids=str)
+def test_engines_agree_with_pytorch_on_chunks_one_by_one_and_together(engine):
+    pytest.importorskip(engine.backend)
+    encoder = small(chunk=4)
+    chunks = engines.clouds(encoder.transform, 3)
+    ready, fault = attempt(encoder, CPU, engine, chunks)
+    expected = FrameEncoder(encoder, CPU)(chunks)
+    assert fault is None and (ready(chunks) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
 @pytest.mark.parametrize("share, serves", [(0.2, True), (0.35, False)])
 def test_an_engine_is_judged_by_each_modality_in_parts_of_its_deviation(encoder, pictures, share, serves):
-    torch.manual_seed(0)
-    both = models.build_encoder("resnet18", None, 32, "rgb+flow")
+    both = small("rgb+flow")
     frames = torch.stack([pictures, 128 + (pictures // 64)], 1)     # the flow is nearly alike everywhere
     ready = FrameEncoder(both, CPU, engine=Engine("torch", "bfloat16"))
     plain = ready._torch(frames, "float32").unflatten(1, (2, -1))
     deviation = (plain[:, 1] - plain[:, 1].mean(0)).norm(dim=1).square().mean().sqrt()
     deviation = max(deviation, plain[:, 1].norm(dim=1).mean() * engines.LEAST)
-    error = torch.nn.functional.normalize(torch.randn(8, 512), dim=1) * share * deviation
+    error = torch.nn.functional.normalize(torch.randn(8, 64), dim=1) * share * deviation
     cosine = torch.nn.functional.cosine_similarity(
         plain.flatten(1), torch.cat([plain[:, 0], plain[:, 1] + error], 1)).mean()
     assert cosine > 0.99        # a mean cosine says nothing of it
