@@ -199,6 +199,10 @@ class Head(nn.Module):
         return rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True,
                                        total_length=features.shape[1])[0]
 
+    def attention(self, steps, lengths=None):
+        """Weights over time, (B, T), that sum to one; of the read-out attention."""
+        return _fill(self.score(steps), lengths).squeeze(-1).softmax(1)
+
     def read(self, steps, lengths=None):
         """(B, T, width) -> (B, width)."""
         if self.readout in ("last", "final"):
@@ -207,8 +211,7 @@ class Head(nn.Module):
                 return last
             return torch.cat([last[:, :self.hidden_size], steps[:, 0, self.hidden_size:]], 1)
         if self.readout == "attention":
-            weights = _fill(self.score(steps), lengths).softmax(1)      # (B, T, 1)
-            return (weights * steps).sum(1)
+            return (self.attention(steps, lengths).unsqueeze(-1) * steps).sum(1)
         if self.readout == "max":
             return _fill(steps, lengths).amax(1)
         return steps.sum(1) if self.readout == "sum" else _mean(steps, lengths)
