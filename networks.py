@@ -218,9 +218,6 @@ def joined_encoder(recipe, classes):
     runs = [load_trained(run, flag="streams") for run in recipe.streams]
     if len(runs) < 2:
         raise UserError(f"--streams {recipe.streams[0]}: a fusion needs two or more runs")
-    if not recipe.frozen:
-        raise UserError(f"--train_encoder {recipe.train_encoder}: the encoders of --streams stay as they "
-                        f"are; leave the flag out")
     if not recipe.feature_cache:
         raise UserError("--no-feature_cache: a head over --streams is trained on stored features; leave the "
                         "flag out")
@@ -237,7 +234,7 @@ def joined_encoder(recipe, classes):
             raise UserError(f"--streams {run.folder}: its steps are {run.step:.3g} s apart, and those of "
                             f"{runs[0].folder} {runs[0].step:.3g} s; train both on one folder, {how}")
     names = " + ".join(run.model.encoder.name for run in runs)      # as fuse.py --train says it
-    for name in (*recipes.OF_AN_ENCODER, "augment"):
+    for name in ("train_encoder", *recipes.OF_AN_ENCODER, "augment"):
         value = getattr(recipe, name)
         told = "modality", "flow_length", *CHUNK_FLAGS
         if name not in told and value not in (getattr(Recipe, name), names):

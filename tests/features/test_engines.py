@@ -1,6 +1,4 @@
 """What runs the encoder: the fastest that is there, agrees with PyTorch, and is said."""
-
-import shutil
 from unittest import mock
 
 import numpy as np
@@ -144,19 +142,18 @@ def test_a_run_keeps_its_engine_and_another_machine_says_so(machine, capsys):
 @pytest.mark.parametrize("runner, words", [
     (lambda *_: engines.at_once(lambda frames: torch.randn(len(frames), 64)), "the limit is"),
     (mock.Mock(side_effect=RuntimeError("no such operator:\nFancy")), "no such operator: Fancy")])
-def test_auto_falls_back_to_pytorch_and_says_why(sampled, tmp_path, encoder, machine, monkeypatch, capsys,
-                                                 runner, words):
+def test_auto_falls_back_to_pytorch_and_says_why(folder, encoder, machine, monkeypatch, capsys, runner,
+                                                 words):
     machine(["openvino"], False)
     monkeypatch.setitem(engines.RUNNERS, "openvino", runner)
     monkeypatch.setattr(Engine, "version", "1.0")
-    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(sampled)[:2]]
-    plain = encode_clips(encoder, clips, sampled, Options(CPU, 0, cache=False))
+    clips = [ClipSampler(5).windows(video)[0] for video in read_sampled(folder)[:2]]
+    plain = encode_clips(encoder, clips, folder, Options(CPU, 0, cache=False))
     capsys.readouterr()
-    folder = shutil.copytree(sampled, tmp_path / "sampled", ignore=shutil.ignore_patterns("features"))
     auto = Options(CPU, 0, backend="auto")
     assert np.allclose(encode_clips(encoder, clips, folder, auto), plain, rtol=1e-3)
     out = capsys.readouterr().out
     assert "OpenVINO 1.0 in float32 is not used: " in out and words in out and "PyTorch 1.0 in float32" in out
     assert fastest(encoder, CPU).engine == Engine()
     with pytest.raises(UserError, match="--encoder_backend openvino: it cannot run this encoder"):
-        encode_clips(encoder, clips, sampled, Options(CPU, 0, backend="openvino", cache=False))
+        encode_clips(encoder, clips, folder, Options(CPU, 0, backend="openvino", cache=False))

@@ -16,7 +16,7 @@ from lrcn.data import chunks, frames
 from lrcn.data.chunks import VIDEO_ENCODERS, chunk_of
 from lrcn.data.frames import Clip, ClipSampler, clip_frames
 from lrcn.data.manifest import SampledVideo, read_sampled
-from lrcn.features import features, surgery
+from lrcn.features import surgery
 from lrcn.features.features import Options, encode_clips
 from lrcn.video.reader import read_frames
 from lrcn.video.writer import write_clip
@@ -37,23 +37,6 @@ def small(name, stride=None, **more):
 def clips(chunked):
     """Folder of sampled clips that hold 15 frames a second of all of their videos."""
     return chunked / "clips"
-
-
-@pytest.fixture
-def encoded(monkeypatch):
-    """How many chunks every work of the encoder was for."""
-    calls, real = [], features._encode
-    monkeypatch.setattr(features, "_encode",
-                        lambda encoder, blocks, *rest: (calls.append(len(blocks.chosen)),
-                                                        real(encoder, blocks, *rest))[1])
-    return calls
-
-
-def video_of(folder, levels):
-    """The SampledVideo of frames that are grey, each of its own level."""
-    (folder / "A").mkdir()
-    write_clip(folder / "A" / "v.avi", [np.full((16, 24, 3), level, np.uint8) for level in levels], 15)
-    return SampledVideo("v", "A", "v", len(levels))
 
 
 # ---------------------------------------------------------------- torchvision's own
@@ -153,7 +136,9 @@ def test_chunks_hold_their_frames_the_last_one_repeated_and_each_is_decoded_once
     monkeypatch.setattr(frames, "source_frames", lambda folder, video, indices: (
         reads.append(list(indices)), real(folder, video, indices))[1])
     transform = frames.Transform((16, 24), 16, (0.5,) * 3, (0.25,) * 3, chunk=4, chunk_stride=2, rate=15)
-    video = video_of(tmp_path, range(10, 250, 30))      # 8 frames
+    video, levels = SampledVideo("v", "A", "v", 8), range(10, 250, 30)
+    (tmp_path / "A").mkdir()
+    write_clip(tmp_path / "A" / "v.avi", [np.full((16, 24, 3), level, np.uint8) for level in levels], 15)
     seen = clip_frames(tmp_path, Clip(video, (0, 2, 6)), transform, 42)
     assert seen.shape == (3, 4, 16, 16, 3) and reads == [[0, 1, 2, 3, 4, 5, 6, 7]]
     levels = np.array([[0, 1, 2, 3], [2, 3, 4, 5], [6, 7, 7, 7]]) * 30 + 10
