@@ -188,7 +188,7 @@ def test_a_run_on_whole_videos_goes_through_the_scripts(demo, long, tmp_path, ki
         assert "(B, T, 3, 32, 32)" in about["input"]
         film = write_video(tmp_path / "short.avi", 40)      # of fewer frames than the median
         rows = [table(last_line(call("test_on_video.py", "--video_path", film, "--no-video", "--output_dir",
-                                     tmp_path / words[1].name, *words, *PLAIN)) / "predictions.csv")
+                                     tmp_path / words[0], *words, *PLAIN)) / "predictions.csv")
                 for words in (("--model_dir", folder), ("--model", file))]
         assert rows[0] == rows[1]
     if kind == "spread":    # each frame was encoded once, and no view of another crop was
