@@ -1,5 +1,5 @@
-"""The network: read-outs by independent computation, the heads of other systems beside their descriptions in
-torch, encoders of every family, weights that move or stay."""
+"""The network: read-outs by independent computation, a head beside its description in torch, encoders of
+every family, weights that move or stay. The heads of two more systems: scripts/test_convert.py."""
 import copy
 
 import pytest
@@ -69,25 +69,6 @@ def test_a_step_by_step_head_gives_each_steps_logits_in_training_and_mean_probab
         torch.testing.assert_close(net.eval()(features).softmax(1), expected)
 
 
-class Second(nn.Module):
-    """A linear layer and a batch norm, one LSTM layer, attention over time, a layer of 1,024 with batch
-    norm and ReLU, a linear layer."""
-
-    def __init__(self, latent=512, hidden=1024):
-        super().__init__()
-        self.fc, self.norm = nn.Linear(DIM, latent), nn.BatchNorm1d(latent, momentum=0.01)
-        self.lstm = nn.LSTM(latent, hidden, 1, batch_first=True, bidirectional=True)
-        self.score = nn.Linear(2 * hidden, 1)
-        self.between, self.second_norm = nn.Linear(2 * hidden, 1024), nn.BatchNorm1d(1024, momentum=0.01)
-        self.out = nn.Linear(1024, CLASSES)
-
-    def forward(self, x):
-        latent = self.norm(self.fc(x.flatten(0, 1))).unflatten(0, x.shape[:2])
-        steps = self.lstm(latent)[0]
-        read = (self.score(steps).softmax(1) * steps).sum(1)
-        return self.out(F.relu(self.second_norm(self.between(read))))
-
-
 class Fifth(nn.Module):
     """Dropout on the features, a GRU, attention over time, 64 SELU, a linear layer (Keras' words: GRU(128,
     dropout=0.5, return_sequences), Dense(1), softmax over time, Dense(64, selu), Dense(classes))."""
@@ -103,44 +84,29 @@ class Fifth(nn.Module):
         return self.out(F.selu(self.between(read)))
 
 
-# The options that build each, and what the description's layers are called in models.Head.
-SYSTEMS = {
-    "second": (Second, dict(projection="batchnorm", readout="attention", dropout=0, lstm_layers=1,
-                            hidden_size=1024, classifier_hidden=1024),
-               {"fc": "projection.0", "norm": "projection.1", "lstm": "lstm", "score": "score",
-                "between": "classifier.1", "second_norm": "classifier.2", "out": "classifier.4"}),
-    "fifth": (Fifth, dict(rnn="gru", projection="none", hidden_size=128, lstm_layers=1, bidirectional=False,
-                          readout="attention", dropout=0.5, classifier_hidden=64, classifier_dropout=0,
-                          classifier_activation="selu"),
-              {"gru": "lstm", "score": "score", "between": "classifier.1", "out": "classifier.3"})}
-
-
-def both(name):
-    """(the description with some weights, the Head that the options build with the same ones)."""
-    kind, options, names = SYSTEMS[name]
+def test_a_head_is_the_described_one_in_training_and_in_test(features):
     torch.manual_seed(0)
-    described, head = kind(), models.Head(DIM, CLASSES, **options)
-    state = {".".join([names[layer], rest]): value for key, value in described.state_dict().items()
-             for layer, _, rest in [key.partition(".")]}
-    head.load_state_dict(state)     # strict: neither has a layer that the other lacks
-    return described, head
-
-
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_a_head_is_the_described_one_in_training_and_in_test(name, features):
-    described, head = both(name)
-    for mode in (True, False):      # in training first: the running statistics move alike
+    described, head = Fifth(), models.Head(
+        DIM, CLASSES, rnn="gru", projection="none", hidden_size=128, lstm_layers=1, bidirectional=False,
+        readout="attention", dropout=0.5, classifier_hidden=64, classifier_dropout=0,
+        classifier_activation="selu")
+    names = {"gru": "lstm", "score": "score", "between": "classifier.1", "out": "classifier.3"}
+    head.load_state_dict({f"{names[layer]}.{rest}": value for key, value in described.state_dict().items()
+                          for layer, _, rest in [key.partition(".")]})      # neither has a layer more
+    for mode in (True, False):
         answers = []
         for network in (head, described):
             torch.manual_seed(2)    # of the dropout
             answers.append(network.train(mode)(features))
         torch.testing.assert_close(*answers)
-    for moved, expected in zip(head.buffers(), described.buffers(), strict=True):
+
+
+def test_a_batch_norm_counts_every_step_and_trains_on_a_single_clip(features):
+    norm, plain = models.BatchNorm(DIM), nn.BatchNorm1d(DIM, momentum=0.01)
+    torch.testing.assert_close(norm(features).flatten(0, 1), plain(features.flatten(0, 1)))
+    for moved, expected in zip(norm.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(moved, expected)
-
-
-def test_a_batch_of_one_clip_trains_a_head_with_batch_norms(features):
-    _, head = both("second")
+    head = models.Head(DIM, CLASSES, projection="batchnorm", classifier_hidden=8)
     head.train()(features[:1]).sum().backward()
     assert all(p.grad.isfinite().all() for p in head.parameters())
 
@@ -175,17 +141,6 @@ FAMILIES = [("alexnet", 64), ("convnext_tiny", 32), ("densenet121", 32), ("effic
             ("resnet18", 32), ("shufflenet_v2_x0_5", 32), ("squeezenet1_1", 32), ("swin_t", 32),
             ("vgg11", 32), ("vit_b_32", 32),
             ("timm/mobilenetv3_small_050", 32), ("timm/efficientnet_lite0", 32)]
-
-
-def classifier_input(backbone, x):
-    """What the last layer of a torchvision model reads, seen by a hook; averaged over the picture
-    where that layer is a convolution, (N, D)."""
-    layers = [m for m in backbone.modules()
-              if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
-    seen = []
-    layers[-1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    backbone(x)
-    return seen[0].mean((2, 3)) if seen[0].dim() == 4 else seen[0]
 
 
 def disturb_statistics(module):
@@ -227,16 +182,18 @@ def test_an_encoder_of_every_family_is_built_again_cut_into_blocks_and_folded(na
         assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "mobilenet_v3_small"])
-def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_layer_reads(name):
+@pytest.mark.parametrize("name, last", [("squeezenet1_1", "classifier.1"),
+                                        ("mobilenet_v3_small", "classifier.3")])
+def test_frames_are_normalised_and_the_feature_is_what_the_whole_models_last_layer_reads(name, last):
     import torchvision.models as zoo
     torch.manual_seed(0)
     whole = zoo.get_model(name).eval()
     encoder = models.build_encoder(name, whole.state_dict(), 64)
+    whole.set_submodule(last, nn.Identity())
     mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     frames = frames_for(encoder)
     with torch.inference_mode():
-        expected = classifier_input(whole, (frames / 255 - mean) / std)
+        expected = whole((frames / 255 - mean) / std)
         assert expected.std() > 0
         torch.testing.assert_close(encoder(frames), expected, rtol=1e-4, atol=1e-4)
 
