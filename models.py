@@ -306,17 +306,14 @@ class LRCN(nn.Module):
         if isinstance(self.encoder, Streams):
             return torch.cat([LRCN(encoder, None).features(part, lengths) for encoder, part in
                               zip(self.encoder.streams, frames, strict=True)], 2)
-        transform = self.encoder.transform
-        parts = list(transform.shape[:-3])
-        layout = ("B", "T", *parts, transform.channels, "H", "W")
-        tensor = isinstance(frames, torch.Tensor)
-        if not (tensor and frames.dtype == torch.uint8 and frames.dim() == len(layout) and
-                frames.shape[-3] == transform.channels and list(frames.shape[2:-3]) == parts):
+        transform, tensor = self.encoder.transform, isinstance(frames, torch.Tensor)
+        inner = (*transform.shape[:-3], transform.channels)
+        if not tensor or frames.dtype != torch.uint8 or frames.shape[2:-2] != inner:
             given = f"{frames.dtype} {tuple(frames.shape)}" if tensor else type(frames)
             what = "RGB" if transform.channels == 3 else "planes of optical flow"
-            raise ValueError(f"expected frames uint8 ({', '.join(map(str, layout))}), {what} from 0 to 255 "
-                             f"and not normalised, not {given}; normalised floats are what encoder.backbone "
-                             f"takes")
+            raise ValueError(f"expected frames uint8 (B, T, {', '.join(map(str, inner))}, H, W), {what} from "
+                             f"0 to 255 and not normalised, not {given}; encoder.backbone takes normalised "
+                             f"floats")
         return each(self.encoder, frames, lengths)
 
     def forward(self, frames, lengths=None):

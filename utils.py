@@ -76,7 +76,7 @@ def train(recipe, checkpoint=None, device=None, rank=None):
             counts = [(sum(s.part == part for s in samples), word) for part, word in
                       (("train", "training"), ("val", "validation"), ("test", "test"))]
             cli.say(f"{', '.join(f'{n} {word}' for n, word in counts if n)} videos of {len(classes)} "
-                    f"classes: {', '.join(classes[:8])}{' ...' * (len(classes) > 8)}")
+                    f"classes: {cli.first(classes, 8)}")
         model = None
         if state:
             model, known, *_ = build(state, checkpoint, "checkpoint_path")

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -171,13 +172,13 @@ def kept(encoder):
 def keep(encoder, engines, source):
     """Give an encoder back what `kept` returned, or None; UserError for anything else."""
     streams = getattr(encoder, "streams", [encoder])
-    words = (BACKENDS[1:], PRECISIONS[1:], tuple(BLOCK))
-    if engines is not None and not (isinstance(engines, list) and len(engines) == len(streams) and all(
-            one is None or isinstance(one, list) and len(one) == 3
-            and all(word in known for word, known in zip(one, words, strict=True)) for one in engines)):
+    known = [None, *map(list, itertools.product(BACKENDS[1:], PRECISIONS[1:], BLOCK))]
+    engines = [None] * len(streams) if engines is None else engines
+    if not (isinstance(engines, list) and len(engines) == len(streams)
+            and all(one in known for one in engines)):
         raise UserError(f"{source}: settings: engines: {shown(engines)} are not backend, precision and "
                         f"device")
-    for one, own in zip(streams, engines or [None] * len(streams), strict=True):
+    for one, own in zip(streams, engines, strict=True):
         one.kept_engine = own
 
 
