@@ -169,10 +169,3 @@ def test_a_bit_that_flips_is_seen_or_changes_nothing(copied, tmp_path):
         except UserError:
             refused += 1
     assert refused > 150, "of 200; the rest lie between the members"
-
-
-def test_a_run_whose_folders_have_moved_asks_for_both_at_once(state, copied, tmp_path):
-    gone = {"sampled_data_path": str(tmp_path / "clips"), "ucf_list_dir": str(tmp_path / "lists")}
-    path = copied / "Saved_model_checkpoint" / "best.pth.tar"
-    torch.save({**state, "settings": {**state["settings"], **gone}}, path)
-    refused("test.py", "--model_dir", copied, says=("--sampled_data_path", "--ucf_list_dir"))
