@@ -19,9 +19,9 @@ WINDOW = ("--clip_seconds", 1.6, "--min_probability", 0.2, "--encoder_backend", 
 
 @pytest.fixture(scope="module")
 def films(demo, tmp_path_factory):
-    """Three films of joined test clips of the demo, 8 s each, one in a folder of its own."""
+    """Three films of joined test clips of the demo, one in a folder of its own."""
     folder = tmp_path_factory.mktemp("films")
-    clips = sorted((demo / "UCF-101").rglob("*_g0[1-3]_c01.avi"))
+    clips = sorted((demo / "UCF-101").rglob("*_g0[12]_c01.avi"))
     for n, name in enumerate(("one.mp4", "two.mp4", "deep/one.mp4")):
         (folder / name).parent.mkdir(exist_ok=True)
         join(folder / name, clips[n::3])
@@ -102,17 +102,15 @@ def test_ctrl_c_keeps_whole_clips_and_the_same_command_goes_on(trained, films, f
 
 
 def test_films_that_cannot_be_read_are_listed_and_cost_nobody_else(trained, films, tmp_path):
-    folder, out = tmp_path / "films", tmp_path / "out"
-    shutil.copytree(films, folder)
-    (folder / "broken.mp4").write_bytes(b"no film")
-    whole = (folder / "two.mp4").read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[:len(whole) // 3])
+    folder, out, two = tmp_path / "films", tmp_path / "out", (films / "two.mp4").read_bytes()
+    folder.mkdir()
+    for name, content in (("two", two), ("broken", b"no film"), ("cut", two[:len(two) // 3])):
+        (folder / f"{name}.mp4").write_bytes(content)
     result = find(trained, folder, out, ok=False)
     assert result.code == 1 and "cannot read broken.mp4" in result.err
-    assert "of 5 films could not be read" in result.err
-    rows = {row["film"]: row for row in table(out / "films.csv")}
-    assert rows["broken.mp4"]["reason"] and rows["two.mp4"]["reason"] == ""
-    assert {"one.mp4", "two.mp4", "deep/one.mp4"} <= {r["film"] for r in table(out / "candidates.csv")}
+    assert "1 of 3 films could not be read" in result.err
+    assert [bool(row["reason"]) for row in table(out / "films.csv")] == [True, False, False]
+    assert {row["film"] for row in table(out / "candidates.csv")} == {"cut.mp4", "two.mp4"}
 
 
 def test_a_table_of_times_is_cut_to_the_frame_without_a_model_kinetics_too(tmp_path):

@@ -132,13 +132,6 @@ def test_a_second_test_that_is_stopped_leaves_the_first_ones_outputs_whole(copie
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def test_batch_size_workers_and_cache_change_nothing(copied, report):
-    for flags in (("--batch_size", 1), ("--num_workers", 2, "--no-feature_cache")):
-        folder = report_of(copied, *flags)
-        for name in ("metrics.json", "predictions.csv"):
-            assert (folder / name).read_bytes() == (report / name).read_bytes(), flags
-
-
 def test_another_checkpoint_and_all_windows_are_flags(copied):
     folder = report_of(copied, "--model_name", "epoch_20", "--test_windows", "all", "--flip")
     figures = read_json(folder / "metrics.json")
