@@ -38,8 +38,7 @@ def _sampled(folder, settings):
 
 
 def require_folders(recipe):
-    """UserError where a folder of the recipe is not there, or its clips have a rate that the encoder does not
-    take; no clip is read."""
+    """UserError where a folder of the recipe is missing, or its clips' rate is not the encoder's."""
     require_rate(_sampled_folder(recipe.sampled_data_path), recipe)
     if recipe.ucf_list_dir and recipe.split != "random":
         _list_folder(recipe.ucf_list_dir)
@@ -105,9 +104,8 @@ def _say_short(recipe, pool, say, resumed=False):
         say(words)
     elif short:
         read = "repeat their last one" if sampler.repeat else "are read as they are"
-        fewer = f"fewer than the {needed} frames of its chunks" if sampler.chunk else "fewer frames"
-        say(f"--num_frames_video {T}: {short} of {len(pool)} sampled videos have {fewer}, and {read}; "
-            f"preprocess with --num_frames_to_extract {needed} or more")
+        say(f"--num_frames_video {T}: {short} of {len(pool)} sampled videos have fewer frames than "
+            f"{needed}, and {read}; preprocess with --num_frames_to_extract {needed} or more")
 
 
 def _kept(rows, parts, table, say):
@@ -139,10 +137,9 @@ def training_pool(recipe, say=cli.say):
 
 def _pool(recipe, videos, say, known=None, blind=False):
     """(training videos, test videos, all classes in label order, whether folders say the parts): by an
-    official split, without its test videos (blind: nor is its test list read); by the folders train/, val/
-    and test/ of the sources, where without a test/ val/ is the test, and the validation is cut from train/;
-    else drawn by group, or by video for comparison. known: {group: part} of --parts; without a test there,
-    none is drawn."""
+    official split, without its test videos (blind: nor is its test list read); by the sources' folders, where
+    without a test/ val/ is the test, and the validation is cut from train/; else drawn by group, or by video
+    for comparison. known: {group: part} of --parts; without a test there, none is drawn."""
     leaky = recipe.split == "random"
     if recipe.ucf_list_dir and not leaky:
         lists = _list_folder(recipe.ucf_list_dir)
@@ -192,8 +189,7 @@ def _as_written(table, flag, videos, candidates, say):
         raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
     new = [v.path for v in candidates if v.key not in known and v.cls in labels]
     if new:
-        say(f"{len(new)} videos that are not in {table} are left out of this run: "
-            f"{cli.first(new, 3)}")
+        say(f"{len(new)} videos that are not in {table} are left out of this run: {cli.first(new, 3)}")
     return samples, sorted(labels, key=labels.get)
 
 
@@ -242,9 +238,8 @@ class TestData(Answers):
 
 
 def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
-    """The TestData of a run: the official test list, the test part that the run drew, or, with split
-    "folder", all of --sampled_data_path. UserError: no such folders, no test video, or one that was trained
-    on."""
+    """The TestData of a run: the official test list, the part that it drew, or, with split "folder", all of
+    --sampled_data_path. UserError: no such folders, no test video, or one that was trained on."""
     saved, run = trained.settings, RunFolder(trained.folder)
     sampled_data_path = sampled_data_path or saved.get("sampled_data_path")
     ucf_list_dir = ucf_list_dir or saved.get("ucf_list_dir")

@@ -49,16 +49,16 @@ PILOT = 16      # the first videos, spread over all, from which the need of disk
 def make_parser():
     parser = cli.Parser(__doc__)
     data, clips, flow, running = (parser.group(title) for title in ("data", "clips", "flow", "running"))
-    data.add_argument("--row_data_dir", "--raw_data_dir", default=None, metavar="DIR",
+    data.add_argument("--row_data_dir", "--raw_data_dir", metavar="DIR",
                       help="the raw videos, a folder a class (row: the original's spelling of raw)")
-    data.add_argument("--sampled_data_dir", "--sampled_data_path", default=None, metavar="DIR",
+    data.add_argument("--sampled_data_dir", "--sampled_data_path", metavar="DIR",
                       help="folder to write the sampled clips to")
     data.add_argument("--ucf_list_dir", default=None, metavar="DIR",
                       help="folder with the split lists (trainlist01.txt, ...); else all videos are taken")
     data.add_argument("--classes", type=Names(), metavar="A,B,...", help="take these classes only")
     data.add_boolean("--keep", default=None,
-                     help="keep the clips of videos that were removed or changed in --row_data_dir (default: "
-                          "remove them; refuse when that is more than half of all)")
+                     help="keep the clips of videos that were removed or changed (default: remove them, but "
+                          "refuse when that is more than half of all)")
     data.add_boolean("--stills", default=False,
                      help="every picture is a clip, even where names and numbers look like frames of a video")
     data.add_argument("--review", default=None, metavar="CSV",
@@ -86,13 +86,11 @@ def make_parser():
     flow.add_argument("--flow_bound", type=KINDS["bound"], default=BOUND, metavar="PIXELS",
                       help="motions are clamped to this many pixels a source frame")
     flow.add_argument("--flow_preset", choices=KINDS["preset"].words, default=None,
-                      help=f"dis: {', '.join(PRESETS['dis'])}; raft: {', '.join(PRESETS['raft'])} "
-                           f"(default: the first)")
+                      help=f"of dis: {', '.join(PRESETS['dis'])}; of raft: {', '.join(PRESETS['raft'])}")
     flow.add_argument("--flow_dir", default=None, metavar="DIR",
-                      help="take fields that were made elsewhere by this method: u/<video>/<number>.jpg and "
-                           "v/<video>/<number>.jpg in this folder (UCF-101's public tvl1_flow: --flow tvl1), "
-                           "or flow_x_<number>.jpg and flow_y_<number>.jpg in folders as those of the "
-                           "videos; beside frames they are taken without this flag")
+                      help="take fields that were made elsewhere by --flow: <number>.jpg in u/<video>/ and "
+                           "v/<video>/ of this folder, as in UCF-101's public tvl1_flow, or "
+                           "flow_x_<number>.jpg and flow_y_<number>.jpg in folders as those of the videos")
     flow.add_argument("--flow_weights", default=None, metavar="FILE",
                       help="weights of raft (default: the library's, downloaded once)")
     data.add_argument("--write_frames", default=None, metavar="DIR",
@@ -291,22 +289,22 @@ def report(out, lists, left_out, args, say):
     from lrcn.data.overview import FOLDER, make_report
     from lrcn.drawing.labels import contact_sheet
     from lrcn.video.reader import VideoError, read_frames
-    made = make_report(out, lists, left_out, args.sheet_clips)
+    lines, tables, sheets = make_report(out, lists, left_out, args.sheet_clips)
     with files.replaced_folder(out / FOLDER, own=("*",)) as folder:
-        for name, table in made.tables.items():
+        for name, table in tables.items():
             files.write_csv(folder / name, *table)
-        files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in made.lines))
+        files.write_text(folder / "report.txt", "".join(f"{line}\n" for line in lines))
         (folder / "sheets").mkdir()
 
         def draw(cls):
-            pictures, (title, tiles) = [], made.sheets[cls]
+            pictures, (title, tiles) = [], sheets[cls]
             for clip, frame, caption, mark in tiles:
                 with contextlib.suppress(VideoError):
                     pictures.append((read_frames(clip, [frame])[0], caption, mark))
             contact_sheet(folder / "sheets" / f"{cls}.png", title, pictures)
         with ThreadPoolExecutor(args.num_workers) as pool:
-            list(pool.map(draw, made.sheets))
-    for line in made.lines:
+            list(pool.map(draw, sheets))
+    for line in lines:
         say(line)
 
 
@@ -331,16 +329,14 @@ def main():
         with files.lock(out, "sampled_data_dir", "a preprocessing run"):
             report(out, lists, left_out, args, cli.say)
         return cli.say(out)
-    raw = cli.folder("row_data_dir", args.row_data_dir, "give the folder with the raw videos").resolve()
-    args.row_data_dir, args.classes = str(raw), args.classes and sorted(args.classes)
-    if args.ucf_list_dir:
-        lists = cli.folder("ucf_list_dir", args.ucf_list_dir, "give the folder with the split lists, "
-                           "or leave the flag out to take every video")
-        args.ucf_list_dir = str(lists.resolve())
-    if args.flow_dir:
-        args.flow_dir = str(cli.folder("flow_dir", args.flow_dir, "give the folder with u/ and v/").resolve())
-        if not args.flow:
-            raise UserError(f"--flow_dir {args.flow_dir}: say by which method it was made, as --flow tvl1")
+    for flag, hint in (("row_data_dir", "give the folder with the raw videos"),
+                       ("ucf_list_dir", "give the folder with the split lists, or leave the flag out"),
+                       ("flow_dir", "give the folder with u/ and v/")):
+        if getattr(args, flag) or flag == "row_data_dir":
+            setattr(args, flag, str(cli.folder(flag, getattr(args, flag), hint).resolve()))
+    raw, args.classes = Path(args.row_data_dir), args.classes and sorted(args.classes)
+    if args.flow_dir and not args.flow:
+        raise UserError(f"--flow_dir {args.flow_dir}: say by which method it was made, as --flow tvl1")
     if not args.sampled_data_dir:
         raise UserError("--sampled_data_dir is missing: give the folder to write the clips to")
     out = Path(args.sampled_data_dir).expanduser()

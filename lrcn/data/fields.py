@@ -29,13 +29,11 @@ def flow_path(video):
     return f"{FLOW}/{video.path}"
 
 
-def flow_of(folder, may_lack=False):
-    """The Flow of a sampled folder; without one a UserError, or None with may_lack."""
+def flow_of(folder):
+    """The Flow of a sampled folder; UserError: it has none."""
     path = Path(folder) / FLOW / "settings.json"
     if path.is_file():
         return Flow.of(files.read_json(path), path)
-    if may_lack:
-        return None
     raise UserError(f"--sampled_data_path {folder}: no optical flow beside its clips; add it with "
                     f"preprocessing_data.py --flow dis, and the flags that the clips were made with")
 
@@ -79,7 +77,7 @@ def settle(out, flow):
     """The Flow of a folder that is being made: `flow`, or where that is None the folder's own, or None.
     UserError: the folder's is another one."""
     if not flow:
-        return flow_of(out, may_lack=True)
+        return flow_of(out) if (out / FLOW / "settings.json").is_file() else None
     (out / FLOW).mkdir(exist_ok=True)
     files.claim(out / FLOW, "flow", flow.settings(), flow.settings())
     return flow
@@ -95,9 +93,8 @@ def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
     with moments(job, raw, count, rate, seed, None if elsewhere else flow) as (info, _, _, frames):
         fields = ((number, planes) for number, _, planes in frames)
         if elsewhere:
-            numbers = [number for number, *_ in frames]
-            fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames, numbers,
-                                     flow.length)
+            fields = _made_elsewhere(elsewhere, pictures or source, job, source, info.frames,
+                                     [number for number, *_ in frames], flow.length)
         write(_each_once(fields, flow.length), 2 * flow.length)
 
 
@@ -136,9 +133,8 @@ def _pictures(folder, job):
 
 
 def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
-    """(index, planes (H, W, 2L)) of some of a source's `frames`. pictures: [{number: path} of u, of v]; a
-    field has the number of its first frame: that in a folder of frames, or counted from the first field of a
-    film. VideoError names a picture that is missing."""
+    """Yields (index, planes (H, W, 2L)). pictures: [{number: path} of u, of v]; a field has the number of its
+    first frame, in a film counted from the first field. VideoError names a picture that is missing."""
     first = min(min(plane) for plane in pictures)
     numbers = list(series_at(source).frames if holds_frames(source) else range(first, first + frames))
     if numbers[0] != first:
@@ -151,8 +147,7 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
                              f"({len(lacking)} of {last + 1} are missing); make its flow again")
     read = functools.lru_cache(2 * length)(lambda path: cv2.imread(path, cv2.IMREAD_GRAYSCALE))
     for index in map(int, indices):
-        planes = [read(plane[numbers[min(index + k, last)]])
-                  for plane in pictures for k in range(length)]
+        planes = [read(plane[numbers[min(index + k, last)]]) for plane in pictures for k in range(length)]
         if any(plane is None or plane.shape != planes[0].shape for plane in planes):
             raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
         yield index, np.stack(planes, -1)

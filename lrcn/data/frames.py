@@ -107,15 +107,13 @@ AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
            "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
 LEFT = 0.4      # of each side, at the least
 PART = 8        # frames that are resized at once for a video encoder
-
 INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC",
                  "lanczos": "INTER_LANCZOS4"}       # OpenCV's
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a sampled video (ascending, with repeats) in a view: 0 plain, -1 flipped, more: random, or a
-    Cut."""
+    """Frames of a sampled video, ascending, in a view: 0 plain, -1 flipped, 1 and up random, or a Cut."""
     video: SampledVideo
     frames: tuple
     view: int = 0
@@ -123,8 +121,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Cut:
-    """The view of frames behind which a movie goes on with `frame` of another sampled video: their flow leads
-    to that frame; all else is as in the plain view."""
+    """The plain view of frames after which a movie goes on with another's `frame`: their flow leads to it."""
     video: SampledVideo
     frame: int
 
@@ -254,9 +251,8 @@ def crop_box(height, width, transform, clip, seed):
         cut = cut.reshape(2, 2) * (random.random() < how.chance)         # left, right; top, bottom
         cut *= np.minimum(1, (1 - LEFT) / np.maximum(cut.sum(1, keepdims=True), 1e-9))
         (left, _), (top, _) = cut
-        wide, high = (1 - cut.sum(1)) * (w, h)
-        box = int(x + left * w), int(y + top * h), max(1, int(wide)), max(1, int(high))
-        return *box, bool(random.integers(2))
+        wide, high = np.maximum(1, (1 - cut.sum(1)) * (w, h))
+        return int(x + left * w), int(y + top * h), int(wide), int(high), bool(random.integers(2))
     area, ratio = random.uniform(*CROP_AREA), np.exp(random.uniform(*np.log(CROP_RATIO)))
     w = min(width, round((area * ratio * height * width) ** 0.5))
     h = min(height, round((area / ratio * height * width) ** 0.5))
@@ -332,8 +328,8 @@ def differences(frames, earlier):
 
 
 def change_at(i, frames):
-    """(before, after): the two of `frames` sampled frames whose difference is that of frame i: the one before
-    and itself; the first frame has the second's."""
+    """The two frames whose difference is that of frame i: the one before and itself; of the first one, 0,
+    1."""
     after = min(max(i, 1), frames - 1)
     return max(after - 1, 0), after
 

@@ -1,15 +1,11 @@
 """Which clips were cut from one recording, and show nearly the same picture: their group, by their names, a
 pattern, or a table."""
-import contextlib
 import re
-import signal
-import threading
 from collections import Counter, defaultdict
 
 from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 
-MATCHING = 2    # seconds for a name, by --group_pattern
 # Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body parts,
 # motion, people, view, quality), Kinetics' YouTube address and find_clips.py's film before the seconds.
 FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # after it, where a clip is one picture of a video
@@ -24,10 +20,9 @@ CAMERA = re.compile(r"[PC]?[\W_\d]*|(?:.*_)?(?:IMG|MVI|MOV|VID|DSC[NF]?|SDC|CIMG
 
 
 def find_groups(names, pattern=None, table=None):
-    """{(class, video): group} of [(class, video)]: by `table` (path of a CSV file with columns video, group),
-    else by `pattern` (a regular expression searched in the name; its first group, or all that matched), else
-    by a name of UCF-101 (gNN within a class), HMDB-51, Kinetics or find_clips.py, else the video itself.
-    UserError: the pattern is none, or does not match."""
+    """{(class, video): group} of [(class, video)]: by `table` (a CSV file with columns video, group), else by
+    `pattern` (a regular expression; its first group, or all that matched), else by a name of UCF-101 (gNN in
+    a class), HMDB-51, Kinetics or find_clips.py, else the video. UserError: a video has no group."""
     if table:
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
         named = {composed(row["video"]): row["group"] for row in files.read_csv(table, ("video", "group"))}
@@ -45,36 +40,11 @@ def find_groups(names, pattern=None, table=None):
         raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
     groups = {}
     for cls, video in names:
-        try:
-            with _time_limit():
-                match = finder.search(video)
-        except TimeoutError:
-            raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for the video "
-                            f"{cls}/{video}; a repetition in a repetition, as (a+)+, takes forever: remove "
-                            "one") from None
+        match = finder.search(video)
         if not match:
             raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
         groups[cls, video] = (match[1] or "") if finder.groups else match[0]
     return groups
-
-
-@contextlib.contextmanager
-def _time_limit():
-    """TimeoutError after MATCHING seconds of the process's work, in the main thread of a Unix system: a
-    signal stops Python's regular expressions."""
-    def stop(*_):
-        raise TimeoutError
-
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, MATCHING)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def _recording(video):

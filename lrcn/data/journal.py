@@ -24,12 +24,11 @@ MANY = 10       # so many clips, if they are over half of all, are taken out onl
 
 class Journal:
     """What one process has done, until the manifest is written. Clips are flushed to the disk before their
-    lines, many at a time, because a flush for each would cost more than the sampling: a line that can be read
-    stands for a whole file."""
+    lines: a line that can be read stands for a whole file; many at a time, because flushes are slow."""
 
     def __init__(self, out, rank, jobs):
-        """jobs: those to come, written first: a kill may leave a clip without a line, and its source may be
-        gone in the next run."""
+        """jobs: those to come, written first: a kill may leave a clip without a line, and it must be
+        known."""
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
         if jobs:
@@ -99,10 +98,9 @@ def read_state(out):
 
 
 def follow(out, jobs, keep=None, reviewed=()):
-    """Take out what is gone or changed in the source. Returns ({(class, video): row} of what stays, {(class,
-    video): source} of what is gone, {(class, video): digest of its clip} of what changed). keep: True keeps
-    all clips and rows; None takes them out, but refuses for most of a folder. reviewed: sources of which a
-    review.csv says what stays, whatever `keep` is."""
+    """Take out what is gone or changed in the source. Returns ({(class, video): row} of what stays, {key:
+    source} of what is gone, {key: digest of its clip} of what changed). keep: True keeps all; None takes it
+    out, but refuses for most of a folder. reviewed: sources of a review.csv, which says what stays."""
     state, _, begun = read_state(out)
     done, wanted = _current(state, jobs, keep, reviewed), {job.key for job in jobs}
     gone = {key: state[key][-1]["source"] for key in state if key not in done and key not in wanted}
@@ -161,8 +159,7 @@ def _write_tables(out, done):
 
 def merge(out, jobs, keep=None, reviewed=()):
     """Write the tables once every job is done or failed, and delete the journals. The failed [(source,
-    reason)]; None while other processes have work to do: the last one merges, and to merge twice does no
-    harm."""
+    reason)]; None while other processes have work to do: the last one merges. Twice does no harm."""
     state, reasons, _ = read_state(out)
     done, failed = _current(state, jobs, keep, reviewed), []
     for job in jobs:

@@ -33,8 +33,7 @@ class Learned:
 
     def after(self, videos, frozen):
         """This and a training on `videos`, of an encoder that was frozen or not."""
-        new = frozenset(_mark(*names) for v in videos
-                        for names in (("video", *v.origin), ("group", v.group)))
+        new = frozenset(_mark(*names) for v in videos for names in (("video", *v.origin), ("group", v.group)))
         return self | Learned(frozenset() if frozen else new, new)
 
     def state(self):

@@ -67,8 +67,7 @@ def clusters(hashes, nearest=6):
     """[[clip numbers]] of clips that are linked by nearly equal frames: at most `nearest` of 64 bits differ.
     hashes: for every clip, a list of perceptual hashes. Frames are compared only where a quarter of the hash
     differs in one bit at most: up to seven bits between two hashes leave such a quarter. What is linked
-    already is not compared: clips that are all alike cost little time, and memory does not grow with
-    pairs."""
+    already is not compared: clips that are all alike cost little, and memory does not grow with pairs."""
     owner = np.repeat(np.arange(len(hashes)), [len(h) for h in hashes])
     texts = [h for clip in hashes for h in clip]
     if not texts:

@@ -72,8 +72,7 @@ def part_named(folder):
 
 def part_folders(paths):
     """{folder: part} of the top folders of `paths` (with slashes) where they are the parts of a data set,
-    else {}: their other words are none, or the same in several parts, and train/ is there, with others or
-    alone."""
+    else {}: their other words are none, or the same in several parts, and train/ is among them, or alone."""
     tops = {path.split("/")[0] for path in paths if "/" in path}
     told = {top: part_named(top) for top in {path.split("/")[0] for path in paths if path.count("/") > 1}}
     sure = {top: part for top, (part, rest) in told.items() if part and (

@@ -30,18 +30,10 @@ class Clip(SampledVideo):
     number: int = 0
 
 
-@dataclass
-class DataReport:
-    """tables: {file name: (columns, rows)}; sheets: {class: (title, [(path of a clip, number of its frame,
-    caption, what is odd or "")])}."""
-    lines: list
-    tables: dict
-    sheets: dict
-
-
 def make_report(out, lists=None, left_out=(), tiles=60):
-    """The DataReport of a folder of sampled clips. lists: {split: (training [Listed], test [Listed])};
-    left_out: [(file of the source, reason)]; tiles: clips on a contact sheet, or "all"."""
+    """The report on sampled clips: (lines, tables {file name: (columns, rows)}, sheets {class: (title, [(path
+    of a clip, number of its frame, caption, what is odd or "")])}). lists: {split: (training [Listed], test
+    [Listed])}; left_out: [(file of the source, reason)]; tiles: clips on a sheet, or "all"."""
     out = Path(out)
     clips, failed, doubles = look_over(out)
     # (title, {(class, video): part}) of every split of the lists, or of the one that the folders make
@@ -50,23 +42,22 @@ def make_report(out, lists=None, left_out=(), tiles=60):
     for n, pair in (lists or {}).items():
         table = {row.key: part for part, rows in zip(("train", "test"), pair, strict=True) for row in rows}
         divisions.append((f"split {n}", {c.key: part for c in clips if (part := c.in_table(table))}))
+    sizes = Counter((c.size, c.rate) for c in clips).most_common()
+    columns = "set", "number", "class", "video", "source", "group", *(title for title, _ in divisions)
     tables = {
         "classes.csv": _classes(clips, divisions),
         "sizes.csv": (("width", "height", "source_fps", "videos"),
-                      [(*size, f"{rate:g}", n) for (size, rate), n in
-                       Counter((c.size, c.rate) for c in clips).most_common()]),
+                      [(*size, f"{rate:g}", n) for (size, rate), n in sizes]),
         "odd.csv": (("number", "class", "video", "source", "what"),
                     [(c.number, *c.key, c.source, mark) for c in clips for mark in c.marks]),
         "left_out.csv": (("source", "reason"), [*left_out, *failed.items()]),
-        "near_doubles.csv": (("set", "number", "class", "video", "source", "group",
-                              *(title for title, _ in divisions)),
-                             [(place, c.number, *c.key, c.source, c.group,
-                               *(d.get(c.key, "") for _, d in divisions))
-                              for place, cluster in enumerate(doubles, 1) for c in cluster]),
+        "near_doubles.csv": (columns, [
+            (place, c.number, *c.key, c.source, c.group, *(d.get(c.key, "") for _, d in divisions))
+            for place, cluster in enumerate(doubles, 1) for c in cluster]),
         "groups.csv": (("video", "group"), _mended(clips, doubles))}
     lines = [*_about_clips(clips, divisions), *_about_faults(clips, divisions, left_out, failed, doubles),
              f"tables, and a contact sheet of every class: {FOLDER}/"]
-    return DataReport(lines, tables, _sheets(clips, doubles, out, len(clips) if tiles == "all" else tiles))
+    return lines, tables, _sheets(clips, doubles, out, len(clips) if tiles == "all" else tiles)
 
 
 def look_over(out):
@@ -115,8 +106,7 @@ def _classes(clips, divisions):
     rows, by_class = [], defaultdict(list)
     for clip in clips:
         by_class[clip.cls].append(clip)
-    for cls in sorted(by_class):
-        members = by_class[cls]
+    for cls, members in sorted(by_class.items()):
         seconds = [c.seconds for c in members]
         counts = [sum(parts.get(c.key) == part for c in members)
                   for _, parts in divisions for part in splits.PARTS]
@@ -137,14 +127,12 @@ def _mended(clips, doubles):
 
 
 def _sheets(clips, doubles, out, most):
-    """The sheets of a DataReport, of at most `most` clips: odd ones first, then some from all over the
-    class."""
+    """The sheets of make_report, at most `most` clips each: odd ones first, then some from all over."""
     double = {c.key for cluster in doubles for c in cluster if len({d.group for d in cluster}) > 1}
-    by_class = defaultdict(list)
+    sheets, by_class = {}, defaultdict(list)
     for clip in clips:
         mark = ", ".join([*clip.marks[:1], *["near double"] * (clip.key in double)])
         by_class[clip.cls].append((clip, mark))
-    sheets = {}
     for cls, members in by_class.items():
         odd, plain = [m for m in members if m[1]], [m for m in members if not m[1]]
         odd = odd[:max(-(-most // 2), most - len(plain))]
@@ -176,9 +164,8 @@ def _about_clips(clips, divisions):
     pieces = []
     for title, parts in divisions:
         there = [parts[c.key] for c in clips if c.key in parts]
-        lacking = {part: len(counts.keys() - {c.cls for c in clips if parts.get(c.key) == part})
-                   for part in splits.PARTS if part in there}
-        lacking = ", ".join(f"{n} classes have none in {part}" for part, n in lacking.items() if n)
+        lacking = ", ".join(f"{n} classes have none in {part}" for part in splits.PARTS if part in there and (
+            n := len(counts.keys() - {c.cls for c in clips if parts.get(c.key) == part})))
         pieces.append(f"{title}: {', '.join(splits.counted(there))}" + (f" ({lacking})" if lacking else ""))
     yield "; ".join(pieces) or "parts: none given; train.py draws them by group"
     rates = "" if pictures else f"; frames a second: {_shown(Counter(c.rate for c in clips), form='{:g}')}"

@@ -75,8 +75,7 @@ class Decision:
 
 
 def read_review(folder, name=TABLE):
-    """[Decision] of the table in a folder; [] where there is none, or another program's. UserError names the
-    line that is wrong."""
+    """[Decision] of a folder's table; [] where it is none of teach.py. UserError names a wrong line."""
     path, decisions = Path(folder, name), []
     names, rows = files.read_table(path, COLUMNS) if path.is_file() else (COLUMNS, [])
     if name == TABLE and not {"action", "was"} & set(names):

@@ -39,7 +39,7 @@ def attempt(make, job, out, rank, **options):
     (errno, text)). write(frames, fps) writes the job's clip in `out` and returns its count of frames."""
     cv2.setNumThreads(1)
     target, who = clip_path(out, *job.key), f"{rank}-{os.getpid()}"
-    own = map(str, (target, temporary_name(target, who), target.parent))
+    own = [str(path) for path in (target, temporary_name(target, who), target.parent)]
     try:
         target.parent.mkdir(exist_ok=True)
         return "done", make(job, functools.partial(write_clip, target, who=who), **options)

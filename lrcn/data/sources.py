@@ -127,11 +127,9 @@ def _walk(top, leave_out, lists):
 def _sequences(paths):
     """(the paths, in which `<folder>/<word>*` stands for the numbered pictures of a sequence; a note, or "").
 
-    The word before a picture's number names a sequence where it is a clip's name, as in
-    v_Jump_g01_c01-0001.jpg, or where its numbers have one step and there are more such words than folders:
-    one word a folder is a camera's, and find_clips.py's numbers are times. Nearly all pictures are in
-    sequences, or none is.
-    """
+    The word before a picture's number names a sequence where it is a clip's name, v_Jump_g01_c01-0001.jpg, or
+    where its numbers have one step and there are more such words than folders: one word a folder is a
+    camera's, and find_clips.py's numbers are times. Nearly all pictures are in sequences, or none is."""
     numbered, sequences, sure = defaultdict(list), {}, 0      # {(folder, word): [(number, path)]}
     for path in paths:
         if not is_picture(path):
@@ -174,8 +172,7 @@ def _stat(raw, source):
 
 
 def chosen_classes(classes, there, fault):
-    """Those of the names `there` that --classes gives, or all; UserError with `fault` for one that is not
-    there."""
+    """The names `there` that --classes gives, or all; UserError with `fault` for one that is not there."""
     called = {composed(cls): cls for cls in there}
     for cls in classes or ():
         if composed(cls) not in called:
@@ -216,11 +213,9 @@ def _name(jobs, parted):
     def whole(path, depth=1 + parted):
         return "_".join(path.split("/")[depth:]) or path
 
-    def plain(path):
-        return _stem(whole(path))
-
     named, left = [], jobs
-    for make in (plain, whole, lambda path: "_".join([*path.split("/")[:parted], plain(path)]),
+    for make in (lambda path: _stem(whole(path)), whole,
+                 lambda path: "_".join([*path.split("/")[:parted], _stem(whole(path))]),
                  lambda path: f"{whole(path, 0)}~{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"):
         same, taken = defaultdict(list), {job.key for job in named}
         for cls, path in left:

@@ -85,8 +85,7 @@ def read_list(path, class_index=None):
 
 
 def read_hmdb(folder, split):
-    """(train, test) of HMDB-51's format: a <class>_test_split<n>.txt for each class; `video.avi 1` is train,
-    2 test, 0 unused."""
+    """(train, test) of HMDB-51's format: <class>_test_split<n>.txt; `video.avi 1` is train, 2 test."""
     parts = {"0": [], "1": [], "2": []}
     for path in sorted(Path(folder).glob(f"*_test_split{split}.txt")):
         cls = composed(path.name.removesuffix(f"_test_split{split}.txt"))

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import models
@@ -15,7 +15,7 @@ from lrcn.features import surgery
 from lrcn.features.features import FrameEncoder
 from lrcn.video.writer import write_clip
 
-SMALL = Transform(32, 28, (0.5,) * 3, (0.2,) * 3)
+SMALL, TRANSFORM = (Transform(resize, crop, (0.5,) * 3, (0.5,) * 3) for resize, crop in ((32, 28), (36, 32)))
 VIDEOS = st.builds(SampledVideo, st.text("abc", min_size=1, max_size=4), st.sampled_from("AB"), st.just("g"),
                    st.integers(1, 60))
 
@@ -34,17 +34,9 @@ def test_windows_are_consecutive_frames_spread_over_the_video(video, length, num
         assert all(len(set(clip.frames)) == length for clip in found)
         gaps = np.diff(starts)
         assert not len(gaps) or max(gaps) - min(gaps) <= 1
+    assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 9))[0].frames == (2, 3, 4, 5, 6)    # the middle
 
 
-def test_one_window_is_the_middle_one():
-    assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 9))[0].frames == (2, 3, 4, 5, 6)
-    assert ClipSampler(5).windows(SampledVideo("v", "A", "g", 3))[0].frames == (0, 1, 2, 2, 2)
-
-
-TRANSFORM = Transform(36, 32, (0.5,) * 3, (0.5,) * 3)
-
-
-@settings(max_examples=200)
 @given(st.integers(20, 400), st.integers(20, 400), VIDEOS, st.integers(-1, 9), st.integers(0, 99))
 def test_a_crop_lies_inside_the_frame(height, width, video, view, seed):
     x, y, w, h, flipped = crop_box(height, width, TRANSFORM, Clip(video, (0,), view), seed)
@@ -68,15 +60,20 @@ def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
     assert np.abs(start_with).max() < 0.25, "the window tells the crop"
 
 
-def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(tmp_path):
+@pytest.fixture
+def still(tmp_path):
+    """(folder, video) of one sampled video whose five frames are the same."""
     frame = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     (tmp_path / "A").mkdir()
     write_clip(tmp_path / "A" / "v.avi", [frame] * 5, 2.5)
-    video = SampledVideo("v", "A", "g", 5)
+    return tmp_path, SampledVideo("v", "A", "g", 5)
+
+
+def test_a_clip_has_one_crop_and_one_flip_for_all_its_frames(still):
+    folder, video = still
     seen = []
     for view in (-1, 0, 1, 2, 3, 4):
-        clip = Clip(video, (0, 1, 2, 3, 4), view)
-        frames = clip_frames(tmp_path, clip, TRANSFORM, 0)
+        frames = clip_frames(folder, Clip(video, (0, 1, 2, 3, 4), view), TRANSFORM, 0)
         assert frames.shape == (5, 32, 32, 3) and (frames == frames[0]).all()
         seen.append(frames[0])
     assert np.array_equal(seen[0], seen[1][:, ::-1]), "view -1 is the plain one in the mirror"
@@ -96,21 +93,19 @@ def test_an_augmented_view_crops_its_sides_as_much_as_it_says(strength):
     assert ((w == 320) & (h == 240)).mean() == pytest.approx(1 - AUGMENT[strength].chance, abs=0.1)
 
 
-def test_an_augmented_clip_has_one_change_of_colours_and_the_same_one_again(tmp_path):
-    (tmp_path / "A").mkdir()
-    frame = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
-    write_clip(tmp_path / "A" / "v.avi", [frame] * 3, 2.5)
-    clip = Clip(SampledVideo("v", "A", "g", 3), (0, 1, 2), 1)
-    seen = {how: clip_frames(tmp_path, clip, replace(SMALL, augment=how), 5) for how in AUGMENT}
-    for how, frames in seen.items():
-        assert (frames == frames[:1]).all() and frames.dtype == np.uint8
-        assert np.array_equal(frames, clip_frames(tmp_path, clip, replace(SMALL, augment=how), 5))
-        plain = clip_frames(tmp_path, replace(clip, view=0), replace(SMALL, augment=how), 5)
-        assert np.array_equal(plain, clip_frames(tmp_path, replace(clip, view=0), SMALL, 5))
-        assert np.array_equal(frames, plain) == (how == "none")
+def test_an_augmented_clip_has_one_change_of_colours_and_the_same_one_again(still):
+    folder, video = still
+    clip = Clip(video, (0, 1, 2), 1)
+    plain = clip_frames(folder, replace(clip, view=0), SMALL, 5)
+    for how in AUGMENT:
+        transform = replace(SMALL, augment=how)
+        frames, again, unchanged = (clip_frames(folder, replace(clip, view=view), transform, 5)
+                                    for view in (1, 1, 0))
+        assert (frames == frames[:1]).all() and frames.dtype == np.uint8 and np.array_equal(frames, again)
+        assert np.array_equal(unchanged, plain) and np.array_equal(frames, plain) == (how == "none")
 
 
-def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was(tmp_path):
+def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was():
     assert crop_box(240, 320, replace(SMALL, fit="squeeze"), Clip(None, (0,)), 0) == (0, 0, 320, 240, False)
     assert set(SMALL.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
     assert replace(SMALL, fit="squeeze").spec()["fit"] == "squeeze"

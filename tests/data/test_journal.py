@@ -148,7 +148,7 @@ class Preprocessing(RuleBasedStateMachine):
             files.read_csv(self.out / "manifest.csv", MANIFEST_COLUMNS)
 
 
-Preprocessing.TestCase.settings = settings(max_examples=14, stateful_step_count=20, deadline=None)
+Preprocessing.TestCase.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
 TestPreprocessing = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")(Preprocessing.TestCase)
 
 

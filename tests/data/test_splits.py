@@ -16,9 +16,6 @@ from lrcn.data import groups, split_lists, splits
 from lrcn.data.manifest import MANIFEST_COLUMNS, SampledVideo, read_sampled
 from lrcn.training.recipe import Recipe
 
-FUZZ = settings(max_examples=60, deadline=None,
-                suppress_health_check=[HealthCheck.function_scoped_fixture])
-
 
 def lists(folder, train="A/v_A_g01_c01.avi 1\nB/v_B_g01_c01.avi 2\n",
           test="A/v_A_g02_c01.avi\nB/v_B_g02_c01.avi\n", index="1 A\n2 B\n"):
@@ -74,13 +71,10 @@ def test_a_bad_line_is_refused_with_file_and_line(tmp_path, train, where, what):
     assert where in str(error.value) and what in str(error.value)
 
 
-@pytest.mark.parametrize("index, line", [("1 A\nB\n", 2), ("1 A\n1 B\n", 2), ("1 A\n2 A\n", 2), ("x A\n", 1)])
-def test_a_bad_class_index_is_refused_with_file_and_line(tmp_path, index, line):
-    with pytest.raises(UserError, match=f"classInd.txt line {line}"):
-        split_lists.official_lists(lists(tmp_path, index=index), 1)
-
-
-def test_a_folder_without_lists_is_refused_with_the_names_that_were_looked_for(tmp_path):
+def test_a_bad_class_index_is_refused_with_its_line_and_a_folder_without_lists_with_their_names(tmp_path):
+    for index, line in (("1 A\nB\n", 2), ("1 A\n1 B\n", 2), ("1 A\n2 A\n", 2), ("x A\n", 1)):
+        with pytest.raises(UserError, match=f"classInd.txt line {line}"):
+            split_lists.official_lists(lists(tmp_path / "bad", index=index), 1)
     for folder in (tmp_path, lists(tmp_path / "half", test=None)):
         with pytest.raises(UserError, match=r"--ucf_list_dir .*trainlist01\.txt and testlist01\.txt"):
             split_lists.official_lists(folder, 1)
@@ -112,14 +106,11 @@ def test_kinetics_tables_are_lists_whose_classes_have_names_with_spaces(tmp_path
     assert names(split_lists.official_lists(tmp_path, 1)[1]) == ["abseiling/klmnopqrst2_000007_000017"]
     with pytest.raises(UserError, match="trainlist02"):
         split_lists.official_lists(tmp_path, 2)
-
-
-@pytest.mark.parametrize("row", ["abseiling,klmnopqrst0,five,15,train", "a/b,klmnopqrst0,5,15,train",
-                                 "abseiling,../opqrst0,5,15,train", "..,klmnopqrst0,5,15,train"])
-def test_a_bad_row_of_a_kinetics_table_is_refused_with_file_and_line(tmp_path, row):
-    (tmp_path / "train.csv").write_text(f"{KINETICS}abseiling,klmnopqrst9,5,15,train\n{row}\n")
-    with pytest.raises(UserError, match=r"train\.csv line 3"):
-        split_lists.official_lists(tmp_path, 1)
+    for row in ("abseiling,klmnopqrst0,five,15,train", "a/b,klmnopqrst0,5,15,train",
+                "abseiling,../opqrst0,5,15,train", "..,klmnopqrst0,5,15,train"):
+        (tmp_path / "train.csv").write_text(f"{KINETICS}abseiling,klmnopqrst9,5,15,train\n{row}\n")
+        with pytest.raises(UserError, match=r"train\.csv line 3"):
+            split_lists.official_lists(tmp_path, 1)
 
 
 def test_classes_are_in_the_order_of_the_class_index_else_of_the_alphabet(tmp_path):
@@ -154,9 +145,7 @@ LINE = st.one_of(
     st.text(max_size=40),
     st.from_regex(r"[AB]/v_[AB]_g0[1-9]_c0[1-9]\.avi( [12])?", fullmatch=True),
     st.from_regex(r"([A-C.]{1,2}[/\\]){0,3}[\w. ]{0,8}\.(avi|mp4)?[ \t]*\d{0,3}", fullmatch=True),
-    st.recursive(st.sampled_from(["1", "null", '"a"', "NaN", "1e999"]),
-                 lambda c: st.lists(c, max_size=3).map(lambda x: "[" + ",".join(x) + "]")
-                 | c.map(lambda x: f'{{"FPS": {x}}}')))
+    st.sampled_from(["1", "null", '"a"', "[NaN, 1e999]", '{"FPS": 1}', '{"FPS": [null]}']))
 FIELD = st.one_of(st.sampled_from(["A", "v_A_g01_c01", "5", "0", "-1", "train", "val", "²", "9" * 5000, "..",
                                    "a/b", "a\\b", "\0", ""]),
                   st.text(max_size=10))
@@ -177,23 +166,18 @@ def file_and_content(draw):
     return name, text.encode(code, "replace") if code else draw(st.binary(max_size=200))
 
 
-@settings(FUZZ, max_examples=300)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file_and_content())
 @example(("trainlist01.txt", b"A/v.avi " + b"9" * 5000))
 @example(("trainlist01.txt", "A/v.avi ²".encode()))
-@example(("trainlist01.txt", "A/v.avi \N{ARABIC-INDIC DIGIT ONE}".encode()))
 @example(("trainlist01.txt", b"A/.avi 1"))
-@example(("trainlist01.txt", b"A/."))
 @example(("trainlist01.txt", b"./v.avi"))
 @example(("classInd.txt", b"1" * 5000 + b" A"))
 @example(("settings.json", b"[" * 100_000))
 @example(("settings.json", b'{"FPS": ' + b"9" * 5000 + b"}"))
 @example(("manifest.csv", b"v_A_g01_c01,A,x.avi,25,100,3,10," + b"9" * 5000))
-@example(("manifest.csv", "v_A_g01_c01,A,x.avi,25,100,3,10,²".encode()))
-@example(("manifest.csv", b"..,A,x.avi,25,100,3,10,5"))
 @example(("manifest.csv", b"v,.,x.avi,25,100,3,10,5"))
 @example(("splits.csv", b"v,A,\xc2\xb2,g,train"))
-@example(("splits.csv", b"v,A," + b"9" * 5000 + b",g,train"))
 def test_any_content_of_a_file_is_read_or_refused_in_a_line_that_names_it(tmp_path, drawn):
     name, content = drawn
     read, fits, *columns = READERS[name]
@@ -237,41 +221,33 @@ def test_classes_that_one_side_alone_has_are_named(tmp_path, capsys):
     rows = [(f"v{i}", cls, f"{part}/{cls}/v{i}.avi", 25, 100, 0, 10, 5) for i, (part, cls) in enumerate(
         [("train", "Run Fast"), ("train", "wave")] * 3 + [("test", "Run_Fast"), ("test", "wave")] * 2)]
     files.write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
-    files.write_json(tmp_path / "settings.json", {"FPS": 25, "sampling_rate": 10})
     dataset.training_samples(Recipe(sampled_data_path=str(tmp_path)))
     assert "classes of one side: Run Fast in the training only; Run_Fast in the test only" in \
         capsys.readouterr().err
 
 
-def test_groups_of_ucf101_are_those_of_a_class_others_the_video_a_pattern_or_a_table(tmp_path):
+def test_the_group_is_that_of_a_table_a_pattern_or_the_name_or_it_is_refused(tmp_path):
     found = [("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("B", "v_B_g01_c01"), ("B", "holiday_3")]
     assert list(groups.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
+    for behind in ("-0001", "_frame12", ".7", "_0003"):     # a picture of a clip
+        assert groups.find_groups([("A", f"v_A_g03_c01{behind}")]) == {("A", f"v_A_g03_c01{behind}"): "A/g03"}
+    others = [("hug", "April_09_hug_u_nm_np2_fr_goo_0"), ("hug", "April_09_hug_u_nm_np2_fr_goo_1"),
+              ("kiss", "qwertyuiopa_000010_000020"), ("hug", "qwertyuiopa_000031_000041")]
+    assert list(groups.find_groups(others).values()) == [
+        *["April_09_hug_u_nm_np2_fr_goo"] * 2, *["qwertyuiopa"] * 2]
+    assert groups.look_alike(others) is None
     assert list(groups.find_groups(found, pattern=r"c?0?(\d)$").values()) == ["1", "2", "1", "3"]
-    path = tmp_path / "groups.csv"
-    path.write_text("video,group\nA/v_A_g01_c01,one\nv_A_g01_c02,two\nv_B_g01_c01,two\nholiday_3,one\n")
-    assert list(groups.find_groups(found, table=path).values()) == ["one", "two", "two", "one"]
-
-
-def test_groups_that_cannot_be_told_are_refused(tmp_path):
-    found = [("A", "v_A_g01_c01"), ("B", "other")]
-    for pattern, what in (("(", "not a regular expression"), (r"g\d+", "does not match the video B/other")):
+    for pattern, what in (("(", "not a regular expression"), (r"g\d+", "does not match the video B/holiday")):
         with pytest.raises(UserError, match=f"--group_pattern .*{what}"):
             groups.find_groups(found, pattern=pattern)
     path = tmp_path / "groups.csv"
-    path.write_text("video,group\nv_A_g01_c01,one\n")
+    path.write_text("video,group\nA/v_A_g01_c01,one\nv_A_g01_c02,two\nv_B_g01_c01,two\nholiday_3,one\n")
+    assert list(groups.find_groups(found, table=path).values()) == ["one", "two", "two", "one"]
     with pytest.raises(UserError, match="no group for video other"):
-        groups.find_groups(found, table=path)
+        groups.find_groups([*found, ("B", "other")], table=path)
 
 
-def test_names_of_hmdb51_and_kinetics_tell_their_recording():
-    names = [("hug", "April_09_hug_u_nm_np2_fr_goo_0"), ("hug", "April_09_hug_u_nm_np2_fr_goo_1"),
-             ("kiss", "qwertyuiopa_000010_000020"), ("hug", "qwertyuiopa_000031_000041")]
-    assert list(groups.find_groups(names).values()) == [
-        *["April_09_hug_u_nm_np2_fr_goo"] * 2, *["qwertyuiopa"] * 2]
-    assert groups.look_alike(names) is None
-
-
-def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
+def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do_but_not_a_cameras():
     said = groups.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "walk3")])
     assert said.startswith("2 of 4 videos") and "walk1, walk2 of A" in said
     assert "--group_pattern" in said and "--groups" in said
@@ -281,22 +257,11 @@ def test_names_that_look_cut_from_one_recording_are_shown_with_what_to_do():
     # a class of one such name would be one group, and could not be split: no pattern that makes it one
     said = groups.look_alike([("A", "walk1"), ("A", "walk2"), ("A", "run1"), ("B", "ski1"), ("B", "ski2")])
     assert said.startswith("2 of 5 videos") and "--group_pattern" not in said and "--groups" in said
-
-
-def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
-    monkeypatch.setattr(groups, "MATCHING", 0.05)
-    with pytest.raises(UserError, match=r"--group_pattern \^\(a\+\)\+\$: more than 0.05 s for the video A/a"):
-        groups.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
-    assert groups.find_groups([("A", "aaa_1")], r"^(a+)") == {("A", "aaa_1"): "aaa"}
-
-
-@pytest.mark.parametrize("names", [
-    ["v_A_g01_c01", "v_A_g01_c02"], ["jump_1", "jump_2", "jump_3"], ["1", "2"], ["IMG_0001", "IMG_0002"],
-    ["DSC00017", "DSC00018"],
-    ["VID_20240131_101112", "VID_20240131_101330"], ["GX010041", "GX010042"],
-    ["20240131_101112", "20240131_1"], ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]])
-def test_numbers_that_a_camera_or_a_data_set_gives_raise_no_warning(names):
-    assert groups.look_alike([("A", name) for name in names]) is None
+    for names in (["v_A_g01_c01", "v_A_g01_c02"], ["jump_1", "jump_2", "jump_3"], ["1", "2"],
+                  ["IMG_0001", "IMG_0002"], ["DSC00017", "DSC00018"], ["GX010041", "GX010042"],
+                  ["VID_20240131_101112", "VID_20240131_1"], ["20240131_101112", "20240131_1"],
+                  ["walk", "walk"], ["day1_IMG_0001", "day1_IMG_0002"]):
+        assert groups.look_alike([("A", name) for name in names]) is None
 
 
 def check_held_out(videos, share, seed):
@@ -361,9 +326,7 @@ def test_a_data_set_that_grows_keeps_its_parts_and_no_group_crosses(drawn, seed)
 
 def test_a_smaller_data_set_is_a_tenth_of_every_class_and_four_videos_at_the_least():
     videos = [Video(cls, str(i), str(i)) for cls, n in (("A", 100), ("B", 12), ("C", 3)) for i in range(n)]
-    small = splits.smaller(videos)
-    assert Counter(v.cls for v in small) == {"A": 10, "B": 4, "C": 3}
-    assert small == [v for v in videos if v in set(small)]
+    assert splits.smaller(videos) == [*videos[:10], *videos[100:104], *videos[112:]]
 
 
 def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
@@ -377,19 +340,12 @@ def test_absolute_paths_and_names_from_a_mac_are_matched(tmp_path):
     assert groups.find_groups([tuple(mac)], table=tmp_path / "groups.csv") == {tuple(mac): "one"}
 
 
-@pytest.mark.parametrize("behind", ["", "-0001", "_frame12", ".7", "_0003"])
-def test_a_picture_of_a_clip_is_of_the_clips_group(behind):
-    names = [("A", f"v_A_g03_c01{behind}"), ("A", f"v_A_g03_c02{behind}")]
-    assert set(groups.find_groups(names).values()) == {"A/g03"}
-
-
 def test_slowfasts_lists_of_paths_and_labels_are_split_1(tmp_path):
     (tmp_path / "train.csv").write_text("/data/Archery/v_Archery_g08_c01.avi 0\n/data/Surfing/a.mp4,1\n")
     (tmp_path / "val.csv").write_text("/data/ucf/Archery/v_Archery_g01_c01.avi 0\n")
-    train, test = split_lists.official_lists(tmp_path, 1)
-    assert [(row.cls, row.video) for row in train] == [("Archery", "v_Archery_g08_c01"), ("Surfing", "a")]
+    assert [*map(names, split_lists.official_lists(tmp_path, 1))] == [
+        ["Archery/v_Archery_g08_c01", "Surfing/a"], ["Archery/v_Archery_g01_c01"]]
     (tmp_path / "test.csv").write_text("/data/ucf/Surfing/b.mp4 1\n")
-    assert [row.video for row in test] == ["v_Archery_g01_c01"]
     assert names(split_lists.official_lists(tmp_path, 1)[1]) == ["Surfing/b"], "the test goes before val"
     with pytest.raises(UserError, match="no trainlist02.txt"):
         split_lists.official_lists(tmp_path, 2)
