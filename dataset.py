@@ -187,8 +187,7 @@ def _as_written(table, flag, videos, candidates, say):
     known, labels = {row.key for row in rows}, {row.cls: row.label for row in rows}
     if sorted(labels.values()) != list(range(len(labels))):
         raise UserError(f"{flag}: expected the labels 0 to {len(labels) - 1}, one for each class")
-    new = [v.path for v in candidates if v.key not in known and v.cls in labels]
-    if new:
+    if new := [v.path for v in candidates if v.key not in known and v.cls in labels]:
         say(f"{len(new)} videos that are not in {table} are left out of this run: {cli.first(new, 3)}")
     return samples, sorted(labels, key=labels.get)
 
@@ -200,8 +199,7 @@ UNKNOWN = ("it is not known what its weights were trained on before (by another 
 def refuse_leaks(start, marks, videos, advice, trained_on=()):
     """UserError where weights that a training starts from were trained on what it holds out. start: the flag
     and its value; marks, trained_on: see learned.leaked."""
-    seen = leaked(videos, marks, trained_on)
-    if seen:
+    if seen := leaked(videos, marks, trained_on):
         raise UserError(f"{start}: it was trained on {len(seen)} of the {len(videos)} videos that are held "
                         f"out, or on others of their groups, such as {seen[0].path}; {advice}")
 
@@ -300,18 +298,15 @@ def validation_data(trained):
 def tested_data(answers, run, split, leak):
     """The TestData of the Answers of a RunFolder. Its clips are those that the run was trained with; where
     they are not all there any more, folder is None."""
-    trained_on = Counter(row.cls for row in (splits.read_splits(run.splits) if run.splits.is_file() else ())
-                         if row.part == "train")
-    folder, frames, background = None, {}, Recipe()
-    if run.settings.is_file():
-        settings = files.read_json(run.settings)
-        place = settings.get("sampled_data_path")
-        background = Recipe.of({"background": settings.get("background")}, run.settings)
-        if isinstance(place, str) and (Path(place) / "manifest.csv").is_file():
-            folder, frames = Path(place), {v.key: v.frames for v in read_sampled(place)}
-    if not frames.keys() >= set(answers.names):
-        folder = None
+    rows = splits.read_splits(run.splits) if run.splits.is_file() else ()
+    trained_on = Counter(row.cls for row in rows if row.part == "train")
+    settings = files.read_json(run.settings) if run.settings.is_file() else {}
+    recipe = Recipe.of({"background": settings.get("background")}, run.settings)
+    place = settings.get("sampled_data_path")
+    there = isinstance(place, str) and (Path(place) / "manifest.csv").is_file()
+    frames = {v.key: v.frames for v in read_sampled(place)} if there else {}
+    folder = Path(place) if there and frames.keys() >= set(answers.names) else None
     videos = [replace(v, frames=frames.get(v.key, 1)) for v in answers.videos]
     return TestData(videos, answers.labels, answers.classes, folder, answers.probabilities, split=str(split),
                     train_counts=np.array([trained_on[cls] for cls in answers.classes]), leak=leak,
-                    background=background.background_of(answers.classes))
+                    background=recipe.background_of(answers.classes))

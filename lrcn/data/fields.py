@@ -74,8 +74,7 @@ def source_fields(folder, video, indices, length):
 
 
 def settle(out, flow):
-    """The Flow of a folder that is being made: `flow`, or where that is None the folder's own, or None.
-    UserError: the folder's is another one."""
+    """The Flow of a folder that is being made: `flow`, or, where it is None, the folder's or None."""
     if not flow:
         return flow_of(out) if (out / FLOW / "settings.json").is_file() else None
     (out / FLOW).mkdir(exist_ok=True)

@@ -76,10 +76,9 @@ class Transform:
         """The same Transform with another side of the crop (None: this one), and `resize` in proportion."""
         if crop in (None, self.crop):
             return self
-        resize = self.resize
-        return replace(self, crop=crop, resize=(
-            tuple(round(crop * side / self.crop) for side in resize) if isinstance(resize, tuple) else
-            round(crop * resize / self.crop)))
+        sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+        sides = tuple(round(crop * side / self.crop) for side in sides)
+        return replace(self, crop=crop, resize=sides if len(sides) > 1 else sides[0])
 
 
 CHUNK = ("chunk", "chunk_stride", "rate")   # of a Transform, for a video encoder alone
@@ -107,8 +106,7 @@ AUGMENT = {"crop": None, "none": None, "light": Augment(0.6, 0.1, 0.03, 0.3),
            "medium": Augment(0.9, 0.15, 0.04, 0.5), "heavy": Augment(0.9, 0.6, 0.05, 0.8, normal=True)}
 LEFT = 0.4      # of each side, at the least
 PART = 8        # frames that are resized at once for a video encoder
-INTERPOLATION = {"nearest": "INTER_NEAREST", "bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC",
-                 "lanczos": "INTER_LANCZOS4"}       # OpenCV's
+INTERPOLATION = {"nearest": "NEAREST", "bilinear": "LINEAR", "bicubic": "CUBIC", "lanczos": "LANCZOS4"}
 
 
 @dataclass(frozen=True)
@@ -290,7 +288,7 @@ def to_input(frames, box, transform):
         return _as_the_preset(frames, box, transform)
     x, y, w, h, flipped = box
     size = transform.crop
-    how = getattr(cv2, "INTER_AREA" if min(w, h) > size else INTERPOLATION[transform.interpolation])
+    how = getattr(cv2, f"INTER_{'AREA' if min(w, h) > size else INTERPOLATION[transform.interpolation]}")
     out = np.empty((len(frames), size, size, frames[0].shape[2]), np.uint8)
     for i, frame in enumerate(frames):
         box = frame[y:y + h, x:x + w]
@@ -304,8 +302,7 @@ def to_input(frames, box, transform):
 
 
 def _as_the_preset(frames, box, transform):
-    """to_input for a video encoder, as torchvision's VideoClassification does it: bilinear, no antialiasing,
-    and the centre is cut out after the resizing."""
+    """to_input as torchvision's VideoClassification does it: bilinear, not antialiased, cropped last."""
     import torch
     from torchvision.transforms import functional
     (x, y, w, h, flipped), size, out = box, transform.crop, []
@@ -328,16 +325,14 @@ def differences(frames, earlier):
 
 
 def change_at(i, frames):
-    """The two frames whose difference is that of frame i: the one before and itself; of the first one, 0,
-    1."""
+    """(before, after): the two of `frames` frames whose difference is that of frame i; frame 0 has 1's."""
     after = min(max(i, 1), frames - 1)
     return max(after - 1, 0), after
 
 
 def to_flow_input(planes, box, transform):
-    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C), as the encoder takes them: for L = 1 x, y and magnitude
-    (LRCN paper, section 4), for more a stack of 2L channels (Simonyan and Zisserman 2014, section 3). Vectors
-    stay in pixels of the source, as in the papers."""
+    """Fields uint8 (T, H, W, 2L) -> (T, S, S, C): for L = 1 x, y and magnitude (LRCN paper, section 4), else
+    2L channels (Simonyan and Zisserman 2014, section 3); in pixels of the source, as in the papers."""
     there, length = planes.shape[-1] // 2, transform.flow_length
     if there > length:
         planes = np.concatenate([planes[..., :length], planes[..., there:there + length]], -1)

@@ -27,8 +27,7 @@ class Journal:
     lines: a line that can be read stands for a whole file; many at a time, because flushes are slow."""
 
     def __init__(self, out, rank, jobs):
-        """jobs: those to come, written first: a kill may leave a clip without a line, and it must be
-        known."""
+        """jobs: those to come, written first: a kill may leave a clip that has no line of its own."""
         self.out, self.path = out, out / f".journal-{rank}.jsonl"
         self.lines, self.clips, self.flushed = [], [], time.monotonic()
         if jobs:

@@ -1,8 +1,6 @@
-"""What the weights of a network were trained on, through any number of runs that started from one another.
-
-A video and its group are kept as eight bytes of a hash each: a checkpoint holds no names, and the 9,537
-videos of a training list take 110 KB.
-"""
+"""What the weights of a network were trained on, through any number of runs that started from one another. A
+video and its group are kept as eight bytes of a hash each: a checkpoint holds no names, and the 9,537 videos
+of a training list take 110 KB."""
 import hashlib
 from dataclasses import dataclass
 

@@ -95,10 +95,9 @@ def _flat_rows(folder, lists):
     for file in sorted(name for name in os.listdir(folder) if re.fullmatch(r"[^.].*\.avi", name, re.I)):
         name, path = file[:-len(".avi")], Path(folder, file)
         cls, name = spelled.get(name.lower(), ((match := WHOLE_NAME.fullmatch(name)) and match[1], name))
-        try:
+        frames = None
+        with contextlib.suppress(VideoError):
             frames = cls and (avi.frames_in(path) or probe(path).frames)
-        except VideoError:
-            frames = None
         if frames:
             rows.append(dict.fromkeys(MANIFEST_COLUMNS, "") | {
                 "class": cls, "video": name, "source": file, "frames": str(frames), "file": file})

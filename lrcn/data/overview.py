@@ -184,12 +184,10 @@ def _about_faults(clips, divisions, left_out, failed, doubles):
     yield (f"left out: {len(left_out) + len(failed)} files: {'; '.join(pieces)}: left_out.csv" if pieces else
            "left out: nothing")
     for what in ("black", "frozen"):
-        odd = ["/".join(c.key) for c in clips if what in c.marks]
-        if odd:
+        if odd := ["/".join(c.key) for c in clips if what in c.marks]:
             yield f"{what}: {len(odd)} clips, such as {', '.join(odd[:3])}: odd.csv"
-    line = "near doubles: none"
-    if doubles:
-        line = f"near doubles: {sum(map(len, doubles))} clips in {len(doubles)} sets: near_doubles.csv"
+    line = "near doubles: none" if not doubles else (
+        f"near doubles: {sum(map(len, doubles))} clips in {len(doubles)} sets: near_doubles.csv")
     leaks = [f"{n} in {title}" for title, parts in divisions if (n := sum(
         len({parts[c.key] for c in cluster if c.key in parts}) > 1 for cluster in doubles))]
     if leaks:

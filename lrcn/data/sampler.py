@@ -1,8 +1,5 @@
-"""One video, or one picture, becomes one clip, in a worker process.
-
-The clip holds `count` frames, `rate` of a second, from a start that the seed and the video's name alone
-decide; of a picture, that one.
-"""
+"""One video, or one picture, becomes one clip, in a worker process: `count` frames, `rate` of a second, from
+a start that the seed and the video's name alone decide; of a picture, that one."""
 import contextlib
 import functools
 import hashlib

@@ -84,8 +84,7 @@ def find_sources(raw, leave_out=None, lists=None, classes=None, stills=False, re
         wanted = chosen_classes(classes, sorted({job.cls for job in sources.jobs}), "no video of")
         sources.left_out += [(j.source, "of another class") for j in sources.jobs if j.cls not in wanted]
         sources.jobs = [job for job in sources.jobs if job.cls in wanted]
-    names = {job.cls for job in sources.jobs} & set(RESERVED)
-    if names:
+    if names := {job.cls for job in sources.jobs} & set(RESERVED):
         raise UserError(f"--row_data_dir: a class folder cannot be named {names.pop()!r} (the scripts use "
                         f"that name); rename it")
     sources.jobs = [Job(*job.key, job.source, *_stat(raw, job.source), job.was)

@@ -24,8 +24,7 @@ class Listed:
 
 
 def _lines(path, pattern=".+", expected=""):
-    """Yields (file and line, match of the pattern) of every line that is not blank; UserError where there is
-    no match. Windows line ends and a BOM are passed over."""
+    """Yields (file and line, match of the pattern) of the lines that are not blank; UserError: no match."""
     try:
         text = composed(files.read_text(path))
     except (OSError, UnicodeDecodeError) as error:

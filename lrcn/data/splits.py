@@ -103,8 +103,7 @@ def splits_seal(path):
 
 
 def read_splits(path):
-    """[SampledVideo] with label and part of a run's splits.csv; UserError where it is not as the run wrote
-    it, by settings.json beside it."""
+    """[SampledVideo] with label and part of a splits.csv; UserError: it is not as settings.json tells."""
     rows = files.read_csv(path, SPLIT_COLUMNS)
     settings = Path(path).with_name("settings.json")
     if Path(path).name == "splits.csv" and settings.is_file():
