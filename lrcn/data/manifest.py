@@ -135,7 +135,7 @@ def read_sampled(folder, group_pattern=None, group_table=None, list_dir=None):
                      f"unless you edited it, it is damaged; run preprocessing_data.py again", file=sys.stderr)
     for line, (row, origin) in enumerate(zip(rows, origins, strict=True), 2):
         if {"/", os.sep, "\0"} & set(row["class"] + row["video"]) or row["class"] in ("", ".", "..") or \
-                not re.fullmatch("0*[1-9][0-9]{0,8}", row["frames"]):
+                not re.fullmatch("0{0,8}[1-9][0-9]{0,8}", row["frames"]):
             raise UserError(f"{path} line {line}: not a class, a video and a count of frames")
         step = None     # where the row tells no stride or rate
         with contextlib.suppress(ValueError):

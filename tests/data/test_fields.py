@@ -1,10 +1,10 @@
 """Optical flow beside sampled clips: added, followed, read, and never mistaken for another."""
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from commands import call
 from runs import one_line
 
 import models
@@ -14,15 +14,12 @@ from lrcn.data.frames import Clip, ClipSampler, Cut, clip_frames
 from lrcn.data.manifest import FLOW, read_sampled
 from lrcn.features.features import Options, encode_clips
 from lrcn.features.inventory import needed_videos
+from lrcn.training.recipe import Recipe
 from lrcn.video import avi
 from lrcn.video.flow import Flow, fields_at
+from tests.scripts.test_preprocessing import preprocess
 
 CPU = Options(torch.device("cpu"), num_workers=0)
-
-
-def preprocess(raw, lists, out, *more, **options):
-    return call("preprocessing_data.py", "--row_data_dir", raw, "--ucf_list_dir", lists, "--sampled_data_dir",
-                out, "--no-report", *more, **options)
 
 
 def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowing):
@@ -43,16 +40,15 @@ def test_flow_is_added_to_a_sampled_folder_and_is_that_of_the_source(demo, flowi
 
 def test_the_folder_goes_on_and_follows_its_source_with_its_flow(demo, flowing, tmp_path):
     raw = shutil.copytree(demo / "UCF-101", tmp_path / "raw")
-    lists, out = demo / "ucfTrainTestlist", tmp_path / "out"
-    names = sorted({path.name for path in raw.iterdir()})[:2]
-    classes = "--classes", ",".join(names)
-    said = preprocess(raw, lists, out, *classes, "--flow", "dis", "--flow_preset", "ultrafast").out
+    out, names = tmp_path / "out", sorted({path.name for path in raw.iterdir()})[:2]
+    flags = "--ucf_list_dir", demo / "ucfTrainTestlist", "--classes", ",".join(names)
+    said = preprocess(raw, out, *flags, "--flow", "dis", "--flow_preset", "ultrafast").out
     assert "optical flow, dis ultrafast, of 22 clips: 22 in" in said
     files = sorted((out / FLOW).glob("*/*.avi"))
     assert len(files) == 22 and {avi.frames_in(path) for path in files} == {10}
-    assert "of 22 clips: all there" in preprocess(raw, lists, out, *classes).out    # without --flow
-    one_line(preprocess(raw, lists, out, *classes, "--flow", "farneback", ok=False), "--flow", "backend dis")
-    one_line(preprocess(raw, lists, out, *classes, "--flow", "dis", "--flow_preset", "large", ok=False),
+    assert "of 22 clips: all there" in preprocess(raw, out, *flags).out    # without --flow
+    one_line(preprocess(raw, out, *flags, "--flow", "farneback", ok=False), "--flow", "backend dis")
+    one_line(preprocess(raw, out, *flags, "--flow", "dis", "--flow_preset", "large", ok=False),
              "--flow_preset large", "dis has medium")
     # A kill leaves a half file under another name, or a file that broke off; a video goes, another changes.
     half = files[3].with_name(f".{files[3].stem}.0-1.tmp.avi")
@@ -62,7 +58,7 @@ def test_the_folder_goes_on_and_follows_its_source_with_its_flow(demo, flowing, 
     before = files[1].read_bytes()
     shutil.copyfile(next(raw.rglob(files[-1].name)), changed)
     gone.unlink()
-    assert "of 21 clips: 2 in" in preprocess(raw, lists, out, *classes).out
+    assert "of 21 clips: 2 in" in preprocess(raw, out, *flags).out
     assert not half.exists() and not files[0].exists() and files[1].read_bytes() != before
     assert avi.frames_in(files[4]) == 10
 
@@ -114,16 +110,13 @@ def test_features_of_flow_are_those_of_the_flow_that_is_there(flowing, tmp_path)
         encode_clips(encoder, clips, folder, CPU)
 
 
-def test_a_folder_without_flow_or_with_other_flow_is_refused(sampled, flowing, tmp_path):
-    class Recipe:
-        modality, flow_length = "rgb+flow", 2
-    assert fields.require(sampled, type("Plain", (), {"modality": "rgb", "flow_length": 1})) is None
-    saved = fields.require(flowing, Recipe)
-    assert saved == fields.flow_of(flowing).settings() and fields.require(flowing, Recipe, saved) == saved
-    with pytest.raises(UserError, match="--flow dis"):
-        fields.require(sampled, Recipe)
-    with pytest.raises(UserError, match="trained on bound 10"):
-        fields.require(flowing, Recipe, {**saved, "bound": 10.0})
-    Recipe.flow_length = 3
-    with pytest.raises(UserError, match="--flow_length 3"):
-        fields.require(flowing, Recipe)
+def test_a_folder_without_flow_or_with_other_flow_is_refused(sampled, flowing):
+    assert fields.require(sampled, Recipe()) is None
+    recipe = Recipe(modality="rgb+flow", flow_length=2)
+    saved = fields.require(flowing, recipe)
+    assert saved == fields.flow_of(flowing).settings() and fields.require(flowing, recipe, saved) == saved
+    for folder, other, before, words in ((sampled, recipe, None, "--flow dis"),
+                                         (flowing, recipe, {**saved, "bound": 10.0}, "trained on bound 10"),
+                                         (flowing, replace(recipe, flow_length=3), None, "--flow_length 3")):
+        with pytest.raises(UserError, match=words):
+            fields.require(folder, other, before)
