@@ -13,7 +13,6 @@ import html
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -190,8 +189,7 @@ def main():
         desk = Desk(recogniser, args, written)
         page = make_page(gradio, desk, args)
         if args.host not in ("127.0.0.1", "localhost", "::1"):
-            cli.say(f"--host {args.host}: other machines can reach this page, and there is no password",
-                    file=sys.stderr)
+            cli.warn(f"--host {args.host}: other machines can reach this page, and there is no password")
         cli.say(f"open {serve(gradio, page, args)}  (Ctrl-C ends it)")
         try:
             while not threading.Event().wait(SWEEP):

@@ -9,7 +9,6 @@ when the LRCN gets less than 90% of the test right.
 """
 import shlex
 import shutil
-import sys
 import time
 
 from lrcn.base import cli, files
@@ -52,7 +51,7 @@ def main():
                 f"{metrics['videos']} videos of {metrics['classes']} classes")
     cli.say("The two classes of a pair show the same frames in another order: without order, half is chance.")
     if top1["LRCN"] < 0.9:
-        cli.say("demo: the LRCN should get 90% right", file=sys.stderr)
+        cli.warn("demo: the LRCN should get 90% right")
         return 1
     cli.say("Open this page in a browser; the same and more lies beside it as files:")
     cli.say(RunFolder("demo/runs/lrcn").report)

@@ -10,7 +10,6 @@ class folders, candidates.csv and .png, films.csv and settings.json: a data set 
 in which the film is the group. The last line is that folder. The same command goes on where it was stopped
 (docs/films.md).
 """
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def find(folder, films, args, absent, recogniser, wanted):
                 if isinstance(error, OSError) and error.errno not in files.OF_ONE_FILE:
                     raise
                 bar.clear()
-                cli.say(f"cannot read {film}: {error}", file=sys.stderr)
+                cli.warn(f"cannot read {film}: {error}")
                 folder.note(film, path, reason=str(error))
                 failed += 1
             bar.update()
@@ -132,12 +131,12 @@ def find(folder, films, args, absent, recogniser, wanted):
             + (f", {gone} files removed that have no row" if gone else "")
             + (f"; copies begin up to {folder.early:.2f} s early" if folder.early else ""))
     if not there:
-        cli.say(f"no stretch of --clip_seconds {args.clip_seconds:g} has a mean probability of "
-                f"--min_probability {args.min_probability:g} or more", file=sys.stderr)
+        cli.warn(f"no stretch of --clip_seconds {args.clip_seconds:g} has a mean probability of "
+                 f"--min_probability {args.min_probability:g} or more")
     if failed or absent:
-        cli.say(f"{failed} of {len(films)} films could not be read"
-                + (f", {len(absent)} of the table are missing, such as {next(iter(absent))}"
-                   if absent else "") + f"; {folder.out / 'films.csv'} lists them", file=sys.stderr)
+        cli.warn(f"{failed} of {len(films)} films could not be read"
+                 + (f", {len(absent)} of the table are missing, such as {next(iter(absent))}"
+                    if absent else "") + f"; {folder.out / 'films.csv'} lists them")
     cli.say(folder.out)
     return 1 if failed else 0
 

@@ -19,7 +19,6 @@ import functools
 import math
 import os
 import platform
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,7 +174,7 @@ def add_flow(jobs, out, rank, flow, args, say):
             if kind == "done":
                 done.append(clip_path(out / FLOW, *job.key))
             else:
-                cli.say(f"no flow: {job.source}: {detail}", file=sys.stderr)
+                cli.warn(f"no flow: {job.source}: {detail}")
     flush(done)
     seconds, failed = time.monotonic() - begin, len(todo) - len(done)
     new = f"{len(done)} in {seconds:.1f} s, {len(done) / seconds:.1f} videos/s" if done else "all there"
@@ -266,10 +265,9 @@ def preprocess(args, out, rank, world, say):
     say(f"{len(mine)} {what} in {seconds:.1f} s, {len(mine) / seconds:.0f} {what}/s" if mine else
         f"nothing to do: all {len(jobs)} {what} are sampled")
     for source, reason in (failed or [])[:5]:
-        cli.say(f"not sampled: {source}: {reason}", file=sys.stderr)
+        cli.warn(f"not sampled: {source}: {reason}")
     if failed:
-        cli.say(f"{len(failed)} of {len(jobs)} videos could not be sampled; {out / 'failed.csv'} lists them",
-                file=sys.stderr)
+        cli.warn(f"{len(failed)} of {len(jobs)} videos could not be sampled; {out / 'failed.csv'} lists them")
     status = int(bool(failed) and len(failed) * 10 > len(jobs))
     if flow:
         status |= bool(add_flow(jobs[rank::world], out, rank, flow, args, say))

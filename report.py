@@ -8,7 +8,6 @@ writes <run>/report.html, one file that opens from the disk without a server or 
 What has not been made yet (test.py, test_continues_movie.py, test_on_video.py) is left out. Several runs are
 compared with the first on the same videos. The path of the first page is the last printed line.
 """
-import sys
 
 from lrcn.base import cli, files
 from lrcn.base.values import COUNT
@@ -33,7 +32,7 @@ def main():
         sampled = args.sampled_data_path or run.settings.get("sampled_data_path")
         clips, missing = write_clips(run, sampled, args.clips_per_cell) if run.tested else ({}, None)
         if missing:
-            cli.say(f"warning: {missing}", file=sys.stderr)
+            cli.warn(f"warning: {missing}")
         size = write_page(run, clips, compared, runs, missing)
         cli.say(f"{run.folder.report}: {files.gigabytes(size)}, {len(clips)} clips that play in it")
     cli.say(runs[0].folder.report)

@@ -13,7 +13,6 @@ keeps the tables and a playable video so far. Everything else is described in do
 """
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -65,8 +64,8 @@ def read_truth(path, films):
         raise UserError(f"--truth {path}: names none of these films, but {cli.first(absent, 3) or 'nothing'}")
     lacking = [film for film in films if film not in by_film]
     if lacking:
-        cli.say(f"--truth {path}: no rows for {len(lacking)} films, such as {lacking[0]}: they are not "
-                "evaluated", file=sys.stderr)
+        cli.warn(f"--truth {path}: no rows for {len(lacking)} films, such as {lacking[0]}: they are not "
+                 "evaluated")
     return {film: sorted((s.start, s.end, s.cls) for s in rows) for film, rows in by_film.items()}
 
 
@@ -84,7 +83,7 @@ def label_films(films, root, labeller, truth):
                 reason = f"cannot read this video ({error}); try another, or convert it"
                 reason = reason if isinstance(error, VideoError) else error
                 raise UserError(f"--video_path {path}: {reason}") from None
-            cli.say(f"cannot read {path}: {error}", file=sys.stderr)
+            cli.warn(f"cannot read {path}: {error}")
             failed += 1
             continue
         done.append((path, result))
@@ -98,16 +97,15 @@ def label_films(films, root, labeller, truth):
     if len(films) > 1 and done:
         outputs.write_summary(root / "summary.csv", done)
     if verdict.unknown:
-        cli.say(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
-                f"not know ({', '.join(sorted(verdict.unknown))}): unsure counts as "
-                "right there", file=sys.stderr)
+        cli.warn(f"--truth: {sum(verdict.unknown.values())} stretches are of classes that the network does "
+                 f"not know ({', '.join(sorted(verdict.unknown))}): unsure counts as right there")
     if verdict.films:
         figures = verdict.figures()
         if len(films) > 1:
             files.write_json(FilmFolder(root).truth, figures)
         cli.say(sentence(figures))
     if failed:
-        cli.say(f"{failed} of {len(films)} videos could not be read", file=sys.stderr)
+        cli.warn(f"{failed} of {len(films)} videos could not be read")
     return root if len(films) > 1 else root / name, failed
 
 

@@ -1,6 +1,5 @@
 """What every script with a model needs: a training, a run that watches films, and shared flags."""
 import contextlib
-import sys
 from pathlib import Path
 
 import dataset
@@ -50,9 +49,9 @@ def watching_rate(trained, sampling_rate=None):
                    f"not {asked.step:.3g} s, for which they were too short")
             cli.say(f"frames are {rate.step:.3g} s apart, as in half of the training clips ({why})")
         if high and low and high > SPREAD * low:
-            cli.say(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so no single "
-                    f"speed matches them all; {rate.step:.3g} s is used (--sampling_rate "
-                    f"{rate.sampling_rate:.3g})", file=sys.stderr)
+            cli.warn(f"warning: the training clips' frames were {low:.3g} to {high:.3g} s apart, so no "
+                     f"single speed matches them all; {rate.step:.3g} s is used (--sampling_rate "
+                     f"{rate.sampling_rate:.3g})")
     return rate
 
 

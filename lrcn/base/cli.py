@@ -163,6 +163,11 @@ def say_once(*words, **options):
     say(*words, **options)
 
 
+def warn(*words):
+    """`say` on stderr."""
+    say(*words, file=sys.stderr)
+
+
 def progress(*iterable, desc="", show=True, **options):
     """A tqdm bar on a terminal, nothing in a log. show: False for all processes but the first."""
     from tqdm import tqdm
@@ -211,7 +216,7 @@ def run(main):
         status = 128 + (signal.SIGTERM if isinstance(stop, signals.Terminated) else signal.SIGINT)
         if sys.stderr.isatty():
             print(file=sys.stderr)      # a bar may stand on this line
-        say(f"{name}: stopped; {str(stop) or 'run the same command again to go on'}", file=sys.stderr)
+        warn(f"{name}: stopped; {str(stop) or 'run the same command again to go on'}")
     except BrokenPipeError:  # `script | head` stopped reading, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
@@ -225,5 +230,5 @@ def run(main):
         else:
             raise
     if what:
-        say(f"{name}: error: {what}", file=sys.stderr)
+        warn(f"{name}: error: {what}")
     sys.exit(status)

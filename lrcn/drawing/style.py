@@ -4,7 +4,6 @@ matplotlib is used through its objects, never through pyplot: no state is shared
 """
 import functools
 import itertools
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -124,8 +123,8 @@ def _families():
 
 @functools.cache    # said once, however many letters are missing
 def _say_missing():
-    cli.say("no font of this system has all letters of the names: pictures show the others' codes; install "
-            "one that has them, for instance the package fonts-noto-cjk or fonts-noto-core", file=sys.stderr)
+    cli.warn("no font of this system has all letters of the names: pictures show the others' codes; install "
+             "one that has them, for instance the package fonts-noto-cjk or fonts-noto-core")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,5 +1,4 @@
 """A run's choices: one dataclass, from which train.py's flags are made, and which a checkpoint keeps."""
-import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -361,8 +360,7 @@ def say_disagreement(args, trained):
     asked, known = replace(trained.recipe, **given).as_settings(), trained.recipe.as_settings()
     differ = [f"--{name} {known[name]} (not {given[name]})" for name in given if asked[name] != known[name]]
     if differ:
-        cli.say(f"warning: {trained.folder}: the run was trained with {', '.join(differ)}: the run's values "
-                f"count", file=sys.stderr)
+        cli.warn(f"warning: {trained.folder}: the run was trained with {', '.join(differ)}: these values count")
 
 
 def parse_args(parser, argv=None):

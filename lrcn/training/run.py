@@ -157,8 +157,8 @@ class Run:
         with Stop() as stop:
             complete = self.train(stop)
         if self.rank.first and not complete:
-            cli.say(f"stopped in epoch {self.progress.epoch}; go on with: python train.py --resume "
-                    f"{self.folder}", file=sys.stderr)
+            cli.warn(f"stopped in epoch {self.progress.epoch}; go on with: python train.py --resume "
+                     f"{self.folder}")
         elif self.rank.first:
             if self.recipe.pictures:
                 self.album.final(self)

@@ -142,8 +142,8 @@ class Source(_Thread):
         if not self.may_drop:
             return False
         for number, seconds in enumerate(PATIENCE, 1):
-            cli.say(f"the stream dropped or ended; opened again in {seconds} s ({number} of "
-                    f"{len(PATIENCE)})", file=sys.stderr)
+            cli.warn(f"the stream dropped or ended; opened again in {seconds} s ({number} of "
+                     f"{len(PATIENCE)})")
             with self.changed:
                 if self.changed.wait_for(lambda: self.ended, seconds):
                     return False
@@ -153,10 +153,9 @@ class Source(_Thread):
                 if self.capture.grab():
                     film = self.may_be_film and np.array_equal(self.capture.retrieve()[1], self.opening)
                     if film:
-                        cli.say("it starts again from the beginning: it is a film that had ended",
-                                file=sys.stderr)
+                        cli.warn("it starts again from the beginning: it is a film that had ended")
                     return not film
-        cli.say("the stream did not come back: it counts as ended", file=sys.stderr)
+        cli.warn("the stream did not come back: it counts as ended")
         return False
 
     def take(self, frame):

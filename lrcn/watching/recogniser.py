@@ -44,11 +44,6 @@ class Chunks:
         first = self.count - self.size
         return list(self.frames) if first >= 0 and first % self.stride == 0 else None
 
-    def of(self, frames):
-        """The moments of a whole video's frames; one that is shorter than a moment repeats its last frame."""
-        frames = [*frames, *frames[-1:] * (self.size - len(frames))]
-        return [chunk for frame in frames if (chunk := self.push(frame))]
-
 
 class Stream:
     """One encoder, an engines.FrameEncoder, on moments as they come: each is encoded once, though several
@@ -310,6 +305,7 @@ class Recogniser:
         self.restart()
         crops = [self.crop(*seen) for seen in
                  zip(frames, flow if planes else [None] * len(frames), strict=True)]
-        crops = [self.moment(chunk) for chunk in Chunks(*self.chunk).of(crops)]
+        crops += crops[-1:] * (self.chunk[0] - len(crops))      # a video shorter than a moment
+        crops = [self.moment(chunk) for chunk in map(Chunks(*self.chunk).push, crops) if chunk]
         return torch.cat([stream.encoder(torch.from_numpy(stream.inputs([crop[i] for crop in crops])))
                           .float().cpu() for i, stream in enumerate(self.streams)], 1)
