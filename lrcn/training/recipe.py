@@ -360,7 +360,8 @@ def say_disagreement(args, trained):
     asked, known = replace(trained.recipe, **given).as_settings(), trained.recipe.as_settings()
     differ = [f"--{name} {known[name]} (not {given[name]})" for name in given if asked[name] != known[name]]
     if differ:
-        cli.warn(f"warning: {trained.folder}: it was trained with {', '.join(differ)}: the run's values count")
+        cli.warn(f"warning: {trained.folder}: the run was trained with {', '.join(differ)}: "
+                 f"the run's values count")
 
 
 def parse_args(parser, argv=None):
