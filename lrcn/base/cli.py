@@ -45,9 +45,6 @@ def true_or_false(text):
 class _Help(argparse.RawDescriptionHelpFormatter):
     """The module's docstring as it stands, and the default beside every flag."""
 
-    def __init__(self, prog):
-        super().__init__(prog, max_help_position=34, width=100)
-
     def add_usage(self, usage, actions, groups, prefix=None):
         """What has to be given, and [flags] for all else."""
         needed = [a for a in actions if a.required]
@@ -88,7 +85,8 @@ class Parser(argparse.ArgumentParser):
     add_boolean = _Group.add_boolean
 
     def __init__(self, description):
-        super().__init__(description=(description or "").strip(), formatter_class=_Help, allow_abbrev=False)
+        help = functools.partial(_Help, max_help_position=34, width=100)
+        super().__init__(description=(description or "").strip(), formatter_class=help, allow_abbrev=False)
         self.leading = None     # the flag whose name may be left out before the first word
         self._given = []
 

@@ -5,6 +5,7 @@ class is claimed; seconds. Average precision is that of THUMOS'14 (Jiang et al. 
 detection): the mean over a class's true stretches of the precision at each that is found, in order of
 probability. A true stretch takes the free segment with the largest intersection over union.
 """
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -71,12 +72,6 @@ class Verdict:
                      if i in right or not any(overlap(segment, other) > 0 for other in unclear)]
         return rows, true
 
-    def _average_precision(self, cls, least):
-        claims, true = self._claims(cls, least)
-        right = np.array([ok for _, ok in sorted(claims, key=lambda item: -item[0])], bool)
-        precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-        return float(precision[right].sum() / true)
-
     def figures(self):
         """What truth.json holds; a share of nothing is None."""
         classes, claims = (sorted({row[2] for film in self.films for row in film[i]}) for i in (0, 1))
@@ -88,8 +83,12 @@ class Verdict:
 
         def fraction(part, whole):
             return part / whole if whole else None
-        precision = {c: {f"{least:g}": self._average_precision(c, least) for least in OVERLAPS}
-                     for c in classes}
+        precision = {c: {} for c in classes}
+        for c, least in itertools.product(classes, OVERLAPS):
+            found, n = self._claims(c, least)
+            hits = np.array([ok for _, ok in sorted(found, key=lambda item: -item[0])], bool)
+            shares = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            precision[c][f"{least:g}"] = float(shares[hits].sum() / n)
         means = {f"{least:g}": fraction(sum(p[f"{least:g}"] for p in precision.values()), len(classes))
                  for least in OVERLAPS}
         return {"films": len(self.films), "frames": inside,
