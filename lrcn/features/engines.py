@@ -182,11 +182,6 @@ def keep(encoder, engines, source):
         one.kept_engine = own
 
 
-@functools.cache
-def _say_once(text):
-    cli.say(text)
-
-
 def choose(encoder, backend, precision, device, judge):
     """(Engine, value) of the first engine without a fault by judge(engine) -> (value, fault); faults are
     printed. The engine of the run's training is tried first, where the flags allow it. UserError: all have
@@ -196,8 +191,8 @@ def choose(encoder, backend, precision, device, judge):
         if device.type == own[2] and installed(own[0]):
             engines = list(dict.fromkeys([Engine(*own[:2]), *engines]))
         else:
-            _say_once(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not "
-                      f"available here ({device.type}): {engines[0]} comes first")
+            cli.say_once(f"the run was trained with {NAMES[own[0]]} in {own[1]} on {own[2]}, which is not "
+                         f"available here ({device.type}): {engines[0]} comes first")
     for engine in engines:
         value, fault = judge(engine)
         if fault is None:
