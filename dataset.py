@@ -247,7 +247,7 @@ def test_data(trained, sampled_data_path=None, ucf_list_dir=None, split=None):
     fields.require(folder, trained.recipe, saved.get("flow"))
     require_rate(folder, trained.recipe)
     if not run.splits.is_file():
-        raise UserError(f"--model_dir {run}: its splits.csv is missing; without it nobody can tell which "
+        raise UserError(f"--model_dir {run}: its splits.csv is missing; without it it is not known which "
                         f"videos it was trained on")
     rows = splits.read_splits(run.splits)
     if split in ("1", "2", "3"):

@@ -148,7 +148,7 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
     for index in map(int, indices):
         planes = [read(plane[numbers[min(index + k, last)]]) for plane in pictures for k in range(length)]
         if any(plane is None or plane.shape != planes[0].shape for plane in planes):
-            raise VideoError(f"its flow of frame {index} is no pair of pictures of one size")
+            raise VideoError(f"its flow of frame {index} is not a pair of pictures of one size")
         yield index, np.stack(planes, -1)
 
 

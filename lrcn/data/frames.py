@@ -141,8 +141,8 @@ class ClipSampler:
     from 1 to the largest that fits, in a test that largest one.
     repeat: a video that is too short repeats its last frame; else its clip is shorter.
     plain: every view shows the pictures of view 0, at its own frames.
-    chunk, chunk_stride: of a video encoder: what is said of frames holds for its chunks, and a clip names
-    each by its first frame.
+    chunk, chunk_stride: of a video encoder, whose chunks count as frames do; a clip names each of them by its
+    first frame.
     """
     length: int | None
     spread: bool = False

@@ -52,9 +52,9 @@ class Decision:
         number, source, start, end, name, part, group, action, was, probability = (
             row.get(column, "") for column in COLUMNS)
         if not re.fullmatch("[0-9]{1,9}", number):
-            raise ValueError(f"{number[:20]!r} is no number of a clip")
+            raise ValueError(f"{number[:20]!r} is not the number of a clip")
         if action not in ACTIONS:
-            raise ValueError(f"action {action[:20]!r} is none of {', '.join(ACTIONS)}")
+            raise ValueError(f"action {action[:20]!r} is not one of {', '.join(ACTIONS)}")
         for folder in (name, *(was.split("/") if was.count("/") == 1 else ("",))):
             if not folder or folder.startswith(".") or {"/", os.sep, "\0"} & set(folder):
                 raise ValueError(f"expected a class, and class/name in the column was, not {name[:60]!r} and "
@@ -65,7 +65,7 @@ class Decision:
         except ValueError:
             right = False
         if not right:
-            raise ValueError(f"from {start} to {end} s is no stretch of a film")
+            raise ValueError(f"from {start} to {end} s is not a stretch of a film")
         return cls(int(number), source, start, end, composed(name), part, group, action, composed(was),
                    probability)
 
@@ -75,7 +75,7 @@ class Decision:
 
 
 def read_review(folder, name=TABLE):
-    """[Decision] of a folder's table; [] where it is none of teach.py. UserError names a wrong line."""
+    """[Decision] of a folder's table; [] where it is not teach.py's. UserError names a wrong line."""
     path, decisions = Path(folder, name), []
     names, rows = files.read_table(path, COLUMNS) if path.is_file() else (COLUMNS, [])
     if name == TABLE and not {"action", "was"} & set(names):

@@ -1,7 +1,7 @@
 """Split lists, in UCF-101's format, HMDB-51's, Kinetics' or SlowFast's: which videos train, and which test.
 
 The class of a listed video is its folder, whatever the file name says:
-HandstandPushups/v_HandStandPushups_g01_c01.avi is no typing error.
+HandstandPushups/v_HandStandPushups_g01_c01.avi is right.
 """
 import os
 import re
@@ -38,7 +38,7 @@ def _lines(path, pattern=".+", expected=""):
 
 
 def whole_number(text, where):
-    """The whole number >= 0 of a text; UserError: it is none."""
+    """The whole number >= 0 of a text; UserError: it is not one."""
     if not re.fullmatch("[0-9]{1,9}", text):
         raise UserError(f"{where}: {text[:20]!r} is not a label or count")
     return int(text)

@@ -103,7 +103,7 @@ def splits_seal(path):
 
 
 def read_splits(path):
-    """[SampledVideo] with label and part of a splits.csv; UserError: it is not as settings.json tells."""
+    """[SampledVideo] with label and part of a splits.csv; UserError: not as the run's settings.json says."""
     rows = files.read_csv(path, SPLIT_COLUMNS)
     settings = Path(path).with_name("settings.json")
     if Path(path).name == "splits.csv" and settings.is_file():
@@ -116,7 +116,7 @@ def read_splits(path):
     videos = []
     for number, row in enumerate(rows, 2):
         if row["part"] not in PARTS:
-            raise UserError(f"{path} line {number}: {row['part']!r} is none of {', '.join(PARTS)}")
+            raise UserError(f"{path} line {number}: {row['part']!r} is not one of {', '.join(PARTS)}")
         label = whole_number(row["label"], f"{path} line {number}")
         videos.append(SampledVideo(row["video"], row["class"], row["group"], part=row["part"], label=label))
     return videos

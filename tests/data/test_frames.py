@@ -38,7 +38,7 @@ def test_windows_are_consecutive_frames_spread_over_the_video(video, length, num
 
 
 @given(st.integers(20, 400), st.integers(20, 400), VIDEOS, st.integers(-1, 9), st.integers(0, 99))
-def test_a_crop_lies_inside_the_frame(height, width, video, view, seed):
+def test_a_crop_lies_inside_the_frame_and_a_squeezed_one_is_all_of_it(height, width, video, view, seed):
     x, y, w, h, flipped = crop_box(height, width, TRANSFORM, Clip(video, (0,), view), seed)
     assert min(x, y) >= 0 and x + w <= width and y + h <= height and min(w, h) > 0
     if view <= 0:
@@ -46,6 +46,10 @@ def test_a_crop_lies_inside_the_frame(height, width, video, view, seed):
         assert abs(2 * x + w - width) <= 1 and abs(2 * y + h - height) <= 1
     else:
         assert w * h >= 0.9 * min(0.4 * height * width, min(height, width)**2 * 0.4) * 0.75
+    whole = replace(TRANSFORM, fit="squeeze")
+    assert crop_box(height, width, whole, Clip(video, (0,)), seed) == (0, 0, width, height, False)
+    assert whole.spec()["fit"] == "squeeze"
+    assert set(TRANSFORM.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
 
 
 def test_crops_and_flips_vary_from_view_to_view_and_video_to_video():
@@ -103,12 +107,6 @@ def test_an_augmented_clip_has_one_change_of_colours_and_the_same_one_again(stil
                                     for view in (1, 1, 0))
         assert (frames == frames[:1]).all() and frames.dtype == np.uint8 and np.array_equal(frames, again)
         assert np.array_equal(unchanged, plain) and np.array_equal(frames, plain) == (how == "none")
-
-
-def test_a_squeezed_frame_is_all_of_it_and_the_usual_spec_is_as_it_was():
-    assert crop_box(240, 320, replace(SMALL, fit="squeeze"), Clip(None, (0,)), 0) == (0, 0, 320, 240, False)
-    assert set(SMALL.spec()) == {"resize", "crop", "mean", "std", "interpolation", "modality"}
-    assert replace(SMALL, fit="squeeze").spec()["fit"] == "squeeze"
 
 
 BOTH = "rgb+rgbdiff"

@@ -160,11 +160,16 @@ def test_a_long_name_is_shortened_and_one_from_a_mac_is_as_others_write_it(tmp_p
     assert len(find_sources(tmp_path, classes=[unicodedata.normalize("NFD", "Übung é")]).jobs) == 2
 
 
-def test_every_ending_of_cameras_and_recorders_is_taken(tmp_path):
+def test_every_ending_of_a_film_is_taken_and_what_is_none_or_lies_nowhere_is_listed_with_its_reason(tmp_path):
     endings = ("h264 264 mod tod m2t lrv insv f4v qt rm rmvb ogm m2v mpe divx mjpeg MJPG vro 3gpp 360 wtv "
                "dvr-ms mk3d hevc ivf y4m nut m4v mts wmv 3gp flv mpg gif")
     folder(tmp_path, *(f"A/{ending}.{ending}" for ending in endings.split()))
     assert len(find_sources(tmp_path).jobs) == len(find_films(tmp_path)) == len(endings.split())
+    found = find_sources(folder(tmp_path, "A/notes.txt", "A/README", "A/.hidden.avi", "loose.avi"))
+    assert dict(found.left_out) == {"A/notes.txt": "no video (.txt)", "A/README": "no video (no ending)",
+                                    "loose.avi": "in no class folder"}
+    with pytest.raises(UserError, match="1 left out: in no class folder"):
+        find_sources(folder(tmp_path / "flat", "a.avi"))
 
 
 def test_two_videos_of_one_name_both_live(tmp_path):
@@ -187,14 +192,6 @@ def test_every_video_gets_one_name_that_the_order_does_not_change(paths, random)
     assert not any("/" in name for _, name in named.values())
     random.shuffle(jobs)
     assert {job.source: job.key for job in sources._name(jobs, 0)} == named
-
-
-def test_what_is_no_video_or_lies_nowhere_is_listed_with_its_reason(tmp_path):
-    found = find_sources(folder(tmp_path, "A/a.m4v", "A/notes.txt", "A/README", "A/.hidden.avi", "loose.avi"))
-    assert dict(found.left_out) == {"A/notes.txt": "no video (.txt)", "A/README": "no video (no ending)",
-                                    "loose.avi": "in no class folder"}
-    with pytest.raises(UserError, match="1 left out: in no class folder"):
-        find_sources(folder(tmp_path / "flat", "a.avi"))
 
 
 def test_links_are_followed_but_not_in_circles_nor_into_the_clips(tmp_path):

@@ -54,7 +54,7 @@ def test_any_decisions_are_the_table_and_the_jobs_that_follow_it(tmp_path_factor
 
 
 @pytest.mark.parametrize("row, words", [
-    ("x,a.mp4,,,A,,,keep,A/1", "line 2: 'x' is no number"), ("1,a.mp4,,,A,,,buy,A/1", "line 2: action 'buy'"),
+    ("x,a.mp4,,,A,,,keep,A/1", "line 2: 'x' is not the"), ("1,a.mp4,,,A,,,buy,A/1", "line 2: action 'buy'"),
     ("1,a.mp4,,,../A,,,keep,A/1", "line 2: expected a class"), ("1,a.mp4,,,A,,,keep,1", "line 2: expected a"),
     ("1,a.mp4,5,2,A,,,keep,A/1", "line 2: from 5.0 to 2.0"),
     ("1,a.mp4,,,A,,,keep,A/1\n1,b,,,A,,,keep,A/2", "number")])
