@@ -193,16 +193,22 @@ def write_frames(out, folder):
     cli.say(f"frames as pictures: {folder}")
 
 
-def flow_of_flags(args):
-    """The Flow of --flow and the flags that go with it; UserError: they do not go together."""
+def begin_flow(args, out):
+    """The Flow of a folder that is being made: that of --flow and its flags, or the folder's own, or None.
+    UserError: the flags do not go together, or the folder's flow was made with others."""
+    if not args.flow:
+        return fields.flow_of(out) if (out / FLOW / "settings.json").is_file() else None
     if args.flow_preset and args.flow_preset not in PRESETS[args.flow]:
         raise UserError(f"--flow_preset {args.flow_preset}: {args.flow} has {', '.join(PRESETS[args.flow])}")
     if args.flow_weights and args.flow != "raft":
         raise UserError(f"--flow_weights {args.flow_weights}: {args.flow} has no weights; leave it out, or "
                         f"give --flow raft")
     weights = args.flow_weights and str(Path(args.flow_weights).expanduser().resolve())
-    return Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
+    flow = Flow(args.flow, args.flow_length, args.flow_bound, args.flow_preset, weights,
                 weights and weights_digest(weights))
+    (out / FLOW).mkdir(exist_ok=True)
+    files.claim(out / FLOW, "flow", flow.settings(), flow.settings())
+    return flow
 
 
 def prepare(args, out, jobs, reviewed, say):
@@ -211,7 +217,7 @@ def prepare(args, out, jobs, reviewed, say):
     versions = {"python": platform.python_version(), "opencv": cv2.__version__}
     files.claim(out, "sampled_data_dir", {name: getattr(args, name) for name in (*FIXED, "time_limit")}
                 | {"versions": versions}, FIXED)
-    flow = fields.settle(out, flow_of_flags(args) if args.flow else None)
+    flow = begin_flow(args, out)
     beside = sum(fields.lies_beside(Path(args.row_data_dir, job.source)) for job in jobs) if flow else 0
     if beside and not args.flow_dir:
         say(f"the flow_x_ and flow_y_ pictures beside the frames of {beside} videos are taken for their "

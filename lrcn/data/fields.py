@@ -73,15 +73,6 @@ def source_fields(folder, video, indices, length):
     return np.moveaxis(planes, 1, -1)[np.searchsorted(wanted, indices)]
 
 
-def settle(out, flow):
-    """The Flow of a folder that is being made: `flow`, or, where it is None, the folder's or None."""
-    if not flow:
-        return flow_of(out) if (out / FLOW / "settings.json").is_file() else None
-    (out / FLOW).mkdir(exist_ok=True)
-    files.claim(out / FLOW, "flow", flow.settings(), flow.settings())
-    return flow
-
-
 def add_fields(job, write, raw, count, rate, seed, flow, pictures=None):
     """Write the flow of a sampled clip; see sampler.sample. pictures: a folder of fields that were made
     elsewhere; those beside a video's frames are taken in any case."""
