@@ -68,7 +68,7 @@ class Desk:
         if path.stat().st_size > args.max_megabytes * MB:
             raise UserError(f"The film has more than {args.max_megabytes:g} MB.")
         info = probe(path)
-        if info.frames / info.fps > args.max_seconds:
+        if info.seconds > args.max_seconds:
             raise UserError(f"The film is longer than {args.max_seconds:g} s.")
         left = FilmFolder(Path(tempfile.mkdtemp(dir=self.folder), "film"))
         self.stop = stop = SimpleNamespace(signal=None)

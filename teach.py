@@ -30,7 +30,7 @@ from lrcn.features.features import Options, softmax
 from lrcn.teaching import server
 from lrcn.teaching.labels import Labels
 from lrcn.teaching.review import of_candidates, of_clips
-from lrcn.teaching.session import Choices, Session
+from lrcn.teaching.session import Session
 from lrcn.training.recipe import Recipe
 from lrcn.video.sampling import Rate
 from lrcn.watching.candidates import Stretch, check_class, write_stretches
@@ -93,17 +93,7 @@ def check(args):
     if args.finish and not (out / "labels.csv").is_file():
         raise UserError(f"--output_dir {out}: no labels.csv in this folder; label moments first, without "
                         f"--finish")
-    if not args.finish:
-        require_page()
     return films, out
-
-
-def require_page():
-    for name in ("starlette", "uvicorn"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UserError(f"teach.py needs {name}: pip install -r requirements-app.txt") from None
 
 
 def encoder_name(args):
@@ -167,16 +157,14 @@ def finisher(args, films, out):
         run(say, "find_clips.py", "--from", out / "clips.csv", "--video_path", args.video_path,
             "--output_dir", clips)
         run(say, "preprocessing_data.py", "--row_data_dir", clips, "--sampled_data_dir", sampled)
-        network = ["--init_from", args.model_dir] if args.model_dir else [
-            "--encoder", encoder_name(args), "--encoder_weights", args.encoder_weights, "--modality",
-            args.modality]
-        machine = [word for name in ("encoder_backend", "encoder_precision") if getattr(args, name)
-                   for word in (f"--{name}", getattr(args, name))]
-        background = ["--background", args.background] if any(
-            row.cls == args.background for row in table) else []
-        folder = run(say, "train.py", "--sampled_data_path", sampled, "--local_dir", out / "runs", "--device",
-                     args.device, "--num_workers", args.num_workers, *background, *network, *machine)
-        run(say, "test.py", "--model_dir", folder, "--device", args.device, "--num_workers", args.num_workers)
+        machine = ["--device", args.device, "--num_workers", args.num_workers]
+        chosen = {"init_from": args.model_dir} if args.model_dir else {
+            "encoder": encoder_name(args), "encoder_weights": args.encoder_weights, "modality": args.modality}
+        chosen |= {"encoder_backend": args.encoder_backend, "encoder_precision": args.encoder_precision,
+                   "background": args.background in {row.cls for row in table} and args.background}
+        folder = run(say, "train.py", "--sampled_data_path", sampled, "--local_dir", out / "runs", *machine,
+                     *(word for name, value in chosen.items() if value for word in (f"--{name}", value)))
+        run(say, "test.py", "--model_dir", folder, *machine)
         return folder
     return finish
 
@@ -194,35 +182,37 @@ def look_through(args):
         folder = table.parent
     else:
         folder = cli.folder(flag, args.sampled_data_path, "give the folder that preprocessing_data.py wrote")
-    require_page()
     with files.lock(folder, flag, "another teach.py", name=".review.lock"):
         if args.candidates:
             known = sampling_settings(folder).get("video_path")
             films = args.video_path or known and Path(known).exists() and known
-            review = of_candidates(table, find_films(films) if films else None)
+            serve(args, of_candidates(table, find_films(films) if films else None), lambda: None)
         else:
             review = of_clips(folder)
-
-        def opened(address):
-            if args.sampled_data_path:
-                review.start(lambda: make_encoder(args, folder)[:2])
-            show(args, address)
-        server.serve(review, args.port, opened)
+            serve(args, review, lambda: review.start(lambda: make_encoder(args, folder)[:2]))
 
 
-def show(args, address):
-    cli.say(f"open {address}  (Ctrl-C ends it)")
-    if args.open:
-        webbrowser.open(address)
+def serve(args, page, begin):
+    """Serve a page until Ctrl-C. begin: is called when it can be opened."""
+    def opened(address):
+        begin()
+        cli.say(f"open {address}  (Ctrl-C ends it)")
+        if args.open:
+            webbrowser.open(address)
+    server.serve(page, args.port, opened)
 
 
 def main():
     args = make_parser().parse_args()
     if args.encoder_weights not in ("DEFAULT", "none"):
         cli.file("encoder_weights", args.encoder_weights, "give the path of a checkpoint file")
-    if args.sampled_data_path or args.candidates:
+    looks = args.sampled_data_path or args.candidates
+    films, out = (None, None) if looks else check(args)
+    for name in ("starlette", "uvicorn") if looks or not args.finish else ():
+        if not importlib.util.find_spec(name):
+            raise UserError(f"teach.py needs {name}: pip install -r requirements-app.txt")
+    if looks:
         return look_through(args)
-    films, out = check(args)
     out = files.output_folder("output_dir", out)
     with files.lock(out, "output_dir", "another teach.py"):
         choices = {"teach": "films", "clip_seconds": args.clip_seconds}
@@ -232,14 +222,10 @@ def main():
             cli.say(finish(list(Labels(out).now.values()), cli.say))
             return
         encoder, options, known, rate, prior = make_encoder(args, out / "frames")
-        session = Session(out, films, Choices(args.classes or [], args.clip_seconds, rate, args.background,
-                                              known), finish, prior)
-
-        def opened(address):
-            session.start(encoder, options)
-            show(args, address)
+        session = Session(out, films, args.classes or (), args.clip_seconds, rate, args.background, finish,
+                          known, prior)
         try:
-            server.serve(session, args.port, opened)
+            serve(args, session, lambda: session.start(encoder, options))
         finally:
             session.close()
 

@@ -30,10 +30,10 @@ them; everything else is here, by topic, and never imports the root.
                 test_on_video.py stands on; candidates: find_clips.py
     study/      movies, figures, network, results_table, graphs: what
                 test_continues_movie.py stands on
-    teaching/   labels (of moments of films, a row a key), asking (what they teach, and what to ask next),
-                session (films, labels and the network between them), suspects (labels that a network
-                contradicts), review (clips that are there already), server (the page's addresses, and who
-                may ask): what teach.py stands on
+    teaching/   labels (of moments of films, a row for each key), footage (films, their moments, and features
+                of these), asking (what labels teach, and what to ask next), page (what an open page waits
+                for), session (films, labels and the network between them), review (clips that are there
+                already), server (the page's addresses, and who may ask): what teach.py stands on
     pages/      reading (a run folder), charts, page (and its small films): what report.py stands on
     drawing/    style, plots, labels (and pictures of frames)
     runs.py     the run folder: every file name in it, once

@@ -1,17 +1,18 @@
-"""What a person says of moments: a row a key, on the disk before the key is answered.
+"""What a person says of moments: one row for each key, on the disk before the key is answered.
 
     labels = Labels("my_labels")                            # goes on with what is there
     labels.add(Label("a.mp4", 2.0, 4.0, "wave", "class", 2.0))
     labels.undo()                                           # the last row is gone again
     labels.now                                              # {(film, moment): Label}
 
-labels.csv is a stack of rows: a key puts one on it, undo takes the last one off. Of a moment the last row
-counts. A kill leaves whole rows and perhaps a part of one, which is cut off when the file is next opened.
+A key puts a row at the end of labels.csv, undo takes the last one off. Of a moment the last row counts. A
+kill leaves whole rows and perhaps a part of one, which is cut off when the file is next opened.
 """
 import contextlib
 import csv
 import io
 import os
+import re
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -22,13 +23,12 @@ from lrcn.watching.candidates import LAST_SECOND, check_class
 COLUMNS = ("film", "start", "end", "label", "kind", "moment")
 HEAD = (",".join(COLUMNS) + "\n").encode()
 KINDS = ("class", "none", "skip")
-MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Label:
-    """A row. kind: "class", "none" (of the classes) or "skip", and only the first has a label. moment: where
-    the moment began that was shown, in seconds, before its start and end were moved."""
+    """A row. kind: "class", "none" (of the classes) or "skip"; only the first has a label. moment: where the
+    moment began, in seconds, before its start and end were moved."""
     film: str
     start: float
     end: float
@@ -47,14 +47,21 @@ class Label:
 
 
 def can_be_named(film):
-    """Whether a film's name fits into one row: no end of a line, and letters that UTF-8 knows."""
-    with contextlib.suppress(UnicodeEncodeError):
-        return not {"\n", "\r"} & set(film) and bool(film.encode())
-    return False
+    """Whether a film's name fits into a row: no line break, and letters that UTF-8 knows."""
+    return not re.search("[\n\r\ud800-\udfff]", film)
+
+
+def class_name(name, where):
+    """A class's name as it is written; UserError: no folder can be called so."""
+    name = composed(" ".join(str(name).split()))
+    check_class(name, where)
+    if not name.isprintable():
+        raise UserError(f"{where}: {name[:60]!r} contains characters that cannot be shown")
+    return name
 
 
 def _read_row(line, where):
-    """The Label in a line's bytes; UserError: it holds none."""
+    """The Label in a line's bytes; UserError: this is none."""
     try:
         [row] = csv.reader([line.decode()], strict=True)
         film, start, end, label, kind, moment = row
@@ -73,7 +80,7 @@ class Labels:
 
     def __init__(self, folder, classes=()):
         self.path, self.names = Path(folder, "labels.csv"), Path(folder, "classes.json")
-        self.rows, self.ends = self._read(), []
+        self.rows = self._read()
         known = files.read_json(self.names).get("classes") if self.names.is_file() else []
         if not isinstance(known, list) or not all(isinstance(name, str) for name in known):
             raise UserError(f"{self.names}: expected a list of names under \"classes\"")
@@ -81,13 +88,10 @@ class Labels:
         for name in [*known, *classes, *(row.label for row in self.rows if row.label)]:
             self.add_class(name, f"{self.names}")
         self.handle = os.open(self.path, os.O_RDWR | os.O_APPEND)
-        size = len(HEAD)
-        for row in self.rows:
-            self.ends.append(size := size + len(row.line()))
         self.now = {row.key: row for row in self.rows}
 
     def _read(self):
-        """[Label] of the file, which ends with a whole row then, each as it is written here."""
+        """[Label] of the file, which then holds whole rows alone, each as it is written here."""
         there = self.path.read_bytes() if self.path.is_file() else b""
         head, *lines = there[:there.rfind(b"\n") + 1].replace(b"\r\n", b"\n").split(b"\n")[:-1] or [b""]
         if head + b"\n" != HEAD and not HEAD.startswith(there):
@@ -100,8 +104,8 @@ class Labels:
         return rows
 
     def add(self, label):
-        """Put a row on the stack; it is on the disk when this returns."""
-        line, size = label.line(), self.ends[-1] if self.ends else len(HEAD)
+        """Put a row at the end; it is on the disk when this returns."""
+        line, size = label.line(), os.fstat(self.handle).st_size
         try:
             while line:
                 line = line[os.write(self.handle, line):]
@@ -111,33 +115,22 @@ class Labels:
                 os.ftruncate(self.handle, size)
             raise
         self.rows.append(label)
-        self.ends.append(size + len(label.line()))
         self.now[label.key] = label
 
     def undo(self):
         """Take the last row off; it, or None where there is none."""
         if not self.rows:
             return None
-        os.ftruncate(self.handle, self.ends[-2] if len(self.ends) > 1 else len(HEAD))
+        os.ftruncate(self.handle, os.fstat(self.handle).st_size - len(self.rows[-1].line()))
         os.fsync(self.handle)
         label = self.rows.pop()
-        self.ends.pop()
-        before = next((row for row in reversed(self.rows) if row.key == label.key), None)
-        if before:
-            self.now[label.key] = before
-        else:
-            del self.now[label.key]
+        self.now = {row.key: row for row in self.rows}
         return label
 
     def add_class(self, name, where="class"):
         """Give a class the next key; its name. UserError: no folder can be called so."""
-        name = composed(" ".join(str(name).split()))
-        check_class(name, where)
-        if not name.isprintable() or not can_be_named(name):
-            raise UserError(f"{where}: {name[:60]!r} contains characters that cannot be shown")
+        name = class_name(name, where)
         if name not in self.classes:
-            if len(self.classes) >= MOST_CLASSES:
-                raise UserError(f"{where}: there are {MOST_CLASSES} classes already")
             files.write_json(self.names, {"classes": [*self.classes, name]})
             self.classes.append(name)
         return name

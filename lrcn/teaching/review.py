@@ -1,12 +1,11 @@
-"""Clips that are there already, in teach.py's page: a data set's, and find_clips.py's candidates. What is
-decided of them goes to review.csv in their folder, at once; no file of theirs is touched.
+"""Clips that are there already, in teach.py's page: those of a data set, and find_clips.py's candidates. What
+is decided goes to review.csv in their folder, at once; the clips themselves stay as they are.
 
     review = of_clips("my_clips")               # every clip, those of the training too
     review = of_candidates("my_candidates/candidates.csv", find_films("my_films"))
-    review.judge(encoder, options)              # what networks say that have not seen a clip's group
+    review.judge(encoder, options)              # what networks say that have not seen the clip's group
     review.item({"number": 12, "action": "keep", "class": "wave"})
 """
-import contextlib
 import hashlib
 import threading
 from collections import Counter
@@ -21,18 +20,18 @@ from lrcn.data import frames
 from lrcn.data.manifest import RESERVED, sampling_settings
 from lrcn.data.overview import look_over
 from lrcn.data.review import ACTIONS, TABLE, Decision, read_review, write_review
-from lrcn.drawing import style
 from lrcn.features.features import encode_clips
-from lrcn.teaching.session import News, play
-from lrcn.teaching.suspects import suspicion
+from lrcn.teaching import asking
+from lrcn.teaching.labels import class_name
+from lrcn.teaching.page import Page, play
 from lrcn.video.cut import SLACK
 from lrcn.video.reader import Video, VideoError, fit_frame, probe
-from lrcn.watching.candidates import check_class, of_films, read_stretches
+from lrcn.watching.candidates import of_films, read_stretches
 from lrcn.watching.films import unique_names
 
 cv2 = Lazy("cv2")
 
-SEEN = 5            # frames of a clip that its judges see, at most
+SEEN = 5            # frames of a clip that networks judge it by, at most
 FAULTS = {"black": 1.0, "frozen": 0.9}      # how suspicious a clip is for what is odd about it
 OTHER_CLASS, OTHER_GROUP = 0.95, 0.8        # one that is nearly the same as a clip of another class, or group
 STRIP = 900, 100    # pixels of a film's strip
@@ -43,8 +42,8 @@ WHOLE = 4           # seconds of a film that is shown as it is
 
 @dataclass
 class Entry:
-    """A clip. path: of its file, None where it is gone; film: of a candidate, of so many `seconds`, where it
-    is there; name: to be read; video: an overview.Clip of a data set."""
+    """A clip. path: of its file, None where it is gone; name: in the page; film: of a candidate, where it is
+    there, and its `seconds`; video: an overview.Clip of a data set; guess: [[class, probability]]."""
     decision: Decision
     path: Path | None
     name: str
@@ -60,18 +59,16 @@ class Entry:
         self.reasons.append(reason)
 
 
-class Review(News):
+class Review(Page):
     """entries: [Entry]; others: rows of the table that are not shown, and stay; after: the command that
     follows the table."""
 
     def __init__(self, folder, mode, entries, after, others=()):
-        super().__init__()
-        self.folder, self.mode, self.others, self.after = Path(folder), mode, list(others), after
+        super().__init__(folder, ".review")
+        self.mode, self.others, self.after = mode, list(others), after
         self.entries = {entry.decision.number: entry for entry in sorted(
             entries, key=lambda entry: entry.decision.number)}
         self.names = sorted({name for e in entries for name in (e.decision.cls, e.decision.origin[0])})
-        self.pictures = self.folder / ".review"
-        self.making, self.training, self.note = threading.Lock(), False, ""
         self.write()
 
     def write(self):
@@ -80,18 +77,12 @@ class Review(News):
     # ------------------------------------------------------------ news
 
     def state(self):
-        """What the page shows, of plain containers, beside items()."""
+        """What the page shows beside items(), of plain containers."""
         with self.changed:
             kept = Counter(e.decision.cls for e in self.entries.values() if e.decision.action == "keep")
-            classes = [{"name": name, "key": str(i + 1) if i < 9 else None, "count": kept[name],
-                        "color": "#" + bytes(color).hex(), "background": False}
-                       for i, (name, color) in enumerate(zip(self.names, style.class_colors(self.names),
-                                                             strict=True))]
             note = self.note or f"decisions are in {self.folder / TABLE}; then: {self.after}"
-            return {"version": self.version, "mode": self.mode, "classes": classes, "films": [],
-                    "progress": {"done": 0, "total": 0, "note": note}, "labels": kept.total(),
-                    "training": self.training, "accuracy": None, "confusions": [],
-                    "finish": {"state": "idle", "lines": [], "run": None}}
+            return {"version": self.version, "mode": self.mode, "classes": self.shown(self.names, kept),
+                    "progress": {"note": note}, "training": self.training}
 
     def as_item(self, entry):
         d = entry.decision
@@ -107,8 +98,8 @@ class Review(News):
     # ------------------------------------------------------------ decisions
 
     def item(self, asked):
-        """What a key says of the clip `number`: action, class, and a candidate's start and end; its item. It
-        is on the disk. ValueError, UserError: it cannot be so; LookupError: no such clip."""
+        """A key: the clip `number` gets an action, a class, and a candidate a start and an end; its item. It
+        is on the disk. ValueError, UserError: this cannot be; LookupError: there is no such clip."""
         entry = self.entry(asked.get("number"))
         old, action = entry.decision, asked.get("action", entry.decision.action)
         name, start, end = (old_value if asked.get(key) is None else asked[key] for key, old_value in
@@ -116,9 +107,8 @@ class Review(News):
         if action not in ACTIONS or not isinstance(name, str):
             raise ValueError(f"expected a class, and an action of {', '.join(ACTIONS)}")
         if name not in self.names:
-            name = composed(" ".join(name.split()))
-            check_class(name, "class")
-            if not name.isprintable() or name.lower() in RESERVED or len(name.encode()) > 200:
+            name = class_name(name, "class")
+            if name.lower() in RESERVED or len(name.encode()) > 200:
                 raise ValueError(f"class: no folder of clips can be called {name[:60]!r}")
         if (start, end) != (old.start, old.end):
             if entry.film is None:
@@ -145,21 +135,13 @@ class Review(News):
 
     # ------------------------------------------------------------ pictures
 
-    def made(self, entry, ending, make, *key):
-        """The Path of a kept picture of an entry, made by make(path) if need be; `key`: what it shows."""
-        key = hashlib.sha256(repr(key).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        path = self.pictures / f"{entry.decision.number}-{key}{ending}"
-        with self.making:
-            if not path.is_file():
-                self.pictures.mkdir(exist_ok=True)
-                try:
-                    make(path)
-                except VideoError as error:
-                    raise UserError(f"{entry.name}: {error}") from None
-                for old in self.pictures.glob(f"{entry.decision.number}-*{ending}"):
-                    with contextlib.suppress(OSError):      # it may be on its way to the page
-                        old != path and old.unlink()
-        return path
+    def picture(self, entry, ending, draw, source, start, end):
+        """The Path of what draw(source, path, start, end) writes for the page."""
+        key = repr((str(source), source.stat().st_mtime_ns, start, end))
+        key = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        number = entry.decision.number
+        return self.made(f"{number}-{key}{ending}", entry.name,
+                         lambda path: draw(source, path, start, end), f"{number}-*{ending}")
 
     def thumb(self, number):
         """The Path of a small H.264 film of a clip, or of the stretch of its film that it was moved to; of a
@@ -170,9 +152,7 @@ class Review(News):
             source, start, end = entry.film, entry.decision.start, entry.decision.end
         if source is None:
             raise LookupError(number)
-        stat = source.stat()
-        return self.made(entry, ".mp4", lambda path: play(source, path, start, end), str(source),
-                         stat.st_mtime_ns, start, end)
+        return self.picture(entry, ".mp4", play, source, start, end)
 
     def strip(self, number, start, end):
         """The Path of a picture of frames of a candidate's film, evenly from `start` to `end` (seconds)."""
@@ -182,8 +162,7 @@ class Review(News):
             raise LookupError(number)
         if not 0 <= start < end <= start + LONGEST:
             raise ValueError(f"a strip lasts from 0 to {LONGEST} s")
-        return self.made(entry, ".jpg", lambda path: draw_strip(entry.film, path, start, end),
-                         str(entry.film), entry.film.stat().st_mtime_ns, start, end)
+        return self.picture(entry, ".jpg", draw_strip, entry.film, start, end)
 
     # ------------------------------------------------------------ suspicion
 
@@ -201,21 +180,25 @@ class Review(News):
         threading.Thread(target=work, daemon=True).start()
 
     def judge(self, encoder, options):
-        """Compare each clip's class with what networks say that have not seen its group: linear ones, on the
-        features of a frozen encoder."""
+        """Compare each clip's class with what networks say that have not seen its group, on the features of a
+        frozen encoder: the groups are films to asking, and the clips their moments."""
         there = [e for e in self.entries.values() if e.video and e.decision.action == "keep"]
         names = sorted({e.decision.cls for e in there})
         clips = [frames.Clip(e.video, tuple(i * (e.video.frames - 1) // (SEEN - 1) for i in range(SEEN)))
                  for e in there]
         values = np.asarray(encode_clips(encoder, clips, self.folder, options), np.float32)
         labels = np.array([names.index(e.decision.cls) for e in there])
-        groups = [e.video.group for e in there]
-        said = suspicion(values.reshape(len(there), -1, values.shape[-1]).mean(1), labels, groups)
-        alone = {name for name in names
-                 if len({g for e, g in zip(there, groups, strict=True) if e.decision.cls == name}) < 2}
+        # Groups of one class are numbered in a row, so that they are not all left out at once
+        groups = {}
+        for _, group in sorted((e.decision.cls, e.video.group) for e in there):
+            groups.setdefault(group, len(groups))
+        moments = asking.Moments(values.reshape(len(there), -1, values.shape[-1]).mean(1),
+                                 np.array([groups[e.video.group] for e in there]), np.zeros(len(there)))
+        model = asking.Model(moments, labels, np.zeros(len(there), bool), len(names))
+        asking.hold_out(model)
         with self.changed:
-            for entry, label, probabilities in zip(there, labels, said, strict=True):
-                if names[label] in alone:       # who has not seen its group does not know its class
+            for entry, label, probabilities in zip(there, labels, model.held, strict=True):
+                if not probabilities[label] > 0:    # who has not seen its group does not know its class
                     continue
                 best = np.argsort(-probabilities, kind="stable")[:3]
                 entry.guess = [[names[i], round(float(probabilities[i]), 4)] for i in best]
@@ -260,18 +243,16 @@ def of_clips(folder):
         for clip in cluster:
             entry = by_clip[clip.key]
             others = [by_clip[c.key] for c in cluster if c.key != clip.key]
-            for value, here in ((OTHER_CLASS, [e for e in others if e.decision.cls != entry.decision.cls]),
-                                (OTHER_GROUP, [e for e in others if e.video.group != clip.group])):
-                if here:
-                    entry.suspect(value, f"nearly the same as number {here[0].decision.number}, "
-                                         f"{here[0].decision.cls}")
-                    break
-    for decision in [d for d in known.values() if d.action == "drop"]:     # it has no clip any more
+            worst = [*((OTHER_CLASS, e.decision) for e in others if e.decision.cls != entry.decision.cls),
+                     *((OTHER_GROUP, e.decision) for e in others if e.video.group != clip.group)]
+            for value, other in worst[:1]:
+                entry.suspect(value, f"nearly the same as number {other.number}, {other.cls}")
+    dropped = [decision for decision in known.values() if decision.action == "drop"]
+    for decision in dropped:        # it has no clip any more
         source = Path(raw, decision.source) if raw else None
         entries.append(Entry(decision, source if source and source.is_file() else None, decision.origin[1]))
-        del known[decision.origin]
     after = f"python preprocessing_data.py --row_data_dir {raw} --sampled_data_dir {folder}"
-    return Review(folder, "clips", entries, after, known.values())
+    return Review(folder, "clips", entries, after, [d for d in known.values() if d not in dropped])
 
 
 def of_candidates(table, films=None):
@@ -282,11 +263,9 @@ def of_candidates(table, films=None):
     stretches, decisions = read_stretches(table, "candidates"), read_review(folder)
     for d in decisions:
         known |= {(d.source, d.cls, d.start, d.end): d, d.origin: d}
-    titles, lengths = dict(zip(films, unique_names(films), strict=True)), {}
+    titles = dict(zip(films, unique_names(films), strict=True))
     film_of = {stretch.film: next(iter(of_films([stretch], films)[0]), None) for stretch in stretches}
-    for film in {film for film in film_of.values() if film}:
-        info = probe(films[film])
-        lengths[film] = round(info.frames / info.fps, 3)
+    lengths = {film: round(probe(films[film]).seconds, 3) for film in {*film_of.values()} if film}
     entries, taken = {}, {d.number for d in decisions}
     last = max([0, *taken, *(stretch.number or 0 for stretch in stretches)])
     for stretch in stretches:

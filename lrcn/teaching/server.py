@@ -19,7 +19,7 @@ from lrcn.base import Lazy, UserError, files
 
 applications, routing = Lazy("starlette.applications"), Lazy("starlette.routing")
 responses, concurrency = Lazy("starlette.responses"), Lazy("starlette.concurrency")
-uvicorn = Lazy("uvicorn")
+datastructures, uvicorn = Lazy("starlette.datastructures"), Lazy("uvicorn")
 
 PAGE, REPORT = Path(__file__).parent, Path(__file__).parents[1] / "pages"
 FILES = {path.name: path for path in (PAGE / "teach.js", PAGE / "review.js", PAGE / "teach.css",
@@ -36,8 +36,8 @@ HEADERS = [(b"content-security-policy",
 
 def guarded(app, token, port):
     """The ASGI app for those alone who know the token, from this machine's own names and pages."""
-    hosts = [f"{name}:{port}".encode() for name in ("127.0.0.1", "localhost")]
-    origins = [b"http://" + host for host in hosts]
+    hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost")]
+    origins = {f"http://{host}" for host in hosts}
 
     async def call(scope, receive, send):
         async def headed(message):
@@ -47,11 +47,9 @@ def guarded(app, token, port):
 
         if scope["type"] != "http":
             return
-        told = {}
-        for name, value in scope["headers"]:
-            told.setdefault(name, []).append(value)
+        told = datastructures.Headers(scope=scope)
         key = scope["path"].split("/")[1] if "/" in scope["path"] else ""
-        if told.get(b"host", [b""])[0] not in hosts or not set(told.get(b"origin", [])) <= set(origins):
+        if told.get("host") not in hosts or not origins.issuperset(told.getlist("origin")):
             answer = responses.PlainTextResponse("not from there", 403)
         elif not hmac.compare_digest(key.encode("utf-8", "replace"), token.encode()):
             answer = responses.PlainTextResponse("not here", 404)
@@ -67,11 +65,9 @@ async def _words(request):
     if request.method == "POST":
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ValueError("the body must be application/json")
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LARGEST:
-                raise ValueError("the body is too large")
+        body = await request.body()
+        if len(body) > LARGEST:
+            raise ValueError("the body is too large")
         value = json.loads(body or b"{}")
         if not isinstance(value, dict):
             raise ValueError("the body must hold an object")
@@ -90,17 +86,8 @@ def _route(path, function, method="GET"):
             return responses.JSONResponse({"error": "there is no such thing here"}, 404)
         if isinstance(value, Path):
             return responses.FileResponse(value)
-        return responses.Response(json.dumps(value, ensure_ascii=False, allow_nan=False).encode(),
-                                  media_type="application/json")
+        return responses.JSONResponse(value)
     return routing.Route(path, endpoint, methods=[method])
-
-
-def whole_number(value, low, high):
-    """An int from low to high of what a page sent; ValueError: it is none."""
-    number = int(str(value)[:20])
-    if not low <= number <= high:
-        raise ValueError(f"{number} is not from {low} to {high}")
-    return number
 
 
 def make_app(session, token, port):
@@ -110,11 +97,8 @@ def make_app(session, token, port):
         return session.state()
 
     def after(function):
-        """The same, and what to ask next."""
-        def call(asked):
-            moments = function(asked)
-            return {"state": session.state(), "moments": moments}
-        return call
+        """What a key changed, and what to ask next."""
+        return lambda asked: {"moments": function(asked), "state": session.state()}
 
     routes = [
         _route("/", lambda _: PAGE / "teach.html"),
@@ -122,8 +106,7 @@ def make_app(session, token, port):
         _route("/api/state", state)]
     if hasattr(session, "label"):
         routes += [
-            _route("/api/next", lambda asked: {
-                "moments": session.next(whole_number(asked.get("number", 3), 1, 20))}),
+            _route("/api/next", lambda _: {"moments": session.next()}),
             _route("/clip/{id}.mp4", lambda asked: session.clip(asked["id"], asked.get("start"),
                                                                 asked.get("end"))),
             _route("/api/label", after(session.label), "POST"),
@@ -136,10 +119,9 @@ def make_app(session, token, port):
         routes += [
             _route("/api/items", lambda _: {"items": session.items()}),
             _route("/api/item", lambda asked: {"item": session.item(asked)}, "POST"),
-            _route("/thumb/{number}.{kind}",
-                   lambda asked: session.thumb(whole_number(asked["number"], 0, 10**9))),
-            _route("/film/{number}.jpg", lambda asked: session.strip(
-                whole_number(asked["number"], 0, 10**9), asked.get("from"), asked.get("to")))]
+            _route("/thumb/{number}.mp4", lambda asked: session.thumb(asked["number"])),
+            _route("/film/{number}.jpg", lambda asked: session.strip(asked["number"], asked.get("from"),
+                                                                     asked.get("to")))]
     return guarded(applications.Starlette(routes=[routing.Mount(f"/{token}", routes=routes)]), token, port)
 
 
@@ -149,10 +131,9 @@ def _listen(port, kept):
     before = {}
     with contextlib.suppress(UserError):
         before = files.read_json(kept)
-    token, last = before.get("token"), before.get("port")
-    if not isinstance(token, str) or not re.fullmatch(r"[\w-]{32,64}", token, re.ASCII):
+    token, last, listening = str(before.get("token")), before.get("port"), None
+    if not re.fullmatch(r"[\w-]{32,64}", token, re.ASCII):
         token = secrets.token_urlsafe(24)
-    listening = None
     if port == 0 and isinstance(last, int):
         with contextlib.suppress(OSError, OverflowError):
             listening = socket.create_server(("127.0.0.1", last))

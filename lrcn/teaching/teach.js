@@ -243,7 +243,7 @@ async function ask() {
     video.remove();
     clips.delete(path);
   }
-  if (!busy) ({ moments } = await api("next?number=3"));
+  if (!busy) ({ moments } = await api("next"));
   present();
 }
 

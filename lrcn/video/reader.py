@@ -52,6 +52,7 @@ class VideoInfo:
     frames: int     # by the file's head; 0: unknown, as in an AVI that was cut off
     width: int      # as shown
     height: int
+    seconds = property(lambda info: info.frames / info.fps)
 
 
 class Video(contextlib.AbstractContextManager):

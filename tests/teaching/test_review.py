@@ -20,7 +20,6 @@ from lrcn.data.sources import Job
 from lrcn.features.features import Options
 from lrcn.teaching import server
 from lrcn.teaching.review import Entry, Review, of_candidates, of_clips
-from lrcn.teaching.suspects import SHARPNESS, STRENGTHS, suspicion
 from lrcn.training.recipe import Recipe
 from lrcn.video.reader import probe, read_frames
 
@@ -64,33 +63,6 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path, row, words):
         read_review(tmp_path)
     (tmp_path / "review.csv").write_text("film,stars\nholiday,5\n")     # somebody's own
     assert read_review(tmp_path) == []
-
-
-@given(st.integers(0, 99), st.integers(2, 9), st.sampled_from((6, 60)))
-def test_suspicion_is_that_of_networks_trained_without_the_group(seed, count, size):
-    rng = np.random.default_rng(seed)
-    labels, groups = rng.integers(0, 3, 30), rng.integers(0, count, 30)
-    groups[:2] = 0, 1
-    features = rng.normal(size=(3, size))[labels] + rng.normal(size=(30, size))
-    points = features - features.mean(0)
-    points = np.hstack([points / np.linalg.norm(points, axis=1, keepdims=True), np.ones((30, 1))])
-    truth, best = np.eye(labels.max() + 1)[labels], (np.inf, None)
-    for strength in STRENGTHS:
-        scores = np.empty_like(truth)
-        for group in set(groups):
-            x, y = points[groups != group], truth[groups != group]
-            scores[groups == group] = points[groups == group] @ np.linalg.solve(
-                x.T @ x + 30 * strength * np.eye(size + 1), x.T @ y)
-        for sharp in SHARPNESS:
-            shares = np.exp(sharp * scores)
-            shares /= shares.sum(1, keepdims=True)
-            loss = -np.log(np.maximum(shares[np.arange(30), labels], 1e-6)).mean()
-            best = min(best, (loss, shares), key=lambda pair: pair[0])
-    assert np.allclose(suspicion(features, labels, groups.astype(str)), best[1], atol=1e-6)
-
-
-def test_one_group_alone_judges_nothing():
-    assert np.isnan(suspicion(np.eye(4), np.array([0, 1, 0, 1]), ["g"] * 4)).all()
 
 
 COLORS = {"A": (200, 60, 60), "B": (60, 200, 60), "C": (60, 60, 200)}

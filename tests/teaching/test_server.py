@@ -1,7 +1,10 @@
 """The addresses of teach.py's page, and the session behind them: in this process, without a browser."""
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -15,9 +18,9 @@ import teach
 import utils
 from lrcn.base import files
 from lrcn.features.features import Options
-from lrcn.teaching import server
+from lrcn.teaching import footage, server
 from lrcn.teaching.labels import Label, Labels
-from lrcn.teaching.session import Choices, Session
+from lrcn.teaching.session import Session
 from lrcn.training.recipe import Recipe
 from lrcn.video.reader import probe
 from lrcn.watching.films import find_films
@@ -41,15 +44,15 @@ def with_features(session, seed=0):
     """The session with features of all moments, which tell film and second apart."""
     rng = np.random.default_rng(seed)
     for film in session.films:
-        film.times = (np.arange(int(film.seconds * 2.5)) / 2.5).tolist()
-        film.values, film.whole = [rng.normal(size=(len(film.times), 8)).astype(np.float16)], True
-        session.add_moments(film)
+        times = (np.arange(int(film.seconds * 2.5)) / 2.5).tolist()
+        session.take_in(film, times, rng.normal(size=(len(times), 8)).astype(np.float16))
+        session.take_in(film, [], None)
     return session
 
 
 @pytest.fixture
 def session(films, tmp_path):
-    session = with_features(Session(tmp_path, find_films(films), Choices(["jump", "wave"])))
+    session = with_features(Session(tmp_path, find_films(films), ["jump", "wave"]))
     yield session
     session.close()
 
@@ -95,10 +98,10 @@ def test_a_session_of_keys(page, session):
     reply = ask(page, "api/label", id=again["id"], label="turn")
     assert table(session.labels.path)[-1]["label"] == "turn" and reply["state"]["classes"][2]["count"] == 1
     # The same folder again has the same labels, and asks none of their moments
-    other = with_features(Session(session.folder, {f.name: f.path for f in session.films}, session.choices))
+    other = with_features(Session(session.folder, {f.name: f.path for f in session.films}))
     assert other.labels.now == session.labels.now and other.labels.classes == ["jump", "wave", "turn"]
-    asked = {other.label_of(*key) for key, _ in (other.fill(20), other.queue)[1]}
-    assert asked == {None} and len(other.queue) == 12 - 4
+    asked = {(moment["film"], moment["start"]) for moment in other.next(20)}
+    assert len(asked) == 12 - 4 and not asked & other.labels.now.keys()
 
 
 def test_moments_are_found_by_film_class_likeness_and_suspicion(page, session):
@@ -123,7 +126,7 @@ def test_one_of_five_is_drawn_at_random_and_comes_whatever_is_learned(films, tmp
     order = []
     for name, learns in (("learns", True), ("does not", False)):
         (tmp_path / name).mkdir()
-        session = with_features(Session(tmp_path / name, find_films(films), Choices(["jump", "wave"], 0.5)))
+        session = with_features(Session(tmp_path / name, find_films(films), ["jump", "wave"], 0.5))
         asked = []
         for key in range(30):
             moment = session.next()[0]
@@ -185,7 +188,7 @@ def test_nothing_in_any_parameter_leads_anywhere_else(page, session, nasty):
     before = sorted(path for path in session.folder.rglob("*") if path.suffix != ".mp4")
     word = quote(nasty, safe="")
     for address in (f"clip/{word}.mp4", f"clip/{nasty}.mp4" if nasty.isprintable() else "clip/x.mp4",
-                    f"clip/0-0.mp4?start={word}", f"clip/0-0.mp4?end={word}", f"api/next?number={word}",
+                    f"clip/0-0.mp4?start={word}", f"clip/0-0.mp4?end={word}",
                     f"api/state?after={word}", f"api/find?by={word}", f"api/find?by=film&value={word}",
                     f"api/find?by=like&value={word}", f"api/find?by=class&value={word}",
                     f"api/find?by=film&value=a.mp4&time={word}", word, f"{word}/teach.js"):
@@ -215,25 +218,38 @@ def test_features_are_encoded_once_whatever_restarts(films, tmp_path, capsys):
         if more:    # another film: nothing else is encoded again
             write_video(tmp_path / "new.mp4", 50)
             there["new.mp4"] = tmp_path / "new.mp4"
-        session = Session(tmp_path, there, Choices())
+        session = Session(tmp_path, there)
         session.encode(networks.new_encoder(recipe, []), Options(utils.choose_device("cpu"), 0))
-        assert all(film.whole and film.known == session.count(film) for film in session.films)
+        assert all(film.whole and film.known == film.count for film in session.films)
         shown.append(np.stack(session.rows))
         said = capsys.readouterr().out
         assert ("encoding" in said) == (more == 1 or len(shown) == 1)
     assert np.array_equal(shown[0], shown[1]) and np.array_equal(shown[0], shown[2][:len(shown[0])])
 
 
-def test_a_film_that_cannot_be_read_costs_no_other_one(films, tmp_path):
+def test_a_film_that_cannot_be_read_costs_no_other_one(films, tmp_path, monkeypatch):
     (tmp_path / "text.mp4").write_text("no film\n")
-    session = Session(tmp_path, {"text.mp4": tmp_path / "text.mp4", **find_films(films)}, Choices())
-    session.take_in = lambda pieces, *_: session.rows.append(pieces)
+    session = Session(tmp_path, {"text.mp4": tmp_path / "text.mp4", **find_films(films)})
+    monkeypatch.setattr(footage, "encoding", SimpleNamespace(encode_clips=lambda _, clips, *__: [
+        np.zeros((clip.video.frames, 8)) for clip in clips]))
     session.encode(None, None)
-    assert "cannot read text.mp4" in session.note and len(session.rows) == 2
+    assert "cannot read text.mp4" in session.note and len(session.rows) == 4 * 3
 
 
-def test_keys_become_a_run(films, trained, tmp_path):
-    """That begins with the network of another run; without one: test_teach_page.py."""
+class InProcess:
+    """What subprocess.Popen is to teach.py: a script of this folder, run in the test's own process."""
+
+    def __init__(self, command, **_):
+        result = call(Path(command[1]).name, *command[2:], ok=False)
+        self.stdout, self.returncode = result.out.splitlines(), result.code
+
+    def wait(self):
+        return self.returncode
+
+
+def test_keys_become_a_run(films, trained, tmp_path, monkeypatch):
+    """That begins with the network of another run; without one, in processes: test_teach_page.py."""
+    monkeypatch.setattr(subprocess, "Popen", InProcess)
     out = tmp_path / "out"
     out.mkdir()
     (out / "settings.json").write_text('{"teach": "films", "clip_seconds": 2.0}')
@@ -257,10 +273,10 @@ def test_keys_become_a_run(films, trained, tmp_path):
 def test_a_run_guesses_before_the_first_key(films, trained, tmp_path):
     args = teach.make_parser().parse_args(["--model_dir", str(trained), "--device", "cpu"])
     encoder, options, known, rate, prior = teach.make_encoder(args, tmp_path / "frames")
-    session = Session(tmp_path, find_films(films), Choices([], 2.0, rate, None, known), None, prior)
+    session = Session(tmp_path, find_films(films), rate=rate, known=known, prior=prior)
     session.encode(encoder, options)
     session.learn()
-    [moment] = session.next(1)
+    moment, *_ = session.next()
     assert known == utils.load_recogniser(trained).classes == [c["name"] for c in session.state()["classes"]]
     assert {name for name, _ in moment["guess"]} <= {*known} and len(moment["guess"]) == 3
     session.close()
