@@ -58,8 +58,7 @@ def require_rate(folder, recipe):
         there = {Rate.of(settings).per_second}
     else:   # every frame of the sources
         there = {1 / video.step for video in read_sampled(folder) if video.step}
-    off = [rate for rate in there if abs(rate / wanted - 1) > NEAR]
-    if off:
+    if off := [rate for rate in there if abs(rate / wanted - 1) > NEAR]:
         raise UserError(f"--sampled_data_path {folder}: its clips hold {max(off):.3g} frames a second, and "
                         f"--encoder {recipe.encoder} wants {wanted:g}; make a folder for it with: "
                         f"python preprocessing_data.py --for {recipe.encoder} --row_data_dir VIDEOS "

@@ -131,8 +131,7 @@ def _made_elsewhere(pictures, folder, job, source, frames, indices, length):
         raise VideoError(f"its frames begin with number {numbers[0]}, and its flow in {folder} with {first}")
     last = max(len(numbers) - 2, 0)     # the last frame has no field of its own
     for plane, there in zip("uv", pictures, strict=True):
-        lacking = [number for number in numbers[:last + 1] if number not in there]
-        if lacking:
+        if lacking := [number for number in numbers[:last + 1] if number not in there]:
             raise VideoError(f"{plane}/{job.video}/ in {folder} has no picture of number {lacking[0]} "
                              f"({len(lacking)} of {last + 1} are missing); make its flow again")
     read = functools.lru_cache(2 * length)(lambda path: cv2.imread(path, cv2.IMREAD_GRAYSCALE))

@@ -27,8 +27,7 @@ def find_groups(names, pattern=None, table=None):
         table = cli.file("groups", table, "give a CSV file with the columns video and group")
         named = {composed(row["video"]): row["group"] for row in files.read_csv(table, ("video", "group"))}
         groups = {(c, v): named.get(composed(f"{c}/{v}"), named.get(composed(v))) for c, v in names}
-        absent = [v for (_, v), group in groups.items() if group is None]
-        if absent:
+        if absent := [v for (_, v), group in groups.items() if group is None]:
             raise UserError(f"--groups {table}: no group for video {absent[0]} and {len(absent) - 1} more")
         return groups
     if not pattern:

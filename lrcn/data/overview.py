@@ -192,8 +192,7 @@ def _about_faults(clips, divisions, left_out, failed, doubles):
         len({parts[c.key] for c in cluster if c.key in parts}) > 1 for cluster in doubles))]
     if leaks:
         line += f"; LEAK: sets across train and test: {', '.join(leaks)}"
-    across = [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]
-    if across:
+    if across := [cluster for cluster in doubles if len({c.group for c in cluster}) > 1]:
         one = across[0]
         line += (f"; {len(across)} across groups ({'/'.join(one[0].key)}, {'/'.join(one[1].key)}): a split "
                  f"that is drawn keeps them together with --groups {FOLDER}/groups.csv")

@@ -185,8 +185,7 @@ def _foldered(paths, raw):
     for path in paths:
         folders = path.split("/")[:-1]
         # frames, or a sampled clip, may lie in no class's folder
-        named = "/" not in path and WHOLE_NAME.fullmatch(_stem(path))
-        if named:
+        if "/" not in path and (named := WHOLE_NAME.fullmatch(_stem(path))):
             folders = [named[1]]
         if parted and folders and folders[0] not in parts:
             left_out.append((path, "beside train/ and test/, in none of them"))

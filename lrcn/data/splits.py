@@ -71,8 +71,7 @@ def folds(videos, count, seed):
         for g in sorted(drawn, key=lambda g: -members[g].total()):     # the large ones first: evener folds
             fold[g] = min(range(count), key=lambda k: (held[k][cls], held[k].total(), k))
             held[fold[g]].update(members[g])
-    alone = [cls for cls, groups in groups_of.items() if len({fold[g] for g in groups}) < 2]
-    if alone:
+    if alone := [cls for cls, groups in groups_of.items() if len({fold[g] for g in groups}) < 2]:
         raise UserError(f"--folds {count}: all clips of {alone[0]} would be held out at once, as one group; "
                         f"leave the class out with --classes")
     return np.array([fold[v.group] for v in videos])
