@@ -3,6 +3,7 @@ import contextlib
 import math
 import re
 import time
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,9 @@ def unique_names(paths):
                             "_".join(p.parts).replace(".", "_")) for p in paths]
 
 
-@dataclass(frozen=True)
-class Done:
-    """A labelled film. segments: [(start, end, label, probability)]; seconds: how far it was seen; times: of
-    its sampled frames."""
-    sentence: str
-    segments: list
-    seconds: float
-    times: list
+# A labelled film. segments: [(start, end, label, probability)]; seconds: how far it was seen; times: of its
+# sampled frames
+Done = namedtuple("Done", "sentence segments seconds times")
 
 
 @dataclass

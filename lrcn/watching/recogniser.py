@@ -5,7 +5,7 @@
 A window slides over the film by one moment: a sampled frame, or a chunk of them for a video encoder. Each
 is sampled, cropped and encoded once, as in training.
 """
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,13 +109,9 @@ def made_by(flow, backend):
     return flow
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """segments: [(start, end, label, probability)], seconds and class names; times (F,): seconds of the
-    middles of the moments; probabilities float32 (F, C)."""
-    segments: list
-    times: np.ndarray
-    probabilities: np.ndarray
+# segments: [(start, end, label, probability)], seconds and class names; times (F,): seconds of the middles of
+# the moments; probabilities float32 (F, C)
+Prediction = namedtuple("Prediction", "segments times probabilities")
 
 
 @dataclass
