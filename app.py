@@ -1,12 +1,11 @@
 """A trained model in the browser: drop a film or record one, and see what happens in it, and when.
 
     pip install -r requirements-app.txt
-    python app.py --model_dir 20261121-110128       # then open the address that it prints
+    python app.py RUN       # then open the address that it prints
 
-It shows the labelled film, its timeline and its segments as test_on_video.py makes them, and tables to
-download. Visitors wait in a queue. Only this machine reaches the page, unless --host says otherwise, and
-the page contacts no other machine. Uploaded films are deleted after an hour, and when the app ends. Ctrl-C
-ends it.
+It shows what test_on_video.py makes of a film. Visitors wait in a queue. Only this machine reaches the page,
+unless --host says otherwise. Uploaded films are deleted after an hour, and at the end, by Ctrl-C. Everything
+else is described in docs/report.md.
 """
 import contextlib
 import html

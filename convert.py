@@ -3,11 +3,9 @@
     python convert.py epoch_30.pth.tar --classes ucfTrainTestlist/classInd.txt    (ConvLstm, of 5 frames)
     python convert.py ConvLSTM_150.pth --classes ucfTrainTestlist/classInd.txt    (ConvLSTM, of 40 frames)
 
-The two networks are the same here, layer by layer. Frames are squeezed and normalised as there. The file is
-read, never unpickled. Leaves <local_dir>/<YYYYmmdd-HHMMSS>/ with settings.json, splits.csv and
-Saved_model_checkpoint/best.pth.tar, for test.py (--sampled_data_path and --ucf_list_dir), test_on_video.py,
-train.py --init_from and the others, and prints it as the last line. It is not known which videos it was
-trained on, and test.py says so.
+The networks are the same here, layer by layer, and frames are squeezed and normalised as there. The file is
+read, never unpickled. The last line is the run folder, for all scripts: docs/originals.md. It is not known
+which videos it was trained on, and test.py says so.
 """
 import re
 

@@ -1,15 +1,11 @@
 """A trained run as files that other programs run: ONNX, or PyTorch's exported programs.
 
-    python export.py 20261121-110128                        # <run>/export/model.onnx encoder.onnx head.onnx
-    python export.py 20261121-110128 --format torch         # <run>/export/model.pt2 encoder.pt2 head.pt2
+    python export.py RUN                    # RUN/export/model.onnx encoder.onnx head.onnx
+    python export.py RUN --format torch     # RUN/export/model.pt2 encoder.pt2 head.pt2
 
-model is the whole network: frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes), any B, and
-any T for a run on all frames of its videos (--format torch: as many as half of its training videos had).
-encoder and head are its two halves, for films: each frame is encoded once, and the head reads the features
-of T successive frames. Each file holds its classes, transform, frame rate and length.
-
-Every file is loaded again and compared with PyTorch on clips of the run's sampled data before it is kept;
-a difference of more than 0.001 is refused. Prints the folder as the last line.
+model is the whole network, frames uint8 (B, T, 3, H, W) -> probabilities float32 (B, classes); encoder and
+head are its two halves, for films. Every file is compared with PyTorch before it is kept. The last line is
+the folder. Everything else is described in docs/export.md.
 """
 import json
 from collections import OrderedDict
