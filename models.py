@@ -284,9 +284,7 @@ class Streams(nn.Module):
     def train(self, mode=True):
         return super().train(False)
 
-    def digest(self):
-        """A fingerprint of all weights and statistics, 16 hex digits."""
-        return surgery.weights_digest(self)
+    digest = surgery.weights_digest     # of all weights and statistics
 
     def spec(self):
         """What `encoder_from_spec` needs to build it again, in plain containers."""

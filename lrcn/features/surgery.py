@@ -56,19 +56,14 @@ def for_inference(encoder):
     """
     fast = copy.deepcopy(encoder).requires_grad_(False)
     names = {module: name for name, module in fast.backbone.named_modules()}
-    producer, pairs, hooks = {}, [], []
-
-    def before_norm(norm, inputs):
-        conv, _ = producer.get(id(inputs[0]), (None, None))
-        if conv is not None:
-            pairs.append((conv, norm))
-
+    pairs, hooks = [], []
     for module in names:
         if isinstance(module, nn.Conv2d | nn.Conv3d):
-            hooks.append(module.register_forward_hook(      # kept, or another output might get its id
-                lambda conv, inputs, output: producer.update({id(output): (conv, output)})))
+            hooks.append(module.register_forward_hook(
+                lambda conv, inputs, output: setattr(output, "made_by", conv)))
         elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            hooks.append(module.register_forward_pre_hook(before_norm))
+            hooks.append(module.register_forward_pre_hook(
+                lambda norm, inputs: pairs.append((getattr(inputs[0], "made_by", None), norm))))
     chunk = encoder.transform.chunk
     probe = torch.randint(0, 256, (1 if chunk else 2, *encoder.transform.shape), dtype=torch.uint8,
                           generator=torch.Generator().manual_seed(0)).to(encoder.scale.device).movedim(-1, -3)
@@ -77,6 +72,8 @@ def for_inference(encoder):
     for hook in hooks:
         hook.remove()
     for conv, norm in pairs:
+        if conv is None:
+            continue
         conv.weight, conv.bias = nn.utils.fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
         # timm's batch norms carry their activation with them
