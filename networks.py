@@ -255,9 +255,7 @@ def network_to_train(recipe, classes, device, encoder=None, model=None):
         set_seed(recipe.seed)  # the head's weights do not depend on how the encoder came to be
         model = models.LRCN(encoder, models.Head.of(recipe, encoder.feature_dim, len(classes)))
         if recipe.init_from:
-            other = load_trained(recipe.init_from, flag="init_from").model
-            for line in checkpoints.take_over(model, other):
-                cli.say(line)
+            checkpoints.take_over(model, load_trained(recipe.init_from, flag="init_from").model)
     model.to(device).encoder.requires_grad_(False)
     groups = [{"params": list(model.head.parameters()), "lr": recipe.lr}]
     if recipe.frozen:

@@ -178,8 +178,7 @@ def encoder_weights(state, path, flag):
 
 
 def take_over(model, other):
-    """Copy another model's encoder and projection into `model`, as far as they fit; lines that say what was
-    taken."""
+    """Copy another model's encoder and projection into `model`, as far as they fit, and say what was taken."""
     theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
     theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
     own = model.state_dict()
@@ -187,9 +186,9 @@ def take_over(model, other):
     for key, value in taken.items():
         own[key].copy_(value)
     left, fresh = [k for k in theirs if k not in taken], {k.rsplit(".", 1)[0] for k in own if k not in taken}
-    return [f"--init_from: {len(taken)} tensors taken over (encoder and projection)",
-            f"--init_from: not used, of another network or shape: {', '.join(left) or 'none'}",
-            f"--init_from: newly initialised: {', '.join(sorted(fresh)) or 'none'}"]
+    cli.say(f"--init_from: {len(taken)} tensors taken over (encoder and projection)")
+    cli.say(f"--init_from: not used, of another network or shape: {', '.join(left) or 'none'}")
+    cli.say(f"--init_from: newly initialised: {', '.join(sorted(fresh)) or 'none'}")
 
 
 def count_parameters(model):
