@@ -178,7 +178,7 @@ def encoder_weights(state, path, flag):
 
 
 def take_over(model, other):
-    """Copy another model's encoder and projection into `model`, as far as they fit, and say what was taken."""
+    """Copy another model's encoder and projection into `model`, as far as they fit; say what was taken."""
     theirs = {f"encoder.{k}": v for k, v in other.encoder.state_dict().items()}
     theirs |= {f"head.{k}": v for k, v in other.head.state_dict().items() if k.startswith("projection.")}
     own = model.state_dict()
