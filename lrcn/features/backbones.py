@@ -129,16 +129,14 @@ def check_fit(module, state, source):
     own = module.state_dict()
     both = [k for k in own if k in state]
     floats = [k for k in both if own[k].is_floating_point() and state[k].is_floating_point()]
-    faults = _listed({"missing": [k for k in own if k not in state],
-                      "not of this network": [k for k in state if k not in own],
-                      "of another shape": [k for k in both if own[k].shape != state[k].shape],
-                      "of another kind of number": [k for k in both if k not in floats
-                                                    and own[k].dtype != state[k].dtype]})
-    faults = faults or _listed({"not finite": [k for k in both if not torch.isfinite(state[k]).all()]})
-    if faults:
-        raise UserError(f"{source} does not fit the network: {'; '.join(faults)}")
-
-
-def _listed(faults):
-    return [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-            for label, keys in faults.items() if keys]
+    faults = {"missing": [k for k in own if k not in state],
+              "not of this network": [k for k in state if k not in own],
+              "of another shape": [k for k in both if own[k].shape != state[k].shape],
+              "of another kind of number": [k for k in both if k not in floats
+                                            and own[k].dtype != state[k].dtype]}
+    if not any(faults.values()):
+        faults = {"not finite": [k for k in both if not torch.isfinite(state[k]).all()]}
+    listed = [f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+              for label, keys in faults.items() if keys]
+    if listed:
+        raise UserError(f"{source} does not fit the network: {'; '.join(listed)}")

@@ -65,8 +65,6 @@ class Features:
         return Features(self.read, index, self.shape[index.ndim:], self.dtype, lengths)
 
     def __getitem__(self, clips):
-        if isinstance(clips, tuple):
-            return self[clips[0]][clips[1:]]
         return self.read(self.index[clips])
 
     def __array__(self, dtype=None, copy=None):
