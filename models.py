@@ -55,7 +55,7 @@ class Encoder(nn.Module):
     With M > 1 modalities uint8 (N, M, 3, H, W) -> the features of each, side by side. With stacks of flow
     uint8 (N, 2L, H, W), for which its first convolution is widened.
     It stays in eval mode, so that training moves no batch-norm statistic, but for those of the modules that
-    `moving_statistics` names. up_to: of the part before this block, which gives activations (surgery.cut).
+    `moving_statistics` names. up_to: the block before which it ends, to give activations (surgery.cut).
     feature_dim: given where the backbone holds weights alone (surgery.weights_alone), which is enough where
     all features are in the store; `whole` has the network too.
     """
@@ -74,14 +74,11 @@ class Encoder(nn.Module):
         self.eval()
         self.weights_alone = bool(feature_dim)
         if not feature_dim:
-            # Of a chunk the shapes alone are computed.
-            where, weights = None, {}
-            if transform.chunk:
-                where = "meta"
-                weights = {k: v.to(where) for k, v in (*self.named_parameters(), *self.named_buffers())}
+            where = "meta" if transform.chunk else self.scale.device    # a chunk takes long: shapes only
+            tensors = {k: v.to(where) for k, v in (*self.named_parameters(), *self.named_buffers())}
             with torch.inference_mode():
-                blank = torch.zeros(1, *transform.shape, dtype=torch.uint8, device=where)
-                self.feature_dim = torch.func.functional_call(self, weights, blank.movedim(-1, -3)).shape[1]
+                blank = torch.zeros(1, *transform.shape, dtype=torch.uint8, device=where).movedim(-1, -3)
+                self.feature_dim = torch.func.functional_call(self, tensors, blank).shape[1]
 
     @property
     def whole(self):
