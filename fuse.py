@@ -19,7 +19,7 @@ import dataset
 import utils
 from lrcn.base import UserError, cli, files
 from lrcn.base.distributed import ranks
-from lrcn.base.values import COUNT, POSITIVE
+from lrcn.base.values import COUNT, number_or_all
 from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_tested
@@ -72,8 +72,7 @@ class Stream:
         try:
             self.answers = self.answers.of(first.answers.names).with_classes(first.answers.classes)
         except ValueError:
-            raise UserError(f"{self.run}: tested on other videos than {first.run}; test both on the same") \
-                from None
+            raise UserError(f"{self.run}: tested on other videos than {first.run}; use the same") from None
 
 
 def choose_weights(words, streams, args):
@@ -105,16 +104,14 @@ def choose_weights(words, streams, args):
 def on_validation(stream, args, device):
     """{(class, video): a stream's probability of the true class} in its run's validation part."""
     windows, flip = stream.metrics.get("windows", 1), stream.metrics.get("flip") is True
-    fault = windows != "all" and POSITIVE.fault(windows)
-    if fault:
+    if fault := number_or_all.fault(windows):
         raise UserError(f"{stream.run.test.metrics}: windows: {fault}; run test.py again")
     trained = utils.load_trained(stream.run.path, stream.metrics.get("checkpoint"), device, flag="runs")
     data = dataset.validation_data(trained)
     cli.say(f"{stream.run}: {data.note}")
     options = utils.encoding_options(args, trained)
-    probabilities = predict_videos(trained.model, ClipSampler.of(trained.recipe), data, options, windows,
-                                   flip)
-    return dict(zip(data.names, probabilities[np.arange(len(data.labels)), data.labels], strict=True))
+    p = predict_videos(trained.model, ClipSampler.of(trained.recipe), data, options, windows, flip)
+    return dict(zip(data.names, p[np.arange(len(p)), data.labels], strict=True))
 
 
 def fuse(streams, weights, origin, folder, args):

@@ -50,8 +50,7 @@ class Answers:
     def __getitem__(self, chosen):
         """These Answers of some videos, by their numbers or a bool (N,)."""
         order = np.arange(len(self.videos))[chosen]
-        arrays = {name: getattr(self, name)[order] for name in self.by_video
-                  if getattr(self, name) is not None}
+        arrays = {key: getattr(self, key)[order] for key in self.by_video if getattr(self, key) is not None}
         return replace(self, videos=[self.videos[i] for i in order], **arrays)
 
     def of(self, names):

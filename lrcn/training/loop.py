@@ -56,13 +56,12 @@ class Progress:
         count, real = Number(int, low=0), Number(float)
         check(state, {"epoch": count, "step": count, "sums": Numbers(3, real),
                       "seconds": Number(float, low=0)}, f"{source}: progress")
-        history, best = state.get("history"), state.get("best")
-        if not (isinstance(history, list) and isinstance(best, dict)):
+        if not (isinstance(state.get("history"), list) and isinstance(state.get("best"), dict)):
             raise UserError(f"{source}: progress: history or best is missing")
-        for row in history:
+        for row in state["history"]:
             check(row, {k: Number(float, none=True) for k in METRICS}, f"{source}: progress: history")
-        if best:
-            check(best, {"epoch": count, "top1": real, "loss": real}, f"{source}: progress: best")
+        if state["best"]:
+            check(state["best"], {"epoch": count, "top1": real, "loss": real}, f"{source}: progress: best")
         return cls(**{name: state[name] for name in asdict(cls())})
 
     def finish_epoch(self, learner, validation):
@@ -116,8 +115,7 @@ class Learner:
             self.warm = min(self.warm, self.total / 5)
         self.amp = device.type == "cuda" and recipe.amp != "none"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp and recipe.amp == "float16")
-        self.average = ({k: v.detach().clone() for k, v in self.plain.state_dict().items()}
-                        if recipe.ema else None)
+        self.average = {k: v.clone() for k, v in self.plain.state_dict().items()} if recipe.ema else None
         self._set_rates()
 
     def steps(self, epoch):
@@ -226,8 +224,7 @@ class Learner:
     def restore(self, state, source):
         """Take up a checkpoint's state(); whether this rank's random state was in it."""
         try:
-            _check_optimizer(state["optimizer"], self.optimizer.state_dict(),
-                             OPTIMIZERS[self.recipe.optimizer][2])
+            _check_moments(state["optimizer"], self.optimizer.defaults, OPTIMIZERS[self.recipe.optimizer][2])
             self.optimizer.load_state_dict(state["optimizer"])
             for group in self.optimizer.param_groups:   # which came from the checkpoint
                 group["weight_decay"] = self.recipe.weight_decay
@@ -254,17 +251,16 @@ class Learner:
                             f"from another checkpoint") from None
 
 
-def _check_optimizer(saved, own, kept):
+def _check_moments(saved, defaults, kept):
     """Raise a ValueError unless each parameter has the moments in `kept`, and each group its numbers. (torch
     checks how many there are.)"""
     for number, moments in saved["state"].items():
         for name in kept:
-            if not isinstance(moments[name], torch.Tensor) or not torch.isfinite(moments[name]).all():
-                raise ValueError(f"{name} of parameter {number} is no finite tensor")
+            if not torch.isfinite(moments[name]).all():
+                raise ValueError(f"{name} of parameter {number} is not finite")
     for group in saved["param_groups"]:
-        for name in sorted({"lr", "weight_decay", "eps", "momentum"} & own["param_groups"][0].keys()):
-            fault = Number(float, low=0).fault(group[name])
-            if fault:
+        for name in sorted({"lr", "weight_decay", "eps", "momentum"} & defaults.keys()):
+            if fault := Number(float, low=0).fault(group[name]):
                 raise ValueError(f"{name}: {fault}")
 
 
@@ -313,9 +309,8 @@ def train_epoch(learner, feed, progress, stop, show):
                         dtype=torch.float64 if learner.device.type != "mps" else torch.float32)
     first_bad = torch.full((), -1, dtype=torch.int64, device=learner.device)
     begun = shown = time.monotonic()
-    before, why = progress.seconds, 0
-    todo = steps[progress.step:]
-    own = [tuple(part[rank.number::rank.world] for part in s) for s in todo]
+    why = 0
+    own = [tuple(part[rank.number::rank.world] for part in step) for step in steps[progress.step:]]
     for x, labels, lengths in feed.batches(own):
         # An update is that of one large batch: every clip of its steps counts alike.
         begin = progress.step - progress.step % accumulate
@@ -344,12 +339,11 @@ def train_epoch(learner, feed, progress, stop, show):
         if step < 0:
             raise UserError(f"{where}, on another process")
         names = [feed.names[i] for i in steps[step][0].tolist()]
-        raise UserError(f"{where}, step {step + 1}, at learning rate {learner.lr:.3g}; the last good "
-                        f"checkpoint stays. Lower --lr, or look at the clips of that batch: "
-                        f"{', '.join(names)}")
+        raise UserError(f"{where}, step {step + 1}, at learning rate {learner.lr:.3g}. The last good "
+                        f"checkpoint stays; lower --lr, or look at the clips {', '.join(names)}")
     if rank.world > 1:
         torch.distributed.all_reduce(sums)
     progress.sums = sums.tolist()
     show(progress.step, progress.sums)
-    progress.seconds = before + time.monotonic() - begun
+    progress.seconds += time.monotonic() - begun
     return progress.step == len(steps)

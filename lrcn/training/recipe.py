@@ -107,8 +107,7 @@ class Recipe:
     stride: str = clips("1", Pattern("random|[1-9][0-9]{0,4}", "a whole number, or random"), "sampled frames "
                         "from one frame of a clip to the next; random: 1 to the largest that fits, which the "
                         "test uses", "N|random")
-    max_frames: int = clips(300, POSITIVE, "with --num_frames_video all: at most so many frames, spread over "
-                            "the video")
+    max_frames: int = clips(300, POSITIVE, "with --num_frames_video all: the most, spread over the video")
     mask_short: bool = clips(True, Switch(), "read a video with fewer frames than a clip at its own length, "
                              "not repeating its last frame")
     latent_dim: int = head(512, POSITIVE, "size of the projected frame feature")
@@ -117,8 +116,7 @@ class Recipe:
     rnn: str = head("lstm", Choice(RNNS), "recurrent network that reads the frame features")
     projection: str = head("norm", Choice(PROJECTIONS), "layers between encoder and LSTM: layer norm, linear "
                            "and ReLU; linear only; linear and batch norm; or only dropout")
-    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "units of a hidden layer in the classifier "
-                                  "(default: none)")
+    classifier_hidden: int = head(None, POSITIVE_OR_NONE, "size of a hidden classifier layer (default: none)")
     classifier_activation: str = head("relu", Choice(ACTIVATIONS), "activation of that layer; relu comes "
                                       "with a batch norm, selu without")
     classifier_dropout: float = head(None, Number(float, low=0, below=1, none=True), "dropout before the "
@@ -202,8 +200,7 @@ class Recipe:
             raise UserError(f"{source}: settings: expected names and values")
         known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
         for name, kind in known.items():
-            fault = kind.fault(settings[name])
-            if fault:
+            if fault := kind.fault(settings[name]):
                 raise UserError(f"{source}: settings: {name}: {fault}")
         older = {} if "mask_short" in settings else {"mask_short": False}
         return cls(**older, **{name: settings[name] for name in known})

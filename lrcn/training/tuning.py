@@ -102,15 +102,13 @@ def grid(base, space):
 def one_by_one(base, space):
     """All first values, then every other value with the first values of the other flags."""
     first = {d.name: d.values[0] for d in space}
-    return [base.with_(first), *(base.with_({**first, d.name: value})
-                                 for d in space for value in d.values[1:])]
+    return [base.with_(first), *(base.with_({**first, d.name: v}) for d in space for v in d.values[1:])]
 
 
 def title(setting, first):
     """The name of a setting: all that was chosen, or what differs from the first setting."""
     before = first.chosen if first and setting is not first else ()
-    return ", ".join(f"{name} {value}" for name, value in setting.chosen
-                     if (name, value) not in before) or "as given"
+    return ", ".join(f"{k} {v}" for k, v in setting.chosen if (k, v) not in before) or "as given"
 
 
 def search(base, space, trials, validation, train):
@@ -205,5 +203,4 @@ def lines(rows, minus, markdown=False):
     if markdown:
         head, *text = [f"| {a} | {b} | {d} | {c} |" for a, b, c, d in table]
         return [head, "|---|---|---|---|", *text]
-    return [f"{name:<{wide}}  {top1:<20}  {difference:<24}  {folds}".rstrip()
-            for name, top1, difference, folds in table]
+    return [f"{name:<{wide}}  {top1:<20}  {minus:<24}  {rest}".rstrip() for name, top1, minus, rest in table]
