@@ -143,10 +143,10 @@ def test_every_flag_that_makes_another_encoder_is_in_its_key():
         assert depends(other, "encoder") != depends(usual, "encoder") or made(other) == made(usual), name
 
 
-def plan_of(folder, videos, device="cpu"):
+def plan_of(folder, videos):
     classes = sorted({v.cls for v in videos})
     return Plan(videos, np.array([classes.index(v.cls) for v in videos]), classes, folder, None, None,
-                folds(videos, 2, 0), (42,), torch.device(device))
+                folds(videos, 2, 0), (42,), torch.device("cpu"))
 
 
 def test_a_training_after_others_is_what_it_is_alone(sampled, tmp_path):
