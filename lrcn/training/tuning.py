@@ -1,5 +1,6 @@
 """Which settings are compared, and a table of how good they were in their folds."""
 import argparse
+import contextlib
 import difflib
 import itertools
 from dataclasses import dataclass, fields
@@ -123,15 +124,12 @@ def search(base, space, trials, validation, train):
     study = optuna.create_study(direction="maximize",
                                 sampler=optuna.samplers.TPESampler(seed=base.recipe.seed))
     asked, first = {}, {d.name: getattr(base.recipe if d.name in KNOWN else base, d.name) for d in space}
-    within = True       # whether the setting as given is one of the space
     for d in space:
         if d.values:
             asked[d.name] = optuna.distributions.CategoricalDistribution(d.values)
-            within &= first[d.name] in d.values
         else:
             number = getattr(optuna.distributions, f"{KINDS[d.name].kind.__name__.capitalize()}Distribution")
             asked[d.name] = number(d.low, d.high, log=d.low > 0 and d.high >= LOGARITHMIC * d.low)
-            within &= first[d.name] is not None and d.low <= first[d.name] <= d.high
 
     def accuracy(setting):
         train([setting])
@@ -140,7 +138,7 @@ def search(base, space, trials, validation, train):
 
     settings = [base.with_(first)]
     value = accuracy(settings[0])
-    if value is not None and within:
+    with contextlib.suppress(TypeError, ValueError):    # not trained, or not one of the space
         study.add_trial(optuna.create_trial(params=first, distributions=asked, value=value))
     for _ in range(trials):
         trial = study.ask(asked)
