@@ -9,7 +9,6 @@ and write <local_dir>/<YYYYmmdd-HHMMSS>-fused/test/ as test.py does. The third t
 of the runs' encoders: train.py --streams with the first run's data, split and parts; all flags of train.py
 work. The last line is the folder (docs/fusion.md).
 """
-from argparse import ArgumentTypeError
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,14 +18,14 @@ import dataset
 import utils
 from lrcn.base import UserError, cli, files
 from lrcn.base.distributed import ranks
-from lrcn.base.values import COUNT, number_or_all
+from lrcn.base.values import COUNT, Number, number_or_all
 from lrcn.data.frames import MODALITIES, ClipSampler
 from lrcn.evaluation import results, scores
 from lrcn.evaluation.answers import RANDOM, read_tested
 from lrcn.evaluation.intervals import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, check_name, new_run_folder
-from lrcn.training.recipe import FROM_ZERO, Recipe, add_flags, parse
+from lrcn.training.recipe import Recipe, add_flags, parse
 
 # What a trained fusion has from its streams, or cannot have.
 NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
@@ -40,7 +39,7 @@ OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "
 def make_parser():
     parser = cli.Parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that test.py has tested")
-    parser.add_argument("--weights", nargs="+", default=None, metavar="W",
+    parser.add_argument("--weights", nargs="+", type=Number(float, low=0, word="tuned"), metavar="W",
                         help="a weight for every run (default: equal), or `tuned` on the validation part")
     # no add_boolean: a RUN follows it
     parser.add_argument("--train", action="store_true", help="train a head over the runs' encoders")
@@ -91,14 +90,10 @@ def choose_weights(words, streams, args):
         cli.say(f"--weights tuned: {', '.join(f'{w:.3f}' for w in weights)}, chosen on {len(common)} "
                 f"validation videos")
         return weights, f"tuned on {len(common)} validation videos"
-    try:
-        weights = [FROM_ZERO(word) for word in words]
-    except (ValueError, ArgumentTypeError):
-        weights = []
-    if len(weights) != len(streams) or not sum(weights):
-        raise UserError(f"--weights {' '.join(words)}: expected {len(streams)} numbers >= 0, one for each "
-                        "run and not all 0, or the word tuned")
-    return np.array(weights), "given"
+    if len(words) != len(streams) or "tuned" in words or not sum(words):
+        raise UserError(f"--weights {' '.join(map(str, words))}: expected {len(streams)} numbers, one for "
+                        "each run and not all 0, or the word tuned")
+    return np.array(words), "given"
 
 
 def on_validation(stream, args, device):

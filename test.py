@@ -62,23 +62,21 @@ def main():
     checkpoint_path(args.model_dir, args.model_name)    # before torch is loaded
     labelled = args.labelled_folder and cli.folder(
         "labelled_folder", args.labelled_folder, "give a folder of class folders with videos").resolve()
-    for name in ("sampled_data_path", "ucf_list_dir", "split") if labelled else ():
-        if getattr(args, name):
-            raise UserError(f"--{name} {getattr(args, name)}: --labelled_folder {labelled} is tested "
-                            "instead; leave one of the two flags out")
+    for name in ("sampled_data_path", "ucf_list_dir", "split"):
+        if labelled and getattr(args, name):
+            raise UserError(f"--{name}: --labelled_folder is tested instead; leave one of the two flags out")
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device, stored=True)
         test = RunFolder(trained.folder).test
         if labelled:
             test = RunFolder(trained.folder).test_on(labelled.name)
-            args.sampled_data_path = test.path / "sampled"
+            args.sampled_data_path, args.split = test.path / "sampled", "folder"
             status = sample(labelled, trained, args.sampled_data_path)
             if status not in (0, 1):    # 1: more than a tenth could not be read, which is said
                 return status
             rank.barrier()
-        data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir,
-                                 "folder" if labelled else args.split)
+        data = dataset.test_data(trained, args.sampled_data_path, args.ucf_list_dir, args.split)
         if rank.first:
             recipe.say_disagreement(args, trained)
             cli.say(data.note)
@@ -94,10 +92,9 @@ def main():
                 "--num_frames_to_extract all keeps more")
     tested_with = {"windows": args.test_windows, "flip": args.flip, "note": data.note,
                    "checkpoint": trained.checkpoint.name, "epoch": trained.epoch,
-                   "encoder": trained.model.encoder.name, "readout": trained.settings["readout"],
-                   "num_frames_video": trained.settings["num_frames_video"],
+                   "encoder": trained.model.encoder.name,
+                   **{name: trained.settings[name] for name in ("readout", "num_frames_video", "seed")},
                    "sampling_rate": sampling_settings(data.folder).get("sampling_rate"),
-                   "seed": trained.settings["seed"],
                    **{name: trained.model.head.spec[name] for name in ("temperature", "min_probability")},
                    "parameters": checkpoints.count_parameters(trained.model)}
     cli.say(results.write(test, data, tested_with, args.num_videos, args.seed))

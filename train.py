@@ -27,18 +27,15 @@ from lrcn.training.recipe import parse
 
 
 def train_all_splits(recipe, device, rank):
-    """--split all: train and test on the three official splits in turn; the exit status.
-
-    UserError, before anything is trained: what one of them needs is not there, or it holds out what its
-    weights have learned.
-    """
+    """--split all: train and test on the three official splits in turn; the exit status. UserError, before
+    anything is trained: one of them lacks something, or holds out what its weights have learned."""
     for split in ("1", "2", "3") if recipe.init_from or recipe.streams else ():
         one = dataclasses.replace(recipe, split=split)
         samples, _ = dataset.training_samples(one, None, dataset.silent)
         dataset.before_training(one, None, None, samples, dataset.silent)
     new = runs.new_run_folder(recipe.local_dir, recipe.open_new_folder, "", recipe.name) if rank.first else ""
     folder = rank.broadcast(str(new))
-    tested = []
+    figures = []
     for split in ("1", "2", "3"):
         if rank.first:
             cli.say(f"--- split {split}")
@@ -50,15 +47,14 @@ def train_all_splits(recipe, device, rank):
         status = rank.broadcast(status)
         if status:
             return status
-        tested.append(runs.RunFolder(one.local_dir).test.metrics)
+        figures.append(rank.first and files.read_json(runs.RunFolder(one.local_dir).test.metrics))
     if rank.first:
-        figures = [files.read_json(path) for path in tested]
-        top1, top5 = ([m[name] for m in figures] for name in ("top1", "top5"))
+        videos, top1, top5 = ([m[name] for m in figures] for name in ("videos", "top1", "top5"))
         rows = [(m["split"], m["videos"], m["top1"], *m["ci95"], m["top5"]) for m in figures]
-        rows.append(("mean", sum(m["videos"] for m in figures), np.mean(top1), "", "", np.mean(top5)))
-        rows.append(("deviation", "", np.std(top1, ddof=1), "", "", ""))
-        columns = ("split", "videos", "top1", "ci95_low", "ci95_high", "top5")
-        files.write_csv(Path(folder, "splits_summary.csv"), columns, rows)
+        rows += [("mean", sum(videos), np.mean(top1), "", "", np.mean(top5)),
+                 ("deviation", "", np.std(top1, ddof=1), "", "", "")]
+        files.write_csv(Path(folder, "splits_summary.csv"),
+                        ("split", "videos", "top1", "ci95_low", "ci95_high", "top5"), rows)
         cli.say(f"three splits: top-1 {np.mean(top1):.3f} +- {np.std(top1, ddof=1):.3f} (mean and standard "
                 f"deviation), {', '.join(f'{x:.3f}' for x in top1)}")
         cli.say(folder)

@@ -91,9 +91,9 @@ def test_runs_of_something_else_and_wrong_words_are_refused_in_one_line(streams,
                         ((streams[0],), "a fusion needs two or more runs"),
                         ((streams[0], tmp_path / "no"), "does not exist"),
                         ((*streams, "--weights", "1"), "expected 2 numbers"),
-                        ((*streams, "--weights", "1", "x"), "expected 2 numbers"),
+                        ((*streams, "--weights", "1", "x"), "--weights: invalid number"),
                         ((*streams, "--weights", "0", "0"), "expected 2 numbers"),
-                        ((*streams, "--weights", "1", "-1"), "expected 2 numbers"),
+                        ((*streams, "--weights", "1", "-1"), "expected a number >= 0, or tuned, not -1"),
                         ((streams[0], damaged), "add up to 1")):
         refused("fuse.py", *words, "--local_dir", tmp_path / "out", says=says)
     assert not (tmp_path / "out").exists()
