@@ -64,7 +64,7 @@ def main():
         "labelled_folder", args.labelled_folder, "give a folder of class folders with videos").resolve()
     for name in ("sampled_data_path", "ucf_list_dir", "split"):
         if labelled and getattr(args, name):
-            raise UserError(f"--{name}: --labelled_folder is tested instead; leave one of the two flags out")
+            raise UserError(f"--{name} {getattr(args, name)}: --labelled_folder is tested; leave one out")
     device = utils.choose_device(args.device)
     with ranks(device) as rank:
         trained = utils.load_trained(args.model_dir, args.model_name, device, stored=True)
