@@ -5,17 +5,7 @@ from pathlib import Path
 
 from lrcn import checkpoints, runs
 from lrcn.base import UserError, cli, files
-from lrcn.base.values import (
-    COUNT,
-    POSITIVE,
-    POSITIVE_OR_NONE,
-    Choice,
-    Names,
-    Number,
-    Pattern,
-    Switch,
-    Text,
-)
+from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.data.chunks import LONGEST_CHUNK, chunk_of
 from lrcn.data.frames import AUGMENT, FITS, MODALITIES
