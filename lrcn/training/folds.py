@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcn import checkpoints, runs
+from lrcn import runs
 from lrcn.base import Lazy, UserError, files
 from lrcn.base.workers import pool
 from lrcn.data.fields import flow_of
@@ -82,14 +82,11 @@ class Plan(Answers):
 def depends(recipe, *stages):
     """{flag: value} that decide these stages (see recipe.flag), for the keys of what is kept; of a file, what
     it holds."""
-    named = {"encoder_weights": [Path(recipe.encoder_weights).expanduser()], "streams": _streams(recipe),
+    named = {"encoder_weights": [Path(recipe.encoder_weights).expanduser()],
+             "streams": [runs.checkpoint_path(run, flag="streams") for run in recipe.streams or ()],
              "init_from": recipe.init_from and [runs.checkpoint_path(recipe.init_from, flag="init_from")]}
     return {**recipe.deciding(*stages),
             **{name: [_content(path) for path in paths] for name, paths in named.items() if paths}}
-
-
-def _streams(recipe):
-    return [runs.checkpoint_path(run, flag="streams") for run in recipe.streams or ()]
 
 
 def _content(path):
@@ -103,11 +100,6 @@ def _content(path):
 @functools.cache
 def _hash(path, *stamp):
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-@functools.cache
-def _modality(path, content):
-    return Recipe.of(checkpoints.load_file(path, "streams").get("settings"), f"--streams {path}").modality
 
 
 def _digest(value):
@@ -182,7 +174,7 @@ class CrossValidation:
 
     def __init__(self, trainer, journal, jobs=1):
         self.plan, self.trainer, self.journal, self.jobs = trainer.plan, trainer, Path(journal), jobs
-        self.clips = {}     # {is flow seen?: a digest of each fold's clips}
+        self.clips = {}     # {whether flow is seen: a digest of each fold's clips}
         self.done, self.faults, self.encoded, self.executor = {}, {}, set(), None
         self.trained = 0    # trainings of this call
         for entry in files.read_lines(self.journal) if self.journal.is_file() else ():
@@ -199,12 +191,12 @@ class CrossValidation:
     def _key(self, setting, fold):
         """What a training's answers depend on, as 16 hex digits."""
         recipe, plan = setting.recipe, self.plan
-        flow = any("flow" in modality.split("+") for modality in
-                   [recipe.modality, *(_modality(path, _content(path)) for path in _streams(recipe))])
+        flow = "flow" in recipe.modality or bool(recipe.streams)    # which may see it
         if flow not in self.clips:
-            prints = contents(plan.folder, plan.videos, ["flow"] if flow else [])[0].tolist()
+            known = flow and flow_of(plan.folder, may_lack=bool(recipe.streams))
+            prints = contents(plan.folder, plan.videos, ["flow"] if known else [])[0].tolist()
             held = [[v.path for v in plan.videos], prints, plan.labels.tolist(),
-                    flow and flow_of(plan.folder).settings()]
+                    known.settings() if known else False]
             self.clips[flow] = [_digest([held, (plan.folds == k).tolist()]) for k in plan.numbers]
         return _digest({"format": FORMAT, **recipe.choices(), **depends(recipe, "encoder"),
                         "device": plan.device.type, "test": [setting.test_windows, setting.flip],
