@@ -25,13 +25,12 @@ from lrcn.evaluation.answers import RANDOM, read_tested
 from lrcn.evaluation.intervals import compare
 from lrcn.features.features import predict_videos
 from lrcn.runs import RunFolder, check_name, new_run_folder
-from lrcn.training.recipe import Recipe, add_flags, parse
+from lrcn.training.recipe import OF_AN_ENCODER, Recipe, add_flags, parse
 
 # What a trained fusion has from its streams, or cannot have.
-NOT_OF_A_FUSION = ("encoder", "encoder_weights", "img_dim", "modality", "flow_length", "init_from", "streams",
-                   "parts", "train_encoder", "encoder_lr", "train_batch_norm", "recompute",
-                   "feature_cache", "resume", "load_checkpoint", "checkpoint_path", "resize", "augment",
-                   "chunk_frames", "chunk_stride")
+NOT_OF_A_FUSION = (*OF_AN_ENCODER, "augment", "init_from", "streams", "parts", "train_encoder", "encoder_lr",
+                   "train_batch_norm", "recompute", "feature_cache", "resume", "load_checkpoint",
+                   "checkpoint_path")
 OF_THE_FIRST = ("sampled_data_path", "ucf_list_dir", "split", "group_pattern", "groups", "split_size",
                 "num_frames_video", "seed")
 
@@ -46,8 +45,7 @@ def make_parser():
     output = parser.group("output")
     output.add_argument("--output_dir", metavar="DIR", help="folder of a mean (default: a new run folder)")
     output.add_argument("--num_videos", type=COUNT, default=30, help="labelled clips to write, for a mean")
-    add_flags(parser, NOT_OF_A_FUSION,
-              lambda name: "the first run's" if name in OF_THE_FIRST else "train.py's")
+    add_flags(parser, NOT_OF_A_FUSION, lambda f: "the first run's" if f in OF_THE_FIRST else "train.py's")
     return parser
 
 
@@ -148,16 +146,16 @@ def train(args):
     if not parts.is_file():
         raise UserError(f"runs {first.folder}: its splits.csv is missing, which says what was held out")
     given = {f.name: value for f in fields(Recipe) if (value := getattr(args, f.name, None)) is not None}
-    recipe = Recipe(**{name: getattr(first.recipe, name) for name in OF_THE_FIRST})
     chunk = max(run.chunk for run in runs)      # a stream without chunks sees the first frame of each
     # What the encoders see together: the data have to hold it.
     transforms = [run.model.encoder.transform for run in runs]
     parts_seen = {part for transform in transforms for part in transform.parts}
     [modality] = [one for one in MODALITIES if set(one.split("+")) == parts_seen]
-    recipe = replace(recipe, **given, encoder=" + ".join(run.model.encoder.name for run in runs),
-                     modality=modality, flow_length=max(t.flow_length for t in transforms),
-                     parts=str(parts), streams=[str(run.folder) for run in runs],
-                     **({"chunk_frames": chunk[0], "chunk_stride": chunk[1]} if chunk != (1, 1) else {}))
+    recipe = Recipe(**{name: getattr(first.recipe, name) for name in OF_THE_FIRST} | given,
+                    encoder=" + ".join(run.model.encoder.name for run in runs), modality=modality,
+                    flow_length=max(t.flow_length for t in transforms), parts=str(parts),
+                    streams=[str(run.folder) for run in runs],
+                    **({"chunk_frames": chunk[0], "chunk_stride": chunk[1]} if chunk != (1, 1) else {}))
     recipe, _ = parse("", recipe.words())
     device = utils.choose_device(recipe.device)
     with ranks(device) as rank:
