@@ -80,14 +80,11 @@ class Album:
         progress, best = run.progress, run.progress.best
         self.picture("curves", plots.curves, progress.history, best and best["epoch"], len(self.classes),
                      note=f"{loss_words(self.recipe.as_settings())} {self.note}".strip())
-        if self.val:
-            self.validation(run)
         if best:
             flags = {k: v for k, v in self.recipe.as_settings().items() if isinstance(v, int | float | str)}
             self.writer.add_hparams(flags, {"best/val_top1": best["top1"]}, run_name=".")
-
-    def validation(self, run):
-        """Frames and clips of the validation with their labels, and the attention over one."""
+        if not self.val:
+            return
         if run.val_logits is None:      # resumed when all was done
             run.validate()
             self.label_grid(run)

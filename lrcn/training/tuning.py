@@ -41,7 +41,7 @@ def dimension(text):
         if not isinstance(KINDS[name], Number):
             raise UserError(f"--set {text}: {name} is not a number and has no range; give values, as A,B")
         low, high = value_of(name, low), value_of(name, high)
-        if None in (low, high) or low >= high:
+        if {type(low), type(high)} - {int, float} or low >= high:
             raise UserError(f"--set {text}: the first number of a range is the smaller one")
         return Dimension(name, low=low, high=high)
     values = tuple(value_of(name, word) for word in values.split(","))
@@ -69,9 +69,8 @@ def value_of(name, word):
     kind, word = KINDS[name], word.strip()
     try:
         return kind(word.lower() if isinstance(kind, Choice) else word)
-    except (argparse.ArgumentTypeError, ValueError) as error:
-        fault = error if isinstance(error, argparse.ArgumentTypeError) else f"expected {kind}, not {word}"
-        raise UserError(f"--set {name}={word}: {fault}") from None
+    except (argparse.ArgumentTypeError, ValueError):
+        raise UserError(f"--set {name}={word}: expected {kind}, not {word}") from None
 
 
 def check_space(space, trials, against=None):
