@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from lrcn import checkpoints, runs
-from lrcn.base import UserError, cli, files
+from lrcn.base import UserError, cli, files, values
 from lrcn.base.values import COUNT, POSITIVE, POSITIVE_OR_NONE, Choice, Names, Number, Pattern, Switch, Text
 from lrcn.checkpoints import ACTIVATIONS, PROJECTIONS, READOUTS, RNNS
 from lrcn.data.chunks import LONGEST_CHUNK, chunk_of
@@ -186,12 +186,9 @@ class Recipe:
     def of(cls, settings, source):
         """The recipe in a checkpoint's settings; what an older run did not know has its default. UserError
         names a wrong value."""
-        if not isinstance(settings, dict):
-            raise UserError(f"{source}: settings: expected names and values")
+        values.check(settings, {}, f"{source}: settings")
         known = {f.name: f.metadata["kind"] for f in fields(cls) if f.name in settings}
-        for name, kind in known.items():
-            if fault := kind.fault(settings[name]):
-                raise UserError(f"{source}: settings: {name}: {fault}")
+        values.check(settings, known, f"{source}: settings")
         older = {} if "mask_short" in settings else {"mask_short": False}
         return cls(**older, **{name: settings[name] for name in known})
 
@@ -235,11 +232,11 @@ class Recipe:
 
     def words(self, always=()):
         """The command line of train.py for this recipe. always: flags to name with their defaults too."""
-        values = self.as_settings()
+        settings = self.as_settings()
         always = (*always, *OF_AN_ENCODER) if self.init_from else always    # else that run's count
         named = [f for f in fields(self) if getattr(self, f.name) != f.default or f.name in always and not (
-            values[f.name] is None and isinstance(f.metadata["kind"], Text | Names))]
-        return [f"{flag_names(f)[0]}={as_word(values[f.name])}" for f in named]
+            settings[f.name] is None and isinstance(f.metadata["kind"], Text | Names))]
+        return [f"{flag_names(f)[0]}={as_word(settings[f.name])}" for f in named]
 
     def choices(self):
         """{flag: value} of what makes a network: two runs that agree in it are seeds of one recipe."""
