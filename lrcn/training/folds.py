@@ -21,7 +21,7 @@ import numpy as np
 from lrcn import runs
 from lrcn.base import Lazy, UserError, files
 from lrcn.base.workers import pool
-from lrcn.data.fields import flow_of
+from lrcn.data.fields import FLOW, flow_of
 from lrcn.data.frames import ClipSampler
 from lrcn.evaluation.answers import Answers
 from lrcn.features.features import clip_features, predict_videos
@@ -191,12 +191,11 @@ class CrossValidation:
     def _key(self, setting, fold):
         """What a training's answers depend on, as 16 hex digits."""
         recipe, plan = setting.recipe, self.plan
-        flow = "flow" in recipe.modality or bool(recipe.streams)    # which may see it
+        flow = "flow" in recipe.modality or bool(recipe.streams) and (plan.folder / FLOW).is_dir()
         if flow not in self.clips:
-            known = flow and flow_of(plan.folder, may_lack=bool(recipe.streams))
-            prints = contents(plan.folder, plan.videos, ["flow"] if known else [])[0].tolist()
+            prints = contents(plan.folder, plan.videos, ["flow"] if flow else [])[0].tolist()
             held = [[v.path for v in plan.videos], prints, plan.labels.tolist(),
-                    known.settings() if known else False]
+                    flow and flow_of(plan.folder).settings()]
             self.clips[flow] = [_digest([held, (plan.folds == k).tolist()]) for k in plan.numbers]
         return _digest({"format": FORMAT, **recipe.choices(), **depends(recipe, "encoder"),
                         "device": plan.device.type, "test": [setting.test_windows, setting.flip],
