@@ -170,39 +170,31 @@ def put(path, raw):
     os.utime(path, ns=(before + 10**9,) * 2)
 
 
-def put_flow(folder, bound):
-    put(folder / "optical_flow" / "settings.json", json.dumps(
-        {"backend": "dis", "length": 1, "bound": bound, "preset": "medium", "weights": None,
-         "digest": None}).encode())
+def flow_settings(bound):
+    return json.dumps({"backend": "dis", "length": 1, "bound": bound, "preset": "medium", "weights": None,
+                       "digest": None}).encode()
 
 
 def test_what_a_training_depends_on_is_in_its_key(tmp_path):
     videos = [SampledVideo(f"v{i}", "ab"[i % 2], f"g{i}", 5) for i in range(4)]
-    for v in videos:
-        put(tmp_path / v.path, v.name.encode())
-        put(tmp_path / "optical_flow" / v.path, v.name.encode())
-    put_flow(tmp_path, 20.0)
-
+    weights, run, stream, flow = (tmp_path / name for name in ("weights", "run", "stream", "optical_flow"))
+    for path in (weights, run, stream, *(folder / v.path for v in videos for folder in (tmp_path, flow))):
+        put(path, path.name.encode())
+    put(flow / "settings.json", flow_settings(20.0))
     of = {name: Setting(replace(TINY, **more)) for name, more in {
-        "plain": {}, "flow": {"modality": "flow"}, "weights": {"encoder_weights": str(tmp_path / "WEIGHTS")},
-        "begun": {"init_from": str(tmp_path / "RUN")}, "rate": {"lr": 0.1},
-        "streams": {"streams": [str(tmp_path / "STREAM")]}}.items()}
+        "plain": {}, "rate": {"lr": 0.1}, "flow": {"modality": "flow"}, "begun": {"init_from": str(run)},
+        "weights": {"encoder_weights": str(weights)}, "streams": {"streams": [str(stream)]}}.items()}
 
     def keys():
         validation = CrossValidation(Trainer(plan_of(tmp_path, videos), None), tmp_path / "journal")
         return {name: frozenset(t.key for t in validation.trainings(setting)) for name, setting in of.items()}
-    for name in ("WEIGHTS", "RUN", "STREAM"):
-        put(tmp_path / name, b"0")
     seen = keys()
     assert len(set().union(*seen.values())) == 2 * len(of)
-    for change, whose in ((lambda: put(tmp_path / "WEIGHTS", b"1"), {"weights"}),
-                          (lambda: put(tmp_path / "RUN", b"1"), {"begun"}),
-                          (lambda: put(tmp_path / videos[0].path, b"1"), of.keys()),
-                          (lambda: put(tmp_path / "optical_flow" / videos[1].path, b"1"),
-                           {"flow", "streams"}),
-                          (lambda: put_flow(tmp_path, 10.0), {"flow", "streams"}),
-                          (lambda: put(tmp_path / "STREAM", b"1"), {"streams"})):
-        change()
+    for path, whose, *raw in ((weights, {"weights"}), (run, {"begun"}), (stream, {"streams"}),
+                              (tmp_path / videos[0].path, of.keys()),
+                              (flow / videos[1].path, {"flow", "streams"}),
+                              (flow / "settings.json", {"flow", "streams"}, flow_settings(10.0))):
+        put(path, *raw or [b"other"])
         before, seen = seen, keys()
         assert {name for name in of if seen[name] != before[name]} == whose
 
