@@ -84,13 +84,10 @@ def check_tensors(state, source):
     while left:
         name, value = left.pop()
         if isinstance(value, torch.Tensor):
-            fault = None
-            if value.is_nested or value.layout != torch.strided:
-                fault = f"not a dense tensor ({'nested' if value.is_nested else value.layout})"
-            elif value.device.type != "cpu":
-                fault = f"a tensor without its numbers ({value.device.type})"
-            elif value.is_quantized or str(value.dtype) not in NUMBERS:
-                fault = f"a tensor of {value.dtype}, which no checkpoint of this program has"
+            kind, fault = (value.is_nested, value.layout, value.device.type, value.is_quantized), None
+            if kind != (False, torch.strided, "cpu", False) or str(value.dtype) not in NUMBERS:
+                fault = (f"a tensor that no checkpoint of this program has ({'nested, ' * value.is_nested}"
+                         f"{value.layout}, {value.dtype}, {value.device})")
             elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 fault = f"a tensor of {value.numel()} numbers, of which the file holds fewer"
             if fault:

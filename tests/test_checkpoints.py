@@ -147,7 +147,7 @@ def test_a_model_whose_answer_is_no_number_says_so(state, copied):
 @pytest.mark.parametrize("make, words", [
     (lambda: torch.zeros(6).to(torch.float8_e4m3fn), "float8"),
     (lambda: torch.quantize_per_tensor(torch.zeros(6), 1.0, 0, torch.qint8), "qint8"),
-    (lambda: torch.zeros(6, device="meta"), "without its numbers"),
+    (lambda: torch.zeros(6, device="meta"), "meta"),
     (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "nested"),
     (lambda: torch.zeros(1).expand(10**12), "of which the file holds fewer")],
     ids=["float8", "quantised", "meta", "nested", "expanded"])

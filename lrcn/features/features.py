@@ -222,8 +222,6 @@ def _encode(frame_encoder, blocks, keep, dtype, options, what):
         flush()     # after a Ctrl-C too
 
 
-# ---------------------------------------------------------------- answers of a trained model
-
 def clip_features(model, sampler, data, options, number=1, flip=False):
     """(Features (clips, T, D), the clips' videos int (clips,)) of all test windows of a ClipSampler."""
     clips, owner = [], []

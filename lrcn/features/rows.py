@@ -26,8 +26,6 @@ COLUMNS = ("video", "size", "mtime_ns", "ctime_ns", "inode", "fingerprint")
 SETTLED_NS = 2_000_000_000
 
 
-# ---------------------------------------------------------------- fingerprints of sampled videos
-
 def fingerprints(folder, paths):
     """(uint64 (paths, 2): 128 bits of a hash of each file's content, {path: its stamp, see _stamp}).
     UserError: a file is missing, or changed while it was read."""
@@ -87,8 +85,6 @@ def _stamp(folder, path):
                         f"run preprocessing_data.py again") from None
     return tuple(str(n) for n in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
 
-
-# ---------------------------------------------------------------- pictures, each once
 
 @dataclass(frozen=True)
 class MeanFrame:
