@@ -54,10 +54,8 @@ def sort_out(store, videos):
     """(ENTRY of all rows, int64: of the whole ones of `videos`, one row an entry)."""
     entries = np.concatenate([s.entries for s in store.segments] or [np.zeros(0, ENTRY)])
     wanted = entries[np.array([tuple(video) in videos for video in entries["video"].tolist()], bool)]
-    bare = wanted[["video", "view", "frame"]]
-    _, first = np.unique(bare, return_index=True) if len(bare) else (None, np.zeros(0, int))
-    rows = store.find(wanted[np.sort(first)])
-    return entries, np.sort(rows[rows >= 0])
+    rows = np.unique(store.find(wanted))
+    return entries, rows[rows >= 0]
 
 
 def prune(store, videos):
