@@ -168,9 +168,7 @@ def main():
     choices.update({name: getattr(args, name) for name in flags})
     out = Path(args.output_dir).expanduser() if args.output_dir else RunFolder(trained.folder).clips
     source = Path(args.video_path).expanduser().resolve()
-    if source.is_dir() and out.resolve().is_relative_to(source):
-        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
-    out = files.output_folder("output_dir", out)
+    out = files.output_folder("output_dir", out, source)
     kind = "frames" if args.frames else "copies" if args.copy else "clips"
     with files.lock(out, "output_dir", "another find_clips.py"):
         folder = ClipFolder(out, kind, names, rate, args.every)

@@ -74,7 +74,7 @@ def make_parser():
 
 
 def check(args):
-    """A UserError for what is wrong with the flags; {name: Path} of the films and the output folder."""
+    """{name: Path} of the films; UserError: a flag is wrong."""
     if not args.video_path:
         raise UserError("--video_path is missing: give a film or a folder of films")
     films = find_films(args.video_path)
@@ -87,13 +87,10 @@ def check(args):
     if args.model_dir and (args.encoder or args.encoder_weights != "DEFAULT" or args.modality != "rgb"):
         raise UserError("--model_dir: the encoder is that of the run; leave --encoder, --encoder_weights and "
                         "--modality out")
-    out, source = Path(args.output_dir).expanduser(), Path(args.video_path).expanduser().resolve()
-    if source.is_dir() and out.resolve().is_relative_to(source):
-        raise UserError(f"--output_dir {out}: it lies in the folder of the films; choose a folder beside it")
-    if args.finish and not (out / "labels.csv").is_file():
-        raise UserError(f"--output_dir {out}: no labels.csv in this folder; label moments first, without "
-                        f"--finish")
-    return films, out
+    if args.finish and not Path(args.output_dir, "labels.csv").expanduser().is_file():
+        raise UserError(f"--output_dir {args.output_dir}: no labels.csv in this folder; label moments first, "
+                        f"without --finish")
+    return films
 
 
 def encoder_name(args):
@@ -207,13 +204,13 @@ def main():
     if args.encoder_weights not in ("DEFAULT", "none"):
         cli.file("encoder_weights", args.encoder_weights, "give the path of a checkpoint file")
     looks = args.sampled_data_path or args.candidates
-    films, out = (None, None) if looks else check(args)
+    films = None if looks else check(args)
     for name in ("starlette", "uvicorn") if looks or not args.finish else ():
         if not importlib.util.find_spec(name):
             raise UserError(f"teach.py needs {name}: pip install -r requirements-app.txt")
     if looks:
         return look_through(args)
-    out = files.output_folder("output_dir", out)
+    out = files.output_folder("output_dir", args.output_dir, Path(args.video_path).expanduser())
     with files.lock(out, "output_dir", "another teach.py"):
         choices = {"teach": "films", "clip_seconds": args.clip_seconds}
         files.claim(out, "output_dir", choices, choices)

@@ -57,9 +57,12 @@ def temporary_name(path, who=None):
     return path.with_name(f".{path.stem}.{who or os.getpid()}.tmp{path.suffix}")
 
 
-def output_folder(flag, path):
-    """The folder of a flag as a Path, made if it is missing; UserError: it cannot be made."""
+def output_folder(flag, path, films=None):
+    """The folder of a flag as a Path, made if it is missing; UserError: it cannot be made, or lies in the
+    folder `films`."""
     folder = Path(path).expanduser()
+    if films and Path(films).is_dir() and folder.resolve().is_relative_to(Path(films).resolve()):
+        raise UserError(f"--{flag} {path}: it lies in the folder of the films; choose a folder beside it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -20,10 +20,10 @@ from lrcn.base import Lazy, UserError, files
 from lrcn.base.workers import ahead
 from lrcn.data.frames import Clip
 from lrcn.data.manifest import SampledVideo, clip_path
+from lrcn.data.review import LAST_SECOND
 from lrcn.video.flow import sample_video
 from lrcn.video.reader import Video, VideoError
 from lrcn.video.writer import write_clip
-from lrcn.watching.candidates import LAST_SECOND
 
 encoding = Lazy("lrcn.features.features")
 

@@ -20,12 +20,12 @@ from collections import Counter, defaultdict, deque
 import numpy as np
 
 from lrcn.base import UserError, cli
+from lrcn.data.review import LAST_SECOND
 from lrcn.teaching import asking, footage
 from lrcn.teaching.labels import Label, Labels, can_be_named
 from lrcn.teaching.page import Page, play
 from lrcn.video.reader import VideoError, probe
 from lrcn.video.sampling import Rate
-from lrcn.watching.candidates import LAST_SECOND
 from lrcn.watching.films import unique_names
 
 FIXED = 1           # the moment on the screen stays the next, whatever is learned meanwhile

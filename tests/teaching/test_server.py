@@ -237,10 +237,13 @@ def test_a_film_that_cannot_be_read_costs_no_other_one(films, tmp_path, monkeypa
 
 
 class InProcess:
-    """What subprocess.Popen is to teach.py: a script of this folder, run in the test's own process."""
+    """What subprocess.Popen is to teach.py: a script of this folder, run in the test's own process, and less
+    of it."""
+    less = {"train.py": ("--epochs", 2, "--no-pictures"), "test.py": ("--num_videos", 0)}
 
     def __init__(self, command, **_):
-        result = call(Path(command[1]).name, *command[2:], ok=False)
+        script = Path(command[1]).name
+        result = call(script, *command[2:], *self.less.get(script, ()), ok=False)
         self.stdout, self.returncode = result.out.splitlines(), result.code
 
     def wait(self):
