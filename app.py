@@ -52,8 +52,7 @@ def make_parser():
 
 
 class Desk:
-    """Labels visitors' films, one after another (concurrency_limit). folder: of the outputs, which the server
-    cannot reach; gradio makes copies."""
+    """Labels films one after another (concurrency_limit). folder: of the outputs, which gradio copies."""
 
     def __init__(self, recogniser, args, folder):
         self.recogniser, self.args, self.folder = recogniser, args, folder

@@ -28,8 +28,7 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)    # and of a folder that may 
 
 
 class UserError(Exception):
-    """Something that the caller can mend: one line on stderr with the flag, its value and what to do; exit
-    status 2."""
+    """The user's error: one line on stderr with the flag, its value and what to do; exit status 2."""
 
 
 def true_or_false(text):

@@ -192,8 +192,7 @@ def write_csv(path, header, rows):
 
 
 def read_text(path):
-    """The text of a file in UTF-8, or in UTF-16 or cp1252 as Windows' programs write. OSError,
-    UnicodeDecodeError: none of these."""
+    """The text of a file in UTF-8, UTF-16 or cp1252. OSError, UnicodeDecodeError: it is none."""
     whole = Path(path).read_bytes()
     if whole[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return whole.decode("utf-16")
@@ -317,8 +316,7 @@ def remove_leftovers(folder):
 @contextlib.contextmanager
 def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
     """Hold `folder` for this process. UserError: another one holds it, or it cannot be written. shared: other
-    sharing processes may hold it too. wait: wait for the other process; OSError: it cannot be written. name:
-    of the lock's file."""
+    sharing processes may hold it too. wait: for the other process; OSError: it cannot be written."""
     while True:
         try:
             f = open(Path(folder, name), "a+")      # noqa: SIM115

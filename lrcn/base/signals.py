@@ -23,8 +23,7 @@ def handled(handler):
 
 
 class Stop(contextlib.ExitStack):
-    """SIGINT and SIGTERM as a flag for a loop: `signal` is the number that came, or None. A second signal
-    ends the process at once."""
+    """SIGINT and SIGTERM as a flag: `signal`, its number or None. A second one ends the process at once."""
 
     def __init__(self):
         super().__init__()

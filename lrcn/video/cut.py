@@ -91,8 +91,7 @@ def _starts_over(source, _changed, number):
 
 
 def _go_to_key(container, stream, origin, start):
-    """Seek to, or before, the last key frame that is shown by `start`; its ticks. origin: those of the first
-    picture."""
+    """Seek to the last key frame that is shown by `start`; its ticks. origin: those of the first picture."""
     key = None
     wanted = origin + round((start + SLACK) / stream.time_base)
     for back in (0, 10, start):     # some files' indexes lead behind the wanted place

@@ -34,8 +34,7 @@ KINDS = {"backend": Choice(BACKENDS), "length": Number(int, low=1, high=LONGEST)
 
 @dataclass(frozen=True)
 class Flow:
-    """How fields are made. weights: raft's state dict file, or None for the library's; digest: of this file,
-    kept by a folder and a run."""
+    """How fields are made. weights: raft's state dict file, or None for the library's; digest: of it."""
     backend: str = BACKENDS[0]
     length: int = 1
     bound: float = BOUND

@@ -125,8 +125,7 @@ class Video(contextlib.AbstractContextManager):
         return True
 
     def _counted(self):
-        """Whether frames have to be counted from the first one: with B-frames an AVI's chunks are not in the
-        order of its frames."""
+        """Whether frames have to be counted: with B-frames an AVI's chunks are not in their order."""
         return self.is_avi and self.stream.codec_context.has_b_frames
 
     def _seconds(self, frame):
@@ -149,8 +148,7 @@ class Video(contextlib.AbstractContextManager):
         return _squared(frame.width, frame.height, self.stream.sample_aspect_ratio)
 
     def advance(self, index, exact=True):
-        """Go forward to frame `index`; False if the video ends before it. exact: jump only if the file's
-        index lists all frames before it."""
+        """Go forward to frame `index`; False if there is none. exact: jump by the file's index only."""
         may_jump = self.key_frames is not None or not exact
         if index - self.position > NEAR and not self._counted() and may_jump:
             self._jump(index)
@@ -328,8 +326,7 @@ def open_container(path):
 
 
 def _name(path):
-    """What PyAV opens: the absolute path, as "http:x.avi" would be an address; or an open file, if the name
-    is not UTF-8."""
+    """What PyAV opens: the absolute path ("http:x.avi" is an address), or an open file if it is not UTF-8."""
     whole = os.path.abspath(path)
     try:
         whole.encode()

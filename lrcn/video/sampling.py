@@ -13,8 +13,7 @@ FAR = 300       # frames into a file, from which jumps are by time stamp
 
 @dataclass(frozen=True)
 class Rate:
-    """FPS / sampling_rate frames a second, the two flags and their defaults; sampling_rate 0 ("source"):
-    every frame of the source."""
+    """FPS / sampling_rate frames a second, both flags; sampling_rate 0 ("source"): every frame."""
     FPS: float = 25
     sampling_rate: float = 10
 
@@ -50,8 +49,7 @@ class Rate:
         return Beat(source_fps, self.spacing(source_fps), self.seconds(source_fps))
 
     def seconds(self, source_fps):
-        """Seconds from one kept frame to the next: by the spacing, or by this rate if the file's is lower, as
-        it may be an average over pauses."""
+        """Seconds from one kept frame to the next: by the spacing, or by this rate if the file's is lower."""
         if not self.sampling_rate:
             return 0
         return min(self.step, 1 / source_fps) if source_fps < self.per_second else \
@@ -68,9 +66,8 @@ def offsets(spacing, count):
 
 
 class Beat:
-    """Decides, frame by frame, which frames of a video to keep: one every `step` seconds. At a constant rate
-    it is the one nearest to each multiple of the spacing; when the time stamps leave the beat, the first that
-    is due, to half a frame."""
+    """Decides which frames of a video to keep: one every `step` seconds. At a constant rate it is the nearest
+    to each multiple of the spacing; when the time stamps leave the beat, the first that is due."""
 
     def __init__(self, fps, spacing, step=None):
         self.fps, self.spacing = fps, spacing

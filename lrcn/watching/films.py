@@ -51,8 +51,7 @@ Done = namedtuple("Done", "sentence segments seconds times")
 @dataclass
 class Labeller:
     """Labels films and live sources. choices: the flags min_probability, min_segment, video, gif, time_limit
-    and display of test_on_video.py. stop: a signals.Stop; a film that is stopped is labelled as far as it was
-    seen. progress: like cli.progress."""
+    and display of test_on_video.py. stop: a signals.Stop; progress: like cli.progress."""
     recogniser: Recogniser
     choices: object
     stop: object

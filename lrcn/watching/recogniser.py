@@ -46,8 +46,7 @@ class Chunks:
 
 
 class Stream:
-    """One encoder, an engines.FrameEncoder, on moments as they come: each is encoded once, though several
-    windows share it."""
+    """An engines.FrameEncoder on moments as they come: each is encoded once, for all of its windows."""
 
     def __init__(self, encoder, length):
         self.encoder, self.transform = encoder, encoder.transform
@@ -59,8 +58,7 @@ class Stream:
         self.tail, self.last, self.waiting = None, None, []
 
     def crop(self, frame, flow=None):
-        """{"rgb", "flow": uint8 (S, S, C)}, those that the encoder needs, of a frame uint8 (H, W, 3) and its
-        fields uint8 (H, W, 2L)."""
+        """{"rgb", "flow": uint8 (S, S, C)}, as needed, of a frame uint8 (H, W, 3), fields (H, W, 2L)."""
         box, parts = plain_box(*frame.shape[:2], self.transform), self.transform.parts
         seen = {}
         if parts != ["flow"]:
@@ -252,8 +250,7 @@ class Recogniser:
             yield history.add(self.answers(moments))
 
     def _moments(self, frames, chunks, history):
-        """The moments (see `moment`) that end with frames [(seconds, its `crop`)]; they are noted in the
-        history."""
+        """The moments that end with frames [(seconds, its `crop`)]; they are noted in the history."""
         made = []
         for chunk in filter(None, map(chunks.push, frames)):
             made.append(self.moment([crop for _, crop in chunk]))
@@ -279,8 +276,7 @@ class Recogniser:
             history.times, history.end, history.smoothed(), min_probability, least)]
 
     def predict(self, video, min_probability=None, min_segment=1.0):
-        """The Prediction of a video file, as of test_on_video.py. min_probability: see `least`. VideoError:
-        it cannot be read."""
+        """The Prediction of a video file. min_probability: see `least`. VideoError: it cannot be read."""
         try:
             history = self.look_through(Path(video))
         except VideoError as error:

@@ -37,8 +37,7 @@ def matched(truth, segments, least):
 
 @dataclass
 class Verdict:
-    """The figures of one film or of many. classes: those of the network; in true stretches of other classes
-    "unsure" or "none" is right."""
+    """The figures of films. classes: of the network; for other true classes "unsure" or "none" is right."""
     classes: list
     films: list = field(default_factory=list)       # [(true stretches, segments, ambiguous)]
     frames: Counter = field(default_factory=Counter)
