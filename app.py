@@ -4,8 +4,7 @@
     python app.py RUN       # then open the address that it prints
 
 It shows what test_on_video.py makes of a film. Visitors wait in a queue. Only this machine reaches the page,
-unless --host says otherwise. Uploaded films are deleted after an hour, and at the end, by Ctrl-C. Everything
-else is described in docs/report.md.
+unless --host says otherwise. Ctrl-C ends it. Everything else is described in docs/report.md.
 """
 import contextlib
 import html

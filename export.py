@@ -99,8 +99,7 @@ def comparison_clips(trained, args):
 
 
 def differences(run, clips, shorter, trained):
-    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in two batches, and
-    with shorter clips if there are any."""
+    """{"model", "encoder and head": largest difference of a probability to PyTorch's}, in a few batches."""
     model = trained.model.eval()
     largest = {"model": 0.0, "encoder and head": 0.0}
     for batch in filter(len, (clips[:1], clips[1:], shorter)):

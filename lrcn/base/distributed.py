@@ -94,8 +94,7 @@ class Rank:
 
 @contextlib.contextmanager
 def ranks(device):
-    """The Rank of this process; under torchrun it joins the group, and leaves it at the end. UserError: the
-    others did not start, or one was lost."""
+    """The Rank of this process; torchrun's group is joined. UserError: others did not start, or were lost."""
     number, world = rank_and_world()
     if world == 1:
         yield Rank()

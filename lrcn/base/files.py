@@ -236,9 +236,8 @@ def read_csv(path, columns):
 @contextlib.contextmanager
 def replaced_folder(folder, own=()):
     """with replaced_folder(folder) as new: write into `new`; it becomes `folder` at the end. Until then, and
-    after an error or a kill, `folder` is as it was. Its other files are kept, but not those that match the
-    patterns `own` ("*.png"): an earlier run of the same script may have left them. UserError: it cannot be
-    written, or another process is writing it."""
+    after an error or a kill, `folder` is as it was. Its other files are kept, but not an earlier run's, by
+    the patterns `own` ("*.png"). UserError: it cannot be written, or another process is writing it."""
     folder = Path(folder).resolve()     # a link stays a link
     new, before = temporary_name(folder), folder.with_name(f".{folder.name}.before")
 
@@ -273,8 +272,7 @@ def replaced_folder(folder, own=()):
 
 
 def _clear_up(folder, before):
-    """Delete leftovers of killed processes beside `folder`; bring back a folder that was to be replaced.
-    UserError: a living process is writing it."""
+    """Undo what killed processes left beside `folder`. UserError: a living process is writing it."""
     for path in sorted(folder.parent.glob(temporary_name(Path(glob.escape(folder.name)), "*").name)):
         # Gone meanwhile, no locks, or not ours to delete
         with contextlib.suppress(OSError, AttributeError), _opened(path) as handle:

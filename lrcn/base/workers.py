@@ -1,5 +1,4 @@
-"""Workers that may hang or crash, which costs only their own task. results, pool: processes; in_threads,
-ahead: threads.
+"""Workers that may hang or crash: processes (results, pool) and threads (in_threads, ahead).
 
 A process is new, not forked (it holds no lock or file of its parent), and gets a task ahead through its own
 pipe. The oldest task without an answer is the one that it works on.

@@ -135,8 +135,7 @@ def weights_digest(path):
 
 def flowing(frames, flow):
     """Yields (item, frame, planes uint8 (H, W, 2L)) of the sampled frames among `frames`: (position, frame,
-    item, or None if it is not sampled), each from a sampled one to the L-th behind it, and the last but one.
-    If they end too early, the last field is repeated."""
+    item or None: not sampled), each from a sampled one to the L-th behind it, and the last but one."""
     waiting, position, before, last = deque(), None, None, None     # waiting: (item, frame, fields until now)
 
     def newest():

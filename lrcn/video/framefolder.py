@@ -1,9 +1,8 @@
 """A video that lies on disk as pictures: a folder of numbered frames, read like a file.
 
 A series is all pictures with one word before their number (img_00001.jpg, frame000001.jpg, out_1.png, 0.jpg),
-in the order of their numbers, from any number on. A folder's only series is its video; flow_x_ and flow_y_
-beside it are its optical flow; other files are ignored. Its frame rate is unknown. `<folder>/<word>*` is one
-of several series of a folder.
+in the order of their numbers. A folder's only series is its video, of an unknown frame rate; flow_x_ and
+flow_y_ beside it are its optical flow. `<folder>/<word>*` is one of several series of a folder.
 """
 import functools
 import os
@@ -25,8 +24,7 @@ PLANES = {"x": "y", "u": "v"}
 
 @dataclass(frozen=True)
 class Series:
-    """Pictures of a folder, {number: path} in order. frames: of its video; flow: (right, down), perhaps both
-    empty; fault: why there are no frames, or ""."""
+    """{number: path} of pictures. frames: of a video; flow: (right, down); fault: why there are no frames."""
     frames: dict
     flow: tuple
     fault: str = ""

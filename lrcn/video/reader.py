@@ -257,8 +257,7 @@ def _moved(packet, seconds):
 
 def _orientation(frame):
     """How a frame is shown: (whether rows and columns change places, the slices that mirror it then). The
-    display matrix maps a pixel at (x, y) to (a x + c y, b x + d y); other angles count as the nearest of the
-    eight (ISO/IEC 14496-12, section 6.2.2)."""
+    display matrix (ISO/IEC 14496-12, section 6.2.2) maps a pixel at (x, y) to (a x + c y, b x + d y)."""
     for data in frame.side_data:
         if data.type == av.sidedata.sidedata.Type.DISPLAYMATRIX:
             a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
@@ -342,8 +341,7 @@ def probe(path):
 
 
 def read_frames(path, indices):
-    """Exactly these frames, uint8 (N, H, W, 3) RGB; later ones are not decoded. indices: ascending, repeats
-    allowed. VideoError: one of them is missing."""
+    """Frames uint8 (N, H, W, 3) RGB. indices: ascending, repeats allowed. VideoError: one is missing."""
     indices = [int(i) for i in indices]
     if not indices or indices[0] < 0 or indices != sorted(indices):
         raise ValueError(f"indices must be ascending and not negative: {indices}")

@@ -58,8 +58,7 @@ class Labeller:
     progress: Callable = cli.progress
 
     def film(self, path, name, folder, truth=None):
-        """Write all outputs of one film into `folder`; Done. truth: its [(start, end, class)], or None.
-        VideoError: it cannot be read."""
+        """Write a film's outputs; Done. truth: [(start, end, class)] or None. VideoError: unreadable."""
         info, begin = probe(path), time.monotonic()
         if any(Path(path).resolve() == (folder / output).resolve() for output in outputs.OUTPUTS):
             raise UserError(f"--video_path {path}: this file would be overwritten; choose an --output_dir")

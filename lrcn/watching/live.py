@@ -85,12 +85,10 @@ def open_live(source):
 
 class Source(_Thread):
     """Reads a camera, by its number, or a stream, by its address. VideoError: there is none. `due`: the
-    newest moment, a list of sampled frames (of one without a recogniser), when its optical flow's frames have
-    come.
+    newest moment, a list of sampled frames, with the frames for its optical flow.
 
     A frame's time is the clock's; a file at an address (or HLS, which comes in bursts) is played by its time
-    stamps. A live stream may give no length, as some films do: it comes no faster than its time stamps, and
-    has other pictures when it is opened again."""
+    stamps. A live stream may give no length, as some films do, but has other pictures when it is reopened."""
 
     def __init__(self, source, rate, recogniser=None):
         super().__init__()

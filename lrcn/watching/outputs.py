@@ -72,8 +72,7 @@ class Outputs:
                                    self.strip, progress, self.unsure(p))
 
     def draw(self, frame, p, progress, times=1, seconds=None, beside=()):
-        """Label a frame and write it `times` times, or once at its seconds; the picture. beside: of
-        History.beside, drawn as bars below the frame."""
+        """Label a frame and write it `times` times, or once at its seconds. beside: of History.beside."""
         frame = even_sides(frame)
         self.size = self.size or frame.shape[1::-1]
         frame = labels.fit_frame(frame, *self.size)
