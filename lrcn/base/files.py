@@ -313,10 +313,11 @@ def remove_leftovers(folder):
 
 @contextlib.contextmanager
 def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
-    """Hold `folder` for this process. UserError: another one holds it, or it cannot be written. shared: other
-    sharing processes may hold it too. wait: for the other process; OSError: it cannot be written."""
-    while True:
+    """Make `folder` and hold it for this process. UserError: another one holds it, or it cannot be written.
+    shared: other sharing processes may hold it too. wait: for the other process; OSError: not writable."""
+    while True:     # until the lock's file is the one at its path, which another process may delete
         try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
             f = open(Path(folder, name), "a+")      # noqa: SIM115
         except OSError as error:
             if wait:
@@ -338,8 +339,6 @@ def lock(folder, flag, what, shared=False, wait=False, name=".lock"):
                     f.flush()
                 yield
                 return
-        if wait:    # the lock's file was deleted meanwhile
-            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _flock(handle, shared=False):

@@ -100,7 +100,6 @@ class Store:
         """Hold the key for one run; another one waits, and then finds what this one has encoded."""
         with contextlib.ExitStack() as stack:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(files.lock(self.path, "sampled_data_path", "another run", wait=True))
             except OSError as error:
                 if error.errno not in NO_LOCKS:

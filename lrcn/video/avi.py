@@ -55,8 +55,7 @@ class Writer:
                            0, 0, 0, 0)
         strh = struct.pack("<4s4s10I4H", b"vids", b"MJPG", 0, 0, 0, rate.denominator, rate.numerator,
                            0, count, largest, 0xFFFFFFFF, 0, 0, 0, width, height)
-        strf = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3,
-                           0, 0, 0, 0)
+        strf = struct.pack("<IiiHH4sIiiII", 40, width, height, 1, 24, b"MJPG", width * height * 3, 0, 0, 0, 0)
         strl = b"strl" + _chunk(b"strh", strh) + _chunk(b"strf", strf)
         hdrl = b"hdrl" + _chunk(b"avih", avih) + _chunk(b"LIST", strl)
         head = struct.pack("<4sI4s", b"RIFF", total, b"AVI ") + _chunk(b"LIST", hdrl)

@@ -7,8 +7,7 @@ flow_y_ beside it are its optical flow. `<folder>/<word>*` is one of several ser
 import functools
 import os
 import re
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, namedtuple
 from pathlib import Path
 
 from lrcn.base.lazy import Lazy
@@ -22,12 +21,8 @@ FLOW = re.compile(r"(.*flow[\W_]*|)([xyuv])([\W_]*)", re.DOTALL)     # the word 
 PLANES = {"x": "y", "u": "v"}
 
 
-@dataclass(frozen=True)
-class Series:
-    """{number: path} of pictures. frames: of a video; flow: (right, down); fault: why there are no frames."""
-    frames: dict
-    flow: tuple
-    fault: str = ""
+# {number: path} of pictures: frames, of a video; flow, (right, down); fault: why there are no frames, or ""
+Series = namedtuple("Series", "frames flow fault")
 
 
 def series(names, folder=""):
