@@ -28,7 +28,6 @@ MB = 2 ** 20        # as gradio counts them
 WAITING = 20        # visitors in the queue
 HIGH = 420          # pixels of a film on the page: a portrait one does not fill it
 KEPT, SWEEP = 3600, 600     # seconds that a visitor's files are kept, and between two looks at their age
-# The browser loads nothing from elsewhere
 POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
           "frame-ancestors 'self'; base-uri 'self'; form-action 'self'")
 SCRIPT = Path(__file__).with_name("lrcn") / "pages/app.js"      # takes films of all kinds

@@ -98,7 +98,7 @@ def find(folder, films, args, absent, recogniser, wanted):
     with cli.progress(total=len(films), unit="film", desc="films", dynamic_ncols=True) as bar:
         for film, path in films.items():
             try:
-                if recogniser and not folder.knows(film, path):
+                if recogniser and folder.films.get(film, ())[1:3] != files.stamp(path):   # new, or changed
                     history = recogniser.look_through(path, args.time_limit)
                     smoothed = history.smoothed()
                     best = propose(history.times[:len(smoothed)], history.end, smoothed, args.clip_seconds,

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import ctypes
 import errno
+import functools
 import glob
 import hashlib
 import io
@@ -26,7 +27,6 @@ try:
     import fcntl
 except ImportError:  # Windows: no lock, the rest works
     fcntl = None
-
 
 # Errors of one file's name or rights, not of the disk
 OF_ONE_FILE = {errno.EFBIG, errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ,
@@ -379,3 +379,13 @@ def require_space(folder, needed, what):
     if needed > free:
         raise UserError(f"{what} needs {gigabytes(needed)} in {folder}, and {gigabytes(free)} are "
                         f"free there; free some space or choose another folder")
+
+
+@functools.lru_cache(maxsize=4096)
+def stamp(path):
+    """[bytes, time of change (ns)] of a file, as text, when it is first asked for; empty: it is missing."""
+    try:
+        known = os.stat(path)
+    except OSError:
+        return ["", ""]
+    return [str(known.st_size), str(known.st_mtime_ns)]

@@ -55,8 +55,7 @@ def read_run(folder):
     metrics, tested, test = _at_once(run.test.path, lambda: (
         _json(run.test.metrics), answers.read_answers(run.test) if run.test.predictions.is_file() else None,
         _command(run.test.command)))
-    study, studied = _at_once(run.study.path, lambda: (
-        _json(run.study.metrics), _command(run.study.command)))
+    study, studied = _at_once(run.study.path, lambda: (_json(run.study.metrics), _command(run.study.command)))
     drawn = [study.get(name) for name in ("switching", "shares_by_mix", "recency_index")]
     if study and not (all(isinstance(part, dict) for part in drawn) and all(
             isinstance(c, dict) and isinstance(c.get("curve"), dict) for c in drawn[0].values())):

@@ -2,8 +2,6 @@
 find_clips.py. Clips are called <film>_<start>-<end>, so that lrcn.data.groups takes the film as their group.
 """
 import contextlib
-import functools
-import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
@@ -52,11 +50,10 @@ class Stretch:
 
 def propose(times, end, probabilities, seconds, per_class, overlap=0.0, least=0.0, wanted=None):
     """[(start, end, class, probability)] in order of time: the best stretches of `seconds`, inside the film.
-
     times (F,), probabilities (F, C): of the sampled frames; end: of the film. A stretch lies around a sampled
     frame, or at the film's ends; its probability is the mean of its frames', its class the most probable one.
-    They are chosen in order of probability; at most the fraction `overlap` of one is in another.
-    least: the lowest probability; wanted: the numbers of the classes to look for (None: all)."""
+    They are chosen in order of probability; at most the fraction `overlap` of one is in another. least: the
+    lowest probability; wanted: the numbers of the classes to look for (None: all)."""
     times, length = np.asarray(times), min(seconds, end)
     starts = np.clip(times - length / 2, 0, end - length)
     first, last = np.searchsorted(times, starts - 1e-6), np.searchsorted(times, starts + length - 1e-6)
@@ -158,9 +155,8 @@ def of_films(stretches, films):
 
 class ClipFolder:
     """kind: "clips" exact to the frame, "copies" from key frames on, or "frames": pictures. names: {film: its
-    part of the clips' names}. rate: the sampling.Rate of pictures; or every: one of so many frames.
-
-    Files are whole or absent: the tables are replaced after every film, and the same command goes on."""
+    part of the clips' names}. rate: the sampling.Rate of pictures; or every: one of so many frames. Files are
+    whole or absent: the tables are replaced after every film, and the same command goes on."""
 
     def __init__(self, out, kind, names, rate, every=None):
         self.out, self.kind, self.names, self.rate, self.every = Path(out), kind, names, rate, every
@@ -183,10 +179,6 @@ class ClipFolder:
         elif self.table.is_file():
             self.stretches = read_stretches(self.table, "output_dir")
 
-    def knows(self, film, path):
-        """Whether this film, as it is now, was looked through."""
-        return film in self.films and self.films[film][1:3] == _stamp(path)
-
     def of(self, films):
         return [stretch for stretch in self.stretches if stretch.film in films]
 
@@ -200,7 +192,7 @@ class ClipFolder:
 
     def note(self, film, path, seconds="", candidates="", reason=""):
         """Write a film's row of films.csv."""
-        self.films[film] = [film, *_stamp(path), seconds, candidates, reason]
+        self.films[film] = [film, *files.stamp(path), seconds, candidates, reason]
         self.save()
 
     def save(self):
@@ -295,13 +287,3 @@ class ClipFolder:
                 tiles.append((frame, f"{stretch.number} {stretch.cls}{p}\n{place}", mark))
             title = f"{len(rows)} candidates: " + ", ".join(f"{n} {cls}" for cls, n in sorted(counts.items()))
             contact_sheet(self.out / f"candidates{f'_{page + 1}' if page else ''}.png", title, tiles)
-
-
-@functools.lru_cache(maxsize=4096)
-def _stamp(path):
-    """[bytes, time of change (ns)] of a file, as text; empty if it is missing."""
-    try:
-        known = os.stat(path)
-    except OSError:
-        return ["", ""]
-    return [str(known.st_size), str(known.st_mtime_ns)]

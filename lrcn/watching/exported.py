@@ -28,8 +28,7 @@ TRANSFORM = {name: kind for name, kind in ENCODER.items() if name != "name"}
 
 
 def layout(part, transform, length, classes, features=None):
-    """((name, type, shape without batch) of the input of a part of the network, the same of its output).
-    features: how many the encoder gives, None: unknown."""
+    """((name, type, shape without batch) of a part's input, of its output). features: None if unknown."""
     *modalities, high, wide, channels = transform.shape
     frames = (*modalities, channels, high, wide)    # (3, S, S), or (M, 3, S, S), (K, 3, S, S)
     probabilities = ("probabilities", "float32", (classes,))

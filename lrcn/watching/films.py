@@ -43,8 +43,7 @@ def unique_names(paths):
                             "_".join(p.parts).replace(".", "_")) for p in paths]
 
 
-# A labelled film. segments: [(start, end, label, probability)]; seconds: how far it was seen; times: of its
-# sampled frames
+# segments: [(start, end, label, probability)]; seconds: how far it was seen; times: of sampled frames
 Done = namedtuple("Done", "sentence segments seconds times")
 
 

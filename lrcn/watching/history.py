@@ -60,7 +60,6 @@ class History:
 
 def find_segments(times, end, probabilities, min_probability, least):
     """Runs of one label: [(start, end, label, mean probability)], in seconds; label -1: unsure.
-
     times (F,), probabilities (F, C) of the moments, `end` of the film. A moment's label is its most probable
     class, or unsure if that is below min_probability. Runs of fewer than `least` moments then join the
     neighbour that is more probable during the run, the shortest runs first. A segment begins and ends halfway

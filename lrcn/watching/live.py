@@ -86,7 +86,6 @@ def open_live(source):
 class Source(_Thread):
     """Reads a camera, by its number, or a stream, by its address. VideoError: there is none. `due`: the
     newest moment, a list of sampled frames, with the frames for its optical flow.
-
     A frame's time is the clock's; a file at an address (or HLS, which comes in bursts) is played by its time
     stamps. A live stream may give no length, as some films do, but has other pictures when it is reopened."""
 

@@ -107,8 +107,7 @@ def made_by(flow, backend):
     return flow
 
 
-# segments: [(start, end, label, probability)], seconds and class names; times (F,): seconds of the middles of
-# the moments; probabilities float32 (F, C)
+# segments: [(start, end, label, probability)]; times (F,): seconds of moments; probabilities float32 (F, C)
 Prediction = namedtuple("Prediction", "segments times probabilities")
 
 
