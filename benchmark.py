@@ -6,7 +6,6 @@
 prints the rate of each step, medians of --repeats with their range, and writes benchmark.json. The bare
 encoder (a batch that is ready on the device) and the encoder with everything around it (files read,
 decoded, resized, features written) are timed in turns, so that their ratio holds on a busy machine.
---engines times every installed engine. Runs of the whole job are made in a temporary folder.
 """
 import statistics
 import subprocess

@@ -1,11 +1,8 @@
-"""The whole job on the embedded data set, by the commands that a person would type.
+"""The whole job on the embedded data set, by the commands that a person would type: make demo
 
-    make demo
-
-It leaves the videos in demo/data, the sampled clips in demo/sampled and two run folders in
-demo/runs: an LRCN, and the same without its LSTM, which sees the mean of the frames and so cannot
-tell the classes of a pair apart. The last line is the path of a page that shows both. Exit status 1
-when the LRCN gets less than 90% of the test right.
+It leaves the videos in demo/data, the sampled clips in demo/sampled and two run folders in demo/runs: an
+LRCN, and the same without its LSTM, which sees the mean of the frames and so cannot tell a pair's classes
+apart. The last line is the path of a page that shows both. Exit status 1: the LRCN has less than 90% right.
 """
 import shlex
 import shutil

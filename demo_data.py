@@ -38,10 +38,9 @@ def random_numbers(seed, *names):
 
 
 def draw_clip(pair, place, clip, fps, seed):
-    """The frames of one clip in the order of the pair's first class: list of uint8 (H, W, 3) RGB. place: what
-    all clips of the group have in common, a dim room that no motion shows in. A white object shows coloured
-    light as it passes, whose hue goes round with the motion, so that even an encoder without training, whose
-    global average forgets places but not colours, tells one phase of the motion from another."""
+    """The frames of one clip in the order of the pair's first class: list of uint8 (H, W, 3) RGB. place: the
+    group's seed, of a dim room. A white object shows coloured light as it passes, and its hue follows the
+    motion: an encoder without training averages over places, but colours tell it the phase of the motion."""
     rng = random_numbers(seed, place)
     slope = rng.uniform(-1, 1, 2)
     light = 50 + 20 * (slope[0] * (X / WIDTH - 0.5) + slope[1] * (Y / HEIGHT - 0.5))

@@ -1,17 +1,12 @@
 """The mixed-action study: does the majority of a window's frames decide, or the last frame?
 
     python test_continues_movie.py --model_dir RUN
-
-joins test clips of different actions into movies (--num_movies of --movie_clips clips), slides a
-window over each by one frame, and writes into RUN/test_continues_movie/: metrics.json, windows.csv
-(a row for each window), movie.mp4 (the first movie, labelled; with --gif also movie.gif),
-sliding_window.gif (the window over its first cut) and figures, which TensorBoard shows too. Folders
-and split are those of the training, unless flags say otherwise.
-
     python test_continues_movie.py --model_dir RUN1 RUN2 RUN3 ...
 
-studies each and compares them: runs that differ only in their seed are pooled. It writes
-comparison.csv, comparison.json and pictures into --output_dir.
+joins test clips of different actions into movies and slides a window over each by one frame. It writes
+metrics.json, windows.csv (a row for each window), figures (TensorBoard shows them too) and the first movie,
+labelled, into RUN/test_continues_movie/. Several runs are compared, and those that differ only in their seed
+pooled: comparison.csv, comparison.json and pictures in --output_dir.
 """
 from dataclasses import replace
 

@@ -118,9 +118,8 @@ def _line(ax, epochs, values, **look):
 
 @style.styled
 def curves(path, rows, best, classes, note=""):
-    """rows: dicts of epoch, train_loss, val_loss, train_top1, val_top1, val_top3, val_top5, lr; what is
-    missing or None is left out. best: the epoch to mark, or None. classes: how many: the best 5 of 5 get no
-    line."""
+    """rows: of metrics.csv; what is missing or None is left out. best: the epoch to mark, or None. classes:
+    how many; of five, the top 5 get no line."""
     epochs = column(rows, "epoch")
     fig = style.figure(11, 3.6, "Loss, accuracy and learning rate of every epoch", note)
     loss, accuracy, rate = fig.subplots(1, 3, width_ratios=(3, 3, 2))
