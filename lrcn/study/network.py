@@ -69,6 +69,7 @@ class Study:
         return lines
 
 
+@inference_mode
 def analyse(head, classes, clips, movies, T, seed=42):
     """The Study of one network over `movies`, with windows of T frames."""
     windows, cuts = slide(movies, clips.labels, T), find_cuts(movies, clips.labels, T)
@@ -85,16 +86,14 @@ def analyse(head, classes, clips, movies, T, seed=42):
     margins = late_margins({control: part.reshape(*cuts.complete.shape, -1) for control, part
                             in zip(CONTROLS, parts, strict=True)}, cuts)
     whole = clips.features[:, :T].float()
-    with torch.inference_mode():
-        clip_right = head(whole).argmax(1).cpu().numpy() == clips.labels
+    clip_right = head(whole).argmax(1).cpu().numpy() == clips.labels
     inside, traces, attention = {}, {}, []
     if isinstance(head.lstm, torch.nn.LSTM):    # a GRU has other gates, and no cell
         inside, traces = lstm_figures(head, clips, movies, cuts, of_cuts, T)
     if head.lstm is not None:
         margins["run through"] = streamed_margin(head, clips, movies, cuts, T)
         if head.readout == "attention":
-            with torch.inference_mode():
-                attention = by_column(head.attention(head.steps(whole)).cpu().numpy(), of_clips)
+            attention = by_column(head.attention(head.steps(whole)).cpu().numpy(), of_clips)
 
     def accuracy(key):
         """{key: Estimate} of the windows that have a majority, for the keys (N,) that occur."""
@@ -161,9 +160,7 @@ def lstm_figures(head, clips, movies, cuts, units, T):
     x, movie, place = whole_movies(clips, movies, cuts)
     inside = (movie < len(x)) & (place < x.shape[1])
     movie, place, units = movie[inside], place[inside], units[inside]
-    with torch.inference_mode():
-        x, frames = head.projection(x), head.projection(clips.features.float())
-    forget = GATES.index("forget")
+    x, frames, forget = head.projection(x), head.projection(clips.features.float()), GATES.index("forget")
     # The cuts' windows, each once: (layers, directions, 3, M, T+1, T)
     codes = cuts.video[inside] * frames.shape[1] + cuts.frame[inside]
     unique, back = np.unique(codes.reshape(-1, T), axis=0, return_inverse=True)
