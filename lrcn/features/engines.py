@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import itertools
 import math
 from collections import deque
@@ -295,7 +296,11 @@ class OpenVINO:
 
 
 def _onnxruntime(network, example, precision):
-    run = onnx.runner(onnx.traced(network, example, "frames"), torch.get_num_threads())
+    file = io.BytesIO()
+    with torch.no_grad(), onnx.without_words():     # traced: fast, where no code asks how large a batch is
+        torch.onnx.export(network, (example,), file, input_names=["frames"], dynamo=False,
+                          dynamic_axes={"frames": {0: "batch"}})
+    run = onnx.runner(file.getvalue(), torch.get_num_threads())
     return at_once(lambda frames: torch.cat([torch.from_numpy(run(part.numpy())) for part in
                                              frames.split(len(frames) if len(example) > 1 else 1)]))
 

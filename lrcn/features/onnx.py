@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
-import io
 import logging
 import os
 import warnings
@@ -34,15 +33,6 @@ def without_words():
             yield
     finally:
         logging.disable(before)
-
-
-def traced(module, example, name):
-    """The file's bytes, by tracing: fast, and right where the code does not ask how large a batch is."""
-    file = io.BytesIO()
-    with torch.no_grad(), without_words():
-        torch.onnx.export(module, (example,), file, input_names=[name], dynamic_axes={name: {0: "batch"}},
-                          dynamo=False)
-    return file.getvalue()
 
 
 def any_size(*axes):
