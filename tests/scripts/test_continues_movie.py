@@ -10,9 +10,8 @@ from PIL import Image
 from runs import last_line, read_json, refused, table, train
 
 
-def study(model_dir, *flags):
-    model_dir = model_dir if isinstance(model_dir, list) else [model_dir]
-    return call("test_continues_movie.py", "--model_dir", *model_dir, "--num_workers", 0, *flags)
+def study(*words):
+    return call("test_continues_movie.py", "--num_workers", 0, "--model_dir", *words)
 
 
 def read(folder):
@@ -104,7 +103,7 @@ def test_clips_of_unequal_length_give_windows_of_three_actions(runs):
 
 
 def test_several_runs_are_compared_in_one_table_and_picture(runs, tmp_path):
-    result = study([*runs.values()], "--num_movies", 4, "--movie_clips", 5, "--output_dir", tmp_path / "all")
+    result = study(*runs.values(), "--num_movies", 4, "--movie_clips", 5, "--output_dir", tmp_path / "all")
     assert last_line(result) == tmp_path / "all" and (tmp_path / "all" / "comparison.png").is_file()
     rows = {row["variant"]: row for row in table(tmp_path / "all" / "comparison.csv")}
     assert set(rows) == {"last, both ways", "none (no LSTM)"}

@@ -78,16 +78,6 @@ def test_every_clip_holds_the_frames_that_the_manifest_names(raw, done):
     assert set(written["versions"]) == {"python", "opencv"}
 
 
-@pytest.mark.parametrize("flag, value, before", [
-    ("sampling_rate", "5", "10"), ("FPS", "30", "25"), ("num_frames_to_extract", "6", "5"),
-    ("seed", "1", "42")])
-def test_other_flags_into_the_same_folder_are_refused(raw, done, flag, value, before):
-    kept = snapshot(done[0])
-    refused(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", done[0], f"--{flag}", value,
-            says=(f"it was made with {flag} {before}", f"not {value}"))
-    assert snapshot(done[0]) == kept
-
-
 def test_the_start_depends_on_seed_and_name_alone(raw, done, tmp_path):
     part = shutil.copytree(raw, tmp_path / "part", ignore=shutil.ignore_patterns("Jump", "*g02*"))
     for name, seed in (("same", 42), ("other", 7)):
@@ -110,18 +100,20 @@ WRONG = {   # behind --row_data_dir {raw} --sampled_data_dir out; what is said, 
     "--report --row_data_dir= --sampled_data_dir {full}": "no manifest.csv",
     "--sampled_data_dir {full}/other/x": "", "--ucf_list_dir none": "",
     "--ucf_list_dir {raw}": "--ucf_list_dir", "--num_frames_to_extract some": "--num_frames_to_extract",
-    "--no_such_flag": ""}
+    "--no_such_flag": "", "--sampled_data_dir {done} --sampling_rate 5": "--sampling_rate 10",
+    "--sampled_data_dir {done} --FPS 30": "--FPS 25", "--sampled_data_dir {done} --seed 1": "--seed 42",
+    "--sampled_data_dir {done} --num_frames_to_extract 6": "--num_frames_to_extract 5"}
 
 
 @pytest.mark.parametrize("flags", WRONG)
-def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, tmp_path, flags):
+def test_a_wrong_path_or_flag_gives_one_line_and_status_2(raw, done, tmp_path, flags):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other").write_text("")
-    names = {"raw": raw, "full": tmp_path / "full"}
+    names, kept = {"raw": raw, "full": tmp_path / "full", "done": done[0]}, snapshot(done[0])
     result = call(SCRIPT, "--row_data_dir", raw, "--sampled_data_dir", "out", *flags.format(**names).split(),
                   ok=False, cwd=tmp_path)
     one_line(result, (WRONG[flags] or flags).format(**names))
-    assert not result.out
+    assert not result.out and snapshot(done[0]) == kept
 
 
 def test_a_clip_cut_off_by_a_power_cut_is_made_again_and_half_a_table_is_cleared_away(raw, done, tmp_path):

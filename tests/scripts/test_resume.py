@@ -1,5 +1,6 @@
 """Going on with a run: exactly where it stopped, on the data and with the recipe that it had."""
 import contextlib
+import copy
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from runs import TINY, assert_same_run, flags, last_line, metrics, read_json, refused, train, weights
 
 import utils
+from lrcn import checkpoints
 from lrcn.base import distributed
 from lrcn.base.cli import UserError
 from lrcn.runs import RunFolder
@@ -236,12 +238,17 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path):
+def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path, monkeypatch):
     words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS,
                   "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
                   "--open_new_folder", "False", "--number_of_classes", 2)
     train_here(*words)
     saved = Recipe.of(read_json(tmp_path / "begun" / "settings.json"), "settings")
+
+    real, last = checkpoints.load_file, RunFolder(tmp_path / "begun").checkpoint("last")
+    state = real(last, "resume")    # once, and not from every copy of the run
+    monkeypatch.setattr(checkpoints, "load_file", lambda path, flag: copy.deepcopy(state) if
+                        path.name == last.name else real(path, flag))
 
     def weights_after(name, *more):
         folder = shutil.copytree(tmp_path / "begun", tmp_path / name)
