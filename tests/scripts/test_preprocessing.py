@@ -100,9 +100,10 @@ WRONG = {   # behind --row_data_dir {raw} --sampled_data_dir out; what is said, 
     "--report --row_data_dir= --sampled_data_dir {full}": "no manifest.csv",
     "--sampled_data_dir {full}/other/x": "", "--ucf_list_dir none": "",
     "--ucf_list_dir {raw}": "--ucf_list_dir", "--num_frames_to_extract some": "--num_frames_to_extract",
-    "--no_such_flag": "", "--sampled_data_dir {done} --sampling_rate 5": "--sampling_rate 10",
-    "--sampled_data_dir {done} --FPS 30": "--FPS 25", "--sampled_data_dir {done} --seed 1": "--seed 42",
-    "--sampled_data_dir {done} --num_frames_to_extract 6": "--num_frames_to_extract 5"}
+    "--no_such_flag": "", "--sampled_data_dir {done} --sampling_rate 5": "sampling_rate 10, not 5.0",
+    "--sampled_data_dir {done} --FPS 30": "FPS 25, not 30.0",
+    "--sampled_data_dir {done} --seed 1": "seed 42, not 1",
+    "--sampled_data_dir {done} --num_frames_to_extract 6": "num_frames_to_extract 5, not 6"}
 
 
 @pytest.mark.parametrize("flags", WRONG)
