@@ -1,7 +1,6 @@
 """The films of a set and their moments: what they are sampled to, and the features of it.
 
-    film = Film(0, "a.mp4", Path("my_films/a.mp4"), "a", 2.0)
-    for film, times, values in encoded([film], "frames", Rate(), encoder, options, failed):
+    for film, times, values in encoded(films, "frames", Rate(), encoder, options, print):
         for number, values in film.take_in(times, values):      # moments that are known from now on
             film.span(number)                                   # (start, end) in seconds
 
@@ -124,10 +123,10 @@ class Film:
             yield self.known - 1, self.values[0][first:max(last, first + 1)].astype(np.float32)
 
 
-def encoded(films, folder, rate, encoder, options, failed):
+def encoded(films, folder, rate, encoder, options, tell):
     """Yields (Film, seconds of frames, their features (n, D)) of one piece after another; at a film's end a
     piece without frames. What the store has is not encoded again. folder: of the sampled films; options:
-    features.Options; failed(Film, error): is called for a film that cannot be read."""
+    features.Options; tell(line): is called for a film that cannot be read."""
     waiting = []
 
     def encode():
@@ -149,5 +148,5 @@ def encoded(films, folder, rate, encoder, options, failed):
             if isinstance(error, OSError) and error.errno not in files.OF_ONE_FILE:
                 raise
             film.whole = True
-            failed(film, error)
+            tell(f"cannot read {film.name}: {error}")
     yield from encode()

@@ -108,11 +108,8 @@ class Session(Page):
     def encode(self, encoder, options):
         """Sample the films, and encode what the store does not have yet, so that moments get features one
         after another."""
-        def failed(film, error):
-            self.tell(f"cannot read {film.name}: {error}")
-
         for film, times, values in footage.encoded(self.films, self.folder / "frames", self.rate, encoder,
-                                                   options, failed):
+                                                   options, self.tell):
             with self.changed:
                 self.take_in(film, times, values)
             self.touch()
