@@ -1,11 +1,15 @@
 """Which clips were cut from one recording, and show nearly the same picture: their group, by their names, a
 pattern, or a table."""
+import contextlib
 import re
+import signal
+import threading
 from collections import Counter, defaultdict
 
 from lrcn.base import UserError, cli, files
 from lrcn.base.files import composed
 
+MATCHING = 2    # seconds of CPU for a name, by --group_pattern
 # Names that tell the recording: UCF-101's gNN (of a class), HMDB-51's before the clip's number (body parts,
 # motion, people, view, quality), Kinetics' YouTube address and find_clips.py's film before the seconds.
 FRAME = r"(?:[-_. ]*(?:frame|image|img)?[-_. ]*\d+)?"     # after it, where a clip is one picture of a video
@@ -39,11 +43,34 @@ def find_groups(names, pattern=None, table=None):
         raise UserError(f"--group_pattern {pattern}: not a regular expression ({error})") from None
     groups = {}
     for cls, video in names:
-        match = finder.search(video)
+        try:
+            with _time_limit():
+                match = finder.search(video)
+        except TimeoutError:
+            raise UserError(f"--group_pattern {pattern}: more than {MATCHING:g} s for {cls}/{video}; "
+                            "a repetition in a repetition, as (a+)+, takes forever: remove one") from None
         if not match:
             raise UserError(f"--group_pattern {pattern}: does not match the video {cls}/{video}")
         groups[cls, video] = (match[1] or "") if finder.groups else match[0]
     return groups
+
+
+@contextlib.contextmanager
+def _time_limit():
+    """TimeoutError after MATCHING seconds of CPU: a signal stops a regular expression, in the main thread."""
+    def stop(*_):
+        raise TimeoutError
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MATCHING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _recording(video):

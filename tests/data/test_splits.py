@@ -226,6 +226,12 @@ def test_classes_that_one_side_alone_has_are_named(tmp_path, capsys):
         capsys.readouterr().err
 
 
+def test_a_pattern_that_would_take_for_ever_is_one_line(monkeypatch):
+    monkeypatch.setattr(groups, "MATCHING", 0.05)
+    with pytest.raises(UserError, match=r"--group_pattern \^\(a\+\)\+\$: more than 0.05 s for A/a"):
+        groups.find_groups([("A", "a" * 60 + "!")], r"^(a+)+$")
+
+
 def test_the_group_is_that_of_a_table_a_pattern_or_the_name_or_it_is_refused(tmp_path):
     found = [("A", "v_A_g01_c01"), ("A", "v_A_g01_c02"), ("B", "v_B_g01_c01"), ("B", "holiday_3")]
     assert list(groups.find_groups(found).values()) == ["A/g01", "A/g01", "B/g01", "B/holiday_3"]
