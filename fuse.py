@@ -85,9 +85,9 @@ def choose_weights(words, streams, args):
             raise UserError("--weights tuned: no video is in the validation part of all runs; train them "
                             "with one --seed and --split_size, or give numbers")
         weights = scores.likeliest_weights(np.array([[own[video] for video in common] for own in known]))
-        cli.say(f"--weights tuned: {', '.join(f'{w:.3f}' for w in weights)}, chosen on {len(common)} "
-                f"validation videos")
-        return weights, f"tuned on {len(common)} validation videos"
+        chosen = f"on {len(common)} validation videos"
+        cli.say(f"--weights tuned: {', '.join(f'{w:.3f}' for w in weights)}, chosen {chosen}")
+        return weights, f"tuned {chosen}"
     if len(words) != len(streams) or "tuned" in words or not sum(words):
         raise UserError(f"--weights {' '.join(map(str, words))}: expected {len(streams)} numbers, one for "
                         "each run and not all 0, or the word tuned")

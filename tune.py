@@ -47,22 +47,19 @@ def make_parser():
     tune = parser.group("tuning")
     tune.add_argument("--set", action="append", default=[], metavar="FLAG=A,B,...|LOW..HIGH",
                       help="values of a flag of train.py, or of test_windows and flip; may be given again")
-    tune.add_boolean("--one_by_one", default=False, help="change one flag at a time, from the first value of "
-                                                         "each, instead of all combinations")
-    tune.add_argument("--against", default=None, metavar="FLAG",
-                      help="take each row's difference from the row with the first value of this flag, all "
-                           "else equal (default: from the first row)")
-    tune.add_argument("--trials", type=POSITIVE, default=None, metavar="N",
+    tune.add_boolean("--one_by_one", default=False,
+                     help="change one flag at a time, from the first value of each, not all combinations")
+    tune.add_argument("--against", metavar="FLAG", help="take each row's difference from the row with this "
+                      "flag's first value, all else equal (default: from the first row)")
+    tune.add_argument("--trials", type=POSITIVE, metavar="N",
                       help="let Optuna ask for N settings (pip install optuna); ranges need this")
-    tune.add_argument("--folds", type=Number(int, low=2), default=4,
-                      help="folds of the training list, by group")
+    tune.add_argument("--folds", type=Number(int, low=2), default=4, help="folds, made of whole groups")
     tune.add_argument("--seeds", type=POSITIVE, default=1, metavar="N",
                       help="training seeds of every setting: --seed and the numbers after it")
-    tune.add_argument("--jobs", type=POSITIVE, default=None, metavar="N",
-                      help="trainings at once, with a thread each (default: as many as there are CPU cores; "
-                           "1 on a GPU)")
-    tune.add_boolean("--refit", default=False, help="train the best setting on the whole training list, with "
-                     "every seed, and test it once")
+    tune.add_argument("--jobs", type=POSITIVE, metavar="N",
+                      help="trainings at once, a thread each (default: one for each CPU core; 1 on a GPU)")
+    tune.add_boolean("--refit", default=False,
+                     help="train the best setting on the whole list, with every seed, and test it once")
     utils.add_windows_flags(parser.group("testing"))
     output = parser.group("output")
     output.add_argument("--output", default="tuning", metavar="DIR", help="folder to write into")
@@ -136,8 +133,7 @@ def write_tables(out, rows, plan, against):
     if drawn:
         aside = f"The {len(drawn)} best of {len(there)} settings. " if len(drawn) < len(there) else ""
         plots.changes_picture(out.picture, drawn, n=len(plan.videos), note=aside + note, minus_what=minus)
-    for line in tuning.lines(rows, minus):
-        cli.say(line)
+    cli.say(*tuning.lines(rows, minus), sep="\n")
 
 
 def refit(out, args, setting, plan):
@@ -198,10 +194,10 @@ def main():
         write_tables(out, rows, plan, against)
         best = tuning.best(rows)
         chosen = dict(best.setting.chosen)
-        tested = [f"--{name}={chosen[name]}" for name in TESTING if name in chosen]
-        cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: "
-                f"{shlex.join(best.setting.recipe.words(always=chosen))}"
-                + (f"; of test.py: {' '.join(tested)}" if tested else ""))
+        words = shlex.join(best.setting.recipe.words(always=chosen))
+        tested = " ".join(f"--{name}={chosen[name]}" for name in TESTING if name in chosen)
+        cli.say(f"best: {best.name} ({best.top1:.3f}); as flags of train.py: {words}"
+                + (f"; of test.py: {tested}" if tested else ""))
         if args.refit:
             refit(out, args, best.setting, plan)
     cli.say(out)

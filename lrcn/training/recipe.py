@@ -334,8 +334,7 @@ COMPARED = ("epochs", "lr", "split_size", "num_frames_video", "smaller_dataset",
 def add_compared_flags(parser):
     """Those flags for a script that tests: they change nothing, and `say_disagreement` speaks of them."""
     add_flags(parser, DECIDED.keys() - COMPARED, lambda name: "the run's",
-              "flags of train.py, accepted for old command lines: the run's values count, others give a "
-              "warning")
+              "flags of train.py, for old command lines: the run's values count, others give a warning")
 
 
 def say_disagreement(args, trained):
