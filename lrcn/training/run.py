@@ -74,8 +74,8 @@ def saved_settings(recipe, samples, encoder):
     test_on_video.py samples alike without them.
 
     frame_step, frame_step_low, frame_step_high: seconds between the frames of the training clips (with a
-    video encoder, of its chunks), their median, 10th and 90th percentile. clip_frames: the median length of
-    clips that may differ in it. chunk_step: the median of the frames from one chunk of a clip to the next.
+    video encoder, of its chunks), their median and tenth and ninetieth percentiles. clip_frames: the median
+    length, where clips may differ in it. chunk_step: frames from one chunk to the next, their median.
     """
     sampler = ClipSampler.of(recipe)
     train = [v for v in samples if v.part == "train"]
