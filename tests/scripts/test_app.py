@@ -1,7 +1,6 @@
 """app.py, driven by a browser as by a visitor: a film in, labels, table and files out; bad films; a queue."""
 import os
 import signal
-import sys
 import time
 from urllib.error import HTTPError
 from urllib.parse import unquote
@@ -10,7 +9,6 @@ from urllib.request import urlopen
 import pytest
 from browsers import address_of, requested, until
 from commands import start
-from runs import refused
 from videos import numbered, write_video
 
 import app as app_script
@@ -115,10 +113,3 @@ def test_what_is_old_is_deleted_and_what_is_new_stays(tmp_path):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     desk.forget()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
-
-
-def test_without_its_package_or_run_it_says_so(trained, tmp_path, monkeypatch):
-    refused("app.py", "--model_dir", tmp_path, says=("--model_dir", "no run folder"))
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    refused("app.py", "--model_dir", trained, "--device", "cpu", "--encoder_backend", "torch",
-            says="pip install -r requirements-app.txt")

@@ -51,7 +51,7 @@ def test_one_film_and_one_run_are_the_same_to_all_who_watch(two_runs, tmp_path, 
     assert best == pytest.approx(prediction.probabilities.max(), abs=1e-4)
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(UserError, match="app.py needs gradio"):
+    with pytest.raises(UserError, match="app.py needs gradio: pip install -r requirements-app.txt"):
         call(app.main)
     args = app.make_parser().parse_args(["--model_dir", str(folder)])
     *_, segments, _, _ = app.Desk(built[-1], args, tmp_path).label(film, lambda *_, **__: None)

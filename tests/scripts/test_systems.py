@@ -29,16 +29,13 @@ from lrcn.video.flow import Flow, fields_at
 from lrcn.video.reader import read_frames
 from lrcn.watching.recogniser import Recogniser
 
-# The README's commands for four systems: what makes each one what it is, and every other option at once.
+# Commands of docs/experiments/systems.md: what makes each one what it is, and every other option at once.
 # Encoder and size are replaced by tiny ones, so that a system trains in a second.
 SYSTEMS = {
     "forty small frames and attention": ("--num_frames_video", 40, "--lstm_layers", 1,
                                          "--readout", "attention"),
     "a prediction at every step": ("--num_frames_video", 16, "--lstm_layers", 1, "--no-bidirectional",
                                    "--readout", "last", "--loss_per_step"),
-    "sixteen frames and accumulated gradients": ("--num_frames_video", 16, "--batch_size", 4,
-                                                 "--accumulate", 8, "--scheduler", "plateau",
-                                                 "--readout", "mean"),
     "every option": ("--loss_per_step", "--mixup", 0.2, "--ema", 0.9, "--scheduler", "step", "--readout",
                      "attention", "--recompute", "--train_encoder", "last:1", "--clip_grad", 0,
                      "--label_smoothing", 0, "--warmup_epochs", 0.5, "--pictures"),
