@@ -52,7 +52,7 @@ class Tested:
             other = differing(read_flags(run), self.flags)
             if other:
                 raise UserError(f"{word}: these runs differ in more than their seed ({run} has "
-                                f"{listed(other)}); put a space in the place of the comma")
+                                f"{listed(other)}); put a space there instead of the comma")
             settings = files.read_json(run.settings) if run.settings.is_file() else {}
             for what in (f"folder {run.path.resolve()}", f"seed {settings.get('seed', run)}"):
                 before = known.setdefault(what, run)

@@ -158,7 +158,7 @@ def check_weights(weights, source):
         raise UserError(f"{source}: not a checkpoint of this program (no weights in it)")
     for name, tensor in weights.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(f"{source}: the weights {shown(name)} are no tensor")
+            raise UserError(f"{source}: the weights {shown(name)} are not a tensor")
 
 
 def encoder_weights(state, path, flag):

@@ -291,7 +291,7 @@ def attention_picture(path, frames, weights, title, note=""):
 
 def contact_sheet(path, title, tiles):
     """tiles: [(frame uint8 (H, W, 3) RGB or None, caption, mark)]; a marked tile has a red border, and the
-    mark in the place of its caption's second line."""
+    mark instead of its caption's second line."""
     columns, row = min(COLUMNS, max(3, len(tiles))), HIGH + 2 * TEXT + 12
     rows = -(-len(tiles) // columns)
     sheet = np.full((rows * row + TITLE + 3 * GAP, columns * (WIDE + GAP) + GAP, 3), 255, np.uint8)

@@ -50,7 +50,7 @@ def _torchvision_model(name, download, img_dim, chunk):
     for extra in AUXILIARY & {child for child, _ in model.named_children()}:
         model.aux_logits = False
         setattr(model, extra, None)
-    # An identity in the place of the classifier, linear or the 1x1 convolution of SqueezeNet.
+    # An identity instead of the classifier, linear or the 1x1 convolution of SqueezeNet.
     classifier = [name for name, module in model.named_modules() if len(best.meta["categories"]) == getattr(
         module, "out_features", getattr(module, "out_channels", None))][-1]
     model.set_submodule(classifier, nn.Identity())

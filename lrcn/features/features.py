@@ -256,7 +256,7 @@ def softmax(logits):
 
 def predict_videos(model, sampler, data, options, number=1, flip=False, temperature=None):
     """Probabilities float64 (videos, C): the mean softmax of a video's windows. With a temperature a pair:
-    these, and those with it in the place of the head's own."""
+    these, and those with it instead of the head's own."""
     values, owner = clip_features(model, sampler, data, options, number, flip)
     logits = head_logits(model.head, values, options.device).double()
 

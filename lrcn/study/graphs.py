@@ -308,7 +308,7 @@ def draw_comparison(variants, folder, note):
 
 
 def show(folder, pictures):
-    """All pictures into TensorBoard, in the place of those of an earlier run."""
+    """All pictures into TensorBoard, replacing those of an earlier run."""
     from torch.utils.tensorboard import SummaryWriter
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()

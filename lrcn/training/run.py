@@ -269,7 +269,7 @@ class Run:
         self.album.scalars(row)
         if row["val_top1"] is not None and self.recipe.pictures:
             self.album.label_grid(self)
-        if not sys.stderr.isatty():     # in a log, a line an epoch stands in the place of the bar
+        if not sys.stderr.isatty():     # in a log, a line for each epoch instead of the bar
             cli.say(f"epoch {row['epoch']}/{self.recipe.epochs}: " + ", ".join(
                 f"{key} {row[key]:.3f}" for key in METRICS[2:6] if row[key] is not None))
 

@@ -152,7 +152,7 @@ def read_exported(path):
     def probabilities(windows):
         values = head.run(windows.numpy())
         if not (np.all(values >= 0) and np.all(abs(values.sum(-1) - 1) < 1e-3)):      # nan fails too
-            raise UserError(f"--model {path}: the answers of this model are no probabilities (such as "
+            raise UserError(f"--model {path}: the answers of this model are not probabilities (such as "
                             f"{np.ravel(values)[0]:.4g}): it is damaged, or not of export.py")
         return torch.from_numpy(values)
     return whole, features, probabilities

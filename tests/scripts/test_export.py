@@ -180,7 +180,7 @@ def greedy(graph):
     (lambda path: say(path, transform=about(path)["transform"] | {"resize": 100_000}), "resize: expected"),
     (lambda path: say(path, num_frames_video=100_000_000), "num_frames_video: expected"),
     (lambda path: rewritten(path, branch), "loops or branches"),
-    (lambda path: rewritten(path, unsure), "no probabilities (such as"),
+    (lambda path: rewritten(path, unsure), "not probabilities (such as"),
     (lambda path: rewritten(path, greedy), "of memory"),
     (lambda path: path.write_text("words"), "not an ONNX file"),
     (lambda path: rewritten(path, lambda graph: graph.ClearField("metadata_props")), "not hold its classes"),
