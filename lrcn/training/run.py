@@ -105,8 +105,9 @@ def fill_folder(run, resumed, recipe, settings, classes, samples, model):
         Path(recipe.save_checkpoint).expanduser().parent.mkdir(parents=True, exist_ok=True)
     size, head = 4 * checkpoints.count_parameters(model), 12 * checkpoints.count_parameters(model.head)
     files.require_space(run.path, 2 * size + 3 * head, "the checkpoints")
-    older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"))
-    if older:   # first of all: after a kill they must not lie beside the new run's splits.csv
+    older = [] if resumed else sorted(run.checkpoints.glob(f"*{ENDING}"), reverse=True)
+    if older:   # first of all: after a kill they must not lie beside the new run's splits.csv. The last one
+        # goes first and the best one last: a kill in between leaves a whole run, or none
         cli.say(f"{len(older)} checkpoints of an older run in this folder are deleted")
         for path in older:
             path.unlink()

@@ -238,6 +238,23 @@ def test_a_second_training_in_one_run_folder_names_the_first_and_changes_nothing
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_of_an_older_run_the_last_checkpoint_goes_first_and_the_best_one_last(trained, tmp_path, monkeypatch):
+    folder, gone, unlink = RunFolder(shutil.copytree(trained, tmp_path / "run")), [], Path.unlink
+
+    def noted(path, *args, **more):
+        gone.append(path)
+        unlink(path, *args, **more)
+    monkeypatch.setattr(Path, "unlink", noted)
+    there = {path for path in folder.checkpoints.iterdir() if path.suffix == ".tar"}
+    settings = read_json(folder.settings)
+    words = ("--sampled_data_path", settings["sampled_data_path"], "--ucf_list_dir", settings["ucf_list_dir"],
+             *TINY, "--epochs", 1, "--local_dir", folder, "--open_new_folder", "False")
+    assert train_here(*words) == 0
+    older = [path for path in gone if path in there]
+    assert older[0] == folder.checkpoint("last") and older[-1] == folder.checkpoint("best")
+    assert {path.name for path in older[1:-2]} == {path.name for path in there if path.match("epoch_*")}
+
+
 def test_every_flag_of_a_resumed_run_is_refused_or_followed(demo, sampled, tmp_path, monkeypatch):
     words = flags(demo, sampled, tmp_path / "begun", "--epochs", 2, "--stop_after", 1, *NORMS,
                   "--train_encoder", "last:1", "--num_frames_video", 3, "--views", 2, "--warmup_epochs", 0,
