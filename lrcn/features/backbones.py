@@ -40,12 +40,13 @@ def _torchvision_model(name, download, img_dim, chunk):
         raise UserError(f"--encoder {name}: torchvision has no classification model of this name; "
                         f"try resnet152, or timm/{name}")
     best = zoo.get_model_weights(name).DEFAULT
-    options = {"image_size": img_dim} if img_dim and name.startswith("vit_") and not download else {}
+    preset = best.transforms()
+    vit = name.startswith("vit_") and not download      # downloaded weights bring their own size
+    options = {"image_size": img_dim or preset.crop_size[0]} if vit else {}
     if name in ("googlenet", "inception_v3"):
         options["transform_input"] = True  # as with weights, which a checkpoint is built without
         if not download:
             options["init_weights"] = True  # the default, without its warning
-    preset = best.transforms()
     model = zoo.get_model(name, weights=best if download else None, **options)
     for extra in AUXILIARY & {child for child, _ in model.named_children()}:
         model.aux_logits = False

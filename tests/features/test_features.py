@@ -11,7 +11,7 @@ import torch
 import models
 from lrcn.data.frames import Clip, ClipSampler, clip_frames
 from lrcn.data.manifest import read_sampled
-from lrcn.features import features
+from lrcn.features import backbones, features
 from lrcn.features.features import Options, encode_clips
 
 CPU = Options(torch.device("cpu"), num_workers=0)
@@ -123,3 +123,9 @@ def test_features_too_large_for_float16_are_kept_in_float32(encoder, folder, cli
     values = np.asarray(encode_clips(loud, clips, folder, CPU))
     assert values.dtype == np.float32 and np.isfinite(values).all() and values.max() > 65504
     np.testing.assert_allclose(values, direct(loud, folder, clips), rtol=2e-3, atol=values.max() * 1e-4)
+
+
+def test_a_vision_transformer_without_weights_takes_the_size_of_its_preset():
+    with torch.device("meta"):      # 630 million parameters, and no memory
+        network, transform = backbones.build("vit_h_14", False, None)
+    assert transform.crop == 518 and network.encoder.pos_embedding.shape[1] == (518 // 14) ** 2 + 1
